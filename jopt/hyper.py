@@ -1,0 +1,142 @@
+"""Splits a config into `structure` (what makes a new XLA program) and `hyper` (numbers traced into it).
+
+A leaf is swept, and so traced, if its field is declared a `float` (an absent optional number aside), or declared
+with `swept`, as a seed or a bit-width is; a float declared with `structural` is not. `None` is structure: a program
+without clipping is another program than one that clips at 1. So are the numbers inside tuples.
+"""
+
+import copy
+import dataclasses
+import hashlib
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jopt.config import canonical_json, fields, join_path
+
+Hyper = Mapping[str, Any]
+
+
+def swept(default: Any) -> Any:
+    """Declares a dataclass field whose integer is a number in the program, not a part of its structure."""
+    return dataclasses.field(default=default, metadata={"swept": True})
+
+
+def structural(default: Any) -> Any:
+    """Declares a dataclass field whose float is a part of the program's structure."""
+    return dataclasses.field(default=default, metadata={"swept": False})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Structure:
+    """The part of a config from which a program is built; hashable, equal where the programs are equal.
+
+    Attributes:
+      template: the config, with 0 in every swept leaf.
+      identity: SHA-256 of what makes the program.
+    """
+
+    template: Any
+    identity: str
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self.identity == other.identity
+
+
+def split(config: Any) -> tuple[Structure, dict[str, np.ndarray]]:
+    """Splits `config` into its structure and its swept numbers.
+
+    Args:
+      config: a tree of dataclasses.
+
+    Returns:
+      The structure, and a dictionary from dotted path to NumPy scalar: float32 for a float, uint32 for a
+      field named `seed`, int32 for any other integer.
+
+    Example:
+      >>> @dataclasses.dataclass
+      ... class Config:
+      ...     name: str = "adam"
+      ...     learning_rate: float = 1e-3
+      ...     clip: float | None = None
+      >>> structure, hyper = split(Config(learning_rate=0.5))
+      >>> hyper
+      {'learning_rate': array(0.5, dtype=float32)}
+      >>> structure == split(Config(learning_rate=0.25))[0]
+      True
+      >>> structure == split(Config(clip=1.0))[0]
+      False
+    """
+    hyper: dict[str, np.ndarray] = {}
+
+    def take(path: str, value: Any, hint: Any) -> Any:
+        hyper[path] = np.asarray(value, _dtype(path, hint))
+        return 0
+
+    template = _replace(config, "", take)
+    identity = f"{type(config).__qualname__}:{canonical_json(template)}:{sorted(hyper)}"
+    return Structure(template, hashlib.sha256(identity.encode()).hexdigest()), hyper
+
+
+def join(structure: Structure, hyper: Hyper) -> Any:
+    """Puts swept numbers, concrete or traced, back into the leaves of the config.
+
+    Args:
+      structure: what `split` gave.
+      hyper: a value for each path that `split` gave.
+
+    Returns:
+      A new config tree. Inside a trace its swept leaves are tracers.
+
+    Raises:
+      ValueError: if `hyper` lacks a path or has one too many.
+    """
+    seen: set[str] = set()
+
+    def put(path: str, value: Any, hint: Any) -> Any:
+        del value, hint
+        if path not in hyper:
+            raise ValueError(f"hyper lacks {path!r}; it has {sorted(hyper)}")
+        seen.add(path)
+        return hyper[path]
+
+    config = _replace(structure.template, "", put)
+    if extra := set(hyper) - seen:
+        raise ValueError(f"hyper has {sorted(extra)}, which the config does not sweep")
+    return config
+
+
+def _replace(config: Any, path: str, change: Callable[[str, Any, Any], Any]) -> Any:
+    """A copy of `config` with `change(path, value, declared type)` in its swept leaves."""
+    new = copy.copy(config)
+    for field, hint, value in fields(config):
+        name = join_path(path, field.name)
+        if _is_swept(field, hint, value):
+            setattr(new, field.name, change(name, value, hint))
+        elif dataclasses.is_dataclass(value):
+            setattr(new, field.name, _replace(value, name, change))
+        elif isinstance(value, list):
+            parts = [_replace(v, f"{name}[{i}]", change) for i, v in enumerate(value)]
+            setattr(new, field.name, parts)
+    return new
+
+
+def _is_swept(field: dataclasses.Field, hint: Any, value: Any) -> bool:
+    if value is None or isinstance(value, bool | str | tuple | list) or dataclasses.is_dataclass(value):
+        return False
+    return field.metadata.get("swept", _is_float(hint))
+
+
+def _is_float(hint: Any) -> bool:
+    return hint is float or float in typing.get_args(hint)
+
+
+def _dtype(path: str, hint: Any) -> type:
+    if _is_float(hint):
+        return np.float32
+    return np.uint32 if path.split(".")[-1] == "seed" else np.int32
