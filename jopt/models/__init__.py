@@ -1,1 +1,13 @@
-"""To be filled."""
+"""Models: a config, the Flax Linen modules it names, and the pure functions that training sees."""
+
+from jopt.models.config import Config as Config
+from jopt.models.config import build as build
+from jopt.models.config import model as model
+from jopt.models.config import names as names
+from jopt.models.config import validate as validate
+from jopt.models.conv import Conv as Conv
+from jopt.models.conv import conv_general_dilated as conv_general_dilated
+from jopt.models.functional import Model as Model
+from jopt.models.functional import from_linen as from_linen
+from jopt.models.functional import from_nnx as from_nnx
+from jopt.models.layers import Dropout as Dropout

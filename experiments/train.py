@@ -1,0 +1,27 @@
+"""Trains what a config file describes, or goes on where a run was interrupted.
+
+    python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --config.optimizer.learning_rate=3e-3
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.launch import launch
+from jopt import train
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: new, empty, or of the same config.")
+_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs `--config` in `--workdir`."""
+    del argv
+    train.enable_cache(_CACHE.value)
+    train.run(_CONFIG.value, _WORKDIR.value, quiet=_QUIET.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    launch(main)

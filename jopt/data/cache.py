@@ -1,0 +1,137 @@
+"""Decoded arrays on disk: plain .npy files with a checksum, written whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from jopt.data.source import Source, Split
+
+_FORMAT = 1
+
+
+class DataError(RuntimeError):
+    """A data set cannot be had: not prepared, not downloadable, or its directory cannot be written."""
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 (hexadecimal) over the dtype, shape and bytes of each array, in order.
+
+    Example:
+      >>> digest([np.zeros(2, np.uint8)])[:8], digest([np.zeros((2, 1), np.uint8)])[:8]
+      ('11170b97', 'b44c1652')
+    """
+    sha = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        sha.update(f"{little.dtype.str}{little.shape}".encode())
+        sha.update(little.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+@contextlib.contextmanager
+def lock(root: Path, name: str) -> Iterator[None]:
+    """Holds the lock of `name` under `root`, which the system releases should the process die.
+
+    Raises:
+      DataError: if `root` cannot be made or written.
+    """
+    import fcntl
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = (root / f".{name}.lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"data.data_dir: cannot write {root} ({error}); name a directory that can be written"
+        ) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def cached(root: Path, name: str, build: Callable[[], Source]) -> Source:
+    """The arrays of `name` from `root/arrays/name`, or from `build()`, which is then kept there.
+
+    A cache that fails its checksum is reported in the log and built again. Processes that come at once wait for
+    the first. What comes back is memory-mapped, read-only.
+
+    Args:
+      root: the data directory.
+      name: a file name.
+      build: makes the source; called with the lock held.
+
+    Raises:
+      DataError: if there is no sound cache and `root` cannot be written.
+    """
+    folder = root / "arrays" / name
+    source = _read(folder)
+    if source is not None:
+        return source
+    with lock(root, name):
+        source = _read(folder)  # another process may have written it meanwhile
+        if source is None:
+            if folder.exists():
+                logging.warning("The cached arrays in %s are damaged; building them again.", folder)
+            _write(folder, build())
+            source = _read(folder)
+    if source is None:
+        raise DataError(f"what was written to {folder} does not read back; is the disk sound?")
+    return source
+
+
+def _read(folder: Path) -> Source | None:
+    """The cached source, or None where it is absent or damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        if meta["format"] != _FORMAT:
+            return None
+        splits = {name: Split(*(_map(folder, name, field) for field in Split._fields)) for name in meta["splits"]}
+        if digest(a for split in splits.values() for a in split) != meta["sha256"]:
+            return None
+        return Source(splits, meta["num_classes"], meta["scale"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _map(folder: Path, split: str, field: str) -> np.ndarray:
+    return np.load(folder / f"{split}_{field}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def _write(folder: Path, source: Source) -> None:
+    """Writes beside, then renames: a reader sees the whole of it or nothing."""
+    folder.parent.mkdir(exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed; the lock is ours
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    fresh.chmod(0o755)
+    meta = {
+        "format": _FORMAT,
+        "splits": list(source.splits),
+        "num_classes": source.num_classes,
+        "scale": source.scale,
+        "sha256": digest(a for split in source.splits.values() for a in split),
+    }
+    for name, split in source.splits.items():
+        for field, array in split._asdict().items():
+            np.save(fresh / f"{name}_{field}.npy", array, allow_pickle=False)
+    (fresh / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    _sync(fresh)
+    if folder.exists():
+        folder.rename(fresh.with_name(fresh.name + ".damaged"))
+    fresh.rename(folder)
+    shutil.rmtree(fresh.with_name(fresh.name + ".damaged"), ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())

@@ -1,0 +1,149 @@
+"""What to train on: the data set, where it lives, how it is laid out and augmented."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from jopt.config import ConfigError, check_types, join_path, require
+from jopt.hyper import structural
+
+BUILT_IN = ("digits", "synthetic", "xor")
+LAYOUTS = ("image", "sequence")
+
+
+@dataclasses.dataclass
+class Synthetic:
+    """Shape and size of the `synthetic` set: one smooth random image a class, plus noise; balanced classes."""
+
+    shape: tuple[int, int, int] = (8, 8, 1)  # height, width, channels
+    num_classes: int = 10
+    train: int = 512  # examples
+    validation: int = 128
+    test: int = 128
+    noise: float = structural(48.0)  # standard deviation of a pixel, in raw units of 0..255
+    seed: int = 0  # of the set itself, not of the run
+
+
+@dataclasses.dataclass
+class Config:
+    """A data set. Every field is structure: another value is another program or other constants.
+
+    Example:
+      >>> config = Config(name="digits", shift=1)
+      >>> validate(config)
+    """
+
+    name: str = "digits"  # digits, xor, synthetic, or a TFDS catalog set: mnist, cifar10, 'name/config:1.2.3'
+    data_dir: str | None = None  # None: $JOPT_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/jopt/data
+    layout: str = "image"  # image: [h, w, c]; sequence: rows as time steps, [h, w * c]
+    validation_fraction: float = structural(0.1)  # of the training split, where the set has no validation split
+    train_examples: int | None = None  # None: all; n: a stratified subset (n and m > n are nested)
+    normalize: bool = True  # True: by the training part's mean and std; False: raw range to [0, 1]
+    shift: int = 0  # random translation by up to n pixels each way, filled with raw 0
+    crop_padding: int = 0  # the same under its other name: pad n raw zeros all around, crop at random
+    flip: bool = False  # random horizontal mirror
+    synthetic: Synthetic = dataclasses.field(default_factory=Synthetic)  # read where name is 'synthetic'
+
+
+def directory(config: Config) -> Path:
+    """The directory that holds prepared data; it may not exist yet.
+
+    Example:
+      >>> directory(Config(data_dir="/tmp/sets")).as_posix()
+      '/tmp/sets'
+    """
+    chosen = config.data_dir or os.environ.get("JOPT_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "jopt" / "data"
+
+
+def validate(config: Config, path: str = "data") -> None:
+    """Checks a config before anything is read or compiled.
+
+    Writes nothing. A name that is not built in is looked up among the builders that tensorflow_datasets ships,
+    which imports that package (without TensorFlow, and without a network).
+
+    Args:
+      config: what to check.
+      path: where the config stands in its tree, for messages.
+
+    Raises:
+      ConfigError: naming the field, its value and what would be accepted.
+
+    Example:
+      >>> validate(Config(shift=-1))
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: data.shift must be a number of pixels >= 0, got -1
+    """
+    check_types(config, path)
+    _check_name(config.name, join_path(path, "name"))
+    require(
+        config.layout in LAYOUTS,
+        join_path(path, "layout"),
+        config.layout,
+        "'image' ([h, w, c]) or 'sequence' ([h, w * c])",
+    )
+    fraction = config.validation_fraction
+    require(0 < fraction < 1, join_path(path, "validation_fraction"), fraction, "a number in (0, 1)")
+    count = config.train_examples
+    require(
+        count is None or count > 0, join_path(path, "train_examples"), count, "None or a number of examples > 0"
+    )
+    _check_augmentation(config, path)
+    if config.name == "synthetic":
+        _check_synthetic(config.synthetic, join_path(path, "synthetic"))
+    elif config.name != "xor":
+        _check_directory(config, join_path(path, "data_dir"))
+
+
+def _check_name(name: str, field: str) -> None:
+    if name in BUILT_IN:
+        return
+    from jopt.data import catalog
+
+    if not catalog.knows(name):
+        known = ", ".join(map(repr, BUILT_IN))
+        hint = f"one of {known}, or a TFDS catalog name such as 'mnist', 'cifar10' or 'name/config:1.2.3'"
+        close = catalog.similar(name, BUILT_IN)
+        raise ConfigError(
+            field, name, hint + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else "")
+        )
+
+
+def _check_augmentation(config: Config, path: str) -> None:
+    for field in ("shift", "crop_padding"):
+        value = getattr(config, field)
+        require(value >= 0, join_path(path, field), value, "a number of pixels >= 0")
+    require(
+        not (config.shift and config.crop_padding),
+        join_path(path, "crop_padding"),
+        config.crop_padding,
+        f"0 where shift is {config.shift}: both name the same random translation",
+    )
+    image = config.layout == "image" and config.name != "xor"
+    for field in ("shift", "crop_padding", "flip"):
+        value = getattr(config, field)
+        require(image or not value, join_path(path, field), value, "off unless the inputs are images [h, w, c]")
+
+
+def _check_synthetic(config: Synthetic, path: str) -> None:
+    positive = len(config.shape) == 3 and all(size > 0 for size in config.shape)
+    require(positive, join_path(path, "shape"), config.shape, "three sizes > 0: (height, width, channels)")
+    require(config.num_classes >= 2, join_path(path, "num_classes"), config.num_classes, "a number of classes >= 2")
+    for field in ("train", "validation", "test"):
+        value = getattr(config, field)
+        require(value > 0, join_path(path, field), value, "a number of examples > 0")
+    require(config.noise >= 0, join_path(path, "noise"), config.noise, "a standard deviation >= 0")
+    require(0 <= config.seed < 2**32, join_path(path, "seed"), config.seed, "an integer in [0, 2**32)")
+
+
+def _check_directory(config: Config, field: str) -> None:
+    folder = directory(config)
+    # A set that is already there can be read from a disk that cannot be written.
+    if folder.is_dir() and os.access(folder, os.R_OK) and any(folder.iterdir()):
+        return
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    usable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    require(usable, field, str(folder), f"a directory that can be made and written ({nearest} is in the way)")

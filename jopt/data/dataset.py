@@ -1,0 +1,179 @@
+"""From a config to arrays: splits, layout, statistics, fingerprint; and onto the device."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopt.config import ConfigError, require
+from jopt.data import toy
+from jopt.data.cache import cached, digest
+from jopt.data.config import Config, directory, validate
+from jopt.data.partition import carve
+from jopt.data.source import Source, Split
+
+
+class Dataset(NamedTuple):
+    """A data set in NumPy arrays on the host, some of them memory-mapped and read-only."""
+
+    name: str
+    train: Split  # inputs [n, ...] uint8 in raw units, labels int32 [n]
+    validation: Split
+    test: Split
+    mean: np.ndarray  # float32 [channels] (the inputs' last axis), of the training part, in raw units
+    std: np.ndarray  # float32 [channels], 1 where a channel is constant
+    num_classes: int
+    fingerprint: str  # SHA-256 over dtype, shape and bytes of the arrays above
+
+
+class Arrays(NamedTuple):
+    """One split on the device, with what `normalize` needs: a pytree to hand to a jitted function."""
+
+    inputs: jax.Array  # [n, ...] uint8
+    labels: jax.Array  # int32 [n]
+    mean: jax.Array  # float32 [channels]
+    std: jax.Array  # float32 [channels]
+
+
+def load(config: Config) -> Dataset:
+    """Reads a data set; the first call prepares it under the data directory.
+
+    Args:
+      config: which set, where and how; see `Config`.
+
+    Returns:
+      Training, validation and test part. Mean and standard deviation are those of the training part alone,
+      after the validation part has been taken from it and `train_examples` has been applied. With
+      `normalize=False` they are 0 and the largest raw value, so that inputs land in [0, 1].
+
+    Raises:
+      ConfigError: see `validate`; also if `train_examples` is more than there are.
+      DataError: if the set is not there and cannot be made, or the directory cannot be written.
+
+    Example:
+      >>> dataset = load(Config(name="xor"))
+      >>> dataset.train.inputs.shape, dataset.mean.tolist(), dataset.std.tolist()
+      ((4, 2), [0.5, 0.5], [0.5, 0.5])
+    """
+    validate(config)
+    source = _source(config)
+    splits = dict(source.splits)
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
+    if config.train_examples is not None:
+        splits["train"] = _subset(splits["train"], config.train_examples)
+    parts = [_arrange(splits[name], config.layout) for name in ("train", "validation", "test")]
+    channels = splits["train"].inputs.shape[-1] if splits["train"].inputs.ndim > 2 else parts[0].inputs.shape[-1]
+    if config.normalize:
+        mean, std = _statistics(parts[0].inputs, channels)
+    else:
+        mean, std = np.zeros(channels, np.float32), np.full(channels, source.scale, np.float32)
+    repeats = parts[0].inputs.shape[-1] // channels
+    mean, std = np.tile(mean, repeats), np.tile(std, repeats)
+    fingerprint = digest([*(array for part in parts for array in part), mean, std])
+    return Dataset(config.name, *parts, mean, std, source.num_classes, fingerprint)
+
+
+def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) -> Arrays:
+    """Puts one split on the device, inputs as they are stored: a byte a value.
+
+    Args:
+      dataset: what `load` gave.
+      split: 'train', 'validation' or 'test'.
+      device: a `jax.Device` or a sharding; None for JAX's default.
+
+    Raises:
+      ValueError: for another split.
+    """
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f"split must be 'train', 'validation' or 'test', got {split!r}")
+    part: Split = getattr(dataset, split)
+    host = Arrays(*(np.asarray(a) for a in (*part, dataset.mean, dataset.std)))  # type: ignore[arg-type]
+    return jax.device_put(host, device)
+
+
+def normalize(inputs: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """`(inputs - mean) / std` in float32, over the last axis.
+
+    Args:
+      inputs: [..., channels], uint8 or float32, in raw units.
+      mean: float32 [channels].
+      std: float32 [channels].
+
+    Returns:
+      float32, of the shape of `inputs`.
+
+    Example:
+      >>> x = jnp.array([[0], [4]], jnp.uint8)
+      >>> normalize(x, jnp.array([2.0]), jnp.array([2.0])).tolist()
+      [[-1.0], [1.0]]
+    """
+    shape = (1,) * (inputs.ndim - 1) + mean.shape
+    return (inputs.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)
+
+
+def _source(config: Config) -> Source:
+    if config.name == "xor":
+        return toy.xor()
+    if config.name == "synthetic":
+        return toy.synthetic(config.synthetic)
+    root = directory(config)
+    folder = config.name.replace("/", "+").replace(":", "-")
+    return cached(root, folder, lambda: _read(config.name, root))
+
+
+def _read(name: str, root: Path) -> Source:
+    if name == "digits":
+        from jopt.data import digits
+
+        return digits.read(root)
+    from jopt.data import catalog
+
+    return catalog.read(name, root)
+
+
+def _hold_out(train: Split, fraction: float) -> tuple[Split, Split]:
+    n = len(train.labels)
+    size = round(n * fraction)
+    require(
+        0 < size < n, "data.validation_fraction", fraction, f"a part of {n} examples that leaves both parts some"
+    )
+    held, kept = carve(train.inputs, train.labels, [size, n - size])
+    return _take(train, kept), _take(train, held)
+
+
+def _subset(train: Split, count: int) -> Split:
+    n = len(train.labels)
+    if count > n:
+        raise ConfigError("data.train_examples", count, f"None or at most {n}, the size of the training part")
+    # Another seed than the hold-out's, whose prefix is gone from this part.
+    (rows,) = carve(train.inputs, train.labels, [count], seed=1)
+    return _take(train, rows)
+
+
+def _take(split: Split, rows: np.ndarray) -> Split:
+    return Split(split.inputs[rows], split.labels[rows])
+
+
+def _arrange(split: Split, layout: str) -> Split:
+    inputs = split.inputs
+    if layout == "sequence":
+        # A vector is a sequence of numbers; of an image, each row is a time step.
+        inputs = inputs[..., None] if inputs.ndim == 2 else inputs.reshape(*inputs.shape[:2], -1)
+    return Split(inputs, split.labels)
+
+
+def _statistics(inputs: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population standard deviation of each channel, exact in integers but for the last division."""
+    values = np.arange(256, dtype=np.int64)
+    mean, std = np.zeros(channels), np.ones(channels)
+    columns = inputs.reshape(-1, channels)
+    for channel in range(channels):
+        counts = np.bincount(columns[:, channel], minlength=256)
+        n, total, squares = (int((counts * values**power).sum()) for power in (0, 1, 2))
+        mean[channel] = total / n
+        variance = (n * squares - total * total) / (n * n)
+        std[channel] = np.sqrt(variance) if variance > 0 else 1.0
+    return mean.astype(np.float32), std.astype(np.float32)

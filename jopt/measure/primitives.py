@@ -1,0 +1,81 @@
+"""What one equation of a jaxpr costs, by formula."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+ELEMENTWISE = frozenset(
+    (
+        *("abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e"),
+        *("bessel_i1e", "cbrt", "ceil", "clamp", "conj", "cos", "cosh", "digamma", "div", "eq", "erf", "erf_inv"),
+        *("erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma", "igammac", "imag", "integer_pow"),
+        *("is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg"),
+        *("nextafter", "polygamma", "pow", "real", "regularized_incomplete_beta", "rem", "round", "rsqrt"),
+        *("sign", "sin", "sinh", "sqrt", "square", "sub", "tan", "tanh", "zeta"),
+    )
+)
+REDUCTION = frozenset(
+    (
+        *("argmax", "argmin", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"),
+        *("reduce", "reduce_max", "reduce_min", "reduce_prod", "reduce_sum"),
+    )
+)
+POOLING = frozenset(("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum"))
+POOLING_GRADIENT = frozenset(("select_and_scatter", "select_and_scatter_add", "select_and_gather_add"))
+UNCOUNTABLE = frozenset(
+    ("ffi_call", "io_callback", "pure_callback", "ragged_dot_general", "scaled_dot", "tpu_custom_call")
+)
+
+
+def dot(eqn: Any) -> int:
+    """FLOPs of a `dot_general`: 2 times its output elements times the contracted elements."""
+    lhs = eqn.invars[0].aval.shape
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in contracted)
+
+
+def convolution(eqn: Any) -> int:
+    """FLOPs of a `conv_general_dilated`: 2 times output elements, window elements and input channels per group.
+
+    Products with padding count, as the field counts them. Along an axis whose *input* is dilated (a transposed
+    convolution, and the gradient of a strided one) only products with true input elements count: the holes are
+    no work, and a transposed convolution costs what the convolution that it transposes costs.
+    """
+    lhs, rhs = (v.aval.shape for v in eqn.invars)
+    out = eqn.outvars[0].aval.shape
+    spec = eqn.params["dimension_numbers"]
+    total = 2 * out[spec.out_spec[0]] * out[spec.out_spec[1]] * rhs[spec.rhs_spec[1]]
+    for i, (a, b, c) in enumerate(zip(spec.lhs_spec[2:], spec.rhs_spec[2:], spec.out_spec[2:], strict=True)):
+        hole = eqn.params["lhs_dilation"][i]
+        if hole == 1:
+            total *= out[c] * rhs[b]
+            continue
+        starts = np.arange(out[c]) * eqn.params["window_strides"][i] - eqn.params["padding"][i][0]
+        taps = np.arange(rhs[b]) * eqn.params["rhs_dilation"][i]
+        position = starts[:, None] + taps[None, :]
+        total *= int(np.sum((position >= 0) & (position <= (lhs[a] - 1) * hole) & (position % hole == 0)))
+    return total
+
+
+def elementwise(eqn: Any) -> int:
+    """1 for each output element, where floating point goes in or comes out."""
+    return math.prod(eqn.outvars[0].aval.shape) if _floating(eqn) else 0
+
+
+def reduction(eqn: Any) -> int:
+    """1 for each input element; pooling reads its window once for each output element."""
+    if not _floating(eqn):
+        return 0
+    name = eqn.primitive.name
+    if name in POOLING:
+        return math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.params["window_dimensions"])
+    if name in POOLING_GRADIENT:
+        return math.prod(eqn.invars[0].aval.shape) * math.prod(eqn.params["window_dimensions"])
+    return math.prod(eqn.invars[0].aval.shape)
+
+
+def _floating(eqn: Any) -> bool:
+    dtypes = (getattr(v.aval, "dtype", None) for v in (*eqn.invars, *eqn.outvars))
+    return any(dtype is not None and jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes)

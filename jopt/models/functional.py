@@ -1,0 +1,142 @@
+"""A model as two pure functions, and how to get them from Flax Linen and Flax NNX."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+
+
+class Model(NamedTuple):
+    """All that training sees of a model: two pure functions.
+
+    Anything can be one: `Model(init, apply)` of two functions, `from_linen(module)`, `from_nnx(factory)`.
+
+    Attributes:
+      init: `(key, x) -> (params, model_state)`. `x` is one batch, such as float32 [batch, height, width, channels];
+        only its shape and dtype matter. `params` is what is trained, `model_state` what the forward pass itself
+        updates, such as batch statistics; each is a pytree, `{}` if there is none.
+      apply: `(params, model_state, x, *, train, key=None) -> (logits, new model_state)`. `logits` are float32
+        [batch, classes]. `train` is a Python bool: it chooses batch statistics and dropout, and so the program.
+        With `train=False` the state comes back as it went in. `key` feeds dropout.
+
+    Example:
+      >>> def init(key, x):
+      ...     return {"w": jnp.zeros((x.shape[-1], 2))}, {}
+      >>> def apply(params, state, x, *, train, key=None):
+      ...     return x @ params["w"], state
+      >>> linear = Model(init, apply)
+      >>> params, state = linear.init(jax.random.key(0), jnp.ones((4, 3)))
+      >>> linear.apply(params, state, jnp.ones((4, 3)), train=True)[0].shape
+      (4, 2)
+    """
+
+    init: Callable[..., tuple[Any, Any]]
+    apply: Callable[..., tuple[jax.Array, Any]]
+
+
+def from_linen(module: nn.Module) -> Model:
+    """A Flax Linen module as a `Model`.
+
+    Args:
+      module: a module whose `__call__` takes one batch, and a keyword `train` if it behaves differently in training.
+
+    Returns:
+      A `Model`: `params` is the collection of that name, `model_state` a dictionary of all the others
+      (`batch_stats`), mutable in training only. `key` becomes the random stream `dropout`.
+
+    Example:
+      >>> model = from_linen(nn.Dense(3))
+      >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+      >>> jax.tree.map(jnp.shape, params), state
+      ({'bias': (3,), 'kernel': (4, 3)}, {})
+    """
+    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+
+    def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+        variables = dict(module.init(key, x, **({"train": False} if takes_train else {})))
+        params = variables.pop("params", {})
+        return params, variables
+
+    def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
+        out = module.apply(
+            {"params": params, **model_state},
+            x,
+            rngs=None if key is None else {"dropout": key},
+            mutable=list(model_state) if train and model_state else False,
+            **({"train": train} if takes_train else {}),
+        )
+        logits, new_state = out if train and model_state else (out, model_state)
+        return logits.astype(jnp.float32), dict(new_state)
+
+    return Model(init, apply)
+
+
+def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+    """A Flax NNX module as a `Model`.
+
+    Args:
+      factory: `rngs -> module`, such as `lambda rngs: nnx.Linear(4, 3, rngs=rngs)`. The module's `__call__` takes
+        one batch; it is put into `train()` or `eval()` mode first.
+
+    Returns:
+      A `Model`: `params` is a plain nested dictionary of the module's `nnx.Param`s, `model_state` one of all its
+      other variables (`nnx.BatchStat`). Random streams belong to neither: `apply` gives every stream a key of its
+      own, folded from `key`, so that the same key gives the same output.
+
+    Example:
+      >>> model = from_nnx(lambda rngs: nnx.Linear(4, 3, rngs=rngs))
+      >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
+      >>> jax.tree.map(jnp.shape, params), state
+      ({'bias': (3,), 'kernel': (4, 3)}, {})
+    """
+
+    @functools.cache
+    def skeleton() -> tuple[Any, list, list, list]:
+        """The module's static part, and the paths of its parameters, random streams and other variables."""
+        abstract = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
+        graph, *states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+        return graph, *([path for path, _ in nnx.to_flat_state(state)] for state in states)
+
+    def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+        del x
+        _, params, _, rest = nnx.split(factory(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
+        return _to_dict(params), _to_dict(rest)
+
+    def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
+        graph, param_paths, rng_paths, rest_paths = skeleton()
+        key = jax.random.key(0) if key is None else key
+        flat = {path: _look_up(params, path) for path in param_paths}
+        flat |= {path: _look_up(model_state, path) for path in rest_paths}
+        for i, path in enumerate(rng_paths):
+            flat[path] = jnp.zeros((), jnp.uint32) if path[-1] == "count" else jax.random.fold_in(key, i)
+        module = nnx.merge(graph, nnx.from_flat_state(flat))
+        if train:
+            module.train()
+        else:
+            module.eval()
+        logits = module(x)
+        if train:
+            model_state = _to_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+        return logits.astype(jnp.float32), model_state
+
+    return Model(init, apply)
+
+
+def _to_dict(state: Any) -> dict[str, Any]:
+    """An NNX state as nested dictionaries of arrays; list indices become strings, so that keys sort and save."""
+    out: dict[str, Any] = {}
+    for path, variable in nnx.to_flat_state(state):
+        inner = out
+        for part in path[:-1]:
+            inner = inner.setdefault(str(part), {})
+        inner[str(path[-1])] = variable[...]
+    return out
+
+
+def _look_up(tree: Any, path: tuple) -> Any:
+    return functools.reduce(lambda inner, part: inner[str(part)], path, tree)

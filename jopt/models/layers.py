@@ -1,0 +1,98 @@
+"""What the models are built from: activations, initializers, dropout with a traced rate, pooling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "identity": lambda x: x,
+    "leaky_relu": nn.leaky_relu,
+    "relu": nn.relu,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "softplus": nn.softplus,
+    "tanh": nn.tanh,
+}
+
+
+def kernel_init(activation: str) -> Callable[..., jax.Array]:
+    """The initializer of a layer that `activation` follows; float32.
+
+    Glorot and Bengio's uniform (2010, eq. 16) before `tanh`, `sigmoid` and `identity`, which saturate or are
+    linear; He et al.'s normal (2015, eq. 10), of standard deviation sqrt(2 / fan_in), before the rectifiers.
+
+    Example:
+      >>> w = kernel_init("relu")(jax.random.key(0), (800, 100))
+      >>> round(float(w.std()), 3)                               # sqrt(2 / 800)
+      0.05
+    """
+    if activation in ("tanh", "sigmoid", "identity"):
+        return nn.initializers.glorot_uniform()
+    return nn.initializers.he_normal()
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014), scaled at training time, whose rate may be a traced number.
+
+    `y = x * m / (1 - rate)` with `m` Bernoulli(1 - rate) in training, `y = x` otherwise. A rate of 0 is the
+    identity, exactly. `flax.linen.Dropout` compares the rate with 0 in Python and so refuses a tracer.
+
+    Attributes:
+      rate: the probability of a zero, in [0, 1): a number or a scalar array, concrete or traced; None is no
+        dropout, and takes no random numbers.
+
+    Example:
+      >>> drop = jax.jit(lambda rate, x: Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}))
+      >>> drop(0.5, jnp.ones(8)).tolist()
+      [2.0, 0.0, 2.0, 0.0, 2.0, 2.0, 2.0, 2.0]
+      >>> drop(0.0, jnp.ones(4)).tolist()
+      [1.0, 1.0, 1.0, 1.0]
+    """
+
+    rate: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns `x`, of any shape and dtype, with some elements zero and the others scaled up."""
+        if self.rate is None or not train:
+            return x
+        keep = 1.0 - jnp.asarray(self.rate, jnp.float32)
+        mask = jax.random.uniform(self.make_rng("dropout"), x.shape) < keep
+        return jnp.where(mask, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Joins all axes but the first.
+
+    Example:
+      >>> flatten(jnp.ones((2, 4, 4, 3))).shape
+      (2, 48)
+    """
+    return x.reshape(x.shape[0], -1)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The maximum of each 2x2 window, stride 2; an odd last row or column is dropped.
+
+    Equal to `flax.linen.max_pool(x, (2, 2), (2, 2))`, but as a reshape and a maximum: the gradient of the window
+    reduction is a `select_and_scatter`, which is slow on CPU. Where several elements of a window share the maximum,
+    the gradient is split evenly between them and not given to the first; behind a ReLU a tie at 0 passes none.
+
+    Args:
+      x: [batch, height, width, channels], height and width at least 2.
+
+    Returns:
+      [batch, height // 2, width // 2, channels].
+
+    Example:
+      >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
+    """
+    n, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))

@@ -1,0 +1,116 @@
+"""What each optimizer makes of the gradient before the learning rate: Optax's transforms and the articles' forms.
+
+All formulas are for one element; g is the gradient, u the direction, and the parameter moves by minus the learning
+rate times u.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jopt.optim.config import Config
+from jopt.optim.muon import scale_by_muon
+
+
+def scale_by_optimizer(config: Config) -> optax.GradientTransformation:
+    """The transform that `config.name` and `config.variant` stand for.
+
+    Args:
+      config: a config whose coefficients are present, as `jopt.optim.config.complete` makes it.
+
+    Returns:
+      A `GradientTransformation` whose state is one of Optax's NamedTuples (muon's is its own).
+
+    Example:
+      >>> from jopt.optim.config import complete
+      >>> t = scale_by_optimizer(complete(Config("momentum", momentum=0.5)))
+      >>> updates, state = t.update({"w": jnp.ones(2)}, t.init({"w": jnp.zeros(2)}))
+      >>> t.update({"w": jnp.ones(2)}, state)[0]["w"].tolist()
+      [1.5, 1.5]
+    """
+    c: Any = config
+    paper = c.variant == "paper"
+    match c.name:
+        case "sgd":
+            return optax.identity()
+        case "momentum" | "nesterov":
+            return optax.trace(c.momentum, nesterov=c.name == "nesterov")
+        case "adagrad":
+            return scale_by_paper_adagrad(c.eps) if paper else optax.scale_by_rss(0.1, c.eps)
+        case "rmsprop":
+            return optax.scale_by_rms(c.decay, c.eps, eps_in_sqrt=not paper)
+        case "adam" | "adamw":
+            if paper or not c.bias_correction:
+                return scale_by_uncorrected_adam(c.b1, c.b2, c.eps)
+            return optax.scale_by_adam(c.b1, c.b2, c.eps)
+        case "lion":
+            return optax.scale_by_lion(c.b1, c.b2)
+        case "muon":
+            return scale_by_muon(c.momentum, c.b1, c.b2, c.eps)
+    raise ValueError(f"no optimizer is named {c.name!r}")
+
+
+def scale_by_paper_adagrad(eps: Any) -> optax.GradientTransformation:
+    r"""$s \leftarrow s + g^2$ from $s_0 = 0$; $u = g / (\sqrt{s} + \epsilon)$.
+
+    Duchi, Hazan and Singer, 2011, Adaptive subgradient methods, Figure 1 (diagonal; their $\delta$ is $\epsilon$).
+    `optax.scale_by_rss` starts from 0.1 and takes $\sqrt{s + \epsilon}$, so its first steps are shorter.
+
+    Args:
+      eps: $\epsilon$, a scalar that may be traced.
+
+    Returns:
+      A `GradientTransformation`; its state is an `optax.ScaleByRssState` like the parameters in shapes and dtypes.
+
+    Example:
+      >>> t = scale_by_paper_adagrad(1e-7)
+      >>> t.update({"w": jnp.array([4.0, 0.0])}, t.init({"w": jnp.zeros(2)}))[0]["w"].round(3).tolist()
+      [1.0, 0.0]
+    """
+
+    def init(params):
+        return optax.ScaleByRssState(sum_of_squares=optax.tree.zeros_like(params))
+
+    def update(updates, state, params=None):
+        del params
+        sums = jax.tree.map(lambda g, s: s + jnp.square(g), updates, state.sum_of_squares)
+        updates = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + eps), updates, sums)
+        return updates, optax.ScaleByRssState(sum_of_squares=sums)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_uncorrected_adam(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
+    r"""$m \leftarrow b_1 m + (1 - b_1) g$; $v \leftarrow b_2 v + (1 - b_2) g^2$; $u = m / (\sqrt{v} + \epsilon)$.
+
+    Adam (Kingma and Ba, 2015, Algorithm 1) without its two bias corrections, as the source articles write it. The
+    first step is $(1 - b_1) / \sqrt{1 - b_2}$ times Adam's: 3.16 times as long with the default numbers.
+
+    Args:
+      b1: $b_1$, a scalar that may be traced.
+      b2: $b_2$, likewise.
+      eps: $\epsilon$, likewise.
+
+    Returns:
+      A `GradientTransformation`; its state is an `optax.ScaleByAdamState`, whose moments are like the parameters.
+
+    Example:
+      >>> t = scale_by_uncorrected_adam(0.9, 0.999, 1e-8)
+      >>> print(t.update({"w": jnp.array(2.0)}, t.init({"w": jnp.array(0.0)}))[0]["w"].round(2))
+      3.16
+    """
+
+    def init(params):
+        zeros = optax.tree.zeros_like
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params))
+
+    def update(updates, state, params=None):
+        del params
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count=optax.safe_increment(state.count), mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,166 @@
+"""The progress display of a training run: a live bar in a terminal, a few plain lines elsewhere."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TextIO
+
+from jopt.report import formats
+
+
+class Progress:
+    """Shows how far a run is, what it reaches and how long it takes.
+
+    In a terminal it is one live line: stage, bar, steps, loss, accuracy, steps a second, time elapsed and left.
+    Elsewhere (a file, a CI log, `TERM=dumb`) it is a plain line now and then. A terminal that goes away never
+    stops the run: what cannot be written is dropped.
+
+    Args:
+      total_steps: optimizer steps of the whole run.
+      start: the step from which this process starts; not 0 after a resume.
+      stream: where to show it; standard error if None.
+      interval: least seconds between two plain lines; the last step always gets its line.
+
+    Example:
+      >>> with Progress(100, stream=sys.stdout) as progress:
+      ...     progress.update(100, "train", {"loss": 0.25, "accuracy": 0.5, "steps_per_second": 2000.0})
+      train 100/100 (100 %)  loss 0.25  accuracy 50.00 %  2000 steps/s  elapsed 0:00
+    """
+
+    def __init__(self, total_steps: int, start: int = 0, stream: TextIO | None = None, interval: float = 5.0):
+        self._total = total_steps
+        self._step = start
+        self._stream = _Unbreakable(sys.stderr if stream is None else stream)
+        self._interval = interval
+        self._stage = ""
+        self._shown: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        self._last_line = -math.inf
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Progress":
+        self._began = time.monotonic()
+        if self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", ""):
+            self._start_bar()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def update(self, step: int, stage: str, metrics: Mapping[str, Any]) -> None:
+        """Tells how far the run is.
+
+        Args:
+          step: optimizer steps done, of the whole run.
+          stage: the name of the stage.
+          metrics: `loss`, `accuracy` and `steps_per_second`, as far as known, as in a metric row; a row whose
+            `split` is not `train` is shown beside the training metrics, until the next one.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, step
+        self._step, self._stage = step, stage
+        split = metrics.get("split", "train")
+        prefix = "" if split == "train" else f"{split} "
+        for key in ("loss", "accuracy", "steps_per_second"):
+            if isinstance(metrics.get(key), int | float):
+                self._shown[key if key == "steps_per_second" else prefix + key] = float(metrics[key])
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, stage=stage, facts="  ".join(self._facts()))
+        elif now - self._last_line >= self._interval or (step >= self._total and split == "train"):
+            self._last_line = now
+            self._stream.write(self._line(now) + "\n")
+            self._stream.flush()
+
+    def _start_bar(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        left = self._remaining
+
+        class Left(progress.ProgressColumn):
+            def render(self, task: progress.Task) -> Any:
+                from rich.text import Text
+
+                seconds = left(time.monotonic())
+                return Text("" if seconds is None else f"{formats.clock(seconds)} left", style="cyan")
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[stage]}", style="bold", markup=False),
+            progress.BarColumn(bar_width=16),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[facts]}", markup=False),
+            progress.TimeElapsedColumn(),
+            Left(),
+            console=Console(file=self._stream, force_terminal=True),  # pyright: ignore[reportArgumentType]
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", total=self._total, completed=self._step, stage="", facts="")
+        self._bar.start()
+
+    def _facts(self) -> list[str]:
+        facts = []
+        for key, value in self._shown.items():
+            if key == "steps_per_second":
+                facts.append(f"{formats.number(value)} steps/s")
+            else:
+                facts.append(f"{key} {formats.value(key.replace(' ', '_'), value)}")
+        return facts
+
+    def _line(self, now: float) -> str:
+        share = f"{self._step / self._total:.0%}".replace("%", " %") if self._total else "–"
+        parts = [f"{self._stage} {self._step}/{self._total} ({share})", *self._facts()]
+        parts.append(f"elapsed {formats.clock(now - self._began)}")
+        remaining = self._remaining(now)
+        if remaining is not None and self._step < self._total:
+            parts.append(f"left {formats.clock(remaining)}")
+        return "  ".join(parts)
+
+    def _remaining(self, now: float) -> float | None:
+        """Seconds left at the mean speed since the first update, before which there is compilation."""
+        if self._first is None or self._step <= self._first[1]:
+            speed = self._shown.get("steps_per_second", 0.0)
+            return (self._total - self._step) / speed if speed > 0 else None
+        began, first = self._first
+        return (self._total - self._step) * (now - began) / (self._step - first)
+
+
+class _Unbreakable:
+    """A text stream whose writes never raise: a closed pipe or a terminal that is gone loses text only."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except UnicodeError:
+            return self.write(text.encode("ascii", "replace").decode())
+        except (OSError, ValueError):
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream.isatty()
+        except (OSError, ValueError):
+            return False
+
+    def fileno(self) -> int:
+        return self._stream.fileno()

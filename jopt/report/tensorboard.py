@@ -1,0 +1,117 @@
+"""Metric rows as TensorBoard events, without TensorFlow."""
+
+import numbers
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+_NOT_SCALARS = ("step", "stage", "split", "time")
+
+
+class Writer:
+    """Appends metric rows to a new event file in a directory.
+
+    Writes are synchronous: after `write` returns the events are on disk, and there is no thread or process
+    behind it. Rows of earlier files in the directory are left; `rewrite` replaces them.
+
+    Args:
+      directory: where the event file goes; made if it does not exist.
+
+    Example:
+      >>> with Writer("/tmp/jopt-doctest-events") as writer:
+      ...     writer.write([{"step": 10, "stage": "train", "split": "validation", "loss": 0.5}])
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]):
+        self._directory = Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._file = _EventFile(self._directory / _new_name(self._directory), time.time())
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Writes every number of each row, tagged `<split>/<name>`, at the row's `step`.
+
+        Args:
+          rows: mappings with `step` and `split`, and `time` (seconds since the epoch) where known: without it
+            the event gets the present time. Strings, booleans, None and nested values are left out.
+        """
+        for row in rows:
+            self._file.add(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file; closing again does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def rewrite(directory: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Replaces all event files of `directory` by one that holds exactly `rows`.
+
+    After a resume the rows of metrics.jsonl are the truth: events of steps that were rolled back go, and none
+    is doubled. A `Writer` made afterwards appends in a file of its own, which TensorBoard reads after this one.
+
+    Args:
+      directory: where the event files are; made if it does not exist.
+      rows: as for `Writer.write`.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = list(rows)
+    target = directory / _new_name(directory)
+    partial = directory / f".partial-{os.getpid()}"
+    file = _EventFile(partial, rows[0].get("time", time.time()) if rows else time.time())
+    try:
+        for row in rows:
+            file.add(row)
+        file.flush()
+    finally:
+        file.close()
+    for old in directory.glob("events.out.tfevents.*"):
+        old.unlink()
+    partial.replace(target)
+
+
+def _new_name(directory: Path) -> str:
+    """A name that sorts after all others here: TensorBoard reads files in order and never goes back."""
+    stamps = [p.name.split(".")[3] for p in directory.glob("events.out.tfevents.*")]
+    latest = max((int(s) for s in stamps if s.isdecimal()), default=0)
+    return f"events.out.tfevents.{max(int(time.time()), latest + 1):010d}.{socket.gethostname()}"
+
+
+class _EventFile:
+    """An event file: checksummed records of `Event` messages."""
+
+    def __init__(self, path: Path, wall_time: float):
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event = Event
+        self._records: Any = RecordWriter(str(path))
+        self._records.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+        self._records.flush()
+
+    def add(self, row: Row) -> None:
+        event = self._event(wall_time=float(row.get("time", time.time())), step=int(row["step"]))
+        for key, value in row.items():
+            if key in _NOT_SCALARS or isinstance(value, bool) or not isinstance(value, numbers.Real):
+                continue
+            event.summary.value.add(tag=f"{row['split']}/{key}", simple_value=float(value))
+        self._records.write(event.SerializeToString())
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        if self._records is not None:
+            self._records.close()
+            self._records = None

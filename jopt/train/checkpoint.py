@@ -1,0 +1,180 @@
+"""Checkpoints: the whole TrainState at a segment boundary, written by Orbax, verified when read."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jopt.rules import named_leaves
+from jopt.train.state import digest, to_host
+
+_DIGEST = "sha256"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged."""
+
+
+class MismatchError(CheckpointError):
+    """A checkpoint is whole, but is of another model or optimizer."""
+
+
+class Restored(NamedTuple):
+    """A state that was read back and found whole.
+
+    Attributes:
+      step: the step it was saved at.
+      state: the state, in NumPy arrays.
+      notes: numbers that were saved beside it, such as `accuracy` and `wall_seconds`.
+    """
+
+    step: int
+    state: Any
+    notes: dict[str, float]
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest few, and the best by `accuracy`.
+
+    Saving is asynchronous: `save` copies the state and returns; errors surface in the next call. Use it as a
+    context manager, which waits for the last save.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
+        """Opens `directory`, which is created if need be; what a crash left half-written is removed."""
+        from orbax.checkpoint import v1 as ocp
+
+        logging.getLogger("absl").addFilter(_about_nothing)
+        self.directory = Path(directory).absolute()
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            self.directory,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(keep), policies.BestN(get_metric_fn=lambda notes: notes["accuracy"], n=1)]
+            ),
+            cleanup_tmp_directories=True,
+        )
+        self._pending: Any = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        # After an error of the run's own, a save that failed too must not hide it.
+        with contextlib.nullcontext() if exc[0] is None else contextlib.suppress(Exception):
+            self.wait()
+        self._checkpointer.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints on disk, oldest first."""
+        return sorted(c.step for c in self._checkpointer.checkpoints)
+
+    def best(self) -> int | None:
+        """The step of the checkpoint with the highest `accuracy`; the earliest of equals."""
+        found = [(c.metrics["accuracy"], -c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        return -max(found)[1] if found else None
+
+    def save(self, step: int, state: Any, notes: dict[str, float]) -> None:
+        """Starts to save `state`, any pytree of arrays, as the checkpoint of `step`.
+
+        Args:
+          step: the step of the state.
+          state: the state; it is copied before this returns, so its buffers may be donated.
+          notes: numbers to save beside it; `accuracy` decides which checkpoint is the best.
+        """
+        self.wait()
+        host = to_host(state)
+        leaves = {name: leaf for name, leaf in named_leaves(host) if leaf.size}
+        leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest(host)), np.uint8)
+        self._pending = self._checkpointer.save_checkpointables_async(
+            step, {"state": leaves}, metrics=dict(notes)
+        )
+
+    def wait(self) -> None:
+        """Waits for the save under way; raises what it raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def restore(self, step: int, like: Any) -> Restored:
+        """Reads the checkpoint of `step` and verifies it.
+
+        Args:
+          step: a step among `steps`.
+          like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes and dtypes to expect.
+
+        Returns:
+          The state in NumPy arrays, and the notes saved beside it.
+
+        Raises:
+          CheckpointError: if it cannot be read, or if its bytes are not those that were saved.
+          MismatchError: if a leaf is absent, superfluous, or of another shape or dtype.
+        """
+        try:
+            leaves = dict(self._checkpointer.load_checkpointables(step)["state"])
+            saved = bytes(leaves.pop(_DIGEST)).hex()
+            notes = dict(next(c.metrics for c in self._checkpointer.checkpoints if c.step == step) or {})
+        except Exception as error:
+            raise CheckpointError(f"checkpoint {step} in {self.directory} cannot be read: {error}") from error
+        expected = dict(named_leaves(like))
+        problems = [f"{name} is not in the model" for name in leaves if name not in expected]
+        for name, want in expected.items():
+            got = leaves.setdefault(name, np.zeros(want.shape, want.dtype)) if 0 in want.shape else leaves.get(name)
+            if got is None:
+                problems.append(f"{name} is absent")
+            elif (got.shape, got.dtype) != (want.shape, want.dtype):
+                problems.append(f"{name} is {got.dtype}{list(got.shape)}, not {want.dtype}{list(want.shape)}")
+        if problems:
+            raise MismatchError(
+                f"checkpoint {step} in {self.directory} is of another model or optimizer: {'; '.join(problems[:5])}"
+            )
+        state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
+        if saved != digest(state):
+            raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged: its digest does not match")
+        return Restored(step, state, notes)
+
+    def restore_latest(self, like_at: Callable[[int], Any]) -> tuple[Restored | None, list[str]]:
+        """Reads the newest checkpoint that is whole, and sets damaged newer ones aside.
+
+        Args:
+          like_at: `step -> like`, what `restore` expects of the checkpoint of that step.
+
+        Returns:
+          What was restored (None if no checkpoint is whole, or there is none), and a sentence on each newer
+          checkpoint that was damaged and has been moved to `damaged_checkpoints/` beside the directory.
+
+        Raises:
+          MismatchError: if a checkpoint is of another model or optimizer.
+        """
+        damaged = []
+        for step in reversed(self.steps):
+            try:
+                return self.restore(step, like_at(step)), damaged
+            except MismatchError:
+                raise
+            except CheckpointError as error:
+                damaged.append(f"{error}; moved to {self._set_aside(step)}")
+        return None, damaged
+
+    def _set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way of the good one that will be saved at its step."""
+        aside = self.directory.parent / "damaged_checkpoints" / str(step)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        (self.directory / str(step)).rename(aside)
+        self._checkpointer.reload()
+        return aside
+
+
+def _about_nothing(record: logging.LogRecord) -> bool:
+    """Drops Orbax's warning that a checkpoint part without arrays has no arrays to merge."""
+    return "Skipping merge of OCDBT checkpoints" not in record.getMessage()
+

@@ -1,0 +1,87 @@
+"""The loop: runs a Program segment by segment. What it shows and keeps is its caller's."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from jopt.hyper import Hyper
+from jopt.train.compilation import Compiler
+from jopt.train.program import Program
+from jopt.train.schedule import Segment
+
+
+class Boundary(NamedTuple):
+    """What is known when a segment has ended.
+
+    Attributes:
+      segment: the segment.
+      state: the state after it. The next segment is given its buffers: copy what must last.
+      train: the segment's metrics, on the host.
+      validation: the validation part's metrics, or None where it was not evaluated.
+      seconds: the time that the segment's steps took, compilation excluded.
+    """
+
+    segment: Segment
+    state: Any
+    train: dict[str, Any]
+    validation: dict[str, Any] | None
+    seconds: float
+
+
+class NonFiniteError(RuntimeError):
+    """A loss was not finite."""
+
+
+def loop(
+    program_of: Callable[[int, int], Program],
+    segments: Iterable[Segment],
+    key: jax.Array,
+    values: Hyper,
+    arrays: Mapping[str, Any],
+    *,
+    compiler: Compiler,
+    at_boundary: Callable[[Boundary], None],
+    state: Any = None,
+    stage: int | None = None,
+    update: bool = False,
+) -> Any:
+    """Runs `segments` one after the other.
+
+    Args:
+      program_of: `(stage, steps) -> Program` of a stage, with segments of so many steps.
+      segments: what is still to be run.
+      key: the root key.
+      values: the swept numbers, on the device.
+      arrays: `train` and `validation`, on the device.
+      compiler: compiles each function once for each (stage, steps).
+      at_boundary: called after each segment; an exception from it ends the loop.
+      state: the state to go on from, with `stage` the stage it was saved in; None starts from nothing.
+      stage: see `state`.
+      update: whether to call `Program.update` before each segment.
+
+    Returns:
+      The last state.
+    """
+    for segment in segments:
+        program = program_of(segment.stage, segment.steps)
+        shape = (segment.stage, segment.steps)
+        if segment.stage != stage:
+            previous = () if state is None else (state,)
+            state = compiler.call("init", segment.stage, program.init, key, values, *previous)
+            stage = segment.stage
+        if update:
+            state = compiler.call("update", stage, program.update, state, values, arrays["train"], donate=(0,))
+        run = compiler.get("segment", shape, program.segment, state, values, arrays["train"], donate=(0,))
+        start = time.perf_counter()
+        with jax.transfer_guard("disallow"):
+            state, metrics = jax.block_until_ready(run(state, values, arrays["train"]))
+        seconds = time.perf_counter() - start
+        validation = None
+        if segment.evaluate:
+            validation = jax.device_get(
+                compiler.call("evaluate", stage, program.evaluate, state, values, arrays["validation"])
+            )
+        at_boundary(Boundary(segment, state, jax.device_get(metrics), validation, seconds))
+    return state

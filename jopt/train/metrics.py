@@ -1,0 +1,60 @@
+"""metrics.jsonl: one JSON object a row, appended as the run goes, cut back to the checkpoint on a resume."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jopt.files import write_text
+
+Row = dict[str, Any]
+
+# What a row says of the machine and not of the run: two equal runs differ in these alone.
+TIMING_FIELDS = frozenset({"steps_per_second"})
+
+
+def read(path: str | os.PathLike[str]) -> list[Row]:
+    """The rows of a file; none if there is no file. A last line that a crash left unfinished is left out.
+
+    Raises:
+      ValueError: if any other line is not a JSON object, naming the file and the line.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {line[:80]!r}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: not a JSON object: {line[:80]!r}")
+        rows.append(row)
+    return rows
+
+
+def append(path: str | os.PathLike[str], rows: list[Row]) -> None:
+    """Appends rows in one write, each line whole, and hands them to the system before it returns."""
+    with Path(path).open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def truncate(path: str | os.PathLike[str], step: int) -> list[Row]:
+    """Keeps the rows up to and with `step`, so that a resume neither doubles nor loses one; returns them."""
+    rows = [row for row in read(path) if row["step"] <= step]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def without_timing(rows: list[Row]) -> list[Row]:
+    """The rows without what no two launches share.
+
+    Example:
+      >>> without_timing([{"step": 1, "loss": 0.5, "steps_per_second": 93.1}])
+      [{'step': 1, 'loss': 0.5}]
+    """
+    return [{k: v for k, v in row.items() if k not in TIMING_FIELDS} for row in rows]

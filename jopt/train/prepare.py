@@ -1,0 +1,135 @@
+"""From a config to everything that a run needs, checked before anything compiles or is written."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jopt import data, hyper, keys, models, optim
+from jopt.config import require
+from jopt.train import program, schedule
+from jopt.train.config import Experiment, stage_optimizer, validate
+from jopt.train.program import Program
+from jopt.train.state import TrainState
+from jopt.transform import ParamTransform
+
+
+class Prepared(NamedTuple):
+    """A run that is ready to start.
+
+    Attributes:
+      config: the resolved experiment.
+      dataset: on the host.
+      segments: what runs when.
+      stages: each stage's place and length, in steps.
+      key: the root key, on the device.
+      values: the swept numbers, on the device.
+      arrays: `train`, `validation` and `test`, on the device.
+      program_of: `(stage, steps) -> Program`.
+      place: puts a pytree of host arrays where the run's programs expect it.
+      like: `stage -> TrainState` of shapes and dtypes.
+      model: the functions of the model, with the config's own numbers.
+      batch_size: examples a step.
+    """
+
+    config: Experiment
+    dataset: data.Dataset
+    segments: list[schedule.Segment]
+    stages: list[schedule.StageSteps]
+    key: jax.Array
+    values: dict[str, jax.Array]
+    arrays: dict[str, data.Arrays]
+    program_of: Callable[[int, int], Program]
+    place: Callable[[Any], Any]
+    like: Callable[[int], TrainState]
+    model: models.Model
+    batch_size: int
+
+
+def prepare(
+    config: Experiment,
+    *,
+    model: models.Model | None = None,
+    transform: Callable[[Experiment], ParamTransform] | None = None,
+) -> Prepared:
+    """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
+
+    Args:
+      config: the experiment.
+      model: a model of one's own, instead of `config.model`.
+      transform: what makes a ParamTransform from the experiment.
+
+    Raises:
+      ConfigError: naming the field, its value and what is accepted.
+      RuleError: for a rule that matches no parameter.
+    """
+    validate(config)
+    dataset = data.load(config.data)
+    if model is None:
+        require(
+            config.model.num_classes == dataset.num_classes,
+            "model.num_classes",
+            config.model.num_classes,
+            f"{dataset.num_classes}, the number of classes of {config.data.name!r}",
+        )
+    examples = dataset.train.labels.shape[0]
+    batch = schedule.batch_size(config, examples)
+    stages = schedule.stages(config, examples)
+    mesh = _mesh(config, batch)
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    place = functools.partial(jax.device_put, device=everywhere)
+    structure, numbers = hyper.split(config)
+    input_shape = dataset.train.inputs.shape[1:]
+
+    @functools.cache
+    def program_of(stage: int, steps: int) -> Program:
+        return program.build(
+            structure,
+            stage=stage,
+            steps=steps,
+            total_steps=stages[stage].steps,
+            batch_size=batch,
+            input_shape=input_shape,
+            model=None if model is None else lambda _: model,
+            transform=transform,
+            mesh=mesh,
+        )
+
+    def like(stage: int) -> TrainState:
+        return jax.eval_shape(
+            lambda seed: program_of(stage, stages[stage].segment_steps).init(keys.root(seed), numbers), numbers["seed"]
+        )
+
+    prepared = Prepared(
+        config=config,
+        dataset=dataset,
+        segments=list(schedule.segments(config, examples)),
+        stages=stages,
+        key=place(keys.root(numbers["seed"])),
+        values=place(numbers),
+        arrays={part: data.device_arrays(dataset, part, everywhere) for part in ("train", "validation", "test")},
+        program_of=program_of,
+        place=place,
+        like=like,
+        model=model or models.model(config.model),
+        batch_size=batch,
+    )
+    for stage in range(len(stages)):
+        optim.plan(stage_optimizer(config, stage), like(stage).params)
+    return prepared
+
+
+def _mesh(config: Experiment, batch: int) -> Mesh | None:
+    if not config.data_parallel:
+        return None
+    devices = jax.local_devices()
+    require(
+        batch % len(devices) == 0,
+        "batch_size",
+        batch,
+        f"a multiple of the {len(devices)} local devices that data_parallel splits it over",
+    )
+    return Mesh(np.array(devices), ("data",))

@@ -1,0 +1,257 @@
+"""A run in its directory: start or go on, keep everything, end with a result."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jopt import measure, models
+from jopt.files import write_json
+from jopt.train import manifest as manifests
+from jopt.train import metrics
+from jopt.train.checkpoint import Checkpoints
+from jopt.train.compilation import Compiler
+from jopt.train.config import Experiment
+from jopt.train.display import Display
+from jopt.train.loop import Boundary, NonFiniteError, loop
+from jopt.train.prepare import Prepared, prepare
+from jopt.train.signals import StopRequested, stop_on_sigterm
+from jopt.train.state import TrainState, digest
+from jopt.train.workdir import Workdir
+from jopt.transform import ParamTransform
+
+
+def run(
+    config: Experiment,
+    workdir: str | Path,
+    *,
+    model: models.Model | None = None,
+    transform: Callable[[Experiment], ParamTransform] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Runs `config` in `workdir`, or goes on with it from its last checkpoint, or gives its result if it is done.
+
+    Args:
+      config: the experiment.
+      workdir: a new or empty directory, or one that holds a run of the same config.
+      model: a model of one's own, instead of `config.model`.
+      transform: what makes a ParamTransform from the experiment; updated before every segment.
+      quiet: print nothing.
+
+    Returns:
+      What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes,
+      flops (of one example, forward), wall_seconds, compile_seconds, digest.
+
+    Raises:
+      ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
+      WorkdirError: if the directory holds something else; nothing in it is changed.
+      NonFiniteError: if a loss is not finite, naming the step and the last good checkpoint.
+      StopRequested: after SIGTERM, when the state has been saved.
+    """
+    begun = time.perf_counter()
+    files = Workdir(workdir)
+    display = Display(quiet)
+    going_on = files.check(config)
+    if going_on and files.result.exists():
+        result = files.load_json(files.result)
+        display.finished_before(files, result)
+        return result
+    prepared = prepare(config, model=model, transform=transform)
+    display.plan(prepared)
+    if not going_on:
+        files.create(config)
+    with files.locked(), stop_on_sigterm() as stop:
+        session = _Session(prepared, files, display, begun, stop.is_set, updates=transform is not None)
+        return session.run()
+
+
+class _Session:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        files: Workdir,
+        display: Display,
+        begun: float,
+        asked_to_stop: Callable[[], bool],
+        updates: bool,
+    ):
+        self.prepared, self.files, self.display, self.begun = prepared, files, display, begun
+        self.asked_to_stop, self.updates = asked_to_stop, updates
+        self.compiler = Compiler()
+        self.before = {"wall_seconds": 0.0, "compile_seconds": 0.0}
+        self.step = 0
+        self.manifest: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        p, config = self.prepared, self.prepared.config
+        with Checkpoints(self.files.checkpoints, config.keep_checkpoints) as self.checkpoints:
+            state, stage, rows = self._restore()
+            self._open_manifest()
+            status = "failed"
+            try:
+                with self.display.training(p, self.files, rows) as self.shown:
+                    state = loop(
+                        p.program_of,
+                        [s for s in p.segments if s.start >= self.step],
+                        p.key,
+                        p.values,
+                        p.arrays,
+                        compiler=self.compiler,
+                        at_boundary=self._at_boundary,
+                        state=state,
+                        stage=stage,
+                        update=self.updates,
+                    )
+                result = self._finish(state)
+                status = "finished"
+            except NonFiniteError:
+                status = "diverged"
+                raise
+            except (StopRequested, KeyboardInterrupt):
+                status = "stopped"
+                raise
+            finally:
+                self._close_manifest(status)
+        self.display.finished(p, self.files, result)
+        return result
+
+    def _stage_at(self, step: int) -> int:
+        """The stage of a state saved at `step`: at a stage's end, the stage that ended."""
+        return next(i for i, s in enumerate(self.prepared.stages) if step <= s.start + s.steps)
+
+    def _restore(self) -> tuple[TrainState | None, int | None, list[metrics.Row]]:
+        restored, damaged = self.checkpoints.restore_latest(lambda step: self.prepared.like(self._stage_at(step)))
+        for sentence in damaged:
+            self.display.warn(sentence)
+        if restored is None:
+            return None, None, metrics.truncate(self.files.metrics, 0)
+        self.step = restored.step
+        self.before = {name: restored.notes[name] for name in self.before}
+        self.display.resuming(restored.step)
+        rows = metrics.truncate(self.files.metrics, restored.step)
+        return self.prepared.place(restored.state), self._stage_at(restored.step), rows
+
+    def _open_manifest(self) -> None:
+        p = self.prepared
+        self.manifest = manifests.collect(p.config, p.dataset.fingerprint)
+        name = "start"
+        if self.files.manifest.exists():
+            # The first session's facts stay; a later one records what differs from them in its event.
+            first = self.files.load_json(self.files.manifest)
+            facts = {k: v for k, v in self.manifest.items() if k not in ("events", "exit_status", "digest")}
+            differs = {k: v for k, v in facts.items() if first.get(k) != v}
+            self.manifest = first
+            name, more = "resume", {"differs": differs} if differs else {}
+        else:
+            more = {}
+        self.manifest["exit_status"] = None
+        self.manifest["events"].append(manifests.event(name, self.step, **more))
+        write_json(self.files.manifest, self.manifest)
+
+    def _close_manifest(self, status: str) -> None:
+        counts = dict(sorted(self.compiler.counts.items()))
+        self.manifest["exit_status"] = status
+        self.manifest["events"].append(manifests.event("stop", self.step, status=status, compilations=counts))
+        write_json(self.files.manifest, self.manifest)
+
+    def _times(self) -> dict[str, float]:
+        """Seconds that went into the run up to here, those of the sessions before included."""
+        return {
+            "wall_seconds": self.before["wall_seconds"] + time.perf_counter() - self.begun,
+            "compile_seconds": self.before["compile_seconds"] + self.compiler.seconds,
+        }
+
+    def _at_boundary(self, boundary: Boundary) -> None:
+        segment = boundary.segment
+        stage = self.prepared.config.stages[segment.stage].name
+        bad = int(boundary.train["first_bad_step"])
+        if bad >= 0:
+            raise self._not_finite("training", bad)
+        rows = [_row(segment.stop, stage, "train", boundary.train)]
+        rows[0]["steps_per_second"] = segment.steps / boundary.seconds
+        if boundary.validation is not None:
+            if not np.isfinite(boundary.validation["loss"]):
+                raise self._not_finite("validation", segment.stop)
+            rows.append(_row(segment.stop, stage, "validation", boundary.validation))
+        metrics.append(self.files.metrics, rows)
+        self.step = segment.stop
+        self.shown(rows)
+        stop = self.asked_to_stop()
+        if boundary.validation is not None and (segment.checkpoint or stop):
+            self._save(boundary.state, boundary.validation)
+        if stop:
+            self.checkpoints.wait()
+            saved = self.checkpoints.steps[-1] if self.checkpoints.steps else 0
+            raise StopRequested(f"stopped at step {self.step} as asked; the same command goes on from step {saved}")
+
+    def _save(self, state: TrainState, validation: dict[str, Any]) -> None:
+        self.checkpoints.save(self.step, state, {"accuracy": float(validation["accuracy"]), **self._times()})
+
+    def _not_finite(self, part: str, step: int) -> NonFiniteError:
+        self.checkpoints.wait()
+        steps = self.checkpoints.steps
+        last = f"{self.files.checkpoints / str(steps[-1])}" if steps else "none yet"
+        return NonFiniteError(f"the {part} loss is not finite at step {step}; the last good checkpoint is {last}")
+
+    def _finish(self, state: TrainState) -> dict[str, Any]:
+        p = self.prepared
+        self.checkpoints.wait()
+        stage = len(p.stages) - 1
+        program = p.program_of(stage, p.segments[-1].steps)
+        test = jax.device_get(
+            self.compiler.call("test", stage, program.evaluate, state, p.values, p.arrays["test"])
+        )
+        stage_name = p.config.stages[stage].name
+        known = metrics.read(self.files.metrics)
+        if not any(row["split"] == "test" for row in known):
+            rows = [_row(self.step, stage_name, "test", test)]
+            metrics.append(self.files.metrics, rows)
+            self.shown(rows)
+        params = state.params if p.config.ema_decay is None else state.ema
+        size = measure.size(params)
+        model_digest = digest({"params": state.params, "model_state": state.model_state, "ema": state.ema})
+        result = {
+            "accuracy": float(test["accuracy"]),
+            "loss": float(test["loss"]),
+            "parameters": size.parameters,
+            "nonzero_parameters": size.nonzero_parameters,
+            "sparsity": size.sparsity,
+            "bytes": size.bytes,
+            "flops": forward_flops(p),
+            **self._times(),
+            "digest": model_digest,
+        }
+        self.manifest["digest"] = model_digest
+        self.display.report(p, self.files, self.manifest, result)
+        write_json(self.files.result, result)
+        return result
+
+
+def forward_flops(prepared: Prepared) -> int:
+    """FLOPs of one example's forward pass: two for each multiply-add of a matrix product or convolution."""
+    return measure.flops(*_forward(prepared))
+
+
+def _forward(prepared: Prepared) -> tuple[Callable[..., Any], Any, Any, Any]:
+    like = prepared.like(0)
+    inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+
+    def forward(params: Any, model_state: Any, inputs: jax.Array) -> jax.Array:
+        return prepared.model.apply(params, model_state, inputs, train=False)[0]
+
+    return forward, like.params, like.model_state, inputs
+
+
+def _row(step: int, stage: str, split: str, values: dict[str, Any]) -> metrics.Row:
+    return {
+        "step": step,
+        "stage": stage,
+        "split": split,
+        "loss": float(values["loss"]),
+        "accuracy": float(values["accuracy"]),
+    }

@@ -1,0 +1,79 @@
+"""The run as a list of segments: what runs when, known before anything compiles."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jopt.config import require
+from jopt.train.config import Experiment
+
+
+class Segment(NamedTuple):
+    """A stretch of optimizer steps that is one call of one XLA program.
+
+    Attributes:
+      stage: index of the stage.
+      start, stop: first step, and the one after the last, counted from the start of the run.
+      evaluate: whether the validation part is evaluated at `stop`; always so where a checkpoint is taken.
+      checkpoint: whether the state at `stop` is saved.
+    """
+
+    stage: int
+    start: int
+    stop: int
+    evaluate: bool
+    checkpoint: bool
+
+    @property
+    def steps(self) -> int:
+        """The number of optimizer steps."""
+        return self.stop - self.start
+
+
+class StageSteps(NamedTuple):
+    """A stage in optimizer steps: its start within the run, its length, and that of its segments."""
+
+    start: int
+    steps: int
+    segment_steps: int
+
+
+def batch_size(config: Experiment, examples: int) -> int:
+    """Examples a step.
+
+    Raises:
+      ConfigError: if the batch is larger than the training part.
+    """
+    require(
+        config.batch_size <= examples, "batch_size", config.batch_size, f"at most the {examples} training examples"
+    )
+    return config.batch_size or examples
+
+
+def stages(config: Experiment, examples: int) -> list[StageSteps]:
+    """Each stage's place and length in steps, given the number of training examples."""
+    epoch = examples // batch_size(config, examples)
+    out, start = [], 0
+    for stage in config.stages:
+        steps = stage.steps or (stage.epochs or config.epochs) * epoch
+        out.append(StageSteps(start, steps, min(config.segment_steps or epoch, steps)))
+        start += steps
+    return out
+
+
+def segments(config: Experiment, examples: int) -> Iterator[Segment]:
+    """The segments of the whole run, in order.
+
+    A stage whose length is no multiple of its segments' ends with one shorter segment, which is another program.
+    """
+    for index, stage in enumerate(stages(config, examples)):
+        end = stage.start + stage.steps
+        for number, start in enumerate(range(stage.start, end, stage.segment_steps), 1):
+            stop = min(start + stage.segment_steps, end)
+            checkpoint = stop == end or number % config.checkpoint_every == 0
+            yield Segment(
+                index,
+                start,
+                stop,
+                evaluate=stop == end or number % config.evaluate_every == 0 or checkpoint,
+                checkpoint=checkpoint,
+            )

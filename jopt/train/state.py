@@ -1,0 +1,60 @@
+"""TrainState: everything that changes while a run goes on, and its digest."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jopt.rules import named_leaves
+
+
+class TrainState(NamedTuple):
+    """The state of a run at a step. No key and no iterator: those are functions of (seed, step).
+
+    Attributes:
+      step: int32 [], optimizer steps done since the start of the run.
+      params: the parameters, as the optimizer moves them.
+      model_state: what the model carries besides, such as batch-norm statistics.
+      opt_state: the Optax state of the current stage.
+      transform_state: the ParamTransform's state of the current stage (masks, ranges, codebooks).
+      ema: the moving average of `params`, or () if there is none.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    transform_state: Any
+    ema: Any
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 (hexadecimal) over every leaf's path, dtype, shape and bytes.
+
+    Args:
+      tree: any pytree of arrays.
+
+    Returns:
+      The same digest if and only if (collisions aside) the trees are equal bit for bit. NaNs count by their bits.
+
+    Example:
+      >>> digest({"w": np.zeros(2, np.float32)}) == digest({"w": np.zeros(2, np.float32)})
+      True
+      >>> digest({"w": np.zeros(2, np.float32)}) == digest({"w": -np.zeros(2, np.float32)})
+      False
+    """
+    hashed = hashlib.sha256()
+    for name, leaf in named_leaves(tree):
+        array = np.asarray(leaf)
+        hashed.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return hashed.hexdigest()
+
+
+def to_host(tree: Any) -> Any:
+    """A copy of `tree` in NumPy arrays of its own.
+
+    A view would not do: on CPU `np.asarray` may share the buffer, which the next segment is given to overwrite.
+    """
+    return jax.tree.map(lambda x: np.array(x, copy=True), tree)

@@ -1,0 +1,103 @@
+"""A run's directory: its files, whose it is, and that one process at a time writes there."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jopt.config import from_dict, leaves, to_dict
+from jopt.files import write_json
+from jopt.train.config import Experiment
+
+
+class WorkdirError(RuntimeError):
+    """A work directory cannot be used: another run's, in use, or not writable."""
+
+
+class Workdir:
+    """Names of the files that a run leaves behind."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Only names: nothing is read or made."""
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.manifest = self.path / "manifest.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "result.json"
+        self.report = self.path / "report.md"
+        self.checkpoints = self.path / "checkpoints"
+
+    def check(self, config: Experiment) -> bool:
+        """Whether there is a run of this very config to go on with.
+
+        Raises:
+          WorkdirError: if the directory holds anything else, naming the fields that differ.
+        """
+        if not self.path.exists():
+            return False
+        if not self.path.is_dir():
+            raise WorkdirError(f"workdir {self.path} is not a directory")
+        if not self.config.exists():
+            if found := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
+                raise WorkdirError(
+                    f"workdir {self.path} holds {', '.join(found[:5])} but no config.json; "
+                    "give an empty or a new directory"
+                )
+            return False
+        theirs, ours = self.load_config(), config
+        if to_dict(theirs) != to_dict(ours):
+            a, b = dict(leaves(theirs)), dict(leaves(ours))
+            differ = [f"{k} ({a.get(k)!r} there, {b.get(k)!r} now)" for k in a | b if a.get(k) != b.get(k)]
+            raise WorkdirError(
+                f"workdir {self.path} holds another run; it differs in {'; '.join(differ)}. Nothing was changed: "
+                "give another directory, or the same config to go on with that run"
+            )
+        return True
+
+    def load_config(self) -> Experiment:
+        """The config that the run was started with."""
+        try:
+            return from_dict(Experiment, json.loads(self.config.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise WorkdirError(f"{self.config} is not a config of this version of jopt: {error}") from error
+
+    def load_json(self, path: Path) -> dict[str, Any]:
+        """A JSON object of the run.
+
+        Raises:
+          WorkdirError: if it is not there, or not JSON.
+        """
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise WorkdirError(f"{path} cannot be read: {error}") from error
+
+    def create(self, config: Experiment) -> None:
+        """Makes the directory and writes `config.json`.
+
+        Raises:
+          WorkdirError: if it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.config, to_dict(config))
+        except OSError as error:
+            raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for this process; the lock ends with the process, however it ends.
+
+        Raises:
+          WorkdirError: if another process holds it.
+        """
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise WorkdirError(f"workdir {self.path} is in use by another process") from error
+            yield
