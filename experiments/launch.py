@@ -43,6 +43,25 @@ def launch(main: Callable[[list[str]], int | None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def experiment(holder: flags.FlagHolder) -> Experiment:
+    """The Experiment that a `--config` flag gives.
+
+    Raises:
+      ConfigError: if the file is not there, does not run, or gives something else.
+    """
+    try:
+        value = holder.value
+        # A file that could not be loaded becomes a stand-in, whose every attribute raises why.
+        kind = type(value) if isinstance(value, Experiment) else type(value.__class__)
+    except OSError as error:
+        why = str(error).partition("earlier failure to load: ")[2] or str(error)
+        raise ConfigError("--config", why, "a file whose get_config() returns a jopt.train.Experiment") from error
+    if not isinstance(value, Experiment):
+        accepted = "a file whose get_config() returns a jopt.train.Experiment"
+        raise ConfigError("--config", kind, accepted)
+    return value
+
+
 def _parse(args: list[str]) -> Any:
     """Absl's parser, with the errors of config files and overrides as one line too."""
     try:

@@ -1,6 +1,6 @@
 """Trains what a config file describes, or goes on where a run was interrupted.
 
-    python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --config.optimizer.learning_rate=3e-3
+python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --config.optimizer.learning_rate=3e-3
 """
 
 from absl import flags

@@ -1,6 +1,6 @@
 """Runs a finished run again, from its config, and compares the digests of the final parameters.
 
-    python -m experiments.verify runs/a
+python -m experiments.verify runs/a
 """
 
 import tempfile
@@ -43,7 +43,17 @@ def main(argv: list[str]) -> int:
 def _environment(first: Workdir, second: Workdir) -> list[str]:
     """What the two manifests say differently of data, packages and machine."""
     a, b = first.load_json(first.manifest), second.load_json(second.manifest)
-    names = ("config_hash", "dataset_fingerprint", "git", "python", "packages", "cpu", "cores", "devices", "xla_flags")
+    names = (
+        "config_hash",
+        "dataset_fingerprint",
+        "git",
+        "python",
+        "packages",
+        "cpu",
+        "cores",
+        "devices",
+        "xla_flags",
+    )
     return [f"{name}: {a.get(name)} then, {b.get(name)} now" for name in names if a.get(name) != b.get(name)]
 
 

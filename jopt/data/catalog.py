@@ -64,15 +64,16 @@ def read(name: str, root: Path) -> Source:
     image, label = _features(builder, name)
     if not builder.is_prepared():
         _prepare(builder, name, root)
-    return read_prepared(builder, name, image, label)
+    return read_prepared(builder, name, root, image, label)
 
 
-def read_prepared(builder: Any, name: str, image: str = "image", label: str = "label") -> Source:
+def read_prepared(builder: Any, name: str, root: Path, image: str = "image", label: str = "label") -> Source:
     """Decodes what a TFDS builder has prepared as ArrayRecord.
 
     Args:
       builder: a prepared `tfds.core.DatasetBuilder`.
       name: for messages.
+      root: the TFDS data directory, for messages.
       image: the key of the images.
       label: the key of the class label.
     """
@@ -80,8 +81,8 @@ def read_prepared(builder: Any, name: str, image: str = "image", label: str = "l
     if form != "array_record":
         raise DataError(
             f"data.name {name!r} is prepared in {builder.data_path} as {form}, which only TensorFlow reads. "
-            f"Move that directory away (or name another data.data_dir) and prepare it as array_record: "
-            f"{_command(name, builder.data_path)}"
+            f"Move that directory away (or name another data.data_dir), pip install 'jopt[catalog]' and prepare it "
+            f"as array_record, from the same downloads:\n    {_command(name, root)}"
         )
     present = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if not {"train", "test"} <= set(present):

@@ -81,7 +81,7 @@ def read(root: Path) -> Source:
         if not builder.is_prepared():
             options = tfds.download.DownloadConfig(try_download_gcs=False)
             builder.download_and_prepare(file_format="array_record", download_config=options)
-    return read_prepared(builder, "digits")._replace(scale=16.0)
+    return read_prepared(builder, "digits", root)._replace(scale=16.0)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class ConvNet(nn.Module):
       dtype: of the computation; parameters are float32.
 
     Example:
-      >>> lenet5 = ConvNet(channels=(20, 50), hidden=(500,), kernel=5)
+      >>> lenet5 = ConvNet(channels=(20, 50), hidden=(500,), kernel=5, padding=None)
       >>> variables = jax.eval_shape(lenet5.init, jax.random.key(0), jnp.ones((1, 28, 28, 1)))
       >>> sum(leaf.size for leaf in jax.tree.leaves(variables))
       431080
@@ -53,7 +53,12 @@ class ConvNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps [batch, height, width, channels] to logits [batch, num_classes]."""
         activation, init = layers.ACTIVATIONS[self.activation], layers.kernel_init(self.activation)
-        padding = self.padding or ("VALID" if self._fits(*x.shape[1:3]) else "SAME")
+        padding = self.padding or ("VALID" if self._smallest(x, "VALID") else "SAME")
+        if not self._smallest(x, padding):
+            raise ValueError(
+                f"an input of {x.shape[1]} x {x.shape[2]} pixels is too small for {len(self.channels)} stages of "
+                f"convolution {self.kernel} x {self.kernel} with padding {padding!r} and pooling 2 x 2"
+            )
         for size in self.channels:
             conv = Conv(size, (self.kernel,) * 2, padding=padding, dtype=self.dtype, kernel_init=init)
             x = layers.max_pool(activation(conv(x)))
@@ -63,8 +68,9 @@ class ConvNet(nn.Module):
             x = layers.Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
-    def _fits(self, *sizes: int) -> bool:
-        """Whether every stage without padding leaves at least one pixel."""
+    def _smallest(self, x: jax.Array, padding: str) -> int:
+        """The pixels that the stages leave along the shorter side."""
+        size = min(x.shape[1:3])
         for _ in self.channels:
-            sizes = tuple((size - self.kernel + 1) // 2 for size in sizes)
-        return min(sizes) >= 1
+            size = max(size - self.kernel + 1 if padding == "VALID" else size, 0) // 2
+        return size

@@ -12,6 +12,8 @@ from jopt.models.cnn import ConvNet
 from jopt.models.functional import Model, from_linen
 from jopt.models.layers import ACTIVATIONS
 from jopt.models.mlp import MLP, XOR, TiedMLP
+from jopt.models.resnet import ResNet
+from jopt.models.rnn import RNN
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -49,13 +51,13 @@ class Config:
 class _Kind(NamedTuple):
     """What a name stands for.
 
-    `features` are the model's own, `counts` the numbers of them that it takes (None: any from 1), `options` the
+    `features` are the model's own, `count` how many it takes (None: any from 1), `options` the
     optional fields of `Config` that it reads.
     """
 
     build: Callable[[Config, dict[str, Any]], nn.Module]
     features: tuple[int, ...]
-    counts: tuple[int, ...] | None
+    count: int | None
     options: tuple[str, ...]
 
 
@@ -63,24 +65,36 @@ def _conv5(c: Config, common: dict[str, Any]) -> nn.Module:
     return ConvNet(c.features[:2], c.features[2:], kernel=5, padding=c.padding, **common)
 
 
+def _recurrent(c: Config, common: dict[str, Any]) -> nn.Module:
+    return RNN(c.name, c.features, **common)
+
+
 _COMMON = ("activation", "dropout")
 
 _KINDS: dict[str, _Kind] = {
-    "linear": _Kind(lambda c, common: MLP((), **common), (), (0,), ()),
+    "linear": _Kind(lambda c, common: MLP((), **common), (), 0, ()),
     "mlp": _Kind(lambda c, common: MLP(c.features, **common), (300, 100), None, _COMMON),
     "tied_mlp": _Kind(
         lambda c, common: TiedMLP(c.features[0], len(c.features), **common), (64, 64, 64), None, _COMMON
     ),
     "xor": _Kind(
         lambda c, common: XOR(c.features[0], c.activation or "sigmoid", common["dtype"]),
-        (3,), (1,), ("activation",),
+        (3,),
+        1,
+        ("activation",),
     ),
-    "lenet5": _Kind(_conv5, (20, 50, 500), (3,), (*_COMMON, "padding")),
-    "cifar10_cnn": _Kind(_conv5, (6, 16, 120, 84), (4,), (*_COMMON, "padding")),
+    "lenet5": _Kind(_conv5, (20, 50, 500), 3, (*_COMMON, "padding")),
+    "cifar10_cnn": _Kind(_conv5, (6, 16, 120, 84), 4, (*_COMMON, "padding")),
     "cnn": _Kind(
         lambda c, common: ConvNet(c.features, (c.hidden or 64,), **common),
-        (16, 32), None, (*_COMMON, "hidden"),
+        (16, 32),
+        None,
+        (*_COMMON, "hidden"),
     ),
+    "rnn": _Kind(_recurrent, (64,), None, ("dropout",)),
+    "gru": _Kind(_recurrent, (64,), None, ("dropout",)),
+    "lstm": _Kind(_recurrent, (64,), None, ("dropout",)),
+    "resnet18": _Kind(lambda c, common: ResNet(c.features[0], **common), (64,), 1, ("dropout",)),
 }
 
 
@@ -103,7 +117,10 @@ def validate(config: Config, path: str = "model") -> None:
       ...
       jopt.config.ConfigError: model.features must be 3 sizes for 'lenet5', or () for its own (20, 50, 500), got (20, 50)
     """
-    field = lambda name: join_path(path, name)  # noqa: E731
+
+    def field(name: str) -> str:
+        return join_path(path, name)
+
     choice(field("name"), config.name, _KINDS)
     kind = _KINDS[config.name]
     for option in ("activation", "dropout", "padding", "hidden"):
@@ -112,9 +129,9 @@ def validate(config: Config, path: str = "model") -> None:
         require(option in kind.options or value is None, field(option), value, accepted)
     for i, size in enumerate(config.features):
         require(size >= 1, f"{field('features')}[{i}]", size, "at least 1")
-    if config.features and kind.counts is not None and len(config.features) not in kind.counts:
-        many = " or ".join(map(str, kind.counts))
-        accepted = f"{many} sizes for {config.name!r}, or () for its own {kind.features}"
+    if config.features and kind.count is not None and len(config.features) != kind.count:
+        count = kind.count
+        accepted = f"{count} size{'s' * (count != 1)} for {config.name!r}, or () for its own {kind.features}"
         raise ConfigError(field("features"), config.features, accepted)
     if config.name == "tied_mlp" and config.features:
         tied = len(config.features) >= 3 and len(set(config.features)) == 1

@@ -15,15 +15,43 @@ def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
-    padding: Any,
+    padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, lowered for the platform: `flax.linen.Conv(conv_general_dilated=...)` takes it."""
-    n = lhs.ndim - 2
+    """`jax.lax.conv_general_dilated`, lowered for the platform that the program will run on.
+
+    On CPU the input is padded, its `prod(window)` shifted (strided) slices are joined along the channels, and one
+    product with the kernel, flattened to [prod(window) * channels in, channels out], gives the output (im2col). XLA's
+    CPU convolution is several times slower inside `lax.scan` and under `vmap`; `docs/models.md` has the figures.
+    Elsewhere, and for transposed or grouped convolutions or a layout other than channels last, it is the native one.
+    The choice is `lax.platform_dependent`'s, made at lowering: no backend starts while tracing.
+
+    Args:
+      lhs: input, [batch, *spatial, channels in], with one or more spatial axes.
+      rhs: kernel, [*window, channels in / groups, channels out], of the dtype of `lhs`.
+      window_strides: one number a spatial axis.
+      padding: 'SAME', 'VALID', 'SAME_LOWER' or pairs (low, high), which may be negative.
+      lhs_dilation: of the input (transposed convolution), None is 1.
+      rhs_dilation: of the kernel, None is 1.
+      dimension_numbers: as in `jax.lax`.
+      feature_group_count: number of groups.
+      precision: of the product, as in `jax.lax`.
+
+    Returns:
+      [batch, *spatial, channels out]: the same sums of products as `jax.lax`'s, in another order.
+
+    Example:
+      >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+      >>> kernel = jnp.ones((3, 3, 1, 1))
+      >>> layout = ("NHWC", "HWIO", "NHWC")
+      >>> conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)[0, :, :, 0].tolist()
+      [[45.0, 54.0], [81.0, 90.0]]
+    """
+    spatial = lhs.ndim - 2
     native = functools.partial(
         lax.conv_general_dilated,
         window_strides=window_strides,
@@ -34,38 +62,47 @@ def conv_general_dilated(
         feature_group_count=feature_group_count,
         precision=precision,
     )
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    last = (n + 1, *range(n))
-    channels_last = numbers == (tuple([0, n + 1, *range(1, n + 1)]), (n + 1, n, *range(n)), (0, n + 1, *range(1, n + 1)))
-    del last
-    if feature_group_count != 1 or not channels_last or any(d != 1 for d in lhs_dilation or ()):
+    transposed = any(d != 1 for d in lhs_dilation or ())
+    layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    if feature_group_count != 1 or transposed or layout != _channels_last(spatial):
         return native(lhs, rhs)
-    rhs_dilation = tuple(rhs_dilation or (1,) * n)
+    dilation = tuple(rhs_dilation or (1,) * spatial)
     if isinstance(padding, str):
-        extent = [(k - 1) * d + 1 for k, d in zip(rhs.shape[:n], rhs_dilation, strict=True)]
+        extent = [(size - 1) * d + 1 for size, d in zip(rhs.shape, dilation, strict=False)]
         padding = lax.padtype_to_pads(lhs.shape[1:-1], extent, window_strides, padding)
-    slices = functools.partial(
-        _slices_and_product, strides=tuple(window_strides), padding=padding, dilation=rhs_dilation, precision=precision
+    product = functools.partial(
+        _slices_and_product, strides=window_strides, padding=padding, dilation=dilation, precision=precision
     )
-    return lax.platform_dependent(lhs, rhs, cpu=slices, default=native)
-
-
-def _slices_and_product(x, kernel, *, strides, padding, dilation, precision):
-    window = kernel.shape[:-2]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in padding), (0, 0, 0)])
-    extent = [(k - 1) * d for k, d in zip(window, dilation, strict=True)]
-    patches = []
-    for offset in itertools.product(*map(range, window)):
-        start = [o * d for o, d in zip(offset, dilation, strict=True)]
-        stop = [s + size - e for s, size, e in zip(start, x.shape[1:-1], extent, strict=True)]
-        patches.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
-    columns = jnp.concatenate(patches, axis=-1) if len(patches) > 1 else patches[0]
-    return lax.dot_general(
-        columns,
-        kernel.reshape(-1, kernel.shape[-1]),
-        (((columns.ndim - 1,), (0,)), ((), ())),
-        precision=precision,
-    )
+    return lax.platform_dependent(lhs, rhs, cpu=product, default=native)
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)
+"""`flax.linen.Conv` (same parameters, same padding) with `conv_general_dilated` of this file."""
+
+
+def _channels_last(spatial: int) -> lax.ConvDimensionNumbers:
+    """[batch, *spatial, channels], [*window, in, out]."""
+    data = (0, spatial + 1, *range(1, spatial + 1))
+    return lax.ConvDimensionNumbers(data, (spatial + 1, spatial, *range(spatial)), data)
+
+
+def _slices_and_product(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    precision: Any,
+) -> jax.Array:
+    window = kernel.shape[:-2]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
+    room = [size - (w - 1) * d for size, w, d in zip(x.shape[1:-1], window, dilation, strict=True)]
+    patches = []
+    for offset in itertools.product(*map(range, window)):
+        start = [o * d for o, d in zip(offset, dilation, strict=True)]
+        stop = [s + r for s, r in zip(start, room, strict=True)]
+        patches.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
+    columns = patches[0] if len(patches) == 1 else lax.concatenate(patches, x.ndim - 1)
+    contract = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(columns, kernel.reshape(-1, kernel.shape[-1]), contract, precision=precision)

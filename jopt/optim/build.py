@@ -81,8 +81,13 @@ def _chain(config: Config, total_steps: Any, params: Any, dtype: Any) -> optax.G
     plans = plan(config, params) if jax.tree.leaves(params) else []
     structure = jax.tree.structure(params)
     rates, decays, frozen = (
-        jax.tree.unflatten(structure, [getattr(p, field) for p in plans])
-        for field in ("learning_rate", "weight_decay", "frozen")
+        jax.tree.unflatten(structure, column)
+        for column in (
+            [p.learning_rate for p in plans],
+            # A penalty's gradient must not reach the moments of a frozen parameter.
+            [0.0 if p.frozen else p.weight_decay for p in plans],
+            [p.frozen for p in plans],
+        )
     )
     end = total_steps
     if total_steps is not None and c.accumulate_steps is not None:

@@ -98,7 +98,7 @@ def scale_by_uncorrected_adam(b1: Any, b2: Any, eps: Any) -> optax.GradientTrans
 
     Example:
       >>> t = scale_by_uncorrected_adam(0.9, 0.999, 1e-8)
-      >>> print(t.update({"w": jnp.array(2.0)}, t.init({"w": jnp.array(0.0)}))[0]["w"].round(2))
+      >>> print(f"{t.update({'w': jnp.array(2.0)}, t.init({'w': jnp.array(0.0)}))[0]['w']:.2f}")
       3.16
     """
 

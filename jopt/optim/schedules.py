@@ -39,8 +39,8 @@ def multiplier(config: Config, step: Any, total_steps: Any = None, dtype: Any = 
 
     Example:
       >>> config = Config(schedule="cosine", warmup_steps=2, decay_steps=6)
-      >>> print(multiplier(config, jnp.arange(8)).round(2))
-      [0.   0.5  1.   0.85 0.5  0.15 0.   0.  ]
+      >>> [f"{m:.2f}" for m in multiplier(config, jnp.arange(8))]
+      ['0.00', '0.50', '1.00', '0.85', '0.50', '0.15', '0.00', '0.00']
     """
     config = complete(config, dtype)
     step = jnp.asarray(step).astype(dtype)

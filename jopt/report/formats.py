@@ -26,12 +26,12 @@ def value(key: str, v: Any) -> str:
 
     Example:
       >>> value("accuracy", 0.98765), value("wall_seconds", 75.2), value("bytes", 2048), value("loss", 0.12345678)
-      ('98.77 %', '1 min 15 s', '2 048 (2.00 KiB)', '0.1235')
+      ('98.77%', '1 min 15 s', '2,048 (2.00 KiB)', '0.1235')
       >>> value("flops", 1_920_000), value("bits", None)
-      ('1 920 000 (1.92 M)', '–')
+      ('1,920,000 (1.92 M)', '-')
     """
     if v is None:
-        return "–"
+        return "-"
     if isinstance(v, bool) or not isinstance(v, int | float):
         return str(v)
     last = key.rsplit("_", 1)[-1]
@@ -61,9 +61,9 @@ def integer(v: float) -> str:
 
     Example:
       >>> integer(1234567)
-      '1 234 567'
+      '1,234,567'
     """
-    return f"{v:,.0f}".replace(",", " ") if isinstance(v, float) else f"{v:,d}".replace(",", " ")
+    return f"{v:,.0f}"
 
 
 def si(v: float) -> str:
@@ -100,9 +100,9 @@ def percent(v: float) -> str:
 
     Example:
       >>> percent(0.9), percent(float("nan"))
-      ('90.00 %', 'nan')
+      ('90.00%', 'nan')
     """
-    return f"{100 * v:.2f} %" if math.isfinite(v) else str(v)
+    return f"{100 * v:.2f}%" if math.isfinite(v) else str(v)
 
 
 def duration(seconds: float) -> str:

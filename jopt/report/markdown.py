@@ -71,7 +71,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         elif isinstance(value, list | tuple):
             out.append((name, ", ".join(v if isinstance(v, str) else json.dumps(v, default=str) for v in value)))
         else:
-            out.append((name, "–" if value is None else str(value)))
+            out.append((name, "-" if value is None else str(value)))
     return out
 
 

@@ -1,5 +1,6 @@
 """The progress display of a training run: a live bar in a terminal, a few plain lines elsewhere."""
 
+import contextlib
 import math
 import os
 import sys
@@ -22,12 +23,12 @@ class Progress:
       total_steps: optimizer steps of the whole run.
       start: the step from which this process starts; not 0 after a resume.
       stream: where to show it; standard error if None.
-      interval: least seconds between two plain lines; the last step always gets its line.
+      interval: least seconds between two plain lines; what was told last always gets its line, at the exit.
 
     Example:
       >>> with Progress(100, stream=sys.stdout) as progress:
       ...     progress.update(100, "train", {"loss": 0.25, "accuracy": 0.5, "steps_per_second": 2000.0})
-      train 100/100 (100 %)  loss 0.25  accuracy 50.00 %  2000 steps/s  elapsed 0:00
+      train 100/100 (100%)  loss 0.25  accuracy 50.00%  2000 steps/s  elapsed 0:00
     """
 
     def __init__(self, total_steps: int, start: int = 0, stream: TextIO | None = None, interval: float = 5.0):
@@ -40,6 +41,7 @@ class Progress:
         self._began = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._last_line = -math.inf
+        self._pending = False
         self._bar: Any = None
         self._task: Any = None
 
@@ -55,6 +57,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        elif self._pending:
+            self._write_line(time.monotonic())
 
     def update(self, step: int, stage: str, metrics: Mapping[str, Any]) -> None:
         """Tells how far the run is.
@@ -75,34 +79,38 @@ class Progress:
             if isinstance(metrics.get(key), int | float):
                 self._shown[key if key == "steps_per_second" else prefix + key] = float(metrics[key])
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, stage=stage, facts="  ".join(self._facts()))
-        elif now - self._last_line >= self._interval or (step >= self._total and split == "train"):
-            self._last_line = now
-            self._stream.write(self._line(now) + "\n")
-            self._stream.flush()
+            self._bar.update(self._task, completed=step, stage=stage, facts=" ".join(self._brief_facts()))
+        elif now - self._last_line >= self._interval:
+            self._write_line(now)
+        else:
+            self._pending = True
+
+    def _write_line(self, now: float) -> None:
+        self._last_line, self._pending = now, False
+        self._stream.write(self._line(now) + "\n")
+        self._stream.flush()
 
     def _start_bar(self) -> None:
         from rich import progress
         from rich.console import Console
 
-        left = self._remaining
+        times = self._times
 
-        class Left(progress.ProgressColumn):
+        class Times(progress.ProgressColumn):
             def render(self, task: progress.Task) -> Any:
                 from rich.text import Text
 
-                seconds = left(time.monotonic())
-                return Text("" if seconds is None else f"{formats.clock(seconds)} left", style="cyan")
+                return Text(times(), style="cyan", no_wrap=True)
 
         self._bar = progress.Progress(
             progress.TextColumn("{task.fields[stage]}", style="bold", markup=False),
-            progress.BarColumn(bar_width=16),
+            progress.BarColumn(bar_width=None),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[facts]}", markup=False),
-            progress.TimeElapsedColumn(),
-            Left(),
+            Times(),
             console=Console(file=self._stream, force_terminal=True),  # pyright: ignore[reportArgumentType]
             refresh_per_second=4,
+            expand=True,
         )
         self._task = self._bar.add_task("", total=self._total, completed=self._step, stage="", facts="")
         self._bar.start()
@@ -116,8 +124,23 @@ class Progress:
                 facts.append(f"{key} {formats.value(key.replace(' ', '_'), value)}")
         return facts
 
+    def _times(self) -> str:
+        now = time.monotonic()
+        left = self._remaining(now)
+        return formats.clock(now - self._began) + (f" -{formats.clock(left)}" if left else "")
+
+    def _brief_facts(self) -> list[str]:
+        """The facts that fit beside a bar in 80 columns."""
+        brief = {
+            "loss": "loss {:.3g}",
+            "accuracy": "acc {:.1%}",
+            "validation accuracy": "val {:.1%}",
+            "steps_per_second": "{:.0f}/s",
+        }
+        return [form.format(self._shown[key]) for key, form in brief.items() if key in self._shown]
+
     def _line(self, now: float) -> str:
-        share = f"{self._step / self._total:.0%}".replace("%", " %") if self._total else "–"
+        share = f"{self._step / self._total:.0%}" if self._total else "-"
         parts = [f"{self._stage} {self._step}/{self._total} ({share})", *self._facts()]
         parts.append(f"elapsed {formats.clock(now - self._began)}")
         remaining = self._remaining(now)
@@ -151,10 +174,8 @@ class _Unbreakable:
         return len(text)
 
     def flush(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
-        except (OSError, ValueError):
-            pass
 
     def isatty(self) -> bool:
         try:

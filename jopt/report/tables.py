@@ -58,7 +58,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
 
     def row(path: str, shape: str, dtype: str, count: int, nonzeros: int, operations: int) -> tuple[str, ...]:
         cells = [path, shape, dtype, formats.integer(count)]
-        cells.append(f"{100 * count / total:.1f} %" if total else "–")
+        cells.append(f"{100 * count / total:.1f}%" if total else "-")
         if pruned:
             cells.append(formats.integer(nonzeros))
         if flops is not None:
@@ -66,7 +66,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
         return tuple(cells)
 
     rows = [
-        row(x.path, "×".join(map(str, x.shape)) or "scalar", x.dtype, x.parameters, x.nonzero_parameters,
+        row(x.path, "x".join(map(str, x.shape)) or "scalar", x.dtype, x.parameters, x.nonzero_parameters,
             by_path.get(x.path, 0))
         for x in layers
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
 
 
 def plan_table(plans: Mapping[str, Sequence[Assignment[Any]]], title: str = "Plan") -> Table:
-    """What each parameter was given by the rules of each transform.
+    r"""What each parameter was given by the rules of each transform.
 
     Args:
       plans: the name of a transform, or of what it sets, to what `jopt.rules.plan` gave; all over one tree.
@@ -95,8 +95,8 @@ def plan_table(plans: Mapping[str, Sequence[Assignment[Any]]], title: str = "Pla
       >>> print(to_markdown(plan_table({"sparsity": sparsity}, title="")))
       | parameter | sparsity | rule |
       | :--- | :--- | :--- |
-      | Dense\\_0/bias | – | (default) |
-      | Dense\\_0/kernel | 0.9 | .\\*kernel |
+      | Dense\_0/bias | - | (default) |
+      | Dense\_0/kernel | 0.9 | .\*kernel |
     """
     if not plans:
         return Table(title, ("parameter",), "l", [])
@@ -106,7 +106,7 @@ def plan_table(plans: Mapping[str, Sequence[Assignment[Any]]], title: str = "Pla
         paths = {a.path for a in assignments}
         if len(paths) > 1:
             raise ValueError(f"plans must be over one tree, got the parameters {sorted(paths)} in one row")
-        cells = [assignments[0].path] + ["–" if a.value is None else str(a.value) for a in assignments]
+        cells = [assignments[0].path] + ["-" if a.value is None else str(a.value) for a in assignments]
         if len(columns) == 1:
             cells.append(assignments[0].pattern or "(default)")
         rows.append(tuple(cells))
@@ -121,8 +121,8 @@ def result_table(result: Mapping[str, Any], title: str = "Result") -> Table:
       >>> print(to_markdown(result_table({"accuracy": 0.9712, "parameters": 266610}, title="")))
       | metric | value |
       | :--- | ---: |
-      | accuracy | 97.12 % |
-      | parameters | 266 610 |
+      | accuracy | 97.12% |
+      | parameters | 266,610 |
     """
     rows = [(formats.name(k), _shorten(formats.value(k, v))) for k, v in result.items() if _scalar(v)]
     return Table(title, ("metric", "value"), "lr", rows)
@@ -158,7 +158,7 @@ def _shorten(text: str, width: int = 48) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table in GitHub Markdown, under its title in bold; every cell is escaped.
+    r"""The table in GitHub Markdown, under its title in bold; every cell is escaped.
 
     Example:
       >>> print(to_markdown(Table("T", ("a", "b"), "lr", [("x|y", "1")], ("all", "1"))))
@@ -166,7 +166,7 @@ def to_markdown(table: Table) -> str:
       <BLANKLINE>
       | a | b |
       | :--- | ---: |
-      | x\\|y | 1 |
+      | x\|y | 1 |
       | **all** | **1** |
     """
     lines = [f"**{escape(table.title)}**", ""] if table.title else []
@@ -183,11 +183,11 @@ def _line(cells: Any) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it stands.
+    r"""Text that Markdown shows as it stands.
 
     Example:
       >>> print(escape("a_b <c> | d"))
-      a\\_b \\<c\\> \\| d
+      a\_b \<c\> \| d
     """
     return "".join("\\" + c if c in "\\`*_[]<>|#~" else c for c in text).replace("\n", " ")
 

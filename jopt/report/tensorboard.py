@@ -10,6 +10,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+_PATTERN = "events.out.tfevents.*"
 _NOT_SCALARS = ("step", "stage", "split", "time")
 
 
@@ -23,7 +24,8 @@ class Writer:
       directory: where the event file goes; made if it does not exist.
 
     Example:
-      >>> with Writer("/tmp/jopt-doctest-events") as writer:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as directory, Writer(directory) as writer:
       ...     writer.write([{"step": 10, "stage": "train", "split": "validation", "loss": 0.5}])
     """
 
@@ -68,22 +70,25 @@ def rewrite(directory: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     rows = list(rows)
     target = directory / _new_name(directory)
-    partial = directory / f".partial-{os.getpid()}"
-    file = _EventFile(partial, rows[0].get("time", time.time()) if rows else time.time())
+    partial = directory / ".events.partial"
     try:
-        for row in rows:
-            file.add(row)
-        file.flush()
+        file = _EventFile(partial, float(rows[0].get("time", time.time())) if rows else time.time())
+        try:
+            for row in rows:
+                file.add(row)
+            file.flush()
+        finally:
+            file.close()
+        for old in directory.glob(_PATTERN):
+            old.unlink()
+        partial.replace(target)
     finally:
-        file.close()
-    for old in directory.glob("events.out.tfevents.*"):
-        old.unlink()
-    partial.replace(target)
+        partial.unlink(missing_ok=True)
 
 
 def _new_name(directory: Path) -> str:
     """A name that sorts after all others here: TensorBoard reads files in order and never goes back."""
-    stamps = [p.name.split(".")[3] for p in directory.glob("events.out.tfevents.*")]
+    stamps = [p.name.split(".")[3] for p in directory.glob(_PATTERN)]
     latest = max((int(s) for s in stamps if s.isdecimal()), default=0)
     return f"events.out.tfevents.{max(int(time.time()), latest + 1):010d}.{socket.gethostname()}"
 
@@ -92,12 +97,12 @@ class _EventFile:
     """An event file: checksummed records of `Event` messages."""
 
     def __init__(self, path: Path, wall_time: float):
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto import event_pb2
         from tensorboardX.record_writer import RecordWriter
 
-        self._event = Event
+        self._event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
         self._records: Any = RecordWriter(str(path))
-        self._records.write(Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+        self._records.write(self._event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
         self._records.flush()
 
     def add(self, row: Row) -> None:

@@ -94,9 +94,7 @@ class Checkpoints:
         host = to_host(state)
         leaves = {name: leaf for name, leaf in named_leaves(host) if leaf.size}
         leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest(host)), np.uint8)
-        self._pending = self._checkpointer.save_checkpointables_async(
-            step, {"state": leaves}, metrics=dict(notes)
-        )
+        self._pending = self._checkpointer.save_checkpointables_async(step, {"state": leaves}, metrics=dict(notes))
 
     def wait(self) -> None:
         """Waits for the save under way; raises what it raised."""
@@ -177,4 +175,3 @@ class Checkpoints:
 def _about_nothing(record: logging.LogRecord) -> bool:
     """Drops Orbax's warning that a checkpoint part without arrays has no arrays to merge."""
     return "Skipping merge of OCDBT checkpoints" not in record.getMessage()
-

@@ -85,7 +85,9 @@ def validate(config: Experiment, path: str = "") -> None:
         config.batch_size >= 0, join_path(path, "batch_size"), config.batch_size, "positive, or 0 for all examples"
     )
     smoothing, decay = config.label_smoothing, config.ema_decay
-    require(smoothing is None or 0 < smoothing < 1, join_path(path, "label_smoothing"), smoothing, "in (0, 1) or None")
+    require(
+        smoothing is None or 0 < smoothing < 1, join_path(path, "label_smoothing"), smoothing, "in (0, 1) or None"
+    )
     require(decay is None or 0 < decay < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
     models.validate(config.model, join_path(path, "model"))
     data_sets.validate(config.data, join_path(path, "data"))

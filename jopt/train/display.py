@@ -1,12 +1,166 @@
+"""What a run shows while it goes on, and the report that it leaves."""
+
 import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jopt import measure, optim, report
+from jopt.config import leaves, to_dict
+from jopt.train import metrics
+from jopt.train.config import stage_optimizer
+from jopt.train.prepare import Prepared
+from jopt.train.workdir import Workdir
+
+
 class Display:
-    def __init__(self, quiet): self.quiet=quiet
-    def plan(self, p): print(len(p.segments))
-    def warn(self, s): print("warn", s)
-    def resuming(self, s): print("resume", s)
-    def finished(self, p, f, r): print(r)
-    def finished_before(self, f, r): print(r)
-    def report(self, *a): pass
+    """Prints the plan, the progress and the result, unless it is quiet; writes the report in any case."""
+
+    def __init__(self, quiet: bool = False):
+        """Quiet displays print nothing but warnings."""
+        self._quiet = quiet
+
+    def _print(self, *lines: str) -> None:
+        if not self._quiet:
+            print(*lines, sep="\n", flush=True)
+
+    def _show(self, table: report.Table) -> None:
+        if not self._quiet:
+            report.show(table)
+
+    def warn(self, sentence: str) -> None:
+        """Says on standard error what must not be overlooked."""
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+    def plan(self, prepared: Prepared) -> None:
+        """What will be run: data, stages, resolved rules, parameters and FLOPs."""
+        if self._quiet:
+            return
+        p, data = prepared, prepared.dataset
+        sizes = " / ".join(f"{len(part.labels):,}" for part in (data.train, data.validation, data.test))
+        devices = "all local devices" if p.config.data_parallel else "one device"
+        self._print(
+            f"{p.config.name}: {data.name}, {sizes} examples (train / validation / test), seed {p.config.seed}, "
+            f"on {devices} ({jax.default_backend()})"
+        )
+        self._show(stage_table(p))
+        for index, stage in enumerate(p.config.stages):
+            optimizer = stage_optimizer(p.config, index)
+            if optimizer.learning_rate_rules or optimizer.weight_decay_rules or optimizer.freeze:
+                self._print(f"rules of stage {stage.name!r}", optim.describe(optimizer, p.like(index).params), "")
+        self._show(model_table(p))
+
+    def resuming(self, step: int) -> None:
+        """Says that the run goes on from a checkpoint."""
+        self._print(f"going on from the checkpoint of step {step:,}")
+
     @contextlib.contextmanager
-    def training(self, p, f, rows):
-        yield lambda rows: print(rows[0], rows[1:] and rows[-1]['accuracy'])
+    def training(
+        self, prepared: Prepared, files: Workdir, rows: list[metrics.Row]
+    ) -> Iterator[Callable[[list[metrics.Row]], None]]:
+        """Shows and mirrors metric rows: in the progress bar, and as TensorBoard events.
+
+        Args:
+          prepared: the run.
+          files: its directory.
+          rows: those that are known already, after a resume.
+
+        Yields:
+          What takes new rows.
+        """
+        report.rewrite(files.path, rows)
+        start = rows[-1]["step"] if rows else 0
+        total = prepared.segments[-1].stop
+        with contextlib.ExitStack() as stack:
+            writer = stack.enter_context(report.Writer(files.path))
+            bar = None if self._quiet else stack.enter_context(report.Progress(total, start))
+
+            def take(new: list[metrics.Row]) -> None:
+                writer.write(new)
+                for row in new if bar else []:
+                    bar.update(row["step"], row["stage"], row)
+
+            yield take
+
+    def report(
+        self, prepared: Prepared, files: Workdir, manifest: dict[str, Any], result: dict[str, Any], params: Any
+    ) -> None:
+        """Writes `report.md` and `learning_curves.png`."""
+        rows = metrics.read(files.metrics)
+        name = prepared.config.name
+        report.save_figure(report.learning_curves(rows, title=name), files.path / "learning_curves.png")
+        shown = {k: v for k, v in manifest.items() if k != "events"} | {"argv": command(manifest["argv"])}
+        text = report.report_markdown(
+            to_dict(prepared.config),
+            shown,
+            rows,
+            result,
+            {"Learning curves": "learning_curves.png"},
+            model_table(prepared, params),
+        )
+        files.write_report(text)
+
+    def finished(self, files: Workdir, result: dict[str, Any]) -> None:
+        """The result, and where to read more."""
+        self._show(report.result_table(result, title="Result"))
+        self._print(f"report: {files.report}    curves: {files.path / 'learning_curves.png'}")
+
+    def finished_before(self, files: Workdir, result: dict[str, Any]) -> None:
+        """As `finished`, for a run that had been finished already."""
+        self._print(f"{files.path} holds this run, finished; nothing was run")
+        self._show(report.result_table(result, title="Result"))
+
+
+def stage_table(prepared: Prepared) -> report.Table:
+    """A row for each stage: its length, and the optimizer's fields that are not at their defaults."""
+    rows = []
+    for index, (stage, place) in enumerate(zip(prepared.config.stages, prepared.stages, strict=True)):
+        optimizer, default = stage_optimizer(prepared.config, index), dict(leaves(optim.Config()))
+        changed = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in leaves(optimizer)
+                   if v != default[k] and k not in ("name", "learning_rate")]  # fmt: skip
+        segments = [s for s in prepared.segments if s.stage == index]
+        rows.append(
+            (
+                stage.name,
+                f"{place.steps:,}",
+                f"{len(segments):,} x {place.segment_steps:,}",
+                f"{prepared.batch_size:,}",
+                ", ".join([optimizer.name, f"learning_rate {optimizer.learning_rate:g}", *changed]),
+            )
+        )
+    return report.Table("Plan", ("stage", "steps", "segments", "batch", "optimizer"), "lrrrl", rows)
+
+
+def model_table(prepared: Prepared, params: Any = None) -> report.Table:
+    """Parameters and FLOPs by layer; of shapes alone, where no `params` are given."""
+    fn, *args = forward(prepared)
+    like = args[0]
+    flops = measure.flops_by_layer(measure.flops_by_scope(fn, *args), like)
+    if params is None:
+        params = jax.tree.map(lambda leaf: np.broadcast_to(np.ones((), leaf.dtype), leaf.shape), like)
+    return report.model_table(measure.layers(params), flops)
+
+
+def forward(prepared: Prepared) -> tuple[Callable[..., Any], Any, Any, jax.ShapeDtypeStruct]:
+    """The forward pass of one example, and shapes of its arguments."""
+    like = prepared.like(0)
+    inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+
+    def logits(params: Any, model_state: Any, inputs: jax.Array) -> jax.Array:
+        return prepared.model.apply(params, model_state, inputs, train=False)[0]
+
+    return logits, like.params, like.model_state, inputs
+
+
+def command(argv: list[str]) -> list[str]:
+    """The command as it was typed: Python replaces `-m experiments.train` by the module's path.
+
+    Example:
+      >>> command(["/home/me/jopt/experiments/train.py", "--workdir=runs/a"])
+      ['python', '-m', 'experiments.train', '--workdir=runs/a']
+    """
+    parts = argv[0].replace("\\", "/").removesuffix(".py").split("/")
+    return ["python", "-m", ".".join(parts[-2:]), *argv[1:]] if parts[-2:-1] == ["experiments"] else list(argv)

@@ -50,7 +50,9 @@ def collect(config: Any, dataset_fingerprint: str, argv: list[str] | None = None
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "jax_config": {name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_threefry_partitionable")},
+        "jax_config": {
+            name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_threefry_partitionable")
+        },
         "devices": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,

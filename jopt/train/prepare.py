@@ -100,7 +100,8 @@ def prepare(
 
     def like(stage: int) -> TrainState:
         return jax.eval_shape(
-            lambda seed: program_of(stage, stages[stage].segment_steps).init(keys.root(seed), numbers), numbers["seed"]
+            lambda seed: program_of(stage, stages[stage].segment_steps).init(keys.root(seed), numbers),
+            numbers["seed"],
         )
 
     prepared = Prepared(

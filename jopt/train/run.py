@@ -15,7 +15,7 @@ from jopt.train import metrics
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
 from jopt.train.config import Experiment
-from jopt.train.display import Display
+from jopt.train.display import Display, forward
 from jopt.train.loop import Boundary, NonFiniteError, loop
 from jopt.train.prepare import Prepared, prepare
 from jopt.train.signals import StopRequested, stop_on_sigterm
@@ -107,7 +107,7 @@ class _Session:
                         stage=stage,
                         update=self.updates,
                     )
-                result = self._finish(state)
+                    result = self._finish(state)
                 status = "finished"
             except NonFiniteError:
                 status = "diverged"
@@ -117,7 +117,7 @@ class _Session:
                 raise
             finally:
                 self._close_manifest(status)
-        self.display.finished(p, self.files, result)
+        self.display.finished(self.files, result)
         return result
 
     def _stage_at(self, step: int) -> int:
@@ -195,8 +195,8 @@ class _Session:
     def _not_finite(self, part: str, step: int) -> NonFiniteError:
         self.checkpoints.wait()
         steps = self.checkpoints.steps
-        last = f"{self.files.checkpoints / str(steps[-1])}" if steps else "none yet"
-        return NonFiniteError(f"the {part} loss is not finite at step {step}; the last good checkpoint is {last}")
+        last = f"the last good checkpoint is {self.files.checkpoints / str(steps[-1])}" if steps else "none was saved"
+        return NonFiniteError(f"the {part} loss is not finite at step {step}; {last}")
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
         p = self.prepared
@@ -222,29 +222,14 @@ class _Session:
             "nonzero_parameters": size.nonzero_parameters,
             "sparsity": size.sparsity,
             "bytes": size.bytes,
-            "flops": forward_flops(p),
+            "flops": measure.flops(*forward(p)),
             **self._times(),
             "digest": model_digest,
         }
         self.manifest["digest"] = model_digest
-        self.display.report(p, self.files, self.manifest, result)
+        self.display.report(p, self.files, self.manifest, result, params)
         write_json(self.files.result, result)
         return result
-
-
-def forward_flops(prepared: Prepared) -> int:
-    """FLOPs of one example's forward pass: two for each multiply-add of a matrix product or convolution."""
-    return measure.flops(*_forward(prepared))
-
-
-def _forward(prepared: Prepared) -> tuple[Callable[..., Any], Any, Any, Any]:
-    like = prepared.like(0)
-    inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
-
-    def forward(params: Any, model_state: Any, inputs: jax.Array) -> jax.Array:
-        return prepared.model.apply(params, model_state, inputs, train=False)[0]
-
-    return forward, like.params, like.model_state, inputs
 
 
 def _row(step: int, stage: str, split: str, values: dict[str, Any]) -> metrics.Row:

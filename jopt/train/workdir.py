@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jopt.config import from_dict, leaves, to_dict
-from jopt.files import write_json
+from jopt.files import write_json, write_text
 from jopt.train.config import Experiment
 
 
@@ -85,6 +85,10 @@ class Workdir:
             write_json(self.config, to_dict(config))
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+
+    def write_report(self, text: str) -> None:
+        """Writes `report.md`."""
+        write_text(self.report, text)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PER_FILE = 20
 
 

@@ -1,0 +1,126 @@
+"""Recurrent networks: Elman, GRU and LSTM layers, and a classifier on the last state."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from jopt.models import layers
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+
+class Recurrent(nn.Module):
+    """One recurrent layer over time, its state starting at 0.
+
+    With `a_t = x_t W + b` for all gates and times at once, in one product outside the scan, and `u_t = h_(t-1) U`:
+
+    - `rnn` (Elman 1990): `h_t = tanh(a_t + u_t)`, that is tanh(W [h_(t-1), x_t] + b) with W in its two parts;
+    - `gru` (Cho et al. 2014, in cuDNN's form, as Flax and PyTorch have it), gates r, z, n:
+      `r, z = sigmoid(a + u)`, `n = tanh(a + r * (u + c))`, `h_t = (1 - z) n + z h_(t-1)`;
+    - `lstm` (Hochreiter and Schmidhuber 1997, with Gers et al.'s forget gate), gates i, f, g, o:
+      `i, f, o = sigmoid(a + u)`, `g = tanh(a + u)`, `c_t = f c_(t-1) + i g`, `h_t = o tanh(c_t)`.
+
+    Parameters: `kernel` [features in, gates * size] (LeCun normal), `recurrent_kernel` [size, gates * size] (orthogonal
+    for each gate, Saxe et al. 2014), `bias` [gates * size] (0, and 1 for the LSTM's forget gate, Jozefowicz et al.
+    2015), for `gru` `recurrent_bias` [size], the `c` above.
+
+    Attributes:
+      cell: 'rnn', 'gru' or 'lstm'.
+      size: of the state.
+      dtype: of the computation; parameters are float32.
+
+    Example:
+      >>> variables = Recurrent("rnn", 2).init(jax.random.key(0), jnp.ones((1, 5, 3)))
+      >>> jax.tree.map(jnp.shape, variables["params"])
+      {'bias': (2,), 'kernel': (3, 2), 'recurrent_kernel': (2, 2)}
+    """
+
+    cell: str
+    size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [batch, time, features] to the states [batch, time, size]."""
+        size, gates = self.size, GATES[self.cell]
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], gates * size))
+        recurrent = self.param("recurrent_kernel", _orthogonal_gates, (size, gates * size))
+        bias = self.param("bias", _forget_one if self.cell == "lstm" else nn.initializers.zeros, (gates * size,))
+        extra = self.param("recurrent_bias", nn.initializers.zeros, (size,)) if self.cell == "gru" else None
+        x, kernel, recurrent, bias, extra = nn.dtypes.promote_dtype(
+            x, kernel, recurrent, bias, extra, dtype=self.dtype
+        )
+        inputs = x.swapaxes(0, 1) @ kernel + lax.expand_dims(bias, (0, 1))
+
+        def elman(h: jax.Array, a: jax.Array):
+            h = jnp.tanh(a + h @ recurrent)
+            return h, h
+
+        def gru(h: jax.Array, a: jax.Array):
+            u = h @ recurrent
+            r, z = jnp.split(nn.sigmoid(a[:, : 2 * size] + u[:, : 2 * size]), 2, axis=-1)
+            n = jnp.tanh(a[:, 2 * size :] + r * (u[:, 2 * size :] + extra[None]))
+            h = (1 - z) * n + z * h
+            return h, h
+
+        def lstm(state: tuple[jax.Array, jax.Array], a: jax.Array):
+            c, h = state
+            i, f, g, o = jnp.split(a + h @ recurrent, 4, axis=-1)
+            c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+            h = nn.sigmoid(o) * jnp.tanh(c)
+            return (c, h), h
+
+        zero = jnp.zeros((x.shape[0], size), x.dtype)
+        step, start = {"rnn": (elman, zero), "gru": (gru, zero), "lstm": (lstm, (zero, zero))}[self.cell]
+        return lax.scan(step, start, inputs)[1].swapaxes(0, 1)
+
+
+class RNN(nn.Module):
+    """Stacked recurrent layers, then a fully connected layer on the last state of the last one.
+
+    Parameters are `Recurrent_i/kernel`, `Recurrent_i/recurrent_kernel`, ..., `Dense_0/kernel`.
+
+    Attributes:
+      cell: 'rnn', 'gru' or 'lstm'.
+      features: sizes of the layers.
+      num_classes: size of the output.
+      dropout: rate after every layer, or None; may be traced.
+      dtype: of the computation; parameters are float32.
+
+    Example:
+      >>> module = RNN("lstm", features=(4,), num_classes=3)
+      >>> logits, _ = module.init_with_output(jax.random.key(0), jnp.ones((2, 8, 8, 1)))
+      >>> logits.shape
+      (2, 3)
+    """
+
+    cell: str
+    features: Sequence[int] = (64,)
+    num_classes: int = 10
+    dropout: Any = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Maps [batch, time, features], or images read as `height` steps, to logits [batch, num_classes]."""
+        x = x.reshape(*x.shape[:2], -1)
+        for size in self.features:
+            x = Recurrent(self.cell, size, self.dtype)(x)
+            x = layers.Dropout(self.dropout)(x, train=train)
+        return nn.Dense(self.num_classes, dtype=self.dtype)(x[:, -1])
+
+
+def _orthogonal_gates(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    size, gates = shape[0], shape[1] // shape[0]
+    init = nn.initializers.orthogonal()
+    return jnp.concatenate([init(k, (size, size), dtype) for k in jax.random.split(key, gates)], axis=1)
+
+
+def _forget_one(key: jax.Array, shape: tuple[int], dtype: Any = jnp.float32) -> jax.Array:
+    del key
+    size = shape[0] // 4
+    return jnp.zeros(shape, dtype).at[size : 2 * size].set(1)

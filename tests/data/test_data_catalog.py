@@ -1,0 +1,160 @@
+"""The real `cifar10` builder of TFDS, on a small archive in the true layout."""
+
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import cifar_archive
+import numpy as np
+import pytest
+
+from jopt import config as base
+from jopt import data
+from jopt.data import prepare
+
+# A Python that has TensorFlow may stand elsewhere, so that this environment stays without.
+TENSORFLOW_PYTHON = os.environ.get("JOPT_TENSORFLOW_PYTHON", sys.executable)
+HAS_TENSORFLOW = sys.executable != TENSORFLOW_PYTHON or importlib.util.find_spec("tensorflow") is not None
+without_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None, reason="states what happens where TensorFlow is missing"
+)
+
+
+def check(dataset):
+    """What the archive holds, each image with its label, 10 of the 100 training examples held out."""
+    train = {**_by_image(dataset.train), **_by_image(dataset.validation)}
+    assert train == cifar_archive.expected("train")
+    assert _by_image(dataset.test) == cifar_archive.expected("test")
+    assert [len(s.labels) for s in (dataset.train, dataset.validation, dataset.test)] == [90, 10, 20]
+    assert np.bincount(dataset.validation.labels).tolist() == [1] * 10  # stratified
+    assert dataset.num_classes == 10 and dataset.mean.shape == (3,)
+
+
+def _by_image(split):
+    assert split.inputs.shape[1:] == (32, 32, 3)
+    return {x.tobytes(): int(y) for x, y in zip(split.inputs, split.labels, strict=True)}
+
+
+def encode_png(encoder, image):
+    """What `tf.image.encode_png` does in TFDS's image encoder: PNG is lossless, so any encoder will do."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def prepare_cifar(monkeypatch):
+    """Prepares cifar10 from the extracted archive, with TFDS's builder, writer and serializer, without TensorFlow.
+
+    Three things stand in for what this environment lacks: `open` for `tf.io.gfile.GFile`, Pillow for
+    `tf.image.encode_png`, and no checksum file for the one that TFDS looks up through `importlib_resources`.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.features import image_feature
+    from tensorflow_datasets.image_classification import cifar
+
+    def run(root, file_format="array_record"):
+        cifar_archive.plant(root, extracted=True)
+        gfile = types.SimpleNamespace(GFile=open)
+        monkeypatch.setattr(cifar, "tf", types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile)))
+        monkeypatch.setattr(image_feature._ImageEncoder, "_encode_image", encode_png)
+        monkeypatch.setattr(cifar.Cifar10, "url_infos", {})
+        builder = tfds.builder("cifar10", data_dir=str(root), try_gcs=False)
+        options = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(file_format=file_format, download_config=options)
+        monkeypatch.undo()
+
+    return run
+
+
+def test_cifar10_is_read_as_its_builder_wrote_it(tmp_path, prepare_cifar):
+    prepare_cifar(tmp_path)
+    config = data.Config(name="cifar10", data_dir=str(tmp_path))
+    check(data.load(config))
+    assert "tensorflow" not in sys.modules
+    (tmp_path / "cifar10").rename(tmp_path / "elsewhere")
+    check(data.load(config))  # from the decoded arrays
+
+
+def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cifar):
+    prepare_cifar(tmp_path)
+    config = data.Config(name="cifar10", data_dir=str(tmp_path), validation_fraction=0.3, layout="sequence")
+    dataset = data.load(config)
+    assert dataset.train.inputs.shape == (70, 32, 96) and dataset.validation.inputs.shape == (30, 32, 96)
+    config.validation_fraction = 0.001
+    with pytest.raises(base.ConfigError, match="data.validation_fraction must be a part of 100 examples"):
+        data.load(config)
+
+
+@without_tensorflow
+def test_an_unprepared_set_names_the_extra_and_the_command(tmp_path):
+    with pytest.raises(data.DataError) as error:
+        data.load(data.Config(name="mnist", data_dir=str(tmp_path)))
+    message = str(error.value)
+    assert f"'mnist' is not prepared in {tmp_path}/mnist/" in message and "takes tensorflow" in message
+    assert "pip install 'jopt[catalog]'" in message
+    assert f"python -m jopt.data.prepare mnist --data_dir={tmp_path}\n" in message
+
+
+def test_tfrecord_data_are_refused_with_what_to_do(tmp_path, prepare_cifar):
+    prepare_cifar(tmp_path)
+    info = next((tmp_path / "cifar10").glob("*/dataset_info.json"))
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    for shard in info.parent.glob("*.array_record-*"):
+        shard.rename(shard.with_name(shard.name.replace("array_record", "tfrecord")))
+    with pytest.raises(data.DataError, match=r"as tfrecord, which only TensorFlow reads") as error:
+        data.load(data.Config(name="cifar10", data_dir=str(tmp_path)))
+    assert f"python -m jopt.data.prepare cifar10 --data_dir={tmp_path}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("imagenet2012", "a set of uint8 images .* of one size"),  # sizes vary
+        ("ag_news_subset", "a set of uint8 images"),  # text
+        ("cifar10:1.0.0", "a name that tensorflow_datasets can build"),  # no such version
+        ("emnist/nosuch", "a name that tensorflow_datasets can build"),  # no such config
+    ],
+)
+def test_sets_of_another_kind_are_refused(tmp_path, name, reason):
+    with pytest.raises(base.ConfigError, match=f"data.name must be {reason}"):
+        data.load(data.Config(name=name, data_dir=str(tmp_path)))
+
+
+def test_without_a_network_the_set_and_the_directory_are_named(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("Failed to resolve 'storage.googleapis.com'")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # as if TensorFlow were there
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
+    with pytest.raises(data.DataError, match="cannot be downloaded from here: Failed to resolve") as error:
+        data.load(data.Config(name="mnist", data_dir=str(tmp_path)))
+    assert f"{tmp_path}/mnist/" in str(error.value) and "jopt.data.prepare mnist" in str(error.value)
+
+
+def test_prepare_reports_on_the_command_line(tmp_path, capsys):
+    assert prepare.main(["mnits", f"--data_dir={tmp_path}"]) == 1
+    assert "did you mean 'mnist'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    not HAS_TENSORFLOW, reason="needs TensorFlow: pip install 'jopt[catalog]', or JOPT_TENSORFLOW_PYTHON"
+)
+def test_tensorflow_prepares_from_the_archive_and_we_read_without(tmp_path):
+    cifar_archive.plant(tmp_path, extracted=False)
+    command = [TENSORFLOW_PYTHON, "-m", "jopt.data.prepare", "cifar10", f"--data_dir={tmp_path}"]
+    here = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert "cifar10: 90 train, 10 validation, 20 test, 10 classes, inputs [32, 32, 3] uint8" in done.stdout
+    for cached in (tmp_path / "arrays" / "cifar10").iterdir():
+        cached.unlink()  # so that the records are decoded again, here
+    check(data.load(data.Config(name="cifar10", data_dir=str(tmp_path))))

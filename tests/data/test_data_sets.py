@@ -1,0 +1,177 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopt import config as base
+from jopt import data
+from jopt.data import partition
+from jopt.data.dataset import _statistics
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir):
+    return data.load(data.Config(data_dir=str(data_dir)))
+
+
+def test_digits_have_these_splits(digits):
+    counts = {s: np.bincount(getattr(digits, s).labels).tolist() for s in SPLITS}
+    assert counts == {
+        "train": [124, 127, 124, 128, 127, 127, 127, 125, 122, 126],
+        "validation": [18, 18, 18, 18, 18, 19, 18, 18, 17, 18],
+        "test": [36, 37, 35, 37, 36, 36, 36, 36, 35, 36],
+    }
+    assert [sum(c) for c in counts.values()] == [1257, 180, 360]
+
+
+def test_digits_are_scikit_learns_pixel_for_pixel(digits):
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    row_of = {image.astype(np.uint8).tobytes(): row for row, image in enumerate(bunch.images)}
+    assert len(row_of) == 1797  # no two are alike, so a row is identified by its pixels
+    rows = []
+    for split in SPLITS:
+        inputs, labels = getattr(digits, split)
+        assert inputs.dtype == np.uint8 and inputs.shape[1:] == (8, 8, 1) and labels.dtype == np.int32
+        here = [row_of[image.tobytes()] for image in inputs]
+        np.testing.assert_array_equal(labels, bunch.target[here])
+        assert here == sorted(here)
+        rows += here
+    assert sorted(rows) == list(range(1797))  # the splits cover the set, and none shares an image with another
+
+
+def test_digits_never_change(digits, digits_fingerprint):
+    assert digits.fingerprint == digits_fingerprint
+
+
+def test_statistics_are_of_the_training_part_alone(digits):
+    pixels = np.asarray(digits.train.inputs, np.float64)
+    np.testing.assert_allclose(digits.mean, [pixels.mean()], rtol=1e-7)
+    np.testing.assert_allclose(digits.std, [pixels.std()], rtol=1e-7)
+    assert digits.mean.dtype == digits.std.dtype == np.float32
+    everything = np.concatenate([np.asarray(getattr(digits, s).inputs, np.float64) for s in SPLITS])
+    assert abs(everything.mean() - digits.mean[0]) > 1e-4
+
+
+def test_a_constant_channel_has_standard_deviation_1():
+    inputs = np.stack([np.full((4, 2, 2), 7), np.arange(16).reshape(4, 2, 2)], axis=-1).astype(np.uint8)
+    mean, std = _statistics(inputs, 2)
+    np.testing.assert_allclose(mean, [7, 7.5])
+    np.testing.assert_allclose(std, [1, np.sqrt((16**2 - 1) / 12)], rtol=1e-6)
+
+
+def test_normalized_training_pixels_have_mean_0_and_deviation_1(digits):
+    arrays = data.device_arrays(digits)
+    x = jax.jit(data.normalize)(arrays.inputs, arrays.mean, arrays.std)
+    assert x.dtype == jnp.float32 and x.shape == (1257, 8, 8, 1)
+    assert abs(float(x.mean())) < 1e-5 and abs(float(x.std()) - 1) < 1e-5
+
+
+def test_without_normalization_inputs_land_in_0_to_1(data_dir):
+    dataset = data.load(data.Config(data_dir=str(data_dir), normalize=False))
+    x = data.normalize(*data.device_arrays(dataset)[:1], *data.device_arrays(dataset)[2:])
+    assert (float(x.min()), float(x.max())) == (0.0, 1.0)
+
+
+def test_sequences_are_rows_as_time_steps(data_dir, digits):
+    rows = data.load(data.Config(data_dir=str(data_dir), layout="sequence"))
+    assert rows.train.inputs.shape == (1257, 8, 8) and rows.mean.shape == (8,)
+    np.testing.assert_array_equal(rows.train.inputs, digits.train.inputs[..., 0])
+    a, b = data.device_arrays(rows, "test"), data.device_arrays(digits, "test")
+    np.testing.assert_array_equal(
+        data.normalize(a.inputs, a.mean, a.std), data.normalize(b.inputs, b.mean, b.std)[..., 0]
+    )
+
+
+def test_colour_sequences_keep_each_channels_statistics():
+    config = data.Config(name="synthetic", synthetic=data.Synthetic(shape=(4, 5, 3)))
+    images = data.load(config)
+    config.layout = "sequence"
+    rows = data.load(config)
+    assert rows.train.inputs.shape == (512, 4, 15)
+    np.testing.assert_array_equal(rows.mean.reshape(5, 3), np.broadcast_to(images.mean, (5, 3)))
+    assert images.mean.shape == (3,)
+
+
+def test_small_studies_are_stratified_and_nested(data_dir, digits):
+    def take(n):
+        return data.load(data.Config(data_dir=str(data_dir), train_examples=n))
+
+    small, large = take(100), take(400)
+    assert np.bincount(small.train.labels).tolist() == [10] * 10
+    images = {image.tobytes() for image in large.train.inputs}
+    assert len(images) == 400
+    assert all(image.tobytes() in images for image in small.train.inputs)
+    np.testing.assert_array_equal(small.test.inputs, digits.test.inputs)
+    assert len({d.fingerprint for d in (small, large, digits)}) == 3
+    with pytest.raises(base.ConfigError, match=r"data.train_examples must be None or at most 1257"):
+        take(1258)
+
+
+def test_xor_is_the_four_points():
+    dataset = data.load(data.Config(name="xor"))
+    for split in SPLITS:
+        inputs, labels = getattr(dataset, split)
+        assert {tuple(x): int(y) for x, y in zip(inputs.tolist(), labels, strict=True)} == {
+            (0, 0): 0,
+            (0, 1): 1,
+            (1, 0): 1,
+            (1, 1): 0,
+        }
+    arrays = data.device_arrays(dataset)
+    assert data.normalize(arrays.inputs, arrays.mean, arrays.std).tolist() == [[-1, -1], [-1, 1], [1, -1], [1, 1]]
+    assert data.load(data.Config(name="xor", layout="sequence")).train.inputs.shape == (4, 2, 1)
+
+
+def test_synthetic_never_changes_and_follows_its_config():
+    dataset = data.load(data.Config(name="synthetic"))
+    assert dataset.fingerprint == "0c8aa9592dd08bb8f02ed4572586b00cf7d0490d41df540bfa3486b11c37a3d4"
+    small = data.Synthetic(shape=(3, 5, 2), num_classes=4, train=12, validation=8, test=4, seed=1)
+    dataset = data.load(data.Config(name="synthetic", synthetic=small))
+    assert [getattr(dataset, s).inputs.shape for s in SPLITS] == [(n, 3, 5, 2) for n in (12, 8, 4)]
+    assert np.bincount(dataset.train.labels).tolist() == [3] * 4
+
+
+def test_synthetic_can_be_learned():
+    # The nearest training template classifies the test part: chance is 0.1.
+    dataset = data.load(data.Config(name="synthetic"))
+    x, y = (np.asarray(a, np.float64) for a in dataset.train)
+    means = np.stack([x[y == k].mean(0) for k in range(10)])
+    distances = ((dataset.test.inputs[:, None] - means) ** 2).sum((2, 3, 4))
+    assert (distances.argmin(1) == dataset.test.labels).mean() > 0.95
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_device_arrays_are_a_pytree_on_the_device(digits, split):
+    device = jax.devices()[1]
+    arrays = data.device_arrays(digits, split, device)
+    assert [x.devices() for x in jax.tree.leaves(arrays)] == [{device}] * 4
+    assert arrays.inputs.dtype == jnp.uint8 and arrays.labels.dtype == jnp.int32
+    np.testing.assert_array_equal(arrays.inputs, getattr(digits, split).inputs)
+
+
+def test_an_unknown_split_is_refused(digits):
+    with pytest.raises(ValueError, match="split must be 'train', 'validation' or 'test', got 'dev'"):
+        data.device_arrays(digits, "dev")
+
+
+def test_every_prefix_is_stratified_to_within_one_example():
+    rng = np.random.RandomState(0)
+    labels = rng.choice(4, 200, p=[0.5, 0.3, 0.15, 0.05])
+    order = partition.stratified_order(rng.randint(0, 256, (200, 3)).astype(np.uint8), labels)
+    totals = np.bincount(labels)
+    for k in range(201):
+        taken = np.bincount(labels[order[:k]], minlength=4)
+        assert np.abs(taken - totals * k / 200).max() <= 1
+
+
+def test_the_selection_follows_from_content_not_from_the_order_of_reading():
+    rng = np.random.RandomState(0)
+    inputs, labels = rng.randint(0, 256, (50, 6)).astype(np.uint8), rng.choice(3, 50)
+    shuffle = rng.permutation(50)
+    a = inputs[partition.stratified_order(inputs, labels)[:20]]
+    b = inputs[shuffle][partition.stratified_order(inputs[shuffle], labels[shuffle])[:20]]
+    np.testing.assert_array_equal(a, b)

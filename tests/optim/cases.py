@@ -1,0 +1,36 @@
+"""Every optimizer and variant, and what the tests share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jopt import optim
+
+ALL = [(name, "optax") for name in optim.NAMES] + [(name, "paper") for name in optim.PAPER_NAMES]
+# 'matrix' has fewer rows than columns, 'tall' more: Muon treats them apart. 'kernel' has neither rank 1 nor 2.
+SHAPES = {"bias": (5,), "kernel": (2, 3, 4), "matrix": (3, 5), "tall": (6, 2)}
+
+
+def random(seed, steps=25):
+    """Float64 parameters, and gradients whose scale changes from step to step, stacked along a first axis."""
+    rng = np.random.default_rng(seed)
+    params = {k: rng.normal(size=s) for k, s in SHAPES.items()}
+    scale = np.exp(rng.normal(size=steps))
+    grads = {k: np.einsum("t,t...->t...", scale, rng.normal(size=(steps, *s))) for k, s in SHAPES.items()}
+    return params, grads
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def train(optimizer, params, grads):
+    """The parameters and the state after one update for each of the stacked gradients."""
+
+    def body(carry, g):
+        params, state = carry
+        updates, state = optimizer.update(g, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(body, (params, optimizer.init(params)), grads)[0]
