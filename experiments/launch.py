@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 
 from jopt.config import ConfigError
 from jopt.data import DataError
 from jopt.rules import RuleError
+from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
 from jopt.train.signals import StopRequested
@@ -43,23 +44,21 @@ def launch(main: Callable[[list[str]], int | None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def experiment(holder: flags.FlagHolder) -> Experiment:
+def experiment(flag: flags.FlagHolder) -> Experiment:
     """The Experiment that a `--config` flag gives.
 
     Raises:
-      ConfigError: if the file is not there, does not run, or gives something else.
+      ConfigError: if the file is not there, or gives something else.
     """
+    value, accepted = flag.value, "a file whose get_config() returns a jopt.train.Experiment"
+    if isinstance(value, Experiment):
+        return value
     try:
-        value = holder.value
-        # A file that could not be loaded becomes a stand-in, whose every attribute raises why.
-        kind = type(value) if isinstance(value, Experiment) else type(value.__class__)
+        # ml_collections stands in for a file that it could not load with what raises at any attribute.
+        getattr(value, "seed", None)
     except OSError as error:
-        why = str(error).partition("earlier failure to load: ")[2] or str(error)
-        raise ConfigError("--config", why, "a file whose get_config() returns a jopt.train.Experiment") from error
-    if not isinstance(value, Experiment):
-        accepted = "a file whose get_config() returns a jopt.train.Experiment"
-        raise ConfigError("--config", kind, accepted)
-    return value
+        raise ConfigError("--config", str(error.__cause__ or error), accepted) from error
+    raise ConfigError("--config", f"get_config() -> {type(value).__name__}", accepted)
 
 
 def _parse(args: list[str]) -> Any:

@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --co
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.launch import launch
+from experiments.launch import experiment, launch
 from jopt import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
     train.enable_cache(_CACHE.value)
-    train.run(_CONFIG.value, _WORKDIR.value, quiet=_QUIET.value)
+    train.run(experiment(_CONFIG), _WORKDIR.value, quiet=_QUIET.value)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,11 @@
 
 import jax
 
+from jopt.train.compilation import enable_cache
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Many tests compile the same small programs: in several workers, and again on the next day.
+enable_cache()

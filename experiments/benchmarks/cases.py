@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from jopt import data, models, optim
-from jopt.train import Experiment, Program, TrainState, prepare
-from jopt.train.prepare import Prepared
+from jopt.train import Experiment, Prepared, Program, TrainState, prepare
 
 PYTHON_LOOP = "jitted step called from Python"
 PLAIN_CONV = "the same with nn.Conv, nn.max_pool"
 PYTORCH = "PyTorch eager"
 PYTORCH_FUSED = "PyTorch eager, fused Adam"
+PYTORCH_ONE_THREAD = "PyTorch eager, 1 thread"
 
 
 @dataclasses.dataclass(frozen=True)

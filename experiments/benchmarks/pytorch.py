@@ -29,7 +29,6 @@ def eager(work: Work, *, threads: int = 2, fused: bool = False) -> Contender:
         raise MissingTorchError(
             "the PyTorch contender needs torch: pip install 'jopt[bench]', or leave it out with --notorch"
         ) from error
-    torch.set_num_threads(threads)
     dataset, config = work.prepared.dataset, work.prepared.config
     inputs = (np.asarray(dataset.train.inputs, np.float32) - dataset.mean) / dataset.std
     inputs = torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs, -1, 1)))
@@ -45,6 +44,7 @@ def eager(work: Work, *, threads: int = 2, fused: bool = False) -> Contender:
 
     def run() -> int:
         nonlocal done, last
+        torch.set_num_threads(threads)
         losses = []
         for i in range(done, done + work.steps):
             row = rows[i % len(rows)]

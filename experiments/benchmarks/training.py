@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import contenders, pytorch
-from experiments.benchmarks.cases import PLAIN_CONV, PYTHON_LOOP, PYTORCH, PYTORCH_FUSED, Case, Work, work
+from experiments.benchmarks.cases import (
+    PLAIN_CONV,
+    PYTHON_LOOP,
+    PYTORCH,
+    PYTORCH_FUSED,
+    PYTORCH_ONE_THREAD,
+    Case,
+    Work,
+    work,
+)
 from experiments.benchmarks.contenders import Contender
 from experiments.benchmarks.timing import Ratio, Spread, alternate, ratio, spread
 from jopt import measure
@@ -53,7 +62,7 @@ class Matmul(NamedTuple):
     rows: list[MatmulRow]
 
 
-def fields_of(job: Work, torch: bool) -> dict[str, Contender]:
+def enter(job: Work, torch: bool) -> dict[str, Contender]:
     """The contenders of one case, by name; jopt's first."""
     out = {JOPT: contenders.scanned(job), PYTHON_LOOP: contenders.python_loop(job)}
     if job.case.model.name == "cnn":
@@ -61,6 +70,7 @@ def fields_of(job: Work, torch: bool) -> dict[str, Contender]:
     if torch:
         out[PYTORCH] = pytorch.eager(job)
         out[PYTORCH_FUSED] = pytorch.eager(job, fused=True)
+        out[PYTORCH_ONE_THREAD] = pytorch.eager(job, threads=1)
     return out
 
 
@@ -79,7 +89,7 @@ def train(cases: Sequence[Case], rounds: int, seconds: float, torch: bool = True
     rows = []
     for case in cases:
         job = work(case)
-        entered = fields_of(job, torch)
+        entered = enter(job, torch)
         times = alternate({name: c.run for name, c in entered.items()}, rounds, seconds)
         ours = times[JOPT]
         rows.append(

@@ -64,16 +64,16 @@ def load(config: Config) -> Dataset:
         splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
     if config.train_examples is not None:
         splits["train"] = _subset(splits["train"], config.train_examples)
-    parts = [_arrange(splits[name], config.layout) for name in ("train", "validation", "test")]
-    channels = splits["train"].inputs.shape[-1] if splits["train"].inputs.ndim > 2 else parts[0].inputs.shape[-1]
+    train, validation, test = (_arrange(splits[name], config.layout) for name in ("train", "validation", "test"))
+    width = train.inputs.shape[-1]  # channels, but for a sequence of image rows: columns times channels
+    channels = splits["train"].inputs.shape[-1] if splits["train"].inputs.ndim > 2 else width
     if config.normalize:
-        mean, std = _statistics(parts[0].inputs, channels)
+        mean, std = _statistics(train.inputs, channels)
     else:
         mean, std = np.zeros(channels, np.float32), np.full(channels, source.scale, np.float32)
-    repeats = parts[0].inputs.shape[-1] // channels
-    mean, std = np.tile(mean, repeats), np.tile(std, repeats)
-    fingerprint = digest([*(array for part in parts for array in part), mean, std])
-    return Dataset(config.name, *parts, mean, std, source.num_classes, fingerprint)
+    mean, std = np.tile(mean, width // channels), np.tile(std, width // channels)
+    fingerprint = digest([*train, *validation, *test, mean, std])
+    return Dataset(config.name, train, validation, test, mean, std, source.num_classes, fingerprint)
 
 
 def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) -> Arrays:
@@ -90,8 +90,11 @@ def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) ->
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split must be 'train', 'validation' or 'test', got {split!r}")
     part: Split = getattr(dataset, split)
-    host = Arrays(*(np.asarray(a) for a in (*part, dataset.mean, dataset.std)))  # type: ignore[arg-type]
-    return jax.device_put(host, device)
+    # A copy: on a CPU JAX may share the host's memory, and this one is a file that others could damage.
+    inputs, labels, mean, std = jax.device_put(
+        tuple(np.array(a) for a in (*part, dataset.mean, dataset.std)), device
+    )
+    return Arrays(inputs, labels, mean, std)
 
 
 def normalize(inputs: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:

@@ -62,12 +62,12 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         del dl_manager
         from sklearn.datasets import load_digits
 
-        bunch = load_digits()
-        images = bunch.images.astype(np.uint8)[..., None]
+        pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+        images = pixels.astype(np.uint8).reshape(-1, 8, 8, 1)
         sizes = [TEST, VALIDATION, len(images) - TEST - VALIDATION]
-        test, validation, train = carve(images, bunch.target, sizes)
+        test, validation, train = carve(images, labels, sizes)
         rows = {"train": train, "validation": validation, "test": test}
-        return {name: self._generate_examples(images, bunch.target, part) for name, part in rows.items()}
+        return {name: self._generate_examples(images, labels, part) for name, part in rows.items()}
 
     def _generate_examples(self, images, labels, rows):
         for row in rows:

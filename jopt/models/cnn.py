@@ -14,8 +14,8 @@ from jopt.models.conv import Conv
 class ConvNet(nn.Module):
     """Stages of convolution, activation and 2x2 max pooling, then fully connected layers.
 
-    Parameters are `Conv_i/kernel`, [kernel, kernel, channels in, channels out], and `Dense_i/kernel`, [in, out]. The
-    networks of the literature are cases of it:
+    Parameters are `Conv_i/kernel`, [kernel, kernel, channels in, channels out], and `Dense_i/kernel`, [in, out].
+    The networks of the literature are cases of it:
 
     | name | channels | kernel | hidden | parameters |
     |---|---|---|---|---|

@@ -115,7 +115,8 @@ def validate(config: Config, path: str = "model") -> None:
       >>> validate(Config(name="lenet5", features=(20, 50)))
       Traceback (most recent call last):
       ...
-      jopt.config.ConfigError: model.features must be 3 sizes for 'lenet5', or () for its own (20, 50, 500), got (20, 50)
+      jopt.config.ConfigError: model.features must be 3 sizes for 'lenet5', or () for its own (20, 50, 500),
+      got (20, 50)
     """
 
     def field(name: str) -> str:

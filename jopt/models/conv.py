@@ -25,10 +25,10 @@ def conv_general_dilated(
     """`jax.lax.conv_general_dilated`, lowered for the platform that the program will run on.
 
     On CPU the input is padded, its `prod(window)` shifted (strided) slices are joined along the channels, and one
-    product with the kernel, flattened to [prod(window) * channels in, channels out], gives the output (im2col). XLA's
-    CPU convolution is several times slower inside `lax.scan` and under `vmap`; `docs/models.md` has the figures.
-    Elsewhere, and for transposed or grouped convolutions or a layout other than channels last, it is the native one.
-    The choice is `lax.platform_dependent`'s, made at lowering: no backend starts while tracing.
+    product with the kernel, flattened to [prod(window) * channels in, channels out], gives the output (im2col).
+    XLA's CPU convolution is several times slower inside `lax.scan` and under `vmap`; `docs/models.md` has the
+    figures. Elsewhere, and for transposed or grouped convolutions or a layout other than channels last, it is the
+    native one. The choice is `lax.platform_dependent`'s, made at lowering: no backend starts while tracing.
 
     Args:
       lhs: input, [batch, *spatial, channels in], with one or more spatial axes.

@@ -43,7 +43,7 @@ def from_linen(module: nn.Module) -> Model:
     """A Flax Linen module as a `Model`.
 
     Args:
-      module: a module whose `__call__` takes one batch, and a keyword `train` if it behaves differently in training.
+      module: a module whose `__call__` takes one batch, and a keyword `train` if it behaves differently then.
 
     Returns:
       A `Model`: `params` is the collection of that name, `model_state` a dictionary of all the others
@@ -58,20 +58,21 @@ def from_linen(module: nn.Module) -> Model:
     takes_train = "train" in inspect.signature(type(module).__call__).parameters
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
-        variables = dict(module.init(key, x, **({"train": False} if takes_train else {})))
+        start = functools.partial(module.init, train=False) if takes_train else module.init
+        variables = dict(start(key, x))
         params = variables.pop("params", {})
         return params, variables
 
     def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
-        out = module.apply(
-            {"params": params, **model_state},
-            x,
-            rngs=None if key is None else {"dropout": key},
-            mutable=list(model_state) if train and model_state else False,
-            **({"train": train} if takes_train else {}),
+        forward = functools.partial(
+            module.apply, {"params": params, **model_state}, x, rngs=None if key is None else {"dropout": key}
         )
-        logits, new_state = out if train and model_state else (out, model_state)
-        return logits.astype(jnp.float32), dict(new_state)
+        if takes_train:
+            forward = functools.partial(forward, train=train)
+        if train and model_state:
+            logits, updated = forward(mutable=list(model_state))
+            return jnp.astype(logits, jnp.float32), {**model_state, **updated}
+        return jnp.astype(forward(), jnp.float32), model_state
 
     return Model(init, apply)
 
@@ -96,11 +97,11 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     """
 
     @functools.cache
-    def skeleton() -> tuple[Any, list, list, list]:
+    def skeleton() -> tuple[Any, list[list[tuple]]]:
         """The module's static part, and the paths of its parameters, random streams and other variables."""
         abstract = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
         graph, *states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
-        return graph, *([path for path, _ in nnx.to_flat_state(state)] for state in states)
+        return graph, [[path for path, _ in nnx.to_flat_state(state)] for state in states]
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
         del x
@@ -108,7 +109,7 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         return _to_dict(params), _to_dict(rest)
 
     def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
-        graph, param_paths, rng_paths, rest_paths = skeleton()
+        graph, (param_paths, rng_paths, rest_paths) = skeleton()
         key = jax.random.key(0) if key is None else key
         flat = {path: _look_up(params, path) for path in param_paths}
         flat |= {path: _look_up(model_state, path) for path in rest_paths}

@@ -49,8 +49,8 @@ class MLP(nn.Module):
 class TiedMLP(nn.Module):
     """A multilayer perceptron whose hidden-to-hidden layers are one: they share the single leaf `shared/kernel`.
 
-    `h_1 = act(x W_0 + b_0)`, `h_(i+1) = act(h_i W + b)` for `i = 1 .. depth - 1` with one `W` and `b`, then a linear
-    layer. The gradient of `W` is the sum over its uses.
+    `h_1 = act(x W_0 + b_0)`, `h_(i+1) = act(h_i W + b)` for `i = 1 .. depth - 1` with one `W` and `b`, then a
+    linear layer. The gradient of `W` is the sum over its uses.
 
     Attributes:
       width: size of every hidden layer.
@@ -88,9 +88,9 @@ class TiedMLP(nn.Module):
 class XOR(nn.Module):
     """The 2-3-1 network of the XOR problem: 13 parameters, sigmoid hidden units, one output `z`.
 
-    It gives the logits `[0, z]`: their softmax is `[1 - sigmoid(z), sigmoid(z)]`, so cross entropy on integer labels
-    is the binary cross entropy of `z`, with no parameter added. Weights start as unit normals: small ones leave the
-    sigmoids linear, on the plateau where XOR networks get stuck.
+    It gives the logits `[0, z]`: their softmax is `[1 - sigmoid(z), sigmoid(z)]`, so cross entropy on integer
+    labels is the binary cross entropy of `z`, with no parameter added. Weights start as unit normals: small ones
+    leave the sigmoids linear, on the plateau where XOR networks get stuck.
 
     Attributes:
       hidden: number of hidden units.

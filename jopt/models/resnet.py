@@ -46,9 +46,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """ResNet (He et al. 2016a) of basic blocks; (2, 2, 2, 2) of them is ResNet-18.
 
-    Stages have `width`, 2, 4 and 8 times `width` channels, all but the first begin with stride 2; then the mean over
-    the pixels and a fully connected layer. Images under 64 pixels a side get a 3x3 stem (11,173,962 parameters with
-    10 classes and 3 channels), larger ones the 7x7 stem of stride 2 and a 3x3 max pooling.
+    Stages have `width`, 2, 4 and 8 times `width` channels, all but the first begin with stride 2; then the mean
+    over the pixels and a fully connected layer. Images under 64 pixels a side get a 3x3 stem (11,173,962 parameters
+    with 10 classes and 3 channels), larger ones the 7x7 stem of stride 2 and a 3x3 max pooling.
 
     Attributes:
       width: channels of the first stage.
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
             x = nn.relu(norm()(conv(self.width, (3, 3), padding=1)(x)))
         else:
             x = nn.relu(norm()(conv(self.width, (7, 7), strides=2, padding=3)(x)))
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = nn.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))  # x >= 0, so 0 pads it
         for stage, count in enumerate(self.blocks):
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1

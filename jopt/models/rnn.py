@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from jopt.models import layers
@@ -24,9 +25,9 @@ class Recurrent(nn.Module):
     - `lstm` (Hochreiter and Schmidhuber 1997, with Gers et al.'s forget gate), gates i, f, g, o:
       `i, f, o = sigmoid(a + u)`, `g = tanh(a + u)`, `c_t = f c_(t-1) + i g`, `h_t = o tanh(c_t)`.
 
-    Parameters: `kernel` [features in, gates * size] (LeCun normal), `recurrent_kernel` [size, gates * size] (orthogonal
-    for each gate, Saxe et al. 2014), `bias` [gates * size] (0, and 1 for the LSTM's forget gate, Jozefowicz et al.
-    2015), for `gru` `recurrent_bias` [size], the `c` above.
+    Parameters: `kernel` [features in, gates * size] (LeCun normal), `recurrent_kernel` [size, gates * size]
+    (orthogonal for each gate, Saxe et al. 2014), `bias` [gates * size] (0, and 1 for the LSTM's forget gate,
+    Jozefowicz et al. 2015), for `gru` `recurrent_bias` [size], the `c` above.
 
     Attributes:
       cell: 'rnn', 'gru' or 'lstm'.
@@ -51,9 +52,7 @@ class Recurrent(nn.Module):
         recurrent = self.param("recurrent_kernel", _orthogonal_gates, (size, gates * size))
         bias = self.param("bias", _forget_one if self.cell == "lstm" else nn.initializers.zeros, (gates * size,))
         extra = self.param("recurrent_bias", nn.initializers.zeros, (size,)) if self.cell == "gru" else None
-        x, kernel, recurrent, bias, extra = nn.dtypes.promote_dtype(
-            x, kernel, recurrent, bias, extra, dtype=self.dtype
-        )
+        x, kernel, recurrent, bias, extra = promote_dtype(x, kernel, recurrent, bias, extra, dtype=self.dtype)
         inputs = x.swapaxes(0, 1) @ kernel + lax.expand_dims(bias, (0, 1))
 
         def elman(h: jax.Array, a: jax.Array):

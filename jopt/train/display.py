@@ -12,7 +12,7 @@ from jopt import measure, optim, report
 from jopt.config import leaves, to_dict
 from jopt.train import metrics
 from jopt.train.config import stage_optimizer
-from jopt.train.prepare import Prepared
+from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
 
 

@@ -34,7 +34,7 @@ class NonFiniteError(RuntimeError):
     """A loss was not finite."""
 
 
-def loop(
+def run_segments(
     program_of: Callable[[int, int], Program],
     segments: Iterable[Segment],
     key: jax.Array,

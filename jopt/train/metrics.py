@@ -36,9 +36,14 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def append(path: str | os.PathLike[str], rows: list[Row]) -> None:
-    """Appends rows in one write, each line whole, and hands them to the system before it returns."""
+    """Appends rows in one write, each line whole, and has them on disk before it returns.
+
+    Raises:
+      ValueError: for a number that is not finite, which JSON lacks; nothing is written then.
+    """
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     with Path(path).open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+        file.write(lines)
         file.flush()
         os.fsync(file.fileno())
 

@@ -13,7 +13,7 @@ PER_FILE = 20
 
 
 def examples(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels [n] and images [n, 3, 32, 32] (channels first, as in the file) of batch file `index`; 5 is the test file."""
+    """Labels [n] and images [n, 3, 32, 32], channels first as in the file, of batch file `index` (5: test)."""
     rng = np.random.RandomState(index)
     labels = (np.arange(PER_FILE) % 10).astype(np.uint8)
     return labels, rng.randint(0, 256, (PER_FILE, 3, 32, 32)).astype(np.uint8)

@@ -1,5 +1,6 @@
 """The real `cifar10` builder of TFDS, on a small archive in the true layout."""
 
+import importlib.resources.abc
 import importlib.util
 import io
 import os
@@ -53,7 +54,7 @@ def prepare_cifar(monkeypatch):
     """Prepares cifar10 from the extracted archive, with TFDS's builder, writer and serializer, without TensorFlow.
 
     Three things stand in for what this environment lacks: `open` for `tf.io.gfile.GFile`, Pillow for
-    `tf.image.encode_png`, and no checksum file for the one that TFDS looks up through `importlib_resources`.
+    `tf.image.encode_png`, and the standard library's importlib.resources for its backport.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.features import image_feature
@@ -64,7 +65,7 @@ def prepare_cifar(monkeypatch):
         gfile = types.SimpleNamespace(GFile=open)
         monkeypatch.setattr(cifar, "tf", types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile)))
         monkeypatch.setattr(image_feature._ImageEncoder, "_encode_image", encode_png)
-        monkeypatch.setattr(cifar.Cifar10, "url_infos", {})
+        monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
         builder = tfds.builder("cifar10", data_dir=str(root), try_gcs=False)
         options = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(file_format=file_format, download_config=options)
@@ -88,7 +89,7 @@ def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cif
     dataset = data.load(config)
     assert dataset.train.inputs.shape == (70, 32, 96) and dataset.validation.inputs.shape == (30, 32, 96)
     config.validation_fraction = 0.001
-    with pytest.raises(base.ConfigError, match="data.validation_fraction must be a part of 100 examples"):
+    with pytest.raises(base.ConfigError, match=r"data.validation_fraction must be a part of 100 examples"):
         data.load(config)
 
 

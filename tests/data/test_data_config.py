@@ -1,4 +1,3 @@
-import os
 import re
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def test_a_data_dir_under_a_file_is_refused_before_anything_is_read(tmp_path):
         base.ConfigError, match=f"experiment.data.data_dir must be a directory .*{re.escape(str(file))}"
     ):
         data.validate(config, "experiment.data")
-    with pytest.raises(base.ConfigError, match="data.data_dir must be a directory"):
+    with pytest.raises(base.ConfigError, match=r"data.data_dir must be a directory"):
         data.load(config)
 
 
@@ -75,7 +74,7 @@ def test_where_data_live(monkeypatch):
     assert data.directory(data.Config()) == Path("/tfds")
     monkeypatch.setenv("JOPT_DATA_DIR", "/jopt")
     assert data.directory(data.Config()) == Path("/jopt")
-    assert data.directory(data.Config(data_dir="~/x")) == Path(os.path.expanduser("~/x"))
+    assert data.directory(data.Config(data_dir="~/x")) == Path.home() / "x"
 
 
 def test_nothing_in_a_data_config_is_swept():

@@ -1,5 +1,7 @@
 """Every optimizer and variant, and what the tests share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,18 +13,22 @@ ALL = [(name, "optax") for name in optim.NAMES] + [(name, "paper") for name in o
 # 'matrix' has fewer rows than columns, 'tall' more: Muon treats them apart. 'kernel' has neither rank 1 nor 2.
 SHAPES = {"bias": (5,), "kernel": (2, 3, 4), "matrix": (3, 5), "tall": (6, 2)}
 
+# Compiling is most of what these tests do; LLVM's optimizations double it and change nothing that they look at.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-def random(seed, steps=25):
+
+def random(seed, steps=25, shapes=("bias", "matrix")):
     """Float64 parameters, and gradients whose scale changes from step to step, stacked along a first axis."""
     rng = np.random.default_rng(seed)
-    params = {k: rng.normal(size=s) for k, s in SHAPES.items()}
+    shapes = {k: SHAPES[k] for k in shapes}
+    params = {k: rng.normal(size=s) for k, s in shapes.items()}
     scale = np.exp(rng.normal(size=steps))
-    grads = {k: np.einsum("t,t...->t...", scale, rng.normal(size=(steps, *s))) for k, s in SHAPES.items()}
+    grads = {k: np.einsum("t,t...->t...", scale, rng.normal(size=(steps, *s))) for k, s in shapes.items()}
     return params, grads
 
 
 def cast(tree, dtype):
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), tree)
 
 
 def train(optimizer, params, grads):

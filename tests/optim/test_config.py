@@ -1,7 +1,6 @@
 """Bad configs are refused at the edge, naming the field, the value and what would be accepted."""
 
 import math
-import re
 
 import pytest
 

@@ -8,7 +8,7 @@ import pytest
 
 from jopt import optim
 
-from .cases import ALL
+from .cases import ALL, jit
 
 EVERYTHING = {"weight_decay": 0.1, "l1": 0.1, "clip_by_global_norm": 1.0, "accumulate_steps": 2, "proximal_l1": 0.1}
 
@@ -45,7 +45,7 @@ def test_scans_and_keeps_parameters_finite_under_a_zero_gradient(name, variant):
         updates, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (end, _), _ = jax.jit(lambda p: jax.lax.scan(body, (p, optimizer.init(p)), length=3))(params)
+    (end, _), _ = jit(lambda p: jax.lax.scan(body, (p, optimizer.init(p)), length=3))(params)
     assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(end))
     if name not in ("adamw", "lion"):  # these decay
         jax.tree.map(np.testing.assert_array_equal, end, params)

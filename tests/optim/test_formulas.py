@@ -9,7 +9,7 @@ import pytest
 from jopt import optim
 
 from . import reference
-from .cases import ALL, cast, random, train
+from .cases import ALL, SHAPES, cast, jit, random, train
 
 NUMBERS = {
     "sgd": {},
@@ -39,14 +39,14 @@ def error(got, want, start):
 @pytest.mark.parametrize(("name", "variant"), ALL)
 @pytest.mark.parametrize("x64", [True, False])
 def test_equals_the_numpy_reference(name, variant, x64):
-    params, grads = random(1)
+    params, grads = random(1, shapes=tuple(SHAPES) if name == "muon" else ("bias", "matrix"))
     if not x64:  # so that rounding of the input is no part of the error
         params, grads = jax.tree.map(lambda x: x.astype(np.float32).astype(np.float64), (params, grads))
     config = optim.Config(name, variant, 0.05, **NUMBERS[name])
     want = reference.run(REFERENCES[name, variant](0.05, **NUMBERS[name]), params, grads)
     with jax.enable_x64(x64):
         dtype = jnp.float64 if x64 else jnp.float32
-        got, _ = jax.jit(lambda p, g: train(optim.build(config), p, g))(cast(params, dtype), cast(grads, dtype))
+        got, _ = jit(lambda p, g: train(optim.build(config), p, g))(cast(params, dtype), cast(grads, dtype))
     assert got["matrix"].dtype == dtype
     # 25 steps round at most a few hundred times: 1e-13 in float64 (2e-16 each) and 1e-5 in float32 (6e-8 each).
     # A wrong place of eps (1e-3 here) or a count off by one shows at 1e-4 and above. Muon's five Newton-Schulz
@@ -71,15 +71,16 @@ ALIASES = {
 def test_defaults_are_those_of_optax(name):
     params, grads = cast(random(2), jnp.float32)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        want, _ = jax.jit(lambda p, g: train(ALIASES[name](), p, g))(params, grads)
-    got, _ = jax.jit(lambda p, g: train(optim.build(optim.Config(name, learning_rate=0.05)), p, g))(params, grads)
+        want, _ = jit(lambda p, g: train(ALIASES[name](), p, g))(params, grads)
+    got, _ = jit(lambda p, g: train(optim.build(optim.Config(name, learning_rate=0.05)), p, g))(params, grads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), got, want)
 
 
 def test_paper_adam_is_adam_without_bias_correction():
     params, grads = cast(random(3), jnp.float32)
-    paper = train(optim.build(optim.Config("adam", "paper")), params, grads)
-    uncorrected = train(optim.build(optim.Config("adam", bias_correction=False)), params, grads)
+    paper = jit(lambda p, g: train(optim.build(optim.Config("adam", "paper")), p, g))(params, grads)
+    config = optim.Config("adam", bias_correction=False)
+    uncorrected = jit(lambda p, g: train(optim.build(config), p, g))(params, grads)
     jax.tree.map(np.testing.assert_array_equal, paper, uncorrected)
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from jopt import optim
 
-from .cases import ALL, cast, random, train
+from .cases import ALL, cast, jit, random, train
 
 
 def after(config, params, grads, **kwargs):
     optimizer = optim.build(config, **kwargs)
-    updates, _ = jax.jit(lambda g, p: optimizer.update(g, optimizer.init(p), p))(grads, params)
+    updates, _ = jit(lambda g, p: optimizer.update(g, optimizer.init(p), p))(grads, params)
     return optax.apply_updates(params, updates)
 
 
@@ -71,9 +71,15 @@ def test_soft_threshold_follows_the_schedule_and_the_rules():
 def test_accumulation_is_a_step_on_the_mean(name, variant):
     params, grads = cast(random(7, steps=6), jnp.float32)
     more = {"clip_by_global_norm": 0.5, "l1": 0.1, "warmup_steps": 1}
-    accumulated = train(optim.build(optim.Config(name, variant, accumulate_steps=3, **more)), params, grads)[0]
     mean = jax.tree.map(lambda g: g.reshape(2, 3, *g.shape[1:]).mean(1), grads)
-    want = train(optim.build(optim.Config(name, variant, **more)), params, mean)[0]
+
+    @jit
+    def both(params, grads, mean):
+        accumulating = optim.build(optim.Config(name, variant, accumulate_steps=3, **more))
+        plain = optim.build(optim.Config(name, variant, **more))
+        return train(accumulating, params, grads)[0], train(plain, params, mean)[0]
+
+    accumulated, want = both(params, grads, mean)
     # The running mean rounds otherwise than the mean: a few 6e-8 of gradients of order 1.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), accumulated, want)
 

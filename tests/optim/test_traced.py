@@ -11,7 +11,7 @@ import pytest
 from jopt import optim
 from jopt.hyper import join, split
 
-from .cases import ALL, cast, random, train
+from .cases import ALL, cast, jit, random, train
 
 FLOATS = {
     "learning_rate": (0.05, 0.01, 0.2),
@@ -51,15 +51,15 @@ def test_vmap_over_every_number_equals_a_loop(case, schedule):
     params, grads = cast(random(4, steps=12), jnp.float32)
     traces = []
 
-    @jax.jit
     def moved(hyper):
         traces.append(None)
         end, _ = train(optim.build(join(structures[0], hyper)), params, grads)
         return jax.tree.map(lambda a, b: a - b, end, params)
 
-    loop = [moved(hyper) for hyper in hypers]
+    single = jit(moved)
+    loop = [jax.device_get(single(hyper)) for hyper in hypers]
     assert len(traces) == 1
-    together = jax.jit(jax.vmap(moved))(jax.tree.map(lambda *x: np.stack(x), *hypers))
+    together = jax.device_get(jit(jax.vmap(moved))(jax.tree.map(lambda *x: np.stack(x), *hypers)))
     # vmap may order a sum or fuse differently, which rounds at 6e-8 a step; a number mixed up moves by 1e-2.
     for i, alone in enumerate(loop):
         for key in alone:
@@ -72,8 +72,8 @@ def test_a_traced_number_is_the_python_number():
     # A power of two is the same number in float32 and in Python.
     config = optim.Config("adam", learning_rate=0.125, b1=0.5, b2=0.75, eps=2**-10, weight_decay=0.25)
     structure, hyper = split(config)
-    traced = jax.jit(lambda h: train(optim.build(join(structure, h)), params, grads)[0])(hyper)
-    python = jax.jit(lambda: train(optim.build(config), params, grads)[0])()
+    traced = jit(lambda h: train(optim.build(join(structure, h)), params, grads)[0])(hyper)
+    python = jit(lambda: train(optim.build(config), params, grads)[0])()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), traced, python)
 
 

@@ -16,8 +16,8 @@ from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
 from jopt.train.config import Experiment
 from jopt.train.display import Display, forward
-from jopt.train.loop import Boundary, NonFiniteError, loop
-from jopt.train.prepare import Prepared, prepare
+from jopt.train.loop import Boundary, NonFiniteError, run_segments
+from jopt.train.prepared import Prepared, prepare
 from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.state import TrainState, digest
 from jopt.train.workdir import Workdir
@@ -95,7 +95,7 @@ class _Session:
             status = "failed"
             try:
                 with self.display.training(p, self.files, rows) as self.shown:
-                    state = loop(
+                    state = run_segments(
                         p.program_of,
                         [s for s in p.segments if s.start >= self.step],
                         p.key,

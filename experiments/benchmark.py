@@ -1,0 +1,79 @@
+"""Measures jopt against named alternatives, in turn, in one process; see docs/benchmarks.md.
+
+python -m experiments.benchmark --json=benchmark.json --markdown=benchmark.md
+python -m experiments.benchmark --only=train --repeats=20
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments.benchmarks import cases, machine, pytorch, startup, tables, training
+from experiments.launch import launch
+from jopt import report
+from jopt.files import write_json, write_text
+
+SUITES = ("train", "matmul", "startup")
+SCHEMA = 1
+
+_ONLY = flags.DEFINE_multi_enum(
+    "only", [], SUITES, "Run only this suite; may be given several times. Default: all."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 12, "Rounds of each comparison.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 0.3, "How long a contender works in each round.", lower_bound=0.0)
+_CASES = flags.DEFINE_string("cases", "", "Only the cases whose name contains this.")
+_RUNS = flags.DEFINE_integer(
+    "runs", 5, "Runs of experiments.train with a cold, and with a warm cache.", lower_bound=1
+)
+_TORCH = flags.DEFINE_bool("torch", True, "Whether PyTorch takes part.")
+_JSON = flags.DEFINE_string("json", None, "File to write the measurements to.")
+_MARKDOWN = flags.DEFINE_string("markdown", None, "File to write the tables to.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the suites, prints a table after each; returns 0, or 1 where PyTorch is wanted but not installed."""
+    chosen = [case for case in cases.CASES if _CASES.value in case.name]
+    if not chosen:
+        print(
+            f"--cases={_CASES.value}: no case is called so; there are {[c.name for c in cases.CASES]}",
+            file=sys.stderr,
+        )
+        return 2
+    suites = [suite for suite in SUITES if suite in (_ONLY.value or SUITES)]
+    here = machine.describe()
+    print(tables.machine_line(here))
+    settings = {"repeats": _REPEATS.value, "seconds": _SECONDS.value, "runs": _RUNS.value}
+    found: dict[str, Any] = {"schema": SCHEMA, "argv": sys.argv, "settings": settings, "machine": here}
+    shown = []
+    for suite in suites:
+        try:
+            measured, table = _run(suite, chosen)
+        except pytorch.MissingTorchError as error:
+            print(error, file=sys.stderr)
+            return 1
+        found[suite] = measured
+        shown.append(table)
+        report.show(table)
+    if _JSON.value:
+        write_json(Path(_JSON.value), machine.to_json(found))
+    if _MARKDOWN.value:
+        parts = [tables.machine_line(here), *map(report.to_markdown, shown)]
+        write_text(Path(_MARKDOWN.value), "\n\n".join(parts) + "\n")
+    return 0
+
+
+def _run(suite: str, chosen: list[cases.Case]) -> tuple[Any, report.Table]:
+    if suite == "train":
+        rows = training.train(chosen, _REPEATS.value, _SECONDS.value, _TORCH.value)
+        return rows, tables.train_table(rows)
+    if suite == "matmul":
+        rates = training.matmul(chosen, _REPEATS.value, _SECONDS.value)
+        return rates, tables.matmul_table(rates)
+    times = startup.startup(_REPEATS.value, _RUNS.value)
+    return times, tables.startup_table(times)
+
+
+if __name__ == "__main__":
+    launch(main)

@@ -1,0 +1,90 @@
+"""Where and when something was measured."""
+
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+
+
+class Machine(NamedTuple):
+    """The machine, its software and its state when a measurement began.
+
+    Attributes:
+      date: UTC, ISO 8601.
+      cpu: the processor's name.
+      cores: that this process may use.
+      memory_bytes: physical memory, or 0 if unknown.
+      device: JAX's platform and kind of device.
+      system: the operating system.
+      python: its version.
+      packages: version by name, None where it is not installed.
+      xla_flags: the environment's.
+      load: processes that ran or waited over the last minute. Well above 0 at the start: not a quiet machine.
+    """
+
+    date: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    device: str
+    system: str
+    python: str
+    packages: dict[str, str | None]
+    xla_flags: str
+    load: float
+
+
+def describe() -> Machine:
+    """The machine as it is now."""
+    device = jax.devices()[0]
+    return Machine(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        cpu=_cpu(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0,
+        device=f"{device.platform} ({device.device_kind})",
+        system=platform.platform(),
+        python=platform.python_version(),
+        packages={name: _version(name) for name in PACKAGES},
+        xla_flags=os.environ.get("XLA_FLAGS", ""),
+        load=os.getloadavg()[0],
+    )
+
+
+def to_json(value: Any) -> Any:
+    """NamedTuples as objects, at any depth: what `json` would make arrays of.
+
+    Example:
+      >>> class Point(NamedTuple):
+      ...     x: int
+      >>> to_json({"points": [Point(1)]})
+      {'points': [{'x': 1}]}
+    """
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()  # type: ignore[attr-defined]
+    if isinstance(value, dict):
+        return {k: to_json(v) for k, v in value.items()}
+    return [to_json(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

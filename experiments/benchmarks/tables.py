@@ -1,0 +1,70 @@
+"""The measurements as tables, for the terminal and for Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from experiments.benchmarks.machine import Machine
+from experiments.benchmarks.startup import Startup
+from experiments.benchmarks.timing import Ratio, Spread
+from experiments.benchmarks.training import JOPT, Matmul, TrainRow
+from jopt.report import Table
+
+
+def machine_line(machine: Machine) -> str:
+    """The machine in one sentence."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items() if version)
+    return (
+        f"{machine.date}: {machine.cores} cores {machine.cpu}, {machine.memory_bytes / 2**30:.0f} GiB, "
+        f"JAX on {machine.device}; Python {machine.python}, {packages}; load before the start {machine.load:.2f}"
+    )
+
+
+def train_table(rows: Sequence[TrainRow]) -> Table:
+    """Suite `train`: a line for each case and contender."""
+    title = "Training step: time, and how many times as long as jopt's (median [p10, p90])"
+    header = ("case", "contender", "µs a step", "ratio", "target", "met")
+    return Table(title, header, "llrrrl", [cells for row in rows for cells in _train_cells(row)])
+
+
+def _train_cells(row: TrainRow) -> Iterator[tuple[str, ...]]:
+    yield (row.case, JOPT, _scaled(row.seconds_per_step[JOPT], 1e6), "1", "", "")
+    for ratio in row.ratios:
+        yield ("", ratio.against, _scaled(row.seconds_per_step[ratio.against], 1e6), *_ratio_cells(ratio, "≥"))
+
+
+def matmul_table(measured: Matmul) -> Table:
+    """Suite `matmul`: a line for each case, under the rate of the large product."""
+    title = f"Share of the measured float32 matmul rate ({measured.size} x {measured.size}), median [p10, p90]"
+    rows = [(f"matmul {measured.size}", "", _scaled(measured.gflops_per_second, 1), "100 %")]
+    for row in measured.rows:
+        share = _scaled(row.share, 100, " %")
+        rows.append((row.case, f"{row.flops_per_step / 1e6:.1f}", _scaled(row.gflops_per_second, 1), share))
+    return Table(title, ("case", "MFLOP a step (counted)", "GFLOP/s (measured)", "share"), "lrrr", rows)
+
+
+def startup_table(measured: Startup) -> Table:
+    """Suite `startup`: imports, runs, memory."""
+    rows = [(f"{statement}, s", _scaled(s, 1), "", "") for statement, s in measured.import_seconds.items()]
+    rows.append(("ratio of the two", *_ratio_cells(measured.import_ratio, "≤")))
+    for what, unit, factor, values in (
+        ("launch to first epoch trained", "s", 1, measured.first_step_seconds),
+        ("whole run", "s", 1, measured.run_seconds),
+        ("peak memory", "MiB", 2**-20, measured.peak_bytes),
+    ):
+        rows += [(f"{what}, {cache} cache, {unit}", _scaled(v, factor), "", "") for cache, v in values.items()]
+    header = ("what", "median [p10, p90]", "target", "met")
+    return Table("Start: experiments.train on digits_mlp, fresh processes", header, "lrrl", rows)
+
+
+def _ratio_cells(ratio: Ratio, relation: str) -> tuple[str, str, str]:
+    target = "" if ratio.target is None else f"{relation} {ratio.target:g}"
+    met = "" if ratio.met is None else "yes" if ratio.met else "NO"
+    return f"{ratio.median:.2f} [{ratio.p10:.2f}, {ratio.p90:.2f}]", target, met
+
+
+def _scaled(spread: Spread, factor: float, unit: str = "") -> str:
+    median, p10, p90 = (_digits(factor * value) for value in spread)
+    return f"{median}{unit} [{p10}, {p90}]"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,257 @@
+"""A run in its directory: what it leaves, what it refuses, and that stopping changes nothing."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from jopt import optim
+from jopt.config import from_dict, to_dict
+from jopt.train import Experiment, NonFiniteError, Stage, metrics, run, session
+from jopt.train.checkpoint import Checkpoints
+from jopt.train.signals import StopRequested
+from jopt.train.workdir import Workdir, WorkdirError
+from jopt.transform import ParamTransform
+
+
+def rows_of(workdir):
+    return metrics.without_timing(metrics.read(Workdir(workdir).metrics))
+
+
+def manifest_of(workdir):
+    return json.loads((workdir / "manifest.json").read_text())
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, tiny):
+    config = tiny()
+    result = run(config, tmp_path / "a", quiet=True)
+    files = {p.name for p in (tmp_path / "a").iterdir()}
+    assert {
+        "config.json", "manifest.json", "metrics.jsonl", "result.json", "report.md", "learning_curves.png", "checkpoints",
+    } <= files  # fmt: skip
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    assert from_dict(Experiment, json.loads((tmp_path / "a" / "config.json").read_text())) == config
+    assert json.loads((tmp_path / "a" / "result.json").read_text()) == result
+    assert list(result) == [
+        "accuracy", "loss", "parameters", "nonzero_parameters", "sparsity", "bytes", "flops", "wall_seconds",
+        "compile_seconds", "digest",
+    ]  # fmt: skip
+    assert result["parameters"] == 36 * 16 + 16 + 16 * 4 + 4
+    assert result["bytes"] == 4 * result["parameters"]
+    assert result["flops"] == 2 * (36 * 16 + 16 * 4)
+    assert 0 < result["compile_seconds"] < result["wall_seconds"]
+    rows = metrics.read(tmp_path / "a" / "metrics.jsonl")
+    assert [(r["step"], r["split"]) for r in rows] == [
+        (step, split) for step in (6, 12, 18, 24) for split in ("train", "validation")
+    ] + [(24, "test")]
+    assert all(r["steps_per_second"] > 0 for r in rows if r["split"] == "train")
+    assert rows[-1]["accuracy"] == result["accuracy"]
+
+
+def test_the_manifest_tells_where_the_numbers_come_from(tmp_path, tiny):
+    result = run(tiny(seed=3), tmp_path / "a", quiet=True)
+    manifest = manifest_of(tmp_path / "a")
+    assert manifest["config"] == to_dict(tiny(seed=3))
+    assert manifest["seed"] == 3 and manifest["exit_status"] == "finished"
+    assert manifest["digest"] == result["digest"]
+    assert len(manifest["dataset_fingerprint"]) == 64
+    assert manifest["packages"]["jax"] and manifest["python"] and manifest["devices"]["platform"] == "cpu"
+    assert [e["event"] for e in manifest["events"]] == ["start", "stop"]
+
+
+def test_one_compilation_a_function_however_many_segments(tmp_path, tiny):
+    run(tiny(epochs=7), tmp_path / "a", quiet=True)
+    counts = manifest_of(tmp_path / "a")["events"][-1]["compilations"]
+    assert counts == {"init": 1, "segment": 1, "evaluate": 1, "test": 1}
+    run(tiny(stages=[Stage("a", steps=10), Stage("b", steps=6)]), tmp_path / "b", quiet=True)
+    counts = manifest_of(tmp_path / "b")["events"][-1]["compilations"]
+    # The first stage's last segment is shorter than its others: a program of its own.
+    assert counts == {"init": 2, "segment": 3, "evaluate": 2, "test": 1}
+
+
+def test_a_second_launch_of_the_same_config_gives_the_same_digest(tmp_path, tiny):
+    a, b = (run(tiny(), tmp_path / name, quiet=True) for name in "ab")
+    assert a["digest"] == b["digest"]
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    assert run(tiny(seed=1), tmp_path / "c", quiet=True)["digest"] != a["digest"]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, tiny, monkeypatch):
+    result = run(tiny(), tmp_path / "a", quiet=True)
+    before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    monkeypatch.setattr("jopt.train.session.prepare", None)
+    assert run(tiny(), tmp_path / "a", quiet=True) == result
+    assert before == {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+
+
+def test_another_config_is_refused_by_its_fields_and_nothing_changes(tmp_path, tiny):
+    run(tiny(), tmp_path / "a", quiet=True)
+    before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    other = tiny(seed=5, optimizer=optim.Config(learning_rate=0.5))
+    with pytest.raises(WorkdirError) as error:
+        run(other, tmp_path / "a", quiet=True)
+    assert "seed (0 there, 5 now)" in str(error.value)
+    assert "optimizer.learning_rate (0.01 there, 0.5 now)" in str(error.value)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path, tiny):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(WorkdirError, match=r"holds thesis\.tex but no config\.json"):
+        run(tiny(), tmp_path, quiet=True)
+    with pytest.raises(WorkdirError, match="is not a directory"):
+        run(tiny(), tmp_path / "thesis.tex", quiet=True)
+    with pytest.raises(WorkdirError, match="cannot be written"):
+        run(tiny(), tmp_path / "thesis.tex" / "run", quiet=True)
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path, tiny):
+    files = Workdir(tmp_path / "a")
+    files.create(tiny())
+    with files.locked(), pytest.raises(WorkdirError, match="in use by another process"):
+        run(tiny(), tmp_path / "a", quiet=True)
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_step_and_checkpoint(tmp_path, tiny):
+    config = tiny(
+        stages=[Stage("calm", epochs=2), Stage("wild", epochs=2, optimizer=optim.Config("sgd", learning_rate=1e30))]
+    )
+    with pytest.raises(NonFiniteError) as error:
+        run(config, tmp_path / "a", quiet=True)
+    assert "the training loss is not finite at step 1" in str(error.value)  # 13 or 14
+    assert str(tmp_path / "a" / "checkpoints" / "12") in str(error.value)
+    assert manifest_of(tmp_path / "a")["exit_status"] == "diverged"
+    assert not (tmp_path / "a" / "result.json").exists()
+    assert all(np.isfinite(row["loss"]) for row in metrics.read(tmp_path / "a" / "metrics.jsonl"))
+
+
+class Interruption(Exception):
+    """Stands for whatever ends a process between two segments."""
+
+
+def interrupted_at(monkeypatch, step):
+    """Makes the run fail when it has recorded `step`."""
+    original = session._Session._at_boundary
+
+    def at_boundary(self, boundary):
+        original(self, boundary)
+        if boundary.segment.stop == step:
+            raise Interruption
+
+    monkeypatch.setattr(session._Session, "_at_boundary", at_boundary)
+
+
+HARD = {
+    "plain": {},
+    "ema": {"ema_decay": 0.9, "label_smoothing": 0.1},
+    "accumulation": {"optimizer": optim.Config("momentum", learning_rate=0.05, accumulate_steps=4, clip_by_global_norm=1.0)},
+    "stages": {"stages": [Stage("a", epochs=2), Stage("b", epochs=2, optimizer=optim.Config("rmsprop", schedule="cosine"))]},
+    "parallel": {"data_parallel": True},
+}
+
+
+@pytest.mark.parametrize("step", [6, 12, 18, 24])
+@pytest.mark.parametrize("name", HARD)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypatch, name, step):
+    config = tiny(**HARD[name], checkpoint_every=1)
+    whole = run(config, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, step)
+        with pytest.raises(Interruption):
+            run(config, tmp_path / "cut", quiet=True)
+    resumed = run(config, tmp_path / "cut", quiet=True)
+    assert resumed["digest"] == whole["digest"]
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    events = [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
+    assert events == [("start", 0), ("stop", step), ("resume", step), ("stop", 24)]
+
+
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkeypatch, capsys):
+    config = tiny(checkpoint_every=1)
+    whole = run(config, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, 18)
+        with pytest.raises(Interruption):
+            run(config, tmp_path / "cut", quiet=True)
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "18" / "state")
+    resumed = run(config, tmp_path / "cut", quiet=True)
+    assert "warning: checkpoint 18" in capsys.readouterr().err
+    assert resumed["digest"] == whole["digest"]
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
+    config = tiny(checkpoint_every=50, epochs=400)
+    whole = run(config, tmp_path / "whole", quiet=True)
+    def when_it_runs():
+        while not (tmp_path / "cut" / "metrics.jsonl").exists() or not rows_of(tmp_path / "cut"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Thread(target=when_it_runs, daemon=True)
+    timer.start()
+    with pytest.raises(StopRequested, match=r"stopped at step \d+ as asked; .* from step \d+"):
+        run(config, tmp_path / "cut", quiet=True)
+    assert manifest_of(tmp_path / "cut")["exit_status"] == "stopped"
+    resumed = run(config, tmp_path / "cut", quiet=True)
+    assert resumed["digest"] == whole["digest"]
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny):
+    config = tiny()
+    files = Workdir(tmp_path / "a")
+    files.create(config)
+    with Checkpoints(files.checkpoints) as checkpoints:
+        checkpoints.save(12, {"w": np.zeros(3, np.float32)}, {"accuracy": 0.0})
+    with pytest.raises(RuntimeError, match="is of another model or optimizer: w is not in the model"):
+        run(config, tmp_path / "a", quiet=True)
+
+
+def test_events_and_rows_of_a_finished_run_agree(tmp_path, tiny):
+    from tensorboardX.proto.event_pb2 import Event
+
+    run(tiny(), tmp_path / "a", quiet=True)
+    seen = []
+    for path in sorted((tmp_path / "a").glob("events.out.tfevents.*")):
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            seen += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            content = content[16 + length :]
+    expected = [
+        (row["step"], f"{row['split']}/{name}", row[name])
+        for row in metrics.read(tmp_path / "a" / "metrics.jsonl")
+        for name in ("loss", "accuracy")
+    ]
+    got = {(step, tag): value for step, tag, value in seen}
+    assert all(np.float32(got[step, tag]) == np.float32(value) for step, tag, value in expected)
+
+
+def halving() -> ParamTransform:
+    import jax
+    import jax.numpy as jnp
+
+    return ParamTransform(
+        init=lambda params: jnp.float32(1),
+        update=lambda state, params, *, step, grads=None, key=None: state * 0.9 + 0.01 * jax.random.uniform(key),
+        apply=lambda state, params: jax.tree.map(lambda x: x * state, params),
+    )
+
+
+def test_a_transform_is_updated_before_each_segment_and_resumes_exactly(tmp_path, tiny, monkeypatch):
+    config = dataclasses.replace(tiny(), checkpoint_every=1)
+    whole = run(config, tmp_path / "whole", transform=lambda config: halving(), quiet=True)
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, 12)
+        with pytest.raises(Interruption):
+            run(config, tmp_path / "cut", transform=lambda config: halving(), quiet=True)
+    resumed = run(config, tmp_path / "cut", transform=lambda config: halving(), quiet=True)
+    assert resumed["digest"] == whole["digest"] != run(config, tmp_path / "plain", quiet=True)["digest"]
+    assert manifest_of(tmp_path / "whole")["events"][-1]["compilations"]["update"] == 1
