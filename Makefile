@@ -1,0 +1,42 @@
+# `make demo` and `make test` set up what they need from nothing: Python >= 3.11 and a package index are enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+WORKERS ?= 2
+
+.PHONY: demo test test-all check benchmark clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jopt needs Python >= 3.11, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --constraint constraints.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+# Trains LeNet-300-100 on the handwritten digits, prints the table, and leaves plots and a report in $(RUN).
+demo: $(VENV)/.installed
+	$(BIN)/python -m experiments.train --config=configs/digits_mlp.py --workdir=$(RUN)
+
+# The default suite: a few minutes on two cores.
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The slow tests too: accuracies over seeds, twenty kills.
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'slow or not slow'
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+benchmark: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' --constraint constraints.txt
+	$(BIN)/python -m experiments.benchmark
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -27,6 +27,7 @@ _CASES = flags.DEFINE_string("cases", "", "Only the cases whose name contains th
 _RUNS = flags.DEFINE_integer(
     "runs", 5, "Runs of experiments.train with a cold, and with a warm cache.", lower_bound=1
 )
+_SIZE = flags.DEFINE_integer("matmul_size", 2048, "Rows and columns of the large matrices.", lower_bound=1)
 _TORCH = flags.DEFINE_bool("torch", True, "Whether PyTorch takes part.")
 _JSON = flags.DEFINE_string("json", None, "File to write the measurements to.")
 _MARKDOWN = flags.DEFINE_string("markdown", None, "File to write the tables to.")
@@ -69,7 +70,7 @@ def _run(suite: str, chosen: list[cases.Case]) -> tuple[Any, report.Table]:
         rows = training.train(chosen, _REPEATS.value, _SECONDS.value, _TORCH.value)
         return rows, tables.train_table(rows)
     if suite == "matmul":
-        rates = training.matmul(chosen, _REPEATS.value, _SECONDS.value)
+        rates = training.matmul(chosen, _REPEATS.value, _SECONDS.value, _SIZE.value)
         return rates, tables.matmul_table(rates)
     times = startup.startup(_REPEATS.value, _RUNS.value)
     return times, tables.startup_table(times)

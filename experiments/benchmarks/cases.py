@@ -9,8 +9,8 @@ import numpy as np
 from jopt import data, models, optim
 from jopt.train import Experiment, Prepared, Program, TrainState, prepare
 
-PYTHON_LOOP = "jitted step called from Python"
-PLAIN_CONV = "the same with nn.Conv, nn.max_pool"
+PYTHON_LOOP = "jitted step, Python loop"
+PLAIN_CONV = "the same with nn.Conv"
 PYTORCH = "PyTorch eager"
 PYTORCH_FUSED = "PyTorch eager, fused Adam"
 PYTORCH_ONE_THREAD = "PyTorch eager, 1 thread"

@@ -1,4 +1,4 @@
-"""Suite `startup`: what importing jopt costs, how soon the first optimizer step is done, how much memory a run takes."""
+"""Suite `startup`: what importing jopt costs, how soon the first step is done, how much memory a run takes."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ class Run(NamedTuple):
 def startup(import_rounds: int, run_rounds: int, config: str = "configs/digits_mlp.py", *flags: str) -> Startup:
     """Starts fresh processes in turn and times them.
 
-    Bytecode is compiled beforehand into a directory of its own, as in any installation.
+    Bytecode is kept, as Python does by default, and compiled before anything is timed.
 
     Args:
       import_rounds: fresh processes for each import.
@@ -62,29 +62,30 @@ def startup(import_rounds: int, run_rounds: int, config: str = "configs/digits_m
       RuntimeError: if a process fails, with what it wrote.
     """
     with tempfile.TemporaryDirectory(prefix="jopt-benchmark-") as name:
-        scratch = Path(name)
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        environment["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(ROOT), *environment.get("PYTHONPATH", "").split(os.pathsep)]
-        )
-        statements = (JOPT_IMPORT, LIBRARIES_IMPORT)
-        imports: dict[str, list[float]] = {statement: [] for statement in statements}
-        for statement in statements:
-            _import(statement, environment)
-        for _ in range(import_rounds):
-            for statement in statements:
-                imports[statement].append(_import(statement, environment))
-        ours, theirs = (np.array(imports[statement]) for statement in statements)
-        compared = ratio(LIBRARIES_IMPORT, ours, theirs, IMPORT_TARGET)
-        runs = dict(_runs(scratch, run_rounds, environment, ["--config=" + config, *flags]))
+        environment = _environment()
+        times = _imports(import_rounds, environment)
+        compared = ratio(LIBRARIES_IMPORT, times[JOPT_IMPORT], times[LIBRARIES_IMPORT], IMPORT_TARGET)
+        runs = _runs(Path(name), run_rounds, environment, ["--config=" + config, *flags])
         return Startup(
-            import_seconds={statement: spread(times) for statement, times in imports.items()},
+            import_seconds={statement: spread(t) for statement, t in times.items()},
             import_ratio=compared._replace(met=compared.median <= IMPORT_TARGET),
             first_step_seconds={k: spread([r.first_step for r in v]) for k, v in runs.items()},
             run_seconds={k: spread([r.end for r in v]) for k, v in runs.items()},
             peak_bytes={k: spread([r.peak for r in v]) for k, v in runs.items()},
         )
+
+
+def _environment() -> dict[str, str]:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    paths = [str(ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    return environment | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _imports(rounds: int, environment: dict[str, str]) -> dict[str, np.ndarray]:
+    statements = (JOPT_IMPORT, LIBRARIES_IMPORT)
+    # The first round compiles bytecode: it is not counted.
+    times = [[_import(statement, environment) for statement in statements] for _ in range(rounds + 1)][1:]
+    return dict(zip(statements, np.array(times).T, strict=True))
 
 
 def _import(statement: str, environment: dict[str, str]) -> float:
@@ -95,19 +96,19 @@ def _import(statement: str, environment: dict[str, str]) -> float:
     return float(done.stdout.split()[-1])
 
 
-def _runs(
-    scratch: Path, rounds: int, environment: dict[str, str], flags: Sequence[str]
-) -> Iterator[tuple[str, list[Run]]]:
-    # The first run of all also compiles bytecode and reads the data set from disk: it is not counted.
-    _run(scratch / "unmeasured", scratch / "cache", environment, flags)
-    yield "cold", [_run(scratch / f"cold{i}", scratch / f"cache{i}", environment, flags) for i in range(rounds)]
-    yield "warm", [_run(scratch / f"warm{i}", scratch / "cache", environment, flags) for i in range(rounds)]
+def _runs(scratch: Path, rounds: int, environment: dict[str, str], flags: Sequence[str]) -> dict[str, list[Run]]:
+    runs: dict[str, list[Run]] = {"cold": [], "warm": []}
+    for i in range(rounds):
+        # Each cold run fills an empty cache, which the warm run after it finds.
+        for state in runs:
+            runs[state].append(_run(scratch / f"{state}{i}", scratch / f"cache{i}", environment, flags))
+    return runs
 
 
 def _run(workdir: Path, cache: Path, environment: dict[str, str], flags: Sequence[str]) -> Run:
-    # Without an evaluation after every segment, the first row of metrics.jsonl follows right after the first segment.
+    # Without an evaluation after every segment, the first row of metrics.jsonl follows the first segment at once.
     command = [sys.executable, "-m", "experiments.train", f"--workdir={workdir}", f"--compilation_cache={cache}"]
-    command += ["--quiet", "--config.evaluate_every=1000000", *flags]
+    command += [*flags, "--quiet", "--config.evaluate_every=1000000"]
     rows, log = workdir / "metrics.jsonl", workdir.with_suffix(".log")
     first = None
     with log.open("w") as out:

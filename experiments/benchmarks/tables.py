@@ -20,45 +20,47 @@ def machine_line(machine: Machine) -> str:
 
 def train_table(rows: Sequence[TrainRow]) -> Table:
     """Suite `train`: a line for each case and contender."""
-    title = "Training step: time, and how many times as long as jopt's (median [p10, p90])"
-    header = ("case", "contender", "µs a step", "ratio", "target", "met")
-    return Table(title, header, "llrrrl", [cells for row in rows for cells in _train_cells(row)])
+    title = "Training step: its time, and the ratio to jopt's; median [p10, p90], measured"
+    header = ("case, contender", "µs a step", "ratio", "target")
+    return Table(title, header, "lrrr", [cells for row in rows for cells in _train_cells(row)])
 
 
 def _train_cells(row: TrainRow) -> Iterator[tuple[str, ...]]:
-    yield (row.case, JOPT, _scaled(row.seconds_per_step[JOPT], 1e6), "1", "", "")
+    yield (row.case, "", "", "")
+    yield ("· " + JOPT, _scaled(row.seconds_per_step[JOPT], 1e6), "1", "")
     for ratio in row.ratios:
-        yield ("", ratio.against, _scaled(row.seconds_per_step[ratio.against], 1e6), *_ratio_cells(ratio, "≥"))
+        time = _scaled(row.seconds_per_step[ratio.against], 1e6)
+        yield ("· " + ratio.against, time, *_ratio_cells(ratio, "≥"))
 
 
 def matmul_table(measured: Matmul) -> Table:
     """Suite `matmul`: a line for each case, under the rate of the large product."""
-    title = f"Share of the measured float32 matmul rate ({measured.size} x {measured.size}), median [p10, p90]"
-    rows = [(f"matmul {measured.size}", "", _scaled(measured.gflops_per_second, 1), "100 %")]
+    title = "Share of the float32 matmul rate; MFLOP a step are counted, GFLOP/s measured, median [p10, p90]"
+    rows = [(f"one product of {measured.size}²", "", _scaled(measured.gflops_per_second, 1), "100 %")]
     for row in measured.rows:
         share = _scaled(row.share, 100, " %")
         rows.append((row.case, f"{row.flops_per_step / 1e6:.1f}", _scaled(row.gflops_per_second, 1), share))
-    return Table(title, ("case", "MFLOP a step (counted)", "GFLOP/s (measured)", "share"), "lrrr", rows)
+    return Table(title, ("case", "MFLOP", "GFLOP/s", "share"), "lrrr", rows)
 
 
 def startup_table(measured: Startup) -> Table:
     """Suite `startup`: imports, runs, memory."""
-    rows = [(f"{statement}, s", _scaled(s, 1), "", "") for statement, s in measured.import_seconds.items()]
+    rows = [(f"{statement}, s", _scaled(s, 1), "") for statement, s in measured.import_seconds.items()]
     rows.append(("ratio of the two", *_ratio_cells(measured.import_ratio, "≤")))
     for what, unit, factor, values in (
         ("launch to first epoch trained", "s", 1, measured.first_step_seconds),
         ("whole run", "s", 1, measured.run_seconds),
         ("peak memory", "MiB", 2**-20, measured.peak_bytes),
     ):
-        rows += [(f"{what}, {cache} cache, {unit}", _scaled(v, factor), "", "") for cache, v in values.items()]
-    header = ("what", "median [p10, p90]", "target", "met")
-    return Table("Start: experiments.train on digits_mlp, fresh processes", header, "lrrl", rows)
+        rows += [(f"{what}, {cache} cache, {unit}", _scaled(v, factor), "") for cache, v in values.items()]
+    title = "Starting: fresh processes, runs of experiments.train on digits_mlp, measured"
+    return Table(title, ("what", "median [p10, p90]", "target"), "lrr", rows)
 
 
-def _ratio_cells(ratio: Ratio, relation: str) -> tuple[str, str, str]:
-    target = "" if ratio.target is None else f"{relation} {ratio.target:g}"
-    met = "" if ratio.met is None else "yes" if ratio.met else "NO"
-    return f"{ratio.median:.2f} [{ratio.p10:.2f}, {ratio.p90:.2f}]", target, met
+def _ratio_cells(ratio: Ratio, relation: str) -> tuple[str, str]:
+    met = "met" if ratio.met else "MISSED"
+    target = "" if ratio.target is None else f"{relation} {ratio.target:g} {met}"
+    return f"{ratio.median:.2f} [{ratio.p10:.2f}, {ratio.p90:.2f}]", target
 
 
 def _scaled(spread: Spread, factor: float, unit: str = "") -> str:

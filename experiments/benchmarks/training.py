@@ -1,4 +1,4 @@
-"""Suite `train`: optimizer steps of jopt against the alternatives. Suite `matmul`: against the machine's own rate."""
+"""Suite `train`: jopt's steps against the alternatives'. Suite `matmul`: against the machine's own rate."""
 
 import gc
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ def matmul(cases: Sequence[Case], rounds: int, seconds: float, size: int = 2048)
 
 
 def flops_per_step(job: Work) -> float:
-    """Floating-point operations of the products and convolutions of one optimizer step, exact but for the last ulp."""
+    """Floating-point operations of the products and convolutions of one step, counted in the segment's jaxpr."""
     state: Any = jax.eval_shape(job.program.init, job.prepared.key, job.prepared.values)
     return measure.flops(job.program.segment, state, job.prepared.values, job.prepared.arrays["train"]) / job.steps
 

@@ -71,8 +71,8 @@ def from_linen(module: nn.Module) -> Model:
             forward = functools.partial(forward, train=train)
         if train and model_state:
             logits, updated = forward(mutable=list(model_state))
-            return jnp.astype(logits, jnp.float32), {**model_state, **updated}
-        return jnp.astype(forward(), jnp.float32), model_state
+            return _float32(logits), {**model_state, **updated}
+        return _float32(forward()), model_state
 
     return Model(init, apply)
 
@@ -123,9 +123,13 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> Model:
         logits = module(x)
         if train:
             model_state = _to_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
-        return logits.astype(jnp.float32), model_state
+        return _float32(logits), model_state
 
     return Model(init, apply)
+
+
+def _float32(logits: Any) -> jax.Array:
+    return logits.astype(jnp.float32)
 
 
 def _to_dict(state: Any) -> dict[str, Any]:

@@ -35,11 +35,11 @@ class Block(nn.Module):
         """Maps [batch, height, width, channels] to [batch, height / stride, width / stride, self.width]."""
         conv, norm = _parts(self.dtype, train)
         y = conv(self.width, (3, 3), strides=self.stride, padding=1)(x)
-        y = conv(self.width, (3, 3), padding=1)(nn.relu(norm()(y)))
-        y = norm()(y)
+        y = conv(self.width, (3, 3), padding=1)(nn.relu(norm(y)))
+        y = norm(y)
         if x.shape != y.shape:
             x = conv(self.width, (1, 1), strides=self.stride, padding=0, name="shortcut")(x)
-            x = norm(name="shortcut_norm")(x)
+            x = norm(x, name="shortcut_norm")
         return nn.relu(x + y)
 
 
@@ -75,9 +75,9 @@ class ResNet(nn.Module):
         """Maps [batch, height, width, channels] to logits [batch, num_classes]."""
         conv, norm = _parts(self.dtype, train)
         if min(x.shape[1:3]) < SMALL:
-            x = nn.relu(norm()(conv(self.width, (3, 3), padding=1)(x)))
+            x = nn.relu(norm(conv(self.width, (3, 3), padding=1)(x)))
         else:
-            x = nn.relu(norm()(conv(self.width, (7, 7), strides=2, padding=3)(x)))
+            x = nn.relu(norm(conv(self.width, (7, 7), strides=2, padding=3)(x)))
             x = nn.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))  # x >= 0, so 0 pads it
         for stage, count in enumerate(self.blocks):
             for i in range(count):
@@ -91,5 +91,9 @@ def _parts(dtype: Any, train: bool) -> tuple[Any, Any]:
     """Convolution without bias (He et al. 2015's normal, fan out), and normalization (momentum 0.9)."""
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     conv = functools.partial(Conv, use_bias=False, dtype=dtype, kernel_init=init)
-    norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+
+    def norm(x: jax.Array, name: str | None = None) -> jax.Array:
+        layer = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, name=name)
+        return layer(x.astype(jnp.float32)).astype(dtype)  # Flax's own bfloat16 path promotes implicitly
+
     return conv, norm

@@ -8,7 +8,7 @@ import optax
 
 from jopt.optim import schedules
 from jopt.optim.clipping import clip_by_global_norm
-from jopt.optim.config import DECOUPLED_NAMES, Config, complete
+from jopt.optim.config import DECOUPLED_NAMES, Config, check_names, complete
 from jopt.optim.penalties import add_l1, add_weight_decay, proximal_l1
 from jopt.optim.plan import plan
 from jopt.optim.scaling import scale_by_optimizer
@@ -54,8 +54,9 @@ def build(config: Config, total_steps: Any = None) -> optax.GradientTransformati
       >>> optax.apply_updates(params, updates)["w"].tolist()
       [0.5, 2.5]
     """
-    # A schedule without an end, or an unknown name, is an error here and not in the middle of a trace.
-    schedules.multiplier(config, 0, total_steps)
+    # Here, and not in the middle of a trace.
+    check_names(config)
+    schedules.require_end(config, total_steps)
 
     def init(params):
         dtype = _compute_dtype(params)

@@ -205,6 +205,17 @@ def _validate_pattern(field: str, pattern: str) -> None:
         require(False, field, pattern, f"a regular expression ({error})")
 
 
+def check_names(config: Config) -> None:
+    """Raises `ConfigError` for an unknown name, variant or schedule.
+
+    Example:
+      >>> check_names(Config("adagrad", "paper"))
+    """
+    choice("name", config.name, NAMES)
+    choice("variant", config.variant, VARIANTS if config.name in PAPER_NAMES else VARIANTS[:1])
+    choice("schedule", config.schedule, SCHEDULES)
+
+
 def complete(config: Config, dtype: Any = jnp.float32) -> Config:
     """The config with the optimizer's defaults filled in and its numbers ready for arithmetic in `dtype`.
 
@@ -223,9 +234,7 @@ def complete(config: Config, dtype: Any = jnp.float32) -> Config:
       >>> complete(Config("lion")).b2
       0.99
     """
-    choice("name", config.name, NAMES)
-    choice("variant", config.variant, VARIANTS if config.name in PAPER_NAMES else VARIANTS[:1])
-    choice("schedule", config.schedule, SCHEDULES)
+    check_names(config)
     changes: dict[str, Any] = {k: v for k, v in DEFAULTS[config.name].items() if getattr(config, k) is None}
     for field, _, value in fields(config):
         if field.name in _RANGES and not field.name.endswith("_steps") and value is not None:

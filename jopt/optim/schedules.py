@@ -48,15 +48,23 @@ def multiplier(config: Config, step: Any, total_steps: Any = None, dtype: Any = 
     ramp = jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 1.0)
     if config.schedule == "constant":
         return ramp
-    end = total_steps if config.decay_steps is None else config.decay_steps
-    if end is None:
-        accepted = f"a number of steps, because schedule {config.schedule!r} ends and total_steps is not given"
-        raise ConfigError("decay_steps", None, accepted)
-    end = jnp.asarray(end).astype(dtype)
+    require_end(config, total_steps)
+    end = jnp.asarray(total_steps if config.decay_steps is None else config.decay_steps).astype(dtype)
     if config.schedule == "step":
         return ramp * staircase(step, end, config.boundaries, config.decay_rate)
     progress = jnp.clip((step - warmup) / jnp.maximum(end - warmup, 1), 0, 1)
     return ramp * _shape(config, progress)
+
+
+def require_end(config: Config, total_steps: Any) -> None:
+    """Raises `ConfigError` if the schedule ends, and neither `decay_steps` nor `total_steps` says where.
+
+    Example:
+      >>> require_end(Config(schedule="cosine"), total_steps=100)
+    """
+    if config.schedule != "constant" and config.decay_steps is None and total_steps is None:
+        accepted = f"a number of steps, because schedule {config.schedule!r} ends and total_steps is not given"
+        raise ConfigError("decay_steps", None, accepted)
 
 
 def learning_rate(config: Config, step: Any, total_steps: Any = None, dtype: Any = jnp.float32) -> jax.Array:

@@ -70,7 +70,7 @@ def test_dropout_is_swept_and_all_else_is_structure():
 
 
 def test_one_program_serves_every_dropout_rate():
-    structure, numbers = hyper.split(Config(features=(64,), dropout=0.5))
+    structure, _ = hyper.split(Config(features=(64,), dropout=0.5))
     x = jnp.ones((4, 5))
     traces = []
 

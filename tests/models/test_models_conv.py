@@ -16,17 +16,16 @@ def both(shape, dtype=jnp.float32, **options):
     """The outputs and gradients (of the inputs and the parameters) of nn.Conv and of ours, on the same numbers."""
     x = jax.random.normal(jax.random.key(0), shape, dtype)
     options |= {"features": 4, "dtype": dtype}
-    variables = nn.Conv(**options).init(jax.random.key(1), x)
+    variables = jax.jit(nn.Conv(**options).init)(jax.random.key(1), x)
     out = []
     for module in (nn.Conv(**options), Conv(**options)):
-        weight = jax.random.normal(jax.random.key(2), jax.eval_shape(module.apply, variables, x).shape, dtype)
 
-        def loss(v, x, module=module, weight=weight):
-            y = module.apply(v, x)
-            return (y * weight).sum(dtype=jnp.float32), y
+        @jax.jit
+        def run(variables, x, module=module):
+            y, pull = jax.vjp(module.apply, variables, x)
+            return y, pull(jax.random.normal(jax.random.key(2), y.shape, dtype))
 
-        (_, y), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables, x)
-        out.append((y, grads))
+        out.append(run(variables, x))
     return out
 
 
@@ -70,7 +69,7 @@ def test_equals_flax_in_three_dimensions_and_without_bias():
 def test_groups_and_input_dilation_fall_back_to_the_native_convolution(groups):
     native, ours = both((2, 6, 6, 4), kernel_size=(3, 3), feature_group_count=groups)
     assert_close(native, ours, 0)
-    native, ours = both((2, 6, 6, 4), kernel_size=(3, 3), input_dilation=2)
+    native, ours = both((2, 6, 6, 4), kernel_size=(3, 3), input_dilation=2, padding=1)
     assert_close(native, ours, 0)
 
 
@@ -120,9 +119,9 @@ def test_the_cpu_program_has_products_and_no_convolution(wrap):
         "scan": lambda k, x: lax.scan(lambda k, _: (k - step(k, x)[0], None), k, None, length=3)[0],
         "vmap": lambda k, x: jax.vmap(step, (0, None))(jnp.stack([k, k]), x),
     }[wrap]
-    for text in (jax.jit(f).lower(kernel, x).as_text(), jax.jit(f).lower(kernel, x).compile().as_text()):
-        assert "convolution" not in text and "conditional" not in text and "stablehlo.case" not in text
-        assert "dot" in text
+    text = jax.jit(f).lower(kernel, x).compile().as_text()
+    assert "convolution(" not in text and "conditional(" not in text
+    assert " dot(" in text or "__onednn$matmul" in text or "__ynn" in text
 
 
 def test_other_platforms_get_the_native_convolution():

@@ -151,10 +151,11 @@ def test_xor_logits_are_the_binary_ones_and_it_learns():
         logits, _ = net.apply(params, {}, x, train=False)
         return logits
 
-    logits = run(jax.random.split(jax.random.key(0), 16))
+    logits = run(jax.random.split(jax.random.key(0), 64))
     assert not logits[..., 0].any()
-    solved = (logits.argmax(-1) == y).all(-1).mean()
-    assert solved >= 0.9
+    solved = (logits.argmax(-1) == y[None]).all(-1).mean()
+    # Of 400 other seeds 96.7% were solved; 64 seeds fall under 0.85 once in 10,000 times.
+    assert solved >= 0.85
 
 
 def test_lenet5_says_which_input_is_too_small():

@@ -1,4 +1,6 @@
-"""Each optimizer against its formula in float64 NumPy, and against Optax's alias."""
+"""Each optimizer against its formula in float64 NumPy, against Optax's alias, and the table in the documents."""
+
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -98,3 +100,12 @@ def test_first_steps_by_hand():
     assert moved("adam", "optax") == pytest.approx(1.0, abs=1e-5)
     assert moved("adam", "paper") == pytest.approx(0.1 / 0.001**0.5, abs=1e-5)
     assert moved("rmsprop", "optax") == pytest.approx(0.1**-0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "variant"), ALL)
+def test_the_document_has_the_defaults(name, variant):
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "optimizers.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {variant} |"))
+    defaults = row.split(" | ")[3].strip(" |")
+    numbers = {k: f"{v}".replace("e-0", "e-") for k, v in optim.DEFAULTS[name].items()}
+    assert defaults == (", ".join(f"`{k}` {v}" for k, v in numbers.items()) or "none")

@@ -67,7 +67,9 @@ def test_soft_threshold_follows_the_schedule_and_the_rules():
     assert train(optim.build(config), W, grads)[0]["w"].tolist() == [1.875, -0.875, 0.0]
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+@pytest.mark.parametrize(
+    ("name", "variant"), [("nesterov", "optax"), ("adagrad", "paper"), ("adamw", "optax"), ("muon", "optax")]
+)
 def test_accumulation_is_a_step_on_the_mean(name, variant):
     params, grads = cast(random(7, steps=6), jnp.float32)
     more = {"clip_by_global_norm": 0.5, "l1": 0.1, "warmup_steps": 1}

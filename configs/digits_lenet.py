@@ -1,0 +1,21 @@
+"""LeNet-5 on the handwritten digits.
+
+    python -m experiments.train --config=configs/digits_lenet.py --workdir=runs/digits_lenet
+
+Time: TIME. Result: RESULT.
+"""
+
+from jopt import data, models, optim
+from jopt.train import Experiment
+
+
+def get_config() -> Experiment:
+    """Adam on a cosine schedule, images shifted by up to one pixel."""
+    return Experiment(
+        name="digits_lenet",
+        model=models.Config(name="lenet5", padding="SAME"),
+        data=data.Config(name="digits", shift=1),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
+        epochs=30,
+        batch_size=64,
+    )
