@@ -10,13 +10,13 @@ from jopt.train import Experiment
 
 
 def get_config() -> Experiment:
-    """Full batch, momentum."""
+    """Full-batch gradient descent with momentum."""
     return Experiment(
         name="xor",
         model=models.Config(name="xor", num_classes=2),
         data=data.Config(name="xor"),
-        optimizer=optim.Config(name="adam", learning_rate=0.1),
-        epochs=1000,
+        optimizer=optim.Config(name="momentum", learning_rate=1.0),
+        epochs=3000,
         batch_size=0,
-        segment_steps=100,
+        segment_steps=300,
     )

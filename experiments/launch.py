@@ -1,8 +1,13 @@
 """What every app shares: a config from a file and flags, and errors that end the process in one line."""
 
+import dataclasses
 import logging
+import pydoc
+import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags
@@ -20,25 +25,32 @@ from jopt.train.workdir import WorkdirError
 # What a user can cause and mend. Anything else is a defect, and shows its traceback.
 _EXPECTED = (ConfigError, RuleError, DataError, WorkdirError, CheckpointError, NonFiniteError)
 _TERMINATED = 128 + 15
+_ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
 
-def launch(main: Callable[[list[str]], int | None]) -> None:
+def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None:
     """Parses flags, runs `main(argv)` and exits with its status.
 
     An error that the user can mend is printed as one line, with status 1 (2 for flags and configs); a run that was
     asked to stop leaves with status 143, as the shell expects after SIGTERM.
+
+    Args:
+      main: takes the program's name and the arguments that are no flags.
+      arguments: names of these arguments, for the message; empty where there must be none.
     """
 
     def guarded(argv: list[str]) -> int:
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.WARNING)
         try:
+            if argv[1:] and not arguments:
+                raise ConfigError("the command line", " ".join(argv[1:]), "flags only, such as --name=value")
             return main(argv) or 0
         except StopRequested as error:
             print(error, file=sys.stderr)
             return _TERMINATED
         except _EXPECTED as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            print(_line(error), file=sys.stderr)
             return 2 if isinstance(error, ConfigError | RuleError) else 1
 
     app.run(guarded, flags_parser=_parse)
@@ -50,22 +62,75 @@ def experiment(flag: flags.FlagHolder) -> Experiment:
     Raises:
       ConfigError: if the file is not there, or gives something else.
     """
-    value, accepted = flag.value, "a file whose get_config() returns a jopt.train.Experiment"
+    value = flag.value
     if isinstance(value, Experiment):
         return value
     try:
         # ml_collections stands in for a file that it could not load with what raises at any attribute.
         getattr(value, "seed", None)
     except OSError as error:
-        raise ConfigError("--config", str(error.__cause__ or error), accepted) from error
-    raise ConfigError("--config", f"get_config() -> {type(value).__name__}", accepted)
+        raise _unreadable(error) from error
+    raise ConfigError("--config", f"get_config() -> {type(value).__name__}", _ACCEPTED)
+
+
+def _unreadable(error: OSError) -> ConfigError:
+    """Of the several lines that ml_collections says about a file that it cannot read, the last holds the reason."""
+    return ConfigError("--config", str(error.__cause__ or error).rpartition("\n")[2].strip(), _ACCEPTED)
 
 
 def _parse(args: list[str]) -> Any:
-    """Absl's parser, with the errors of config files and overrides as one line too."""
+    """Parses flags; an error in them, in an override or in the config file ends the process with status 2."""
     try:
-        return app.parse_flags_with_usage(args)
-    except (KeyError, ValueError, TypeError, FileNotFoundError, AttributeError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return flags.FLAGS(args)
+    except Exception as error:
+        line = _explain(error, args)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
         sys.exit(2)
+
+
+def _explain(error: Exception, args: list[str]) -> str | None:
+    """One line on what is wrong with the command or its config file; None for an error of another kind."""
+    given = [arg.partition("=")[2] for arg in args if arg.lstrip("-").startswith("config=")]
+    files = [Path(path.partition(":")[0]) for path in given]
+    for inner in _chain(error):
+        # ml_collections raises some errors of a config file again, as another type and with their traceback.
+        frames = traceback.extract_tb(inner.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() in map(Path.resolve, files)]
+        if lines:
+            return f"{_line(inner)} ({files[-1]}, line {lines[-1]})"
+    if isinstance(error, OSError):
+        return _line(_unreadable(error))
+    if isinstance(error, KeyError | IndexError):
+        overrides = [arg.lstrip("-") for arg in args if arg.lstrip("-").startswith("config.")]
+        unknown = _unknown_field(str(error), overrides)
+        return _line(unknown) if unknown else f"{_line(error)}, in {' '.join(overrides)}"
+    known = isinstance(error, flags.Error | SyntaxError | AttributeError | ValueError | TypeError)
+    return _line(error) if known else None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown_field(text: str, overrides: list[str]) -> ConfigError | None:
+    """The error of an override whose field does not exist, with those that do."""
+    found = re.search(r"Field (\S+) not found on dataclass <class '([\w.]+)'>", text)
+    cls: Any = found and pydoc.locate(found[2])
+    if not (found and dataclasses.is_dataclass(cls)):
+        return None
+    path, value = found[1], ""
+    for override in overrides:
+        name, _, given = override.partition("=")
+        if name.rpartition(".")[2] == found[1]:
+            path, value = name.removeprefix("config."), given
+    names = ", ".join(field.name for field in dataclasses.fields(cls))
+    return ConfigError(path, value, f"absent: {cls.__name__} has only {names}")
+
+
+def _line(error: BaseException) -> str:
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return f"{type(error).__name__}: {' '.join(text.split())}"

@@ -1,61 +1,105 @@
-"""Runs a finished run again, from its config, and compares the digests of the final parameters.
+"""Runs a finished run again, from its config, and compares the digests, results and metrics of the two.
 
 python -m experiments.verify runs/a
 """
 
+import contextlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from experiments.launch import launch
 from jopt import train
+from jopt.config import ConfigError
+from jopt.report.differences import differing
 from jopt.train import metrics
 from jopt.train.workdir import Workdir, WorkdirError
 
-_AGAIN = flags.DEFINE_string("again", None, "Directory to run in, and keep; by default a temporary one.")
-_QUIET = flags.DEFINE_bool("quiet", False, "Print only the verdict.")
+_AGAIN = flags.DEFINE_string("again", None, "New or empty directory to run in, kept; by default a temporary one.")
+_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Do not show the run, only what was found.")
+
+# What a result says of the machine's pace and not of the run.
+_TIMING = ("wall_seconds", "compile_seconds")
+# What a manifest says of the launch and of the outcome, which may differ or are compared by themselves.
+_OF_THE_LAUNCH = ("argv", "config", "digest", "events", "exit_status", "seed")
 
 
 def main(argv: list[str]) -> int:
     """Verifies the run in the directory that `argv` names; returns 0 if it is the same, bit for bit."""
     if len(argv) != 2:
-        raise app.UsageError("give one run directory: python -m experiments.verify RUN")
+        raise ConfigError("RUN", " ".join(argv[1:]), "one run directory")
     first = Workdir(argv[1])
     if not first.result.exists():
         raise WorkdirError(f"{first.path} holds no finished run: there is no result.json")
-    config, result = first.load_config(), first.load_json(first.result)
-    train.enable_cache()
-    with tempfile.TemporaryDirectory() as temporary:
-        second = Workdir(_AGAIN.value or Path(temporary) / "again")
+    config, result, rows = first.load_config(), _load(first, first.result), _rows(first)
+    train.enable_cache(_CACHE.value)
+    with contextlib.ExitStack() as stack:
+        second = Workdir(_AGAIN.value or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "again")
+        if second.path.is_dir() and any(second.path.iterdir()):
+            raise WorkdirError(f"--again={second.path} is not empty: a run that is there would not be run again")
         again = train.run(config, second.path, quiet=_QUIET.value)
-        rows, rows_again = (metrics.without_timing(metrics.read(w.metrics)) for w in (first, second))
-        problems = _environment(first, second)
-    same = again["digest"] == result["digest"] and rows == rows_again
-    print(f"digest  then {result['digest']}\n        now  {again['digest']}")
-    print(f"metrics {len(rows)} rows then, {len(rows_again)} now: {'equal' if rows == rows_again else 'different'}")
-    if not same:
-        print("what differs in the environment:", "; ".join(problems) or "nothing that the manifest records")
-    print("VERIFIED: the run is the same, bit for bit" if same else "NOT VERIFIED: the run is not the same")
-    return 0 if same else 1
+        rows_again = _rows(second)
+        problems = [*_results(result, again), *_metrics(rows, rows_again)]
+        environment = _environment(first, second)
+    print(f"digest  then {result.get('digest')}\n        now  {again['digest']}")
+    print(f"metrics {len(rows)} rows then, {len(rows_again)} now")
+    for problem in problems:
+        print(f"different: {problem}")
+    if problems:
+        print("what differs in the environment:", "; ".join(environment) or "nothing that the manifest records")
+    print("NOT VERIFIED: the run is not the same" if problems else "VERIFIED: the run is the same, bit for bit")
+    return 1 if problems else 0
+
+
+def _load(files: Workdir, path: Path) -> dict[str, Any]:
+    value = files.load_json(path)
+    if not isinstance(value, dict):
+        raise WorkdirError(f"{path} holds no JSON object")
+    return value
+
+
+def _rows(files: Workdir) -> list[metrics.Row]:
+    try:
+        return metrics.without_timing(metrics.read(files.metrics))
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{files.metrics} cannot be read: {error}") from error
+
+
+def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    kept = [{k: v for k, v in result.items() if k not in _TIMING} for result in (then, now)]
+    found = differing(dict(zip(("then", "now"), kept, strict=True)))
+    return [f"{name} of result.json: {_then_and_now(values)}" for name, values in found.items()]
+
+
+def _metrics(then: list[metrics.Row], now: list[metrics.Row]) -> list[str]:
+    """The first row that is another, and how many rows there are where the numbers are not equal."""
+    out = [] if len(then) == len(now) else [f"metrics.jsonl has {len(then)} rows then, {len(now)} now"]
+    for number, (a, b) in enumerate(zip(then, now, strict=False), 1):
+        if a != b:
+            found = differing({"then": a, "now": b}).items()
+            texts = [f"{name} {_then_and_now(values)}" for name, values in found]
+            return [*out, f"metrics.jsonl, line {number}: {', '.join(texts)}"]
+    return out
 
 
 def _environment(first: Workdir, second: Workdir) -> list[str]:
     """What the two manifests say differently of data, packages and machine."""
-    a, b = first.load_json(first.manifest), second.load_json(second.manifest)
-    names = (
-        "config_hash",
-        "dataset_fingerprint",
-        "git",
-        "python",
-        "packages",
-        "cpu",
-        "cores",
-        "devices",
-        "xla_flags",
-    )
-    return [f"{name}: {a.get(name)} then, {b.get(name)} now" for name in names if a.get(name) != b.get(name)]
+    if not first.manifest.exists():
+        return ["there is no manifest.json to tell"]
+    manifests = [
+        {k: v for k, v in _load(files, files.manifest).items() if k not in _OF_THE_LAUNCH}
+        for files in (first, second)
+    ]
+    found = differing(dict(zip(("then", "now"), manifests, strict=True)))
+    return [f"{name} {_then_and_now(values)}" for name, values in found.items()]
+
+
+def _then_and_now(values: dict[str, Any]) -> str:
+    return f"{values.get('then', 'absent')} then, {values.get('now', 'absent')} now"
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch(main, arguments="RUN")

@@ -1,5 +1,6 @@
 """Every network: parameters counted, shapes, dtypes, transformations; and what is special about some."""
 
+import dataclasses
 import functools
 
 import jax
@@ -49,10 +50,14 @@ def batch(shape, n=4):
 
 
 @functools.cache
-def start(index, dtype="float32"):
+def start(index):
     config, shape = SMALL[index]
-    net = model(Config(**{**vars(config), "dtype": dtype}))
+    net = model(config)
     return net, *jax.jit(net.init)(jax.random.key(0), batch(shape))
+
+
+def bfloat16(index):
+    return model(dataclasses.replace(SMALL[index][0], dtype="bfloat16"))
 
 
 def test_every_name_is_tested():
@@ -69,15 +74,16 @@ def test_parameters_are_counted_exactly(config, shape, count):
 @pytest.mark.parametrize("index", range(len(SMALL)), ids=IDS)
 def test_shapes_and_dtypes_in_training_and_evaluation(index, dtype):
     config, shape = SMALL[index]
-    net, params, state = start(index, dtype)
+    net = bfloat16(index) if dtype == "bfloat16" else model(config)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), batch(shape))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {jnp.dtype(jnp.float32)}
     for train in (False, True):
 
-        def loss(params, net=net, state=state, train=train):
+        def loss(params, state, train=train):
             logits, new = net.apply(params, state, batch(shape), train=train, key=jax.random.key(1))
             return (logits**2).sum(), (logits, new)
 
-        grads, (logits, new) = jax.eval_shape(jax.grad(loss, has_aux=True), params)
+        grads, (logits, new) = jax.eval_shape(jax.grad(loss, has_aux=True), params, state)
         assert logits.shape == (4, config.num_classes) and logits.dtype == jnp.float32
         for before, after in ((params, grads), (state, new)):
             assert jax.tree.structure(before) == jax.tree.structure(after)
@@ -101,10 +107,9 @@ def test_vmap_over_stacked_params_equals_a_loop_and_jit_equals_eager(index):
 
 def test_bfloat16_computes_in_bfloat16():
     index = IDS.index("cnn")
-    exact, rough = (
-        net.apply(params, state, batch((8, 8, 1)), train=False)[0]
-        for net, params, state in (start(index), start(index, "bfloat16"))
-    )
+    net, params, state = start(index)
+    x = batch((8, 8, 1))
+    exact, rough = (m.apply(params, state, x, train=False)[0] for m in (net, bfloat16(index)))
     error = float(jnp.abs(exact - rough).max() / jnp.abs(exact).max())
     assert 0 < error < 0.05
 

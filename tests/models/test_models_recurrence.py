@@ -33,7 +33,7 @@ def lstm(p, a, h, c):
 
 
 def start(cell):
-    params = Recurrent(cell, SIZE).init(jax.random.key(1), X)["params"]
+    params = jax.jit(Recurrent(cell, SIZE).init)(jax.random.key(1), X)["params"]
     noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
     return jax.tree.map(noise, params)
 
@@ -77,7 +77,7 @@ def test_equals_the_cells_of_flax(cell, flax, gates):
 
 @pytest.mark.parametrize("cell", GATES)
 def test_initial_values(cell):
-    params = Recurrent(cell, SIZE).init(jax.random.key(1), X)["params"]
+    params = jax.jit(Recurrent(cell, SIZE).init)(jax.random.key(1), X)["params"]
     for gate in np.split(np.asarray(params["recurrent_kernel"]), GATES[cell], 1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(SIZE), atol=1e-5)
     expected = np.zeros(GATES[cell] * SIZE)

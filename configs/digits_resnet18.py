@@ -1,0 +1,28 @@
+"""ResNet-18 of quarter width (16-32-64-128 channels) on the handwritten digits.
+
+    python -m experiments.train --config=configs/digits_resnet18.py --workdir=runs/digits_resnet18
+
+TIMING
+"""
+
+from jopt import data, models, optim
+from jopt.train import Experiment
+
+
+def get_config() -> Experiment:
+    """Nesterov momentum and weight decay, a cosine schedule after warm-up, images shifted by up to one pixel."""
+    return Experiment(
+        name="digits_resnet18",
+        model=models.Config(name="resnet18", features=(16,)),
+        data=data.Config(name="digits", shift=1),
+        optimizer=optim.Config(
+            name="nesterov",
+            learning_rate=0.05,
+            weight_decay=5e-4,
+            weight_decay_rules=((r".*/(bias|scale)", 0.0),),
+            schedule="cosine",
+            warmup_steps=38,
+        ),
+        epochs=20,
+        batch_size=64,
+    )

@@ -1,0 +1,174 @@
+"""Shows what differs between runs, finished or not: config, environment, metrics and curves.
+
+python -m experiments.compare runs/a runs/b --out=comparison
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rich.console
+from absl import flags
+
+from experiments.launch import launch
+from jopt import report
+from jopt.config import ConfigError
+from jopt.files import write_text
+from jopt.report import differences
+from jopt.train import metrics
+from jopt.train.workdir import Workdir, WorkdirError
+
+_OUT = flags.DEFINE_string("out", "comparison", "Directory for comparison.md and comparison.png; made if need be.")
+
+_LONGEST_NAME = 16  # of a column in a terminal.
+_MARK = "<!-- written by experiments.compare -->"
+_CAVEAT = (
+    "One run each: these numbers carry no uncertainty, and a difference may be seed noise. "
+    "For a claim, repeat every variant with several seeds."
+)
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run directory holds so far; `manifest` and `result` are empty where the file is not there yet."""
+
+    path: Path
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    result: dict[str, Any]
+    rows: list[metrics.Row]
+
+
+def main(argv: list[str]) -> None:
+    """Compares the runs in the directories that `argv` names, and writes the comparison to `--out`."""
+    paths = [Path(path).resolve() for path in argv[1:]]
+    if len(paths) < 2:
+        raise ConfigError("RUN_A RUN_B ...", argv[1:], "at least two run directories")
+    runs = dict(zip(differences.unique_names(paths), map(_read, paths), strict=True))
+    out = Path(_OUT.value)
+    _claim(out)
+    tables, sentences = _tables(runs), _sentences(runs)
+
+    console = rich.console.Console(highlight=False)
+    for table in tables if max(map(len, runs)) <= _LONGEST_NAME else _with_numbers(runs):
+        for part in differences.fit(table, console.width) if table.rows else []:
+            report.show(part, console)
+    console.print(*sentences, sep="\n", soft_wrap=False)
+    _write(out, runs, tables, sentences)
+    console.print(f"\nreport: {out / 'comparison.md'}    curves: {out / 'comparison.png'}", soft_wrap=True)
+
+
+def _read(path: Path) -> Run:
+    """Reads a run directory.
+
+    Raises:
+      WorkdirError: if it is none, or if a file in it cannot be read.
+    """
+    files = Workdir(path)
+    if not files.config.is_file():
+        what = "there is no config.json in it" if path.is_dir() else "there is no such directory"
+        raise WorkdirError(f"{path} is not a run directory: {what}")
+
+    def load(file: Path) -> dict[str, Any]:
+        value = files.load_json(file)
+        if not isinstance(value, dict):
+            raise WorkdirError(f"{file} holds no JSON object")
+        return value
+
+    try:
+        rows = metrics.read(files.metrics)
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{files.metrics} cannot be read: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if not (isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
+            raise WorkdirError(f"{files.metrics}, line {number}: no step and split in {str(row)[:80]}")
+    manifest, result = ({} if not file.exists() else load(file) for file in (files.manifest, files.result))
+    return Run(path, load(files.config), manifest, result, rows)
+
+
+def _tables(runs: dict[str, Run]) -> list[report.Table]:
+    """What differs, as tables; one without rows says that nothing does."""
+    summaries = {name: differences.summary(r.rows, r.result, r.manifest) for name, r in runs.items()}
+    tables = [
+        differences.difference_table("Config", {name: r.config for name, r in runs.items()}),
+        differences.difference_table("Environment", _environments(runs)),
+        differences.metrics_table(summaries),
+    ]
+    return tables if len(runs) == 2 else [*tables, differences.changes_table(summaries)]
+
+
+def _environments(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
+    return {name: differences.environment(r.manifest) for name, r in runs.items() if r.manifest}
+
+
+def _with_numbers(runs: dict[str, Run]) -> list[report.Table]:
+    """The tables with a number for each run, for a terminal that is too narrow for their names."""
+    numbers = {f"run {i}": run for i, run in enumerate(runs.values(), 1)}
+    rows = list(zip(numbers, runs, strict=True))
+    return [report.Table("Runs", ("", "name"), "ll", rows), *_tables(numbers)]
+
+
+def _sentences(runs: dict[str, Run]) -> list[str]:
+    """What the tables must not be read without."""
+    out = []
+    if not differences.differing({name: r.config for name, r in runs.items()}):
+        out.append("The configs are equal.")
+        if len({r.result["digest"] for r in runs.values() if "digest" in r.result}) > 1:
+            out.append("Yet the digests differ: the runs did not reproduce one another.")
+    if len(_environments(runs)) > 1 and not differences.differing(_environments(runs)):
+        out.append("The environments are equal.")
+    data = [r.manifest.get("dataset_fingerprint") for r in runs.values()]
+    if any(fingerprint != data[0] for fingerprint in data if None not in (fingerprint, data[0])):
+        out.append("The data are not the same: losses and accuracies are of different tasks.")
+    for name, r in runs.items():
+        if not r.manifest:
+            out.append(f"{name} has no manifest.json: its environment is not known.")
+        if not r.result:
+            out.append(f"{name} has not finished: its numbers are of the last step that it recorded.")
+        for event in r.manifest.get("events", []):
+            if changed := event.get("differs"):
+                out.append(f"{name} went on at step {event['step']} with another {', '.join(changed)}.")
+    return [*out, _CAVEAT]
+
+
+def _claim(out: Path) -> None:
+    """Makes the directory and sees that nothing of anybody else's will be replaced.
+
+    Raises:
+      WorkdirError: if it cannot be made or written, or holds files of our names that are not ours.
+    """
+    markdown, figure = out / "comparison.md", out / "comparison.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".comparison.probe"
+        probe.touch()
+        probe.unlink()
+        ours = markdown.is_file() and _MARK in markdown.read_text(errors="replace")
+    except OSError as error:
+        raise WorkdirError(f"--out={out} cannot be written: {error}") from error
+    if not ours and (there := [p.name for p in (markdown, figure) if p.exists()]):
+        raise WorkdirError(
+            f"--out={out} holds {' and '.join(there)} that this command did not write; give another directory"
+        )
+
+
+def _write(out: Path, runs: dict[str, Run], tables: Sequence[report.Table], sentences: Sequence[str]) -> None:
+    escaped = {name: report.tables.escape(name) for name in runs}
+    parts = [f"# {' against '.join(escaped.values())}", _MARK]
+    parts.append("\n".join(f"- {escaped[name]}: `{r.path}`" for name, r in runs.items()))
+    parts.append("\n".join(f"- {report.tables.escape(sentence)}" for sentence in sentences))
+    parts.append("![Training (dashed) and validation (solid) of all runs](<comparison.png>)")
+    for table in tables:
+        if table.rows:
+            parts += [f"## {report.tables.escape(table.title)}", report.to_markdown(table._replace(title=""))]
+    try:
+        write_text(out / "comparison.md", "\n\n".join(parts) + "\n")
+        figure = report.compare_runs({name: r.rows for name, r in runs.items()})
+        report.save_figure(figure, out / "comparison.png")
+    except OSError as error:
+        raise WorkdirError(f"--out={out} cannot be written: {error}") from error
+
+
+if __name__ == "__main__":
+    launch(main, arguments="RUN_A RUN_B [RUN_C ...]")
