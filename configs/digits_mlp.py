@@ -5,6 +5,7 @@ from jopt.train import Experiment
 
 
 def get_config() -> Experiment:
+    """Adam at a constant rate."""
     return Experiment(
         name="digits_mlp",
         model=models.Config(name="mlp", features=(300, 100)),

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import rich.console
 from absl import flags
 
 from experiments.benchmarks import cases, machine, pytorch, startup, tables, training
@@ -47,22 +48,31 @@ def main(argv: list[str]) -> int:
     print(tables.machine_line(here))
     settings = {"repeats": _REPEATS.value, "seconds": _SECONDS.value, "runs": _RUNS.value}
     found: dict[str, Any] = {"schema": SCHEMA, "argv": sys.argv, "settings": settings, "machine": here}
-    shown = []
+    found["others_share"] = {}
+    shown, notes = [], [tables.machine_line(here)]
     for suite in suites:
+        before = machine.busy()
         try:
             measured, table = _run(suite, chosen)
         except pytorch.MissingTorchError as error:
             print(error, file=sys.stderr)
             return 1
         found[suite] = measured
+        found["others_share"][suite] = others = machine.others_share(before, machine.busy())
         shown.append(table)
-        report.show(table)
+        report.show(table, _console())
+        if others is not None:
+            notes.append(tables.others_line(suite, others))
+            print(notes[-1])
     if _JSON.value:
         write_json(Path(_JSON.value), machine.to_json(found))
     if _MARKDOWN.value:
-        parts = [tables.machine_line(here), *map(report.to_markdown, shown)]
-        write_text(Path(_MARKDOWN.value), "\n\n".join(parts) + "\n")
+        write_text(Path(_MARKDOWN.value), "\n\n".join([*notes, *map(report.to_markdown, shown)]) + "\n")
     return 0
+
+
+def _console() -> rich.console.Console:
+    return rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 
 def _run(suite: str, chosen: list[cases.Case]) -> tuple[Any, report.Table]:

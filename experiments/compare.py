@@ -16,6 +16,7 @@ from jopt import report
 from jopt.config import ConfigError
 from jopt.files import write_text
 from jopt.report import differences
+from jopt.report.tables import escape
 from jopt.train import metrics
 from jopt.train.workdir import Workdir, WorkdirError
 
@@ -154,14 +155,14 @@ def _claim(out: Path) -> None:
 
 
 def _write(out: Path, runs: dict[str, Run], tables: Sequence[report.Table], sentences: Sequence[str]) -> None:
-    escaped = {name: report.tables.escape(name) for name in runs}
+    escaped = {name: escape(name) for name in runs}
     parts = [f"# {' against '.join(escaped.values())}", _MARK]
     parts.append("\n".join(f"- {escaped[name]}: `{r.path}`" for name, r in runs.items()))
-    parts.append("\n".join(f"- {report.tables.escape(sentence)}" for sentence in sentences))
+    parts.append("\n".join(f"- {escape(sentence)}" for sentence in sentences))
     parts.append("![Training (dashed) and validation (solid) of all runs](<comparison.png>)")
     for table in tables:
         if table.rows:
-            parts += [f"## {report.tables.escape(table.title)}", report.to_markdown(table._replace(title=""))]
+            parts += [f"## {escape(table.title)}", report.to_markdown(table._replace(title=""))]
     try:
         write_text(out / "comparison.md", "\n\n".join(parts) + "\n")
         figure = report.compare_runs({name: r.rows for name, r in runs.items()})

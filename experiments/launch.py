@@ -128,7 +128,7 @@ def _unknown_field(text: str, overrides: list[str]) -> ConfigError | None:
         if name.rpartition(".")[2] == found[1]:
             path, value = name.removeprefix("config."), given
     names = ", ".join(field.name for field in dataclasses.fields(cls))
-    return ConfigError(path, value, f"absent: {cls.__name__} has only {names}")
+    return ConfigError(path, value, f"absent: {found[2].rpartition('.')[2]} has only {names}")
 
 
 def _line(error: BaseException) -> str:

@@ -10,7 +10,9 @@ from experiments.launch import experiment, launch
 from jopt import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: new, empty, or of the same config.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run: new, empty, or of the same config.", required=True
+)
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
@@ -23,5 +25,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     launch(main)

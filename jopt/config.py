@@ -1,8 +1,8 @@
 """Typed configuration trees: errors, type checks, JSON and identity.
 
 A config is a tree of plain, mutable dataclasses, whose leaves are `bool`, `int`, `float`, `str`, `None` and
-(nested) tuples of these; a `list` holds dataclasses. Each package owns the dataclass beside the function that reads it; this file owns
-what is the same for all of them.
+(nested) tuples of these; a `list` holds dataclasses. Each package owns the dataclass beside the function that
+reads it; this file owns what is the same for all of them.
 """
 
 import dataclasses

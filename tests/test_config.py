@@ -92,5 +92,5 @@ def test_identity_ignores_defaults_and_sees_every_change():
 
 
 def test_the_fingerprint_is_a_fixed_function():
-    # SHA-256 of "Whole:{}". A literal, so that a change of the rule, which would orphan every recorded hash, is noticed.
+    # SHA-256 of "Whole:{}": a literal, because another rule would orphan every hash that was recorded.
     assert fingerprint(Whole()) == "57e0a3e8a63083d11e6e57e0a2d264707a6805c11f66192217c515c3f3dd18da"

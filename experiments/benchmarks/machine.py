@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,38 @@ def describe() -> Machine:
         xla_flags=os.environ.get("XLA_FLAGS", ""),
         load=os.getloadavg()[0],
     )
+
+
+class Busy(NamedTuple):
+    """Processor seconds since boot: of the whole machine, and of this process with the children it has waited for."""
+
+    everyone: float
+    own: float
+    clock: float
+
+
+def busy() -> Busy | None:
+    """How busy the machine has been, or None where the system does not tell."""
+    try:
+        fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, steal = (x / os.sysconf("SC_CLK_TCK") for x in fields)
+    own = sum(os.times()[:4])
+    return Busy(user + nice + system + irq + softirq + steal, own, time.monotonic())
+
+
+def others_share(before: Busy | None, after: Busy | None) -> float | None:
+    """The share of this machine's processor time that other processes took between two `busy`; None if unknown.
+
+    Example:
+      >>> others_share(Busy(0.0, 0.0, 0.0), Busy(30.0, 10.0, 10.0)) == 20 / 10 / (os.cpu_count() or 1)
+      True
+    """
+    if before is None or after is None:
+        return None
+    others = (after.everyone - before.everyone) - (after.own - before.own)
+    return max(0.0, others) / max(after.clock - before.clock, 1e-9) / (os.cpu_count() or 1)
 
 
 def to_json(value: Any) -> Any:

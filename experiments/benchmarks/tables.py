@@ -18,6 +18,12 @@ def machine_line(machine: Machine) -> str:
     )
 
 
+def others_line(suite: str, share: float) -> str:
+    """How quiet the machine was while a suite ran."""
+    verdict = "" if share < 0.05 else ": NOT A QUIET MACHINE, do not quote these figures"
+    return f"{suite}: other processes took {100 * share:.0f} % of the processors' time{verdict}"
+
+
 def train_table(rows: Sequence[TrainRow]) -> Table:
     """Suite `train`: a line for each case and contender."""
     title = "Training step: its time, and the ratio to jopt's; median [p10, p90], measured"

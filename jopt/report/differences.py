@@ -89,8 +89,8 @@ def summary(rows: Sequence[Row], result: Mapping[str, Any], manifest: Mapping[st
       manifest: manifest.json, or {}.
 
     Returns:
-      `status`, `last_step`; loss and accuracy on the test part, and on the validation part in its last row; the best
-      validation accuracy and the (first) step that reached it; the median over the training rows of
+      `status`, `last_step`; loss and accuracy on the test part, and on the validation part in its last row; the
+      best validation accuracy and the (first) step that reached it; the median over the training rows of
       `steps_per_second`; the sizes and times of `result`; and `digest`.
 
     Example:

@@ -48,12 +48,13 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
         """Opens `directory`, which is created if need be; what a crash left half-written is removed."""
-        from orbax.checkpoint import v1 as ocp
+        from orbax.checkpoint import v1
 
+        ocp: Any = v1  # Orbax's annotations of its own policies and paths do not fit one another.
         logging.getLogger("absl").addFilter(_about_nothing)
         self.directory = Path(directory).absolute()
         policies = ocp.training.preservation_policies
-        self._checkpointer = ocp.training.Checkpointer(
+        self._checkpointer: Any = ocp.training.Checkpointer(
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(

@@ -80,8 +80,9 @@ class Display:
 
             def take(new: list[metrics.Row]) -> None:
                 writer.write(new)
-                for row in new if bar else []:
-                    bar.update(row["step"], row["stage"], row)
+                if bar is not None:
+                    for row in new:
+                        bar.update(row["step"], row["stage"], row)
 
             yield take
 

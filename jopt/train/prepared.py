@@ -82,6 +82,7 @@ def prepare(
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     place = functools.partial(jax.device_put, device=everywhere)
     structure, numbers = hyper.split(config)
+    own_model = None if model is None else (lambda _, model=model: model)
     input_shape = dataset.train.inputs.shape[1:]
 
     @functools.cache
@@ -93,7 +94,7 @@ def prepare(
             total_steps=stages[stage].steps,
             batch_size=batch,
             input_shape=input_shape,
-            model=None if model is None else lambda _: model,
+            model=own_model,
             transform=transform,
             mesh=mesh,
         )

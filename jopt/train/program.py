@@ -20,8 +20,8 @@ class Program(NamedTuple):
     """The pure functions of one stage. Each can be jitted, lifted over a trial axis, or sharded.
 
     Attributes:
-      init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that the stage before ended
-        in, its step, parameters and model state are taken over, and the rest starts afresh.
+      init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that
+        the stage before ended in, its step, parameters and model state are taken over; the rest starts afresh.
       segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss` and
         `accuracy`, means over the segment's examples as they were trained on, and `first_bad_step`, the first
         step (0-based) whose loss was not finite, or -1.

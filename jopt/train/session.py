@@ -195,7 +195,9 @@ class _Session:
     def _not_finite(self, part: str, step: int) -> NonFiniteError:
         self.checkpoints.wait()
         steps = self.checkpoints.steps
-        last = f"the last good checkpoint is {self.files.checkpoints / str(steps[-1])}" if steps else "none was saved"
+        last = (
+            f"the last good checkpoint is {self.files.checkpoints / str(steps[-1])}" if steps else "none was saved"
+        )
         return NonFiniteError(f"the {part} loss is not finite at step {step}; {last}")
 
     def _finish(self, state: TrainState) -> dict[str, Any]:

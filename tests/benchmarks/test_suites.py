@@ -40,8 +40,9 @@ def test_train_and_matmul_write_the_documented_json(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "jopt segment" in done.stdout
     found = json.loads((tmp_path / "b.json").read_text())
-    assert set(found) == {"schema", "argv", "settings", "machine", "train", "matmul"}
+    assert set(found) == {"schema", "argv", "settings", "machine", "others_share", "train", "matmul"}
     assert found["schema"] == 1
+    assert set(found["others_share"]) == {"train", "matmul"}
     assert {"date", "cpu", "cores", "packages", "load"} <= set(found["machine"])
     (row,) = found["train"]
     assert row["case"] == "MLP 300-100, digits, batch 64"

@@ -1,4 +1,4 @@
-"""What the configs reach on real data, over seeds. Slow: `make test-all`; with `-s` the tables of docs/results.md."""
+"""What the configs reach on real data, over seeds. Slow; with `-s` it prints the tables of docs/results.md."""
 
 import dataclasses
 import importlib

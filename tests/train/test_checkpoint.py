@@ -127,7 +127,9 @@ def test_all_damaged_is_said_and_starts_from_nothing(tmp_path):
         restored, damaged = second.restore_latest(lambda step: state())
         assert restored is None
         assert len(damaged) == 2 and "moved to" in damaged[0]
-    assert sorted(p.name for p in (tmp_path / "damaged_checkpoints").iterdir()) == ["1", "2"], "nothing is thrown away"
+    assert sorted(p.name for p in (tmp_path / "damaged_checkpoints").iterdir()) == ["1", "2"], (
+        "nothing is thrown away"
+    )
 
 
 def test_a_flipped_digest_is_damage(tmp_path, monkeypatch):

@@ -9,8 +9,9 @@ import threading
 
 import numpy as np
 import pytest
+from flax import nnx
 
-from jopt import optim
+from jopt import models, optim
 from jopt.config import from_dict, to_dict
 from jopt.train import Experiment, NonFiniteError, Stage, metrics, run, session
 from jopt.train.checkpoint import Checkpoints
@@ -32,7 +33,8 @@ def test_a_run_leaves_what_it_promises(tmp_path, tiny):
     result = run(config, tmp_path / "a", quiet=True)
     files = {p.name for p in (tmp_path / "a").iterdir()}
     assert {
-        "config.json", "manifest.json", "metrics.jsonl", "result.json", "report.md", "learning_curves.png", "checkpoints",
+        "config.json", "manifest.json", "metrics.jsonl", "result.json", "report.md", "learning_curves.png",
+        "checkpoints",
     } <= files  # fmt: skip
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert from_dict(Experiment, json.loads((tmp_path / "a" / "config.json").read_text())) == config
@@ -149,22 +151,40 @@ def interrupted_at(monkeypatch, step):
 HARD = {
     "plain": {},
     "ema": {"ema_decay": 0.9, "label_smoothing": 0.1},
-    "accumulation": {"optimizer": optim.Config("momentum", learning_rate=0.05, accumulate_steps=4, clip_by_global_norm=1.0)},
-    "stages": {"stages": [Stage("a", epochs=2), Stage("b", epochs=2, optimizer=optim.Config("rmsprop", schedule="cosine"))]},
+    "accumulation": {
+        "optimizer": optim.Config("momentum", learning_rate=0.05, accumulate_steps=4, clip_by_global_norm=1.0)
+    },
+    "stages": {
+        "stages": [Stage("a", epochs=2), Stage("b", epochs=2, optimizer=optim.Config("rmsprop", schedule="cosine"))]
+    },
     "parallel": {"data_parallel": True},
 }
 
 
+class Normalized(nnx.Module):
+    """Batch statistics and dropout: a state besides the parameters, and random numbers in the forward pass."""
+
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(36, 16, rngs=rngs)
+        self.norm = nnx.BatchNorm(16, rngs=rngs)
+        self.drop = nnx.Dropout(0.3, rngs=rngs)
+        self.out = nnx.Linear(16, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.drop(nnx.relu(self.norm(self.hidden(x.reshape(x.shape[0], -1))))))
+
+
 @pytest.mark.parametrize("step", [6, 12, 18, 24])
-@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("name", [*HARD, "batch_norm"])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypatch, name, step):
-    config = tiny(**HARD[name], checkpoint_every=1)
-    whole = run(config, tmp_path / "whole", quiet=True)
+    config = tiny(**HARD.get(name, {}), checkpoint_every=1)
+    model = models.from_nnx(Normalized) if name == "batch_norm" else None
+    whole = run(config, tmp_path / "whole", model=model, quiet=True)
     with monkeypatch.context() as patched:
         interrupted_at(patched, step)
         with pytest.raises(Interruption):
-            run(config, tmp_path / "cut", quiet=True)
-    resumed = run(config, tmp_path / "cut", quiet=True)
+            run(config, tmp_path / "cut", model=model, quiet=True)
+    resumed = run(config, tmp_path / "cut", model=model, quiet=True)
     assert resumed["digest"] == whole["digest"]
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
     events = [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
@@ -188,6 +208,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkey
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
     config = tiny(checkpoint_every=50, epochs=400)
     whole = run(config, tmp_path / "whole", quiet=True)
+
     def when_it_runs():
         while not (tmp_path / "cut" / "metrics.jsonl").exists() or not rows_of(tmp_path / "cut"):
             pass

@@ -1,0 +1,103 @@
+"""experiments.compare: what differs is shown, nothing foreign is replaced, and nobody is told too much."""
+
+import shutil
+
+import pytest
+
+from jopt.report import Table
+from jopt.report.differences import change, differing, fit, flatten, summary
+
+
+def test_two_runs(app, runs, tmp_path):
+    done = app("compare", runs / "a", runs / "b", f"--out={tmp_path / 'out'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["seed", "0", "7"] in lines
+    assert ["optimizer.learning_rate", "0.01", "0.003"] in lines
+    assert ["stages[0].steps", "None", "9"] in lines
+    assert ["last", "step", "12", "9", "-3"] in lines
+    assert ["parameters", "660", "660", "equal"] in lines
+    assert "carry no uncertainty, and a difference may be seed noise" in " ".join(done.stdout.split())
+    assert all(len(line.rstrip()) <= 80 for line in done.stdout.splitlines() if not line.startswith("report: "))
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| seed | 0 | 7 |" in text and "seed noise" in text and "<comparison.png>" in text
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["comparison.md", "comparison.png"]
+
+
+def test_unfinished_runs_of_one_name_beside_foreign_files(app, runs, tmp_path):
+    for place in ("x", "y"):
+        shutil.copytree(runs / "a", tmp_path / place / "a")
+    (tmp_path / "x" / "a" / "result.json").unlink()
+    for name in ("result.json", "manifest.json", "metrics.jsonl"):
+        (tmp_path / "y" / "a" / name).unlink()
+    (tmp_path / "comparison").mkdir()
+    (tmp_path / "comparison" / "notes.txt").write_text("mine")
+    for _ in range(2):  # The second time it replaces its own files.
+        done = app("compare", "x/a", "y/a", runs / "b", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "x/a has not finished" in done.stdout and "y/a has no manifest.json" in done.stdout
+    assert ["status", "unfinished", "unfinished", "finished"] in [line.split() for line in done.stdout.splitlines()]
+    assert (tmp_path / "comparison" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["comparison.md", "comparison.png"])
+def test_files_of_somebody_else_are_not_replaced(app, refused, runs, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    done = app("compare", runs / "a", runs / "b", f"--out={tmp_path}")
+    assert f"holds {name} that this command did not write" in refused(done, 1)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_written(app, refused, runs, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(runs / "a", broken)
+    (broken / "manifest.json").write_text("{")
+    (tmp_path / "file").write_text("")
+    out = f"--out={tmp_path / 'out'}"
+    for args, status, message in [
+        ([runs / "a", out], 2, "must be at least two run directories"),
+        ([runs / "a", tmp_path, out], 1, "is not a run directory: there is no config.json in it"),
+        ([runs / "a", broken, out], 1, "manifest.json cannot be read: Expecting property name"),
+        ([runs / "a", runs / "b", f"--out={tmp_path / 'file' / 'out'}"], 1, "cannot be written"),
+    ]:
+        assert message in refused(app("compare", *args), status)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_are_not_mixed_up_with_truth_values_and_nan_is_itself():
+    nan = float("nan")
+    assert differing({"a": {"x": 1, "y": 1, "z": nan}, "b": {"x": True, "y": 1.0, "z": nan}}) == {
+        "x": {"a": 1, "b": True}
+    }
+
+
+def test_a_list_of_dictionaries_of_another_length_differs_in_its_extra_leaves():
+    a, b = {"stages": [{"steps": 1}]}, {"stages": [{"steps": 1}, {"steps": 2}]}
+    assert flatten(b) == {"stages[0].steps": 1, "stages[1].steps": 2}
+    assert differing({"a": a, "b": b}) == {"stages[1].steps": {"b": 2}}
+
+
+def test_the_best_step_is_the_first_of_equals_and_what_is_not_finite_is_left_out():
+    rows = [
+        {"step": s, "split": "validation", "loss": 0.1, "accuracy": a}
+        for s, a in ((1, 0.5), (2, float("nan")), (3, 0.75), (4, 0.75), (5, 0.25))
+    ]
+    numbers = summary(rows, {}, {})
+    assert (numbers["best_validation_accuracy"], numbers["best_step"]) == (0.75, 3)
+    assert numbers["last_validation_accuracy"] == 0.25 and numbers["status"] == "unfinished"
+
+
+def test_changes_of_what_is_absent_zero_or_not_finite():
+    assert change("test_accuracy", None, 0.5) == "-"
+    assert change("bytes", 0, 12) == "+12"
+    assert change("test_loss", 0.5, float("nan")) == "different"
+
+
+@pytest.mark.parametrize("width", [1, 20, 40, 80])
+def test_a_cut_table_loses_no_column(width):
+    table = Table("t", ("", *"abcdefgh"), "lrrrrrrrr", [("x", *map(str, range(8))), ("y", *("z" * 9,) * 8)])
+    parts = fit(table, width)
+    assert [name for part in parts for name in part.header[1:]] == list("abcdefgh")
+    assert [cell for part in parts for cell in part.rows[0][1:]] == list(map(str, range(8)))
+    assert all(part.rows[1][0] == "y" for part in parts)

@@ -1,0 +1,112 @@
+"""experiments.train: overrides reach the run, and every mistake is one line and a status, with nothing left."""
+
+import json
+
+import pytest
+
+COMMAND_LINE = {
+    "unknown_field": (["--config.seeed=1"], "ConfigError: seeed must be absent: Experiment has only name, seed,"),
+    "unknown_nested": (
+        ["--config.optimizer.lr=1"],
+        "ConfigError: optimizer.lr must be absent: Config has only name",
+    ),
+    "unknown_group": (["--config.optimizr.name=sgd"], "optimizr does not exist"),
+    "wrong_type": (["--config.seed=abc"], "flag --config.seed=abc: invalid literal for int()"),
+    "no_such_stage": (["--config.stages[3].steps=3"], "list index out of range, in config.stages[3].steps=3"),
+    "out_of_range": (
+        ["--config.optimizer.momentum=1.5"],
+        "ConfigError: optimizer.momentum must be a number in [0, 1)",
+    ),
+    "idle_rule": (["--config.optimizer.freeze=('nope',)"], "RuleError: rule 'nope' matches no parameter"),
+    "unknown_flag": (["--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+    "stray_argument": (["runs/a"], "the command line must be flags only, such as --name=value, got 'runs/a'"),
+}
+
+
+@pytest.mark.parametrize("case", COMMAND_LINE)
+def test_a_mistake_in_the_command_is_one_line_and_status_2(app, config, refused, tmp_path, case):
+    args, message = COMMAND_LINE[case]
+    done = app("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *args)
+    assert message in refused(done, 2)
+    assert not list(tmp_path.iterdir())
+
+
+FILES = {
+    "missing": (None, "No such file or directory: 'config.py'"),
+    "not_an_experiment": ("def get_config():\n    return {'seed': 1}\n", "got 'get_config() -> dict'"),
+    "syntax": ("def get_config(:\n", "SyntaxError: invalid syntax (config.py, line 1)"),
+    "misspelt": (
+        "from jopt import optim\ndef get_config():\n    return optim.Config(lr=1)\n",
+        "unexpected keyword argument 'lr' (config.py, line 3)",
+    ),
+    "refuses": (
+        "from jopt import optim\ndef get_config():\n    optim.validate(optim.Config(b1=2.0))\n",
+        "ConfigError: optimizer.b1 must be a number in [0, 1), got 2.0 (config.py, line 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_mistake_in_the_config_file_is_one_line_with_its_place(app, refused, tmp_path, case):
+    text, message = FILES[case]
+    if text is not None:
+        (tmp_path / "config.py").write_text(text)
+    done = app("train", "--config=config.py", "--config.seed=1", "--workdir=run", cwd=tmp_path)
+    assert message in refused(done, 2)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["config", "workdir"])
+def test_config_and_workdir_are_required(app, config, refused, tmp_path, flag):
+    flags = {"config": config, "workdir": tmp_path / "run"}
+    del flags[flag]
+    done = app("train", *(f"--{k}={v}" for k, v in flags.items()))
+    assert f"flag --{flag}=None" in refused(done, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_something_else_is_status_1_and_stays_as_it_is(app, config, refused, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    done = app("train", f"--config={config}", f"--workdir={tmp_path}")
+    assert "WorkdirError" in (line := refused(done, 1)) and "holds thesis.tex but no config.json" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_data_that_cannot_be_had_are_status_1(app, config, refused, tmp_path):
+    # A directory where the lock file goes: also root cannot write there.
+    (tmp_path / "sets" / ".digits.lock").mkdir(parents=True)
+    more = [
+        "--config.data.name=digits",
+        f"--config.data.data_dir={tmp_path / 'sets'}",
+        "--config.model.num_classes=10",
+    ]
+    done = app("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
+    assert "DataError: data.data_dir: cannot write" in refused(done, 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_is_status_1(app, config, refused, tmp_path):
+    more = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30", "--quiet"]
+    done = app("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
+    assert "NonFiniteError: the training loss is not finite at step" in refused(done, 1)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["exit_status"] == "diverged"
+
+
+def test_overrides_reach_the_run(runs):
+    config = json.loads((runs / "b" / "config.json").read_text())
+    assert (config["seed"], config["optimizer"]["learning_rate"], config["stages"][0]["steps"]) == (7, 3e-3, 9)
+    rows = [json.loads(line) for line in (runs / "b" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 9
+    assert json.loads((runs / "b" / "manifest.json").read_text())["seed"] == 7
+
+
+def test_another_config_in_a_used_directory_is_status_1_and_names_the_fields(app, config, refused, runs):
+    before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+    done = app("train", f"--config={config}", f"--workdir={runs / 'a'}", "--config.seed=5")
+    assert "differs in seed (0 there, 5 now)" in refused(done, 1)
+    assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_is_shown_again_and_not_run(app, config, runs):
+    done = app("train", f"--config={config}", f"--workdir={runs / 'a'}")
+    assert done.returncode == 0 and "finished; nothing was run" in done.stdout

@@ -1,0 +1,49 @@
+"""experiments.verify: a run is the same or it is not, and what is not is named."""
+
+import json
+import shutil
+
+
+def copy_of(runs, tmp_path):
+    shutil.copytree(runs / "a", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_is_verified(app, runs):
+    done = app("verify", runs / "a", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "VERIFIED: the run is the same, bit for bit"
+
+
+def test_what_was_changed_is_named(app, runs, tmp_path):
+    run = copy_of(runs, tmp_path)
+    result = json.loads((run / "result.json").read_text())
+    changed = {**result, "digest": "0" * 64, "accuracy": 1.5}
+    (run / "result.json").write_text(json.dumps(changed))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows[2] |= {"loss": 0.125, "steps_per_second": 1.0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = app("verify", run, "--quiet", f"--again={tmp_path / 'again'}")
+    assert done.returncode == 1
+    different = [line for line in done.stdout.splitlines() if line.startswith("different: ")]
+    assert len(different) == 3
+    assert different[0].startswith(f"different: accuracy of result.json: 1.5 then, {result['accuracy']} now")
+    assert different[1] == f"different: digest of result.json: {'0' * 64} then, {result['digest']} now"
+    assert different[2].startswith("different: metrics.jsonl, line 3: loss 0.125 then, ")
+    assert done.stdout.splitlines()[-1] == "NOT VERIFIED: the run is not the same"
+    assert json.loads((tmp_path / "again" / "result.json").read_text())["digest"] == result["digest"]
+
+
+def test_a_run_is_never_its_own_witness(app, refused, runs):
+    done = app("verify", runs / "a", f"--again={runs / 'a'}")
+    assert "is not empty: a run that is there would not be run again" in refused(done, 1)
+
+
+def test_an_unfinished_run_cannot_be_verified(app, refused, runs, tmp_path):
+    (copy_of(runs, tmp_path) / "result.json").unlink()
+    assert "holds no finished run: there is no result.json" in refused(app("verify", tmp_path / "run"), 1)
+
+
+def test_one_run_must_be_given(app, refused):
+    assert "RUN must be one run directory, got ''" in refused(app("verify"), 2)

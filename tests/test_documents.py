@@ -1,0 +1,58 @@
+"""What the documents say can be run does run, and what they name is there."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from jopt.train import Experiment, validate
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {path.name: path.read_text() for path in DOCUMENTS}
+
+
+def test_the_readme_example_runs_as_printed():
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT["README.md"], re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 18
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in a reader's session
+        exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_files_that_are_named_are_there(name):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT[name]):
+        assert (ROOT / ("docs" if name != "README.md" else "") / target).exists(), target
+    for path in re.findall(r"`((?:tests|jopt|configs|experiments)/[\w./]+\.py)", TEXT[name]):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_configs_and_apps_in_commands_are_there(name):
+    for path in re.findall(r"--config=(configs/[\w/]+\.py)", TEXT[name]):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"python -m ((?:experiments|jopt)[\w.]+)", TEXT[name]):
+        assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_each_config_is_valid_and_tells_its_command(path):
+    module = importlib.import_module(f"configs.{path.stem}")
+    config = module.get_config()
+    assert isinstance(config, Experiment)
+    validate(config)
+    assert f"--config=configs/{path.name}" in module.__doc__
+    assert re.search(r"Time: .*\d|Not run here: needs the data set", module.__doc__), "time and result"
+
+
+def test_the_make_targets_of_the_readme_are_there():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"(?:    |`)make ([\w-]+)", TEXT["README.md"])) <= set(targets)
+
+
+def test_no_document_names_a_package_index():
+    for name, text in TEXT.items():
+        assert not re.search(r"pypi\.org|files\.pythonhosted", text), name
+    assert "://" not in (ROOT / "constraints.txt").read_text()
