@@ -98,7 +98,7 @@ def _matches(value: Any, hint: Any, path: str) -> bool:
     if hint is type(None):
         return value is None
     if origin in (tuple, list):
-        if not isinstance(value, tuple | list):
+        if not isinstance(value, origin):
             return False
         if origin is list or (len(args) == 2 and args[1] is Ellipsis):
             return all(_matches(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))

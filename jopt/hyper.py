@@ -48,6 +48,17 @@ class Structure:
         return isinstance(other, Structure) and self.identity == other.identity
 
 
+def as_traced(value: float) -> float:
+    """The number that the program sees: rounded to float32, and infinite beyond its range.
+
+    Example:
+      >>> as_traced(1 - 1e-12), as_traced(1e39), as_traced(1e-50)
+      (1.0, inf, 0.0)
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.float32(value))
+
+
 def split(config: Any) -> tuple[Structure, dict[str, np.ndarray]]:
     """Splits `config` into its structure and its swept numbers.
 

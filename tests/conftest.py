@@ -10,3 +10,6 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 # Many tests compile the same small programs: in several workers, and again on the next day.
 enable_cache()
+
+# Doctests are looked for in every file; two conftest.py cannot both be imported as a module of that name.
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]

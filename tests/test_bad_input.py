@@ -246,13 +246,17 @@ CONFIGS = {
         "data.synthetic.num_classes must be a number of classes >= 2, got 1",
     ),
     "set_without_tests": (of_set(test=0), "data.synthetic.test must be a number of examples > 0, got 0"),
-    "set_noise_negative": (of_set(noise=-1.0), "data.synthetic.noise must be a "),
+    "set_noise_negative": (
+        of_set(noise=-1.0),
+        "data.synthetic.noise must be a finite standard deviation >= 0, got -1.0",
+    ),
     "set_seed_negative": (of_set(seed=-1), "data.synthetic.seed must be an integer in [0, 2**32), got -1"),
-}
-
-# What is not yet refused in time, or not clearly.
-PENDING = {
+    # What the parts do not see but their sum does, and what float32 and int32 make of numbers
     "steps_beyond_int32": (experiment(epochs=2**30, segment_steps=2**30), "epochs"),
+    "segments_without_number": (
+        experiment(epochs=10**7),
+        "segment_steps must be long enough that the run has at most 1000000 segments, and not 10000000, got None",
+    ),
     "warmup_beyond_int32": (of_optimizer(warmup_steps=2**31), "optimizer.warmup_steps must be a number of steps"),
     "warmup_beyond_stage": (
         of_optimizer(schedule="cosine", warmup_steps=12),
@@ -287,8 +291,14 @@ PENDING = {
 
 # Rules name the pattern; what is accepted is one that matches, so the parameters are listed.
 RULES = {
-    "freeze_matches_nothing": (of_optimizer(freeze=("nope",)), "rule 'nope' matches no parameter"),
-    "rate_rule_matches_nothing": (of_optimizer(learning_rate_rules=(("Conv.*", 0.5),)), "rule 'Conv.*' matches no"),
+    "freeze_matches_nothing": (
+        of_optimizer(freeze=("nope",)),
+        "optimizer.freeze: rule 'nope' matches no parameter",
+    ),
+    "rate_rule_matches_nothing": (
+        of_optimizer(learning_rate_rules=(("Conv.*", 0.5),)),
+        "optimizer.learning_rate_rules: rule 'Conv.*' matches no",
+    ),
     "part_of_a_path": (of_optimizer(weight_decay_rules=(("bias", 0.0),)), "rule 'bias' matches no parameter"),
     "hidden_rule": (
         of_optimizer(learning_rate_rules=((".*", 0.5), (".*kernel", 0.1))),
@@ -296,7 +306,7 @@ RULES = {
     ),
     "rule_of_a_later_stage": (
         of_stages(Stage("a"), Stage("b", optimizer=optim.Config(freeze=("Dense_9/.*",)))),
-        "rule 'Dense_9/.*' matches no parameter",
+        "stages[1].optimizer.freeze: rule 'Dense_9/.*' matches no parameter",
     ),
 }
 
@@ -321,16 +331,6 @@ def test_a_bad_config_is_refused_with_its_field(tmp_path, case):
         run(config, tmp_path / "run", quiet=True)
     assert str(error.value).startswith(text)
     assert str(error.value).endswith(f"got {error.value.value!r}")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.xfail(strict=True, reason="refused too late, unclearly or not at all")
-@pytest.mark.parametrize("case", PENDING)
-def test_a_bad_config_that_is_not_refused_well_yet(tmp_path, case):
-    config, text = PENDING[case]
-    with pytest.raises(ConfigError) as error:
-        run(config, tmp_path / "run", quiet=True)
-    assert str(error.value).startswith(text)
     assert not list(tmp_path.iterdir())
 
 
@@ -442,9 +442,6 @@ DIRECTORIES = {
     "file": (a_file, WorkdirError, "is not a directory"),
     "checkpoint_of_another_model": (other_model, CheckpointError, "is of another model or optimizer: w is not in"),
     "result_not_json": (damaged_result, WorkdirError, "result.json cannot be read"),
-}
-
-PENDING_DIRECTORIES = {
     "manifest_not_json": (damaged_manifest, WorkdirError, "manifest.json cannot be read"),
     "metrics_not_json": (damaged_metrics, WorkdirError, "metrics.jsonl is damaged: "),
 }
@@ -462,12 +459,6 @@ def check_directory(tmp_path, make, kind, text):
 @pytest.mark.parametrize("case", DIRECTORIES)
 def test_a_directory_that_cannot_be_used_stays_as_it_is(tmp_path, case):
     check_directory(tmp_path, *DIRECTORIES[case])
-
-
-@pytest.mark.xfail(strict=True, reason="refused too late, unclearly or not at all")
-@pytest.mark.parametrize("case", PENDING_DIRECTORIES)
-def test_a_directory_that_is_not_refused_well_yet(tmp_path, case):
-    check_directory(tmp_path, *PENDING_DIRECTORIES[case])
 
 
 def test_a_directory_below_a_file_cannot_be_made(tmp_path):

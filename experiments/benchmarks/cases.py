@@ -62,13 +62,18 @@ def _cnn(*channels: int) -> models.Config:
     return models.Config(name="cnn", features=channels, hidden=64)
 
 
+def _targets(python_loop: float, pytorch: float) -> dict[str, float]:
+    """The usual step has Flax's convolution; the one with jopt's is the stricter alternative."""
+    return {PLAIN_CONV: python_loop, PYTHON_LOOP: python_loop, PYTORCH: pytorch}
+
+
 CASES = (
     Case("MLP 300-100, digits, batch 64", _mlp(), _digits(), 64, {PYTHON_LOOP: 1.5, PYTORCH: 2.0}),
     Case("MLP 300-100, digits, batch 16", _mlp(), _digits(), 16, {PYTHON_LOOP: 1.7, PYTORCH: 4.0}),
-    Case("CNN 16-32, 28x28x1, batch 64", _cnn(16, 32), _images(), 64, {PYTHON_LOOP: 1.4, PYTORCH: 1.5}),
-    Case("CNN 8-16, 28x28x1, batch 16", _cnn(8, 16), _images(), 16, {PYTHON_LOOP: 1.2, PYTORCH: 5.0}),
-    Case("CNN 16-32, digits 8x8x1, batch 64", _cnn(16, 32), _digits(), 64),
-    Case("CNN 8-16, digits 8x8x1, batch 16", _cnn(8, 16), _digits(), 16),
+    Case("CNN 16-32, digits, batch 64", _cnn(16, 32), _digits(), 64, _targets(1.4, 1.5)),
+    Case("CNN 8-16, digits, batch 16", _cnn(8, 16), _digits(), 16, _targets(1.2, 5.0)),
+    Case("CNN 16-32, 28x28x1, batch 64", _cnn(16, 32), _images(), 64),
+    Case("CNN 8-16, 28x28x1, batch 16", _cnn(8, 16), _images(), 16),
 )
 
 

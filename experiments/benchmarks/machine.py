@@ -59,7 +59,7 @@ def describe() -> Machine:
 
 
 class Busy(NamedTuple):
-    """Processor seconds since boot: of the whole machine, and of this process with the children it has waited for."""
+    """Processor seconds: of the whole machine, and of this process and the children it has waited for."""
 
     everyone: float
     own: float

@@ -1,6 +1,7 @@
 """What to train on: the data set, where it lives, how it is laid out and augmented."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -133,7 +134,8 @@ def _check_synthetic(config: Synthetic, path: str) -> None:
     for field in ("train", "validation", "test"):
         value = getattr(config, field)
         require(value > 0, join_path(path, field), value, "a number of examples > 0")
-    require(config.noise >= 0, join_path(path, "noise"), config.noise, "a standard deviation >= 0")
+    fine = 0 <= config.noise < math.inf
+    require(fine, join_path(path, "noise"), config.noise, "a finite standard deviation >= 0")
     require(0 <= config.seed < 2**32, join_path(path, "seed"), config.seed, "an integer in [0, 2**32)")
 
 

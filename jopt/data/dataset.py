@@ -65,6 +65,13 @@ def load(config: Config) -> Dataset:
     if config.train_examples is not None:
         splits["train"] = _subset(splits["train"], config.train_examples)
     train, validation, test = (_arrange(splits[name], config.layout) for name in ("train", "validation", "test"))
+    for field in ("shift", "crop_padding"):
+        value = getattr(config, field)
+        if value:
+            size = min(train.inputs.shape[1:3])
+            require(
+                value < size, f"data.{field}", value, f"less than the {size} pixels of the images' shorter side"
+            )
     width = train.inputs.shape[-1]  # channels, but for a sequence of image rows: columns times channels
     channels = splits["train"].inputs.shape[-1] if splits["train"].inputs.ndim > 2 else width
     if config.normalize:

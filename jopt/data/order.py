@@ -21,7 +21,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return n // batch_size
 
 
-def indices(key: jax.Array, first_step, num_steps: int, batch_size: int, n: int) -> jax.Array:
+def indices(
+    key: jax.Array, first_step, num_steps: int, batch_size: int, n: int, *, aligned: bool = False
+) -> jax.Array:
     """The examples of steps `first_step, ..., first_step + num_steps - 1`.
 
     Step t lies in epoch `e = t // (n // batch_size)` and takes the t-th slice of `batch_size` from
@@ -35,6 +37,8 @@ def indices(key: jax.Array, first_step, num_steps: int, batch_size: int, n: int)
       num_steps: number of steps, static.
       batch_size: examples a step, static.
       n: number of training examples, static.
+      aligned: promises that `first_step` begins an epoch, which saves computing the permutation of an epoch that
+        the window cannot reach then.
 
     Returns:
       int32 [num_steps, batch_size], values in [0, n).
@@ -56,7 +60,8 @@ def indices(key: jax.Array, first_step, num_steps: int, batch_size: int, n: int)
     first_step = jnp.asarray(first_step, jnp.int32)
     first_epoch, offset = jnp.divmod(first_step, jnp.int32(per_epoch))
     # A window that starts on the last step of an epoch touches the most epochs.
-    num_epochs = (per_epoch - 1 + num_steps - 1) // per_epoch + 1
+    latest = 0 if aligned else per_epoch - 1
+    num_epochs = (latest + num_steps - 1) // per_epoch + 1
     epochs = first_epoch + jnp.arange(num_epochs, dtype=jnp.int32)
     rows = jax.vmap(lambda epoch: _epoch(key, epoch, per_epoch, batch_size, n))(epochs)
     rows = rows.reshape(num_epochs * per_epoch, batch_size)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jopt.config import ConfigError, choice, join_path, require
+from jopt.hyper import as_traced
 from jopt.models.cnn import ConvNet
 from jopt.models.functional import Model, from_linen
 from jopt.models.layers import ACTIVATIONS
@@ -143,7 +144,8 @@ def validate(config: Config, path: str = "model") -> None:
     if config.activation is not None:
         choice(field("activation"), config.activation, ACTIVATIONS)
     if config.dropout is not None:
-        require(0 <= config.dropout < 1, field("dropout"), config.dropout, "None or a number in [0, 1)")
+        fine = 0 <= as_traced(config.dropout) < 1
+        require(fine, field("dropout"), config.dropout, "None or a number in [0, 1)")
     choice(field("dtype"), config.dtype, DTYPES)
     if config.padding is not None:
         choice(field("padding"), config.padding, ("SAME", "VALID"))

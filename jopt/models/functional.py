@@ -3,12 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import nnx
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 
 class Model(NamedTuple):
@@ -77,7 +79,7 @@ def from_linen(module: nn.Module) -> Model:
     return Model(init, apply)
 
 
-def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> Model:
+def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
     """A Flax NNX module as a `Model`.
 
     Args:
@@ -90,11 +92,13 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> Model:
       own, folded from `key`, so that the same key gives the same output.
 
     Example:
+      >>> from flax import nnx
       >>> model = from_nnx(lambda rngs: nnx.Linear(4, 3, rngs=rngs))
       >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
       >>> jax.tree.map(jnp.shape, params), state
       ({'bias': (3,), 'kernel': (4, 3)}, {})
     """
+    from flax import nnx  # a sixth of a second that those who use Linen need not wait for
 
     @functools.cache
     def skeleton() -> tuple[Any, list[list[tuple]]]:
@@ -134,6 +138,8 @@ def _float32(logits: Any) -> jax.Array:
 
 def _to_dict(state: Any) -> dict[str, Any]:
     """An NNX state as nested dictionaries of arrays; list indices become strings, so that keys sort and save."""
+    from flax import nnx
+
     out: dict[str, Any] = {}
     for path, variable in nnx.to_flat_state(state):
         inner = out

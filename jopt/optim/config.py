@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jopt.config import check_types, choice, fields, join_path, require
-from jopt.hyper import swept
+from jopt.hyper import as_traced, swept
 
 # What each optimizer reads, and the number that an absent (None) field stands for: Optax's own default.
 DEFAULTS: dict[str, dict[str, float]] = {
@@ -124,14 +124,14 @@ _RANGES: dict[str, tuple[Any, str]] = {
         name: (lambda x: x > 0, "a finite number above 0 (None for no clipping)")
         for name in ("clip_by_global_norm", "clip_by_value", "adaptive_clip")
     },
-    "warmup_steps": (lambda x: x >= 0, "a number of steps, at least 0"),
-    "decay_steps": (lambda x: x > 0, "a number of steps, at least 1 (None for the whole stage)"),
+    "warmup_steps": (lambda x: 0 <= x < 2**31, "a number of steps, at least 0"),
+    "decay_steps": (lambda x: 0 < x < 2**31, "a number of steps, at least 1 (None for the whole stage)"),
     "end_fraction": (lambda x: 0 <= x <= 1, "a number in [0, 1]"),
     "power": (lambda x: x > 0, "a finite number above 0"),
     "decay_rate": (lambda x: 0 < x <= 1, "a number in (0, 1]"),
     "peak_fraction": (lambda x: 0 < x < 1, "a number in (0, 1)"),
     "initial_fraction": (lambda x: 0 <= x <= 1, "a number in [0, 1]"),
-    "accumulate_steps": (lambda x: x >= 1, "a number of steps, at least 1 (None for no accumulation)"),
+    "accumulate_steps": (lambda x: 1 <= x < 2**31, "a number of steps, at least 1 (None for no accumulation)"),
 }
 
 
@@ -163,7 +163,10 @@ def validate(config: Config, path: str = "optimizer", total_steps: int | None = 
         require(config.variant == "optax", join_path(path, "variant"), config.variant, accepted)
     for name, (good, accepted) in _RANGES.items():
         value = getattr(config, name)
-        require(value is None or (math.isfinite(value) and good(value)), join_path(path, name), value, accepted)
+        # In the program the number is a float32, where 1 - 1e-12 is 1 and 1e-50 is 0.
+        seen = [value, as_traced(value)] if isinstance(value, float) else [value]
+        fine = value is None or all(math.isfinite(x) and good(x) for x in seen)
+        require(fine, join_path(path, name), value, accepted)
     _validate_schedule(config, path, total_steps)
     _validate_rules(config, path)
 
@@ -177,12 +180,20 @@ def _validate_schedule(config: Config, path: str, total_steps: int | None) -> No
         bounds,
         "increasing fractions in (0, 1)",
     )
-    end, source = config.decay_steps, "decay_steps"
-    if end is None and total_steps is not None and config.schedule != "constant":
-        end, source = max(total_steps // (config.accumulate_steps or 1), 1), "the stage's updates"
-    if end is not None:
-        accepted = f"less than {source} ({end})"
-        require(config.warmup_steps < end, join_path(path, "warmup_steps"), config.warmup_steps, accepted)
+    warmup, field = config.warmup_steps, join_path(path, "warmup_steps")
+    if config.decay_steps is not None:
+        end = config.decay_steps
+        require(warmup < end, field, warmup, f"less than decay_steps ({end})")
+    if total_steps is None:
+        return
+    every = config.accumulate_steps or 1
+    accepted = f"at most the stage's {total_steps} steps: else no parameter is ever updated"
+    require(every <= total_steps, join_path(path, "accumulate_steps"), every, accepted)
+    updates = total_steps // every
+    if config.schedule == "constant":
+        require(warmup <= updates, field, warmup, f"at most the stage's updates ({updates})")
+    elif config.decay_steps is None:
+        require(warmup < updates, field, warmup, f"less than the stage's updates ({updates})")
 
 
 def _validate_rules(config: Config, path: str) -> None:

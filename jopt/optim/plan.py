@@ -39,14 +39,21 @@ def plan(config: Config, params: Any) -> list[ParameterPlan]:
       ParameterPlan(path='Dense_0/bias', shape=(2,), learning_rate=1.0, weight_decay=0.0, frozen=False)
       ParameterPlan(path='Dense_0/kernel', shape=(3, 2), learning_rate=1.0, weight_decay=1.0, frozen=True)
     """
-    rates = rules.plan(config.learning_rate_rules, params, 1.0)
-    decays = rules.plan(config.weight_decay_rules, params, 1.0)
-    frozen = rules.plan([(pattern, True) for pattern in config.freeze], params, False)
+    rates = _resolve("learning_rate_rules", config.learning_rate_rules, params, 1.0)
+    decays = _resolve("weight_decay_rules", config.weight_decay_rules, params, 1.0)
+    frozen = _resolve("freeze", [(pattern, True) for pattern in config.freeze], params, False)
     leaves = jax.tree.leaves(params)
     return [
         ParameterPlan(rate.path, tuple(leaf.shape), rate.value, decay.value, freeze.value)
         for leaf, rate, decay, freeze in zip(leaves, rates, decays, frozen, strict=True)
     ]
+
+
+def _resolve(field: str, given: Any, params: Any, default: Any) -> list[rules.Assignment[Any]]:
+    try:
+        return rules.plan(given, params, default)
+    except rules.RuleError as error:
+        raise rules.RuleError(f"{field}: {error}") from error
 
 
 def describe(config: Config, params: Any) -> str:

@@ -110,7 +110,8 @@ def summary(rows: Sequence[Row], result: Mapping[str, Any], manifest: Mapping[st
     last = validation[-1] if validation else {}
     test = next((row for row in reversed(rows) if row["split"] == "test"), {})
     speeds = [row["steps_per_second"] for row in rows if _number(row.get("steps_per_second"))]
-    status = "finished" if result else manifest.get("exit_status") or "unfinished"
+    ended = manifest.get("exit_status")
+    status = "finished" if result else "unfinished" if ended in (None, "finished") else ended
     return {
         "status": status,
         "last_step": max((row["step"] for row in rows), default=None),

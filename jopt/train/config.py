@@ -5,7 +5,7 @@ import dataclasses
 from jopt import data as data_sets
 from jopt import models, optim
 from jopt.config import check_types, join_path, require
-from jopt.hyper import swept
+from jopt.hyper import as_traced, swept
 
 
 @dataclasses.dataclass
@@ -86,9 +86,12 @@ def validate(config: Experiment, path: str = "") -> None:
     )
     smoothing, decay = config.label_smoothing, config.ema_decay
     require(
-        smoothing is None or 0 < smoothing < 1, join_path(path, "label_smoothing"), smoothing, "in (0, 1) or None"
+        smoothing is None or 0 < as_traced(smoothing) < 1,
+        join_path(path, "label_smoothing"),
+        smoothing,
+        "in (0, 1) or None",
     )
-    require(decay is None or 0 < decay < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
+    require(decay is None or 0 < as_traced(decay) < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
     models.validate(config.model, join_path(path, "model"))
     data_sets.validate(config.data, join_path(path, "data"))
     optim.validate(config.optimizer, join_path(path, "optimizer"))

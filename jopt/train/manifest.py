@@ -79,14 +79,25 @@ def git_state(directory: Path) -> dict[str, Any] | None:
         top = Path(git("rev-parse", "--show-toplevel").decode().strip())
         commit = git("rev-parse", "HEAD").decode().strip()
         difference = git("diff", "HEAD", "--binary")
-        untracked = git("ls-files", "--others", "--exclude-standard", "--full-name", str(top)).decode().split("\n")
+        untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", str(top)).split(b"\0")
     except (OSError, subprocess.SubprocessError):
         return None
     hashed = hashlib.sha256(difference)
     new = [name for name in untracked if name]
     for name in new:
-        hashed.update(name.encode() + b"\0" + (top / name).read_bytes())
+        hashed.update(name + b"\0" + _content_hash(top / os.fsdecode(name)))
     return {"commit": commit, "dirty": bool(difference or new), "diff_hash": hashed.hexdigest()}
+
+
+def _content_hash(path: Path) -> bytes:
+    """SHA-256 of a file, or of where a link points; of nothing, if it went away or is a directory of its own."""
+    try:
+        if path.is_symlink():
+            return hashlib.sha256(os.fsencode(path.readlink())).digest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b""
 
 
 def _version(package: str) -> str | None:

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jopt import data, hyper, keys, models, optim
-from jopt.config import require
+from jopt.config import ConfigError, require
+from jopt.rules import RuleError
 from jopt.train import program, schedule
 from jopt.train.config import Experiment, stage_optimizer, validate
 from jopt.train.program import Program
@@ -78,12 +80,17 @@ def prepare(
     examples = dataset.train.labels.shape[0]
     batch = schedule.batch_size(config, examples)
     stages = schedule.stages(config, examples)
+    per_epoch = data.steps_per_epoch(examples, batch)
     mesh = _mesh(config, batch)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     place = functools.partial(jax.device_put, device=everywhere)
     structure, numbers = hyper.split(config)
     own_model = None if model is None else (lambda _, model=model: model)
     input_shape = dataset.train.inputs.shape[1:]
+    paths = [f"stages[{i}].optimizer" if stage.optimizer else "optimizer" for i, stage in enumerate(config.stages)]
+    for index, stage in enumerate(stages):
+        optim.validate(stage_optimizer(config, index), paths[index], stage.steps)
+    _check_model(config, model, input_shape, dataset.num_classes)
 
     @functools.cache
     def program_of(stage: int, steps: int) -> Program:
@@ -94,6 +101,7 @@ def prepare(
             total_steps=stages[stage].steps,
             batch_size=batch,
             input_shape=input_shape,
+            aligned=stages[stage].start % per_epoch == stages[stage].segment_steps % per_epoch == 0,
             model=own_model,
             transform=transform,
             mesh=mesh,
@@ -119,9 +127,35 @@ def prepare(
         model=model or models.model(config.model),
         batch_size=batch,
     )
-    for stage in range(len(stages)):
-        optim.plan(stage_optimizer(config, stage), like(stage).params)
+    for stage, path in enumerate(paths):
+        try:
+            optim.plan(stage_optimizer(config, stage), like(stage).params)
+        except RuleError as error:
+            raise RuleError(f"{path}.{error}") from error
     return prepared
+
+
+def _check_model(
+    config: Experiment, own: models.Model | None, input_shape: tuple[int, ...], num_classes: int
+) -> None:
+    """Raises ConfigError unless the model maps a batch of such inputs to logits [batch, num_classes]."""
+    model = own or models.model(config.model)
+    field, name = ("model", "the model that was given") if own else ("model.name", config.model.name)
+    accepted = f"a model for inputs of {' x '.join(map(str, input_shape))} ({config.data.layout})"
+
+    def logits(seed: jax.Array, x: jax.Array) -> jax.Array:
+        params, model_state = model.init(keys.root(seed), x)
+        return model.apply(params, model_state, x, train=False)[0]
+
+    x = jax.ShapeDtypeStruct((2, *input_shape), np.float32)
+    try:
+        shape = jax.eval_shape(logits, jax.ShapeDtypeStruct((), np.uint32), x).shape
+    except (ValueError, TypeError, IndexError, FlaxError) as error:
+        if own:
+            raise
+        raise ConfigError(field, name, f"{accepted}: {error}") from error
+    wanted = (2, num_classes)
+    require(shape == wanted, field, name, f"{accepted} with logits {wanted} for two of them, which are {shape}")
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:

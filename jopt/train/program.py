@@ -43,6 +43,7 @@ def build(
     total_steps: int,
     batch_size: int,
     input_shape: tuple[int, ...],
+    aligned: bool = False,
     model: Callable[[Experiment], models.Model] | None = None,
     transform: Callable[[Experiment], ParamTransform] | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -56,6 +57,7 @@ def build(
       total_steps: optimizer steps in the stage, which schedules may need.
       batch_size: examples a step.
       input_shape: the shape of one example.
+      aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
       model: what makes the model from the experiment; None is `jopt.models.model(experiment.model)`.
       transform: what makes the stage's ParamTransform; None is the identity.
       mesh: a mesh with an axis `data`, over which each batch is split, everything else being the same on every
@@ -102,7 +104,7 @@ def build(
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays):
         config, net, optimizer, seen_as = parts(values)
         key = keys.root(values["seed"])
-        rows = data.indices(key, state.step, steps, batch_size, arrays.labels.shape[0])
+        rows = data.indices(key, state.step, steps, batch_size, arrays.labels.shape[0], aligned=aligned)
 
         def loss_of(params, state: TrainState, inputs, labels):
             logits, model_state = net.apply(
@@ -205,7 +207,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: Any = None) -
       True
     """
     log_p = jax.nn.log_softmax(logits)
-    picked = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    # A product with the one-hot target, whose gradient fuses; that of an indexed pick is a scatter.
+    picked = jnp.sum(log_p * jax.nn.one_hot(labels, logits.shape[-1], dtype=log_p.dtype), axis=-1)
     if smoothing is None:
         return -picked
     return -(1 - smoothing) * picked - smoothing * log_p.mean(-1)

@@ -6,6 +6,9 @@ from typing import NamedTuple
 from jopt.config import require
 from jopt.train.config import Experiment
 
+# All are listed before the run starts, and each leaves a row in metrics.jsonl.
+MAX_SEGMENTS = 1_000_000
+
 
 class Segment(NamedTuple):
     """A stretch of optimizer steps that is one call of one XLA program.
@@ -52,11 +55,17 @@ def batch_size(config: Experiment, examples: int) -> int:
 def stages(config: Experiment, examples: int) -> list[StageSteps]:
     """Each stage's place and length in steps, given the number of training examples."""
     epoch = examples // batch_size(config, examples)
-    out, start = [], 0
-    for stage in config.stages:
+    out, start, count = [], 0, 0
+    for index, stage in enumerate(config.stages):
         steps = stage.steps or (stage.epochs or config.epochs) * epoch
         out.append(StageSteps(start, steps, min(config.segment_steps or epoch, steps)))
-        start += steps
+        start, count = start + steps, count + -(-steps // out[-1].segment_steps)
+        name = "steps" if stage.steps else "epochs"
+        own = getattr(stage, name)
+        field, value = (f"stages[{index}].{name}", own) if own else ("epochs", config.epochs)
+        require(start < 2**31, field, value, f"such that the run has fewer than 2**31 steps (an epoch has {epoch})")
+        accepted = f"long enough that the run has at most {MAX_SEGMENTS} segments, and not {count}"
+        require(count <= MAX_SEGMENTS, "segment_steps", config.segment_steps, accepted)
     return out
 
 

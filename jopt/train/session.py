@@ -20,7 +20,7 @@ from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.state import TrainState, digest
-from jopt.train.workdir import Workdir
+from jopt.train.workdir import Workdir, WorkdirError
 from jopt.transform import ParamTransform
 
 
@@ -90,8 +90,10 @@ class _Session:
     def run(self) -> dict[str, Any]:
         p, config = self.prepared, self.prepared.config
         with Checkpoints(self.files.checkpoints, config.keep_checkpoints) as self.checkpoints:
+            # Read before anything changes, so that a damaged one stops the run as it is.
+            first = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else None
             state, stage, rows = self._restore()
-            self._open_manifest()
+            self._open_manifest(first)
             status = "failed"
             try:
                 with self.display.training(p, self.files, rows) as self.shown:
@@ -129,20 +131,25 @@ class _Session:
         for sentence in damaged:
             self.display.warn(sentence)
         if restored is None:
-            return None, None, metrics.truncate(self.files.metrics, 0)
+            return None, None, self._rows_up_to(0)
         self.step = restored.step
         self.before = {name: restored.notes[name] for name in self.before}
         self.display.resuming(restored.step)
-        rows = metrics.truncate(self.files.metrics, restored.step)
+        rows = self._rows_up_to(restored.step)
         return self.prepared.place(restored.state), self._stage_at(restored.step), rows
 
-    def _open_manifest(self) -> None:
+    def _rows_up_to(self, step: int) -> list[metrics.Row]:
+        try:
+            return metrics.truncate(self.files.metrics, step)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
+
+    def _open_manifest(self, first: dict[str, Any] | None) -> None:
         p = self.prepared
         self.manifest = manifests.collect(p.config, p.dataset.fingerprint)
         name = "start"
-        if self.files.manifest.exists():
+        if first is not None:
             # The first session's facts stay; a later one records what differs from them in its event.
-            first = self.files.load_json(self.files.manifest)
             facts = {k: v for k, v in self.manifest.items() if k not in ("events", "exit_status", "digest")}
             differs = {k: v for k, v in facts.items() if first.get(k) != v}
             self.manifest = first

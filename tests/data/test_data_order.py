@@ -40,6 +40,15 @@ def test_any_cut_into_segments_gives_the_rows_of_the_definition(size, lengths):
         step += length
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_an_aligned_window_is_the_same_for_less(size, count):
+    batch_size, n = size
+    first = 5 * (n // batch_size)
+    aligned = data.indices(KEY, first, count, batch_size, n, aligned=True)
+    np.testing.assert_array_equal(aligned, rows(first, count, *size))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(SIZES), st.integers(0, 1000))
 def test_an_epoch_holds_no_example_twice(size, epoch):
