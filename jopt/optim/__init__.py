@@ -16,7 +16,7 @@ from jopt.optim.penalties import soft_threshold as soft_threshold
 from jopt.optim.plan import ParameterPlan as ParameterPlan
 from jopt.optim.plan import describe as describe
 from jopt.optim.plan import plan as plan
+from jopt.optim.scaling import scale_by_adam as scale_by_adam
 from jopt.optim.scaling import scale_by_paper_adagrad as scale_by_paper_adagrad
-from jopt.optim.scaling import scale_by_uncorrected_adam as scale_by_uncorrected_adam
 from jopt.optim.schedules import learning_rate as learning_rate
 from jopt.optim.schedules import multiplier as multiplier

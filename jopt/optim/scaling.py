@@ -42,9 +42,7 @@ def scale_by_optimizer(config: Config) -> optax.GradientTransformation:
         case "rmsprop":
             return optax.scale_by_rms(c.decay, c.eps, eps_in_sqrt=not paper)
         case "adam" | "adamw":
-            if paper or not c.bias_correction:
-                return scale_by_uncorrected_adam(c.b1, c.b2, c.eps)
-            return optax.scale_by_adam(c.b1, c.b2, c.eps)
+            return scale_by_adam(c.b1, c.b2, c.eps, bias_correction=c.bias_correction and not paper)
         case "lion":
             return optax.scale_by_lion(c.b1, c.b2)
         case "muon":
@@ -82,23 +80,31 @@ def scale_by_paper_adagrad(eps: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_uncorrected_adam(b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
-    r"""$m \leftarrow b_1 m + (1 - b_1) g$; $v \leftarrow b_2 v + (1 - b_2) g^2$; $u = m / (\sqrt{v} + \epsilon)$.
+def scale_by_adam(b1: Any, b2: Any, eps: Any, *, bias_correction: bool = True) -> optax.GradientTransformation:
+    r"""$m \leftarrow b_1 m + (1 - b_1) g$; $v \leftarrow b_2 v + (1 - b_2) g^2$;
+    $u = \frac{m / c_1}{\sqrt{v / c_2} + \epsilon}$ with $c_i = 1 - b_i^t$ at step $t = 1, 2, \dots$
 
-    Adam (Kingma and Ba, 2015, Algorithm 1) without its two bias corrections, as the source articles write it. The
-    first step is $(1 - b_1) / \sqrt{1 - b_2}$ times Adam's: 3.16 times as long with the default numbers.
+    Kingma and Ba, 2015, Adam, Algorithm 1, computed in the order that they give at the end of section 2:
+    $u = \frac{\sqrt{c_2}}{c_1} \frac{m}{\sqrt{v} + \sqrt{c_2} \epsilon}$, one division for each element in
+    place of the three of `optax.scale_by_adam`, to which it is equal but for rounding.
+
+    Without bias correction, as the source articles write Adam, $c_1 = c_2 = 1$: the first step is
+    $(1 - b_1) / \sqrt{1 - b_2}$ times as long, 3.16 times with the default numbers.
 
     Args:
       b1: $b_1$, a scalar that may be traced.
       b2: $b_2$, likewise.
       eps: $\epsilon$, likewise.
+      bias_correction: whether the moments are divided by $c_1$ and $c_2$.
 
     Returns:
       A `GradientTransformation`; its state is an `optax.ScaleByAdamState`, whose moments are like the parameters.
 
     Example:
-      >>> t = scale_by_uncorrected_adam(0.9, 0.999, 1e-8)
-      >>> print(f"{t.update({'w': jnp.array(2.0)}, t.init({'w': jnp.array(0.0)}))[0]['w']:.2f}")
+      >>> for corrected in (True, False):
+      ...     t = scale_by_adam(0.9, 0.999, 1e-8, bias_correction=corrected)
+      ...     print(f"{t.update({'w': jnp.array(2.0)}, t.init({'w': jnp.array(0.0)}))[0]['w']:.2f}")
+      1.00
       3.16
     """
 
@@ -110,7 +116,13 @@ def scale_by_uncorrected_adam(b1: Any, b2: Any, eps: Any) -> optax.GradientTrans
         del params
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
-        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
-        return updates, optax.ScaleByAdamState(count=optax.safe_increment(state.count), mu=mu, nu=nu)
+        count = optax.safe_increment(state.count)
+        if bias_correction:
+            root = jnp.sqrt(1 - b2**count)
+            scale, floor = root / (1 - b1**count), root * eps
+            updates = jax.tree.map(lambda m, v: scale * (m / (jnp.sqrt(v) + floor)), mu, nu)
+        else:
+            updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
     return optax.GradientTransformation(init, update)
