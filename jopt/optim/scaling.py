@@ -81,9 +81,10 @@ def scale_by_paper_adagrad(eps: Any) -> optax.GradientTransformation:
 
 
 def scale_by_adam(b1: Any, b2: Any, eps: Any, *, bias_correction: bool = True) -> optax.GradientTransformation:
-    r"""Adam's direction $u = \frac{m / c_1}{\sqrt{v / c_2} + \epsilon}$ with $c_i = 1 - b_i^t$ at step $t = 1, 2, \dots$.
+    r"""Adam's direction, $u = \frac{m / c_1}{\sqrt{v / c_2} + \epsilon}$.
 
-    The moments are $m \leftarrow b_1 m + (1 - b_1) g$ and $v \leftarrow b_2 v + (1 - b_2) g^2$, from 0.
+    The moments are $m \leftarrow b_1 m + (1 - b_1) g$ and $v \leftarrow b_2 v + (1 - b_2) g^2$, from 0, and
+    $c_i = 1 - b_i^t$ at step $t = 1, 2, \dots$
 
     Kingma and Ba, 2015, Adam, Algorithm 1, computed in the order that they give at the end of section 2:
     $u = \frac{\sqrt{c_2}}{c_1} \frac{m}{\sqrt{v} + \sqrt{c_2} \epsilon}$, one division for each element in
