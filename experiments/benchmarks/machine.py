@@ -1,6 +1,5 @@
 """Where and when something was measured."""
 
-import importlib.metadata
 import os
 import platform
 import time
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+
+from jopt.train.manifest import processor, version
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
@@ -46,13 +47,13 @@ def describe() -> Machine:
     device = jax.devices()[0]
     return Machine(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        cpu=_cpu(),
+        cpu=processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0,
         device=f"{device.platform} ({device.device_kind})",
         system=platform.platform(),
-        python=platform.python_version(),
-        packages={name: _version(name) for name in PACKAGES},
+        python=platform.pythonversion(),
+        packages={name: version(name) for name in PACKAGES},
         xla_flags=os.environ.get("XLA_FLAGS", ""),
         load=os.getloadavg()[0],
     )
@@ -104,20 +105,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: to_json(v) for k, v in value.items()}
     return [to_json(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jopt.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,14 +132,9 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 160) ->
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            FigureCanvasAgg(figure).print_figure(file, format="png", dpi=dpi, metadata={"Software": None})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(content, format="png", dpi=dpi, metadata={"Software": None})
+    write_bytes(path, content.getvalue())
 
 
 def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], list[float]]:

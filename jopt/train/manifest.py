@@ -45,9 +45,9 @@ def collect(config: Any, dataset_fingerprint: str, argv: list[str] | None = None
         "dataset_fingerprint": dataset_fingerprint,
         "git": git_state(Path(__file__).parent),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "jax_config": {
@@ -100,14 +100,15 @@ def _content_hash(path: Path) -> bytes:
         return b""
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _cpu() -> str:
+def processor() -> str:
     """The processor's name: equal digests are promised on equal machines only."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -115,4 +116,4 @@ def _cpu() -> str:
                 return line.split(":", 1)[1].strip()
     except OSError:
         pass
-    return platform.processor()
+    return platform.processor() or platform.machine()
