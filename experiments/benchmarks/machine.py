@@ -52,7 +52,7 @@ def describe() -> Machine:
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0,
         device=f"{device.platform} ({device.device_kind})",
         system=platform.platform(),
-        python=platform.pythonversion(),
+        python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES},
         xla_flags=os.environ.get("XLA_FLAGS", ""),
         load=os.getloadavg()[0],
