@@ -24,7 +24,7 @@ def eager(work: Work, *, threads: int = 2, fused: bool = False) -> Contender:
       MissingTorchError: if there is no PyTorch.
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingTorchError(
             "the PyTorch contender needs torch: pip install 'jopt[bench]', or leave it out with --notorch"
