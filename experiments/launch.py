@@ -24,7 +24,7 @@ from jopt.train.workdir import WorkdirError
 
 # What a user can cause and mend. Anything else is a defect, and shows its traceback.
 _EXPECTED = (ConfigError, RuleError, DataError, WorkdirError, CheckpointError, NonFiniteError)
-_TERMINATED = 128 + 15
+_INTERRUPTED, _TERMINATED = 128 + 2, 128 + 15
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
 
@@ -46,6 +46,11 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             if argv[1:] and not arguments:
                 raise ConfigError("the command line", " ".join(argv[1:]), "flags only, such as --name=value")
             return main(argv) or 0
+        except KeyboardInterrupt:
+            print(
+                "interrupted; the same command goes on from the last checkpoint, if one was saved", file=sys.stderr
+            )
+            return _INTERRUPTED
         except StopRequested as error:
             print(error, file=sys.stderr)
             return _TERMINATED
@@ -118,17 +123,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _unknown_field(text: str, overrides: list[str]) -> ConfigError | None:
     """The error of an override whose field does not exist, with those that do."""
-    found = re.search(r"Field (\S+) not found on dataclass <class '([\w.]+)'>", text)
-    cls: Any = found and pydoc.locate(found[2])
+    leaf = re.search(r"Field (?P<field>\S+) not found on dataclass <class '(?P<owner>[\w.]+)'>", text)
+    found = leaf or re.search(r"Attribute <class '(?P<owner>[\w.]+)'>\.(?P<field>\w+) does not exist", text)
+    cls: Any = found and pydoc.locate(found["owner"])
     if not (found and dataclasses.is_dataclass(cls)):
         return None
-    path, value = found[1], ""
+    path, value = found["field"], ""
     for override in overrides:
         name, _, given = override.partition("=")
-        if name.rpartition(".")[2] == found[1]:
+        if found["field"] in name.split("."):
             path, value = name.removeprefix("config."), given
     names = ", ".join(field.name for field in dataclasses.fields(cls))
-    return ConfigError(path, value, f"absent: {found[2].rpartition('.')[2]} has only {names}")
+    return ConfigError(path, value, f"absent: {found['owner'].rpartition('.')[2]} has only {names}")
 
 
 def _line(error: BaseException) -> str:

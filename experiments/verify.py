@@ -34,6 +34,11 @@ def main(argv: list[str]) -> int:
     first = Workdir(argv[1])
     if not first.result.exists():
         raise WorkdirError(f"{first.path} holds no finished run: there is no result.json")
+    if given := first.manifest.exists() and _load(first, first.manifest).get("given"):
+        raise WorkdirError(
+            f"{first.path} was run with a {' and a '.join(given)} given from Python, besides its config; "
+            "only the program that gave it can run it again"
+        )
     config, result, rows = first.load_config(), _load(first, first.result), _rows(first)
     train.enable_cache(_CACHE.value)
     with contextlib.ExitStack() as stack:

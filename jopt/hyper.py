@@ -31,7 +31,7 @@ def structural(default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Structure:
-    """The part of a config from which a program is built; hashable, equal where the programs are equal.
+    """The part of a config from which a program is built; hashable. Equal structures give equal programs.
 
     Attributes:
       template: the config, with 0 in every swept leaf.

@@ -69,13 +69,18 @@ def cached(root: Path, name: str, build: Callable[[], Source]) -> Source:
       name: a file name.
       build: makes the source; called with the lock held.
 
+    A directory that is there but cannot be written, as a shared disk often is, is read all the same.
+
     Raises:
-      DataError: if there is no sound cache and `root` cannot be written.
+      DataError: if there is no sound cache and `root` cannot be made.
     """
     folder = root / "arrays" / name
     source = _read(folder)
     if source is not None:
         return source
+    if root.is_dir() and not os.access(root, os.W_OK):
+        logging.warning("%s cannot be written: decoded arrays are not kept, and decoded again each time.", root)
+        return build()
     with lock(root, name):
         source = _read(folder)  # another process may have written it meanwhile
         if source is None:

@@ -121,7 +121,8 @@ def scale_by_adam(b1: Any, b2: Any, eps: Any, *, bias_correction: bool = True) -
         count = optax.safe_increment(state.count)
         if bias_correction:
             root = jnp.sqrt(1 - b2**count)
-            scale, floor = root / (1 - b1**count), root * eps
+            # Kept from vanishing, so that 0 / 0 is never met where Optax has 0.
+            scale, floor = root / (1 - b1**count), jnp.maximum(root * eps, jnp.finfo(root.dtype).tiny)
             updates = jax.tree.map(lambda m, v: scale * (m / (jnp.sqrt(v) + floor)), mu, nu)
         else:
             updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)

@@ -1,6 +1,7 @@
 """Checkpoints: the whole TrainState at a segment boundary, written by Orbax, verified when read."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -14,7 +15,8 @@ import numpy as np
 from jopt.rules import named_leaves
 from jopt.train.state import digest, to_host
 
-_DIGEST = "sha256"
+# Leaves beside the state's own: the digest, and the notes as JSON, which it covers too.
+_DIGEST, _NOTES = "sha256", "notes"
 
 
 class CheckpointError(RuntimeError):
@@ -53,12 +55,13 @@ class Checkpoints:
         ocp: Any = v1  # Orbax's annotations of its own policies and paths do not fit one another.
         logging.getLogger("absl").addFilter(_about_nothing)
         self.directory = Path(directory).absolute()
+        self._damaged = [self._set_aside(path, "its metrics") for path in _with_unreadable_metrics(self.directory)]
         policies = ocp.training.preservation_policies
         self._checkpointer: Any = ocp.training.Checkpointer(
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(keep), policies.BestN(get_metric_fn=lambda notes: notes["accuracy"], n=1)]
+                [policies.LatestN(keep), policies.BestN(get_metric_fn=_rank, n=1)]
             ),
             cleanup_tmp_directories=True,
         )
@@ -78,11 +81,6 @@ class Checkpoints:
         """The steps of the checkpoints on disk, oldest first."""
         return sorted(c.step for c in self._checkpointer.checkpoints)
 
-    def best(self) -> int | None:
-        """The step of the checkpoint with the highest `accuracy`; the earliest of equals."""
-        found = [(c.metrics["accuracy"], -c.step) for c in self._checkpointer.checkpoints if c.metrics]
-        return -max(found)[1] if found else None
-
     def save(self, step: int, state: Any, notes: dict[str, float]) -> None:
         """Starts to save `state`, any pytree of arrays, as the checkpoint of `step`.
 
@@ -94,8 +92,11 @@ class Checkpoints:
         self.wait()
         host = to_host(state)
         leaves = {name: leaf for name, leaf in named_leaves(host) if leaf.size}
-        leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest(host)), np.uint8)
-        self._pending = self._checkpointer.save_checkpointables_async(step, {"state": leaves}, metrics=dict(notes))
+        leaves[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest([host, leaves[_NOTES]])), np.uint8)
+        # What Orbax itself is told decides which checkpoints it keeps, and nothing else.
+        metrics = {"accuracy": notes["accuracy"], "step": step}
+        self._pending = self._checkpointer.save_checkpointables_async(step, {"state": leaves}, metrics=metrics)
 
     def wait(self) -> None:
         """Waits for the save under way; raises what it raised."""
@@ -120,7 +121,7 @@ class Checkpoints:
         try:
             leaves = dict(self._checkpointer.load_checkpointables(step)["state"])
             saved = bytes(leaves.pop(_DIGEST)).hex()
-            notes = dict(next(c.metrics for c in self._checkpointer.checkpoints if c.step == step) or {})
+            notes = leaves.pop(_NOTES)
         except Exception as error:
             raise CheckpointError(f"checkpoint {step} in {self.directory} cannot be read: {error}") from error
         expected = dict(named_leaves(like))
@@ -136,9 +137,9 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} is of another model or optimizer: {'; '.join(problems[:5])}"
             )
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
-        if saved != digest(state):
+        if saved != digest([state, notes]):
             raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged: its digest does not match")
-        return Restored(step, state, notes)
+        return Restored(step, state, json.loads(notes.tobytes()))
 
     def restore_latest(self, like_at: Callable[[int], Any]) -> tuple[Restored | None, list[str]]:
         """Reads the newest checkpoint that is whole, and sets damaged newer ones aside.
@@ -153,24 +154,41 @@ class Checkpoints:
         Raises:
           MismatchError: if a checkpoint is of another model or optimizer.
         """
-        damaged = []
+        damaged, self._damaged = self._damaged, []
         for step in reversed(self.steps):
             try:
                 return self.restore(step, like_at(step)), damaged
             except MismatchError:
                 raise
             except CheckpointError as error:
-                damaged.append(f"{error}; moved to {self._set_aside(step)}")
+                damaged.append(self._set_aside(self.directory / str(step), str(error)))
+                self._checkpointer.reload()
         return None, damaged
 
-    def _set_aside(self, step: int) -> Path:
-        """Moves a damaged checkpoint out of the way of the good one that will be saved at its step."""
-        aside = self.directory.parent / "damaged_checkpoints" / str(step)
+    def _set_aside(self, path: Path, why: str) -> str:
+        """Moves a damaged checkpoint out of the way of the good one that will be saved at its step; says so."""
+        aside = self.directory.parent / "damaged_checkpoints" / path.name
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
-        (self.directory / str(step)).rename(aside)
-        self._checkpointer.reload()
-        return aside
+        path.rename(aside)
+        return f"checkpoint {path.name} is damaged ({why}); moved to {aside}"
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """The higher the better: by accuracy, and the earlier of equals."""
+    return float(metrics["accuracy"]), -float(metrics["step"])
+
+
+def _with_unreadable_metrics(directory: Path) -> list[Path]:
+    """Checkpoints that Orbax would trip over as it opens their directory."""
+    found = []
+    for path in sorted(directory.glob("[0-9]*")) if directory.is_dir() else []:
+        try:
+            if path.name.isdigit():
+                _rank(json.loads((path / "metrics" / "metrics").read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            found.append(path)
+    return found
 
 
 def _about_nothing(record: logging.LogRecord) -> bool:

@@ -41,7 +41,8 @@ class Experiment:
       epochs: passes over the training part, in every stage that gives no length of its own.
       batch_size: examples a step; 0 is the whole training part (gradient descent).
       label_smoothing: this share of the target is spread evenly over the classes (Szegedy et al. 2016, section 7).
-      ema_decay: keep an exponential moving average of the parameters with this decay, and evaluate it.
+      ema_decay: keep an exponential moving average of the parameters with this decay, and evaluate it, with the
+        run's own batch statistics. It moves once a step, so k times an update where k gradients are accumulated.
       data_parallel: split each batch over all local devices.
       segment_steps: optimizer steps in one XLA program; None is one epoch (the stage's length, if shorter).
       evaluate_every: evaluate on the validation part every so many segments; a stage's end always counts.

@@ -71,7 +71,8 @@ class Display:
         Yields:
           What takes new rows.
         """
-        report.rewrite(files.path, rows)
+        if rows or any(files.path.glob("events.out.tfevents.*")):
+            report.rewrite(files.path, rows)
         start = rows[-1]["step"] if rows else 0
         total = prepared.segments[-1].stop
         with contextlib.ExitStack() as stack:
@@ -93,7 +94,9 @@ class Display:
         rows = metrics.read(files.metrics)
         name = prepared.config.name
         report.save_figure(report.learning_curves(rows, title=name), files.path / "learning_curves.png")
-        shown = {k: v for k, v in manifest.items() if k != "events"} | {"argv": command(manifest["argv"])}
+        shown = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")} | {
+            "argv": command(manifest["argv"])
+        }
         text = report.report_markdown(
             to_dict(prepared.config),
             shown,

@@ -55,14 +55,14 @@ def prepare(
     config: Experiment,
     *,
     model: models.Model | None = None,
-    transform: Callable[[Experiment], ParamTransform] | None = None,
+    transform: Callable[[Experiment, int], ParamTransform] | None = None,
 ) -> Prepared:
     """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
 
     Args:
       config: the experiment.
       model: a model of one's own, instead of `config.model`.
-      transform: what makes a ParamTransform from the experiment.
+      transform: `(experiment, stage) -> ParamTransform`.
 
     Raises:
       ConfigError: naming the field, its value and what is accepted.

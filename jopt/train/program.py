@@ -21,7 +21,8 @@ class Program(NamedTuple):
 
     Attributes:
       init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that
-        the stage before ended in, its step, parameters and model state are taken over; the rest starts afresh.
+        the stage before ended in, its step, parameters, model state and, where it is of the same structure,
+        transform state are taken over; the rest starts afresh.
       segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss` and
         `accuracy`, means over the segment's examples as they were trained on, and `first_bad_step`, the first
         step (0-based) whose loss was not finite, or -1.
@@ -45,7 +46,7 @@ def build(
     input_shape: tuple[int, ...],
     aligned: bool = False,
     model: Callable[[Experiment], models.Model] | None = None,
-    transform: Callable[[Experiment], ParamTransform] | None = None,
+    transform: Callable[[Experiment, int], ParamTransform] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Program:
     """Builds the program of one stage from the structure of its experiment.
@@ -59,7 +60,7 @@ def build(
       input_shape: the shape of one example.
       aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
       model: what makes the model from the experiment; None is `jopt.models.model(experiment.model)`.
-      transform: what makes the stage's ParamTransform; None is the identity.
+      transform: `(experiment, stage) -> ParamTransform`, what makes the stage's; None is the identity.
       mesh: a mesh with an axis `data`, over which each batch is split, everything else being the same on every
         device; None is one device.
 
@@ -67,7 +68,7 @@ def build(
       A `Program`.
     """
     make_model = model or (lambda config: models.model(config.model))
-    make_transform = transform or (lambda config: identity())
+    make_transform = transform or (lambda config, stage: identity())
 
     def split_batch(x: jax.Array) -> jax.Array:
         if mesh is None or x.shape[0] % mesh.size:
@@ -82,7 +83,7 @@ def build(
     def parts(values: hyper.Hyper):
         config = hyper.join(structure, values)
         optimizer = optim.build(stage_optimizer(config, stage), total_steps)
-        return config, make_model(config), optimizer, make_transform(config)
+        return config, make_model(config), optimizer, make_transform(config, stage)
 
     def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
         config, net, optimizer, seen_as = parts(values)
@@ -96,7 +97,7 @@ def build(
             params=params,
             model_state=model_state,
             opt_state=optimizer.init(params),
-            transform_state=seen_as.init(params),
+            transform_state=_carried(seen_as.init(params), previous),
             ema=() if config.ema_decay is None else jax.tree.map(jnp.copy, params),
         )
         return replicate(state)
@@ -163,6 +164,17 @@ def build(
         return replicate({"loss": losses.mean(), "accuracy": correct.sum() / correct.shape[0]})
 
     return Program(init, segment, update, evaluate)
+
+
+def _carried(fresh: Any, previous: TrainState | None) -> Any:
+    """The transform's state of the stage before, if it is one of the same kind: masks outlive their stage."""
+    if previous is None or jax.tree.structure(fresh) != jax.tree.structure(previous.transform_state):
+        return fresh
+    old, new = (
+        [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(tree)]
+        for tree in (previous.transform_state, fresh)
+    )
+    return previous.transform_state if old == new else fresh
 
 
 EVALUATION_BATCH = 512

@@ -29,7 +29,7 @@ def run(
     workdir: str | Path,
     *,
     model: models.Model | None = None,
-    transform: Callable[[Experiment], ParamTransform] | None = None,
+    transform: Callable[[Experiment, int], ParamTransform] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or goes on with it from its last checkpoint, or gives its result if it is done.
@@ -38,7 +38,7 @@ def run(
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a model of one's own, instead of `config.model`.
-      transform: what makes a ParamTransform from the experiment; updated before every segment.
+      transform: `(experiment, stage) -> ParamTransform`; updated before every segment.
       quiet: print nothing.
 
     Returns:
@@ -54,18 +54,25 @@ def run(
     begun = time.perf_counter()
     files = Workdir(workdir)
     display = Display(quiet)
-    going_on = files.check(config)
-    if going_on and files.result.exists():
-        result = files.load_json(files.result)
-        display.finished_before(files, result)
-        return result
+    if files.check(config) and files.result.exists():
+        return _finished_before(files, display)
     prepared = prepare(config, model=model, transform=transform)
     display.plan(prepared)
-    if not going_on:
-        files.create(config)
+    files.make()
     with files.locked(), stop_on_sigterm() as stop:
-        session = _Session(prepared, files, display, begun, stop.is_set, updates=transform is not None)
-        return session.run()
+        # Once more, now that nobody else writes here.
+        if not files.check(config):
+            files.create(config)
+        elif files.result.exists():
+            return _finished_before(files, display)
+        given = [name for name, part in (("model", model), ("transform", transform)) if part is not None]
+        return _Session(prepared, files, display, begun, stop.is_set, given).run()
+
+
+def _finished_before(files: Workdir, display: Display) -> dict[str, Any]:
+    result = files.load_json(files.result)
+    display.finished_before(files, result)
+    return result
 
 
 class _Session:
@@ -78,10 +85,10 @@ class _Session:
         display: Display,
         begun: float,
         asked_to_stop: Callable[[], bool],
-        updates: bool,
+        given: list[str],
     ):
         self.prepared, self.files, self.display, self.begun = prepared, files, display, begun
-        self.asked_to_stop, self.updates = asked_to_stop, updates
+        self.asked_to_stop, self.given = asked_to_stop, given
         self.compiler = Compiler()
         self.before = {"wall_seconds": 0.0, "compile_seconds": 0.0}
         self.step = 0
@@ -107,7 +114,7 @@ class _Session:
                         at_boundary=self._at_boundary,
                         state=state,
                         stage=stage,
-                        update=self.updates,
+                        update="transform" in self.given,
                     )
                     result = self._finish(state)
                 status = "finished"
@@ -146,10 +153,16 @@ class _Session:
 
     def _open_manifest(self, first: dict[str, Any] | None) -> None:
         p = self.prepared
-        self.manifest = manifests.collect(p.config, p.dataset.fingerprint)
+        self.manifest = manifests.collect(p.config, p.dataset.fingerprint) | {"given": self.given}
         name = "start"
         if first is not None:
             # The first session's facts stay; a later one records what differs from them in its event.
+            if first.get("given") != self.given:
+                theirs, ours = (", ".join(names or []) or "nothing" for names in (first.get("given"), self.given))
+                raise WorkdirError(
+                    f"{self.files.path} holds a run that was given {theirs} of its own besides the config; "
+                    f"now {ours} was given"
+                )
             facts = {k: v for k, v in self.manifest.items() if k not in ("events", "exit_status", "digest")}
             differs = {k: v for k, v in facts.items() if first.get(k) != v}
             self.manifest = first
@@ -183,29 +196,29 @@ class _Session:
         rows[0]["steps_per_second"] = segment.steps / boundary.seconds
         if boundary.validation is not None:
             if not np.isfinite(boundary.validation["loss"]):
-                raise self._not_finite("validation", segment.stop)
+                raise self._not_finite("validation", segment.stop - 1)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
         metrics.append(self.files.metrics, rows)
         self.step = segment.stop
         self.shown(rows)
         stop = self.asked_to_stop()
-        if boundary.validation is not None and (segment.checkpoint or stop):
-            self._save(boundary.state, boundary.validation)
+        if segment.checkpoint or stop:
+            # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
+            accuracy = -1.0 if boundary.validation is None else float(boundary.validation["accuracy"])
+            self.checkpoints.save(self.step, boundary.state, {"accuracy": accuracy, **self._times()})
         if stop:
             self.checkpoints.wait()
-            saved = self.checkpoints.steps[-1] if self.checkpoints.steps else 0
-            raise StopRequested(f"stopped at step {self.step} as asked; the same command goes on from step {saved}")
-
-    def _save(self, state: TrainState, validation: dict[str, Any]) -> None:
-        self.checkpoints.save(self.step, state, {"accuracy": float(validation["accuracy"]), **self._times()})
+            raise StopRequested(
+                f"stopped at step {self.step} as asked, and saved; the same command goes on from there"
+            )
 
     def _not_finite(self, part: str, step: int) -> NonFiniteError:
         self.checkpoints.wait()
         steps = self.checkpoints.steps
-        last = (
-            f"the last good checkpoint is {self.files.checkpoints / str(steps[-1])}" if steps else "none was saved"
-        )
-        return NonFiniteError(f"the {part} loss is not finite at step {step}; {last}")
+        last = "no checkpoint was saved"
+        if steps:
+            last = f"the last good checkpoint is {self.files.checkpoints / str(steps[-1])}"
+        return NonFiniteError(f"the {part} loss is not finite at step {step} (counted from 0); {last}")
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
         p = self.prepared
@@ -215,6 +228,8 @@ class _Session:
         test = jax.device_get(
             self.compiler.call("test", stage, program.evaluate, state, p.values, p.arrays["test"])
         )
+        if not np.isfinite(test["loss"]):
+            raise self._not_finite("test", self.step - 1)
         stage_name = p.config.stages[stage].name
         known = metrics.read(self.files.metrics)
         if not any(row["split"] == "test" for row in known):

@@ -74,14 +74,25 @@ class Workdir:
         except (OSError, ValueError) as error:
             raise WorkdirError(f"{path} cannot be read: {error}") from error
 
+    def make(self) -> None:
+        """Makes the directory, if need be.
+
+        Raises:
+          WorkdirError: if it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+
     def create(self, config: Experiment) -> None:
-        """Makes the directory and writes `config.json`.
+        """Makes the directory, if need be, and writes `config.json`.
 
         Raises:
           WorkdirError: if it cannot be written.
         """
+        self.make()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.config, to_dict(config))
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
@@ -99,7 +110,11 @@ class Workdir:
         """
         import fcntl
 
-        with (self.path / ".lock").open("w") as file:
+        try:
+            file = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -109,3 +109,12 @@ def test_the_document_has_the_defaults(name, variant):
     defaults = row.split(" | ")[3].strip(" |")
     numbers = {k: f"{v}".replace("e-0", "e-") for k, v in optim.DEFAULTS[name].items()}
     assert defaults == (", ".join(f"`{k}` {v}" for k, v in numbers.items()) or "none")
+
+
+def test_a_zero_gradient_moves_nothing_however_small_eps_is():
+    # The scaled eps of the first step would be subnormal, and 0 / 0 after it was flushed.
+    tx = optim.build(optim.Config("adam", eps=1e-37))
+    params = {"w": jnp.zeros(2, jnp.float32)}
+    updates, _ = jax.jit(tx.update)({"w": jnp.float32([0.0, 2.0])}, tx.init(params), params)
+    assert updates["w"][0] == 0
+    np.testing.assert_allclose(updates["w"][1], -1e-3, rtol=1e-5)

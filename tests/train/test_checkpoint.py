@@ -45,11 +45,10 @@ def test_every_bit_comes_back(checkpoints):
     assert digest(checkpoints.restore(7, like).state) == digest(state(7))
 
 
-def test_the_latest_and_the_best_are_kept(checkpoints):
-    accuracy = {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.4}
+def test_the_latest_and_the_earliest_best_are_kept(checkpoints):
+    accuracy = {1: 0.1, 2: 0.9, 3: 0.9, 4: 0.3, 5: 0.4}
     save(checkpoints, accuracy, accuracy.__getitem__)
     assert checkpoints.steps == [2, 4, 5]
-    assert checkpoints.best() == 2
 
 
 def test_the_state_may_be_donated_as_soon_as_save_returns(checkpoints):
@@ -116,6 +115,31 @@ def test_a_damaged_checkpoint_is_never_believed(tmp_path, how, seed):
         assert digest(restored.state) == digest(state(restored.step))
         save(second, [3] if damaged else [4])
         assert second.restore_latest(lambda step: state())[1] == []
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"accuracy": 0.5}', '{"accuracy": null, "step": 3}'])
+def test_damaged_notes_are_damage_like_any_other(tmp_path, content):
+    with Checkpoints(tmp_path / "c") as first:
+        save(first, [1, 2, 3])
+    (tmp_path / "c" / "3" / "metrics" / "metrics").write_text(content)
+    with Checkpoints(tmp_path / "c") as second:
+        restored, damaged = second.restore_latest(lambda step: state())
+    assert restored is not None and restored.step == 2
+    assert restored.notes == {"accuracy": 0.5, "wall_seconds": 2.5}
+    assert "checkpoint 3 is damaged" in damaged[0]
+
+
+def test_any_single_file_may_vanish(tmp_path):
+    """Each file of a checkpoint in turn: what comes back is always one of the states that were saved."""
+    with Checkpoints(tmp_path / "c") as first:
+        save(first, [1, 2])
+    files = sorted(p.relative_to(tmp_path / "c") for p in (tmp_path / "c" / "2").rglob("*") if p.is_file())
+    for i, name in enumerate(files):
+        shutil.copytree(tmp_path / "c", tmp_path / str(i) / "c")
+        (tmp_path / str(i) / "c" / name).unlink()
+        with Checkpoints(tmp_path / str(i) / "c") as opened:
+            restored, _ = opened.restore_latest(lambda step: state())
+        assert restored is not None and digest(restored.state) == digest(state(restored.step)), name
 
 
 def test_all_damaged_is_said_and_starts_from_nothing(tmp_path):

@@ -256,7 +256,7 @@ def halve() -> ParamTransform:
 
 def test_a_param_transform_is_what_the_model_sees_and_update_moves_it(tiny):
     config = tiny()
-    p = prepare(config, transform=lambda config: halve())
+    p = prepare(config, transform=lambda config, stage: halve())
     program = p.program_of(0, 2)
     state = program.init(p.key, p.values)
     halved = jax.jit(program.update)(state, p.values, p.arrays["train"])
@@ -289,3 +289,21 @@ def test_the_model_state_and_everything_else_keeps_its_types(tiny):
     after, _ = jax.eval_shape(program.segment, before, p.values, p.arrays["train"])
     assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
     assert hyper.split(p.config)[1].keys() == p.values.keys()
+
+
+def test_masks_outlive_the_stage_that_chose_them(tiny):
+    p = prepare(
+        tiny(stages=[Stage("prune", steps=2), Stage("tune", steps=2)]), transform=lambda config, stage: halve()
+    )
+    state = p.program_of(0, 2).init(p.key, p.values)
+    state = p.program_of(0, 2).update(state, p.values, p.arrays["train"])
+    assert p.program_of(1, 2).init(p.key, p.values, state).transform_state == 0.5
+    fresh = prepare(
+        tiny(stages=[Stage("prune", steps=2), Stage("plain", steps=2)]),
+        transform=lambda config, stage: (
+            halve()
+            if stage == 0
+            else ParamTransform(init=lambda params: (), update=lambda s, p, **_: s, apply=lambda s, p: p)
+        ),
+    )
+    assert fresh.program_of(1, 2).init(p.key, p.values, state).transform_state == ()
