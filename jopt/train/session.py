@@ -99,6 +99,7 @@ class _Session:
         with Checkpoints(self.files.checkpoints, config.keep_checkpoints) as self.checkpoints:
             # Read before anything changes, so that a damaged one stops the run as it is.
             first = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else None
+            self._check_given(first)
             state, stage, rows = self._restore()
             self._open_manifest(first)
             status = "failed"
@@ -151,18 +152,20 @@ class _Session:
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
 
+    def _check_given(self, first: dict[str, Any] | None) -> None:
+        if first is not None and first.get("given") != self.given:
+            theirs, ours = (", ".join(names or []) or "nothing" for names in (first.get("given"), self.given))
+            raise WorkdirError(
+                f"{self.files.path} holds a run that was given {theirs} of its own besides the config; "
+                f"now {ours} was given"
+            )
+
     def _open_manifest(self, first: dict[str, Any] | None) -> None:
         p = self.prepared
         self.manifest = manifests.collect(p.config, p.dataset.fingerprint) | {"given": self.given}
         name = "start"
         if first is not None:
             # The first session's facts stay; a later one records what differs from them in its event.
-            if first.get("given") != self.given:
-                theirs, ours = (", ".join(names or []) or "nothing" for names in (first.get("given"), self.given))
-                raise WorkdirError(
-                    f"{self.files.path} holds a run that was given {theirs} of its own besides the config; "
-                    f"now {ours} was given"
-                )
             facts = {k: v for k, v in self.manifest.items() if k not in ("events", "exit_status", "digest")}
             differs = {k: v for k, v in facts.items() if first.get(k) != v}
             self.manifest = first

@@ -252,8 +252,10 @@ def test_a_model_given_from_python_is_noted_and_asked_for_again(tmp_path, tiny, 
         with pytest.raises(Interruption):
             run(config, tmp_path / "a", model=models.from_nnx(Normalized), quiet=True)
     assert manifest_of(tmp_path / "a")["given"] == ["model"]
-    with pytest.raises(RuntimeError, match=r"is of another model|was given model of its own"):
+    before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    with pytest.raises(WorkdirError, match="was given model of its own besides the config; now nothing was given"):
         run(config, tmp_path / "a", quiet=True)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny):
