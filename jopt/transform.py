@@ -1,32 +1,62 @@
-"""ParamTransform: how the model *sees* its parameters, as a triple of pure functions.
+"""ParamTransform: how the model *sees* its parameters, as a tuple of pure functions.
 
 An Optax `GradientTransformation` says how parameters move. A `ParamTransform` says what the forward pass
 computes with: masked, fake-quantized, shared or clipped values. It knows nothing of the model or the loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 Params = Any
 State = Any
+Optimizer = optax.GradientTransformation | optax.GradientTransformationExtraArgs
+
+
+class LayerStatistics(NamedTuple):
+    """What a layer with a kernel did on some examples.
+
+    Attributes:
+      input_norm: float32 [features in], the L2 norm of each input feature over examples and positions.
+      zero_share: float32 [features out], the share of (nearly) zero outputs behind the layer's activation.
+    """
+
+    input_norm: jax.Array
+    zero_share: jax.Array
 
 
 class ParamTransform(NamedTuple):
     """A transform of parameters, made of pure functions on any pytree.
+
+    The first three are all that a loop must call. A loop that holds the parameters *in the transform's subspace*
+    (pruned entries at zero, shared entries equal) is faster, and its optimizer's moments are right: see `project`.
 
     Attributes:
       init: `params -> state`.
       update: `(state, params, *, step, grads=None, key=None) -> state`. Runs rarely, at segment boundaries:
         chooses masks, ranges, codebooks. The state keeps its structure, shapes and dtypes.
       apply: `(state, params) -> params`. Runs every step, so costs next to nothing. Differentiable, and keeps
-        the tree's structure, shapes and dtypes.
+        the tree's structure, shapes and dtypes. Zero stays zero.
+      project: `(state, tree) -> tree`, the linear, idempotent projection of a tree of the parameters' structure
+        (parameters, gradients, updates, moments) onto the subspace that the transform holds them in. None: the
+        whole space.
+      forward: `(state, params) -> params`, what `apply` gives for parameters that are projected already, where
+        that is cheaper. None: `apply`.
+      observe: `(state, params, grads) -> state`, at every step, with the gradients before projection. None:
+        nothing is kept.
+      needs: what `update` wants besides: 'grads' (a mean gradient over training examples at `params`), 'layers'
+        (the keyword `layers`: a mapping from a layer's path to its `LayerStatistics`).
     """
 
     init: Callable[[Params], State]
     update: Callable[..., State]
     apply: Callable[[State, Params], Params]
+    project: Callable[[State, Any], Any] | None = None
+    forward: Callable[[State, Params], Params] | None = None
+    observe: Callable[[State, Params, Any], State] | None = None
+    needs: frozenset[str] = frozenset()
 
 
 def identity() -> ParamTransform:
@@ -44,12 +74,25 @@ def identity() -> ParamTransform:
     )
 
 
+def hold(transform: ParamTransform) -> ParamTransform:
+    """The transform with its masks, ranges and codebooks left as they are: `update` and `observe` do nothing.
+
+    Example:
+      >>> t = hold(identity())
+      >>> t.update((), {"w": 1.0}, step=3)
+      ()
+    """
+    return transform._replace(
+        update=lambda state, params, *, step, grads=None, key=None: state, observe=None, needs=frozenset()
+    )
+
+
 def chain(*transforms: ParamTransform) -> ParamTransform:
     """Composes transforms, first to last, as `optax.chain` does.
 
     Each transform's `init` and `update` get what the transforms before it (already updated) make of the
     parameters, so a quantizer that follows a pruner calibrates on the weights that survived. Its random key
-    is `fold_in(key, position)`.
+    is `fold_in(key, position)`. Projections follow one another in the same order.
 
     Args:
       *transforms: the transforms, in the order of application. None gives the identity.
@@ -73,23 +116,82 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
             params = t.apply(states[-1], params)
         return tuple(states)
 
-    def update(state: State, params: Params, *, step, grads=None, key=None) -> State:
-        _check_length(state)
+    def update(
+        state: State,
+        params: Params,
+        *,
+        step,
+        grads=None,
+        key=None,
+        layers: Mapping[str, LayerStatistics] | None = None,
+    ) -> State:
         states = []
-        for i, (t, s) in enumerate(zip(transforms, state, strict=True)):
+        for i, (t, s) in enumerate(_pairs(state)):
             subkey = None if key is None else jax.random.fold_in(key, i)
-            states.append(t.update(s, params, step=step, grads=grads, key=subkey))
+            more = {"layers": layers} if "layers" in t.needs else {}
+            states.append(t.update(s, params, step=step, grads=grads, key=subkey, **more))
             params = t.apply(states[-1], params)
         return tuple(states)
 
     def apply(state: State, params: Params) -> Params:
-        _check_length(state)
-        for t, s in zip(transforms, state, strict=True):
+        for t, s in _pairs(state):
             params = t.apply(s, params)
         return params
 
-    def _check_length(state: State) -> None:
+    def forward(state: State, params: Params) -> Params:
+        for t, s in _pairs(state):
+            params = (t.forward or t.apply)(s, params)
+        return params
+
+    def project(state: State, tree: Any) -> Any:
+        for t, s in _pairs(state):
+            tree = tree if t.project is None else t.project(s, tree)
+        return tree
+
+    def observe(state: State, params: Params, grads: Any) -> State:
+        return tuple(s if t.observe is None else t.observe(s, params, grads) for t, s in _pairs(state))
+
+    def _pairs(state: State) -> list[tuple[ParamTransform, State]]:
         if len(state) != len(transforms):
             raise ValueError(f"chain of {len(transforms)} transforms was given a state of {len(state)} parts")
+        return list(zip(transforms, state, strict=True))
 
-    return ParamTransform(init, update, apply)
+    return ParamTransform(
+        init,
+        update,
+        apply,
+        project=project if any(t.project for t in transforms) else None,
+        forward=forward if any(t.forward for t in transforms) else None,
+        observe=observe if any(t.observe for t in transforms) else None,
+        needs=frozenset().union(*(t.needs for t in transforms)),
+    )
+
+
+def project_moments(transform: ParamTransform, state: State, optimizer: Optimizer, opt_state: Any) -> Any:
+    """Projects every moment of an Optax state: to be called when `transform.update` has given a new `state`.
+
+    Momenta, accumulators and accumulated gradients of pruned entries become exactly zero, and stay so while the
+    gradients that come in are projected. Entries that grow back therefore start with zero moments.
+
+    Args:
+      transform: the transform.
+      state: its state.
+      optimizer: the Optax transform that made `opt_state`.
+      opt_state: its state.
+
+    Returns:
+      `opt_state` with every tree of the parameters' structure in it projected.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> keep_first = identity()._replace(project=lambda s, tree: {"w": tree["w"] * jnp.array([1.0, 0.0])})
+      >>> optimizer = optax.adagrad(0.1)                           # whose accumulator starts at 0.1
+      >>> opt_state = optimizer.init({"w": jnp.ones(2)})
+      >>> project_moments(keep_first, (), optimizer, opt_state)[0].sum_of_squares["w"].tolist()
+      [0.10000000149011612, 0.0]
+    """
+    if transform.project is None:
+        return opt_state
+    project = transform.project
+    # With the whole tree as the leaf: a projection may look at several entries, or several leaves, at once.
+    return optax.tree.map_params(optimizer, lambda tree: project(state, tree), opt_state, is_leaf=lambda tree: True)
