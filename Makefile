@@ -17,9 +17,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
-# Trains LeNet-300-100 on the handwritten digits, prints the table, and leaves plots and a report in $(RUN).
+# Trains, prunes and quantizes LeNet-300-100 on the handwritten digits; one table, and a report with pictures in $(RUN).
 demo: $(VENV)/.installed
-	$(BIN)/python -m experiments.train --config=configs/digits_mlp.py --workdir=$(RUN)
+	$(BIN)/python -m experiments.train --config=configs/digits_compress.py --workdir=$(RUN)
 
 # The default suite: a few minutes on two cores.
 test: $(VENV)/.installed-dev

@@ -1,4 +1,4 @@
-"""LeNet-300-100 on the handwritten digits (64-300-100-10). `make demo` runs it.
+"""LeNet-300-100 on the handwritten digits (64-300-100-10).
 
     python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/digits_mlp
 

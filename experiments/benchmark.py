@@ -11,14 +11,14 @@ from typing import Any
 import rich.console
 from absl import flags
 
-from experiments.benchmarks import cases, machine, pytorch, startup, tables, training
+from experiments.benchmarks import cases, compress, machine, masks, pytorch, shrink, startup, tables, training
 from experiments.launch import launch
 from jopt import report
 from jopt.files import write_json, write_text
 
 # Linux counts in a process's peak memory what its parent held when it was started: start-up comes first, while this
 # process is small.
-SUITES = ("startup", "train", "matmul")
+SUITES = ("startup", "train", "matmul", "masks", "compress", "shrink")
 SCHEMA = 1
 
 _ONLY = flags.DEFINE_multi_enum(
@@ -31,13 +31,17 @@ _RUNS = flags.DEFINE_integer(
     "runs", 5, "Runs of experiments.train with a cold, and with a warm cache.", lower_bound=1
 )
 _SIZE = flags.DEFINE_integer("matmul_size", 2048, "Rows and columns of the large matrices.", lower_bound=1)
+_WEIGHTS = flags.DEFINE_multi_integer(
+    "weights", list(masks.SIZES), "Numbers of weights to choose among.", lower_bound=1
+)
 _TORCH = flags.DEFINE_bool("torch", True, "Whether PyTorch takes part.")
+_QWIX = flags.DEFINE_bool("qwix", True, "Whether qwix takes part.")
 _JSON = flags.DEFINE_string("json", None, "File to write the measurements to.")
 _MARKDOWN = flags.DEFINE_string("markdown", None, "File to write the tables to.")
 
 
 def main(argv: list[str]) -> int:
-    """Runs the suites, prints a table after each; returns 0, or 1 where PyTorch is wanted but not installed."""
+    """Runs the suites, prints a table after each; returns 0, or 1 where a package is wanted but not installed."""
     chosen = [case for case in cases.CASES if _CASES.value in case.name]
     if not chosen:
         print(
@@ -56,7 +60,7 @@ def main(argv: list[str]) -> int:
         before = machine.busy()
         try:
             measured, table = _run(suite, chosen)
-        except pytorch.MissingTorchError as error:
+        except (pytorch.MissingTorchError, compress.MissingQwixError) as error:
             print(error, file=sys.stderr)
             return 1
         found[suite] = measured
@@ -84,6 +88,15 @@ def _run(suite: str, chosen: list[cases.Case]) -> tuple[Any, report.Table]:
     if suite == "matmul":
         rates = training.matmul(chosen, _REPEATS.value, _SECONDS.value, _SIZE.value)
         return rates, tables.matmul_table(rates)
+    if suite == "masks":
+        selections = masks.masks(_WEIGHTS.value, _REPEATS.value, _SECONDS.value)
+        return selections, tables.masks_table(selections)
+    if suite == "compress":
+        steps = compress.compress(_REPEATS.value, _SECONDS.value, _QWIX.value)
+        return steps, tables.compress_table(steps)
+    if suite == "shrink":
+        sizes = shrink.shrink(_REPEATS.value, _SECONDS.value)
+        return sizes, tables.shrink_table(sizes)
     times = startup.startup(_REPEATS.value, _RUNS.value)
     return times, tables.startup_table(times)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from jopt import data, models, optim
+from jopt import clip, cluster, data, distill, models, optim, prune, quantize, transfer
 from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.data import DataError
 from jopt.rules import RuleError
@@ -48,6 +48,43 @@ def of_set(**fields) -> Experiment:
 
 def of_stages(*stages) -> Experiment:
     return experiment(stages=list(stages))
+
+
+def of_stage(**fields) -> Experiment:
+    return of_stages(Stage(**fields))
+
+
+def pruned(*args, **fields) -> Experiment:
+    return of_stage(prune=prune.Config(*args, **fields))
+
+
+def shared(**fields) -> Experiment:
+    return of_stage(share=cluster.Config(**fields))
+
+
+def tied(*groups) -> Experiment:
+    return of_stage(tie=cluster.tying.Config(groups))
+
+
+def quantized(*args, **fields) -> Experiment:
+    return of_stage(quantize=quantize.Config(*args, **fields))
+
+
+def activated(*args, **fields) -> Experiment:
+    return of_stage(activations=quantize.ActivationConfig(*args, **fields))
+
+
+def clipped(**fields) -> Experiment:
+    return of_stage(clip=clip.Config(**fields))
+
+
+def taught(**fields) -> Experiment:
+    lesson = distill.Config(**{"teacher": "stage:teacher", **fields})
+    return of_stages(Stage("teacher"), Stage("student", distill=lesson))
+
+
+def taken(source="stage:other", **fields) -> Experiment:
+    return of_stages(Stage("other"), Stage("here", transfer=transfer.Config(source, **fields)))
 
 
 def sequence(model) -> Experiment:
@@ -94,7 +131,7 @@ CONFIGS = {
         of_stages(Stage("a"), Stage("b", epochs=1, steps=2)),
         "stages[1].steps must be None where epochs is given (epochs is 1), got 2",
     ),
-    "stage_steps_zero": (of_stages(Stage(steps=0)), "stages[0].steps must be a positive integer, got 0"),
+    "stage_steps_negative": (of_stages(Stage(steps=-2)), "stages[0].steps must be 0 or a positive integer, got -2"),
     "stage_epochs_negative": (of_stages(Stage(epochs=-3)), "stages[0].epochs must be a positive integer, got -3"),
     "stage_optimizer": (
         of_stages(Stage(optimizer=optim.Config(decay=1.0))),
@@ -287,6 +324,268 @@ CONFIGS = {
     "resnet_on_sequences": (sequence("resnet18"), "model.name must be a model for inputs of 8 x 8"),
     "shift_of_all_pixels": (of_data(shift=8), "data.shift must be less than"),
     "set_noise_infinite": (of_set(noise=INF), "data.synthetic.noise must be a finite standard deviation"),
+    # prune.Config
+    **{
+        f"prune_{field}_{value}": (
+            pruned(**{field: value}),
+            f"stages[0].prune.{field} must be a number in [0, 1), got {value}",
+        )
+        for field, value in (
+            ("sparsity", NAN),
+            ("sparsity", 1 - 1e-12),  # 1 as a float32
+            ("initial_sparsity", -0.1),
+            ("begin", 1.0),
+            ("drop_fraction", INF),
+        )
+    },
+    "prune_score_unknown": (pruned(score="magnitud"), "stages[0].prune.score must be one of 'activation', 'l2', "),
+    "prune_pattern_unknown": (pruned(pattern="2:4"), "stages[0].prune.pattern must be one of 'block', 'channel', "),
+    "prune_budget_unknown": (pruned(budget="erdos"), "stages[0].prune.budget must be one of 'erk', 'global', "),
+    "prune_initial_above_last": (
+        pruned(sparsity=0.5, initial_sparsity=0.6),
+        "stages[0].prune.initial_sparsity must be at most sparsity (0.5), got 0.6",
+    ),
+    "prune_end_before_begin": (
+        pruned(begin=0.5, end=0.25),
+        "stages[0].prune.end must be a number in [begin, 1], begin being 0.5, got 0.25",
+    ),
+    "prune_end_beyond_stage": (pruned(end=1.5), "stages[0].prune.end must be a number in [begin, 1], begin being"),
+    "prune_rounds_zero": (pruned("iterative", rounds=0), "stages[0].prune.rounds must be an integer, at least 1"),
+    "prune_n_zero": (pruned("one_shot", pattern="nm", n=0), "stages[0].prune.n must be an integer, at least 1"),
+    "prune_n_equals_m": (
+        pruned("one_shot", pattern="nm", n=4, m=4),
+        "stages[0].prune.m must be above n (4), got 4",
+    ),
+    "prune_n_above_m": (pruned("one_shot", pattern="nm", n=5), "stages[0].prune.m must be above n (5), got 4"),
+    "prune_block_flat": (
+        pruned(pattern="block", block=(4, 0)),
+        "stages[0].prune.block must be one or more integers, at least 1, got (4, 0)",
+    ),
+    "prune_block_empty": (pruned(pattern="block", block=()), "stages[0].prune.block must be one or more integers"),
+    "prune_rule_sparsity": (
+        pruned(rules=((".*kernel", 1.2),)),
+        "stages[0].prune.rules[0] must be a sparsity in [0, 1), or None to leave it alone, got 1.2",
+    ),
+    "prune_rule_no_pattern": (
+        pruned(rules=(("Dense_0/.*", None), ("(", 0.5))),
+        "stages[0].prune.rules[1] must be a regular expression (missing )",
+    ),
+    "prune_nm_gradual": (
+        pruned("gradual", pattern="nm"),
+        "stages[0].prune.method must be 'one_shot' for pattern 'nm', whose sparsity cannot grow, got 'gradual'",
+    ),
+    "prune_nm_global": (
+        pruned("one_shot", pattern="nm", budget="global"),
+        "stages[0].prune.budget must be 'layer' for pattern 'nm', which leaves nothing to share out, got 'global'",
+    ),
+    "prune_nm_with_a_sparsity": (
+        pruned("one_shot", pattern="nm", rules=((".*", 0.5),)),
+        "stages[0].prune.rules[0] must be (path, None): 'nm' has a sparsity of its own, 0.5, got ('.*', 0.5)",
+    ),
+    "prune_rigl_by_l2": (
+        pruned("rigl", score="l2"),
+        "stages[0].prune.score must be 'magnitude' for method 'rigl', which drops by it, got 'l2'",
+    ),
+    "prune_set_in_blocks": (
+        pruned("set", pattern="block"),
+        "stages[0].prune.pattern must be 'unstructured' for method 'set', which drops and grows single weights",
+    ),
+    "prune_rigl_global": (
+        pruned("rigl", budget="global"),
+        "stages[0].prune.budget must be 'layer' or 'erk' for method 'rigl', whose layers keep their counts",
+    ),
+    "prune_activation_of_weights": (
+        pruned(score="activation"),
+        "stages[0].prune.pattern must be 'channel' for score 'activation', which is one number a neuron",
+    ),
+    "prune_activation_of_inputs": (
+        pruned(score="activation", pattern="channel", axis=-2),
+        "stages[0].prune.axis must be -1, the outputs, for score 'activation', got -2",
+    ),
+    "prune_movement_unmoved": (
+        pruned("one_shot", score="movement"),
+        "stages[0].prune.begin must be above 0 for score 'movement', which must have seen steps before",
+    ),
+    "prune_segments_too_long": (
+        of_stage(prune=prune.Config("gradual", end=0.75), segment_steps=12),
+        "stages[0].prune.end must be such that the sparsity is reached at step 0 or before, where the stage's last",
+    ),
+    # cluster.Config and cluster.tying.Config
+    "share_one_value": (
+        shared(clusters=1),
+        "stages[0].share.clusters must be an integer in [2, 4096] (one value is zero: keep_zero), got 1",
+    ),
+    "share_no_value": (
+        shared(clusters=0, keep_zero=False),
+        "stages[0].share.clusters must be an integer in [1, 4096], got 0",
+    ),
+    "share_too_many_values": (
+        shared(clusters=4097),
+        "stages[0].share.clusters must be an integer in [2, 4096] (one",
+    ),
+    "share_start_unknown": (shared(start="kmeans"), "stages[0].share.start must be one of 'density', 'kmeans++', "),
+    "share_gradient_unknown": (
+        shared(gradient="max"),
+        "stages[0].share.gradient must be one of 'mean', 'sum', got",
+    ),
+    "share_sum_untrained": (
+        shared(gradient="sum", trained=False),
+        "stages[0].share.gradient must be 'mean' where trained is False, got 'sum'",
+    ),
+    "share_iterations_negative": (
+        shared(iterations=-1),
+        "stages[0].share.iterations must be a number of at least 0, got -1",
+    ),
+    "share_begin_after_stage": (shared(begin=1.0), "stages[0].share.begin must be a fraction in [0, 1), got 1.0"),
+    "share_rule_one_value": (
+        shared(rules=((".*kernel", 1),)),
+        "stages[0].share.rules[0] must be an integer in [2, 4096] (one value is zero: keep_zero), got 1",
+    ),
+    "share_rule_no_pattern": (shared(rules=(("[", 4),)), "stages[0].share.rules[0] must be a regular expression"),
+    "tie_nothing": (tied(), "stages[0].tie.groups must be patterns of one or more groups, got ()"),
+    "tie_no_pattern": (tied("Dense_0/.*", "*"), "stages[0].tie.groups[1] must be a regular expression (nothing to"),
+    # quantize.Config
+    "quantize_bits_negative": (quantized(bits=-1), "stages[0].quantize.bits must be 1 to 8, or 16, got -1"),
+    "quantize_bits_12": (quantized(bits=12), "stages[0].quantize.bits must be 1 to 8, or 16, got 12"),
+    "quantize_granularity": (
+        quantized(granularity="row"),
+        "stages[0].quantize.granularity must be one of 'channel',",
+    ),
+    "quantize_calibration": (
+        quantized(calibration="max"),
+        "stages[0].quantize.calibration must be one of 'absmax', ",
+    ),
+    **{
+        f"quantize_percentile_{q}": (
+            quantized(calibration="percentile", percentile=q),
+            f"stages[0].quantize.percentile must be a number in (0, 100], got {q}",
+        )
+        for q in (0.0, 100.5, NAN)
+    },
+    "quantize_threshold_negative": (
+        quantized("ternary", threshold=-0.1),
+        "stages[0].quantize.threshold must be a finite number, at least 0, got -0.1",
+    ),
+    "quantize_group_absent": (
+        quantized(granularity="group"),
+        "stages[0].quantize.group must be an integer, at least 1, for granularity 'group', got None",
+    ),
+    "quantize_group_zero": (
+        quantized(granularity="group", group=0),
+        "stages[0].quantize.group must be an integer, at",
+    ),
+    "quantize_ternary_groups": (
+        quantized("ternary", granularity="group", group=4),
+        "stages[0].quantize.granularity must be 'tensor' or 'channel' for scheme 'ternary', got 'group'",
+    ),
+    "quantize_sign_with_a_range": (
+        quantized(bits=1, calibration="mse"),
+        "stages[0].quantize.calibration must be 'absmax' at one bit, where the scale is the mean magnitude",
+    ),
+    "quantize_rule_bits": (quantized(rules=((".*", 9),)), "stages[0].quantize.rules[0] must be 1 to 8, 16 or None"),
+    "quantize_rule_no_pattern": (quantized(rules=(("(", 4),)), "stages[0].quantize.rules[0] must be a regular"),
+    # quantize.ActivationConfig
+    "activations_method": (
+        activated("ema"),
+        "stages[0].activations.method must be one of 'absmax', 'lsq', 'moving",
+    ),
+    "activations_bits": (activated(bits=17), "stages[0].activations.bits must be 1 to 8, 16 or None, got 17"),
+    "activations_median": (
+        activated(percentile=50.0),
+        "stages[0].activations.percentile must be a percentage in (50, 100], got 50.0",
+    ),
+    "activations_momentum": (
+        activated("moving_average", momentum=1.0),
+        "stages[0].activations.momentum must be a number in [0, 1), got 1.0",
+    ),
+    "activations_examples": (activated(examples=0), "stages[0].activations.examples must be at least 1, got 0"),
+    "activations_rule_bits": (
+        activated(rules=((".*", 0),)),
+        "stages[0].activations.rules[0] must be 1 to 8, 16 or",
+    ),
+    # clip.Config
+    "clip_high_negative": (clipped(high=-0.5), "stages[0].clip.high must be a finite number, at least 0, got -0.5"),
+    "clip_low_nan": (clipped(low=NAN), "stages[0].clip.low must be a finite number, at most 0, got nan"),
+    "clip_to_zero": (
+        clipped(low=0.0, high=0.0),
+        "stages[0].clip.high must be above low (0.0): else every weight is zero, got 0.0",
+    ),
+    "clip_rule_zero": (
+        clipped(rules=((".*", 0.0),)),
+        "stages[0].clip.rules[0] must be a finite factor above 0, or None, got 0.0",
+    ),
+    # distill.Config
+    "teacher_absent": (
+        taught(teacher=""),
+        "stages[1].distill.teacher must be the directory of a finished run, or stage:<name of an earlier stage>",
+    ),
+    "teacher_unnamed": (
+        taught(teacher="stage:"),
+        "stages[1].distill.teacher must be the directory of a finished run",
+    ),
+    "teacher_is_the_student": (
+        taught(teacher="stage:student"),
+        "stages[1].distill.teacher must be a run's directory or stage:NAME of an earlier stage (teacher), got",
+    ),
+    **{
+        f"temperature_{value}": (
+            taught(temperature=value),
+            f"stages[1].distill.temperature must be a finite number above 0, got {value}",
+        )
+        for value in (0.0, -1.0, 1e-50, INF)
+    },
+    "distill_weight": (taught(weight=1.5), "stages[1].distill.weight must be a number in [0, 1], got 1.5"),
+    "distill_loss_unknown": (taught(loss="kl"), "stages[1].distill.loss must be one of 'mse', 'soft', got 'kl'"),
+    "features_without_weight": (
+        taught(features=(("Dense_0", "Dense_0"),)),
+        "stages[1].distill.feature_weight must be above 0 where features are given, got 0.0",
+    ),
+    "features_weight_of_nothing": (
+        taught(feature_weight=1.0),
+        "stages[1].distill.feature_weight must be 0 where no features are given, got 1.0",
+    ),
+    "features_twice": (
+        taught(features=(("a", "b"), ("a", "b")), feature_weight=1.0),
+        "stages[1].distill.features[1] must be another pair than those before it, got ('a', 'b')",
+    ),
+    # transfer.Config
+    "transfer_without_source": (taken(""), "stages[1].transfer.source must be the directory of a finished run, or"),
+    "transfer_from_a_later_stage": (
+        taken("stage:here"),
+        "stages[1].transfer.source must be a run's directory or stage:NAME of an earlier stage (other), got",
+    ),
+    "transfer_group_absent": (
+        taken(rules=((r"Dense_(\d)/.*", r"Dense_\2/kernel"),)),
+        "stages[1].transfer.rules[0] must be a path with groups of 'Dense_",
+    ),
+    "transfer_freeze_no_pattern": (
+        taken(freeze=("(",)),
+        "stages[1].transfer.freeze[0] must be a regular expression",
+    ),
+    # What stages make of one another
+    "release_of_nothing": (
+        of_stage(release=("prune",)),
+        "stages[0].release must be a method that acts in the stage before (none does), got 'prune'",
+    ),
+    "release_twice": (
+        of_stages(Stage("a", clip=clip.Config()), Stage("b", release=("clip",)), Stage("c", release=("clip",))),
+        "stages[2].release must be a method that acts in the stage before (none does), got 'clip'",
+    ),
+    "start_of_no_stage": (
+        of_stage(start="train"),
+        "stages[0].start must be one of 'init', 'previous', 'random', got",
+    ),
+    "order_unknown": (
+        experiment(order=("tie", "prune", "share", "quantise")),
+        "order must be some order of tie, prune, share, quantize, got",
+    ),
+    "share_then_ternary_channels": (
+        of_stages(
+            Stage("share", share=cluster.Config()),
+            Stage("ternary", quantize=quantize.Config("ternary", granularity="channel")),
+        ),
+        "stages[1].quantize.granularity must be 'tensor' where weights are shared: a scale for each channel",
+    ),
 }
 
 # Rules name the pattern; what is accepted is one that matches, so the parameters are listed.
@@ -308,6 +607,12 @@ RULES = {
         of_stages(Stage("a"), Stage("b", optimizer=optim.Config(freeze=("Dense_9/.*",)))),
         "stages[1].optimizer.freeze: rule 'Dense_9/.*' matches no parameter",
     ),
+    "prune_rule_hidden": (
+        pruned("one_shot", rules=((".*kernel", 0.5), ("Dense_0/kernel", 0.9))),
+        "rule 'Dense_0/kernel' is hidden behind the rules before it",
+    ),
+    "tie_matches_nothing": (tied("Conv_[01]/kernel"), "Conv_[01]/kernel' matches no parameter"),
+    "transfer_freezes_nothing": (taken(freeze=("head/.*",)), "rule 'head/.*' matches no parameter"),
 }
 
 
@@ -344,7 +649,21 @@ def test_a_rule_that_does_nothing_is_refused_with_its_pattern(tmp_path, case):
     assert not list(tmp_path.iterdir())
 
 
-WHOLE = experiment(stages=[Stage(optimizer=optim.Config())])
+WHOLE = experiment(
+    stages=[
+        Stage(
+            optimizer=optim.Config(),
+            prune=prune.Config(),
+            share=cluster.Config(),
+            tie=cluster.tying.Config(("Dense_.*/bias",)),
+            quantize=quantize.Config(),
+            activations=quantize.ActivationConfig(),
+            clip=clip.Config(),
+            distill=distill.Config(),
+            transfer=transfer.Config(),
+        )
+    ]
+)
 
 
 def replaced(config, path, value):
@@ -368,7 +687,9 @@ def test_every_field_refuses_another_type(tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    "path", ["", "model", "data", "data.synthetic", "optimizer", "stages[0]", "stages[0].optimizer"]
+    "path",
+    ["", "model", "data", "data.synthetic", "optimizer", "stages[0]", "stages[0].optimizer"]
+    + [f"stages[0].{kind}" for kind in ("prune", "share", "tie", "quantize", "activations", "clip", "distill")],
 )
 def test_every_config_refuses_an_unknown_field(path):
     tree = to_dict(WHOLE)

@@ -53,7 +53,7 @@ def python_loop(work: Work, model: models.Model | None = None) -> Contender:
       work: what to train.
       model: another model with the same parameters; None is the case's own.
     """
-    net = model or work.prepared.model
+    net = model or work.prepared.model_of(0)
     arrays = work.prepared.arrays["train"]
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(work.prepared.config.optimizer.learning_rate)

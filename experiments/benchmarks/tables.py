@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from experiments.benchmarks.compress import PLAIN, CompressRow
 from experiments.benchmarks.machine import Machine
+from experiments.benchmarks.masks import JOPT as TOP_K_MASK
+from experiments.benchmarks.masks import MaskRow
+from experiments.benchmarks.shrink import ShrinkRow
 from experiments.benchmarks.startup import Startup
 from experiments.benchmarks.timing import Ratio, Spread
 from experiments.benchmarks.training import JOPT, Matmul, TrainRow
@@ -47,6 +51,46 @@ def matmul_table(measured: Matmul) -> Table:
         share = _scaled(row.share, 100, " %")
         rows.append((row.case, f"{row.flops_per_step / 1e6:.1f}", _scaled(row.gflops_per_second, 1), share))
     return Table(title, ("case", "MFLOP", "GFLOP/s", "share"), "lrrr", rows)
+
+
+def masks_table(rows: Sequence[MaskRow]) -> Table:
+    """Suite `masks`: a line for each size and contender."""
+    title = "Mask update: its time, and the ratio to jopt's; median [p10, p90], measured"
+    cells = []
+    for row in rows:
+        cells.append((f"{row.weights:,} weights, {100 * row.sparsity:g} % pruned", "", "", ""))
+        cells.append(("· " + TOP_K_MASK, _scaled(row.seconds_per_mask[TOP_K_MASK], 1e3), "1", ""))
+        for ratio in row.ratios:
+            time = _scaled(row.seconds_per_mask[ratio.against], 1e3)
+            cells.append(("· " + ratio.against, time, *_ratio_cells(ratio, "≥")))
+    return Table(title, ("size, contender", "ms a mask", "ratio", "target"), "lrrr", cells)
+
+
+def compress_table(row: CompressRow) -> Table:
+    """Suite `compress`: a line for each contender."""
+    title = f"Training step with compression ({row.case}): median [p10, p90], measured"
+    cells = [(PLAIN, _scaled(row.seconds_per_step[PLAIN], 1e6), "1", "")]
+    for ratios, against, relation in ((row.costs, PLAIN, "≤"), (row.rivals, "jopt", "≥")):
+        for ratio in ratios:
+            time = _scaled(row.seconds_per_step[ratio.against], 1e6)
+            number, target = _ratio_cells(ratio, relation)
+            cells.append((ratio.against, time, f"{number} of {against}", target))
+    return Table(title, ("contender", "µs a step", "ratio", "target"), "lrrr", cells)
+
+
+def shrink_table(rows: Sequence[ShrinkRow]) -> Table:
+    """Suite `shrink`: a line for each network, batch size and share of removed units."""
+    title = "Shrinking: FLOPs counted; time of a call and the dense network's over it measured, median [p10, p90]"
+    cells, head = [], None
+    for row in rows:
+        if (row.network, row.batch_size) != head:
+            head = row.network, row.batch_size
+            cells.append((f"{row.network}, batch {row.batch_size}", *[""] * 6))
+        name, rate = f"· {100 * row.removed:g} % removed", f"{row.examples_per_second:,.0f}"
+        sizes = f"{row.units:,}", f"{row.parameters:,}", f"{row.flops / 1e6:,.3g}"
+        cells.append((name, *sizes, _scaled(row.seconds, 1e6), rate, _ratio_cells(row.speedup, "")[0]))
+    header = ("network, batch", "units", "parameters", "MFLOP", "µs a call", "examples/s", "times as fast")
+    return Table(title, header, "lrrrrrr", cells)
 
 
 def startup_table(measured: Startup) -> Table:

@@ -39,6 +39,7 @@ class Config:
     layout: str = "image"  # image: [h, w, c]; sequence: rows as time steps, [h, w * c]
     validation_fraction: float = structural(0.1)  # of the training split, where the set has no validation split
     train_examples: int | None = None  # None: all; n: a stratified subset (n and m > n are nested)
+    relabel: tuple[int, ...] = ()  # another task: the new class of each class, such as its parity
     normalize: bool = True  # True: by the training part's mean and std; False: raw range to [0, 1]
     shift: int = 0  # random translation by up to n pixels each way, filled with raw 0
     crop_padding: int = 0  # the same under its other name: pad n raw zeros all around, crop at random
@@ -90,6 +91,11 @@ def validate(config: Config, path: str = "data") -> None:
     require(
         count is None or count > 0, join_path(path, "train_examples"), count, "None or a number of examples > 0"
     )
+    for i, label in enumerate(config.relabel):
+        require(label >= 0, f"{join_path(path, 'relabel')}[{i}]", label, "a class, counted from 0")
+    missing = sorted(set(range(max(config.relabel, default=-1) + 1)) - set(config.relabel))
+    accepted = f"classes from 0 without gaps ({missing} is nobody's)"
+    require(not missing, join_path(path, "relabel"), config.relabel, accepted)
     _check_augmentation(config, path)
     if config.name == "synthetic":
         _check_synthetic(config.synthetic, join_path(path, "synthetic"))

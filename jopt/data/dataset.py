@@ -35,6 +35,7 @@ class Arrays(NamedTuple):
     labels: jax.Array  # int32 [n]
     mean: jax.Array  # float32 [channels]
     std: jax.Array  # float32 [channels]
+    teacher: Any = ()  # what a stage that learns from a teacher needs: its logits [n, classes], or its parameters
 
 
 def load(config: Config) -> Dataset:
@@ -64,6 +65,12 @@ def load(config: Config) -> Dataset:
         splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
     if config.train_examples is not None:
         splits["train"] = _subset(splits["train"], config.train_examples)
+    num_classes = source.num_classes
+    if config.relabel:
+        accepted = f"a new class for each of the {num_classes} classes of {config.name!r}"
+        require(len(config.relabel) == num_classes, "data.relabel", config.relabel, accepted)
+        table, num_classes = np.array(config.relabel, np.int32), max(config.relabel) + 1
+        splits = {name: Split(part.inputs, table[part.labels]) for name, part in splits.items()}
     train, validation, test = (_arrange(splits[name], config.layout) for name in ("train", "validation", "test"))
     for field in ("shift", "crop_padding"):
         value = getattr(config, field)
@@ -80,7 +87,7 @@ def load(config: Config) -> Dataset:
         mean, std = np.zeros(channels, np.float32), np.full(channels, source.scale, np.float32)
     mean, std = np.tile(mean, width // channels), np.tile(std, width // channels)
     fingerprint = digest([*train, *validation, *test, mean, std])
-    return Dataset(config.name, train, validation, test, mean, std, source.num_classes, fingerprint)
+    return Dataset(config.name, train, validation, test, mean, std, num_classes, fingerprint)
 
 
 def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) -> Arrays:

@@ -1,5 +1,11 @@
-"""What a model costs: parameters, nonzeros, bytes, FLOPs, latency, throughput and memory."""
+"""What a model costs (parameters, bits, bytes, FLOPs, time, memory) and what compression did to it."""
 
+from jopt.measure.bits import Grid as Grid
+from jopt.measure.bits import LayerStorage as LayerStorage
+from jopt.measure.bits import Storage as Storage
+from jopt.measure.bits import storage as storage
+from jopt.measure.bits import total_storage as total_storage
+from jopt.measure.effective import effective_flops as effective_flops
 from jopt.measure.flops import Operations as Operations
 from jopt.measure.flops import flops as flops
 from jopt.measure.flops import flops_by_layer as flops_by_layer
@@ -10,7 +16,21 @@ from jopt.measure.latency import Latency as Latency
 from jopt.measure.latency import latency as latency
 from jopt.measure.latency import peak_memory as peak_memory
 from jopt.measure.latency import throughput as throughput
+from jopt.measure.latency import throughput_spread as throughput_spread
+from jopt.measure.masks import Overlap as Overlap
+from jopt.measure.masks import overlap as overlap
+from jopt.measure.masks import overlap_by_layer as overlap_by_layer
+from jopt.measure.masks import sparsity_by_layer as sparsity_by_layer
+from jopt.measure.noise import sqnr as sqnr
+from jopt.measure.noise import sqnr_by_layer as sqnr_by_layer
+from jopt.measure.predictions import Changes as Changes
+from jopt.measure.predictions import ClassChange as ClassChange
+from jopt.measure.predictions import changes as changes
+from jopt.measure.predictions import churn as churn
+from jopt.measure.predictions import class_changes as class_changes
 from jopt.measure.size import Layer as Layer
 from jopt.measure.size import Size as Size
 from jopt.measure.size import layers as layers
 from jopt.measure.size import size as size
+from jopt.measure.stages import StageOutcome as StageOutcome
+from jopt.measure.stages import stage_rows as stage_rows

@@ -82,6 +82,16 @@ def throughput(measured: Latency, n: int) -> float:
     return n / measured.median
 
 
+def throughput_spread(measured: Latency, n: int) -> tuple[float, float]:
+    """Examples a second that one call in ten stays below, and that one in ten exceeds.
+
+    Example:
+      >>> throughput_spread(Latency(0.5, 0.4, 0.8, 1.0, 30), 64)
+      (80.0, 160.0)
+    """
+    return n / measured.p90, n / measured.p10
+
+
 def peak_memory() -> int:
     """Most bytes of physical memory that this process has held at once, since it started.
 

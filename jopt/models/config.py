@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -195,3 +196,16 @@ def model(config: Config) -> Model:
       ((2, 10), 'float32')
     """
     return from_linen(build(config))
+
+
+def activation(config: Config) -> Callable[[jax.Array], jax.Array]:
+    """What follows the hidden layers of the model that `config` describes; recurrent ones have their own inside.
+
+    Example:
+      >>> float(activation(Config(name="mlp", activation="tanh"))(jnp.float32(0.0)))
+      0.0
+    """
+    kind = _KINDS[config.name]
+    own = "sigmoid" if config.name == "xor" else "relu"
+    inside = config.name == "linear" or kind.build is _recurrent
+    return ACTIVATIONS["identity" if inside else config.activation or own]

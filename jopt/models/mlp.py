@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jopt.coupling import Coupling, Group, Point, affine, reads
 from jopt.models import layers
 
 
@@ -44,6 +45,22 @@ class MLP(nn.Module):
             x = layers.ACTIVATIONS[self.activation](x)
             x = layers.Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
+
+    @nn.nowrap
+    def coupling(self, x: Any = None) -> Coupling:
+        """The groups `Dense_0`, `Dense_1`, ...: the neurons of each hidden layer."""
+        del x
+        activation = layers.ACTIVATIONS[self.activation]
+        dense = [affine(f"Dense_{i}") for i in range(len(self.features) + 1)]
+        groups = tuple(
+            Group(f"Dense_{i}", size, (Point((dense[i],), (reads(dense[i + 1]),), activation),))
+            for i, size in enumerate(self.features)
+        )
+        return Coupling(
+            groups,
+            lambda sizes: self.clone(features=tuple(sizes[g.name] for g in groups)),
+            lambda shape: (1, shape("Dense_0/kernel")[0]),
+        )
 
 
 class TiedMLP(nn.Module):
@@ -84,6 +101,20 @@ class TiedMLP(nn.Module):
             x = layers.Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
+    @nn.nowrap
+    def coupling(self, x: Any = None) -> Coupling:
+        """One group, `hidden`: the tied kernel both writes and reads it, so all hidden layers keep one width."""
+        del x
+        activation = layers.ACTIVATIONS[self.activation]
+        writers = [affine("Dense_0"), *[affine("shared")] * (self.depth - 1)]
+        readers = [*writers[1:], affine("Dense_1")]
+        points = tuple(Point((w,), (reads(r),), activation) for w, r in zip(writers, readers, strict=True))
+        return Coupling(
+            (Group("hidden", self.width, points),),
+            lambda sizes: self.clone(width=sizes["hidden"]),
+            lambda shape: (1, shape("Dense_0/kernel")[0]),
+        )
+
 
 class XOR(nn.Module):
     """The 2-3-1 network of the XOR problem: 13 parameters, sigmoid hidden units, one output `z`.
@@ -117,3 +148,14 @@ class XOR(nn.Module):
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=init)(layers.flatten(x))
         x = nn.Dense(1, dtype=self.dtype, kernel_init=init)(layers.ACTIVATIONS[self.activation](x))
         return jnp.concatenate([jnp.zeros_like(x), x], axis=-1)
+
+    @nn.nowrap
+    def coupling(self, x: Any = None) -> Coupling:
+        """One group, `Dense_0`: the hidden units."""
+        del x
+        point = Point((affine("Dense_0"),), (reads(affine("Dense_1")),), layers.ACTIVATIONS[self.activation])
+        return Coupling(
+            (Group("Dense_0", self.hidden, (point,)),),
+            lambda sizes: self.clone(hidden=sizes["Dense_0"]),
+            lambda shape: (1, shape("Dense_0/kernel")[0]),
+        )

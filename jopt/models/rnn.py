@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 
+from jopt.coupling import Coupling, Group, Layer, Point, Reader, affine, reads
 from jopt.models import layers
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
@@ -111,6 +112,35 @@ class RNN(nn.Module):
             x = Recurrent(self.cell, size, self.dtype)(x)
             x = layers.Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x[:, -1])
+
+    @nn.nowrap
+    def coupling(self, x: Any = None) -> Coupling:
+        """The groups `Recurrent_0`, ...: the state units of each layer, with all their gates.
+
+        A unit without input whose bias is not 0 is constant only in `rnn`, and only from the first step on: the
+        recurrent kernel has read the 0 before. In `gru` and `lstm` it moves from 0 towards its limit. A unit whose
+        new value (gate n of `gru`, g of `lstm`) is always 0 stays at 0, whatever the other gates do.
+        """
+        del x
+        recurrent = [_layer(f"Recurrent_{i}", self.cell) for i in range(len(self.features))]
+        after = [*recurrent[1:], affine("Dense_0")]
+        groups = []
+        for i, (layer, reader) in enumerate(zip(recurrent, after, strict=True)):
+            itself = Reader(layer.kernels[1], layer, "is read by the first step, when it is still 0")
+            point = Point((layer,), (itself, reads(reader)), jnp.tanh)
+            groups.append(Group(f"Recurrent_{i}", self.features[i], (point,)))
+        return Coupling(
+            tuple(groups),
+            lambda sizes: self.clone(features=tuple(sizes[g.name] for g in groups)),
+            lambda shape: (1, 1, shape("Recurrent_0/kernel" if groups else "Dense_0/kernel")[0]),
+        )
+
+
+def _layer(name: str, cell: str) -> Layer:
+    biases = (f"{name}/bias", *([f"{name}/recurrent_bias"] if cell == "gru" else []))
+    kernels = (f"{name}/kernel", f"{name}/recurrent_kernel")
+    value_gate = {"rnn": 0, "gru": 2, "lstm": 2}[cell]
+    return Layer(kernels, biases, gates=GATES[cell], value_gate=value_gate, zero_only=cell != "rnn")
 
 
 def _orthogonal_gates(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:

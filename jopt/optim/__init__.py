@@ -4,6 +4,7 @@ from jopt.optim.build import build as build
 from jopt.optim.clipping import clip_by_global_norm as clip_by_global_norm
 from jopt.optim.clipping import global_norm as global_norm
 from jopt.optim.config import DEFAULTS as DEFAULTS
+from jopt.optim.config import MIXING_NAMES as MIXING_NAMES
 from jopt.optim.config import NAMES as NAMES
 from jopt.optim.config import PAPER_NAMES as PAPER_NAMES
 from jopt.optim.config import SCHEDULES as SCHEDULES

@@ -26,6 +26,7 @@ NAMES = tuple(DEFAULTS)
 VARIANTS = ("optax", "paper")
 PAPER_NAMES = ("adagrad", "adam", "rmsprop")
 DECOUPLED_NAMES = ("adamw", "lion", "muon")
+MIXING_NAMES = ("muon",)  # an entry of their update depends on the gradients of the other entries
 SCHEDULES = ("constant", "cosine", "linear", "polynomial", "exponential", "step", "one_cycle")
 
 Rules = tuple[tuple[str, float], ...]

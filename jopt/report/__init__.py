@@ -1,10 +1,26 @@
-"""What people look at: tables, learning curves, report.md, TensorBoard events and the progress display."""
+"""What people look at: tables, learning curves, reports, TensorBoard events and the progress display."""
 
+from jopt.report.bars import class_bars as class_bars
+from jopt.report.bars import sparsity_bars as sparsity_bars
+from jopt.report.canvas import save_figure as save_figure
+from jopt.report.compression import Compression as Compression
+from jopt.report.compression import compression as compression
+from jopt.report.compression import summarize as summarize
 from jopt.report.curves import compare_runs as compare_runs
 from jopt.report.curves import learning_curves as learning_curves
-from jopt.report.curves import save_figure as save_figure
+from jopt.report.differences import fit as fit
+from jopt.report.histograms import weight_histograms as weight_histograms
 from jopt.report.markdown import report_markdown as report_markdown
+from jopt.report.page import Heading as Heading
+from jopt.report.page import Part as Part
+from jopt.report.page import Picture as Picture
+from jopt.report.page import parts_markdown as parts_markdown
+from jopt.report.page import to_html as to_html
+from jopt.report.page import write_html as write_html
 from jopt.report.progress import Progress as Progress
+from jopt.report.stages import classes_table as classes_table
+from jopt.report.stages import layers_table as layers_table
+from jopt.report.stages import stages_table as stages_table
 from jopt.report.tables import Table as Table
 from jopt.report.tables import model_table as model_table
 from jopt.report.tables import plan_table as plan_table
@@ -15,3 +31,5 @@ from jopt.report.tables import to_markdown as to_markdown
 from jopt.report.tables import to_rich as to_rich
 from jopt.report.tensorboard import Writer as Writer
 from jopt.report.tensorboard import rewrite as rewrite
+from jopt.report.tradeoff import accuracy_against_size as accuracy_against_size
+from jopt.report.tradeoff import compression_overview as compression_overview

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jopt.files import write_bytes
+from jopt.report import canvas
+from jopt.report.canvas import INK, PALETTE, QUIET, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,10 +15,6 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-# Okabe and Ito's palette (2008), without its yellow, which is too light for a line: told apart by every common
-# form of color blindness.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_INK, _QUIET, _GRID = "#222222", "#666666", "#e3e3e3"
 _DIRECT_LABELS = 5
 
 
@@ -66,8 +61,8 @@ def learning_curves(rows: Sequence[Row], title: str = "") -> Figure:
         _stages(axis, rows)
     first = next(iter(axes.values()))
     if first.get_legend_handles_labels()[0]:
-        _legend(first, loc="best")
-    _title(figure, title)
+        canvas.legend(first, loc="best")
+    canvas.title(figure, title)
     return figure
 
 
@@ -86,7 +81,7 @@ def compare_runs(runs: Mapping[str, Sequence[Row]], title: str = "") -> Figure:
     from matplotlib.lines import Line2D
 
     everything = [row for rows in runs.values() for row in rows]
-    colors = dict(zip(runs, _colors(len(runs)), strict=True))
+    colors = dict(zip(runs, canvas.colors(len(runs)), strict=True))
     direct = len(runs) <= _DIRECT_LABELS
     longest = max(map(len, runs), default=0)
     figure, axes = _panels(_metrics(everything), margin=0.075 * longest + (0.1 if direct else 0.5))
@@ -110,31 +105,16 @@ def compare_runs(runs: Mapping[str, Sequence[Row]], title: str = "") -> Figure:
             _end_labels(axis, ends)
     splits = {row.get("split") for row in everything}
     styles = [
-        Line2D([], [], color=_QUIET, linestyle="-", linewidth=1.7, label="validation"),
-        Line2D([], [], color=_QUIET, linestyle=(0, (3, 1.5)), linewidth=1.0, label="train"),
+        Line2D([], [], color=QUIET, linestyle="-", linewidth=1.7, label="validation"),
+        Line2D([], [], color=QUIET, linestyle=(0, (3, 1.5)), linewidth=1.0, label="train"),
     ]
     if {"train", "validation"} <= splits:
-        _legend(next(iter(axes.values())), handles=styles, loc="best")
+        canvas.legend(next(iter(axes.values())), handles=styles, loc="best")
     if not direct:
         handles = [Line2D([], [], color=c, linewidth=1.7, label=run) for run, c in colors.items()]
-        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8, labelcolor=_INK)
-    _title(figure, title)
+        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8, labelcolor=INK)
+    canvas.title(figure, title)
     return figure
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 160) -> None:
-    """Writes the figure as PNG, at once or not at all; equal figures give equal bytes.
-
-    Args:
-      figure: a matplotlib figure.
-      path: the file, replaced if it is there.
-      dpi: pixels an inch.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(content, format="png", dpi=dpi, metadata={"Software": None})
-    write_bytes(path, content.getvalue())
 
 
 def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], list[float]]:
@@ -154,17 +134,11 @@ def _metrics(rows: Sequence[Row]) -> list[str]:
 
 
 def _panels(metrics: Sequence[str], margin: float = 0.0) -> tuple[Figure, dict[str, Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.6 * len(metrics) + margin, 2.7), layout="constrained")
+    figure = canvas.new_figure(3.6 * len(metrics) + margin, 2.7)
     grid = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axis in grid:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(_QUIET)
-        axis.tick_params(colors=_QUIET, labelcolor=_INK, labelsize=8, which="both")
-        axis.grid(axis="y", color=_GRID, linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.set_xlabel("optimizer step", fontsize=9, color=_INK)
+        canvas.plain_axes(axis)
+        axis.set_xlabel("optimizer step", fontsize=9, color=INK)
     return figure, dict(zip(metrics, grid, strict=True))
 
 
@@ -182,14 +156,14 @@ def _scale(axis: Axes, metric: str, rows: Sequence[Row]) -> None:
     if max((row["step"] for row in rows), default=0) >= 10_000:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     if metric == "accuracy":
-        axis.set_ylabel("accuracy", fontsize=9, color=_INK)
+        axis.set_ylabel("accuracy", fontsize=9, color=INK)
         axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g}%"))
         if values:
             low, high = _accuracy_limits(values)
             axis.set_ylim(low, high)
         return
-    axis.set_ylabel("loss (nats)" if metric == "loss" else metric, fontsize=9, color=_INK)
+    axis.set_ylabel("loss (nats)" if metric == "loss" else metric, fontsize=9, color=INK)
     if values and min(values) > 0 and max(values) > 10 * min(values):
         axis.set_yscale("log")
         decades = math.log10(max(values) / min(values))
@@ -224,11 +198,11 @@ def _stages(axis: Axes, rows: Sequence[Row]) -> None:
     width = ends[-1][1] - begin or 1
     for i, (name, end) in enumerate(ends):
         if i < len(ends) - 1:
-            axis.axvline(end, color=_QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+            axis.axvline(end, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         if (end - begin) / width > 0.012 * len(name):
             axis.annotate(
                 name, ((begin + end) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color=_QUIET,
+                textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color=QUIET,
             )  # fmt: skip
         begin = end
 
@@ -247,49 +221,3 @@ def _end_labels(axis: Axes, ends: Sequence[tuple[str, int, float, str]]) -> None
             name, (1.0, height), xycoords="axes fraction", xytext=(5, 0), textcoords="offset points",
             ha="left", va="center", fontsize=8, color=color, annotation_clip=False,
         )  # fmt: skip
-
-
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Moves heights within [0, 1], little, until neighbors are `gap` apart (closer if there is no room).
-
-    The order is kept: pairs that are too close part evenly, in sweeps, and what leaves the range is pushed back.
-
-    Example:
-      >>> [round(h, 3) for h in spread([0.5, 0.1, 0.5], gap=0.1)]
-      [0.45, 0.1, 0.55]
-      >>> [round(h, 3) for h in spread([1.0, 0.99], gap=0.1)]
-      [1.0, 0.9]
-    """
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    placed = [heights[i] for i in order]
-    last = len(placed) - 1
-    gap = min(gap, 1 / last) if last > 0 else gap
-    for _ in range(200):
-        for i in range(last):
-            lack = gap - (placed[i + 1] - placed[i])
-            if lack > 1e-9:
-                placed[i] -= lack / 2
-                placed[i + 1] += lack / 2
-        placed = [min(max(h, i * gap), 1 - (last - i) * gap) for i, h in enumerate(placed)]
-    out = [0.0] * len(placed)
-    for i, height in zip(order, placed, strict=True):
-        out[i] = height
-    return out
-
-
-def _colors(n: int) -> Sequence[Any]:
-    if n <= len(PALETTE):
-        return PALETTE[:n]
-    import matplotlib
-
-    viridis = matplotlib.colormaps["viridis"]
-    return [viridis(0.92 * i / (n - 1)) for i in range(n)]
-
-
-def _legend(axis: Axes, **kwargs: Any) -> None:
-    axis.legend(frameon=False, fontsize=8, labelcolor=_INK, handlelength=2.2, borderaxespad=0.2, **kwargs)
-
-
-def _title(figure: Figure, title: str) -> None:
-    if title:
-        figure.suptitle(title, fontsize=10, color=_INK, x=0.01, ha="left")

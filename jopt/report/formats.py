@@ -134,3 +134,29 @@ def clock(seconds: float) -> str:
     whole = int(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def points(v: float) -> str:
+    """A difference of fractions in percentage points.
+
+    Example:
+      >>> points(-0.0125), points(0.0), points(float("nan"))
+      ('-1.25 pp', '0.00 pp', 'nan')
+    """
+    if not math.isfinite(v):
+        return str(v)
+    rounded = round(100 * v, 2)
+    return f"{rounded:+.2f} pp" if rounded else "0.00 pp"
+
+
+def shorten(text: str, width: int) -> str:
+    """The text with its middle left out where it is longer than `width`.
+
+    Example:
+      >>> shorten("ResNet_0/BasicBlock_3/Conv_1/kernel", 20)
+      'ResNet_0/…v_1/kernel'
+    """
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"

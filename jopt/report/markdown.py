@@ -15,6 +15,7 @@ def report_markdown(
     result: Mapping[str, Any],
     figures: Mapping[str, str],
     model: tables.Table | None = None,
+    more: str = "",
 ) -> str:
     """The report of one run, as GitHub Markdown.
 
@@ -26,6 +27,7 @@ def report_markdown(
       result: as in result.json.
       figures: caption to path, relative to the report.
       model: the table of `model_table`, where there is one.
+      more: sections to stand behind the figures.
 
     Returns:
       The text: title, command, result, figures, stages, model, environment, config.
@@ -36,6 +38,8 @@ def report_markdown(
         parts.append(_fence(argv if isinstance(argv, str) else shlex.join(map(str, argv)), "sh"))
     parts += ["## Result", tables.to_markdown(tables.result_table(result, title=""))]
     parts += [f"![{tables.escape(caption)}](<{path}>)" for caption, path in figures.items()]
+    if more:
+        parts.append(more.strip())
     stages = _stages(rows)
     if stages.rows:
         parts += ["## Stages", tables.to_markdown(stages)]

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,14 +42,22 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest few, and the best by `accuracy`.
+    """The checkpoints of a run: the latest few, the best by `accuracy`, and those of some steps in any case.
+
+    The step of a checkpoint here is what names it on disk: see `jopt.train.schedule.Segment.mark`.
 
     Saving is asynchronous: `save` copies the state and returns; errors surface in the next call. Use it as a
     context manager, which waits for the last save.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int = 2):
-        """Opens `directory`, which is created if need be; what a crash left half-written is removed."""
+    def __init__(self, directory: str | os.PathLike[str], keep: int = 2, always: Sequence[int] = ()):
+        """Opens `directory`, which is created if need be; what a crash left half-written is removed.
+
+        Args:
+          directory: of the checkpoints.
+          keep: how many of the latest to keep.
+          always: steps whose checkpoints are kept besides.
+        """
         from orbax.checkpoint import v1
 
         ocp: Any = v1  # Orbax's annotations of its own policies and paths do not fit one another.
@@ -61,7 +69,11 @@ class Checkpoints:
             self.directory,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(keep), policies.BestN(get_metric_fn=_rank, n=1)]
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(get_metric_fn=_rank, n=1),
+                    policies.CustomSteps(list(always)),
+                ]
             ),
             cleanup_tmp_directories=True,
         )

@@ -2,30 +2,70 @@
 
 import dataclasses
 
+from jopt import clip as clipping
+from jopt import cluster, models, optim
 from jopt import data as data_sets
-from jopt import models, optim
-from jopt.config import check_types, join_path, require
+from jopt import distill as distillation
+from jopt import prune as pruning
+from jopt import quantize as quantization
+from jopt import transfer as transferring
+from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
+
+STAGE = "stage:"
+"""What begins the name of an earlier stage where a run's directory could stand."""
 
 
 @dataclasses.dataclass
 class Stage:
-    """One part of an experiment: so many steps with one optimizer, from where the stage before ended.
+    """A part of a run, with a length, an optimizer and methods of its own.
 
-    A stage starts with a fresh optimizer state (and average), at step 0 of its own schedule. What is None is
-    taken from the experiment.
+    A stage starts from the state that the one before ended in, with a fresh optimizer state and the first step of
+    its own schedule. What is None is taken from the experiment, or does nothing. What a stage imposes on the
+    parameters (`tie`, `prune`, `share`, `quantize`, `clip`) or on the activations stays imposed in the later ones,
+    held as it is.
 
     Attributes:
       name: names the stage in metrics and reports; unique in its experiment.
       epochs: the stage's length in passes over the training part, or
-      steps: in optimizer steps. At most one of the two.
+      steps: in optimizer steps. At most one of the two; 0 steps apply the stage's methods to what there is.
+      segment_steps: optimizer steps between two updates of masks and codebooks, instead of the experiment's.
       optimizer: the stage's own optimizer.
+      model: another network, which starts afresh: a student, say.
+      start: where parameters and model state come from once the stage's masks are chosen: 'previous' (they stay
+        as they are), 'init' (those of step 0), 'random' (newly drawn) or the name of an earlier stage (its end).
+      tie: layers that share one parameter.
+      prune: which weights are zero.
+      share: which weights share one value.
+      quantize: the weights' integer codes.
+      activations: the activations' integer codes.
+      clip: the range that weights are kept in, after every step.
+      release: methods of the stages before that end here, such as ('prune',).
+      distill: a teacher to learn from.
+      transfer: parameters to take from another run as the stage starts.
+      calibration_examples: so many training examples, drawn anew each time, are looked at where a choice of masks
+        needs gradients or activations.
+      recalibrate: as the stage starts, batch-norm statistics are estimated anew from so many batches; 0 is not.
     """
 
     name: str = "train"
     epochs: int | None = None
     steps: int | None = None
+    segment_steps: int | None = None
     optimizer: optim.Config | None = None
+    model: models.Config | None = None
+    start: str = "previous"
+    tie: cluster.tying.Config | None = None
+    prune: pruning.Config | None = None
+    share: cluster.Config | None = None
+    quantize: quantization.Config | None = None
+    activations: quantization.ActivationConfig | None = None
+    clip: clipping.Config | None = None
+    release: tuple[str, ...] = ()
+    distill: distillation.Config | None = None
+    transfer: transferring.Config | None = None
+    calibration_examples: int = 512
+    recalibrate: int = 0
 
 
 @dataclasses.dataclass
@@ -48,6 +88,7 @@ class Experiment:
       evaluate_every: evaluate on the validation part every so many segments; a stage's end always counts.
       checkpoint_every: save every so many segments; a stage's end always counts.
       keep_checkpoints: so many latest checkpoints are kept, and the best by validation accuracy.
+      order: in which the methods that act on the parameters are applied, first to last.
       stages: the parts of the run, one after the other.
     """
 
@@ -65,6 +106,7 @@ class Experiment:
     evaluate_every: int = 1
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
+    order: tuple[str, ...] = ("tie", "prune", "share", "quantize")
     stages: list[Stage] = dataclasses.field(default_factory=lambda: [Stage()])
 
 
@@ -102,14 +144,45 @@ def validate(config: Experiment, path: str = "") -> None:
         here = join_path(path, f"stages[{i}]")
         require(bool(stage.name), f"{here}.name", stage.name, "not empty")
         require(names.count(stage.name) == 1, f"{here}.name", stage.name, "another name than the other stages'")
-        positive(f"stages[{i}].epochs", stage.epochs)
-        positive(f"stages[{i}].steps", stage.steps)
+        for name in ("epochs", "segment_steps", "calibration_examples"):
+            positive(f"stages[{i}].{name}", getattr(stage, name))
+        for name in ("steps", "recalibrate"):
+            value = getattr(stage, name)
+            require(value is None or value >= 0, f"{here}.{name}", value, "0 or a positive integer")
         both = stage.epochs is not None and stage.steps is not None
         require(not both, f"{here}.steps", stage.steps, f"None where epochs is given (epochs is {stage.epochs})")
         if stage.optimizer is not None:
             optim.validate(stage.optimizer, f"{here}.optimizer")
+        if stage.model is not None:
+            models.validate(stage.model, f"{here}.model")
+        starts = ("previous", "init", "random", *names[:i])
+        choice(f"{here}.start", stage.start, starts)
+        for name, package in (("clip", clipping), ("distill", distillation), ("transfer", transferring)):
+            if (own := getattr(stage, name)) is not None:
+                package.validate(own, f"{here}.{name}")
+        if stage.activations is not None:
+            quantization.validate_activations(stage.activations, f"{here}.activations")
+        for name, source in (("distill.teacher", stage.distill and stage.distill.teacher),
+                             ("transfer.source", stage.transfer and stage.transfer.source)):  # fmt: skip
+            if source and source.startswith(STAGE):
+                accepted = f"a run's directory or stage:NAME of an earlier stage ({', '.join(names[:i]) or 'none'})"
+                require(source.removeprefix(STAGE) in names[:i], f"{here}.{name}", source, accepted)
 
 
 def stage_optimizer(config: Experiment, stage: int) -> optim.Config:
-    """The optimizer of stage number `stage`: its own, or else the experiment's."""
-    return config.stages[stage].optimizer or config.optimizer
+    """The optimizer of stage number `stage`: its own, or else the experiment's; frozen is what it transfers so."""
+    here = config.stages[stage]
+    optimizer = here.optimizer or config.optimizer
+    if here.transfer is not None and here.transfer.freeze:
+        return dataclasses.replace(optimizer, freeze=(*optimizer.freeze, *here.transfer.freeze))
+    return optimizer
+
+
+def network(config: Experiment, stage: int) -> models.Config:
+    """The network of stage number `stage`: the last one that a stage up to it starts, or else the experiment's."""
+    return next((s.model for s in reversed(config.stages[: stage + 1]) if s.model is not None), config.model)
+
+
+def new_network(config: Experiment, stage: int) -> bool:
+    """Whether stage number `stage` starts a network afresh."""
+    return stage == 0 or config.stages[stage].model is not None

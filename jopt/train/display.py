@@ -10,7 +10,7 @@ import numpy as np
 
 from jopt import measure, optim, report
 from jopt.config import leaves, to_dict
-from jopt.train import metrics
+from jopt.train import compression, metrics
 from jopt.train.config import stage_optimizer
 from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
@@ -51,7 +51,10 @@ class Display:
             optimizer = stage_optimizer(p.config, index)
             if optimizer.learning_rate_rules or optimizer.weight_decay_rules or optimizer.freeze:
                 self._print(f"rules of stage {stage.name!r}", optim.describe(optimizer, p.like(index).params), "")
-        self._show(model_table(p))
+            for table in method_tables(p, index):
+                self._show(table)
+            if index == 0 or stage.model is not None:
+                self._show(model_table(p, index))
 
     def resuming(self, step: int) -> None:
         """Says that the run goes on from a checkpoint."""
@@ -88,34 +91,68 @@ class Display:
             yield take
 
     def report(
-        self, prepared: Prepared, files: Workdir, manifest: dict[str, Any], result: dict[str, Any], params: Any
-    ) -> None:
-        """Writes `report.md` and `learning_curves.png`."""
+        self,
+        prepared: Prepared,
+        files: Workdir,
+        manifest: dict[str, Any],
+        result: dict[str, Any],
+        outcomes: list[measure.StageOutcome],
+    ) -> dict[str, Any]:
+        """Writes `report.md` and its pictures; for several stages what each cost and saved, and `report.html` too.
+
+        Returns:
+          What the outcomes add to the result: the numbers of each stage, if there are several.
+        """
         rows = metrics.read(files.metrics)
         name = prepared.config.name
         report.save_figure(report.learning_curves(rows, title=name), files.path / "learning_curves.png")
+        curves = report.Picture("Learning curves", "learning_curves.png")
         shown = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")} | {
             "argv": command(manifest["argv"])
         }
+        last = len(outcomes) - 1
+        table = model_table(prepared, last, outcomes[last].params)
+        found, more = None, ""
+        if last:
+            labels = prepared.dataset.test.labels
+            found = report.compression(files.path, outcomes, labels, title=name)
+            more = found.markdown
+            parts = [report.result_table(result), *found.parts, report.Heading("Training"), curves, table]
+            report.write_html(files.path / "report.html", name, parts)
         text = report.report_markdown(
-            to_dict(prepared.config),
-            shown,
-            rows,
-            result,
-            {"Learning curves": "learning_curves.png"},
-            model_table(prepared, params),
+            to_dict(prepared.config), shown, rows, result, {curves.caption: curves.path}, table, more
         )
         files.write_report(text)
+        return {} if found is None else {"stages": found.rows}
 
     def finished(self, files: Workdir, result: dict[str, Any]) -> None:
         """The result, and where to read more."""
+        if "stages" in result:
+            self._show(report.stages_table(result["stages"], brief=True))
         self._show(report.result_table(result, title="Result"))
-        self._print(f"report: {files.report}    curves: {files.path / 'learning_curves.png'}")
+        picture = "compression.png" if "stages" in result else "learning_curves.png"
+        self._print(f"report: {files.report}    picture: {files.path / picture}")
 
     def finished_before(self, files: Workdir, result: dict[str, Any]) -> None:
         """As `finished`, for a run that had been finished already."""
         self._print(f"{files.path} holds this run, finished; nothing was run")
         self._show(report.result_table(result, title="Result"))
+
+
+def method_tables(prepared: Prepared, stage: int) -> list[report.Table]:
+    """What the methods that a stage names make of each parameter and activation; none for one that names none."""
+    p, here = prepared, prepared.config.stages[stage]
+    named = compression.imposed(p.config, stage)
+    tables = []
+    if any(part.stage == stage for part in named):
+        header = ("parameter", "shape", *(part.kind + " (held)" * (part.stage != stage) for part in named))
+        rows = compression.describe(p.config, stage, p.like(stage).params)
+        tables.append(report.Table(f"Stage {here.name!r}: parameters", header, "l" * len(header), rows))
+    if here.activations is not None:
+        shape = p.dataset.train.inputs.shape[1:]
+        rows = compression.describe_activations(p.config, stage, shape, p.own_model)
+        tables.append(report.Table(f"Stage {here.name!r}: activations", ("input of", "shape", "code"), "lll", rows))
+    return tables
 
 
 def stage_table(prepared: Prepared) -> report.Table:
@@ -125,38 +162,41 @@ def stage_table(prepared: Prepared) -> report.Table:
         optimizer, default = stage_optimizer(prepared.config, index), dict(leaves(optim.Config()))
         changed = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in leaves(optimizer)
                    if v != default[k] and k not in ("name", "learning_rate")]  # fmt: skip
-        segments = [s for s in prepared.segments if s.stage == index]
+        segments = [s for s in prepared.segments if s.stage == index and s.steps]
+        methods = [*compression.acting(prepared.config, index), *(["distill"] if stage.distill else [])]
         rows.append(
             (
                 stage.name,
                 f"{place.steps:,}",
                 f"{len(segments):,} x {place.segment_steps:,}",
                 f"{prepared.batch_size:,}",
+                ", ".join(methods) or "-",
                 ", ".join([optimizer.name, f"learning_rate {optimizer.learning_rate:g}", *changed]),
             )
         )
-    return report.Table("Plan", ("stage", "steps", "segments", "batch", "optimizer"), "lrrrl", rows)
+    return report.Table("Plan", ("stage", "steps", "segments", "batch", "methods", "optimizer"), "lrrrll", rows)
 
 
-def model_table(prepared: Prepared, params: Any = None) -> report.Table:
+def model_table(prepared: Prepared, stage: int = 0, params: Any = None) -> report.Table:
     """Parameters and FLOPs by layer; of shapes alone, where no `params` are given."""
-    fn, *args = forward(prepared)
-    like = args[0]
-    flops = measure.flops_by_layer(measure.flops_by_scope(fn, *args), like)
     if params is None:
-        params = jax.tree.map(lambda leaf: np.broadcast_to(np.ones((), leaf.dtype), leaf.shape), like)
-    return report.model_table(measure.layers(params), flops)
+        params = jax.tree.map(
+            lambda leaf: np.broadcast_to(np.ones((), leaf.dtype), leaf.shape), prepared.like(stage).params
+        )
+    return report.model_table(measure.layers(params), flops_of(prepared, stage))
 
 
-def forward(prepared: Prepared) -> tuple[Callable[..., Any], Any, Any, jax.ShapeDtypeStruct]:
-    """The forward pass of one example, and shapes of its arguments."""
-    like = prepared.like(0)
+def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:
+    """FLOPs of one example's forward pass, by layer, in a stage's network."""
+    like, model = prepared.like(stage), prepared.model_of(stage)
     inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
 
     def logits(params: Any, model_state: Any, inputs: jax.Array) -> jax.Array:
-        return prepared.model.apply(params, model_state, inputs, train=False)[0]
+        return model.apply(params, model_state, inputs, train=False)[0]
 
-    return logits, like.params, like.model_state, inputs
+    return measure.flops_by_layer(
+        measure.flops_by_scope(logits, like.params, like.model_state, inputs), like.params
+    )
 
 
 def command(argv: list[str]) -> list[str]:

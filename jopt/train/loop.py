@@ -18,14 +18,14 @@ class Boundary(NamedTuple):
     Attributes:
       segment: the segment.
       state: the state after it. The next segment is given its buffers: copy what must last.
-      train: the segment's metrics, on the host.
+      train: the segment's metrics, on the host; None for a segment without steps.
       validation: the validation part's metrics, or None where it was not evaluated.
       seconds: the time that the segment's steps took, compilation excluded.
     """
 
     segment: Segment
     state: Any
-    train: dict[str, Any]
+    train: dict[str, Any] | None
     validation: dict[str, Any] | None
     seconds: float
 
@@ -37,51 +37,60 @@ class NonFiniteError(RuntimeError):
 def run_segments(
     program_of: Callable[[int, int], Program],
     segments: Iterable[Segment],
-    key: jax.Array,
     values: Hyper,
-    arrays: Mapping[str, Any],
+    arrays_of: Callable[[int], Mapping[str, Any]],
     *,
     compiler: Compiler,
+    begin: Callable[[int, Any], Any],
+    origin: Callable[[int], tuple[Any, ...] | None],
+    updated: Callable[[int], bool],
     at_boundary: Callable[[Boundary], None],
     state: Any = None,
     stage: int | None = None,
-    update: bool = False,
 ) -> Any:
     """Runs `segments` one after the other.
 
     Args:
       program_of: `(stage, steps) -> Program` of a stage, with segments of so many steps.
       segments: what is still to be run.
-      key: the root key.
       values: the swept numbers, on the device.
-      arrays: `train` and `validation`, on the device.
+      arrays_of: `stage ->` `train` and `validation`, on the device.
       compiler: compiles each function once for each (stage, steps).
+      begin: `(stage, state) -> state`, the state that a stage starts from, given the last one's (None: nothing).
+      origin: `stage ->` what `Program.rewind` is given, beyond state and values, once the stage's masks are chosen;
+        None where nothing is rewound.
+      updated: `stage ->` whether to call `Program.update` before each segment.
       at_boundary: called after each segment; an exception from it ends the loop.
       state: the state to go on from, with `stage` the stage it was saved in; None starts from nothing.
       stage: see `state`.
-      update: whether to call `Program.update` before each segment.
 
     Returns:
       The last state.
     """
     for segment in segments:
         program = program_of(segment.stage, segment.steps)
-        shape = (segment.stage, segment.steps)
-        if segment.stage != stage:
-            previous = () if state is None else (state,)
-            state = compiler.call("init", segment.stage, program.init, key, values, *previous)
+        first = segment.stage != stage
+        if first:
             stage = segment.stage
-        if update:
+            state = begin(stage, state)
+        arrays = arrays_of(segment.stage)
+        if updated(segment.stage):
             state = compiler.call("update", stage, program.update, state, values, arrays["train"], donate=(0,))
-        run = compiler.get("segment", shape, program.segment, state, values, arrays["train"], donate=(0,))
-        start = time.perf_counter()
-        with jax.transfer_guard("disallow"):
-            state, metrics = jax.block_until_ready(run(state, values, arrays["train"]))
-        seconds = time.perf_counter() - start
+        if first and (more := origin(segment.stage)) is not None:
+            state = compiler.call("rewind", stage, program.rewind, state, values, *more)
+        metrics, seconds = None, 0.0
+        if segment.steps:
+            shape = (segment.stage, segment.steps)
+            run = compiler.get("segment", shape, program.segment, state, values, arrays["train"], donate=(0,))
+            start = time.perf_counter()
+            with jax.transfer_guard("disallow"):
+                state, metrics = jax.block_until_ready(run(state, values, arrays["train"]))
+            seconds = time.perf_counter() - start
+            metrics = jax.device_get(metrics)
         validation = None
         if segment.evaluate:
             validation = jax.device_get(
                 compiler.call("evaluate", stage, program.evaluate, state, values, arrays["validation"])
             )
-        at_boundary(Boundary(segment, state, jax.device_get(metrics), validation, seconds))
+        at_boundary(Boundary(segment, state, metrics, validation, seconds))
     return state

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ def append(path: str | os.PathLike[str], rows: list[Row]) -> None:
         os.fsync(file.fileno())
 
 
-def truncate(path: str | os.PathLike[str], step: int) -> list[Row]:
-    """Keeps the rows up to and with `step`, so that a resume neither doubles nor loses one; returns them."""
-    rows = [row for row in read(path) if row["step"] <= step]
+def truncate(path: str | os.PathLike[str], keep: Callable[[Row], bool]) -> list[Row]:
+    """Keeps the rows that `keep` accepts, so that a resume neither doubles nor loses one; returns them."""
+    rows = [row for row in read(path) if keep(row)]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 

@@ -12,9 +12,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jopt import data, hyper, keys, models, optim
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
-from jopt.train import program, schedule
+from jopt.train import compression, program, schedule
 from jopt.train.config import Experiment, stage_optimizer, validate
 from jopt.train.program import Program
+from jopt.train.sources import STAGE, Source, load_source
 from jopt.train.state import TrainState
 from jopt.transform import ParamTransform
 
@@ -33,8 +34,11 @@ class Prepared(NamedTuple):
       program_of: `(stage, steps) -> Program`.
       place: puts a pytree of host arrays where the run's programs expect it.
       like: `stage -> TrainState` of shapes and dtypes.
-      model: the functions of the model, with the config's own numbers.
+      model_of: `stage ->` the functions of the model, with the config's own numbers.
       batch_size: examples a step.
+      sources: the finished runs that stages learn from or take parameters from, by directory.
+      own_model: what the caller gave instead of `config.model`, or None.
+      own_transform: what the caller gave instead of the config's methods, or None.
     """
 
     config: Experiment
@@ -47,8 +51,27 @@ class Prepared(NamedTuple):
     program_of: Callable[[int, int], Program]
     place: Callable[[Any], Any]
     like: Callable[[int], TrainState]
-    model: models.Model
+    model_of: Callable[[int], models.Model]
     batch_size: int
+    sources: dict[str, Source]
+    own_model: models.Model | None
+    own_transform: Callable[[Experiment, int], ParamTransform] | None
+
+    def boundary(self, mark: int) -> schedule.Segment:
+        """The segment that ends at `mark`."""
+        return next(s for s in self.segments if s.mark == mark)
+
+    def end_of(self, stage: int) -> schedule.Segment:
+        """The last segment of a stage."""
+        return next(s for s in self.segments if s.stage == stage and s.last)
+
+    def teaches(self, stage: int) -> bool:
+        """Whether a teacher computes along as the stage trains; else its logits are known beforehand."""
+        return compression.teaches(self.config, stage)
+
+    def stage_named(self, name: str) -> int:
+        """The index of a stage."""
+        return [stage.name for stage in self.config.stages].index(name)
 
 
 def prepare(
@@ -69,14 +92,12 @@ def prepare(
       RuleError: for a rule that matches no parameter.
     """
     validate(config)
+    compression.validate(config)
     dataset = data.load(config.data)
-    if model is None:
-        require(
-            config.model.num_classes == dataset.num_classes,
-            "model.num_classes",
-            config.model.num_classes,
-            f"{dataset.num_classes}, the number of classes of {config.data.name!r}",
-        )
+    for name, network in _networks(config, model):
+        field = f"{name}.num_classes"
+        accepted = f"{dataset.num_classes}, the number of classes of {config.data.name!r}"
+        require(network.num_classes == dataset.num_classes, field, network.num_classes, accepted)
     examples = dataset.train.labels.shape[0]
     batch = schedule.batch_size(config, examples)
     stages = schedule.stages(config, examples)
@@ -89,14 +110,26 @@ def prepare(
     input_shape = dataset.train.inputs.shape[1:]
     paths = [f"stages[{i}].optimizer" if stage.optimizer else "optimizer" for i, stage in enumerate(config.stages)]
     for index, stage in enumerate(stages):
-        optim.validate(stage_optimizer(config, index), paths[index], stage.steps)
-    _check_model(config, model, input_shape, dataset.num_classes)
+        optim.validate(stage_optimizer(config, index), paths[index], stage.steps or None)
+    for name, network in _networks(config, model):
+        _check_model(config, name, network.name, models.model(network), input_shape, dataset.num_classes)
+    if model is not None:
+        _check_model(config, "model", None, model, input_shape, dataset.num_classes)
+    for index, length in enumerate(stages):
+        compression.check_length(config, index, length)
+    sources = {
+        directory: load_source(
+            directory, field, input_shape, dataset.num_classes if field.endswith("teacher") else None
+        )
+        for field, directory in compression.directories(config)
+    }
 
     @functools.cache
     def program_of(stage: int, steps: int) -> Program:
         return program.build(
             structure,
             stage=stage,
+            begin=stages[stage].start,
             steps=steps,
             total_steps=stages[stage].steps,
             batch_size=batch,
@@ -104,13 +137,27 @@ def prepare(
             aligned=stages[stage].start % per_epoch == stages[stage].segment_steps % per_epoch == 0,
             model=own_model,
             transform=transform,
+            teacher=teacher_of(stage),
             mesh=mesh,
         )
 
+    def model_of(stage: int) -> models.Model:
+        return compression.model(config, stage, model)
+
+    def teacher_of(stage: int) -> models.Model | None:
+        lesson = config.stages[stage].distill
+        if lesson is None or not compression.teaches(config, stage):
+            return None
+        if lesson.teacher.startswith(STAGE):
+            return model_of([s.name for s in config.stages].index(lesson.teacher.removeprefix(STAGE)))
+        return sources[lesson.teacher].model
+
+    @functools.cache
     def like(stage: int) -> TrainState:
+        program = program_of(stage, stages[stage].segment_steps)
+        more = (like(stage - 1),) if stage else ()
         return jax.eval_shape(
-            lambda seed: program_of(stage, stages[stage].segment_steps).init(keys.root(seed), numbers),
-            numbers["seed"],
+            lambda seed, *previous: program.init(keys.root(seed), numbers, *previous), numbers["seed"], *more
         )
 
     prepared = Prepared(
@@ -124,23 +171,40 @@ def prepare(
         program_of=program_of,
         place=place,
         like=like,
-        model=model or models.model(config.model),
+        model_of=model_of,
         batch_size=batch,
+        sources=sources,
+        own_model=model,
+        own_transform=transform,
     )
     for stage, path in enumerate(paths):
+        params = like(stage).params
         try:
-            optim.plan(stage_optimizer(config, stage), like(stage).params)
+            optim.plan(stage_optimizer(config, stage), params)
         except RuleError as error:
             raise RuleError(f"{path}.{error}") from error
+        compression.describe(config, stage, params)
+        compression.describe_activations(config, stage, input_shape, model)
     return prepared
 
 
+def _networks(config: Experiment, own: models.Model | None) -> list[tuple[str, models.Config]]:
+    """The networks of the config and their fields."""
+    first = [] if own is not None else [("model", config.model)]
+    stages = [(f"stages[{i}].model", stage.model) for i, stage in enumerate(config.stages)]
+    return first + [(name, network) for name, network in stages if network is not None]
+
+
 def _check_model(
-    config: Experiment, own: models.Model | None, input_shape: tuple[int, ...], num_classes: int
+    config: Experiment,
+    field: str,
+    name: str | None,
+    model: models.Model,
+    input_shape: tuple[int, ...],
+    num_classes: int,
 ) -> None:
-    """Raises ConfigError unless the model maps a batch of such inputs to logits [batch, num_classes]."""
-    model = own or models.model(config.model)
-    field, name = ("model", "the model that was given") if own else ("model.name", config.model.name)
+    """Raises ConfigError unless the model (the caller's own, if it has no name) maps a batch to its logits."""
+    field, value = (field, "the model that was given") if name is None else (f"{field}.name", name)
     accepted = f"a model for inputs of {' x '.join(map(str, input_shape))} ({config.data.layout})"
 
     def logits(seed: jax.Array, x: jax.Array) -> jax.Array:
@@ -151,11 +215,11 @@ def _check_model(
     try:
         shape = jax.eval_shape(logits, jax.ShapeDtypeStruct((), np.uint32), x).shape
     except (ValueError, TypeError, IndexError, FlaxError) as error:
-        if own:
+        if name is None:
             raise
-        raise ConfigError(field, name, f"{accepted}: {error}") from error
+        raise ConfigError(field, value, f"{accepted}: {error}") from error
     wanted = (2, num_classes)
-    require(shape == wanted, field, name, f"{accepted} with logits {wanted} for two of them, which are {shape}")
+    require(shape == wanted, field, value, f"{accepted} with logits {wanted} for two of them, which are {shape}")
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:

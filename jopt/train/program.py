@@ -1,5 +1,6 @@
 """Program: the pure functions that a run is made of."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,12 +9,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jopt import data, hyper, keys, models, optim
-from jopt.train.config import Experiment, stage_optimizer
-from jopt.train.state import TrainState
-from jopt.transform import ParamTransform, identity
+from jopt import clip, data, distill, hyper, intercept, keys, models, optim, quantize
+from jopt.train import compression
+from jopt.train.batches import cross_entropy, in_batches
+from jopt.train.config import Experiment, network, new_network, stage_optimizer
+from jopt.train.state import TrainState, merge
+from jopt.transform import ParamTransform, project_moments
 
 Metrics = dict[str, jax.Array]
+EVALUATION_BATCH = 512
 
 
 class Program(NamedTuple):
@@ -21,25 +25,52 @@ class Program(NamedTuple):
 
     Attributes:
       init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that
-        the stage before ended in, its step, parameters, model state and, where it is of the same structure,
-        transform state are taken over; the rest starts afresh.
+        the stage before ended in, its step, parameters and model state are taken over, and the state of the
+        transforms that are held; the rest starts afresh.
       segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss` and
-        `accuracy`, means over the segment's examples as they were trained on, and `first_bad_step`, the first
-        step (0-based) whose loss was not finite, or -1.
-      update: `(state, hyper, data) -> TrainState`. Updates masks, ranges and codebooks.
+        `accuracy`, means over the segment's examples as they were trained on, `first_bad_step`, the first step
+        (0-based) whose loss was not finite, or -1, and the parts of the loss where there is a teacher.
+      update: `(state, hyper, data) -> TrainState`. Updates masks, ranges and codebooks; in the stage's first call
+        also calibrates activations and re-estimates batch statistics.
       evaluate: `(state, hyper, data) -> metrics`: `loss` and `accuracy`, means over all of `data`.
+      rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
+        what `Stage.start` draws, under the masks that were chosen; the optimizer has seen nothing.
+      predict: `(state, hyper, data) -> logits`, float32 [examples, classes].
+      seen: `(state, hyper) -> params`, what the model computes with.
     """
 
     init: Callable[..., TrainState]
     segment: Callable[..., tuple[TrainState, Metrics]]
     update: Callable[..., TrainState]
     evaluate: Callable[..., Metrics]
+    rewind: Callable[..., TrainState]
+    predict: Callable[..., jax.Array]
+    seen: Callable[..., Any]
+
+
+class Origin(NamedTuple):
+    """Where a stage's parameters come from, if not from the stage before."""
+
+    params: Any
+    model_state: Any
+
+
+class _Parts(NamedTuple):
+    """What a stage is made of, with the numbers (tracers, mostly) put in."""
+
+    config: Experiment
+    plain_model: models.Model
+    model: models.Model
+    optimizer: optax.GradientTransformationExtraArgs
+    transform: ParamTransform
+    constrain: Callable[[Any], Any]
 
 
 def build(
     structure: hyper.Structure,
     *,
     stage: int = 0,
+    begin: int = 0,
     steps: int,
     total_steps: int,
     batch_size: int,
@@ -47,6 +78,7 @@ def build(
     aligned: bool = False,
     model: Callable[[Experiment], models.Model] | None = None,
     transform: Callable[[Experiment, int], ParamTransform] | None = None,
+    teacher: models.Model | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Program:
     """Builds the program of one stage from the structure of its experiment.
@@ -54,21 +86,21 @@ def build(
     Args:
       structure: `jopt.hyper.split(experiment)[0]`. The numbers come with every call, as `hyper`.
       stage: index of the stage.
+      begin: the step at which the stage starts.
       steps: optimizer steps in a segment.
       total_steps: optimizer steps in the stage, which schedules may need.
       batch_size: examples a step.
       input_shape: the shape of one example.
       aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
-      model: what makes the model from the experiment; None is `jopt.models.model(experiment.model)`.
-      transform: `(experiment, stage) -> ParamTransform`, what makes the stage's; None is the identity.
+      model: what makes the model from the experiment; None is what the config names for this stage.
+      transform: `(experiment, stage) -> ParamTransform`, what makes the stage's; None is what the config names.
+      teacher: the teacher's functions, where its outputs are not in the data.
       mesh: a mesh with an axis `data`, over which each batch is split, everything else being the same on every
         device; None is one device.
 
     Returns:
       A `Program`.
     """
-    make_model = model or (lambda config: models.model(config.model))
-    make_transform = transform or (lambda config, stage: identity())
 
     def split_batch(x: jax.Array) -> jax.Array:
         if mesh is None or x.shape[0] % mesh.size:
@@ -80,147 +112,212 @@ def build(
             return tree
         return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
-    def parts(values: hyper.Hyper):
+    def parts(values: hyper.Hyper) -> _Parts:
         config = hyper.join(structure, values)
-        optimizer = optim.build(stage_optimizer(config, stage), total_steps)
-        return config, make_model(config), optimizer, make_transform(config, stage)
+        own = None if model is None else model(config)
+        acting = compression.acting(config, stage)
+        limits = acting["clip"].config if "clip" in acting else None
+        return _Parts(
+            config,
+            compression.plain_model(config, stage, own),
+            compression.model(config, stage, own),
+            optim.build(stage_optimizer(config, stage), max(total_steps, 1)),
+            compression.transform(config, stage, begin=begin, steps=total_steps)
+            if transform is None
+            else transform(config, stage),
+            (lambda params: params) if limits is None else functools.partial(clip.constrain, limits),
+        )
+
+    def fresh(net: models.Model, key: jax.Array, config: Experiment) -> tuple[Any, Any]:
+        here = config.stages[stage]
+        name = f"init/{here.name}" if here.start == "random" else "init"
+        return net.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
+
+    def settle(p: _Parts, state: TrainState, params: Any, model_state: Any) -> TrainState:
+        """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
+        params = p.constrain(_projected(p.transform, state.transform_state, params))
+        opt_state = project_moments(p.transform, state.transform_state, p.optimizer, p.optimizer.init(params))
+        ema = () if p.config.ema_decay is None else jax.tree.map(jnp.copy, params)
+        return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
 
     def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
-        config, net, optimizer, seen_as = parts(values)
+        p = parts(values)
+        params, model_state = fresh(p.model, key, p.config)
         if previous is None:
-            params, model_state = net.init(keys.stream(key, "init"), jnp.zeros((1, *input_shape), jnp.float32))
-            step = jnp.int32(0)
-        else:
-            step, params, model_state = previous.step, previous.params, previous.model_state
-        state = TrainState(
-            step=step,
-            params=params,
-            model_state=model_state,
-            opt_state=optimizer.init(params),
-            transform_state=_carried(seen_as.init(params), previous),
-            ema=() if config.ema_decay is None else jax.tree.map(jnp.copy, params),
-        )
-        return replicate(state)
+            state = TrainState(jnp.int32(0), params, model_state, (), p.transform.init(params), ())
+            return replicate(settle(p, state, params, model_state))
+        if not new_network(p.config, stage):
+            params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
+        masks = p.transform.init(params)
+        if transform is None:
+            masks = compression.carried(p.config, stage, masks, previous.transform_state)
+        elif _alike(masks, previous.transform_state):
+            masks = previous.transform_state
+        state = previous._replace(transform_state=masks)
+        return replicate(settle(p, state, params, model_state))
+
+    def rewind(state: TrainState, values: hyper.Hyper, origin: Origin | None = None) -> TrainState:
+        p = parts(values)
+        params, model_state = fresh(p.model, keys.root(values["seed"]), p.config)
+        if origin is not None:
+            params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
+        return replicate(settle(p, state, params, model_state))
 
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays):
-        config, net, optimizer, seen_as = parts(values)
+        p = parts(values)
         key = keys.root(values["seed"])
         rows = data.indices(key, state.step, steps, batch_size, arrays.labels.shape[0], aligned=aligned)
+        see = p.transform.forward or p.transform.apply
+        lesson = p.config.stages[stage].distill
 
-        def loss_of(params, state: TrainState, inputs, labels):
-            logits, model_state = net.apply(
-                seen_as.apply(state.transform_state, params),
+        def loss_of(params, state: TrainState, inputs, labels, taught):
+            run = p.model.apply if lesson is None or not lesson.features else intercept.capture(p.model.apply)
+            out = run(
+                see(state.transform_state, params),
                 state.model_state,
                 inputs,
                 train=True,
                 key=keys.at(key, "dropout", state.step),
             )
-            losses = cross_entropy(logits, labels, config.label_smoothing)
-            return losses.mean(), (jnp.sum(jnp.argmax(logits, -1) == labels), model_state)
+            (logits, model_state), calls = out if run is not p.model.apply else (out, {})
+            losses = cross_entropy(logits, labels, p.config.label_smoothing)
+            loss, more = losses.mean(), {}
+            if lesson is not None:
+                outputs = {name: own[-1].output for name, own in calls.items()}
+                known, theirs = taught
+                loss, more = distill.objective(
+                    lesson, logits, losses, known, student_features=outputs, teacher_features=theirs
+                )
+            return loss, (jnp.sum(jnp.argmax(logits, -1) == labels), model_state, more)
 
         def one_step(state: TrainState, row: jax.Array):
             row = split_batch(row)
             inputs, labels = arrays.inputs[row], arrays.labels[row]
-            inputs = data.augment(keys.at(key, "augment", state.step), inputs, config.data)
+            inputs = data.augment(keys.at(key, "augment", state.step), inputs, p.config.data)
             inputs = data.normalize(inputs, arrays.mean, arrays.std)
-            (loss, (correct, model_state)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-                state.params, state, inputs, labels
+            taught = _lesson(lesson, teacher, arrays.teacher, row, inputs)
+            (loss, (correct, model_state, more)), grads = jax.value_and_grad(loss_of, has_aux=True)(
+                state.params, state, inputs, labels, taught
             )
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            masks = state.transform_state
+            if p.transform.observe is not None:
+                masks = p.transform.observe(masks, state.params, grads)
+            grads = _projected(p.transform, masks, grads)
+            updates, opt_state = p.optimizer.update(grads, state.opt_state, state.params)
+            if stage_optimizer(p.config, stage).name in optim.MIXING_NAMES:
+                updates = _projected(p.transform, masks, updates)
+            params = p.constrain(optax.apply_updates(state.params, updates))
             ema = state.ema
-            if config.ema_decay is not None:
-                ema = optax.incremental_update(params, state.ema, 1 - config.ema_decay)
-            state = TrainState(state.step + 1, params, model_state, opt_state, state.transform_state, ema)
-            return state, (loss, correct)
+            if p.config.ema_decay is not None:
+                ema = optax.incremental_update(params, state.ema, 1 - p.config.ema_decay)
+            return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (loss, correct, more)
 
         first = state.step
-        state, (losses, correct) = jax.lax.scan(one_step, state, rows)
+        state, (losses, correct, more) = jax.lax.scan(one_step, state, rows)
         bad = ~jnp.isfinite(losses)
         metrics = {
             "loss": losses.mean(),
             "accuracy": correct.sum() / (steps * batch_size),
             "first_bad_step": jnp.where(bad.any(), first + jnp.argmax(bad).astype(jnp.int32), -1),
+            **{name: value.mean() for name, value in more.items()},
         }
         return replicate((state, metrics))
 
     def update(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> TrainState:
-        del arrays
-        *_, seen_as = parts(values)
+        p = parts(values)
+        here = p.config.stages[stage]
         key = keys.at(keys.root(values["seed"]), "update", state.step)
-        masks = seen_as.update(state.transform_state, state.params, step=state.step, key=key)
-        return replicate(state._replace(transform_state=masks))
+        count = arrays.labels.shape[0]
+
+        def some(name: str, examples: int) -> tuple[jax.Array, jax.Array]:
+            order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
+            row = order[: min(examples, count)]
+            return data.normalize(arrays.inputs[row], arrays.mean, arrays.std), arrays.labels[row]
+
+        inputs, labels = some("calibration", here.calibration_examples)
+        now = p.transform.apply(state.transform_state, state.params)
+        more, grads = {}, None
+        if "grads" in p.transform.needs:
+            # Of the weights that the model sees, the pruned ones included: what they would do if they grew back.
+            grads = jax.grad(
+                lambda seen: cross_entropy(
+                    p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
+                ).mean()
+            )(now)
+        if "layers" in p.transform.needs:
+            activation = models.activation(network(p.config, stage))
+            more["layers"] = intercept.statistics(
+                p.model.apply, now, state.model_state, inputs, activation=activation
+            )
+        more |= {"step": state.step, "grads": grads, "key": keys.stream(key, "choice")}
+        masks = p.transform.update(state.transform_state, state.params, **more)
+        params, ema = (_projected(p.transform, masks, tree) for tree in (state.params, state.ema or state.params))
+        opt_state = project_moments(p.transform, masks, p.optimizer, state.opt_state)
+        state = state._replace(
+            params=params, ema=ema if state.ema else (), opt_state=opt_state, transform_state=masks
+        )
+        return replicate(jax.lax.cond(state.step == begin, lambda s: at_start(p, s, some), lambda s: s, state))
+
+    def at_start(p: _Parts, state: TrainState, some: Callable[..., Any]) -> TrainState:
+        """What happens once, when the stage's masks are chosen: activations calibrated, batch statistics anew."""
+        here = p.config.stages[stage]
+        if here.activations is not None:
+            inputs, _ = some("activations", here.activations.examples)
+            seen = p.transform.apply(state.transform_state, state.params)
+            params, model_state = quantize.calibrate(
+                p.plain_model, here.activations, state.params, state.model_state, inputs, seen=seen
+            )
+            state = state._replace(params=params, model_state=model_state)
+        if here.recalibrate:
+            inputs, _ = some("recalibrate", here.recalibrate * batch_size)
+            batches = inputs[: inputs.shape[0] // batch_size * batch_size].reshape(
+                -1, batch_size, *inputs.shape[1:]
+            )
+            seen = p.transform.apply(state.transform_state, state.params)
+            state = state._replace(model_state=quantize.recalibrate(p.model, seen, state.model_state, batches))
+        return state
+
+    def seen(state: TrainState, values: hyper.Hyper) -> Any:
+        p = parts(values)
+        return p.transform.apply(state.transform_state, state.params if p.config.ema_decay is None else state.ema)
+
+    def predict(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
+        p, params = parts(values), seen(state, values)
+
+        def one_batch(inputs: jax.Array):
+            inputs = data.normalize(split_batch(inputs), arrays.mean, arrays.std)
+            return p.model.apply(params, state.model_state, inputs, train=False)[0]
+
+        return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs))
 
     def evaluate(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> Metrics:
-        config, net, _, seen_as = parts(values)
-        params = seen_as.apply(state.transform_state, state.params if config.ema_decay is None else state.ema)
-
-        def one_batch(inputs: jax.Array, labels: jax.Array):
-            inputs = data.normalize(split_batch(inputs), arrays.mean, arrays.std)
-            logits, _ = net.apply(params, state.model_state, inputs, train=False)
-            return cross_entropy(logits, labels), jnp.argmax(logits, -1) == labels
-
-        losses, correct = in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, arrays.labels)
+        logits = predict(state, values, arrays)
+        losses, correct = cross_entropy(logits, arrays.labels), jnp.argmax(logits, -1) == arrays.labels
         return replicate({"loss": losses.mean(), "accuracy": correct.sum() / correct.shape[0]})
 
-    return Program(init, segment, update, evaluate)
+    return Program(init, segment, update, evaluate, rewind, predict, seen)
 
 
-def _carried(fresh: Any, previous: TrainState | None) -> Any:
-    """The transform's state of the stage before, if it is one of the same kind: masks outlive their stage."""
-    if previous is None or jax.tree.structure(fresh) != jax.tree.structure(previous.transform_state):
-        return fresh
-    old, new = (
-        [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(tree)]
-        for tree in (previous.transform_state, fresh)
-    )
-    return previous.transform_state if old == new else fresh
+def _projected(transform: ParamTransform, state: Any, tree: Any) -> Any:
+    return tree if transform.project is None else transform.project(state, tree)
 
 
-EVALUATION_BATCH = 512
+def _alike(fresh: Any, old: Any) -> bool:
+    """Whether two trees have the same structure, shapes and dtypes."""
+    if jax.tree.structure(fresh) != jax.tree.structure(old):
+        return False
+    a, b = ([(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(tree)] for tree in (fresh, old))
+    return a == b
 
 
-def in_batches(fn: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
-    """Applies `fn` to slices of at most `size` rows, one after the other, and joins what it gives.
-
-    The last slice is shorter: no row is padded, so that nothing has to be weighted out again.
-
-    Example:
-      >>> in_batches(lambda x: 2 * x, 2, jnp.arange(5)).tolist()
-      [0, 2, 4, 6, 8]
-    """
-    rows = arrays[0].shape[0]
-    whole = rows // size * size
-    parts = []
-    if whole:
-        folded = [a[:whole].reshape(-1, size, *a.shape[1:]) for a in arrays]
-        out = jax.lax.map(lambda xs: fn(*xs), tuple(folded))
-        parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out))
-    if whole < rows:
-        parts.append(fn(*(a[whole:] for a in arrays)))
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: Any = None) -> jax.Array:
-    """Softmax cross-entropy of each example, in nats.
-
-    With smoothing a, the target is (1 - a) one_hot + a / classes (Szegedy et al. 2016, equation in section 7).
-
-    Args:
-      logits: float32 [batch, classes].
-      labels: int32 [batch].
-      smoothing: the share a, or None.
-
-    Returns:
-      float32 [batch].
-
-    Example:
-      >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]) == float(jnp.log(4.0))
-      True
-    """
-    log_p = jax.nn.log_softmax(logits)
-    # A product with the one-hot target, whose gradient fuses; that of an indexed pick is a scatter.
-    picked = jnp.sum(log_p * jax.nn.one_hot(labels, logits.shape[-1], dtype=log_p.dtype), axis=-1)
-    if smoothing is None:
-        return -picked
-    return -(1 - smoothing) * picked - smoothing * log_p.mean(-1)
+def _lesson(
+    config: distill.Config | None, teacher: models.Model | None, known: Any, row: jax.Array, inputs: jax.Array
+) -> tuple[Any, Any]:
+    """The teacher's logits for a batch, and its layers' outputs by path: looked up, or computed on these inputs."""
+    if config is None:
+        return None, {}
+    if teacher is None:
+        return known[row], {}
+    run = intercept.capture(teacher.apply)
+    (logits, _), calls = run(known["params"], known["model_state"], inputs, train=False)
+    return logits, {name: own[-1].output for name, own in calls.items()}

@@ -18,6 +18,9 @@ class Segment(NamedTuple):
       start, stop: first step, and the one after the last, counted from the start of the run.
       evaluate: whether the validation part is evaluated at `stop`; always so where a checkpoint is taken.
       checkpoint: whether the state at `stop` is saved.
+      mark: names the boundary at `stop`: the step, plus one for each stage without steps up to there, so that no
+        two boundaries share a mark.
+      last: whether the stage ends at `stop`.
     """
 
     stage: int
@@ -25,6 +28,8 @@ class Segment(NamedTuple):
     stop: int
     evaluate: bool
     checkpoint: bool
+    mark: int
+    last: bool
 
     @property
     def steps(self) -> int:
@@ -57,10 +62,11 @@ def stages(config: Experiment, examples: int) -> list[StageSteps]:
     epoch = examples // batch_size(config, examples)
     out, start, count = [], 0, 0
     for index, stage in enumerate(config.stages):
-        steps = stage.steps or (stage.epochs or config.epochs) * epoch
-        out.append(StageSteps(start, steps, min(config.segment_steps or epoch, steps)))
-        start, count = start + steps, count + -(-steps // out[-1].segment_steps)
-        name = "steps" if stage.steps else "epochs"
+        steps = (stage.epochs or config.epochs) * epoch if stage.steps is None else stage.steps
+        length = stage.segment_steps or config.segment_steps or epoch
+        out.append(StageSteps(start, steps, min(length, steps)))
+        start, count = start + steps, count + (-(-steps // out[-1].segment_steps) if steps else 1)
+        name = "epochs" if stage.steps is None else "steps"
         own = getattr(stage, name)
         field, value = (f"stages[{index}].{name}", own) if own else ("epochs", config.epochs)
         require(start < 2**31, field, value, f"such that the run has fewer than 2**31 steps (an epoch has {epoch})")
@@ -72,11 +78,15 @@ def stages(config: Experiment, examples: int) -> list[StageSteps]:
 def segments(config: Experiment, examples: int) -> Iterator[Segment]:
     """The segments of the whole run, in order.
 
-    A stage whose length is no multiple of its segments' ends with one shorter segment, which is another program.
+    A stage whose length is no multiple of its segments' ends with one shorter segment, which is another program. A
+    stage without steps is one segment of none.
     """
+    still = 0
     for index, stage in enumerate(stages(config, examples)):
         end = stage.start + stage.steps
-        for number, start in enumerate(range(stage.start, end, stage.segment_steps), 1):
+        still += stage.steps == 0
+        starts = range(stage.start, end, stage.segment_steps) if stage.steps else [stage.start]
+        for number, start in enumerate(starts, 1):
             stop = min(start + stage.segment_steps, end)
             checkpoint = stop == end or number % config.checkpoint_every == 0
             yield Segment(
@@ -85,4 +95,6 @@ def segments(config: Experiment, examples: int) -> Iterator[Segment]:
                 stop,
                 evaluate=stop == end or number % config.evaluate_every == 0 or checkpoint,
                 checkpoint=checkpoint,
+                mark=stop + still,
+                last=stop == end,
             )

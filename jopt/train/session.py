@@ -1,24 +1,27 @@
 """A run in its directory: start or go on, keep everything, end with a result."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jopt import measure, models
+from jopt import data, measure, models
 from jopt.files import write_json
+from jopt.train import compression, metrics
 from jopt.train import manifest as manifests
-from jopt.train import metrics
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
 from jopt.train.config import Experiment
-from jopt.train.display import Display, forward
+from jopt.train.display import Display, flops_of
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.prepared import Prepared, prepare
+from jopt.train.schedule import Segment
 from jopt.train.signals import StopRequested, stop_on_sigterm
+from jopt.train.staging import Staging
 from jopt.train.state import TrainState, digest
 from jopt.train.workdir import Workdir, WorkdirError
 from jopt.transform import ParamTransform
@@ -75,6 +78,10 @@ def _finished_before(files: Workdir, display: Display) -> dict[str, Any]:
     return result
 
 
+class InvariantError(RuntimeError):
+    """What a stage's methods should hold is not held: a defect, never a matter of the config."""
+
+
 class _Session:
     """One process's part of a run."""
 
@@ -91,31 +98,34 @@ class _Session:
         self.asked_to_stop, self.given = asked_to_stop, given
         self.compiler = Compiler()
         self.before = {"wall_seconds": 0.0, "compile_seconds": 0.0}
-        self.step = 0
+        self.step = self.mark = 0
         self.manifest: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         p, config = self.prepared, self.prepared.config
-        with Checkpoints(self.files.checkpoints, config.keep_checkpoints) as self.checkpoints:
+        ends = [segment.mark for segment in p.segments if segment.last]
+        with Checkpoints(self.files.checkpoints, config.keep_checkpoints, ends) as self.checkpoints:
+            self.staging = Staging(p, self.compiler, self._end_of)
             # Read before anything changes, so that a damaged one stops the run as it is.
             first = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else None
             self._check_given(first)
-            state, stage, rows = self._restore()
+            state, at, rows = self._restore()
             self._open_manifest(first)
             status = "failed"
             try:
                 with self.display.training(p, self.files, rows) as self.shown:
                     state = run_segments(
                         p.program_of,
-                        [s for s in p.segments if s.start >= self.step],
-                        p.key,
+                        p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
                         p.values,
-                        p.arrays,
+                        self.staging.arrays,
                         compiler=self.compiler,
+                        begin=self.staging.begin,
+                        origin=self.staging.origin,
+                        updated=self._updated,
                         at_boundary=self._at_boundary,
                         state=state,
-                        stage=stage,
-                        update="transform" in self.given,
+                        stage=None if at is None else at.stage,
                     )
                     result = self._finish(state)
                 status = "finished"
@@ -130,25 +140,33 @@ class _Session:
         self.display.finished(self.files, result)
         return result
 
-    def _stage_at(self, step: int) -> int:
-        """The stage of a state saved at `step`: at a stage's end, the stage that ended."""
-        return next(i for i, s in enumerate(self.prepared.stages) if step <= s.start + s.steps)
+    def _end_of(self, stage: int) -> TrainState:
+        """The state that a stage ended in: always from its checkpoint, so that a resumed run does the same."""
+        self.checkpoints.wait()
+        return self.checkpoints.restore(self.prepared.end_of(stage).mark, self.prepared.like(stage)).state
 
-    def _restore(self) -> tuple[TrainState | None, int | None, list[metrics.Row]]:
-        restored, damaged = self.checkpoints.restore_latest(lambda step: self.prepared.like(self._stage_at(step)))
+    def _updated(self, stage: int) -> bool:
+        return "transform" in self.given or compression.updates(self.prepared.config, stage)
+
+    def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.Row]]:
+        p = self.prepared
+        restored, damaged = self.checkpoints.restore_latest(lambda mark: p.like(p.boundary(mark).stage))
         for sentence in damaged:
             self.display.warn(sentence)
         if restored is None:
-            return None, None, self._rows_up_to(0)
-        self.step = restored.step
+            return None, None, self._rows_up_to(None)
+        at = p.boundary(restored.step)
+        self.step, self.mark = at.stop, at.mark
         self.before = {name: restored.notes[name] for name in self.before}
-        self.display.resuming(restored.step)
-        rows = self._rows_up_to(restored.step)
-        return self.prepared.place(restored.state), self._stage_at(restored.step), rows
+        self.display.resuming(at.stop)
+        return p.place(restored.state), at, self._rows_up_to(at)
 
-    def _rows_up_to(self, step: int) -> list[metrics.Row]:
+    def _rows_up_to(self, at: Segment | None) -> list[metrics.Row]:
+        place = (-1, 0) if at is None else (at.stage, at.stop)
         try:
-            return metrics.truncate(self.files.metrics, step)
+            return metrics.truncate(
+                self.files.metrics, lambda row: (self.prepared.stage_named(row["stage"]), row["step"]) <= place
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
 
@@ -192,28 +210,41 @@ class _Session:
     def _at_boundary(self, boundary: Boundary) -> None:
         segment = boundary.segment
         stage = self.prepared.config.stages[segment.stage].name
-        bad = int(boundary.train["first_bad_step"])
-        if bad >= 0:
-            raise self._not_finite("training", bad)
-        rows = [_row(segment.stop, stage, "train", boundary.train)]
-        rows[0]["steps_per_second"] = segment.steps / boundary.seconds
+        rows = []
+        if boundary.train is not None:
+            bad = int(boundary.train.pop("first_bad_step"))
+            if bad >= 0:
+                raise self._not_finite("training", bad)
+            rows.append(_row(segment.stop, stage, "train", boundary.train))
+            rows[0]["steps_per_second"] = segment.steps / boundary.seconds
         if boundary.validation is not None:
             if not np.isfinite(boundary.validation["loss"]):
                 raise self._not_finite("validation", segment.stop - 1)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
+        if segment.last and "transform" not in self.given:
+            self._check(segment.stage, boundary.state)
         metrics.append(self.files.metrics, rows)
-        self.step = segment.stop
+        self.step, self.mark = segment.stop, segment.mark
         self.shown(rows)
         stop = self.asked_to_stop()
         if segment.checkpoint or stop:
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
             accuracy = -1.0 if boundary.validation is None else float(boundary.validation["accuracy"])
-            self.checkpoints.save(self.step, boundary.state, {"accuracy": accuracy, **self._times()})
+            self.checkpoints.save(self.mark, boundary.state, {"accuracy": accuracy, **self._times()})
         if stop:
             self.checkpoints.wait()
             raise StopRequested(
                 f"stopped at step {self.step} as asked, and saved; the same command goes on from there"
             )
+
+    def _check(self, stage: int, state: TrainState) -> None:
+        """Raises InvariantError unless what the stage's methods hold is held in what the model sees."""
+        config = self.prepared.config
+        if not compression.parts(config, stage):
+            return
+        found = compression.violations(config, stage, state.transform_state, self.staging.seen(stage, state))
+        if found:
+            raise InvariantError(f"at the end of stage {config.stages[stage].name!r}: {'; '.join(found[:5])}")
 
     def _not_finite(self, part: str, step: int) -> NonFiniteError:
         self.checkpoints.wait()
@@ -227,43 +258,57 @@ class _Session:
         p = self.prepared
         self.checkpoints.wait()
         stage = len(p.stages) - 1
-        program = p.program_of(stage, p.segments[-1].steps)
-        test = jax.device_get(
-            self.compiler.call("test", stage, program.evaluate, state, p.values, p.arrays["test"])
-        )
-        if not np.isfinite(test["loss"]):
-            raise self._not_finite("test", self.step - 1)
-        stage_name = p.config.stages[stage].name
         known = metrics.read(self.files.metrics)
+        outcomes = [self._outcome(index, state if index == stage else None) for index in range(stage + 1)]
+        last = outcomes[-1]
+        if not np.isfinite(last.metrics["loss"]):
+            raise self._not_finite("test", self.step - 1)
         if not any(row["split"] == "test" for row in known):
-            rows = [_row(self.step, stage_name, "test", test)]
+            rows = [_row(self.step, p.config.stages[stage].name, "test", last.metrics)]
             metrics.append(self.files.metrics, rows)
             self.shown(rows)
-        params = state.params if p.config.ema_decay is None else state.ema
-        size = measure.size(params)
+        size = measure.size(last.params)
         model_digest = digest({"params": state.params, "model_state": state.model_state, "ema": state.ema})
         result = {
-            "accuracy": float(test["accuracy"]),
-            "loss": float(test["loss"]),
+            **last.metrics,
             "parameters": size.parameters,
             "nonzero_parameters": size.nonzero_parameters,
             "sparsity": size.sparsity,
             "bytes": size.bytes,
-            "flops": measure.flops(*forward(p)),
+            "flops": sum((last.flops or {}).values()),
             **self._times(),
             "digest": model_digest,
         }
         self.manifest["digest"] = model_digest
-        self.display.report(p, self.files, self.manifest, result, params)
+        result |= self.display.report(p, self.files, self.manifest, result, outcomes)
         write_json(self.files.result, result)
         return result
 
+    def _outcome(self, stage: int, state: TrainState | None) -> measure.StageOutcome:
+        """What a stage ended with, on the test part."""
+        p = self.prepared
+        state = self._end_of(stage) if state is None else state
+        placed = p.place(state)
+        program = p.program_of(stage, p.stages[stage].segment_steps)
 
-def _row(step: int, stage: str, split: str, values: dict[str, Any]) -> metrics.Row:
-    return {
-        "step": step,
-        "stage": stage,
-        "split": split,
-        "loss": float(values["loss"]),
-        "accuracy": float(values["accuracy"]),
-    }
+        def judge(state: TrainState, values: Any, arrays: data.Arrays) -> Any:
+            return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
+
+        test, predictions = jax.device_get(
+            self.compiler.call("test", stage, judge, placed, p.values, p.arrays["test"])
+        )
+        quantized = "quantize" in compression.acting(p.config, stage) and "transform" not in self.given
+        latent = state.params if p.config.ema_decay is None else state.ema
+        return measure.StageOutcome(
+            p.config.stages[stage].name,
+            jax.device_get(self.staging.seen(stage, placed)),
+            {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
+            predictions,
+            latent=jax.device_get(latent) if quantized else None,
+            flops=flops_of(p, stage),
+        )
+
+
+def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.Row:
+    numbers = {name: float(values[name]) for name in ("loss", "accuracy", *values)}
+    return {"step": step, "stage": stage, "split": split, **numbers}

@@ -29,6 +29,33 @@ class TrainState(NamedTuple):
     ema: Any
 
 
+def merge(fresh: Any, old: Any) -> Any:
+    """The leaves of `old` in the structure of `fresh`, path by path; what `old` lacks stays fresh.
+
+    So a stage that trains more than the one before (ranges of activations, say) keeps what there was.
+
+    Args:
+      fresh: a pytree of arrays.
+      old: a pytree of arrays.
+
+    Raises:
+      ValueError: if a path leads to an array of another shape or dtype in the other tree.
+
+    Example:
+      >>> merge({"w": np.zeros(1), "range": np.ones(1)}, {"w": np.full(1, 7.0), "gone": np.zeros(3)})
+      {'range': array([1.]), 'w': array([7.])}
+    """
+    known = dict(named_leaves(old))
+    leaves = []
+    for name, leaf in named_leaves(fresh):
+        found = known.get(name, leaf)
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            ours, theirs = (f"{x.dtype}{list(x.shape)}" for x in (leaf, found))
+            raise ValueError(f"{name} is {ours} in this stage and {theirs} in the state that it starts from")
+        leaves.append(found)
+    return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
+
+
 def digest(tree: Any) -> str:
     """SHA-256 (hexadecimal) over every leaf's path, dtype, shape and bytes.
 

@@ -72,7 +72,8 @@ def test_normalized_training_pixels_have_mean_0_and_deviation_1(digits):
 
 def test_without_normalization_inputs_land_in_0_to_1(data_dir):
     dataset = data.load(data.Config(data_dir=str(data_dir), normalize=False))
-    x = data.normalize(*data.device_arrays(dataset)[:1], *data.device_arrays(dataset)[2:])
+    arrays = data.device_arrays(dataset)
+    x = data.normalize(arrays.inputs, arrays.mean, arrays.std)
     assert (float(x.min()), float(x.max())) == (0.0, 1.0)
 
 
@@ -175,3 +176,18 @@ def test_the_selection_follows_from_content_not_from_the_order_of_reading():
     a = inputs[partition.stratified_order(inputs, labels)[:20]]
     b = inputs[shuffle][partition.stratified_order(inputs[shuffle], labels[shuffle])[:20]]
     np.testing.assert_array_equal(a, b)
+
+
+def test_another_task_on_the_same_images(digits, data_dir):
+    parity = data.load(data.Config(data_dir=str(data_dir), relabel=(0, 1) * 5))
+    assert parity.num_classes == 2 and parity.fingerprint != digits.fingerprint
+    for part in ("train", "validation", "test"):
+        ours, theirs = getattr(parity, part), getattr(digits, part)
+        assert np.array_equal(ours.inputs, theirs.inputs)
+        assert np.array_equal(ours.labels, theirs.labels % 2) and ours.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("relabel", [(0, 1), (0, 1) * 6, (0, 2) * 5, (-1, 0) * 5])
+def test_a_task_must_name_every_class(relabel, data_dir):
+    with pytest.raises(base.ConfigError, match=r"data\.relabel"):
+        data.load(data.Config(data_dir=str(data_dir), relabel=relabel))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jopt.report import compare_runs, learning_curves, save_figure
-from jopt.report.curves import spread
+from jopt.report.canvas import spread
 
 
 def drawn(axis, label):

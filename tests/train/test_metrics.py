@@ -15,7 +15,7 @@ def test_rows_come_back_exactly(tmp_path):
 
 def test_no_file_is_no_rows(tmp_path):
     assert metrics.read(tmp_path / "m") == []
-    assert metrics.truncate(tmp_path / "m", 3) == []
+    assert metrics.truncate(tmp_path / "m", lambda row: True) == []
 
 
 @pytest.mark.parametrize("cut", [1, 10, 30])
@@ -24,14 +24,14 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tmp_path, cut):
     text = (tmp_path / "m").read_text()
     (tmp_path / "m").write_text(text[:-cut])
     assert metrics.read(tmp_path / "m") == ROWS[:-1]
-    assert metrics.truncate(tmp_path / "m", 99) == ROWS[:-1]
+    assert metrics.truncate(tmp_path / "m", lambda row: True) == ROWS[:-1]
     metrics.append(tmp_path / "m", ROWS[-1:])
     assert metrics.read(tmp_path / "m") == ROWS
 
 
 def test_truncate_keeps_the_step_itself(tmp_path):
     metrics.append(tmp_path / "m", ROWS)
-    assert metrics.truncate(tmp_path / "m", 2) == ROWS[:6]
+    assert metrics.truncate(tmp_path / "m", lambda row: row["step"] <= 2) == ROWS[:6]
     assert metrics.read(tmp_path / "m") == ROWS[:6]
 
 

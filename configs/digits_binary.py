@@ -1,0 +1,31 @@
+"""LeNet-300-100 on the digits with binary weights: BinaryConnect, or XNOR-Net with `:xnor`.
+
+    python -m experiments.train --config=configs/digits_binary.py --workdir=runs/digits_binary
+
+The weights that the optimizer moves are kept in [-1, 1], as Courbariaux et al. (2015) have it.
+
+TIMERESULT
+"""
+
+from jopt import clip, data, models, optim, quantize
+from jopt.train import Experiment, Stage
+
+
+def get_config(scheme: str = "xnor") -> Experiment:
+    """The scheme is `xnor` (a scale for each unit) or `binary` (no scale but one)."""
+    return Experiment(
+        name=f"digits_{scheme}",
+        model=models.Config(name="mlp", features=(300, 100)),
+        data=data.Config(name="digits"),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
+        batch_size=64,
+        stages=[
+            Stage("dense", epochs=40),
+            Stage(
+                "binary",
+                epochs=80,
+                quantize=quantize.Config(scheme=scheme),
+                clip=clip.Config(low=-1.0, high=1.0),
+            ),
+        ],
+    )

@@ -1,0 +1,34 @@
+"""The lot on the digits: dense, then pruned, then quantized. `make demo` runs it.
+
+    python -m experiments.train --config=configs/digits_compress.py --workdir=runs/digits_compress
+
+Nine of ten weights become zero, what is left gets four bits and the activations eight. The run leaves one table and
+one picture of what each stage cost and saved.
+
+TIMERESULT
+"""
+
+from jopt import data, models, optim, prune, quantize
+from jopt.train import Experiment, Stage
+
+
+def get_config() -> Experiment:
+    """Three stages."""
+    return Experiment(
+        name="digits_compress",
+        model=models.Config(name="mlp", features=(300, 100)),
+        data=data.Config(name="digits"),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3),
+        batch_size=64,
+        stages=[
+            Stage("dense", epochs=40),
+            Stage("pruned", epochs=40, prune=prune.Config(method="gradual", sparsity=0.9, budget="erk")),
+            Stage(
+                "quantized",
+                epochs=20,
+                optimizer=optim.Config(name="adam", learning_rate=5e-4, schedule="cosine"),
+                quantize=quantize.Config(bits=4, granularity="channel"),
+                activations=quantize.ActivationConfig(bits=8, method="mse"),
+            ),
+        ],
+    )

@@ -1,0 +1,33 @@
+"""A student with less than a tenth of its parameters learns the digits from LeNet-5 (Hinton et al. 2015).
+
+    python -m experiments.train --config=configs/digits_distill.py --workdir=runs/digits_distill
+
+The same student without a teacher, for comparison: `--config=configs/digits_distill.py:alone`.
+
+TIMERESULT
+"""
+
+from jopt import data, distill, models, optim
+from jopt.train import Experiment, Stage
+
+
+def get_config(student: str = "taught") -> Experiment:
+    """The student is `taught` or `alone`."""
+    lesson = distill.Config(teacher="stage:teacher", temperature=4.0, weight=0.9) if student == "taught" else None
+    return Experiment(
+        name=f"digits_distill_{student}",
+        model=models.Config(name="lenet5"),
+        data=data.Config(name="digits"),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3),
+        batch_size=64,
+        stages=[
+            Stage("teacher", epochs=40),
+            Stage(
+                "student",
+                epochs=100,
+                optimizer=optim.Config(name="adam", learning_rate=3e-3, schedule="cosine"),
+                model=models.Config(name="mlp", features=(160,)),
+                distill=lesson,
+            ),
+        ],
+    )

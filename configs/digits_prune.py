@@ -1,0 +1,27 @@
+"""LeNet-300-100 on the digits, then nine of ten weights pruned, gradually, by magnitude.
+
+    python -m experiments.train --config=configs/digits_prune.py --workdir=runs/digits_prune
+
+The sparsity rises along Zhu and Gupta's cubic and stands still for the last quarter of the second stage. Other
+sparsities are a flag away: `--config.stages[1].prune.sparsity=0.95`.
+
+TIMERESULT
+"""
+
+from jopt import data, models, optim, prune
+from jopt.train import Experiment, Stage
+
+
+def get_config() -> Experiment:
+    """Dense, then pruned."""
+    return Experiment(
+        name="digits_prune",
+        model=models.Config(name="mlp", features=(300, 100)),
+        data=data.Config(name="digits"),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3),
+        batch_size=64,
+        stages=[
+            Stage("dense", epochs=40),
+            Stage("prune", epochs=80, prune=prune.Config(method="gradual", sparsity=0.9, budget="erk")),
+        ],
+    )

@@ -1,0 +1,26 @@
+"""Deep compression on the digits: nine of ten weights pruned, sixteen values, four bits (Han et al. 2016).
+
+    python -m experiments.train --config=configs/digits_prune_quantize.py --workdir=runs/digits_prune_quantize
+
+TIMERESULT
+"""
+
+from jopt import cluster, data, models, optim, prune, quantize
+from jopt.train import Experiment, Stage
+
+
+def get_config() -> Experiment:
+    """Dense, pruned, shared, quantized; each stage keeps what those before it imposed."""
+    return Experiment(
+        name="digits_prune_quantize",
+        model=models.Config(name="mlp", features=(300, 100)),
+        data=data.Config(name="digits"),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3),
+        batch_size=64,
+        stages=[
+            Stage("dense", epochs=40),
+            Stage("prune", epochs=40, prune=prune.Config(method="gradual", sparsity=0.9, budget="erk")),
+            Stage("share", epochs=10, share=cluster.Config(clusters=16)),
+            Stage("quantize", epochs=20, quantize=quantize.Config(bits=4, granularity="tensor")),
+        ],
+    )

@@ -1,0 +1,24 @@
+"""LeNet-300-100 on the digits, sparse from the first step to the last (RigL, Evci et al. 2020).
+
+    python -m experiments.train --config=configs/digits_rigl.py --workdir=runs/digits_rigl
+
+Nine of ten weights are zero throughout, in each layer as many as ERK gives it; every epoch some connections are
+dropped and as many grown where the gradient is largest. `configs/digits_rigl.py:set` grows at random (SET).
+
+TIMERESULT
+"""
+
+from jopt import data, models, optim, prune
+from jopt.train import Experiment, Stage
+
+
+def get_config(method: str = "rigl") -> Experiment:
+    """The method is `rigl` or `set`."""
+    return Experiment(
+        name=f"digits_{method}",
+        model=models.Config(name="mlp", features=(300, 100)),
+        data=data.Config(name="digits"),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3),
+        batch_size=64,
+        stages=[Stage("sparse", epochs=80, prune=prune.Config(method=method, sparsity=0.9, budget="erk"))],
+    )

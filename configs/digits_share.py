@@ -1,0 +1,26 @@
+"""LeNet-300-100 on the digits, then sixteen values for the weights of each layer (Han et al. 2016).
+
+    python -m experiments.train --config=configs/digits_share.py --workdir=runs/digits_share
+
+The values are found by k-means; then they are trained, the assignment of the weights being frozen.
+
+TIMERESULT
+"""
+
+from jopt import cluster, data, models, optim
+from jopt.train import Experiment, Stage
+
+
+def get_config() -> Experiment:
+    """Dense, then shared."""
+    return Experiment(
+        name="digits_share",
+        model=models.Config(name="mlp", features=(300, 100)),
+        data=data.Config(name="digits"),
+        optimizer=optim.Config(name="adam", learning_rate=1e-3),
+        batch_size=64,
+        stages=[
+            Stage("dense", epochs=40),
+            Stage("share", epochs=20, share=cluster.Config(clusters=16)),
+        ],
+    )

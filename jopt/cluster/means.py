@@ -1,0 +1,93 @@
+"""Sums and means within clusters, and the look-up of a cluster's value: what sharing costs in a training step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Sums kept for each cluster: with one alone, each addition to a large cluster (pruned weights) waits for the last.
+BANKS = 8
+# Additions to one sum, at most: float32 sums of millions of terms would lose their last digits.
+LENGTH = 2**16
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype to compute in: float64 for float64, float32 for all others.
+
+    Example:
+      >>> wide(jnp.bfloat16).__name__
+      'float32'
+    """
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def take(table: jax.Array, codes: jax.Array) -> jax.Array:
+    """`table[codes]` for codes that are known to lie in the table, of any shape and integer dtype.
+
+    Example:
+      >>> take(jnp.array([0.5, 2.0]), jnp.array([1, 0, 1], jnp.uint8)).tolist()
+      [2.0, 0.5, 2.0]
+    """
+    return table.at[codes.astype(jnp.int32)].get(mode="promise_in_bounds")
+
+
+def cluster_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:
+    r"""$s_j = \sum_{i : c_i = j} v_i$.
+
+    On a CPU a scatter in index order, whose cost does not depend on k. Elsewhere a masked sum, as a scatter there
+    adds in an order that changes from run to run.
+
+    Args:
+      values: [n], floating.
+      codes: [n], integers in [0, k).
+      k: the number of clusters.
+
+    Returns:
+      [k], of the dtype of `values`; 0 for an empty cluster.
+
+    Example:
+      >>> cluster_sums(jnp.array([1.0, 2.0, 4.0]), jnp.array([0, 2, 0], jnp.uint8), 3).tolist()
+      [5.0, 0.0, 2.0]
+    """
+    return lax.platform_dependent(
+        values, codes, cpu=lambda v, c: _scattered_sums(v, c, k), default=lambda v, c: _masked_sums(v, c, k)
+    )
+
+
+def _scattered_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:
+    banks = max(BANKS, 1 << (values.size // LENGTH).bit_length())
+    ids = codes.astype(jnp.int32) + k * (jnp.arange(values.size, dtype=jnp.int32) % banks)
+    sums = jax.ops.segment_sum(values, ids, banks * k, mode="promise_in_bounds")
+    # A product, where XLA would fuse a sum into the look-up that follows and do it again for each weight.
+    return jnp.dot(jnp.ones(banks, values.dtype), sums.reshape(banks, k), precision=lax.Precision.HIGHEST)
+
+
+def _masked_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:
+    mine = codes[None, :] == jnp.arange(k, dtype=codes.dtype)[:, None]
+    return jnp.where(mine, values[None, :], jnp.zeros((), values.dtype)).sum(axis=1)
+
+
+def cluster_means(values: jax.Array, codes: jax.Array, members: jax.Array, counts: jax.Array) -> jax.Array:
+    r"""$m_j = r_j + \frac{1}{n_j} \sum_{i : c_i = j} (v_i - r_j)$, with $r_j$ the value of one member.
+
+    The mean, in a form that is exact where all members of a cluster are equal, and accurate where they are close.
+
+    Args:
+      values: [n], float32 or float64.
+      codes: [n], integers in [0, k).
+      members: int32 [k], the index of any member of each cluster (any index at all for an empty cluster).
+      counts: float32 [k], the clusters' sizes.
+
+    Returns:
+      [k], of the dtype of `values`. An empty cluster's is arbitrary. Never -0.0, which is written 0.0.
+
+    Example:
+      >>> values, codes = jnp.array([1.0, 0.1, 2.0, 0.1]), jnp.array([0, 1, 0, 1])
+      >>> cluster_means(values, codes, jnp.array([0, 1]), jnp.array([2.0, 2.0])).tolist()
+      [1.5, 0.10000000149011612]
+    """
+    members_values = take(values, members)
+    deviations = cluster_sums(values - take(members_values, codes), codes, members.size)
+    means = members_values + deviations / jnp.maximum(counts, 1).astype(values.dtype)
+    return jnp.where(means == 0, jnp.zeros((), values.dtype), means)

@@ -1,0 +1,278 @@
+"""Weight sharing: each weight is held at the mean of its cluster."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
+from jopt.cluster.means import cluster_means, cluster_sums, take, wide
+from jopt.cluster.plan import Rules, clusters_by_leaf
+from jopt.rules import named_leaves
+from jopt.transform import ParamTransform
+
+GRADIENTS = ("mean", "sum")
+
+
+class Shared(NamedTuple):
+    """How one leaf is shared.
+
+    Attributes:
+      assignments: uint8 (uint16 if k > 256) of the leaf's shape, the cluster of each weight.
+      centroids: float32 [k], the clusters' means at the last update.
+      counts: float32 [k], the clusters' sizes.
+      members: int32 [k], the flat index of one member of each cluster.
+      has_zero: bool scalar, whether cluster 0 holds the weights that stay exactly zero.
+    """
+
+    assignments: jax.Array
+    centroids: jax.Array
+    counts: jax.Array
+    members: jax.Array
+    has_zero: jax.Array
+
+
+class ShareState(NamedTuple):
+    """The state of `share`.
+
+    Attributes:
+      active: bool scalar, whether the codebooks have been chosen.
+      leaves: a tree of the parameters' structure, with a `Shared` for each shared leaf, and None for the others.
+    """
+
+    active: jax.Array
+    leaves: Any
+
+
+def share(
+    clusters: int = 16,
+    *,
+    start: str = "linear",
+    iterations: Any = 100,
+    keep_zero: bool = True,
+    trained: bool = True,
+    gradient: str = "mean",
+    begin: Any = 0,
+    rules: Rules = (),
+) -> ParamTransform:
+    r"""Weights share values, at most k to a leaf: $w_i \mapsto \frac{1}{n_{a_i}} \sum_{j : a_j = a_i} w_j$.
+
+    Han, Mao and Dally, 2016, Deep Compression, section 3. The first `update` at or after step `begin` runs k-means
+    on each leaf; from then on assignments are frozen. Before it the transform is the identity.
+
+    Trained sharing is a linear projection, the mean within each cluster, and its gradient the mean of the gradients
+    within each cluster: all members move alike, so the optimizer, whichever it is, trains the centroids. The
+    paper's centroid gradient (its equation 3) is the sum, $n_a$ times the mean: the same direction for each
+    centroid, with the learning rate scaled by the cluster's size. `gradient='sum'` gives that.
+
+    With `keep_zero` exact zeros, which are pruned weights, have cluster 0 to themselves and stay exactly zero.
+    Weights that are pruned later join them at the next `update`; if there was no zero before, the codebook is
+    chosen anew, so that there are never more than k values. Zeros stay zero for good: grow weights back before
+    sharing, not after. Without `keep_zero` a zero is a value like others, and moves to its cluster's mean.
+
+    The mean is exact where all members are equal: projecting twice changes no bit, and shared values on an integer
+    grid stay there. In bfloat16 and float16 means are taken in float32 and rounded, so values may coincide.
+
+    Args:
+      clusters: k, the number of distinct values of a leaf, zero included, where no rule says otherwise.
+      start: where k-means begins: 'linear', 'density' or 'kmeans++' (then `update` needs a key).
+      iterations: of k-means, at most; may be traced.
+      keep_zero: whether exact zeros are a value of their own.
+      trained: whether centroids move. If not, the model sees the codebook as it was chosen, and gradients are zero.
+      gradient: 'mean' or 'sum', within a cluster.
+      begin: the step from which an `update` chooses the codebooks; may be traced.
+      rules: pairs of a pattern of a parameter's whole path, and its number of clusters, or None to leave it alone.
+        Without one, floating leaves of rank 2 or more share.
+
+    Returns:
+      A `ParamTransform` with the state `ShareState`.
+
+    Raises:
+      ValueError: for arguments other than the above; in `update` for weights that are not finite, or a missing key.
+      RuleError: in `init`, if a rule matches no parameter.
+
+    Example:
+      >>> t = share(2, keep_zero=False)
+      >>> params = {"kernel": jnp.array([[1.0, 2.0], [7.0, 9.0]])}
+      >>> state = t.update(t.init(params), params, step=0)
+      >>> t.apply(state, params)["kernel"].tolist()
+      [[1.5, 1.5], [8.0, 8.0]]
+      >>> t.project(state, {"kernel": jnp.array([[1.0, 3.0], [0.0, 0.0]])})["kernel"].tolist()  # gradients, say
+      [[2.0, 2.0], [0.0, 0.0]]
+    """
+    check_start(start)
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be one of {', '.join(map(repr, GRADIENTS))}, got {gradient!r}")
+
+    def init(params):
+        counts = clusters_by_leaf(params, clusters, rules, keep_zero)
+        leaves, structure = jax.tree.flatten(params)
+        parts = [None if k is None else _unshared(leaf, k) for k, leaf in zip(counts, leaves, strict=True)]
+        return ShareState(jnp.zeros((), jnp.bool_), jax.tree.unflatten(structure, parts))
+
+    def update(state, params, *, step, grads=None, key=None):
+        del grads
+        if start == "kmeans++" and key is None:
+            raise ValueError("start 'kmeans++' draws its centroids: update needs a key")
+        due = jnp.asarray(step).astype(jnp.int32) >= jnp.asarray(begin).astype(jnp.int32)
+        limit = jnp.asarray(iterations).astype(jnp.int32)
+
+        def choose(position, name, shared, w):
+            check_values(w, name)
+            subkey = None if key is None else jax.random.fold_in(key, position)
+            how = {"start": start, "keep_zero": keep_zero, "trained": trained}
+            return _update(shared, w, state.active, due, limit, subkey, **how)
+
+        names = [name for name, _ in named_leaves(params)]
+        parts, leaves, structure = _parts(state, params)
+        new = [
+            None if s is None else choose(i, name, s, w)
+            for i, (name, s, w) in enumerate(zip(names, parts, leaves, strict=True))
+        ]
+        return ShareState(state.active | due, jax.tree.unflatten(structure, new))
+
+    def apply(state, params):
+        see = _see_shared if trained else _see_codebook
+        return _map(lambda s, w: see(s, state.active, scaled(s, state.active, w), keep_zero), state, params)
+
+    def project(state, tree):
+        return _map(lambda s, x: jnp.where(state.active, _means(s, x), x), state, tree)
+
+    def forward(state, params):
+        return _map(lambda s, w: scaled(s, state.active, w), state, params) if gradient == "sum" else params
+
+    def scaled(shared, active, w):
+        return _sum_gradient(shared, active, w) if gradient == "sum" and trained else w
+
+    # With fixed centroids the model sees other values than the projected parameters: apply is the only way.
+    return ParamTransform(init, update, apply, project=project, forward=forward if trained else None)
+
+
+def _unshared(leaf: Any, k: int) -> Shared:
+    """What is kept for a leaf before its codebook is chosen, of the shapes that it will have."""
+    return Shared(
+        assignments=jnp.zeros(leaf.shape, codes_dtype(k)),
+        centroids=jnp.zeros(k, jnp.float32),
+        counts=jnp.zeros(k, jnp.float32),
+        members=jnp.zeros(k, jnp.int32),
+        has_zero=jnp.zeros((), jnp.bool_),
+    )
+
+
+def _parts(state: ShareState, tree: Any) -> tuple[list[Shared | None], list[Any], Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.flatten_up_to(state.leaves), leaves, structure
+
+
+def _map(function: Callable[[Shared, Any], Any], state: ShareState, tree: Any) -> Any:
+    parts, leaves, structure = _parts(state, tree)
+    new = [x if s is None else function(s, x) for s, x in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, new)
+
+
+@partial(jax.jit, static_argnames=("start", "keep_zero", "trained"))
+def _update(
+    shared: Shared,
+    w: jax.Array,
+    active: jax.Array,
+    due: jax.Array,
+    limit: jax.Array,
+    key: Any,
+    *,
+    start: str,
+    keep_zero: bool,
+    trained: bool,
+) -> Shared:
+    is_zero = w == 0
+    first_zeros = jnp.any(is_zero) & ~shared.has_zero if keep_zero else jnp.zeros((), jnp.bool_)
+    chosen = due & (~active | first_zeros)
+
+    def choose():
+        found = kmeans(w, shared.centroids.size, start=start, iterations=limit, keep_zero=keep_zero, key=key)
+        return found.assignments, found.centroids, found.has_zero
+
+    def keep():
+        joined = jnp.where(is_zero & shared.has_zero, jnp.zeros_like(shared.assignments), shared.assignments)
+        return joined, shared.centroids, shared.has_zero
+
+    assignments, centroids, has_zero = jax.lax.cond(chosen, choose, keep)
+    new = _with_counts(assignments, centroids, has_zero)
+    # For a new codebook this is Lloyd's last step: its values are the means that `apply` and `project` give.
+    means = jnp.where(new.counts > 0, _cluster_values(new, w).astype(jnp.float32), centroids)
+    new = new._replace(centroids=means if trained else jnp.where(chosen, means, centroids))
+    return jax.tree.map(lambda x, y: jnp.where(active | due, x, y), new, shared)
+
+
+def _with_counts(assignments: jax.Array, centroids: jax.Array, has_zero: jax.Array) -> Shared:
+    codes, k = assignments.reshape(-1), centroids.size
+    index = jnp.arange(codes.size, dtype=jnp.int32)
+    members = jax.ops.segment_min(index, codes.astype(jnp.int32), k)
+    return Shared(
+        assignments=assignments,
+        centroids=centroids,
+        counts=cluster_sums(jnp.ones(codes.size, jnp.float32), codes, k),
+        members=jnp.minimum(members, codes.size - 1),
+        has_zero=has_zero,
+    )
+
+
+def _cluster_values(shared: Shared, x: jax.Array) -> jax.Array:
+    """[k], the means of `x` within the clusters; exactly 0 for the cluster of zeros."""
+    values = x.reshape(-1).astype(wide(x.dtype))
+    means = cluster_means(values, shared.assignments.reshape(-1), shared.members, shared.counts)
+    first = jnp.arange(means.size, dtype=jnp.int32) == 0
+    return jnp.where(first & shared.has_zero, jnp.zeros((), means.dtype), means)
+
+
+@jax.jit
+def _means(shared: Shared, x: jax.Array) -> jax.Array:
+    return take(_cluster_values(shared, x).astype(x.dtype), shared.assignments)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _see_shared(shared: Shared, active: jax.Array, w: jax.Array, keep_zero: bool) -> jax.Array:
+    seen = jnp.where(active, _means(shared, w), w)
+    # A weight that became zero after the last update, in a loop that does not project its parameters.
+    return jnp.where(w == 0, w, seen) if keep_zero else seen
+
+
+def _see_shared_forward(shared, active, w, keep_zero):
+    return _see_shared(shared, active, w, keep_zero), (shared, active)
+
+
+def _see_shared_backward(keep_zero, residuals, g):
+    del keep_zero
+    shared, active = residuals
+    # The mean is symmetric, so its transpose is itself; autodiff through it would round where this is exact.
+    return None, None, jnp.where(active, _means(shared, g), g)
+
+
+_see_shared.defvjp(_see_shared_forward, _see_shared_backward)
+
+
+def _see_codebook(shared: Shared, active: jax.Array, w: jax.Array, keep_zero: bool) -> jax.Array:
+    codebook = take(shared.centroids.astype(w.dtype), shared.assignments)
+    if keep_zero:
+        codebook = jnp.where(w == 0, jnp.zeros((), w.dtype), codebook)
+    return jnp.where(active, codebook, w)
+
+
+@jax.custom_vjp
+def _sum_gradient(shared: Shared, active: jax.Array, w: jax.Array) -> jax.Array:
+    """The identity, whose gradient is the size of the weight's cluster."""
+    del shared, active
+    return w
+
+
+def _sum_gradient_forward(shared, active, w):
+    return w, (shared, active)
+
+
+def _sum_gradient_backward(residuals, g):
+    shared, active = residuals
+    return None, None, jnp.where(active, g * take(shared.counts, shared.assignments).astype(g.dtype), g)
+
+
+_sum_gradient.defvjp(_sum_gradient_forward, _sum_gradient_backward)

@@ -1,0 +1,230 @@
+"""Layer tying: parameters of several layers held equal."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jopt import rules as path_rules
+from jopt.cluster.means import wide
+from jopt.cluster.plan import Row
+from jopt.config import check_types, join_path, require
+from jopt.rules import RuleError
+from jopt.transform import ParamTransform
+
+
+def tie(groups: Sequence[str]) -> ParamTransform:
+    r"""Leaves of one group are held equal: $w^{(l)} \mapsto \frac{1}{L} \sum_{l'} w^{(l')}$.
+
+    A linear projection, exact where the leaves are equal. The gradient of each is the mean of all, so they move
+    alike under any optimizer; the gradient of a single leaf used in all places would be L times that. Where any
+    leaf is exactly zero, `apply` gives zero for all: what a transform before pruned stays pruned.
+
+    Args:
+      groups: for each group a regular expression that matches the whole path of its leaves, such as
+        `Dense_[12]/kernel`. A leaf belongs to the first group that matches.
+
+    Returns:
+      A `ParamTransform` without state.
+
+    Raises:
+      RuleError: when it meets parameters, for a group of fewer than two leaves, or of unequal shapes or dtypes.
+
+    Example:
+      >>> t = tie(["[ab]"])
+      >>> params = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0, 2.0]), "c": jnp.array([9.0])}
+      >>> {name: x.tolist() for name, x in t.apply(t.init(params), params).items()}
+      {'a': [2.0, 2.0], 'b': [2.0, 2.0], 'c': [9.0]}
+    """
+    patterns = _check_patterns(groups)
+
+    def init(params):
+        find_groups(patterns, params)
+        return ()
+
+    def change(tree, function):
+        leaves, structure = jax.tree.flatten(tree)
+        for group in find_groups(patterns, tree):
+            for i, new in zip(group, function([leaves[i] for i in group]), strict=True):
+                leaves[i] = new
+        return jax.tree.unflatten(structure, leaves)
+
+    return ParamTransform(
+        init=init,
+        update=lambda state, params, *, step, grads=None, key=None: state,
+        apply=lambda state, params: change(params, lambda group: _see_tied(tuple(group))),
+        project=lambda state, tree: change(tree, lambda group: [_mean(group)] * len(group)),
+        forward=lambda state, params: params,
+    )
+
+
+def find_groups(groups: Sequence[str], tree: Any) -> list[list[int]]:
+    """The leaves (by their number, in leaf order) of each group.
+
+    Raises:
+      RuleError: for a group of fewer than two leaves, or of unequal shapes or dtypes.
+
+    Example:
+      >>> find_groups(["[ab]"], {"a": jnp.zeros(2), "b": jnp.zeros(2), "c": jnp.zeros(3)})
+      [[0, 1]]
+    """
+    named = list(path_rules.named_leaves(tree))
+    given = path_rules.plan([(pattern, i) for i, pattern in enumerate(groups)], tree, -1)
+    out = []
+    for i, pattern in enumerate(groups):
+        group = [j for j, a in enumerate(given) if a.value == i]
+        kinds = [f"{named[j][0]} {named[j][1].dtype}{list(named[j][1].shape)}" for j in group]
+        if len(group) < 2:
+            raise RuleError(f"group {pattern!r} must match two or more parameters, got only {kinds[0]}")
+        if len({(named[j][1].shape, named[j][1].dtype) for j in group}) > 1:
+            raise RuleError(
+                f"group {pattern!r} must match parameters of one shape and dtype, got {', '.join(kinds)}"
+            )
+        if not jnp.issubdtype(named[group[0]][1].dtype, jnp.floating):
+            raise RuleError(f"group {pattern!r} must match floating parameters, got {', '.join(kinds)}")
+        out.append(group)
+    return out
+
+
+def free_parameters(groups: Sequence[str], params: Any) -> int:
+    """The number of parameters, those of a group counted once.
+
+    Args:
+      groups: as for `tie`.
+      params: a pytree of arrays (or shapes).
+
+    Returns:
+      The count.
+
+    Example:
+      >>> free_parameters(["[ab]"], {"a": jnp.zeros(2), "b": jnp.zeros(2), "c": jnp.zeros(3)})
+      5
+    """
+    leaves = jax.tree.leaves(params)
+    again = {j for group in find_groups(groups, params) for j in group[1:]}
+    return sum(int(np.prod(x.shape)) for j, x in enumerate(leaves) if j not in again)
+
+
+def _mean(group: Sequence[jax.Array]) -> jax.Array:
+    dtype = group[0].dtype
+    first, *others = (x.astype(wide(dtype)) for x in group)
+    # Differences from the first, so that the mean of equal leaves is exact.
+    mean = first + sum((x - first for x in others), jnp.zeros_like(first)) / len(group)
+    return jnp.where(mean == 0, jnp.zeros((), mean.dtype), mean).astype(dtype)
+
+
+@jax.custom_vjp
+def _see_tied(group: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    zero = reduce(jnp.logical_or, [x == 0 for x in group])
+    seen = jnp.where(zero, jnp.zeros((), group[0].dtype), _mean(group))
+    return (seen,) * len(group)
+
+
+def _see_tied_forward(group):
+    return _see_tied(group), None
+
+
+def _see_tied_backward(residuals, gradients):
+    del residuals
+    return ((_mean(gradients),) * len(gradients),)
+
+
+_see_tied.defvjp(_see_tied_forward, _see_tied_backward)
+
+
+@dataclasses.dataclass
+class Config:
+    """Which layers are tied.
+
+    Attributes:
+      groups: a pattern of whole paths for each group of parameters that are held equal.
+
+    Example:
+      >>> validate(Config(groups=("Dense_[12]/kernel", "Dense_[12]/bias")))
+    """
+
+    groups: tuple[str, ...] = ()
+
+
+def validate(config: Config, path: str = "tie") -> None:
+    """Checks the config; which parameters match is known only with the parameters.
+
+    Raises:
+      ConfigError: names the field, the value and what would be accepted.
+
+    Example:
+      >>> validate(Config())
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: tie.groups must be patterns of one or more groups, got ()
+    """
+    check_types(config, path)
+    field = join_path(path, "groups")
+    require(bool(config.groups), field, config.groups, "patterns of one or more groups")
+    for i, pattern in enumerate(config.groups):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            require(False, f"{field}[{i}]", pattern, f"a regular expression ({error})")
+
+
+def build(config: Config, *, begin: int = 0, steps: int = 0) -> ParamTransform:
+    """The transform of a config; `begin` and `steps` are not needed."""
+    del begin, steps
+    return tie(config.groups)
+
+
+def plan(config: Config, params: Any) -> list[Row]:
+    """What each parameter gets from a config.
+
+    Raises:
+      RuleError: as `tie`.
+
+    Example:
+      >>> params = {"a": jnp.zeros(2), "b": jnp.zeros(2), "c": jnp.zeros(3)}
+      >>> [row.what for row in plan(Config(groups=("[ab]",)), params)]
+      ['tied with b', 'tied with a', 'left as it is']
+    """
+    named = list(path_rules.named_leaves(params))
+    what = ["left as it is"] * len(named)
+    for group in find_groups(config.groups, params):
+        for j in group:
+            what[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
+    return [Row(name, tuple(x.shape), text) for (name, x), text in zip(named, what, strict=True)]
+
+
+def check(config: Config, state: Any, seen: Any) -> list[str]:
+    """What does not hold of the parameters that the model sees: tied leaves must be equal.
+
+    Args:
+      config: the config.
+      state: not read.
+      seen: the parameters as the whole chain gives them.
+
+    Returns:
+      A sentence for each pair that differs; none if all hold.
+
+    Example:
+      >>> check(Config(groups=("[ab]",)), (), {"a": jnp.array([1.0]), "b": jnp.array([2.0])})
+      ['b: 1 of 1 tied weights differ from a']
+    """
+    del state
+    named = [(name, np.asarray(x)) for name, x in path_rules.named_leaves(seen)]
+    out = []
+    for group in find_groups(config.groups, seen):
+        name, first = named[group[0]]
+        for j in group[1:]:
+            if differ := int((named[j][1] != first).sum()):
+                out.append(f"{named[j][0]}: {differ} of {first.size} tied weights differ from {name}")
+    return out
+
+
+def _check_patterns(groups: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(groups, str):
+        raise RuleError(f"groups must be a sequence of patterns, got {groups!r}")
+    return tuple(groups)

@@ -1,0 +1,183 @@
+"""Which axes of which parameters belong together: what a model declares so that it can be cut and folded.
+
+A model that can be shrunk or folded has one method, `coupling(x=None) -> Coupling`. `jopt.prune.shrink` and
+`jopt.quantize.fold` read it; the models of `jopt.models` have it, and anybody's may.
+
+A **group** is a set of units that live and die together: the neurons of a hidden layer, the channels of a
+convolution or of a residual stream, the state of a recurrent layer. A unit is a slice of the last axis of every
+kernel that writes it and of the last axis but one of every kernel that reads it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Activation = Callable[[jax.Array], jax.Array]
+Shape = tuple[int, ...]
+
+
+class Norm(NamedTuple):
+    """A batch normalization in evaluation mode, `(y - mean) * scale / sqrt(var + epsilon) + bias`, each [units].
+
+    Attributes:
+      scale: path of the parameter, such as `BatchNorm_0/scale`.
+      bias: path of the parameter.
+      mean: path in the model's state, such as `batch_stats/BatchNorm_0/mean`.
+      var: path in the model's state.
+      epsilon: the number added to the variance.
+    """
+
+    scale: str
+    bias: str
+    mean: str
+    var: str
+    epsilon: float
+
+
+class Layer(NamedTuple):
+    """An affine map, `norm(sum of inputs @ kernels + bias)`.
+
+    Attributes:
+      kernels: paths; each [*window, in, gates * units].
+      biases: paths; each [gates * units] or [units].
+      norm: what normalizes the sum, or None.
+      gates: how many blocks of `units` the last axis of the kernels has, one after the other.
+      value_gate: the block that alone decides whether a unit stays at zero.
+      zero_only: True if a unit that nothing feeds is constant only where the biases of `value_gate` are all 0 (and
+        then is 0), as in a gated recurrent layer.
+    """
+
+    kernels: tuple[str, ...]
+    biases: tuple[str, ...] = ()
+    norm: Norm | None = None
+    gates: int = 1
+    value_gate: int = 0
+    zero_only: bool = False
+
+
+class Reader(NamedTuple):
+    """A kernel that reads a group of `units`: its last axis but one is [positions * units], the units innermost.
+
+    Attributes:
+      kernel: path, one of `layer.kernels`.
+      layer: into whose bias (or, without one, its norm's mean) a constant input is folded.
+      inexact: why a constant other than 0 cannot be folded, as the end of "is constant, but ..."; '' if it can.
+    """
+
+    kernel: str
+    layer: Layer
+    inexact: str = ""
+
+
+class Point(NamedTuple):
+    """A value of the group's units, `activation(sum of writers (+ the value at the point before))`.
+
+    Attributes:
+      writers: layers that are added up.
+      readers: who reads the units here.
+      activation: elementwise; what follows it (max pooling, mean over pixels, dropout in evaluation mode) leaves a
+        constant what it is.
+      carries: True in a residual stream: the value at the point before is added.
+    """
+
+    writers: tuple[Layer, ...]
+    readers: tuple[Reader, ...]
+    activation: Activation
+    carries: bool = False
+
+
+class Group(NamedTuple):
+    """Units that are cut together.
+
+    Attributes:
+      name: of the layer, such as `Dense_0`; unique in the model.
+      size: the number of units.
+      points: the values that the units take, in the order of computation.
+    """
+
+    name: str
+    size: int
+    points: tuple[Point, ...]
+
+
+class Coupling(NamedTuple):
+    """What `model.coupling(x)` returns.
+
+    Attributes:
+      groups: every group that may be cut: all but inputs and outputs.
+      resize: `{group name: size} -> model`, the same architecture in those sizes, whose `init(key, x)` returns
+        `{'params': ..., **state}` as Flax Linen modules do.
+      example: from a function that gives the shape of a parameter by its path, the shape of an input that fits.
+      fold: `() -> model` without its batch normalizations, each of their layers with a `bias` beside its kernel;
+        None if the model has none.
+    """
+
+    groups: tuple[Group, ...]
+    resize: Callable[[Mapping[str, int]], Any]
+    example: Callable[[Callable[[str], Shape]], Shape]
+    fold: Callable[[], Any] | None = None
+
+
+class CouplingError(ValueError):
+    """A model does not say how its axes are coupled, or not what its parameters say."""
+
+
+def of(model: Any, x: Any = None) -> Coupling:
+    """The coupling that `model` declares.
+
+    Args:
+      model: any object with a method `coupling(x=None) -> Coupling`.
+      x: one batch, or its `jax.ShapeDtypeStruct`, for a model whose structure depends on the size of its input.
+
+    Raises:
+      CouplingError: if it declares none, naming the model.
+
+    Example:
+      >>> of(object())
+      Traceback (most recent call last):
+      ...
+      jopt.coupling.CouplingError: object does not say how its axes are coupled: it needs a method coupling(x=None)
+      that returns a jopt.coupling.Coupling, as the Linen modules of jopt.models have
+    """
+    name = type(model).__name__
+    method = getattr(model, "coupling", None)
+    if not callable(method):
+        hint = " (pass the Linen module, not the Model made of it)" if name == "Model" else ""
+        raise CouplingError(
+            f"{name} does not say how its axes are coupled{hint}: it needs a method coupling(x=None) that returns "
+            "a jopt.coupling.Coupling, as the Linen modules of jopt.models have"
+        )
+    found = method(x)
+    if not isinstance(found, Coupling):
+        raise CouplingError(f"{name}.coupling must return a jopt.coupling.Coupling, got {type(found).__name__}")
+    return found
+
+
+def affine(name: str, norm: Norm | None = None, bias: bool = True) -> Layer:
+    """The layer of `name/kernel` and, if it has one, `name/bias`: `flax.linen.Dense` or `Conv`.
+
+    Example:
+      >>> affine("Dense_0")[:2]
+      (('Dense_0/kernel',), ('Dense_0/bias',))
+    """
+    return Layer((f"{name}/kernel",), (f"{name}/bias",) if bias else (), norm)
+
+
+def reads(layer: Layer, inexact: str = "") -> Reader:
+    """The reader that is the first kernel of `layer`.
+
+    Example:
+      >>> reads(affine("Dense_1")).kernel
+      'Dense_1/kernel'
+    """
+    return Reader(layer.kernels[0], layer, inexact)
+
+
+def layers(coupling: Coupling) -> Iterator[Layer]:
+    """Yields every layer that writes or reads a group, each once, in order of first use."""
+    found = {}
+    for group in coupling.groups:
+        for point in group.points:
+            found |= dict.fromkeys((*point.writers, *(reader.layer for reader in point.readers)))
+    yield from found

@@ -1,0 +1,15 @@
+"""Knowledge distillation: a student learns from what a teacher computes, its logits or its features.
+
+Every loss is computed in float32, is a mean over the batch, and sends no gradient into the teacher.
+"""
+
+from jopt.distill.config import Config as Config
+from jopt.distill.config import validate as validate
+from jopt.distill.features import FEATURE_LOSSES as FEATURE_LOSSES
+from jopt.distill.features import attention as attention
+from jopt.distill.features import feature_mse as feature_mse
+from jopt.distill.features import similarity as similarity
+from jopt.distill.losses import combine as combine
+from jopt.distill.losses import loss as loss
+from jopt.distill.losses import mse as mse
+from jopt.distill.objective import objective as objective

@@ -1,0 +1,301 @@
+"""Interception: what the layers of a model compute, seen and changed from outside, by Flax Linen's public hook.
+
+A *layer* is a Linen module that owns a parameter named `kernel` and maps one array to one array: `Dense`, `Conv`,
+`DenseGeneral`, the recurrent layers of `jopt.models`. Its path is its parameters' path without the last part:
+`Dense_0`, `Block_0/Conv_1`, and the empty string for a model that is one layer. `flax.linen.intercept_methods` is a
+context, so this works on any function that runs Linen modules, with no change to the model. It works while the
+function is traced: give the function itself, and jit what comes back.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.extend.core import Literal, get_opaque_trace_state
+
+from jopt.transform import LayerStatistics
+
+Forward = Callable[..., Any]
+
+
+class LayerCall(NamedTuple):
+    """One call of a layer.
+
+    Attributes:
+      input: what it was called with, [batch, ..., features in].
+      output: what it gave, [batch, ..., features out].
+    """
+
+    input: Any
+    output: Any
+
+
+def names(fn: Forward, *args: Any, **kwargs: Any) -> dict[str, tuple[LayerCall, ...]]:
+    """The layers that `fn(*args, **kwargs)` calls, with their shapes. Nothing is computed.
+
+    Args:
+      fn: a function that runs Linen modules, such as `model.apply`.
+      *args: its arguments: arrays, or shapes as `jax.eval_shape` gives them.
+      **kwargs: its keywords, passed on as they are (`train=False`).
+
+    Returns:
+      From a layer's path to its calls, as `jax.ShapeDtypeStruct`s, in the order of the first call.
+
+    Raises:
+      ValueError: as `capture`.
+
+    Example:
+      >>> module = nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(2)])
+      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 4)))
+      >>> for path, calls in names(module.apply, variables, jnp.ones((5, 4))).items():
+      ...     print(path, calls[0].input.shape, calls[0].output.shape)
+      layers_0 (5, 4) (5, 3)
+      layers_2 (5, 3) (5, 2)
+    """
+    order: list[str] = []
+
+    def forward(*args: Any) -> dict[str, tuple[LayerCall, ...]]:
+        _, calls = capture(fn)(*args, **kwargs)
+        order.extend(calls)  # eval_shape gives dictionaries back with sorted keys
+        return calls
+
+    calls = jax.eval_shape(forward, *args)
+    return {path: calls[path] for path in order}
+
+
+def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, ...]]]]:
+    """The function that gives, besides the result of `fn`, what each of its layers was called with and gave.
+
+    Around a function whose inputs `replace_inputs` changes, it sees the inputs before the change.
+
+    Args:
+      fn: a function that runs Linen modules, not jitted.
+
+    Returns:
+      A function of the same arguments, giving `(result, calls)`: from a layer's path to a tuple with a `LayerCall`
+      for each time that the layer was called (layers that share parameters are one layer, called several times).
+      Paths come in the order of the first call; through `jax.jit` they come sorted.
+
+    Raises:
+      ValueError: (the function returned) if no Linen module ran, or if a layer runs inside a trace of its own, such
+        as that of `nn.scan` or `nn.remat`, out of which no value can be brought.
+      TypeError: if `fn` is jitted, or a module with a `kernel` does not map an array to an array.
+
+    Example:
+      >>> module = nn.Dense(2, kernel_init=nn.initializers.ones)
+      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> result, calls = jax.jit(capture(module.apply))(variables, jnp.ones((1, 3)))
+      >>> calls[""][0].output.tolist()
+      [[3.0, 3.0]]
+    """
+    _refuse_jitted(fn)
+
+    def captured(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, tuple[LayerCall, ...]]]:
+        calls: dict[str, tuple[LayerCall, ...]] = {}
+        outside = get_opaque_trace_state()
+
+        def see(module: nn.Module, call: Callable[[Any], Any], x: Any) -> Any:
+            path = _path(module)
+            if get_opaque_trace_state() != outside:
+                raise ValueError(
+                    f"layer {path!r} runs inside a trace of its own (nn.scan, nn.remat, nn.vmap, jax.grad, ...), "
+                    "out of which what it computes cannot be brought"
+                )
+            y = call(x)
+            calls[path] = (*calls.get(path, ()), LayerCall(x, y))
+            return y
+
+        return _around_layers(fn, see)(*args, **kwargs), calls
+
+    return captured
+
+
+def replace_inputs(fn: Forward, change: Callable[[str, jax.Array], jax.Array]) -> Forward:
+    """The function `fn` with the input of each of its layers replaced.
+
+    Args:
+      fn: a function that runs Linen modules, not jitted.
+      change: `(path, input) -> input`, called at each call of a layer, in order.
+
+    Returns:
+      A function of the same arguments and results.
+
+    Raises:
+      ValueError: (the function returned) if no Linen module ran.
+      TypeError: if `fn` is jitted, or a module with a `kernel` does not map an array to an array.
+
+    Example:
+      >>> module = nn.Dense(2, kernel_init=nn.initializers.ones)
+      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> replace_inputs(module.apply, lambda path, x: 10 * x)(variables, jnp.ones((1, 3))).tolist()
+      [[30.0, 30.0]]
+    """
+    _refuse_jitted(fn)
+    return _around_layers(fn, lambda module, call, x: call(change(_path(module), x)))
+
+
+def statistics(
+    apply: Forward,
+    params: Any,
+    model_state: Any,
+    x: jax.Array,
+    *,
+    activation: Callable[[jax.Array], jax.Array] = nn.relu,
+    tolerance: Any = 0.0,
+) -> dict[str, LayerStatistics]:
+    """What Wanda and APoZ score by: the norm of each layer's input features, the share of its zero outputs.
+
+    `input_norm[i] = sqrt(sum x_i^2)` (Sun et al. 2024, equation 1) and
+    `zero_share[j] = mean(|activation(y_j)| <= tolerance)` (Hu et al. 2016, equation 1), both over examples,
+    positions, times, and all calls of a layer that is called several times. Features are the last axis: of images
+    their channels. `y` is the layer's output or, where a batch normalization takes that output (cast at most), what
+    the normalization makes of it. What else stands before the activation (a residual sum) is not seen, and for the
+    last layer, which has no activation, `zero_share` means nothing.
+
+    Args:
+      apply: `model.apply` of a `jopt.models.Model`; it is called with `train=False`.
+      params: the parameters, as the model sees them.
+      model_state: the model's state.
+      x: one batch of examples.
+      activation: the model's; for layers that apply their own, such as recurrent ones, `lambda x: x`.
+      tolerance: the largest magnitude that counts as zero; may be traced.
+
+    Returns:
+      From a layer's path to its `LayerStatistics`, float32.
+
+    Raises:
+      ValueError: as `capture`.
+
+    Example:
+      >>> class Net(nn.Module):
+      ...     @nn.compact
+      ...     def __call__(self, x):
+      ...         return nn.Dense(2)(x)
+      >>> params = {"Dense_0": {"kernel": jnp.array([[1.0, 1.0], [0.0, -1.0]]), "bias": jnp.zeros(2)}}
+      >>> apply = lambda params, state, x, train: Net().apply({"params": params}, x)
+      >>> stats = statistics(apply, params, {}, jnp.array([[3.0, 1.0], [4.0, 5.0]]))
+      >>> stats["Dense_0"].input_norm.round(3).tolist(), stats["Dense_0"].zero_share.tolist()
+      ([5.0, 5.099000...], [0.0, 0.5])
+    """
+    forward = functools.partial(apply, train=False)
+    followers = _norm_calls(forward, params, model_state, x)
+    calls, norms = _calls_and_norms(forward)(params, model_state, x)
+    stats = {}
+    for path, own in calls.items():
+        squares, zeros, others = jnp.float32(0), jnp.int32(0), jnp.int32(0)
+        for i, (x_in, y) in enumerate(own):
+            y = norms[followers[path, i]].output if (path, i) in followers else y
+            small = jnp.abs(activation(y)).astype(jnp.float32) <= jnp.asarray(tolerance, jnp.float32)
+            squares = squares + _per_feature(jnp.square(x_in.astype(jnp.float32)))
+            zeros = zeros + _per_feature(small.astype(jnp.int32))
+            others = others + _per_feature((~small).astype(jnp.int32))
+        # By a constant, XLA would multiply with its reciprocal, and 49 of 49 would be less than 1.
+        stats[path] = LayerStatistics(jnp.sqrt(squares), zeros / (zeros + others))
+    return stats
+
+
+def _per_feature(x: jax.Array) -> jax.Array:
+    return x.sum(tuple(range(x.ndim - 1)))
+
+
+def _calls_and_norms(fn: Forward) -> Forward:
+    """`capture`, without the result and with the calls of batch normalizations, in order."""
+
+    def run(*args: Any) -> tuple[dict[str, tuple[LayerCall, ...]], list[LayerCall]]:
+        norms = []
+
+        def see(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+            y = call(*args, **kwargs)
+            if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+                norms.append(LayerCall(args[0] if args else kwargs["x"], y))
+            return y
+
+        with nn.intercept_methods(see):
+            _, calls = capture(fn)(*args)
+        return calls, norms
+
+    return run
+
+
+def _norm_calls(fn: Forward, *args: Any) -> dict[tuple[str, int], int]:
+    """From (path, number of the call) to the number of the batch normalization that takes its output.
+
+    Read from the trace: what is called next in Python may stand behind an activation.
+    """
+    where: dict[str, Any] = {}
+
+    def flat(*args: Any) -> list[jax.Array]:
+        calls, norms = _calls_and_norms(fn)(*args)
+        where["outputs"] = [(path, i) for path, own in calls.items() for i in range(len(own))]
+        return [call.output for own in calls.values() for call in own] + [norm.input for norm in norms]
+
+    jaxpr = jax.make_jaxpr(flat)(*args).jaxpr
+    cast_from = {e.outvars[0]: e.invars[0] for e in jaxpr.eqns if e.primitive.name == "convert_element_type"}
+
+    def source(var: Any) -> Any:
+        while not isinstance(var, Literal) and var in cast_from:
+            var = cast_from[var]
+        return var
+
+    outputs = where["outputs"]
+    taken = {}
+    for number, var in enumerate(map(source, jaxpr.outvars[len(outputs) :])):
+        for position, layer in enumerate(outputs):
+            if source(jaxpr.outvars[position]) is var:
+                taken[layer] = number
+    return taken
+
+
+def _around_layers(fn: Forward, around: Callable[[nn.Module, Callable, Any], Any]) -> Forward:
+    """`fn`, in which each layer's call `y = call(x)` becomes `y = around(module, call, x)`."""
+
+    def intercepted(*args: Any, **kwargs: Any) -> Any:
+        ran = False
+
+        def interceptor(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+            nonlocal ran
+            ran = True
+            module = context.module
+            if context.method_name != "__call__" or not module.has_variable("params", "kernel"):
+                return call(*args, **kwargs)
+            key = None if args else next(iter(kwargs), "input")
+            x = kwargs.get(key) if key else args[0]
+
+            def with_input(x: Any) -> Any:
+                y = call(**{**kwargs, key: x}) if key else call(x, *args[1:], **kwargs)
+                return _array(module, "gives", y)
+
+            return around(module, with_input, _array(module, "takes", x))
+
+        with nn.intercept_methods(interceptor):
+            result = fn(*args, **kwargs)
+        if not ran:
+            raise ValueError(
+                "no Flax Linen module ran: only models made of Linen modules have layers to intercept "
+                "(those of from_nnx and of plain functions do not)"
+            )
+        return result
+
+    return intercepted
+
+
+def _array(module: nn.Module, what: str, value: Any) -> Any:
+    if isinstance(value, jax.Array | np.ndarray):
+        return jnp.asarray(value)
+    raise TypeError(
+        f"layer {_path(module)!r} ({type(module).__name__}) has a kernel, so it must map one array to one array, "
+        f"but it {what} {type(value).__name__}"
+    )
+
+
+def _path(module: nn.Module) -> str:
+    return "/".join(module.path)
+
+
+def _refuse_jitted(fn: Any) -> None:
+    if isinstance(fn, jax.stages.Wrapped):
+        raise TypeError("a jitted function may run no Python, and so hide its layers: jit the result instead")

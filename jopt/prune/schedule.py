@@ -1,0 +1,129 @@
+"""How sparse at which step: Zhu and Gupta's cubic, geometric rounds, RigL's decaying share.
+
+Every argument may be traced. Steps are optimizer steps since the start of the run, int32. Weights are pruned
+between segments only, at whatever steps these end, so each function is right at *every* step and not only where a
+round begins.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def step_at(fraction: Any, *, begin: Any, steps: Any) -> jax.Array:
+    """The step at which a fraction of a stage is done: `begin + round(fraction * steps)`, half to even.
+
+    Args:
+      fraction: in [0, 1], taken as float32.
+      begin: the step at which the stage begins.
+      steps: the stage's length.
+
+    Returns:
+      int32 [].
+
+    Example:
+      >>> int(step_at(0.75, begin=100, steps=10))
+      108
+    """
+    length = jnp.asarray(steps, jnp.float32)
+    return jnp.asarray(begin, jnp.int32) + jnp.round(jnp.asarray(fraction, jnp.float32) * length).astype(jnp.int32)
+
+
+def cubic(step: Any, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, end: Any) -> jax.Array:
+    """Sparsity at `step`: `s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3`.
+
+    It is 0 before `begin`, exactly `initial_sparsity` at it, and exactly `sparsity` from `end` on.
+
+    Args:
+      step: the step t.
+      sparsity: the last sparsity s_f, in [0, 1).
+      initial_sparsity: the first sparsity s_i, in [0, s_f].
+      begin: the first step t0.
+      end: the last step t1, at least `begin`; equal to it, everything is pruned at once.
+
+    Returns:
+      float32 [].
+
+    Paper:
+      Zhu and Gupta 2017, "To prune, or not to prune", equation 1.
+
+    Example:
+      >>> [float(cubic(t, sparsity=0.875, begin=2, end=6)) for t in (1, 2, 4, 6, 9)]
+      [0.0, 0.0, 0.765625, 0.875, 0.875]
+    """
+    t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
+    last, first = jnp.asarray(sparsity, jnp.float32), jnp.asarray(initial_sparsity, jnp.float32)
+    left = _share(t1 - t, t - t0)
+    # The maximum changes nothing, but keeps the compiler from fusing product and difference, which would round once
+    # in a compiled program and twice outside of one.
+    missing = jnp.maximum((last - first) * (left * left * left), jnp.float32(0))
+    between = jnp.where(t <= t0, first, last - missing)
+    return jnp.where(t >= t1, last, jnp.where(t < t0, jnp.float32(0), between))
+
+
+def geometric(step: Any, *, sparsity: Any, begin: Any, end: Any, rounds: Any) -> jax.Array:
+    """Sparsity at `step` of iterative pruning: after round r of R it is `1 - (1 - s_f)^(r / R)`.
+
+    Every round prunes the same share of the weights that are left. Round 1 is at `begin`, the others follow every
+    `(end - begin) // (R - 1)` steps, and the last is done by `end`: from there on it is exactly `sparsity`. R = 1
+    prunes everything at `begin`.
+
+    Args:
+      step: the step.
+      sparsity: the last sparsity s_f, in [0, 1).
+      begin: the step of the first round.
+      end: the step of the last round.
+      rounds: how many rounds R, at least 1.
+
+    Returns:
+      float32 []; 0 before `begin`.
+
+    Paper:
+      Han et al. 2015, "Learning both weights and connections"; the rounds of Frankle and Carbin 2019, section 2.
+
+    Example:
+      >>> [float(geometric(t, sparsity=0.875, begin=10, end=30, rounds=3)) for t in (9, 10, 19, 20, 30)]
+      [0.0, 0.5, 0.5, 0.75, 0.875]
+    """
+    t, t0, t1, count = (jnp.asarray(x, jnp.int32) for x in (step, begin, end, rounds))
+    last = jnp.asarray(sparsity, jnp.float32)
+    every = jnp.maximum((t1 - t0) // jnp.maximum(count - 1, 1), 1)
+    done = jnp.minimum(jnp.maximum(t - t0, 0) // every + 1, count)
+    done = jnp.where(t >= t1, count, done)
+    left = jnp.power(1 - last, _share(done, count - done))
+    return jnp.where(t < t0, jnp.float32(0), jnp.where(done == count, last, 1 - left))
+
+
+def cosine_share(step: Any, *, drop_fraction: Any, begin: Any, end: Any) -> jax.Array:
+    """The share of a layer's connections that RigL replaces: `alpha / 2 (1 + cos(pi (t - t0) / (t1 - t0)))`.
+
+    Args:
+      step: the step t.
+      drop_fraction: the first share alpha, in [0, 1).
+      begin: t0; the paper's is 0.
+      end: t1, the paper's T_end, from where on the share is 0.
+
+    Returns:
+      float32 []; 0 outside [`begin`, `end`).
+
+    Paper:
+      Evci et al. 2020, "Rigging the lottery", section 3, f_decay.
+
+    Example:
+      >>> [round(float(cosine_share(t, drop_fraction=0.3, begin=0, end=100)), 6) for t in (0, 50, 100)]
+      [0.3, 0.15, 0.0]
+    """
+    t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
+    alpha = jnp.asarray(drop_fraction, jnp.float32)
+    share = alpha / 2 * (1 + jnp.cos(jnp.float32(jnp.pi) * _share(t - t0, t1 - t)))
+    return jnp.where((t >= t0) & (t < t1), share, jnp.float32(0))
+
+
+def _share(part: jax.Array, rest: jax.Array) -> jax.Array:
+    """`part / (part + rest)` in float32.
+
+    Added up here, since the compiler would make a product of a division by a constant, with another last bit.
+    """
+    a, b = part.astype(jnp.float32), rest.astype(jnp.float32)
+    return a / jnp.maximum(a + b, jnp.float32(1))

@@ -1,0 +1,295 @@
+"""Physical shrinking: a smaller model that computes what the masked one does; see docs/shrinking.md."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from jopt import coupling
+from jopt.coupling import Coupling, CouplingError, Group
+from jopt.prune.cut import Removed, axes, cut, rows
+from jopt.prune.dead import fold_target, judge
+from jopt.rules import named_leaves, path_name
+
+Params = Any
+
+
+class ShrinkRow(NamedTuple):
+    """A line of the plan: a layer, its units before and after, and why units that look dead are left."""
+
+    layer: str
+    before: int
+    after: int
+    why: str
+
+
+class Shrunk(NamedTuple):
+    """What `shrink_all` returns.
+
+    Attributes:
+      model: the same architecture with smaller sizes.
+      params: its parameters; what is left of the masks is applied.
+      model_state: its state, such as batch statistics.
+      opt_state: the optimizer's state, every moment cut; None if there was none.
+      removed: for each group of units what is left, for `cut` (of masks, of a moving average).
+    """
+
+    model: Any
+    params: Params
+    model_state: Any
+    opt_state: Any
+    removed: tuple[Removed, ...]
+
+
+def shrink(model: Any, params: Params, masks: Any, *, x: Any = None) -> tuple[Any, Params]:
+    """Removes the units that the masks leave without input or without output: `f'(x; w') = f(x; w * m)`.
+
+    A unit (neuron, channel, state unit) goes if every weight that reads it is pruned; or if every weight that feeds
+    it is pruned, so that it is constant, and its constant times the weights that read it can be added to the next
+    bias. What that takes in each structure is in `docs/shrinking.md`. Weights pruned one by one stay, as zeros.
+
+    Args:
+      model: a Linen module of `jopt.models`, or any object with `coupling(x) -> jopt.coupling.Coupling`.
+      params: its parameters, concrete floating-point arrays.
+      masks: a tree of bool arrays, True where a weight is kept, with the parameters' paths and shapes; None, or
+        nothing at all, where nothing is pruned.
+      x: one batch or its `jax.ShapeDtypeStruct`, for `ConvNet(padding=None)`, whose padding depends on it.
+
+    Returns:
+      The smaller model and its parameters, of the same dtypes.
+
+    Raises:
+      CouplingError: if the model does not say how its axes are coupled, or not what its parameters say.
+      ValueError: if the masks do not fit the parameters, if anything is traced or NaN, or if the model has batch
+        statistics, which `shrink_all` takes.
+
+    Example:
+      >>> from jopt.models import MLP
+      >>> model = MLP(features=(3,), num_classes=1)
+      >>> params = {
+      ...     "Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.array([0.0, 0.5, -1.0])},
+      ...     "Dense_1": {"kernel": jnp.array([[1.0], [2.0], [4.0]]), "bias": jnp.array([0.25])},
+      ... }
+      >>> masks = {"Dense_0": {"kernel": jnp.array([[True, False, False]] * 2)}}
+      >>> model, params = shrink(model, params, masks)
+      >>> model.features, params["Dense_1"]["bias"].tolist()               # 0.25 + 2 * relu(0.5) + 4 * relu(-1)
+      ((1,), [1.25])
+    """
+    found = coupling.of(model, x)
+    if any(layer.norm for layer in coupling.layers(found)):
+        raise ValueError(
+            f"{type(model).__name__} has batch statistics, which must be cut too: call "
+            "shrink_all(model, params, masks, model_state=...), or jopt.quantize.fold first"
+        )
+    small = shrink_all(model, params, masks, x=x)
+    return small.model, small.params
+
+
+def shrink_all(
+    model: Any,
+    params: Params,
+    masks: Any,
+    *,
+    model_state: Any = None,
+    optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs | None = None,
+    opt_state: Any = None,
+    x: Any = None,
+) -> Shrunk:
+    """As `shrink`, with the model's state and the optimizer's, so that training can go on where it was.
+
+    Batch statistics are cut like parameters. So is every tree of the parameters' shape in the optimizer's state;
+    moments of a bias that took a constant in stay as they are. A constant that meets a convolution without bias
+    goes into the running mean of the normalization behind it: exact in evaluation mode.
+
+    Args:
+      model: as in `shrink`.
+      params: as in `shrink`.
+      masks: as in `shrink`.
+      model_state: such as `{'batch_stats': ...}`; needed where the model has batch normalization.
+      optimizer: the Optax transform that made `opt_state`; needed with it.
+      opt_state: its state.
+      x: as in `shrink`.
+
+    Returns:
+      A `Shrunk`.
+
+    Raises:
+      CouplingError: as in `shrink`.
+      ValueError: as in `shrink`; and if a part of the state is missing or has another shape than its parameter.
+    """
+    if opt_state is not None and optimizer is None:
+        raise ValueError("opt_state is cut by what its optimizer says of it: pass optimizer too")
+    work, found = _reduced(model, params, masks, model_state, x)
+    removed = work.removed()
+    small = found.resize({group.name: work.sizes[group.name] for group in found.groups})
+    out = _like(params, work.params), _like(model_state, work.state)
+    if x is None:
+        shapes = {path: jnp.shape(leaf) for path, leaf in named_leaves(params)}
+        x = jax.ShapeDtypeStruct(found.example(shapes.__getitem__), jnp.float32)
+    _check_shapes(small, *out, x)
+    if opt_state is not None and optimizer is not None:
+        # With the whole tree as the leaf, so that every array has the path of its parameter.
+        opt_state = optax.tree.map_params(
+            optimizer, lambda tree: cut(tree, removed), opt_state, is_leaf=lambda tree: True
+        )
+    return Shrunk(small, *out, opt_state, removed)
+
+
+def shrink_plan(
+    model: Any, params: Params, masks: Any, *, model_state: Any = None, x: Any = None
+) -> list[ShrinkRow]:
+    """What `shrink_all` would remove, a row for each group of units, before anything is cut.
+
+    Args:
+      model: as in `shrink_all`.
+      params: as in `shrink_all`.
+      masks: as in `shrink_all`.
+      model_state: as in `shrink_all`.
+      x: as in `shrink_all`.
+
+    Example:
+      >>> from jopt.models import MLP
+      >>> model = MLP(features=(4,), num_classes=1)
+      >>> params = model.init(jax.random.key(0), jnp.ones((1, 2)))["params"]
+      >>> print(describe_shrinking(shrink_plan(model, params, {"Dense_0": {"kernel": jnp.zeros((2, 4), bool)}})))
+      layer    before  after  why not more
+      Dense_0       4      1  1 is left: a layer is never emptied
+      all           4      1
+    """
+    work, found = _reduced(model, params, masks, model_state, x)
+    return [
+        ShrinkRow(group.name, group.size, work.sizes[group.name], "; ".join(work.why[group.name]))
+        for group in found.groups
+    ]
+
+
+def describe_shrinking(plan: Sequence[ShrinkRow]) -> str:
+    """The plan as a table, with the sum over the layers in its last line."""
+    total = ShrinkRow("all", sum(row.before for row in plan), sum(row.after for row in plan), "")
+    cells = [("layer", "before", "after", "why not more"), *[tuple(map(str, row)) for row in (*plan, total)]]
+    wide = [max(len(line[i]) for line in cells) for i in range(3)]
+    return "\n".join(
+        f"{layer:<{wide[0]}}  {before:>{wide[1]}}  {after:>{wide[2]}}  {why}".rstrip()
+        for layer, before, after, why in cells
+    )
+
+
+class _Work:
+    """Masked parameters, masks and state by path, in NumPy, while units are cut from them group by group."""
+
+    def __init__(self, groups: Sequence[Group], params: Params, masks: Any, model_state: Any):
+        self.params, self.masks, self.state = (dict(named_leaves(tree)) for tree in (params, masks, model_state))
+        _check_inputs(self.params, self.masks, self.state)
+        self.masks = {path: np.asarray(mask) for path, mask in self.masks.items()}
+        self.params = {path: np.asarray(value) for path, value in self.params.items()}
+        self.state = {path: np.asarray(value) for path, value in self.state.items()}
+        for path, mask in self.masks.items():
+            self.params[path] = np.where(mask, self.params[path], np.zeros((), self.params[path].dtype))
+        self.groups = {group.name: group for group in groups}
+        self.axes = {name: axes(group) for name, group in self.groups.items()}
+        self.sizes = {group.name: group.size for group in groups}
+        self.kept = {group.name: np.arange(group.size) for group in groups}
+        self.why: dict[str, tuple[str, ...]] = {group.name: () for group in groups}
+        for group in groups:
+            self._check_sizes(group)
+
+    def reduce(self, name: str) -> bool:
+        """Cuts the dead units of one group; whether there were any."""
+        verdict = judge(self.groups[name], self.sizes[name], {**self.state, **self.params}, self.masks)
+        self.why[name] = verdict.why
+        if not verdict.dead.any():
+            return False
+        for layer, shift in verdict.shifts.values():
+            target = fold_target(layer)
+            assert target is not None, layer
+            if target in self.params:
+                self.params[target] = _plus(self.params[target], shift)
+            else:
+                self.state[target] = _plus(self.state[target], -shift)  # (y - c) - mean = y - (mean + c)
+        kept = np.flatnonzero(~verdict.dead)
+        for path, axis in self.axes[name]:
+            for arrays in (self.params, self.masks, self.state):
+                if path in arrays:
+                    where = rows(kept, self.sizes[name], arrays[path].shape[axis])
+                    arrays[path] = np.take(arrays[path], where, axis)
+        self.kept[name] = self.kept[name][kept]
+        self.sizes[name] = len(kept)
+        return True
+
+    def removed(self) -> tuple[Removed, ...]:
+        return tuple(
+            Removed(name, group.size, tuple(self.kept[name].tolist()), tuple(self.axes[name]))
+            for name, group in self.groups.items()
+        )
+
+    def _check_sizes(self, group: Group) -> None:
+        for (path, axis), blocks in self.axes[group.name].items():
+            array = self.params.get(path, self.state.get(path))
+            if array is None:
+                have = ", ".join([*self.params, *self.state])
+                raise CouplingError(f"{group.name} needs {path!r}, which is not there; there are: {have}")
+            length = array.shape[axis] if array.ndim >= -axis else 0
+            if length == 0 or length % group.size or (blocks and length != blocks * group.size):
+                expected = f"{blocks} x {group.size}" if blocks > 1 else f"{group.size}"
+                raise CouplingError(
+                    f"{path} has shape {array.shape}, but the model says that its axis {axis} holds the {expected} "
+                    f"units of {group.name}: are these the parameters of this model?"
+                )
+
+
+def _reduced(model: Any, params: Params, masks: Any, model_state: Any, x: Any) -> tuple[_Work, Coupling]:
+    found = coupling.of(model, x)
+    names = [group.name for group in found.groups]
+    if len(set(names)) < len(names):
+        raise CouplingError(f"{type(model).__name__} declares two groups of one name: {names}")
+    if model_state is None and any(layer.norm for layer in coupling.layers(found)):
+        raise ValueError(f"{type(model).__name__} has batch normalization: pass model_state, its statistics, too")
+    work = _Work(found.groups, params, masks, model_state)
+    # Removing units takes inputs and outputs from others: again, until nothing more is dead.
+    while any([work.reduce(name) for name in names]):
+        pass
+    return work, found
+
+
+def _plus(array: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    return (array.astype(np.float64) + shift).astype(array.dtype)
+
+
+def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[path_name(path)]), tree)
+
+
+def _check_inputs(params: dict[str, Any], masks: dict[str, Any], state: dict[str, Any]) -> None:
+    for tree, leaves in (("params", params), ("masks", masks), ("model_state", state)):
+        for path, leaf in leaves.items():
+            if isinstance(leaf, Tracer):
+                raise ValueError(
+                    f"{tree}/{path} is traced: shrink makes new shapes, call it outside of jit and vmap"
+                )
+            if tree != "masks" and np.isnan(np.asarray(leaf).astype(np.float64)).any():
+                raise ValueError(f"{tree}/{path} holds NaN: there is no telling what is constant")
+    for path, mask in masks.items():
+        if path not in params:
+            raise ValueError(f"masks has {path!r}, which is no parameter; the parameters are: {', '.join(params)}")
+        if np.asarray(mask).dtype != bool:
+            raise ValueError(f"the mask of {path} must be bool, got {np.asarray(mask).dtype}")
+        if np.shape(mask) != np.shape(params[path]):
+            raise ValueError(f"the mask of {path} must have shape {np.shape(params[path])}, got {np.shape(mask)}")
+
+
+def _check_shapes(small: Any, params: Params, state: Any, x: Any) -> None:
+    """The new model's own idea of its parameters must be what was cut; nothing is computed."""
+    arrays = dict(named_leaves({**(state or {}), "params": params}))
+    wanted = jax.eval_shape(lambda: small.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype)))
+    expected = {path: leaf.shape for path, leaf in named_leaves(dict(wanted))}
+    got = {path: leaf.shape for path, leaf in arrays.items() if path in expected or path.startswith("params/")}
+    for path in sorted(expected.keys() | got.keys()):
+        if expected.get(path) != got.get(path):
+            raise CouplingError(
+                f"{path} would have shape {got.get(path)}, where the smaller {type(small).__name__} has "
+                f"{expected.get(path)} (None: nothing): its coupling does not fit its parameters"
+            )

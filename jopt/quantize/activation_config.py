@@ -1,0 +1,181 @@
+"""The config of activation quantization, its check, and the plan that is printed before a run."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+
+from jopt import intercept, rules
+from jopt.config import ConfigError, check_types, choice, join_path, require
+from jopt.hyper import as_traced, swept
+from jopt.quantize.spec import BITS, Spec
+
+CALIBRATED = ("absmax", "mse", "percentile")
+LEARNED = {"lsq": "step", "pact": "alpha"}  # and the name of what is learned
+METHODS = (*CALIBRATED, *LEARNED, "moving_average")
+
+
+@dataclasses.dataclass
+class ActivationConfig:
+    """How the inputs of a model's layers are quantized: one range for each layer, chosen or learned.
+
+    A rule is a pair of a regular expression, which must match a layer's whole path such as `Dense_0` or
+    `Block_1/Conv_0`, and that layer's bits, None leaving it alone; the first match wins, and a rule that changes
+    nothing is an error (`jopt.rules`). Leaving out the first and the last layer of `mlp` is
+    `rules=(("Dense_0", None), ("Dense_2", None))`.
+
+    Attributes:
+      method: where a range comes from. Calibration, and then it is constant: 'absmax' (all of the inputs),
+        'percentile', 'mse' (the least squared error). Training: 'moving_average' of the batches' extremes,
+        'lsq' (a step size) or 'pact' (a clipping level), both parameters with gradients.
+      bits: of a layer that no rule matches: 1 to 8, or 16; may be traced. None: the layer is left alone.
+      symmetric: whether codes are centred on 0. Inputs behind a ReLU are not, and lose half of their codes by it.
+      percentile: of 'percentile', and of the level that 'pact' starts from; in (50, 100].
+      momentum: of 'moving_average': what is left of the old range at each step, in [0, 1).
+      examples: number of examples that `calibrate` looks at.
+      rules: pairs of a pattern and bits.
+
+    Example:
+      >>> validate_activations(ActivationConfig("lsq", bits=4, rules=(("Dense_0", None),)))
+    """
+
+    method: str = "percentile"
+    bits: int | None = swept(8)
+    symmetric: bool = False
+    percentile: float = 99.9
+    momentum: float = 0.9
+    examples: int = 512
+    rules: tuple[tuple[str, int | None], ...] = ()
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is quantized, whatever the model."""
+        return self.bits is None and all(bits is None for _, bits in self.rules)
+
+
+def validate_activations(config: ActivationConfig, path: str = "activations") -> None:
+    """Checks a config of plain Python values, once, before anything compiles.
+
+    Whether the rules match layers is known only with the model: `plan_activations` raises `RuleError` for that.
+
+    Args:
+      config: the config.
+      path: its place in the experiment, for the message.
+
+    Raises:
+      ConfigError: names the field, the value and what would be accepted.
+
+    Example:
+      >>> validate_activations(ActivationConfig(bits=9))
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: activations.bits must be 1 to 8, 16 or None, got 9
+    """
+    check_types(config, path)
+    choice(join_path(path, "method"), config.method, METHODS)
+    _require_bits(join_path(path, "bits"), config.bits)
+    for name, fits, accepted in (
+        ("percentile", lambda q: 50 < q <= 100, "a percentage in (50, 100]"),
+        ("momentum", lambda m: 0 <= m < 1, "a number in [0, 1)"),
+    ):
+        value = getattr(config, name)
+        require(math.isfinite(value) and fits(as_traced(value)), join_path(path, name), value, accepted)
+    require(config.examples >= 1, join_path(path, "examples"), config.examples, "at least 1")
+    for i, (pattern, bits) in enumerate(config.rules):
+        field = join_path(path, f"rules[{i}]")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(field, pattern, f"a regular expression ({error})") from error
+        _require_bits(field, bits)
+
+
+def _require_bits(field: str, bits: int | None) -> None:
+    require(bits is None or bits in BITS, field, bits, "1 to 8, 16 or None")
+
+
+class ActivationRow(NamedTuple):
+    """What the input of one layer gets."""
+
+    path: str
+    shape: tuple[int, ...]  # of one example's input.
+    what: str
+
+
+def plan_activations(config: ActivationConfig, model: Any, x: Any) -> list[ActivationRow]:
+    """What the input of each layer gets, in call order. Nothing is computed.
+
+    Args:
+      config: the config.
+      model: a `jopt.models.Model` made of Linen modules, not yet wrapped.
+      x: a batch, or its shape as `jax.ShapeDtypeStruct`.
+
+    Returns:
+      An `ActivationRow` for each layer.
+
+    Raises:
+      RuleError: if a rule matches no layer, or is hidden behind those before it.
+      ValueError: if the model is not made of Linen modules.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jopt import models
+      >>> model = models.model(models.Config("mlp", features=(3,)))
+      >>> config = ActivationConfig(bits=4, rules=(("Dense_1", None),))
+      >>> for row in plan_activations(config, model, jnp.ones((1, 2, 2, 1))):
+      ...     print(*row)
+      Dense_0 (4,) 4 bits, asymmetric, percentile
+      Dense_1 (3,) as it is
+    """
+    params, model_state = jax.eval_shape(model.init, jax.random.key(0), x)
+    layers = intercept.names(model.apply, params, model_state, x, train=False)
+    bits = layer_bits(config, layers)
+    sign = "symmetric" if config.symmetric else "asymmetric"
+    return [
+        ActivationRow(
+            path,
+            tuple(calls[0].input.shape[1:]),
+            "as it is" if bits[path] is None else f"{bits[path]} bits, {sign}, {config.method}",
+        )
+        for path, calls in layers.items()
+    ]
+
+
+def layer_bits(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Any]:
+    """The bits of each layer, None for one that is left alone.
+
+    Args:
+      config: the config.
+      layers: the paths of all layers of a model.
+
+    Returns:
+      From path to bits, in the order of `layers`.
+
+    Raises:
+      RuleError: if a rule matches no layer, or is hidden behind those before it.
+
+    Example:
+      >>> layer_bits(ActivationConfig(rules=((".*_0", 4),)), ["Dense_0", "Dense_1"])
+      {'Dense_0': 4, 'Dense_1': 8}
+    """
+    layers = list(layers)
+    try:
+        given = {a.path: a.value for a in rules.plan(config.rules, dict.fromkeys(layers, 0), config.bits)}
+    except rules.RuleError as error:
+        message = str(error).replace("no parameter; the parameters are", "no layer; the layers are")
+        raise rules.RuleError(f"rules of activations: {message}") from error
+    return {path: given[path] for path in layers}
+
+
+def layer_spec(config: ActivationConfig, path: str) -> Spec:
+    """The `Spec` of the input of the layer at `path`; the identity for one that is left alone.
+
+    Example:
+      >>> layer_spec(ActivationConfig(bits=4), "Dense_0").bits
+      4
+    """
+    matching = (bits for pattern, bits in config.rules if re.fullmatch(pattern, path))
+    return Spec(next(matching, config.bits), symmetric=config.symmetric)

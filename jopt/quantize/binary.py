@@ -1,0 +1,226 @@
+"""Weights of one sign or of three values: BinaryConnect, XNOR-Net and ternary weights."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jopt.quantize.arithmetic import divide
+from jopt.quantize.assign import Rules, assign, change
+from jopt.quantize.checks import check_array
+from jopt.quantize.groups import scale_shape, shared_axes
+from jopt.quantize.ranges import mean_magnitude
+from jopt.quantize.spec import Spec
+from jopt.transform import ParamTransform
+
+
+def binarize(w: jax.Array) -> jax.Array:
+    """The sign of each weight, -1 or 1; 0 stays 0. The gradient is 1 where |w| <= 1, else 0.
+
+    Args:
+      w: floating array.
+
+    Returns:
+      An array of the shape and dtype of `w`.
+
+    Raises:
+      ValueError: if it is not floating or (unless traced) not finite.
+
+    Courbariaux, Bengio and David, 2015, "BinaryConnect", equation 1 and section 2.4. The paper also clips the
+    weights that are updated to [-1, 1], which `jopt.clip` does.
+
+    Example:
+      >>> w = jnp.array([-0.3, 0.0, 1.0, 1.5])
+      >>> binarize(w).tolist(), jax.grad(lambda w: binarize(w).sum())(w).tolist()
+      ([-1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0])
+    """
+    check_array(w, "w")
+    return _binarize(w)
+
+
+@jax.custom_vjp
+def _binarize(w: jax.Array) -> jax.Array:
+    return jnp.sign(w)
+
+
+def _binarize_backward(w: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (jnp.where(jnp.abs(w) <= 1, gradient, jnp.zeros_like(gradient)),)
+
+
+_binarize.defvjp(lambda w: (_binarize(w), w), _binarize_backward)
+
+
+def xnor(w: jax.Array, axis: int | tuple[int, ...] | None = -1) -> jax.Array:
+    """Sign times alpha, the mean |w| of an output channel over what is not 0; 0 stays 0.
+
+    The gradient is the paper's: that of the result times 1/n + alpha 1[|w| <= 1], n the weights of the channel that
+    are not 0.
+
+    Args:
+      w: floating array.
+      axis: the kept axes, whose entries have an alpha each; None: one alpha.
+
+    Returns:
+      An array of the shape and dtype of `w`.
+
+    Raises:
+      ValueError: if it is not floating or (unless traced) not finite, or the axes do not fit.
+
+    Rastegari et al., 2016, "XNOR-Net", equation 6 and section 3.1 (training).
+
+    Example:
+      >>> w = jnp.array([[-0.25], [0.75], [0.0], [2.0]])
+      >>> xnor(w).ravel().tolist()
+      [-1.0, 1.0, 0.0, 1.0]
+      >>> [round(g, 3) for g in jax.grad(lambda w: xnor(w).sum())(w).ravel().tolist()]      # 1/3 + 1, 1/3
+      [1.333, 1.333, 1.333, 0.333]
+    """
+    check_array(w, "w")
+    return _xnor_compiled(_reduced(w, axis), w)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _xnor_compiled(axes: tuple[int, ...], w: jax.Array) -> jax.Array:
+    return _xnor(axes, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _xnor(axes: tuple[int, ...], w: jax.Array) -> jax.Array:
+    wide = w.astype(jnp.float32)
+    return (jnp.sign(wide) * mean_magnitude(wide, axes)).astype(w.dtype)
+
+
+def _xnor_forward(axes: tuple[int, ...], w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _xnor(axes, w), w
+
+
+def _xnor_backward(axes: tuple[int, ...], w: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    wide = w.astype(jnp.float32)
+    count = jnp.maximum(jnp.sum((w != 0).astype(jnp.int32), axes, keepdims=True), 1)
+    alpha = mean_magnitude(wide, axes)
+    slope = divide(jnp.ones_like(alpha), count) + jnp.where(jnp.abs(wide) <= 1, alpha, jnp.zeros_like(alpha))
+    return ((gradient.astype(jnp.float32) * slope).astype(gradient.dtype),)
+
+
+_xnor.defvjp(_xnor_forward, _xnor_backward)
+
+
+def ternarize(w: jax.Array, axis: int | tuple[int, ...] | None = None, threshold: Any = 0.7) -> jax.Array:
+    """-alpha, 0 or alpha: 0 where |w| <= threshold mean|w|, alpha the mean |w| of the others. The gradient is 1.
+
+    Both means are over what is not 0, so that pruned weights do not count.
+
+    Args:
+      w: floating array.
+      axis: the kept axes, whose entries have a threshold and an alpha each; None: one for all, as in the paper.
+      threshold: at least 0; may be traced.
+
+    Returns:
+      An array of the shape and dtype of `w`.
+
+    Raises:
+      ValueError: if it is not floating or (unless traced) not finite, the axes do not fit, or the threshold is
+        below 0 (unless traced).
+
+    Li, Zhang and Liu, 2016, "Ternary weight networks", equations 5 and 6.
+
+    Example:
+      >>> ternarize(jnp.array([-0.5, 0.125, 0.25, 0.0, 1.0, -0.75])).tolist()        # threshold 0.7 x 0.525
+      [-0.75, 0.0, 0.0, 0.0, 0.75, -0.75]
+    """
+    check_array(w, "w")
+    if isinstance(threshold, int | float) and not threshold >= 0:
+        raise ValueError(f"threshold must be at least 0, got {threshold!r}")
+    return _ternarize_compiled(_reduced(w, axis), w, jnp.asarray(threshold, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _ternarize_compiled(axes: tuple[int, ...], w: jax.Array, threshold: jax.Array) -> jax.Array:
+    return _ternarize(axes, w, threshold)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ternarize(axes: tuple[int, ...], w: jax.Array, threshold: jax.Array) -> jax.Array:
+    wide = w.astype(jnp.float32)
+    large = jnp.abs(wide) > mean_magnitude(wide, axes) * threshold
+    kept = jnp.where(large, wide, jnp.zeros_like(wide))
+    return (jnp.sign(kept) * mean_magnitude(kept, axes)).astype(w.dtype)
+
+
+_ternarize.defvjp(
+    lambda axes, w, threshold: (_ternarize(axes, w, threshold), None),
+    lambda axes, nothing, gradient: (gradient, None),
+)
+
+
+def _reduced(w: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    spec = Spec(axis=axis)
+    scale_shape(jnp.shape(w), spec)
+    return shared_axes(jnp.ndim(w), spec)
+
+
+def binary(rules: Rules = (), *, scaled: bool = False, axis: int | tuple[int, ...] | None = -1) -> ParamTransform:
+    """Binary weights: BinaryConnect's signs, or XNOR-Net's signs with a scale for each output channel.
+
+    Args:
+      rules: pairs of a pattern (`jopt.rules`) and whether to binarize. Else every floating parameter of rank 2
+        or more is.
+      scaled: False: `binarize`; True: `xnor`.
+      axis: of `xnor`.
+
+    Returns:
+      A `ParamTransform` without state.
+
+    Raises:
+      RuleError: where parameters come in, if a rule matches none.
+      ValueError: there, if concrete values are not finite, naming the path.
+
+    Example:
+      >>> t = binary()
+      >>> t.apply(t.init({}), {"bias": jnp.array([0.1]), "kernel": jnp.array([[0.3], [-0.7]])})["kernel"].tolist()
+      [[1.0], [-1.0]]
+    """
+    return _stateless(rules, lambda w: xnor(w, axis) if scaled else binarize(w))
+
+
+def ternary(
+    rules: Rules = (), *, axis: int | tuple[int, ...] | None = None, threshold: Any = 0.7
+) -> ParamTransform:
+    """Ternary weights: `ternarize` on every floating parameter of rank 2 or more, or as the rules say.
+
+    Args:
+      rules: pairs of a pattern (`jopt.rules`) and whether to ternarize.
+      axis: of `ternarize`.
+      threshold: of `ternarize`; may be traced.
+
+    Returns:
+      A `ParamTransform` without state.
+
+    Raises:
+      RuleError: where parameters come in, if a rule matches none.
+      ValueError: there, if concrete values are not finite, naming the path.
+
+    Example:
+      >>> t = ternary()
+      >>> t.apply(t.init({}), {"kernel": jnp.array([[0.5, 0.1], [-1.0, 0.0]])})["kernel"].tolist()
+      [[0.75, 0.0], [-0.75, 0.0]]
+    """
+    return _stateless(rules, lambda w: ternarize(w, axis, threshold))
+
+
+def _stateless(rules: Rules, function: Callable[[jax.Array], jax.Array]) -> ParamTransform:
+    rules = [(pattern, chosen or None) for pattern, chosen in rules]
+
+    def init(params: Any) -> tuple[()]:
+        assign(rules, params, True)  # whose errors should come at the start
+        return ()
+
+    return ParamTransform(
+        init=init,
+        update=lambda state, params, *, step, grads=None, key=None: state,
+        apply=lambda state, params: change(
+            params, assign(rules, params, True), lambda path, leaf, chosen: function(leaf)
+        ),
+    )

@@ -1,0 +1,124 @@
+"""Fake quantization: what integers stand for, with a gradient that passes straight through the rounding."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jopt.quantize.checks import check_array, check_spec
+from jopt.quantize.grid import Range, decode, encode, grid, spread_fields
+from jopt.quantize.groups import from_groups, to_groups
+from jopt.quantize.integer import fit_range
+from jopt.quantize.ranges import dynamic
+from jopt.quantize.spec import Spec, compiled, merge, split
+
+
+def fake_quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> jax.Array:
+    """`dequantize(quantize(x, spec, range))` in one pass and in the dtype of `x`, differentiable.
+
+    The gradient is straight-through: 1 inside the clipping range, its bounds included, and 0 outside. Without a
+    range everything lies inside. The range and `spec.bits` get no gradient.
+
+    Args:
+      x: floating array.
+      spec: the Spec; of the identity the result is `x` itself.
+      range: the clipping range, which broadcasts to the scales' shape; None: the whole, `jopt.quantize.dynamic`.
+
+    Returns:
+      An array of the shape and dtype of `x`; 0 stays 0.
+
+    Raises:
+      ValueError: for an array that is not floating or (unless traced) not finite; axes, groups or a range that do
+        not fit its shape.
+
+    Bengio, Leonard and Courville, 2013, "Estimating or propagating gradients through stochastic neurons"; Jacob et
+    al., 2018, section 3.
+
+    Example:
+      >>> x = jnp.array([-1.5, 0.3, 0.5, 1.0])
+      >>> fake_quantize(x, Spec(3)).tolist()
+      [-1.5, 0.5, 0.5, 1.0]
+      >>> clip = Range(-1.0, 1.0)
+      >>> jax.grad(lambda x: fake_quantize(x, Spec(3), clip).sum())(x).tolist()
+      [0.0, 1.0, 1.0, 1.0]
+    """
+    if spec.bits is None:
+        return x
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    if range is None:
+        return _whole(spec, x)
+    return _clipped(spec, x, fit_range(range, jnp.shape(x), spec))
+
+
+def values(spec: Spec, x: jax.Array, range: Range) -> jax.Array:
+    """What `fake_quantize` gives, without a gradient of its own; a range of the scales' shape."""
+    g = spread_fields(grid(spec, range), spec)
+    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g, spec)
+    return from_groups(y, x.shape, spec).astype(x.dtype)
+
+
+@compiled()
+def _whole(spec: Spec, x: jax.Array) -> jax.Array:
+    return _through(*split(spec), x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _through(static: Spec, bits: Any, x: jax.Array) -> jax.Array:
+    spec = merge(static, bits)
+    return values(spec, x, dynamic(x, spec))
+
+
+# Nothing is clipped, so nothing need be kept for the way back.
+_through.defvjp(
+    lambda static, bits, x: (_through(static, bits, x), None),
+    lambda static, nothing, gradient: (None, gradient),
+)
+
+
+@compiled()
+def _clipped(spec: Spec, x: jax.Array, range: Range) -> jax.Array:
+    return _inside(*split(spec), x, range)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _inside(static: Spec, bits: Any, x: jax.Array, range: Range) -> jax.Array:
+    return values(merge(static, bits), x, range)
+
+
+def _inside_forward(static: Spec, bits: Any, x: jax.Array, range: Range) -> tuple[jax.Array, Any]:
+    return _inside(static, bits, x, range), (bits, x, range)
+
+
+def _inside_backward(static: Spec, kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
+    bits, x, range = kept
+    inside = is_inside(x, merge(static, bits), range)
+    return None, jnp.where(inside, gradient, jnp.zeros_like(gradient)), None
+
+
+_inside.defvjp(_inside_forward, _inside_backward)
+
+
+def is_inside(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
+    """Where `x` lies in the clipping range, bounds included.
+
+    Args:
+      x: floating array.
+      spec: not the identity.
+      range: of the scales' shape. Symmetric: the larger magnitude counts for both sides (and without `narrow` the
+        lower bound is what the lowest code stands for).
+
+    Returns:
+      bool, of the shape of `x`.
+
+    Example:
+      >>> is_inside(jnp.array([-2.0, -1.0, 1.5]), Spec(8), Range(jnp.float32(-1.0), jnp.float32(0.5))).tolist()
+      [False, True, False]
+    """
+    g = grid(spec, range)
+    # The ends of an asymmetric grid lie up to half a step beside the range's, as the zero point is rounded.
+    ends = Range(g.low, g.high) if spec.symmetric else Range(jnp.minimum(range.low, 0), jnp.maximum(range.high, 0))
+    low, high = spread_fields(ends, spec)
+    view = to_groups(x.astype(jnp.float32), spec)
+    return from_groups((view >= low) & (view <= high), x.shape, spec)

@@ -1,0 +1,152 @@
+"""From a range to the grid of representable values: scale, zero point, outermost codes and what they stand for."""
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jopt.quantize.arithmetic import divide
+from jopt.quantize.groups import spread
+from jopt.quantize.spec import Spec
+
+_SMALLEST = np.float32(np.finfo(np.float32).tiny)  # the smallest normal number; what is below may count as 0.
+
+
+class Range(NamedTuple):
+    """The clipping range, low <= 0 <= high, float32, of the scales' shape (`jopt.quantize.groups.scale_shape`).
+
+    For a symmetric Spec the larger magnitude counts for both.
+    """
+
+    low: jax.Array
+    high: jax.Array
+
+
+class Grid(NamedTuple):
+    """The representable values of a group; float32, of the scales' shape (symmetric: the outermost codes a number).
+
+    Codes are counted from the zero point here: code r stands for r * scale, but for the outermost.
+    """
+
+    scale: jax.Array
+    divisor: jax.Array  # x / divisor is rounded to the code: the scale, but infinite where the range is 0.
+    zero_point: jax.Array
+    lowest: jax.Array  # the lowest code.
+    highest: jax.Array
+    peak: jax.Array  # symmetric: what the codes +-highest stand for.
+    low: jax.Array  # what the lowest code stands for.
+    high: jax.Array
+
+
+R = TypeVar("R", Range, Grid)
+
+
+def largest_code(spec: Spec) -> jax.Array:
+    """The largest code, as float32: 2^(b-1) - 1 (1 at one bit) if symmetric, else 2^b - 1.
+
+    Example:
+      >>> [int(largest_code(Spec(b))) for b in (1, 2, 8, 16)], int(largest_code(Spec(8, symmetric=False)))
+      ([1, 1, 127, 32767], 255)
+    """
+    # Shifted as an integer: exp2 is off by one part in a million on some backends.
+    one, bits = jnp.int32(1), jnp.asarray(spec.bits).astype(jnp.int32)
+    top = jnp.maximum(jnp.left_shift(one, bits - one), 2) if spec.symmetric else jnp.left_shift(one, bits)
+    return (top - one).astype(jnp.float32)
+
+
+def grid(spec: Spec, range: Range) -> Grid:
+    """The grid of a range.
+
+    Symmetric: scale = max(-low, high) / (2^(b-1) - 1), and +-max(-low, high) are exact. Asymmetric: the range is
+    widened to contain 0; scale = (high - low) / (2^b - 1), zero point = round(-low / scale); a range that starts
+    or ends at 0 has its other end exact. Where the scale would be 0, or below the smallest normal number, it is 1
+    and every value is quantized to 0.
+
+    Args:
+      spec: the Spec, not the identity.
+      range: the range, of the scales' shape.
+
+    Returns:
+      The `Grid`.
+
+    Example:
+      >>> g = grid(Spec(8), Range(jnp.float32(-1.27), jnp.float32(1.0)))
+      >>> [round(float(v), 4) for v in (g.scale, g.lowest, g.highest, g.low, g.high)]
+      [0.01, -127.0, 127.0, -1.27, 1.27]
+    """
+    zero, top = jnp.float32(0), largest_code(spec)
+    if spec.symmetric:
+        high = jnp.where(-range.low > range.high, -range.low, range.high)
+        low = -high
+    else:
+        low, high = jnp.where(range.low > 0, zero, range.low), jnp.where(range.high < 0, zero, range.high)
+    scale = divide(high if spec.symmetric else high - low, top)
+    empty = scale < _SMALLEST
+    scale = jnp.where(empty, jnp.float32(1), scale)
+    if spec.symmetric:
+        zero_point = jnp.zeros_like(scale)
+    else:
+        zero_point = jnp.clip(jnp.round(divide(zero - low, scale)), zero, top)
+    plain = stored_grid(spec, scale, zero_point)
+    if spec.symmetric:
+        ends = (low if spec.narrow else jnp.where(plain.lowest == -top, low, plain.low)), high
+    else:
+        ends = (
+            jnp.where((high == zero) & ~empty, low, plain.low),
+            jnp.where((low == zero) & ~empty, high, plain.high),
+        )
+    return plain._replace(
+        divisor=jnp.where(empty, jnp.float32(jnp.inf), plain.divisor), peak=high, low=ends[0], high=ends[1]
+    )
+
+
+def stored_grid(spec: Spec, scale: jax.Array, zero_point: jax.Array) -> Grid:
+    """The grid of a scale and zero point whose range is not known: the outermost codes stand for their products.
+
+    Args:
+      spec: the Spec, not the identity.
+      scale: float32, above 0.
+      zero_point: of the same shape, integers of any dtype.
+
+    Returns:
+      The `Grid`.
+
+    Example:
+      >>> g = stored_grid(Spec(8, symmetric=False), jnp.float32(0.5), jnp.int32(3))
+      >>> float(g.low), float(g.high)
+      (-1.5, 126.0)
+    """
+    # Counted in integers, where there is no -0.
+    last, zero = largest_code(spec).astype(jnp.int32), zero_point.astype(jnp.int32)
+    divisor = scale
+    if spec.symmetric:
+        first = -last if spec.narrow else jnp.where(jnp.asarray(spec.bits) > 1, -last - 1, -last)
+        # So small that everything but 0 is rounded to an outermost code: the sign.
+        divisor = jnp.where(jnp.asarray(spec.bits) == 1, _SMALLEST, scale)
+    else:
+        first, last = -zero, last - zero
+    lowest, highest = first.astype(jnp.float32), last.astype(jnp.float32)
+    high = highest * scale
+    return Grid(scale, divisor, zero.astype(jnp.float32), lowest, highest, high, lowest * scale, high)
+
+
+def encode(x: jax.Array, g: Grid) -> jax.Array:
+    """Codes of `x`, counted from the zero point, as float32, not yet clipped: x / scale rounded half to even."""
+    return jnp.round(divide(x, g.divisor))
+
+
+def decode(codes: jax.Array, g: Grid, spec: Spec) -> jax.Array:
+    """What codes stand for, those beyond the outermost being the outermost; codes counted from the zero point."""
+    # 0, but not so that XLA knows: -0 + 0 is +0, as it comes back from an integer.
+    zero = lax.optimization_barrier(jnp.zeros_like(g.scale))
+    y = codes * g.scale + zero
+    if spec.symmetric and not spec.narrow:
+        y = jnp.where(codes == -g.highest, -g.peak, y)
+    return jnp.where(codes >= g.highest, g.high, jnp.where(codes <= g.lowest, g.low, y))
+
+
+def spread_fields(value: R, spec: Spec) -> R:
+    """The fields of a `Range` or `Grid` as they broadcast against what `to_groups` gave."""
+    return type(value)(*(spread(field, spec) for field in value))

@@ -1,0 +1,64 @@
+"""What a quantization config gives each parameter: printed before a run."""
+
+import math
+from typing import Any, NamedTuple
+
+from jopt.quantize.assign import assign
+from jopt.quantize.config import Config, spec_of
+from jopt.quantize.groups import scale_shape
+
+_SIGNS = {
+    "binary": "sign",
+    "xnor": "sign times the mean magnitude of the channel",
+    "ternary": "-alpha, 0 or alpha",
+}
+
+
+class Row(NamedTuple):
+    """What one parameter gets."""
+
+    path: str
+    shape: tuple[int, ...]
+    what: str
+
+
+def plan(config: Config, params: Any) -> list[Row]:
+    """Resolves a config over the parameters.
+
+    Args:
+      config: the config, of plain Python values.
+      params: a pytree of arrays, or shapes as `jax.eval_shape` gives them.
+
+    Returns:
+      A `Row` for each leaf, in leaf order.
+
+    Raises:
+      RuleError: if a rule matches no parameter.
+      ValueError: if groups do not come out even, naming the path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> for row in plan(Config(bits=4), {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}):
+      ...     print(row.path, row.what)
+      bias left as it is
+      kernel 4-bit symmetric, absmax, 2 scales of 3 values
+    """
+    default = {"integer": config.bits, "identity": None}.get(config.scheme, config.scheme)
+    rows = []
+    for path, leaf, value in assign(config.rules, params, default):
+        shape = tuple(leaf.shape)
+        if value is None:
+            what = "left as it is"
+        elif isinstance(value, str):
+            what = _SIGNS[value]
+        else:
+            spec = spec_of(config, value, len(shape))
+            try:
+                scales = math.prod(scale_shape(shape, spec))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            kind = "symmetric" if config.symmetric else "asymmetric"
+            shared = "1 scale" if scales == 1 else f"{scales} scales of {math.prod(shape) // scales} values"
+            what = f"{value}-bit {kind}, {config.calibration}, {shared}"
+        rows.append(Row(path, shape, what))
+    return rows

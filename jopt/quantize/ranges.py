@@ -1,0 +1,243 @@
+"""Calibration: the clipping range of an array, from its values."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jopt.quantize.arithmetic import divide, ordered_sum
+from jopt.quantize.checks import check_array, check_spec
+from jopt.quantize.grid import Range, decode, encode, grid, spread_fields
+from jopt.quantize.groups import collect, shared_axes, to_groups
+from jopt.quantize.order import order_statistic
+from jopt.quantize.spec import Spec, compiled
+
+
+def absmax(x: jax.Array, spec: Spec) -> Range:
+    """The largest magnitude, to both sides; at one bit the mean magnitude of the entries that are not 0.
+
+    Args:
+      x: floating array.
+      spec: which entries share a range, and its `bits`.
+
+    Returns:
+      The `Range`.
+
+    Raises:
+      ValueError: for the identity Spec, an array that is not floating or (unless traced) not finite, or axes and
+        groups that do not fit its shape.
+
+    Example:
+      >>> absmax(jnp.array([[-4.0, 1.0], [2.0, 0.5]]), Spec(axis=-1)).high.tolist()
+      [[4.0, 1.0]]
+    """
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    return _dynamic(Spec(spec.bits, axis=spec.axis, group=spec.group), x)
+
+
+def minmax(x: jax.Array, spec: Spec) -> Range:
+    """The smallest and the largest value, and 0.
+
+    Args:
+      x: floating array.
+      spec: which entries share a range.
+
+    Returns:
+      The `Range`.
+
+    Raises:
+      ValueError: as `absmax`.
+
+    Example:
+      >>> r = minmax(jnp.array([-4.0, -1.0]), Spec(symmetric=False))
+      >>> float(r.low), float(r.high)
+      (-4.0, 0.0)
+    """
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    return _dynamic(Spec(spec.bits, symmetric=False, axis=spec.axis, group=spec.group), x)
+
+
+@compiled()
+def _dynamic(spec: Spec, x: jax.Array) -> Range:
+    return dynamic(x, spec)
+
+
+def dynamic(x: jax.Array, spec: Spec) -> Range:
+    """The range that `fake_quantize` and `quantize` use when none is given: `absmax` if symmetric, else `minmax`.
+
+    Args:
+      x: floating array.
+      spec: not the identity.
+
+    Returns:
+      The `Range`.
+
+    Example:
+      >>> float(dynamic(jnp.array([-4.0, -1.0]), Spec(8)).high)
+      4.0
+    """
+    view = to_groups(x.astype(jnp.float32), spec)
+    axes = shared_axes(view.ndim, spec)
+    if not spec.symmetric:
+        zero = jnp.zeros((), jnp.float32)
+        low = jnp.min(view, axes, keepdims=True, initial=jnp.inf)
+        high = jnp.max(view, axes, keepdims=True, initial=-jnp.inf)
+        return Range(collect(jnp.minimum(low, zero), spec), collect(jnp.maximum(high, zero), spec))
+
+    def largest(view: jax.Array) -> jax.Array:
+        return jnp.max(jnp.abs(view), axes, keepdims=True, initial=0.0)
+
+    if isinstance(spec.bits, int):
+        peak = mean_magnitude(view, axes) if spec.bits == 1 else largest(view)
+    else:
+        # The mean costs several times the maximum. A batch of widths pays for both.
+        one_bit = jnp.asarray(spec.bits) == 1
+        peak = lax.cond(one_bit, lambda v: mean_magnitude(v, axes), largest, view)
+    peak = collect(peak, spec)
+    return Range(-peak, peak)
+
+
+def mean_magnitude(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The mean of |x| over the entries that are not 0, along `axes`, kept with length 1; 0 where there are none.
+
+    Args:
+      x: float32 array.
+      axes: the axes, increasing.
+
+    Returns:
+      float32.
+
+    Example:
+      >>> mean_magnitude(jnp.float32([-1.0, 0.0, 3.0]), (0,)).tolist()
+      [2.0]
+    """
+    size = jnp.abs(x)
+    count = jnp.sum((x != 0).astype(jnp.int32), axes, keepdims=True)
+    mean = divide(ordered_sum(x, axes, of=jnp.abs), jnp.maximum(count, 1).astype(x.dtype))
+    # Rounding must not carry the mean out of its values: that of equal ones is their value, to the last bit.
+    least = jnp.min(jnp.where(x != 0, size, jnp.full_like(size, jnp.inf)), axes, keepdims=True, initial=jnp.inf)
+    return jnp.clip(mean, least, jnp.max(size, axes, keepdims=True, initial=0.0))
+
+
+def percentile(x: jax.Array, spec: Spec, q: Any = 99.9, *, skip_zeros: bool = False) -> Range:
+    """The range that holds q percent of the magnitudes (symmetric), or of the values on either side (asymmetric).
+
+    Symmetric: high = -low = the q-th percentile of |x|. Asymmetric: low and high are the (100 - q)-th and the q-th
+    percentile of x, widened to contain 0. Percentiles are NumPy's 'linear' ones: of n sorted values, the one at
+    position (n - 1) q / 100, interpolated between its neighbours. Those are found exactly, by bisection on their
+    bits; the position is computed in float32, and so is right to one part in 10^7. At one bit (symmetric) a code
+    stands for the range, so this is of little use there.
+
+    Args:
+      x: floating array.
+      spec: which entries share a range.
+      q: in [0, 100]; may be traced.
+      skip_zeros: whether exact zeros are left out, as pruned weights should be. Of zeros alone the range is 0.
+
+    Returns:
+      The `Range`.
+
+    Raises:
+      ValueError: as `absmax`, and for `q` outside [0, 100] (unless traced).
+
+    Example:
+      >>> x = jnp.arange(11.0)
+      >>> float(percentile(x, Spec(8), 95.0).high), float(percentile(x, Spec(8), 50.0, skip_zeros=True).high)
+      (9.5, 5.5)
+    """
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    if isinstance(q, int | float) and not 0 <= q <= 100:
+        raise ValueError(f"q must lie in [0, 100], got {q!r}")
+    return _percentile(spec, x, q, skip_zeros=skip_zeros)
+
+
+@compiled("skip_zeros")
+def _percentile(spec: Spec, x: jax.Array, q: Any, *, skip_zeros: bool) -> Range:
+    view = to_groups(x.astype(jnp.float32), spec)
+    axes = shared_axes(view.ndim, spec)
+    share = divide(jnp.asarray(q, jnp.float32), 100.0)
+    zero = jnp.zeros((), jnp.float32)
+    if spec.symmetric:
+        peak = collect(_quantile(jnp.abs(view), axes, share, skip_zeros), spec)
+        return Range(-peak, peak)
+    low = _quantile(view, axes, jnp.float32(1) - share, skip_zeros)
+    high = _quantile(view, axes, share, skip_zeros)
+    return Range(collect(jnp.minimum(low, zero), spec), collect(jnp.maximum(high, zero), spec))
+
+
+def _quantile(x: jax.Array, axes: tuple[int, ...], share: jax.Array, skip_zeros: bool) -> jax.Array:
+    def count(where: jax.Array) -> jax.Array:
+        return jnp.sum(where.astype(jnp.int32), axes, keepdims=True)
+
+    negative, zeros = count(x < 0), count(x == 0)
+    if not skip_zeros:
+        zeros = jnp.zeros_like(zeros)
+    n = count(jnp.ones_like(x, bool)) - zeros
+    position = jnp.maximum(n - 1, 0).astype(jnp.float32) * share
+    below = jnp.floor(position)
+    k = below.astype(jnp.int32)
+
+    def value(k: jax.Array) -> jax.Array:
+        # Zeros that do not count lie between the negative values and the positive.
+        return order_statistic(x, k + jnp.where(k >= negative, zeros, 0), axes)
+
+    first, second = value(k), value(jnp.minimum(k + 1, jnp.maximum(n - 1, 0)))
+    between = first + (second - first) * (position - below)
+    return jnp.where(n > 0, between, jnp.zeros_like(between))
+
+
+def mse(x: jax.Array, spec: Spec, *, fractions: int = 100) -> Range:
+    """The range with the least mean squared error, sum (fake_quantize(x) - x)^2, among fractions of the whole.
+
+    Each group of entries gets the best of i / fractions, i = 1 to `fractions`, times its `absmax` (asymmetric: its
+    `minmax`); of equal ones the widest. Exact zeros have no error, so pruned weights do not count.
+
+    Args:
+      x: floating array.
+      spec: the Spec to find the range for.
+      fractions: how many clipping fractions are tried, at least 1.
+
+    Returns:
+      The `Range`.
+
+    Raises:
+      ValueError: as `absmax`, and for `fractions` below 1.
+
+    Example:
+      >>> x = jnp.concatenate([jnp.linspace(-1.0, 1.0, 101), jnp.array([10.0])])
+      >>> round(float(mse(x, Spec(4)).high), 2)
+      7.9
+    """
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    if fractions < 1:
+        raise ValueError(f"fractions must be at least 1, got {fractions!r}")
+    return _mse(spec, x, fractions=fractions)
+
+
+@compiled("fractions")
+def _mse(spec: Spec, x: jax.Array, *, fractions: int) -> Range:
+    view = to_groups(x.astype(jnp.float32), spec)
+    axes = shared_axes(view.ndim, spec)
+    whole = dynamic(x, spec)
+    ends = spread_fields(whole, spec)
+
+    def error(fraction: jax.Array) -> jax.Array:
+        g = grid(spec, Range(ends.low * fraction, ends.high * fraction))
+        difference = decode(encode(view, g), g, spec) - view
+        return ordered_sum(difference, axes, of=jnp.square)
+
+    def narrower(best: tuple[jax.Array, jax.Array], fraction: jax.Array):
+        least, chosen = best
+        e = error(fraction)
+        return (jnp.minimum(e, least), jnp.where(e < least, fraction, chosen)), None
+
+    widths = divide(jnp.arange(fractions, 0, -1, dtype=jnp.float32), float(fractions))
+    start = error(widths[0])
+    (_, chosen), _ = lax.scan(narrower, (start, jnp.ones_like(start)), widths[1:])
+    chosen = collect(chosen, spec)
+    return Range(whole.low * chosen, whole.high * chosen)

@@ -1,0 +1,285 @@
+"""What acts on a stage's parameters: which methods, since when, in which order, as one ParamTransform."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jopt import clip, cluster, models, prune, quantize
+from jopt.config import join_path, require
+from jopt.quantize.activations import KEY
+from jopt.rules import RuleError, path_name
+from jopt.train.config import STAGE, Experiment, network
+from jopt.train.schedule import StageSteps
+from jopt.transform import ParamTransform, chain, hold
+
+KINDS: dict[str, Any] = {"tie": cluster.tying, "prune": prune, "share": cluster, "quantize": quantize}
+"""The fields of a Stage that are ParamTransforms, and the packages that build them."""
+
+
+class Part(NamedTuple):
+    """A method that acts in a stage.
+
+    Attributes:
+      kind: the field of Stage.
+      config: its value.
+      stage: index of the stage that names it. In later ones it is held as it was when that stage ended.
+    """
+
+    kind: str
+    config: Any
+    stage: int
+
+    @property
+    def package(self) -> ModuleType:
+        """The module with `validate`, `build`, `plan` and `check`."""
+        return clip if self.kind == "clip" else KINDS[self.kind]
+
+
+def acting(config: Experiment, stage: int) -> dict[str, Part]:
+    """The methods that act in stage number `stage`, by field of Stage: those of `KINDS`, `clip` and `activations`.
+
+    What a stage imposes stays imposed in those after it, until one names the same method again, releases it, or
+    starts another network.
+    """
+    active: dict[str, Part] = {}
+    for index, here in enumerate(config.stages[: stage + 1]):
+        if here.model is not None:
+            active = {}
+        active = {kind: part for kind, part in active.items() if kind not in here.release}
+        for kind in (*KINDS, "clip", "activations"):
+            if (own := getattr(here, kind)) is not None:
+                active[kind] = Part(kind, own, index)
+    return active
+
+
+def parts(config: Experiment, stage: int) -> list[Part]:
+    """The ParamTransforms among the methods that act in stage number `stage`, first to last."""
+    active = acting(config, stage)
+    return [active[kind] for kind in config.order if kind in active]
+
+
+def plain_model(config: Experiment, stage: int, own: models.Model | None = None) -> models.Model:
+    """As `model`, but for the quantization of activations."""
+    started = any(s.model is not None for s in config.stages[: stage + 1])
+    return models.model(network(config, stage)) if own is None or started else own
+
+
+def model(config: Experiment, stage: int, own: models.Model | None = None) -> models.Model:
+    """The model of stage number `stage`, its activations quantized where they are.
+
+    Args:
+      config: the experiment, whose numbers may be traced.
+      stage: index of the stage.
+      own: a model of the caller's, instead of `config.model`.
+    """
+    net, part = plain_model(config, stage, own), acting(config, stage).get("activations")
+    return net if part is None else quantize.activations(net, part.config)
+
+
+def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> ParamTransform:
+    """The ParamTransform of stage number `stage`, which starts at step `begin` and has `steps` of them."""
+    named = parts(config, stage)
+    built = []
+    for part in named:
+        one = part.package.build(part.config, begin=begin, steps=steps)
+        # A codebook that was chosen is held by itself, and must see which of its weights are pruned later.
+        built.append(one if part.stage == stage or part.kind == "share" else hold(one))
+    whole = chain(*built)
+    places = {part.kind: index for index, part in enumerate(named)}
+    if places.get("share", len(named)) < places.get("prune", 0):
+        whole = _rejoined(whole, built, places["share"], places["prune"])
+    return _beside(KEY, whole) if "activations" in acting(config, stage) else whole
+
+
+def _rejoined(whole: ParamTransform, built: list[ParamTransform], share: int, prune: int) -> ParamTransform:
+    """The chain whose codebooks, chosen before the masks, learn in the same update which weights are pruned."""
+    before = chain(*built[:share])
+
+    def update(state: Any, params: Any, *, step: Any, key: Any = None, **more: Any) -> Any:
+        state = whole.update(state, params, step=step, key=key, **more)
+        seen = built[prune].apply(state[prune], before.apply(state[:share], params))
+        own = None if key is None else jax.random.fold_in(key, share)
+        again = built[share].update(state[share], seen, step=step, key=own)
+        return (*state[:share], again, *state[share + 1 :])
+
+    return whole._replace(update=update)
+
+
+def _beside(key: str, transform: ParamTransform) -> ParamTransform:
+    """The transform for trees that hold, under `key`, what it must not know of: learned ranges come and go."""
+
+    def split(tree: Any) -> tuple[Any, dict[str, Any]]:
+        if not isinstance(tree, dict) or key not in tree:
+            return tree, {}
+        return {k: v for k, v in tree.items() if k != key}, {key: tree[key]}
+
+    def around(change: Callable[[Any, Any], Any] | None) -> Any:
+        if change is None:
+            return None
+
+        def changed(state: Any, tree: Any) -> Any:
+            tree, ranges = split(tree)
+            tree = change(state, tree)
+            return {**tree, **ranges} if ranges else tree
+
+        return changed
+
+    def update(state: Any, params: Any, *, grads: Any = None, **more: Any) -> Any:
+        return transform.update(state, split(params)[0], grads=split(grads)[0], **more)
+
+    observe = transform.observe
+    return transform._replace(
+        init=lambda params: transform.init(split(params)[0]),
+        update=update,
+        apply=around(transform.apply),
+        project=around(transform.project),
+        forward=around(transform.forward),
+        observe=None if observe is None else lambda s, params, g: observe(s, split(params)[0], split(g)[0]),
+    )
+
+
+def updates(config: Experiment, stage: int) -> bool:
+    """Whether something is chosen or measured between the segments of a stage."""
+    here = config.stages[stage]
+    own = any(part.stage == stage for part in acting(config, stage).values() if part.kind != "clip")
+    return own or here.recalibrate > 0
+
+
+def teaches(config: Experiment, stage: int) -> bool:
+    """Whether a teacher must compute along with the student: its inputs vary, or its layers are wanted."""
+    lesson = config.stages[stage].distill
+    varied = config.data.shift or config.data.flip or config.data.crop_padding
+    return lesson is not None and bool(lesson.features or varied)
+
+
+def carried(config: Experiment, stage: int, fresh: Any, before: Any) -> Any:
+    """The transform's state at the start of a stage, given a fresh one and the one that the stage before ended in.
+
+    A method that is held keeps its state; pruning that is named again goes on from the masks that there are.
+    """
+    old = {part.kind: (part, state) for part, state in zip(parts(config, stage - 1), before, strict=True)}
+    out = []
+    for part, state in zip(parts(config, stage), fresh, strict=True):
+        if part.kind in old and config.stages[stage].model is None:
+            then, kept = old[part.kind]
+            if then.stage == part.stage:
+                state = kept
+            elif part.kind == "prune":
+                state = _go_on(config.stages[stage].name, state, kept)
+        out.append(state)
+    return tuple(out)
+
+
+def _go_on(stage: str, fresh: prune.PruneState, kept: prune.PruneState) -> prune.PruneState:
+    """Pruning that starts anew from the masks that there are."""
+
+    def mask(path: Any, new: Any, old: Any) -> Any:
+        if new is None and old is not None:
+            name = path_name(path)
+            raise RuleError(
+                f"stage {stage!r} prunes anew but leaves {name} alone, which was pruned before; give it a rule, or "
+                "release 'prune' in a stage before"
+            )
+        return new if old is None else old
+
+    masks = jax.tree_util.tree_map_with_path(mask, fresh.masks, kept.masks, is_leaf=lambda x: x is None)
+    return fresh._replace(masks=masks)
+
+
+def directories(config: Experiment) -> list[tuple[str, str]]:
+    """The run directories that stages learn from or take parameters from: `(field, directory)`."""
+    found = []
+    for index, stage in enumerate(config.stages):
+        if stage.distill is not None:
+            found.append((f"stages[{index}].distill.teacher", stage.distill.teacher))
+        if stage.transfer is not None:
+            found.append((f"stages[{index}].transfer.source", stage.transfer.source))
+    return [(field, name) for field, name in found if not name.startswith(STAGE)]
+
+
+def check_length(config: Experiment, stage: int, place: StageSteps) -> None:
+    """Raises ConfigError if a stage's last update of masks comes before its sparsity is due."""
+    own = config.stages[stage].prune
+    if own is None:
+        return
+    due = prune.reached_at(own, begin=place.start, steps=place.steps)
+    last = place.start + max(place.steps - 1, 0) // max(place.segment_steps, 1) * place.segment_steps
+    accepted = (
+        f"such that the sparsity is reached at step {last} or before, where the stage's last segment starts, and "
+        f"not at step {due}; or shorter segments"
+    )
+    require(due <= last, f"stages[{stage}].prune.end", own.end, accepted)
+
+
+def validate(config: Experiment, path: str = "") -> None:
+    """Checks what each stage names, and what it makes of the stages before.
+
+    Raises:
+      ConfigError: naming the field, its value and what is accepted.
+    """
+    field = join_path(path, "order")
+    require(sorted(config.order) == sorted(KINDS), field, config.order, f"some order of {', '.join(KINDS)}")
+    for index, stage in enumerate(config.stages):
+        here = join_path(path, f"stages[{index}]")
+        for kind, package in KINDS.items():
+            if (own := getattr(stage, kind)) is not None:
+                package.validate(own, f"{here}.{kind}")
+        before = set(acting(config, index - 1)) if index else set()
+        for name in stage.release:
+            accepted = f"a method that acts in the stage before ({', '.join(sorted(before)) or 'none does'})"
+            require(name in before, f"{here}.release", name, accepted)
+        _check_order(config, index, here)
+
+
+def _check_order(config: Experiment, index: int, here: str) -> None:
+    """Raises ConfigError where a method would break what another one holds."""
+    active = {kind: part.config for kind, part in acting(config, index).items()}
+    if "share" in active and "quantize" in active:
+        code = active["quantize"]
+        accepted = "a scheme with one scale where weights are shared: several would split the k shared values"
+        require(code.scheme != "xnor", f"{here}.quantize.scheme", code.scheme, accepted)
+        one_scale = code.granularity == "tensor" or code.scheme in ("identity", "binary")
+        accepted = "'tensor' where weights are shared: several scales would split the k shared values"
+        require(one_scale, f"{here}.quantize.granularity", code.granularity, accepted)
+
+
+def imposed(config: Experiment, stage: int) -> list[Part]:
+    """The methods that the parameters show in stage number `stage`: `parts`, and clipping."""
+    active = acting(config, stage)
+    return parts(config, stage) + [active[kind] for kind in ("clip",) if kind in active]
+
+
+def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...]]:
+    """A row for each parameter: its path, its shape, and what each of `parts` makes of it."""
+    params = {k: v for k, v in params.items() if k != KEY} if isinstance(params, dict) else params
+    columns = [part.package.plan(part.config, params) for part in imposed(config, stage)]
+    return [
+        (rows[0].path, "x".join(map(str, rows[0].shape)) or "scalar", *(row.what for row in rows))
+        for rows in zip(*columns, strict=True)
+    ]
+
+
+def describe_activations(
+    config: Experiment, stage: int, input_shape: tuple[int, ...], own: models.Model | None
+) -> list[tuple[str, ...]]:
+    """A row for each layer whose inputs a stage quantizes: its path, the shape of an input, and the code."""
+    part = acting(config, stage).get("activations")
+    if part is None:
+        return []
+    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    rows = quantize.plan_activations(part.config, plain_model(config, stage, own), x)
+    return [(row.path, "x".join(map(str, row.shape)), row.what) for row in rows]
+
+
+def violations(config: Experiment, stage: int, state: Any, seen: Any) -> list[str]:
+    """A sentence for each thing that a stage should hold and does not, given what the model sees at its end."""
+    host_state, host_seen = jax.device_get((state, seen))
+    host_seen = {k: v for k, v in host_seen.items() if k != KEY} if isinstance(host_seen, dict) else host_seen
+    return [
+        f"{part.kind}: {sentence}"
+        for part, own in zip(parts(config, stage), host_state, strict=True)
+        for sentence in part.package.check(part.config, own, host_seen)
+    ]

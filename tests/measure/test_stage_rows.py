@@ -1,0 +1,62 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopt.measure import Grid, StageOutcome, size, stage_rows
+
+LABELS = np.array([0, 1, 2, 3])
+DENSE = {"Dense_0": {"bias": jnp.array([1.0, 2.0]), "kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])}}
+PRUNED = {"Dense_0": {"bias": jnp.array([1.0, 2.0]), "kernel": jnp.array([[0.0, 0.0], [0.0, 4.0]])}}
+
+
+def test_rows_by_hand():
+    outcomes = [
+        StageOutcome("dense", DENSE, {"accuracy": 0.75, "loss": 0.5}, np.array([0, 1, 2, 0])),
+        StageOutcome("prune", PRUNED, {"accuracy": jnp.float32(0.5), "loss": np.float64(1.0)}, [0, 1, 3, 1]),
+        StageOutcome("quantize", PRUNED, {"loss": float("nan")}, [0, 1, 2, 3], latent=DENSE),
+    ]
+    dense, prune, quantize = stage_rows(outcomes, LABELS, {"Dense_0": 8, "": 3})
+    assert dense == {
+        **{"stage": "dense", "accuracy": 0.75, "loss": 0.5, "accuracy_change": 0.0, "churn": 0.0},
+        **{"parameters": 6, "nonzero_parameters": 6, "sparsity": 0.0, "distinct_values": 4},
+        **{"bits_per_parameter": 32.0, "theoretical_bytes": 24, "flops": 11, "effective_flops": 11},
+    }
+    # The kernel: an index of 2 bits, and 32 bits; the bias 64.
+    assert prune["bits_per_parameter"] == (2 + 32 + 64) / 6 and prune["theoretical_bytes"] == 13
+    assert (prune["accuracy_change"], prune["churn"], prune["effective_flops"]) == (-0.25, 0.5, 5)
+    assert (prune["sparsity"], prune["distinct_values"], prune["flops"]) == (0.5, 2, 11)
+    assert (quantize["accuracy"], quantize["accuracy_change"], quantize["loss"]) == (1.0, 0.25, None)
+    assert quantize["sqnr_db"] == pytest.approx(10 * np.log10(35 / 14))
+    assert json.loads(json.dumps([dense, prune, quantize], allow_nan=False)) == [dense, prune, quantize]
+
+
+def test_agrees_with_size():
+    (row,) = stage_rows([StageOutcome("a", PRUNED)])
+    assert (row["parameters"], row["nonzero_parameters"], row["sparsity"]) == size(PRUNED)[:3]
+    assert {"accuracy", "churn", "flops", "sqnr_db", "accuracy_change"}.isdisjoint(row)
+
+
+def test_nothing_rounded_is_no_number_in_json():
+    (row,) = stage_rows([StageOutcome("a", DENSE, latent=DENSE)])
+    assert row["sqnr_db"] is None
+
+
+def test_a_stage_may_change_shapes_flops_and_grid():
+    small = {"Dense_0": {"kernel": np.float32([[1.0, 2.0, 3.0, 4.0, 5.0]] * 20)}}
+    rows = stage_rows(
+        [
+            StageOutcome("dense", DENSE),
+            StageOutcome("shrink", small, flops={"Dense_0": 4}, grids={"Dense_0/kernel": Grid(3)}),
+        ],
+        flops={"Dense_0": 8},
+    )
+    assert [row["flops"] for row in rows] == [8, 4] and rows[1]["parameters"] == 100
+    assert rows[1]["bits_per_parameter"] == (300 + 32) / 100
+
+
+def test_no_stages_and_other_examples():
+    assert stage_rows([]) == []
+    with pytest.raises(ValueError, match="one class for each example"):
+        stage_rows([StageOutcome("a", DENSE, {}, [0, 1]), StageOutcome("b", DENSE, {}, [0])])

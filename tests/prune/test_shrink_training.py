@@ -1,0 +1,145 @@
+"""Training goes on after shrinking as it would have gone on under the masks, for every optimizer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jopt.optim
+from jopt.models import MLP, ResNet, from_linen
+from jopt.prune import cut, shrink_all
+
+CONFIGS = {
+    "sgd": jopt.optim.Config("sgd", learning_rate=0.1),
+    "momentum": jopt.optim.Config("momentum", learning_rate=0.05),
+    "nesterov, clipped": jopt.optim.Config("nesterov", learning_rate=0.05, clip_by_global_norm=0.5),
+    "adagrad": jopt.optim.Config("adagrad", learning_rate=0.05),
+    "adagrad, paper": jopt.optim.Config("adagrad", variant="paper", learning_rate=0.05),
+    "rmsprop": jopt.optim.Config("rmsprop", learning_rate=0.01),
+    "adam": jopt.optim.Config("adam", learning_rate=0.01),
+    "adamw, accumulated": jopt.optim.Config("adamw", learning_rate=0.01, weight_decay=0.1, accumulate_steps=2),
+    "lion": jopt.optim.Config("lion", learning_rate=0.003),
+}
+MODEL = MLP((12, 9), 4)
+
+
+def trainer(model, optimizer, masks):
+    """One jitted step that holds parameters and gradients under the masks."""
+    net = from_linen(model)
+
+    def project(tree):
+        return jax.tree.map(lambda a, m: jnp.where(m, a, jnp.zeros_like(a)), tree, masks)
+
+    @jax.jit
+    def step(params, state, opt_state, x, y):
+        def loss(params):
+            logits, new = net.apply(params, state, x, train=True)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new
+
+        grads, new = jax.grad(loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(project(grads), opt_state, params)
+        return project(optax.apply_updates(params, updates)), new, opt_state
+
+    return step
+
+
+def batches(shape, classes, n):
+    rng = np.random.default_rng(7)
+    return [
+        (rng.normal(size=(16, *shape)).astype(np.float32), rng.integers(0, classes, 16, np.int32)) for _ in range(n)
+    ]
+
+
+def random_masks(params, rng):
+    """Half of the weights, and whole columns of every kernel but the last's; nothing else."""
+
+    def mask(path, a):
+        if "kernel" not in str(path[-1]):
+            return jnp.ones(a.shape, bool)
+        kept = rng.random(a.shape) < 0.5
+        if a.shape[-1] > 4:
+            kept[..., rng.random(a.shape[-1]) < 0.4] = False
+        return jnp.array(kept)
+
+    return jax.tree_util.tree_map_with_path(mask, params)
+
+
+def moments(optimizer, opt_state):
+    found = []
+    optax.tree.map_params(optimizer, lambda tree: found.append(tree) or tree, opt_state, is_leaf=lambda tree: True)
+    return found
+
+
+def close(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_training_goes_on_as_under_the_masks(name):
+    optimizer = jopt.optim.build(CONFIGS[name], total_steps=20)
+    params = MODEL.init(jax.random.key(0), jnp.ones((1, 6)))["params"]
+    masks = random_masks(params, np.random.default_rng(3))
+    step = trainer(MODEL, optimizer, masks)
+    params = jax.tree.map(lambda a, m: jnp.where(m, a, 0.0), params, masks)
+    opt_state = optimizer.init(params)
+    data = batches((6,), 4, 10)
+    for x, y in data[:5]:
+        params, _, opt_state = step(params, {}, opt_state, x, y)
+    small = shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=opt_state)
+    assert small.model.features[0] < 12 and small.model.features[1] < 9
+    close(small.params, cut(params, small.removed))  # the biases of what was removed are 0: nothing was folded
+    fresh = jax.eval_shape(optimizer.init, small.params)
+    assert jax.tree.map(jnp.shape, small.opt_state) == jax.tree.map(lambda s: s.shape, fresh)
+    if name != "sgd":
+        assert moments(optimizer, small.opt_state)
+    shrunk, shrunk_opt = small.params, small.opt_state
+    again = trainer(small.model, optimizer, cut(masks, small.removed))
+    for x, y in data[5:]:
+        params, _, opt_state = step(params, {}, opt_state, x, y)
+        shrunk, _, shrunk_opt = again(shrunk, {}, shrunk_opt, x, y)
+    close(shrunk, cut(params, small.removed))
+    for ours, theirs in zip(moments(optimizer, shrunk_opt), moments(optimizer, opt_state), strict=True):
+        close(ours, cut(theirs, small.removed))
+    assert float(jnp.abs(shrunk["Dense_0"]["kernel"] - small.params["Dense_0"]["kernel"]).max()) > 1e-3
+
+
+def test_batch_statistics_go_on_too():
+    model = ResNet(6, (1,), 3)
+    optimizer = jopt.optim.build(CONFIGS["momentum"], total_steps=20)
+    net = from_linen(model)
+    data = batches((6, 6, 1), 3, 5)
+    # What it starts from does not matter, and its initialization takes long to compile.
+    rng = np.random.default_rng(0)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), data[0][0])
+    params = jax.tree.map(lambda a: jnp.array(rng.normal(size=a.shape) * (a.ndim > 1) / 5, a.dtype), params)
+    params = jax.tree_util.tree_map_with_path(lambda path, a: a + jnp.float32("scale" in str(path)), params)
+    state = jax.tree_util.tree_map_with_path(lambda path, a: jnp.full(a.shape, "var" in str(path), a.dtype), state)
+    masks = random_masks(params, np.random.default_rng(2))
+    masks["Conv_0"]["kernel"] &= masks["Block_0"]["Conv_1"]["kernel"].any((0, 1, 2))[None, None, None]
+    params = jax.tree.map(lambda a, m: jnp.where(m, a, 0.0), params, masks)
+    step = trainer(model, optimizer, masks)
+    opt_state = optimizer.init(params)
+    for x, y in data[:2]:
+        params, state, opt_state = step(params, state, opt_state, x, y)
+    small = shrink_all(model, params, masks, model_state=state, optimizer=optimizer, opt_state=opt_state)
+    assert small.model.streams[0] < 6 and small.model.inner[0] < 6
+    again = trainer(small.model, optimizer, cut(masks, small.removed))
+    ours = small.params, small.model_state, small.opt_state
+    for x, y in data[2:]:
+        params, state, opt_state = step(params, state, opt_state, x, y)
+        ours = again(*ours, x, y)
+    close(ours[0], cut(params, small.removed))
+    close(ours[1], cut(state, small.removed))
+
+
+def test_a_moment_of_another_shape_is_refused():
+    params = MODEL.init(jax.random.key(0), jnp.ones((1, 6)))["params"]
+    masks = {"Dense_0": {"kernel": jnp.ones((6, 12), bool).at[:, 0].set(False)}}
+    factored = optax.GradientTransformation(
+        lambda p: optax.TraceState(jax.tree.map(lambda a: jnp.zeros(5), p)), lambda g, s, p=None: (g, s)
+    )
+    with pytest.raises(ValueError, match=r"Dense_0/bias has shape \(5,\) here"):
+        shrink_all(MODEL, params, masks, optimizer=factored, opt_state=factored.init(params))
