@@ -21,9 +21,11 @@ from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
 from jopt.train.signals import StopRequested
 from jopt.train.workdir import WorkdirError
+from jopt.transfer import TransferError
 
 # What a user can cause and mend. Anything else is a defect, and shows its traceback.
-_EXPECTED = (ConfigError, RuleError, DataError, WorkdirError, CheckpointError, NonFiniteError)
+_OF_THE_CONFIG = (ConfigError, RuleError, TransferError)
+_EXPECTED = (*_OF_THE_CONFIG, DataError, WorkdirError, CheckpointError, NonFiniteError)
 _INTERRUPTED, _TERMINATED = 128 + 2, 128 + 15
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
@@ -56,7 +58,7 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             return _TERMINATED
         except _EXPECTED as error:
             print(_line(error), file=sys.stderr)
-            return 2 if isinstance(error, ConfigError | RuleError) else 1
+            return 2 if isinstance(error, _OF_THE_CONFIG) else 1
 
     app.run(guarded, flags_parser=_parse)
 

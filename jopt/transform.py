@@ -5,14 +5,15 @@ computes with: masked, fake-quantized, shared or clipped values. It knows nothin
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import optax
+
+if TYPE_CHECKING:
+    import optax
 
 Params = Any
 State = Any
-Optimizer = optax.GradientTransformation | optax.GradientTransformationExtraArgs
 
 
 class LayerStatistics(NamedTuple):
@@ -167,7 +168,9 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
     )
 
 
-def project_moments(transform: ParamTransform, state: State, optimizer: Optimizer, opt_state: Any) -> Any:
+def project_moments(
+    transform: ParamTransform, state: State, optimizer: "optax.GradientTransformation", opt_state: Any
+) -> Any:
     """Projects every moment of an Optax state: to be called when `transform.update` has given a new `state`.
 
     Momenta, accumulators and accumulated gradients of pruned entries become exactly zero, and stay so while the
@@ -183,7 +186,7 @@ def project_moments(transform: ParamTransform, state: State, optimizer: Optimize
       `opt_state` with every tree of the parameters' structure in it projected.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, optax
       >>> keep_first = identity()._replace(project=lambda s, tree: {"w": tree["w"] * jnp.array([1.0, 0.0])})
       >>> optimizer = optax.adagrad(0.1)                           # whose accumulator starts at 0.1
       >>> opt_state = optimizer.init({"w": jnp.ones(2)})
@@ -192,6 +195,8 @@ def project_moments(transform: ParamTransform, state: State, optimizer: Optimize
     """
     if transform.project is None:
         return opt_state
+    import optax  # half a second that `import jopt` need not take
+
     project = transform.project
     # With the whole tree as the leaf: a projection may look at several entries, or several leaves, at once.
     return optax.tree.map_params(optimizer, lambda tree: project(state, tree), opt_state, is_leaf=lambda tree: True)

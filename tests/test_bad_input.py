@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from jopt.rules import RuleError
 from jopt.train import Experiment, Stage, run
 from jopt.train.checkpoint import CheckpointError, Checkpoints
 from jopt.train.workdir import Workdir, WorkdirError
+from jopt.transform import chain
 
 NAN, INF = math.nan, math.inf
 SET = data.Synthetic(shape=(8, 8, 1), num_classes=4, train=96, validation=40, test=24)
@@ -584,7 +586,7 @@ CONFIGS = {
             Stage("share", share=cluster.Config()),
             Stage("ternary", quantize=quantize.Config("ternary", granularity="channel")),
         ),
-        "stages[1].quantize.granularity must be 'tensor' where weights are shared: a scale for each channel",
+        "stages[1].quantize.granularity must be 'tensor' where weights are shared",
     ),
 }
 
@@ -613,6 +615,318 @@ RULES = {
     ),
     "tie_matches_nothing": (tied("Conv_[01]/kernel"), "Conv_[01]/kernel' matches no parameter"),
     "transfer_freezes_nothing": (taken(freeze=("head/.*",)), "rule 'head/.*' matches no parameter"),
+}
+
+
+PARAMS = {"Dense_0": {"bias": jnp.zeros(4), "kernel": jnp.arange(24.0).reshape(6, 4)}}
+BROKEN = {"Dense_0": {"bias": jnp.zeros(4), "kernel": jnp.zeros((6, 4)).at[1, 2].set(NAN)}}
+TWO = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((3, 2))}
+
+
+def started(transform, params=PARAMS):
+    return transform.init(params)
+
+
+def updated(transform, params=PARAMS, **more):
+    return transform.update(transform.init(params), params, step=0, **more)
+
+
+def applied(transform, params=PARAMS):
+    return transform.apply(transform.init(params), params)
+
+
+def moved(target, **fields):
+    """The plan of taking a kernel of 2 x 3 into `target`."""
+    return transfer.plan(transfer.Config("runs/big", **fields), target, {"a": jnp.zeros((2, 3))})
+
+
+# Name to (what is called, its error, the error's text).
+CALLS = {
+    # prune
+    "sparsity_one": (lambda: prune.one_shot(1.0), ValueError, "sparsity must lie in [0, 1), got 1.0"),
+    "sparsity_negative": (lambda: prune.keep_count(10, -0.1), ValueError, "sparsity must lie in [0, 1), got -0.1"),
+    "sparsity_absent": (lambda: prune.one_shot(), ValueError, "sparsity must lie in [0, 1), got None"),
+    "sparsity_of_a_rule": (
+        lambda: started(prune.one_shot(0.5, rules=[("Dense_0/kernel", 1.2)])),
+        ValueError,
+        "sparsity must lie in [0, 1), got 1.2 for rule 'Dense_0/kernel'",
+    ),
+    "sparsity_of_nm": (
+        lambda: prune.one_shot(0.75, pattern=prune.NM(2, 4)),
+        ValueError,
+        "NM(n=2, m=4, axis=-1) fixes sparsity at 0.5: give None, got 0.75",
+    ),
+    "score_unknown": (
+        lambda: prune.one_shot(0.5, score="l1"),
+        ValueError,
+        "score must be one of 'magnitude', 'l2', ",
+    ),
+    "budget_unknown": (lambda: prune.one_shot(0.5, budget="all"), ValueError, "budget must be one of 'layer', "),
+    "begin_negative": (
+        lambda: prune.one_shot(0.5, begin=-1),
+        ValueError,
+        "begin must be a step, at least 0, got -1",
+    ),
+    "end_before_begin": (
+        lambda: prune.gradual(0.5, begin=5, end=2),
+        ValueError,
+        "end must be a step, at least begin (5), got 2",
+    ),
+    "initial_sparsity_above": (
+        lambda: prune.gradual(0.5, begin=0, end=9, initial_sparsity=0.6),
+        ValueError,
+        "initial_sparsity must be at most sparsity (0.5), got 0.6",
+    ),
+    "nm_gradual": (
+        lambda: prune.gradual(0.5, begin=0, end=9, pattern=prune.NM(2, 4)),
+        ValueError,
+        "pattern of gradual must be one whose sparsity can grow, got NM(n=2, m=4, axis=-1): use one_shot",
+    ),
+    "rounds_zero": (
+        lambda: prune.iterative(0.5, begin=0, end=9, rounds=0),
+        ValueError,
+        "rounds must be at least 1, got 0",
+    ),
+    "rigl_in_channels": (
+        lambda: prune.rigl(0.5, end=9, pattern=prune.Channel()),
+        ValueError,
+        "pattern of RigL must be Unstructured(): it drops and grows single weights, got Channel(axis=-1)",
+    ),
+    "drop_fraction_one": (
+        lambda: prune.set_evolution(0.5, end=9, drop_fraction=1.0),
+        ValueError,
+        "drop_fraction must lie in [0, 1), got 1.0",
+    ),
+    "n_above_m": (lambda: prune.NM(5, 4), ValueError, "NM(n, m) must have integers 1 <= n <= m, got n=5, m=4"),
+    "n_fraction": (lambda: prune.NM(0.5, 4), ValueError, "NM(n, m) must have integers 1 <= n <= m, got n=0.5, m=4"),
+    "block_of_nothing": (lambda: prune.Block(()), ValueError, "Block's shape must be one or more integers of at"),
+    "m_does_not_divide": (
+        lambda: started(prune.one_shot(pattern=prune.NM(2, 4, axis=-2))),
+        ValueError,
+        "Dense_0/kernel: NM(n=2, m=4, axis=-2) must divide axis 0 of shape (6, 4), whose size is 6",
+    ),
+    "block_does_not_divide": (
+        lambda: started(prune.one_shot(0.5, pattern=prune.Block((2, 3)))),
+        ValueError,
+        "Dense_0/kernel: Block(shape=(2, 3)) must divide axis 1 of shape (6, 4), whose size is 4",
+    ),
+    "block_of_more_axes": (
+        lambda: started(prune.one_shot(0.5, pattern=prune.Block((1, 2, 2)))),
+        ValueError,
+        "Dense_0/kernel: Block(shape=(1, 2, 2)) needs a tensor of at least 3 axes, got shape (6, 4)",
+    ),
+    "channel_of_no_axis": (
+        lambda: started(prune.one_shot(0.5, pattern=prune.Channel(2))),
+        ValueError,
+        "Dense_0/kernel: Channel(axis=2) needs an axis that a tensor of shape (6, 4) does not have",
+    ),
+    "nan_pruned": (
+        lambda: updated(prune.one_shot(0.5), BROKEN),
+        ValueError,
+        "Dense_0/kernel: weights, gradients and scores must be numbers, got NaN in 1 of 24 entries",
+    ),
+    "nan_scores": (
+        lambda: prune.top_k_mask(jnp.array([1.0, NAN]), 0.5),
+        ValueError,
+        "scores must be numbers, got NaN in 1 of 2 entries",
+    ),
+    "count_too_large": (
+        lambda: prune.keep_top(jnp.ones(3), 4),
+        ValueError,
+        "count must lie in [0, 3], the number of groups, got 4",
+    ),
+    "grads_absent": (
+        lambda: updated(prune.one_shot(0.5, score="saliency")),
+        ValueError,
+        "'saliency' reads grads: update(..., grads=...) must have it, got None",
+    ),
+    "key_absent": (
+        lambda: updated(prune.set_evolution(0.5, end=9)),
+        ValueError,
+        "'SET' reads key: update(..., key=...) must have it, got None",
+    ),
+    "layers_of_another_model": (
+        lambda: updated(prune.one_shot(0.5, score="wanda"), layers={"Conv_0": None}),
+        ValueError,
+        "Dense_0/kernel: 'wanda' reads its layer's statistics; there are those of Conv_0",
+    ),
+    "rule_of_pruning": (
+        lambda: started(prune.one_shot(0.5, rules=[("Dense_1/.*", 0.9)])),
+        RuleError,
+        "rule 'Dense_1/.*' matches no parameter; the parameters are: Dense_0/bias, Dense_0/kernel",
+    ),
+    "nothing_to_prune": (
+        lambda: started(prune.one_shot(0.5), {"bias": jnp.zeros(3)}),
+        ValueError,
+        "no parameter is pruned: none is floating with 2 or more axes, or has a rule; there are: bias",
+    ),
+    "integers_pruned": (
+        lambda: started(prune.one_shot(0.5, rules=[("count", 0.5)]), {"count": jnp.zeros(3, jnp.int32)}),
+        ValueError,
+        "count: a pruned parameter must be floating, got int32 for rule 'count'",
+    ),
+    # cluster
+    "clusters_one": (
+        lambda: started(cluster.share(1)),
+        ValueError,
+        "clusters must be an integer in [2, 4096] (one value is zero: keep_zero), got 1",
+    ),
+    "clusters_fraction": (
+        lambda: cluster.kmeans(jnp.ones(3), 2.5),
+        ValueError,
+        "k must be an integer in [1, 4096]",
+    ),
+    "start_unknown": (lambda: cluster.share(4, start="forgy"), ValueError, "start must be one of 'linear', "),
+    "gradient_unknown": (
+        lambda: cluster.share(4, gradient="max"),
+        ValueError,
+        "gradient must be one of 'mean', 'sum'",
+    ),
+    "drawn_without_key": (
+        lambda: updated(cluster.share(4, start="kmeans++")),
+        ValueError,
+        "start 'kmeans++' draws its centroids: update needs a key",
+    ),
+    "nan_shared": (
+        lambda: updated(cluster.share(4), BROKEN),
+        ValueError,
+        "Dense_0/kernel must be finite, got 1 entries that are not",
+    ),
+    "tied_alone": (
+        lambda: started(cluster.tie(["Dense_0/bias"])),
+        RuleError,
+        "group 'Dense_0/bias' must match two or more parameters, got only Dense_0/bias float32[4]",
+    ),
+    "tied_unequal": (
+        lambda: started(cluster.tie(["a|b"]), TWO),
+        RuleError,
+        "group 'a|b' must match parameters of one shape and dtype, got a float32[2, 3], b float32[3, 2]",
+    ),
+    # clip
+    "range_above_zero": (
+        lambda: clip.clip(0.5, 1.0),
+        ValueError,
+        "low must be at most 0 (zero stays zero), got 0.5",
+    ),
+    "range_below_zero": (
+        lambda: clip.clip_params(PARAMS, -1.0, -0.5),
+        ValueError,
+        "high must be at least 0 (zero stays zero), got -0.5",
+    ),
+    "range_nan": (lambda: clip.clip(NAN, 1.0), ValueError, "low must be at most 0 (zero stays zero), got nan"),
+    "range_factor": (
+        lambda: clip.clip_params(PARAMS, rules=[(".*kernel", -1.0)]),
+        ValueError,
+        "rule '.*kernel' must give a finite factor above 0 or None, got -1.0",
+    ),
+    # quantize
+    **{
+        f"bits_{bits}": (
+            lambda bits=bits: quantize.Spec(bits),
+            ValueError,
+            f"bits must be 1 to 8, 16 or None, got {bits}",
+        )
+        for bits in (0, 9, 4.0, True)
+    },
+    "bits_of_an_array": (
+        lambda: quantize.fake_quantize(jnp.ones(3), quantize.Spec(np.array(12))),
+        ValueError,
+        "bits must be 1 to 8, 16 or None, got 12",
+    ),
+    "group_zero": (
+        lambda: quantize.Spec(4, group=0),
+        ValueError,
+        "group must be None or an integer, at least 1, got 0",
+    ),
+    "group_does_not_divide": (
+        lambda: applied(quantize.weights(quantize.Spec(4, axis=-1, group=4))),
+        ValueError,
+        "Dense_0/kernel: group must divide the 6 entries of shape (6, 4) outside the kept axes (1,), got 4",
+    ),
+    "axis_out_of_range": (
+        lambda: applied(quantize.weights(quantize.Spec(4, axis=2))),
+        ValueError,
+        "Dense_0/kernel: axis must name different axes of an array of rank 2, got 2",
+    ),
+    "nan_quantized": (
+        lambda: applied(quantize.weights(), BROKEN),
+        ValueError,
+        "Dense_0/kernel: x must be finite, got 1 NaN and 0 infinite of 24 entries",
+    ),
+    "nan_binarized": (
+        lambda: applied(quantize.binary(), BROKEN),
+        ValueError,
+        "Dense_0/kernel: w must be finite, got 1 NaN and 0 infinite of 24 entries",
+    ),
+    "integers_quantized": (
+        lambda: quantize.fake_quantize(jnp.arange(3), quantize.Spec(4)),
+        ValueError,
+        "x must be a floating array, got int32",
+    ),
+    "codes_of_the_identity": (
+        lambda: quantize.quantize(jnp.ones(3), quantize.Spec.identity()),
+        ValueError,
+        "bits must be 1 to 8 or 16 here, got None",
+    ),
+    "calibration_unknown": (
+        lambda: quantize.weights(calibration="entropy"),
+        ValueError,
+        "calibration must be one of 'absmax', 'percentile', 'mse', got 'entropy'",
+    ),
+    "rule_of_quantization": (
+        lambda: applied(quantize.weights(rules=[("Dense_1/.*", None)])),
+        RuleError,
+        "rule 'Dense_1/.*' matches no parameter",
+    ),
+    "threshold_negative": (
+        lambda: quantize.ternarize(jnp.ones((2, 2)), threshold=-1.0),
+        ValueError,
+        "threshold must be at least 0, got -1.0",
+    ),
+    # distill, transfer, chain
+    **{
+        f"temperature_{t}": (
+            lambda t=t: distill.loss(jnp.ones((2, 3)), jnp.ones((2, 3)), t),
+            ValueError,
+            f"temperature must be a finite number above 0, got {t}",
+        )
+        for t in (0.0, -1.0, NAN)
+    },
+    "teacher_of_other_classes": (
+        lambda: distill.loss(jnp.ones((2, 3)), jnp.ones((2, 4)), 1.0),
+        ValueError,
+        "student and teacher logits must be of one shape, got shapes (2, 3) and (2, 4)",
+    ),
+    "integer_logits": (
+        lambda: distill.mse(jnp.ones((2, 3), jnp.int32), jnp.ones((2, 3))),
+        ValueError,
+        "student logits must be floating, got int32",
+    ),
+    "transfer_of_another_shape": (
+        lambda: moved({"a": jnp.zeros((2, 4))}),
+        transfer.TransferError,
+        "a is 2x4, but a in the source is 2x3 (`reinitialize` leaves it fresh)",
+    ),
+    "transfer_of_nothing_there": (
+        lambda: moved(TWO),
+        transfer.TransferError,
+        "b is to be copied from b, which the source does not have (the nearest are a)",
+    ),
+    "transfer_frozen_fresh": (
+        lambda: moved(TWO, reinitialize=("b",), freeze=("b",)),
+        transfer.TransferError,
+        "b would be frozen at its fresh values (reinitialize 'b'; freeze 'b')",
+    ),
+    "transfer_all_fresh": (
+        lambda: moved(TWO, reinitialize=(".*",)),
+        transfer.TransferError,
+        "no parameter would be copied: each is left fresh, or there is none",
+    ),
+    "state_of_another_chain": (
+        lambda: chain(clip.clip()).apply((), PARAMS),
+        ValueError,
+        "chain of 1 transforms was given a state of 0 parts",
+    ),
 }
 
 
@@ -647,6 +961,36 @@ def test_a_rule_that_does_nothing_is_refused_with_its_pattern(tmp_path, case):
     assert text in str(error.value)
     assert str(error.value).endswith("Dense_0/bias, Dense_0/kernel, Dense_1/bias, Dense_1/kernel")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_a_bad_call_is_refused_with_its_reason(case):
+    call, kind, text = CALLS[case]
+    with pytest.raises(kind) as error:
+        call()
+    assert type(error.value) is kind and str(error.value).startswith(text)
+
+
+def no_run(path):
+    """No directory at all."""
+
+
+def not_finished(path):
+    Workdir(path).create(experiment())
+
+
+@pytest.mark.parametrize("field", ["distill.teacher", "transfer.source"])
+@pytest.mark.parametrize("make", [no_run, not_finished])
+def test_a_directory_without_a_finished_run_teaches_nothing(tmp_path, field, make):
+    make(tmp_path / "source")
+    before, source = files_of(tmp_path), str(tmp_path / "source")
+    kind = field.split(".")[0]
+    own = distill.Config(source) if kind == "distill" else transfer.Config(source)
+    with pytest.raises(ConfigError) as error:
+        run(of_stage(**{kind: own}), tmp_path / "run", quiet=True)
+    accepted = "the directory of a finished run, with result.json"
+    assert str(error.value) == f"stages[0].{field} must be {accepted}, got {source!r}"
+    assert files_of(tmp_path) == before
 
 
 WHOLE = experiment(

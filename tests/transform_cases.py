@@ -153,17 +153,22 @@ CHAINS = {
     "hold": Case(lambda sparsity, bits: hold(chain(prune.one_shot(sparsity), weights(Spec(bits))))),
 }
 CASES = ALONE | CHAINS
+# What runs always: every function, score, pattern, budget, calibration and granularity, and chains.
 DEFAULT = [
-    name
-    for name in CASES
-    if name not in PRUNING | DYNAMIC | QUANTIZATION or name in (*COVERING, "rigl-erk", "set_evolution-layer")
+    *("identity", *COVERING, "rigl-erk", "set_evolution-layer"),
+    *("share", "share-frozen", "tie", "clip"),
+    *(f"weights-{names}" for names in ("absmax-tensor-asymmetric", "absmax-group-symmetric")),
+    *(f"weights-{names}" for names in ("percentile-channel-symmetric", "mse-channel-asymmetric")),
+    *("weights-identity", "binary", "xnor", "ternary"),
+    *("prune>share>quantize", "quantize>prune", "quantize>share>prune", "rigl>clip>binary", "hold"),
 ]
-# A Latin square of calibrations and granularities, codes turn by turn symmetric and not.
-DEFAULT += [f"weights-{names}" for names in (
-    "absmax-tensor-symmetric", "absmax-channel-asymmetric", "absmax-group-symmetric",
-    "percentile-tensor-asymmetric", "percentile-channel-symmetric",
-    "mse-channel-asymmetric", "mse-group-symmetric",
-)]  # fmt: skip
+# Side by side: one of each kind, as a program over trials takes long to compile.
+LIFTED = [
+    *("identity", "one_shot-magnitude-unstructured-erk", "one_shot-snip-nm-layer"),
+    *("iterative-magnitude-block-layer", "one_shot-activation-channel-layer", "share", "tie", "clip"),
+    *("weights-absmax-group-symmetric", "weights-percentile-channel-symmetric"),
+    *("binary", "xnor", "ternary", "prune>share>quantize", "hold"),
+]
 
 SPARSITIES, BITS = (0.5, 0.7, 0.25), (4, 2, 8)
 """Of three trials."""

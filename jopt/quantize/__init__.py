@@ -19,9 +19,11 @@ from jopt.quantize.calibrate import calibrate as calibrate
 from jopt.quantize.check import check as check
 from jopt.quantize.config import Config as Config
 from jopt.quantize.config import build as build
+from jopt.quantize.config import specs as specs
 from jopt.quantize.config import validate as validate
 from jopt.quantize.fake import fake_quantize as fake_quantize
 from jopt.quantize.grid import Range as Range
+from jopt.quantize.groups import scale_shape as scale_shape
 from jopt.quantize.integer import QTensor as QTensor
 from jopt.quantize.integer import dequantize as dequantize
 from jopt.quantize.integer import quantize as quantize

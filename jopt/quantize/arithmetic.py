@@ -35,6 +35,17 @@ def divide(a: jax.Array, b: jax.Array | float) -> jax.Array:
     return a / jnp.where(a == b, a, b)
 
 
+def computed_once(x: jax.Array) -> jax.Array:
+    """`x`, as what XLA computes once and keeps, instead of anew for each element that it is broadcast to.
+
+    Example:
+      >>> computed_once(jnp.array([[0.5]])).tolist()
+      [[0.5]]
+    """
+    # Of all elementwise operations a quotient is what it takes for too costly to repeat.
+    return divide(x, 1.0) if x.ndim else x
+
+
 def ordered_sum(
     x: jax.Array, axes: tuple[int, ...], of: Callable[[jax.Array], jax.Array] = lambda terms: terms
 ) -> jax.Array:
@@ -55,7 +66,8 @@ def ordered_sum(
     rest = [i for i in range(x.ndim) if i not in axes]
     y = x.transpose(*axes, *rest).reshape(-1, *(x.shape[i] for i in rest))
     n, width = y.shape[0], max(math.prod(y.shape[1:]), 1)
-    lanes = 1 << (max(min(_LANES // width, n), 1).bit_length() - 1)
+    # Several channels are lanes already, and halving them in the end is slower.
+    lanes = 1 << (max(min(_LANES if width == 1 else _LANES // (4 * width), n), 1).bit_length() - 1)
     rows = n // lanes
     total = of(jnp.pad(y[rows * lanes :], [(0, lanes - n % lanes), *[(0, 0)] * (y.ndim - 1)]))
     blocks = y[: rows * lanes].reshape(rows, lanes, *y.shape[1:])

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jopt.quantize.arithmetic import divide
+from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.assign import Rules, assign, change
 from jopt.quantize.checks import check_array
 from jopt.quantize.groups import scale_shape, shared_axes
-from jopt.quantize.ranges import mean_magnitude
+from jopt.quantize.ranges import count_nonzero, mean_magnitude
 from jopt.quantize.spec import Spec
 from jopt.transform import ParamTransform
 
@@ -92,14 +92,15 @@ def _xnor(axes: tuple[int, ...], w: jax.Array) -> jax.Array:
     return (jnp.sign(wide) * mean_magnitude(wide, axes)).astype(w.dtype)
 
 
-def _xnor_forward(axes: tuple[int, ...], w: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _xnor(axes, w), w
-
-
-def _xnor_backward(axes: tuple[int, ...], w: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+def _xnor_forward(axes: tuple[int, ...], w: jax.Array) -> tuple[jax.Array, Any]:
     wide = w.astype(jnp.float32)
-    count = jnp.maximum(jnp.sum((w != 0).astype(jnp.int32), axes, keepdims=True), 1)
     alpha = mean_magnitude(wide, axes)
+    return (jnp.sign(wide) * alpha).astype(w.dtype), (w, alpha, count_nonzero(wide, axes))
+
+
+def _xnor_backward(axes: tuple[int, ...], kept: Any, gradient: jax.Array) -> tuple[jax.Array]:
+    w, alpha, count = kept
+    wide = w.astype(jnp.float32)
     slope = divide(jnp.ones_like(alpha), count) + jnp.where(jnp.abs(wide) <= 1, alpha, jnp.zeros_like(alpha))
     return ((gradient.astype(jnp.float32) * slope).astype(gradient.dtype),)
 
@@ -144,7 +145,8 @@ def _ternarize_compiled(axes: tuple[int, ...], w: jax.Array, threshold: jax.Arra
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _ternarize(axes: tuple[int, ...], w: jax.Array, threshold: jax.Array) -> jax.Array:
     wide = w.astype(jnp.float32)
-    large = jnp.abs(wide) > mean_magnitude(wide, axes) * threshold
+    mean = divide(ordered_sum(wide, axes, of=jnp.abs), count_nonzero(wide, axes))
+    large = jnp.abs(wide) > mean * threshold
     kept = jnp.where(large, wide, jnp.zeros_like(wide))
     return (jnp.sign(kept) * mean_magnitude(kept, axes)).astype(w.dtype)
 

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jopt.quantize.arithmetic import computed_once
 from jopt.quantize.checks import check_array, check_spec
-from jopt.quantize.grid import Range, decode, encode, grid, spread_fields
+from jopt.quantize.grid import Grid, Range, decode, encode, grid, spread_fields
 from jopt.quantize.groups import from_groups, to_groups
 from jopt.quantize.integer import fit_range
 from jopt.quantize.ranges import dynamic
@@ -55,6 +56,8 @@ def fake_quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> jax.A
 def values(spec: Spec, x: jax.Array, range: Range) -> jax.Array:
     """What `fake_quantize` gives, without a gradient of its own; a range of the scales' shape."""
     g = spread_fields(grid(spec, range), spec)
+    if not spec.symmetric:
+        g = Grid(*map(computed_once, g))
     y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g, spec)
     return from_groups(y, x.shape, spec).astype(x.dtype)
 

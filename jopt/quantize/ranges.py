@@ -115,11 +115,24 @@ def mean_magnitude(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
       [2.0]
     """
     size = jnp.abs(x)
-    count = jnp.sum((x != 0).astype(jnp.int32), axes, keepdims=True)
-    mean = divide(ordered_sum(x, axes, of=jnp.abs), jnp.maximum(count, 1).astype(x.dtype))
+    mean = divide(ordered_sum(x, axes, of=jnp.abs), count_nonzero(x, axes))
     # Rounding must not carry the mean out of its values: that of equal ones is their value, to the last bit.
     least = jnp.min(jnp.where(x != 0, size, jnp.full_like(size, jnp.inf)), axes, keepdims=True, initial=jnp.inf)
     return jnp.clip(mean, least, jnp.max(size, axes, keepdims=True, initial=0.0))
+
+
+def count_nonzero(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The number of entries that are not 0 along `axes`, kept with length 1, and at least 1, as float32.
+
+    Example:
+      >>> count_nonzero(jnp.float32([[1.0, 0.0], [2.0, 0.0]]), (0,)).tolist()
+      [[2.0, 1.0]]
+    """
+    if len(axes) < x.ndim:
+        count = jnp.sum((x != 0).astype(jnp.int32), axes, keepdims=True).astype(x.dtype)
+    else:  # to a single number XLA on CPU sums integers one by one
+        count = ordered_sum(x, axes, of=lambda terms: (terms != 0).astype(terms.dtype))
+    return jnp.maximum(count, 1)
 
 
 def percentile(x: jax.Array, spec: Spec, q: Any = 99.9, *, skip_zeros: bool = False) -> Range:

@@ -1,5 +1,6 @@
 """What acts on a stage's parameters: which methods, since when, in which order, as one ParamTransform."""
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jopt import clip, cluster, models, prune, quantize
+from jopt import clip, cluster, measure, models, prune, quantize
 from jopt.config import join_path, require
 from jopt.quantize.activations import KEY
 from jopt.rules import RuleError, path_name
@@ -272,6 +273,18 @@ def describe_activations(
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
     rows = quantize.plan_activations(part.config, plain_model(config, stage, own), x)
     return [(row.path, "x".join(map(str, row.shape)), row.what) for row in rows]
+
+
+def grids(config: Experiment, stage: int, params: Any) -> dict[str, measure.Grid]:
+    """How the integers of each quantized parameter would be held, for its theoretical size."""
+    code = acting(config, stage)["quantize"].config
+    params = {k: v for k, v in params.items() if k != KEY} if isinstance(params, dict) else params
+    found = {}
+    for path, leaf, spec in quantize.specs(code, params):
+        if spec is not None:
+            scales = math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
+            found[path] = measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
+    return found
 
 
 def violations(config: Experiment, stage: int, state: Any, seen: Any) -> list[str]:

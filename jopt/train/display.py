@@ -148,6 +148,13 @@ def method_tables(prepared: Prepared, stage: int) -> list[report.Table]:
         header = ("parameter", "shape", *(part.kind + " (held)" * (part.stage != stage) for part in named))
         rows = compression.describe(p.config, stage, p.like(stage).params)
         tables.append(report.Table(f"Stage {here.name!r}: parameters", header, "l" * len(header), rows))
+    if here.transfer is not None:
+        rows = [
+            (row.path, "x".join(map(str, row.shape)) or "scalar", row.source or "-", row.status)
+            for row in p.transferred(stage)
+        ]
+        header = ("of the target", "shape", f"from {here.transfer.source}", "status")
+        tables.append(report.Table(f"Stage {here.name!r}: transfer", header, "llll", rows))
     if here.activations is not None:
         shape = p.dataset.train.inputs.shape[1:]
         rows = compression.describe_activations(p.config, stage, shape, p.own_model)

@@ -9,7 +9,7 @@ import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jopt import data, hyper, keys, models, optim
+from jopt import data, hyper, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import compression, program, schedule
@@ -68,6 +68,18 @@ class Prepared(NamedTuple):
     def teaches(self, stage: int) -> bool:
         """Whether a teacher computes along as the stage trains; else its logits are known beforehand."""
         return compression.teaches(self.config, stage)
+
+    def transferred(self, stage: int) -> list[transfer.Row]:
+        """What each leaf of a stage's network gets from elsewhere; empty where none gets anything."""
+        wanted = self.config.stages[stage].transfer
+        if wanted is None:
+            return []
+        if wanted.source.startswith(STAGE):
+            source: Any = self.like(self.stage_named(wanted.source.removeprefix(STAGE)))
+        else:
+            source = self.sources[wanted.source]
+        target = self.like(stage)
+        return transfer.plan(wanted, target.params, source.params, target.model_state, source.model_state)
 
     def stage_named(self, name: str) -> int:
         """The index of a stage."""
@@ -185,6 +197,10 @@ def prepare(
             raise RuleError(f"{path}.{error}") from error
         compression.describe(config, stage, params)
         compression.describe_activations(config, stage, input_shape, model)
+        try:
+            prepared.transferred(stage)
+        except (RuleError, transfer.TransferError) as error:
+            raise type(error)(f"stages[{stage}].transfer: {error}") from error
     return prepared
 
 

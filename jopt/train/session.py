@@ -180,7 +180,10 @@ class _Session:
 
     def _open_manifest(self, first: dict[str, Any] | None) -> None:
         p = self.prepared
-        self.manifest = manifests.collect(p.config, p.dataset.fingerprint) | {"given": self.given}
+        self.manifest = manifests.collect(p.config, p.dataset.fingerprint) | {
+            "given": self.given,
+            "sources": {directory: source.digest for directory, source in p.sources.items()},
+        }
         name = "start"
         if first is not None:
             # The first session's facts stay; a later one records what differs from them in its event.
@@ -305,6 +308,7 @@ class _Session:
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
             latent=jax.device_get(latent) if quantized else None,
+            grids=compression.grids(p.config, stage, state.params) if quantized else None,
             flops=flops_of(p, stage),
         )
 

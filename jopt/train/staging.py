@@ -63,7 +63,7 @@ class Staging:
         if wanted is None:
             return state
         source = self.source(wanted.source)
-        rows = transfer.plan(wanted, state.params, source.params, state.model_state, source.model_state)
+        rows = p.transferred(stage)
         params = transfer.transfer(rows, state.params, source.params)
         model_state = state.model_state
         if wanted.include_state:
