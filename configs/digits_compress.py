@@ -5,7 +5,9 @@
 Nine of ten weights become zero, what is left gets four bits and the activations eight. The run leaves one table and
 one picture of what each stage cost and saved.
 
-TIMERESULT
+Time: 21 s in all, with start-up and compilation. Result with seed 0: dense 97.78 %, pruned 97.78 % with 5,430 of
+50,610 parameters left, quantized 98.06 % at 1.91 bits a parameter (theoretical), 17 times smaller.
+Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
 """
 
 from jopt import data, models, optim, prune, quantize

@@ -4,7 +4,9 @@
 
 The same student without a teacher, for comparison: `--config=configs/digits_distill.py:alone`.
 
-TIMERESULT
+Time: 19 s in all, with start-up and compilation. Result: 98.33 % with seed 0, taught or alone (teacher 99.17 %);
+over 20 seeds 98.57 % taught, 0.22 points more than alone, 95 % interval [+0.01, +0.44].
+Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
 """
 
 from jopt import data, distill, models, optim

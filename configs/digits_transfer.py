@@ -6,7 +6,9 @@
 The second run takes the hidden layers of the first (`--config.stages[0].transfer.source` names another run), trains
 a new head on them while they are frozen, then everything. `:scratch` is the same without the source.
 
-TIMERESULT
+Time: 8 s and 11 s in all, with start-up and compilation. Result with seed 0: 97.50 % on odd and even, then 92.50
+% on the digits, where the same network from scratch reaches 90.00 %.
+Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
 """
 
 from jopt import data, models, optim, transfer

@@ -993,6 +993,16 @@ def test_a_directory_without_a_finished_run_teaches_nothing(tmp_path, field, mak
     assert files_of(tmp_path) == before
 
 
+def test_a_source_of_another_shape_is_refused(tmp_path):
+    small = models.Config(name="mlp", features=(5,), num_classes=4)
+    stages = Stage("other"), Stage("here", model=small, transfer=transfer.Config("stage:other"))
+    with pytest.raises(
+        transfer.TransferError, match=r"Dense_0/kernel is 64x5, but Dense_0/kernel in the source is 64x16"
+    ):
+        run(of_stages(*stages), tmp_path / "run", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
 WHOLE = experiment(
     stages=[
         Stage(

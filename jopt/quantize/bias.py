@@ -38,6 +38,11 @@ def match_statistics(w: jax.Array, quantized: jax.Array) -> jax.Array:
     """
     if w.shape != quantized.shape:
         raise ValueError(f"quantized must have the kernel's shape {w.shape}, got {quantized.shape}")
+    return _match_statistics(w, quantized)
+
+
+@jax.jit
+def _match_statistics(w: jax.Array, quantized: jax.Array) -> jax.Array:
     real, seen = w.astype(jnp.float32), quantized.astype(jnp.float32)
     counts = (w != 0).astype(jnp.float32)
     axes = tuple(range(w.ndim - 1))
@@ -85,6 +90,13 @@ def output_shift(w: jax.Array, quantized: jax.Array, mean_input: jax.Array) -> j
             f"mean_input must have one entry for each input feature of the kernel {w.shape}, "
             f"got shape {mean_input.shape}"
         )
+    return _output_shift(w, quantized, mean_input)
+
+
+@jax.jit
+def _output_shift(w: jax.Array, quantized: jax.Array, mean_input: jax.Array) -> jax.Array:
+    features, out = w.shape[-2:]
+    groups = mean_input.size // features
     error = quantized.astype(jnp.float32) - w.astype(jnp.float32)
     error = jnp.sum(error, tuple(range(w.ndim - 2))).reshape(features, groups, out // groups)
     mean = mean_input.astype(jnp.float32).reshape(groups, features)

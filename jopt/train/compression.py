@@ -9,15 +9,18 @@ import jax
 import numpy as np
 
 from jopt import clip, cluster, measure, models, prune, quantize
-from jopt.config import join_path, require
+from jopt.config import ConfigError
 from jopt.quantize.activations import KEY
+from jopt.quantize.assign import assign
 from jopt.rules import RuleError, path_name
 from jopt.train.config import STAGE, Experiment, network
-from jopt.train.schedule import StageSteps
 from jopt.transform import ParamTransform, chain, hold
 
 KINDS: dict[str, Any] = {"tie": cluster.tying, "prune": prune, "share": cluster, "quantize": quantize}
 """The fields of a Stage that are ParamTransforms, and the packages that build them."""
+
+
+_CODE_BITS = {"binary": 1, "xnor": 1, "ternary": 2}
 
 
 class Part(NamedTuple):
@@ -201,52 +204,6 @@ def directories(config: Experiment) -> list[tuple[str, str]]:
     return [(field, name) for field, name in found if not name.startswith(STAGE)]
 
 
-def check_length(config: Experiment, stage: int, place: StageSteps) -> None:
-    """Raises ConfigError if a stage's last update of masks comes before its sparsity is due."""
-    own = config.stages[stage].prune
-    if own is None:
-        return
-    due = prune.reached_at(own, begin=place.start, steps=place.steps)
-    last = place.start + max(place.steps - 1, 0) // max(place.segment_steps, 1) * place.segment_steps
-    accepted = (
-        f"such that the sparsity is reached at step {last} or before, where the stage's last segment starts, and "
-        f"not at step {due}; or shorter segments"
-    )
-    require(due <= last, f"stages[{stage}].prune.end", own.end, accepted)
-
-
-def validate(config: Experiment, path: str = "") -> None:
-    """Checks what each stage names, and what it makes of the stages before.
-
-    Raises:
-      ConfigError: naming the field, its value and what is accepted.
-    """
-    field = join_path(path, "order")
-    require(sorted(config.order) == sorted(KINDS), field, config.order, f"some order of {', '.join(KINDS)}")
-    for index, stage in enumerate(config.stages):
-        here = join_path(path, f"stages[{index}]")
-        for kind, package in KINDS.items():
-            if (own := getattr(stage, kind)) is not None:
-                package.validate(own, f"{here}.{kind}")
-        before = set(acting(config, index - 1)) if index else set()
-        for name in stage.release:
-            accepted = f"a method that acts in the stage before ({', '.join(sorted(before)) or 'none does'})"
-            require(name in before, f"{here}.release", name, accepted)
-        _check_order(config, index, here)
-
-
-def _check_order(config: Experiment, index: int, here: str) -> None:
-    """Raises ConfigError where a method would break what another one holds."""
-    active = {kind: part.config for kind, part in acting(config, index).items()}
-    if "share" in active and "quantize" in active:
-        code = active["quantize"]
-        accepted = "a scheme with one scale where weights are shared: several would split the k shared values"
-        require(code.scheme != "xnor", f"{here}.quantize.scheme", code.scheme, accepted)
-        one_scale = code.granularity == "tensor" or code.scheme in ("identity", "binary")
-        accepted = "'tensor' where weights are shared: several scales would split the k shared values"
-        require(one_scale, f"{here}.quantize.granularity", code.granularity, accepted)
-
-
 def imposed(config: Experiment, stage: int) -> list[Part]:
     """The methods that the parameters show in stage number `stage`: `parts`, and clipping."""
     active = acting(config, stage)
@@ -256,7 +213,14 @@ def imposed(config: Experiment, stage: int) -> list[Part]:
 def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...]]:
     """A row for each parameter: its path, its shape, and what each of `parts` makes of it."""
     params = {k: v for k, v in params.items() if k != KEY} if isinstance(params, dict) else params
-    columns = [part.package.plan(part.config, params) for part in imposed(config, stage)]
+    columns = []
+    for part in imposed(config, stage):
+        try:
+            columns.append(part.package.plan(part.config, params))
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise type(error)(f"stages[{part.stage}].{part.kind}: {error}") from error
     return [
         (rows[0].path, "x".join(map(str, rows[0].shape)) or "scalar", *(row.what for row in rows))
         for rows in zip(*columns, strict=True)
@@ -284,6 +248,10 @@ def grids(config: Experiment, stage: int, params: Any) -> dict[str, measure.Grid
         if spec is not None:
             scales = math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
             found[path] = measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
+    for path, leaf, scheme in assign(code.rules, params, code.scheme):
+        if scheme in _CODE_BITS:
+            by_channel = scheme == "xnor" or (scheme == "ternary" and code.granularity == "channel")
+            found[path] = measure.Grid(_CODE_BITS[scheme], leaf.shape[-1] if by_channel else 1)
     return found
 
 

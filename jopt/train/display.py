@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,14 @@ import numpy as np
 from jopt import measure, optim, report
 from jopt.config import leaves, to_dict
 from jopt.train import compression, metrics
-from jopt.train.config import stage_optimizer
+from jopt.train.config import new_network, stage_optimizer
 from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
+
+_OF_SPEED = (
+    "Of the forward pass, by this machine's clock, other work on it included. Masks and fake quantization keep the "
+    "arrays' shapes, so they do not change it; a smaller network does, as jopt.prune.shrink makes one."
+)
 
 
 class Display:
@@ -117,7 +122,9 @@ class Display:
             labels = prepared.dataset.test.labels
             found = report.compression(files.path, outcomes, labels, title=name)
             more = found.markdown
-            parts = [report.result_table(result), *found.parts, report.Heading("Training"), curves, table]
+            speed = [report.Heading("Speed, measured"), latency_table(prepared, outcomes), _OF_SPEED]
+            more += "\n\n" + report.parts_markdown(speed)
+            parts = [report.result_table(result), *found.parts, *speed, report.Heading("Training"), curves, table]
             report.write_html(files.path / "report.html", name, parts)
         text = report.report_markdown(
             to_dict(prepared.config), shown, rows, result, {curves.caption: curves.path}, table, more
@@ -191,6 +198,35 @@ def model_table(prepared: Prepared, stage: int = 0, params: Any = None) -> repor
             lambda leaf: np.broadcast_to(np.ones((), leaf.dtype), leaf.shape), prepared.like(stage).params
         )
     return report.model_table(measure.layers(params), flops_of(prepared, stage))
+
+
+def latency_table(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> report.Table:
+    """Latency and throughput of each network of the run, at batch 1 and 256, by the clock of this machine."""
+    rows = []
+    for index, outcome in enumerate(outcomes):
+        if not new_network(prepared.config, index):
+            continue
+        state, model = prepared.like(index).model_state, prepared.model_of(index)
+        state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
+        for batch in (1, 256):
+            x = np.zeros((batch, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+            found = measure.latency(
+                lambda params, x, model=model, state=state: model.apply(params, state, x, train=False)[0],
+                outcome.params,
+                x,
+            )
+            milliseconds = [f"{1e3 * value:.3g}" for value in (found.median, found.p10, found.p90)]
+            low, high = measure.throughput_spread(found, batch)
+            rows.append(
+                (
+                    outcome.name,
+                    str(batch),
+                    f"{milliseconds[0]} [{milliseconds[1]}, {milliseconds[2]}]",
+                    f"{measure.throughput(found, batch):,.0f} [{low:,.0f}, {high:,.0f}]",
+                )
+            )
+    header = ("network", "batch", "ms a batch, median [p10, p90]", "examples a second [p10, p90]")
+    return report.Table("", header, "lrrr", rows)
 
 
 def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:

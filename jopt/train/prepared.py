@@ -9,10 +9,10 @@ import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jopt import data, hyper, keys, models, optim, transfer
+from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
-from jopt.train import compression, program, schedule
+from jopt.train import combining, compression, program, schedule
 from jopt.train.config import Experiment, stage_optimizer, validate
 from jopt.train.program import Program
 from jopt.train.sources import STAGE, Source, load_source
@@ -104,7 +104,7 @@ def prepare(
       RuleError: for a rule that matches no parameter.
     """
     validate(config)
-    compression.validate(config)
+    combining.validate(config)
     dataset = data.load(config.data)
     for name, network in _networks(config, model):
         field = f"{name}.num_classes"
@@ -128,7 +128,7 @@ def prepare(
     if model is not None:
         _check_model(config, "model", None, model, input_shape, dataset.num_classes)
     for index, length in enumerate(stages):
-        compression.check_length(config, index, length)
+        combining.check_length(config, index, length)
     sources = {
         directory: load_source(
             directory, field, input_shape, dataset.num_classes if field.endswith("teacher") else None
@@ -190,18 +190,46 @@ def prepare(
         own_transform=transform,
     )
     for stage, path in enumerate(paths):
-        params = like(stage).params
+        # Not of `like`, whose own use of the rules would say less where one is wrong.
+        params = _shapes(model_of(stage), input_shape)[0]
         try:
             optim.plan(stage_optimizer(config, stage), params)
         except RuleError as error:
             raise RuleError(f"{path}.{error}") from error
         compression.describe(config, stage, params)
         compression.describe_activations(config, stage, input_shape, model)
+        _check_features(prepared, stage, input_shape)
+        like(stage)
         try:
             prepared.transferred(stage)
         except (RuleError, transfer.TransferError) as error:
             raise type(error)(f"stages[{stage}].transfer: {error}") from error
     return prepared
+
+
+def _shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Parameters and state of a model, as shapes."""
+    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    return jax.eval_shape(lambda seed, x: model.init(keys.root(seed), x), jax.ShapeDtypeStruct((), np.uint32), x)
+
+
+def _check_features(prepared: Prepared, stage: int, input_shape: tuple[int, ...]) -> None:
+    """Raises ConfigError unless the layers that a student is to match are there, in it and in its teacher."""
+    lesson = prepared.config.stages[stage].distill
+    if lesson is None or not lesson.features:
+        return
+    teacher: Any = prepared.sources.get(lesson.teacher)
+    if teacher is None:
+        teacher_model = prepared.model_of(prepared.stage_named(lesson.teacher.removeprefix(STAGE)))
+    else:
+        teacher_model = teacher.model
+    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    for place, (whose, model) in enumerate((("student", prepared.model_of(stage)), ("teacher", teacher_model))):
+        params, state = _shapes(model, input_shape) if teacher is None or place == 0 else teacher[1:3]
+        known = intercept.names(model.apply, params, state, x, train=False)
+        for i, pair in enumerate(lesson.features):
+            field = f"stages[{stage}].distill.features[{i}]"
+            require(pair[place] in known, field, pair[place], f"a layer of the {whose} ({', '.join(known)})")
 
 
 def _networks(config: Experiment, own: models.Model | None) -> list[tuple[str, models.Config]]:

@@ -56,7 +56,11 @@ def clip(grads, limit):
     return optim.clip_by_global_norm(limit).update(grads, optax.EmptyState())[0]
 
 
-@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=8), st.floats(2**-6, 2**6, width=32))
+# Subnormal numbers may count as zero: XLA flushes them on some threads.
+NUMBERS = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=8), st.floats(2**-6, 2**6, width=32))
 @settings(max_examples=50, deadline=None)
 def test_global_norm_bounds_and_keeps_direction(values, limit):
     grads = {"a": jnp.array(values, jnp.float32)}
