@@ -1,7 +1,8 @@
-"""What compression costs on the digits: ten seeds (twenty for a gain as small as distillation's), each paired with its own dense model. Slow; `-s` prints tables.
+"""What compression costs on the digits. Slow; `-s` prints tables.
 
-The dense network, its compressed version and whatever stands between come from one run of one seed, so their
-difference is free of the seed's own luck: its 95 % interval is that of Student's t over the ten differences.
+Ten seeds, each paired with its own dense model; twenty for a gain as small as distillation's. The dense network,
+its compressed version and whatever stands between come from one run of one seed, so their difference is free of the
+seed's own luck: its 95 % interval is that of Student's t over the differences.
 """
 
 import functools
