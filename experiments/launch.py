@@ -13,7 +13,9 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
-from jopt.config import ConfigError
+from jopt.ablate import Ablation
+from jopt.ablate.trials import trials
+from jopt.config import ConfigError, require
 from jopt.data import DataError
 from jopt.rules import RuleError
 from jopt.train import Experiment
@@ -63,21 +65,44 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
     app.run(guarded, flags_parser=_parse)
 
 
-def experiment(flag: flags.FlagHolder) -> Experiment:
-    """The Experiment that a `--config` flag gives.
+def experiment(flag: flags.FlagHolder, trial: str | None = None) -> Experiment:
+    """The Experiment that a `--config` flag gives, or the trial of this id in the Ablation that it gives.
 
     Raises:
       ConfigError: if the file is not there, or gives something else.
     """
-    value = flag.value
+    value = _loaded(flag)
+    if isinstance(value, Ablation):
+        found = {own.id: own.config for own in trials(value)}
+        require(trial is not None, "--trial", trial, "given: --config is an ablation, and a run is one trial of it")
+        require(trial in found, "--trial", trial, f"the id of one of the {len(found)} trials of {value.name!r}")
+        return found[str(trial)]
+    require(trial is None, "--trial", trial, "absent: --config is no ablation")
     if isinstance(value, Experiment):
         return value
+    raise ConfigError("--config", f"get_config() -> {type(value).__name__}", _ACCEPTED)
+
+
+def ablation(flag: flags.FlagHolder) -> Ablation:
+    """The Ablation that a `--config` flag gives.
+
+    Raises:
+      ConfigError: if the file is not there, or gives something else.
+    """
+    value = _loaded(flag)
+    accepted = "a file whose get_config() returns a jopt.ablate.Ablation"
+    require(isinstance(value, Ablation), "--config", f"get_config() -> {type(value).__name__}", accepted)
+    return value
+
+
+def _loaded(flag: flags.FlagHolder) -> Any:
+    value = flag.value
     try:
         # ml_collections stands in for a file that it could not load with what raises at any attribute.
         getattr(value, "seed", None)
     except OSError as error:
         raise _unreadable(error) from error
-    raise ConfigError("--config", f"get_config() -> {type(value).__name__}", _ACCEPTED)
+    return value
 
 
 def _unreadable(error: OSError) -> ConfigError:

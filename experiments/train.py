@@ -13,6 +13,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defin
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: new, empty, or of the same config.", required=True
 )
+_TRIAL = flags.DEFINE_string("trial", None, "The id of the trial to run, where --config is an ablation.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
     train.enable_cache(_CACHE.value)
-    train.run(experiment(_CONFIG), _WORKDIR.value, quiet=_QUIET.value)
+    train.run(experiment(_CONFIG, _TRIAL.value), _WORKDIR.value, quiet=_QUIET.value)
 
 
 if __name__ == "__main__":

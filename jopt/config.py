@@ -6,6 +6,7 @@ reads it; this file owns what is the same for all of them.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -62,9 +63,15 @@ def choice(field: str, value: str, names: typing.Iterable[str]) -> None:
 
 def fields(config: Any) -> Iterator[tuple[dataclasses.Field, Any, Any]]:
     """Yields `(field, resolved type, value)` of one dataclass instance."""
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     for field in dataclasses.fields(config):
         yield field, hints[field.name], getattr(config, field.name)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The resolved types of a dataclass's fields; resolving them takes longer than all else in a grid's check."""
+    return typing.get_type_hints(cls)
 
 
 def join_path(prefix: str, name: str) -> str:
@@ -144,7 +151,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
     Raises:
       ConfigError: for an unknown field or a value of another type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for name in values:
         if name not in hints:
             raise ConfigError(

@@ -13,6 +13,17 @@ def root(seed) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def roots(seeds: jax.Array) -> jax.Array:
+    """The root key of a seed, or the keys of an array of seeds.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> roots(jnp.uint32(3)).shape, roots(jnp.arange(4, dtype=jnp.uint32)).shape
+      ((), (4,))
+    """
+    return root(seeds) if seeds.ndim == 0 else jax.vmap(root)(seeds)
+
+
 def stream(key: jax.Array, name: str) -> jax.Array:
     """The key of the stream called `name`; other names give independent streams.
 

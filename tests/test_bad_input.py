@@ -447,8 +447,14 @@ CONFIGS = {
     "tie_nothing": (tied(), "stages[0].tie.groups must be patterns of one or more groups, got ()"),
     "tie_no_pattern": (tied("Dense_0/.*", "*"), "stages[0].tie.groups[1] must be a regular expression (nothing to"),
     # quantize.Config
-    "quantize_bits_negative": (quantized(bits=-1), "stages[0].quantize.bits must be 1 to 8, or 16, got -1"),
-    "quantize_bits_12": (quantized(bits=12), "stages[0].quantize.bits must be 1 to 8, or 16, got 12"),
+    "quantize_bits_negative": (
+        quantized(bits=-1),
+        "stages[0].quantize.bits must be 1 to 8, 16, or 32, which changes nothing, got -1",
+    ),
+    "quantize_bits_12": (
+        quantized(bits=12),
+        "stages[0].quantize.bits must be 1 to 8, 16, or 32, which changes nothing, got 12",
+    ),
     "quantize_granularity": (
         quantized(granularity="row"),
         "stages[0].quantize.granularity must be one of 'channel',",
@@ -484,14 +490,17 @@ CONFIGS = {
         quantized(bits=1, calibration="mse"),
         "stages[0].quantize.calibration must be 'absmax' at one bit, where the scale is the mean magnitude",
     ),
-    "quantize_rule_bits": (quantized(rules=((".*", 9),)), "stages[0].quantize.rules[0] must be 1 to 8, 16 or None"),
+    "quantize_rule_bits": (quantized(rules=((".*", 9),)), "stages[0].quantize.rules[0] must be 1 to 8, 16, 32"),
     "quantize_rule_no_pattern": (quantized(rules=(("(", 4),)), "stages[0].quantize.rules[0] must be a regular"),
     # quantize.ActivationConfig
     "activations_method": (
         activated("ema"),
         "stages[0].activations.method must be one of 'absmax', 'lsq', 'moving",
     ),
-    "activations_bits": (activated(bits=17), "stages[0].activations.bits must be 1 to 8, 16 or None, got 17"),
+    "activations_bits": (
+        activated(bits=17),
+        "stages[0].activations.bits must be 1 to 8, 16, 32 (which changes nothing) or None, got 17",
+    ),
     "activations_median": (
         activated(percentile=50.0),
         "stages[0].activations.percentile must be a percentage in (50, 100], got 50.0",
@@ -503,7 +512,7 @@ CONFIGS = {
     "activations_examples": (activated(examples=0), "stages[0].activations.examples must be at least 1, got 0"),
     "activations_rule_bits": (
         activated(rules=((".*", 0),)),
-        "stages[0].activations.rules[0] must be 1 to 8, 16 or",
+        "stages[0].activations.rules[0] must be 1 to 8, 16, 32",
     ),
     # clip.Config
     "clip_high_negative": (clipped(high=-0.5), "stages[0].clip.high must be a finite number, at least 0, got -0.5"),
@@ -824,14 +833,14 @@ CALLS = {
         f"bits_{bits}": (
             lambda bits=bits: quantize.Spec(bits),
             ValueError,
-            f"bits must be 1 to 8, 16 or None, got {bits}",
+            f"bits must be 1 to 8, 16, 32 (which changes nothing) or None, got {bits}",
         )
         for bits in (0, 9, 4.0, True)
     },
     "bits_of_an_array": (
         lambda: quantize.fake_quantize(jnp.ones(3), quantize.Spec(np.array(12))),
         ValueError,
-        "bits must be 1 to 8, 16 or None, got 12",
+        "bits must be 1 to 8, 16, 32 (which changes nothing) or None, got 12",
     ),
     "group_zero": (
         lambda: quantize.Spec(4, group=0),

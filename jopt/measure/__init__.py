@@ -12,6 +12,7 @@ from jopt.measure.flops import flops_by_layer as flops_by_layer
 from jopt.measure.flops import flops_by_scope as flops_by_scope
 from jopt.measure.flops import operations as operations
 from jopt.measure.flops import operations_by_scope as operations_by_scope
+from jopt.measure.intermediates import intermediate_bytes as intermediate_bytes
 from jopt.measure.latency import Latency as Latency
 from jopt.measure.latency import latency as latency
 from jopt.measure.latency import peak_memory as peak_memory

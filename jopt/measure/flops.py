@@ -167,7 +167,7 @@ def _walk(jaxpr: Any, outer: Scope) -> Iterator[tuple[Scope, Operations]]:
             yield from _one_round(eqn, scope)
         else:
             times = _times(eqn)
-            for inner in _inner(eqn):
+            for inner in inner_jaxprs(eqn):
                 for path, count in _walk(inner, scope):
                     yield path, Operations().plus(count, times)
 
@@ -181,7 +181,7 @@ def _branch(eqn: Any, scope: Scope) -> list[tuple[Scope, Operations]]:
 
 
 def _one_round(eqn: Any, scope: Scope) -> Iterator[tuple[Scope, Operations]]:
-    for inner in _inner(eqn):
+    for inner in inner_jaxprs(eqn):
         for path, count in _walk(inner, scope):
             if count.flops:
                 raise ValueError(
@@ -203,7 +203,8 @@ def _times(eqn: Any) -> int:
     return 1
 
 
-def _inner(eqn: Any) -> Iterator[Any]:
+def inner_jaxprs(eqn: Any) -> Iterator[Any]:
+    """The jaxprs that an equation runs."""
     if eqn.primitive.name == "custom_linear_solve":
         yield from _jaxprs([eqn.params["jaxprs"].solve])
     elif not eqn.primitive.name.startswith("scatter"):

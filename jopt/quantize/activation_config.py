@@ -11,7 +11,7 @@ import jax
 from jopt import intercept, rules
 from jopt.config import ConfigError, check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
-from jopt.quantize.spec import BITS, Spec
+from jopt.quantize.spec import ACCEPTED_OR_NONE, BITS, UNTOUCHED, Spec
 
 CALIBRATED = ("absmax", "mse", "percentile")
 LEARNED = {"lsq": "step", "pact": "alpha"}  # and the name of what is learned
@@ -31,7 +31,9 @@ class ActivationConfig:
       method: where a range comes from. Calibration, and then it is constant: 'absmax' (all of the inputs),
         'percentile', 'mse' (the least squared error). Training: 'moving_average' of the batches' extremes,
         'lsq' (a step size) or 'pact' (a clipping level), both parameters with gradients.
-      bits: of a layer that no rule matches: 1 to 8, or 16; may be traced. None: the layer is left alone.
+      bits: of a layer that no rule matches: 1 to 8, or 16; may be traced. None: the layer is left alone. 32: it has
+        a range as at any width, so that the program is the same, and its inputs pass as they are: the control of a
+        sweep.
       symmetric: whether codes are centred on 0. Inputs behind a ReLU are not, and lose half of their codes by it.
       percentile: of 'percentile', and of the level that 'pact' starts from; in (50, 100].
       momentum: of 'moving_average': what is left of the old range at each step, in [0, 1).
@@ -72,7 +74,7 @@ def validate_activations(config: ActivationConfig, path: str = "activations") ->
       >>> validate_activations(ActivationConfig(bits=9))
       Traceback (most recent call last):
       ...
-      jopt.config.ConfigError: activations.bits must be 1 to 8, 16 or None, got 9
+      jopt.config.ConfigError: activations.bits must be 1 to 8, 16, 32 (which changes nothing) or None, got 9
     """
     check_types(config, path)
     choice(join_path(path, "method"), config.method, METHODS)
@@ -94,7 +96,7 @@ def validate_activations(config: ActivationConfig, path: str = "activations") ->
 
 
 def _require_bits(field: str, bits: int | None) -> None:
-    require(bits is None or bits in BITS, field, bits, "1 to 8, 16 or None")
+    require(bits is None or bits in (*BITS, UNTOUCHED), field, bits, ACCEPTED_OR_NONE)
 
 
 class ActivationRow(NamedTuple):
@@ -138,7 +140,7 @@ def plan_activations(config: ActivationConfig, model: Any, x: Any) -> list[Activ
         ActivationRow(
             path,
             tuple(calls[0].input.shape[1:]),
-            "as it is" if bits[path] is None else f"{bits[path]} bits, {sign}, {config.method}",
+            "as it is" if bits[path] in (None, UNTOUCHED) else f"{bits[path]} bits, {sign}, {config.method}",
         )
         for path, calls in layers.items()
     ]

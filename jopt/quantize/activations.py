@@ -83,7 +83,7 @@ def activations(model: M, config: ActivationConfig) -> M:
 
         def change(path: str, value: jax.Array) -> jax.Array:
             spec = layer_spec(config, path)
-            if spec.is_identity:
+            if spec.bits is None:
                 return value
             if config.method in LEARNED:
                 signed = None if config.symmetric else _of(held, path, "model_state")["signed"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from jopt.quantize.assign import assign
 from jopt.quantize.config import Config, spec_of
-from jopt.quantize.spec import Spec
+from jopt.quantize.spec import UNTOUCHED, Spec
 from jopt.rules import named_leaves
 
 
@@ -47,7 +47,7 @@ def check(config: Config, state: Any, seen: Any) -> list[str]:
             problems.append(f"{path}: {int((~np.isfinite(values)).sum())} values are not finite")
         elif isinstance(value, str):
             problems += [f"{path}: {text}" for text in _check_signs(config, value, values)]
-        elif value is not None:
+        elif value not in (None, UNTOUCHED):
             # A value is off by half of the parameters' precision, and so is the largest, which gives the step.
             precision = max(float(jnp.finfo(array.dtype).eps), 2.0**-22)
             spec = spec_of(config, value, values.ndim)

@@ -7,7 +7,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jopt.quantize.groups import scale_shape
-from jopt.quantize.spec import BITS, Spec
+from jopt.quantize.spec import ACCEPTED_OR_NONE, BITS, UNTOUCHED, Spec
 
 
 def check_array(x: Any, name: str) -> None:
@@ -37,8 +37,10 @@ def check_array(x: Any, name: str) -> None:
         raise ValueError(f"{name} must be finite, got {nan} NaN and {infinite} infinite of {values.size} entries")
 
 
-def check_spec(spec: Spec, shape: tuple[int, ...] | None = None) -> None:
+def check_spec(spec: Spec, shape: tuple[int, ...] | None = None, *, codes: bool = False) -> None:
     """Raises `ValueError` for the identity Spec, concrete bits out of range, and a Spec that does not fit a shape.
+
+    With `codes`, concrete bits of 32 are out of range too.
 
     Example:
       >>> check_spec(Spec(8, axis=-1), (3, 2))
@@ -47,7 +49,10 @@ def check_spec(spec: Spec, shape: tuple[int, ...] | None = None) -> None:
         scale_shape(shape, spec)
     if spec.bits is None:
         raise ValueError("bits must be 1 to 8 or 16 here, got None (the identity Spec has no codes and no range)")
-    if isinstance(spec.bits, int | Tracer):
+    if isinstance(spec.bits, Tracer):
         return
-    if not np.isin(np.asarray(spec.bits), BITS).all():
-        raise ValueError(f"bits must be 1 to 8, 16 or None, got {np.asarray(spec.bits)}")
+    bits = np.asarray(spec.bits)
+    if codes and (bits == UNTOUCHED).any():
+        raise ValueError(f"bits must be 1 to 8 or 16 here, got {bits} (values have no codes at 32)")
+    if not np.isin(bits, (*BITS, UNTOUCHED)).all():
+        raise ValueError(f"bits must be {ACCEPTED_OR_NONE}, got {bits}")

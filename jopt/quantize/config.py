@@ -9,7 +9,7 @@ from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
 from jopt.quantize.assign import assign
 from jopt.quantize.binary import binary, ternary
-from jopt.quantize.spec import BITS, Spec
+from jopt.quantize.spec import ACCEPTED, ACCEPTED_OR_NONE, BITS, UNTOUCHED, Spec
 from jopt.quantize.weights import CALIBRATIONS, quantize_assigned
 from jopt.transform import Params, ParamTransform, chain
 
@@ -30,7 +30,8 @@ class Config:
     Attributes:
       scheme: 'integer'; 'binary' (BinaryConnect's signs), 'xnor' (signs times the mean magnitude of a channel),
         'ternary' (three values), 'identity' (nothing but what the rules name).
-      bits: integer: 1 to 8, or 16; may be traced.
+      bits: integer: 1 to 8, or 16; 32 leaves every value as it is, in the program of the other widths: the control
+        of a sweep. May be traced.
       symmetric: integer: whether codes are centred on 0.
       granularity: what shares a scale. Integer: 'tensor' (the whole), 'channel' (an entry of the last axis),
         'group' (`group` consecutive entries of a channel, its axes flattened). Ternary: 'tensor', as in the paper,
@@ -73,13 +74,14 @@ def validate(config: Config, path: str = "quantize") -> None:
       >>> validate(Config(bits=9))
       Traceback (most recent call last):
       ...
-      jopt.config.ConfigError: quantize.bits must be 1 to 8, or 16, got 9
+      jopt.config.ConfigError: quantize.bits must be 1 to 8, 16, or 32, which changes nothing, got 9
     """
     check_types(config, path)
     choice(join_path(path, "scheme"), config.scheme, SCHEMES)
     choice(join_path(path, "granularity"), config.granularity, GRANULARITIES)
     choice(join_path(path, "calibration"), config.calibration, CALIBRATIONS)
-    require(config.bits in BITS, join_path(path, "bits"), config.bits, "1 to 8, or 16")
+    widths = (*BITS, UNTOUCHED)
+    require(config.bits in widths, join_path(path, "bits"), config.bits, ACCEPTED)
     # In the program the number is a float32.
     for name, good, accepted in (
         ("percentile", lambda x: 0 < x <= 100, "a number in (0, 100]"),
@@ -101,7 +103,7 @@ def validate(config: Config, path: str = "quantize") -> None:
     require(not one_bit, join_path(path, "calibration"), config.calibration, what)
     for i, (pattern, bits) in enumerate(config.rules):
         field = f"{join_path(path, 'rules')}[{i}]"
-        require(bits is None or bits in BITS, field, bits, "1 to 8, 16 or None")
+        require(bits is None or bits in widths, field, bits, ACCEPTED_OR_NONE)
         try:
             re.compile(pattern)
         except re.error as error:

@@ -12,7 +12,7 @@ from jopt.quantize.grid import Grid, Range, decode, encode, grid, spread_fields
 from jopt.quantize.groups import from_groups, to_groups
 from jopt.quantize.integer import fit_range
 from jopt.quantize.ranges import dynamic
-from jopt.quantize.spec import Spec, compiled, merge, split
+from jopt.quantize.spec import UNTOUCHED, Spec, compiled, merge, split
 
 
 def fake_quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> jax.Array:
@@ -23,7 +23,8 @@ def fake_quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> jax.A
 
     Args:
       x: floating array.
-      spec: the Spec; of the identity the result is `x` itself.
+      spec: the Spec; of the identity and of 32 bits the result is `x` itself. Where `spec.bits` is an array, 32
+        gives every bit of `x` and a gradient of 1, in and beyond the range.
       range: the clipping range, which broadcasts to the scales' shape; None: the whole, `jopt.quantize.dynamic`.
 
     Returns:
@@ -48,6 +49,8 @@ def fake_quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> jax.A
         return x
     check_array(x, "x")
     check_spec(spec, jnp.shape(x))
+    if spec.is_identity:
+        return x
     if range is None:
         return _whole(spec, x)
     return _clipped(spec, x, fit_range(range, jnp.shape(x), spec))
@@ -59,7 +62,17 @@ def values(spec: Spec, x: jax.Array, range: Range) -> jax.Array:
     if not spec.symmetric:
         g = Grid(*map(computed_once, g))
     y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g, spec)
-    return from_groups(y, x.shape, spec).astype(x.dtype)
+    return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
+
+
+def unless_untouched(spec: Spec, x: Any, y: jax.Array) -> jax.Array:
+    """`y`, or `x` where the bits are 32; for bits that are no array, which are never 32 here, no operation.
+
+    Example:
+      >>> float(unless_untouched(Spec(jnp.array(32)), jnp.float32(0.25), jnp.float32(0.5)))
+      0.25
+    """
+    return y if isinstance(spec.bits, int) else jnp.where(jnp.asarray(spec.bits) == UNTOUCHED, x, y)
 
 
 @compiled()
@@ -96,7 +109,8 @@ def _inside_forward(static: Spec, bits: Any, x: jax.Array, range: Range) -> tupl
 
 def _inside_backward(static: Spec, kept: Any, gradient: jax.Array) -> tuple[Any, ...]:
     bits, x, range = kept
-    inside = is_inside(x, merge(static, bits), range)
+    spec = merge(static, bits)
+    inside = unless_untouched(spec, True, is_inside(x, spec, range))
     return None, jnp.where(inside, gradient, jnp.zeros_like(gradient)), None
 
 

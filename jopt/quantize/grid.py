@@ -9,7 +9,7 @@ from jax import lax
 
 from jopt.quantize.arithmetic import divide
 from jopt.quantize.groups import spread
-from jopt.quantize.spec import Spec
+from jopt.quantize.spec import BITS, Spec
 
 _SMALLEST = np.float32(np.finfo(np.float32).tiny)  # the smallest normal number; what is below may count as 0.
 
@@ -44,14 +44,15 @@ R = TypeVar("R", Range, Grid)
 
 
 def largest_code(spec: Spec) -> jax.Array:
-    """The largest code, as float32: 2^(b-1) - 1 (1 at one bit) if symmetric, else 2^b - 1.
+    """The largest code, as float32: 2^(b-1) - 1 (1 at one bit) if symmetric, else 2^b - 1. At 32 bits that of 16.
 
     Example:
       >>> [int(largest_code(Spec(b))) for b in (1, 2, 8, 16)], int(largest_code(Spec(8, symmetric=False)))
       ([1, 1, 127, 32767], 255)
     """
     # Shifted as an integer: exp2 is off by one part in a million on some backends.
-    one, bits = jnp.int32(1), jnp.asarray(spec.bits).astype(jnp.int32)
+    # At 32 bits nobody uses what is computed with it; it must only be finite.
+    one, bits = jnp.int32(1), jnp.minimum(jnp.asarray(spec.bits).astype(jnp.int32), BITS[-1])
     top = jnp.maximum(jnp.left_shift(one, bits - one), 2) if spec.symmetric else jnp.left_shift(one, bits)
     return (top - one).astype(jnp.float32)
 

@@ -55,15 +55,15 @@ def quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> QTensor:
 
     Args:
       x: floating array.
-      spec: not the identity.
+      spec: not the identity, and not of 32 bits: traced ones count as 16.
       range: the clipping range, which broadcasts to the scales' shape; None: the whole, `jopt.quantize.dynamic`.
 
     Returns:
       A `QTensor`.
 
     Raises:
-      ValueError: for the identity Spec; an array that is not floating or (unless traced) not finite; axes,
-        groups or a range that do not fit its shape.
+      ValueError: for the identity Spec and (unless traced) 32 bits; an array that is not floating or (unless
+        traced) not finite; axes, groups or a range that do not fit its shape.
 
     Jacob et al., 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference", equation 1; symmetric codes as in Wu et al., 2020, "Integer quantization for deep learning
@@ -78,7 +78,7 @@ def quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> QTensor:
       ([0, 85, 255], 85)
     """
     check_array(x, "x")
-    check_spec(spec, jnp.shape(x))
+    check_spec(spec, jnp.shape(x), codes=True)
     fitted = None if range is None else fit_range(range, jnp.shape(x), spec)
     codes, scale, zero_point, used = _quantize(spec, x, fitted)
     return QTensor(codes, scale, zero_point, spec, used)
@@ -105,13 +105,13 @@ def dequantize(q: QTensor, dtype: Any = jnp.float32) -> jax.Array:
       An array of the codes' shape; equal to `fake_quantize` of the array that was quantized.
 
     Raises:
-      ValueError: for the identity Spec.
+      ValueError: for the identity Spec and (unless traced) 32 bits.
 
     Example:
       >>> dequantize(quantize(jnp.array([-1.0, 0.3, 0.5, 1.5]), Spec(3))).tolist()
       [-1.0, 0.5, 0.5, 1.5]
     """
-    check_spec(q.spec)
+    check_spec(q.spec, codes=True)
     return _dequantize(q.spec, q.codes, q.scale, q.zero_point, q.range).astype(dtype)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.checks import check_array, check_spec
-from jopt.quantize.fake import is_inside, values
+from jopt.quantize.fake import is_inside, unless_untouched, values
 from jopt.quantize.grid import Grid, Range, decode, encode, largest_code, spread_fields, stored_grid
 from jopt.quantize.groups import collect, from_groups, scale_shape, shared_axes, spread, to_groups
 from jopt.quantize.ranges import mean_magnitude
@@ -30,8 +30,8 @@ def lsq(x: jax.Array, step: jax.Array, spec: Spec, *, count: Any = None) -> jax.
     Args:
       x: floating array.
       step: floating, broadcasts to the scales' shape. What is not above the smallest normal number counts as that.
-      spec: the Spec; the identity gives `x` itself. Asymmetric: codes from 0, zero point 0, for what is never
-        negative.
+      spec: the Spec; the identity and 32 bits give `x` itself, and the step no gradient. Asymmetric: codes from 0,
+        zero point 0, for what is never negative.
       count: the number of entries in the gradient's scale; None: those that share a step. The paper's for
         activations is the number of features (without the batch). May be traced.
 
@@ -57,6 +57,8 @@ def lsq(x: jax.Array, step: jax.Array, spec: Spec, *, count: Any = None) -> jax.
     check_array(x, "x")
     check_spec(spec, jnp.shape(x))
     step = _fit(step, "step", jnp.shape(x), spec)
+    if spec.is_identity:
+        return x
     count = jnp.size(x) // max(step.size, 1) if count is None else count
     return _lsq_compiled(spec, x, step, jnp.asarray(count, jnp.float32))
 
@@ -118,7 +120,7 @@ def _lsq(static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Arra
     spec = merge(static, bits)
     g = _step_grid(spec, step)
     y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g, spec)
-    return from_groups(y, x.shape, spec).astype(x.dtype)
+    return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
 
 
 def _lsq_forward(static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array) -> Any:
@@ -132,10 +134,10 @@ def _lsq_backward(static: Spec, kept: Any, gradient: jax.Array) -> Any:
     view = to_groups(x.astype(jnp.float32), spec)
     upstream = to_groups(gradient.astype(jnp.float32), spec)
     v, code = divide(view, g.scale), jnp.clip(encode(view, g), g.lowest, g.highest)
-    inside = from_groups((v >= g.lowest) & (v <= g.highest), x.shape, spec)
+    inside = unless_untouched(spec, True, from_groups((v >= g.lowest) & (v <= g.highest), x.shape, spec))
     slope = jnp.where(v <= g.lowest, g.lowest, jnp.where(v >= g.highest, g.highest, code - v))
     total = collect(ordered_sum(slope * upstream, shared_axes(view.ndim, spec)), spec)
-    d_step = divide(total, jnp.sqrt(count * largest_code(spec)))
+    d_step = unless_untouched(spec, jnp.float32(0), divide(total, jnp.sqrt(count * largest_code(spec))))
     return None, jnp.where(inside, gradient, jnp.zeros_like(gradient)), d_step, None
 
 
@@ -151,7 +153,8 @@ def pact(x: jax.Array, alpha: jax.Array, spec: Spec) -> jax.Array:
     Args:
       x: floating array, before any ReLU.
       alpha: floating, broadcasts to the scales' shape; what is negative counts as 0.
-      spec: the Spec; of the identity the result is clipped and not quantized.
+      spec: the Spec; of the identity the result is clipped and not quantized, at 32 bits it is `x`, not clipped
+        either, and alpha gets no gradient.
 
     Returns:
       An array of the shape and dtype of `x`; alpha is represented exactly.
@@ -172,7 +175,8 @@ def pact(x: jax.Array, alpha: jax.Array, spec: Spec) -> jax.Array:
     check_array(x, "x")
     if spec.bits is not None:
         check_spec(spec, jnp.shape(x))
-    return _pact_compiled(spec, x, _fit(alpha, "alpha", jnp.shape(x), spec))
+    alpha = _fit(alpha, "alpha", jnp.shape(x), spec)
+    return x if spec.bits is not None and spec.is_identity else _pact_compiled(spec, x, alpha)
 
 
 @compiled()
@@ -209,8 +213,11 @@ def _pact_backward(static: Spec, kept: Any, gradient: jax.Array) -> Any:
     slope = jnp.where(view >= bound, upstream, nothing)
     if spec.symmetric:
         slope = slope - jnp.where(view <= -bound, upstream, nothing)
-    d_alpha = collect(ordered_sum(slope, shared_axes(view.ndim, spec)), spec)
-    return None, jnp.where(is_inside(x, spec, range), gradient, jnp.zeros_like(gradient)), d_alpha
+    d_alpha, inside = collect(ordered_sum(slope, shared_axes(view.ndim, spec)), spec), is_inside(x, spec, range)
+    if spec.bits is not None:
+        d_alpha = unless_untouched(spec, jnp.float32(0), d_alpha)
+        inside = unless_untouched(spec, True, inside)
+    return None, jnp.where(inside, gradient, jnp.zeros_like(gradient)), d_alpha
 
 
 _pact.defvjp(_pact_forward, _pact_backward)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jopt.quantize.assign import assign
 from jopt.quantize.config import Config, spec_of
 from jopt.quantize.groups import scale_shape
+from jopt.quantize.spec import UNTOUCHED
 
 _SIGNS = {
     "binary": "sign",
@@ -59,6 +60,6 @@ def plan(config: Config, params: Any) -> list[Row]:
                 raise ValueError(f"{path}: {error}") from error
             kind = "symmetric" if config.symmetric else "asymmetric"
             shared = "1 scale" if scales == 1 else f"{scales} scales of {math.prod(shape) // scales} values"
-            what = f"{value}-bit {kind}, {config.calibration}, {shared}"
+            what = f"{value}-bit {kind}, {config.calibration}, {shared}" if value != UNTOUCHED else "left as it is"
         rows.append(Row(path, shape, what))
     return rows

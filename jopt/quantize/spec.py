@@ -9,6 +9,10 @@ import jax
 import numpy as np
 
 BITS = (*range(1, 9), 16)
+UNTOUCHED = 32
+"""The bits with which values stay what they are: the control, as a number in the program of the other widths."""
+ACCEPTED = "1 to 8, 16, or 32, which changes nothing"
+ACCEPTED_OR_NONE = "1 to 8, 16, 32 (which changes nothing) or None"
 
 
 @jax.tree_util.register_dataclass
@@ -24,7 +28,9 @@ class Spec:
     (a convolution's window and input channels), in runs of `group`; their number must be divisible by it.
 
     Attributes:
-      bits: 1 to 8, or 16. None: no quantization, the functions of this package return what they are given.
+      bits: 1 to 8, or 16; 32: every value stays exactly what it is, with a gradient of 1, and there are no codes.
+        None: no quantization, the functions of this package return what they are given. An array may hold 32 too,
+        so that one program serves quantized and unquantized trials; None makes another program.
       symmetric: whether codes are signed and centred on 0: from -(2^(b-1) - 1) to 2^(b-1) - 1, zero point 0; at one
         bit the sign (0 for a zero). Otherwise they go from 0 to 2^b - 1, with an integer zero point.
       axis: the kept axes, negative ones from the end; None: one scale for the whole array.
@@ -53,8 +59,8 @@ class Spec:
         if isinstance(self.bits, np.integer):
             object.__setattr__(self, "bits", int(self.bits))
         number = isinstance(self.bits, bool | int | float | str)
-        if number and (isinstance(self.bits, bool | float) or self.bits not in BITS):
-            raise ValueError(f"bits must be 1 to 8, 16 or None, got {self.bits!r}")
+        if number and (isinstance(self.bits, bool | float) or self.bits not in (*BITS, UNTOUCHED)):
+            raise ValueError(f"bits must be {ACCEPTED_OR_NONE}, got {self.bits!r}")
         if isinstance(self.axis, list):
             object.__setattr__(self, "axis", tuple(self.axis))
         axes = () if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
@@ -72,8 +78,8 @@ class Spec:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the Spec changes nothing."""
-        return self.bits is None
+        """Whether the Spec changes nothing, as far as is known: an array of bits may still say so."""
+        return self.bits is None or (isinstance(self.bits, int) and self.bits == UNTOUCHED)
 
     def kept_axes(self, ndim: int) -> tuple[int, ...]:
         """The kept axes of an array of rank `ndim`, counted from 0, in order.

@@ -2,8 +2,9 @@
 
 from jopt import prune
 from jopt.config import join_path, require
+from jopt.prune.schedule import step_at
 from jopt.train.compression import KINDS, Part, acting
-from jopt.train.config import Experiment
+from jopt.train.config import Experiment, stage_optimizer
 from jopt.train.schedule import StageSteps
 
 
@@ -29,8 +30,13 @@ def validate(config: Experiment, path: str = "") -> None:
 
 def _check_order(config: Experiment, index: int, here: str) -> None:
     """Raises ConfigError where a method would break what another one holds."""
-    _check_tied(config, acting(config, index))
+    _check_tied(acting(config, index), here, config)
     active = {kind: part.config for kind, part in acting(config, index).items()}
+    if "share" in active:
+        optimizer = f"{here}.optimizer" if config.stages[index].optimizer else "optimizer"
+        clipped = stage_optimizer(config, index).adaptive_clip
+        accepted = "None where weights are shared: each unit's own factor would move those of one value apart"
+        require(clipped is None, f"{optimizer}.adaptive_clip", clipped, accepted)
     if "share" in active and "quantize" in active:
         code = active["quantize"]
         accepted = "a scheme with one scale where weights are shared: several would split the k shared values"
@@ -40,9 +46,23 @@ def _check_order(config: Experiment, index: int, here: str) -> None:
         require(one_scale, f"{here}.quantize.granularity", code.granularity, accepted)
 
 
-def _check_tied(config: Experiment, active: dict[str, Part]) -> None:
-    """Raises ConfigError where layers that are held equal would be pruned apart."""
-    if not {"tie", "prune"} <= active.keys():
+def _check_tied(active: dict[str, Part], here: str, config: Experiment) -> None:
+    """Raises ConfigError where layers that are to be held equal would be pruned, shared or clipped apart."""
+    if "tie" not in active:
+        return
+    tie = active["tie"]
+    for kind in ("share", "quantize"):
+        part = active.get(kind)
+        if part is not None and (kind == "share" or part.config.calibration != "absmax"):
+            accepted = (
+                f"in no later stage than {config.stages[part.stage].name!r}, whose {kind} chose for each layer"
+            )
+            require(tie.stage <= part.stage, f"{here}.tie", tie.config.groups, accepted)
+    if "share" in active:
+        field, start = f"stages[{active['share'].stage}].share.start", active["share"].config.start
+        accepted = "'linear' or 'density' where layers are tied: for each layer another start would be drawn"
+        require(start != "kmeans++", field, start, accepted)
+    if "prune" not in active:
         return
     pruned, here = active["prune"].config, f"stages[{active['prune'].stage}].prune"
     for name, fine in (
@@ -61,14 +81,22 @@ def _check_tied(config: Experiment, active: dict[str, Part]) -> None:
 
 
 def check_length(config: Experiment, stage: int, place: StageSteps) -> None:
-    """Raises ConfigError if a stage's last update of masks comes before its sparsity is due."""
-    own = config.stages[stage].prune
+    """Raises ConfigError if a stage's last update comes before its sparsity or its codebook is due."""
+    own, shared = config.stages[stage].prune, config.stages[stage].share
+    last = place.start + max(place.steps - 1, 0) // max(place.segment_steps, 1) * place.segment_steps
+
+    def accepted(what: str, due: int) -> str:
+        return (
+            f"such that the {what} at step {last} or before, where the stage's last segment starts, and "
+            f"not at step {due}; or shorter segments"
+        )
+
+    if shared is not None:
+        due = int(step_at(shared.begin, begin=place.start, steps=place.steps))
+        require(due <= last, f"stages[{stage}].share.begin", shared.begin, accepted("codebooks are chosen", due))
     if own is None:
         return
     due = prune.reached_at(own, begin=place.start, steps=place.steps)
-    last = place.start + max(place.steps - 1, 0) // max(place.segment_steps, 1) * place.segment_steps
-    accepted = (
-        f"such that the sparsity is reached at step {last} or before, where the stage's last segment starts, and "
-        f"not at step {due}; or shorter segments"
-    )
-    require(due <= last, f"stages[{stage}].prune.end", own.end, accepted)
+    name = "end" if own.method in ("gradual", "iterative") else "begin"
+    field = f"stages[{stage}].prune.{name}"
+    require(due <= last, field, getattr(own, name), accepted("sparsity is reached", due))

@@ -1,5 +1,6 @@
 """What acts on a stage's parameters: which methods, since when, in which order, as one ParamTransform."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from types import ModuleType
@@ -13,7 +14,8 @@ from jopt.config import ConfigError
 from jopt.quantize.activations import KEY
 from jopt.quantize.assign import assign
 from jopt.rules import RuleError, path_name
-from jopt.train.config import STAGE, Experiment, network
+from jopt.train import tied
+from jopt.train.config import STAGE, Experiment, network, stage_optimizer
 from jopt.transform import ParamTransform, chain, hold
 
 KINDS: dict[str, Any] = {"tie": cluster.tying, "prune": prune, "share": cluster, "quantize": quantize}
@@ -88,7 +90,11 @@ def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> Para
     named = parts(config, stage)
     built = []
     for part in named:
-        one = part.package.build(part.config, begin=begin, steps=steps)
+        own = part.config
+        if part.kind == "share" and part.stage != stage:
+            # It was due in its own stage: the zeros of a later pruning must not wait for that part of this one.
+            own = dataclasses.replace(own, begin=0.0)
+        one = part.package.build(own, begin=begin, steps=steps)
         # A codebook that was chosen is held by itself, and must see which of its weights are pruned later.
         built.append(one if part.stage == stage or part.kind == "share" else hold(one))
     whole = chain(*built)
@@ -143,6 +149,27 @@ def _beside(key: str, transform: ParamTransform) -> ParamTransform:
         forward=around(transform.forward),
         observe=None if observe is None else lambda s, params, g: observe(s, split(params)[0], split(g)[0]),
     )
+
+
+def beside(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of parameters that learned ranges of activations pass by."""
+
+    def changed(tree: Any) -> Any:
+        if not isinstance(tree, dict) or KEY not in tree:
+            return change(tree)
+        return {**change({k: v for k, v in tree.items() if k != KEY}), KEY: tree[KEY]}
+
+    return changed
+
+
+def with_ranges(tree: Any, of: Any) -> Any:
+    """Parameters or model state, with the ranges of activations that `of` has, if it has any.
+
+    Example:
+      >>> with_ranges({"Dense_0": 1, "activation_ranges": 0}, {"Dense_0": 2, "activation_ranges": 7})
+      {'Dense_0': 1, 'activation_ranges': 7}
+    """
+    return {**tree, KEY: of[KEY]} if isinstance(of, dict) and KEY in of else tree
 
 
 def updates(config: Experiment, stage: int) -> bool:
@@ -211,7 +238,12 @@ def imposed(config: Experiment, stage: int) -> list[Part]:
 
 
 def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...]]:
-    """A row for each parameter: its path, its shape, and what each of `parts` makes of it."""
+    """A row for each parameter: its path, its shape, and what each of `parts` makes of it.
+
+    Raises:
+      ConfigError, RuleError, ValueError: naming the field, where a method cannot have these parameters.
+    """
+    whole = params
     params = {k: v for k, v in params.items() if k != KEY} if isinstance(params, dict) else params
     columns = []
     for part in imposed(config, stage):
@@ -221,6 +253,16 @@ def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...
             raise
         except ValueError as error:
             raise type(error)(f"stages[{part.stage}].{part.kind}: {error}") from error
+    if (tie := acting(config, stage).get("tie")) is not None:
+        field = f"stages[{stage}].optimizer" if config.stages[stage].optimizer else "optimizer"
+        said = tied.said_by_optimizer(stage_optimizer(config, stage), field, whole) + [
+            tied.Said(
+                f"stages[{part.stage}].{part.kind}.rules", part.config.rules, {row.path: row.what for row in rows}
+            )
+            for part, rows in zip(imposed(config, stage), columns, strict=True)
+            if part.kind != "tie"
+        ]
+        tied.check(tie.config.groups, params, said)
     return [
         (rows[0].path, "x".join(map(str, rows[0].shape)) or "scalar", *(row.what for row in rows))
         for rows in zip(*columns, strict=True)
@@ -245,7 +287,7 @@ def grids(config: Experiment, stage: int, params: Any) -> dict[str, measure.Grid
     params = {k: v for k, v in params.items() if k != KEY} if isinstance(params, dict) else params
     found = {}
     for path, leaf, spec in quantize.specs(code, params):
-        if spec is not None:
+        if spec is not None and not spec.is_identity:
             scales = math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
             found[path] = measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
     for path, leaf, scheme in assign(code.rules, params, code.scheme):

@@ -23,7 +23,7 @@ class Stage:
     A stage starts from the state that the one before ended in, with a fresh optimizer state and the first step of
     its own schedule. What is None is taken from the experiment, or does nothing. What a stage imposes on the
     parameters (`tie`, `prune`, `share`, `quantize`, `clip`) or on the activations stays imposed in the later ones,
-    held as it is.
+    held as it is; ranges of activations that are learned, or averages, go on moving.
 
     Attributes:
       name: names the stage in metrics and reports; unique in its experiment.

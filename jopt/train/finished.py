@@ -26,6 +26,7 @@ class Finished(NamedTuple):
         average, then masked, shared and quantized.
       model_state: batch statistics and the like.
       state: the whole state, `state.params` being what the optimizer moved.
+      dataset: what it was trained on, with the mean and standard deviation that its inputs are normalized with.
     """
 
     config: Experiment
@@ -34,6 +35,7 @@ class Finished(NamedTuple):
     params: Any
     model_state: Any
     state: TrainState
+    dataset: data.Dataset
 
 
 def load(
@@ -93,7 +95,8 @@ def load(
             f"{files.result} tells of: their digests differ"
         )
     params = jax.device_get(jax.jit(end.seen)(state, numbers))
-    return Finished(config, result, compression.model(config, last, model), params, state.model_state, state)
+    net = compression.model(config, last, model)
+    return Finished(config, result, net, params, state.model_state, state, dataset)
 
 
 def _check_given(files: Workdir, now: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from jopt.rules import RuleError
 from jopt.train import combining, compression, program, schedule
 from jopt.train.config import Experiment, stage_optimizer, validate
 from jopt.train.program import Program
-from jopt.train.sources import STAGE, Source, load_source
+from jopt.train.sources import STAGE, Source, along, load_source
 from jopt.train.state import TrainState
 from jopt.transform import ParamTransform
 
@@ -91,6 +91,7 @@ def prepare(
     *,
     model: models.Model | None = None,
     transform: Callable[[Experiment, int], ParamTransform] | None = None,
+    dataset: data.Dataset | None = None,
 ) -> Prepared:
     """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
 
@@ -98,6 +99,7 @@ def prepare(
       config: the experiment.
       model: a model of one's own, instead of `config.model`.
       transform: `(experiment, stage) -> ParamTransform`.
+      dataset: what `data.load(config.data)` gives, where it has been loaded already.
 
     Raises:
       ConfigError: naming the field, its value and what is accepted.
@@ -105,7 +107,7 @@ def prepare(
     """
     validate(config)
     combining.validate(config)
-    dataset = data.load(config.data)
+    dataset = data.load(config.data) if dataset is None else dataset
     for name, network in _networks(config, model):
         field = f"{name}.num_classes"
         accepted = f"{dataset.num_classes}, the number of classes of {config.data.name!r}"
@@ -121,14 +123,11 @@ def prepare(
     own_model = None if model is None else (lambda _, model=model: model)
     input_shape = dataset.train.inputs.shape[1:]
     paths = [f"stages[{i}].optimizer" if stage.optimizer else "optimizer" for i, stage in enumerate(config.stages)]
-    for index, stage in enumerate(stages):
-        optim.validate(stage_optimizer(config, index), paths[index], stage.steps or None)
+    check_lengths(config, examples)
     for name, network in _networks(config, model):
         _check_model(config, name, network.name, models.model(network), input_shape, dataset.num_classes)
     if model is not None:
         _check_model(config, "model", None, model, input_shape, dataset.num_classes)
-    for index, length in enumerate(stages):
-        combining.check_length(config, index, length)
     sources = {
         directory: load_source(
             directory, field, input_shape, dataset.num_classes if field.endswith("teacher") else None
@@ -156,13 +155,14 @@ def prepare(
     def model_of(stage: int) -> models.Model:
         return compression.model(config, stage, model)
 
-    def teacher_of(stage: int) -> models.Model | None:
+    def teacher_of(stage: int) -> Callable[[Experiment], models.Model] | None:
         lesson = config.stages[stage].distill
         if lesson is None or not compression.teaches(config, stage):
             return None
         if lesson.teacher.startswith(STAGE):
-            return model_of([s.name for s in config.stages].index(lesson.teacher.removeprefix(STAGE)))
-        return sources[lesson.teacher].model
+            taught_in = [s.name for s in config.stages].index(lesson.teacher.removeprefix(STAGE))
+            return lambda traced: compression.model(traced, taught_in, model)
+        return lambda _, source=sources[lesson.teacher]: along(source, dataset)
 
     @functools.cache
     def like(stage: int) -> TrainState:
@@ -205,6 +205,14 @@ def prepare(
         except (RuleError, transfer.TransferError) as error:
             raise type(error)(f"stages[{stage}].transfer: {error}") from error
     return prepared
+
+
+def check_lengths(config: Experiment, examples: int) -> None:
+    """Raises ConfigError where a stage is too short for its schedules, given the number of training examples."""
+    for index, length in enumerate(schedule.stages(config, examples)):
+        path = f"stages[{index}].optimizer" if config.stages[index].optimizer else "optimizer"
+        optim.validate(stage_optimizer(config, index), path, length.steps or None)
+        combining.check_length(config, index, length)
 
 
 def _shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:

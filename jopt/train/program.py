@@ -78,7 +78,7 @@ def build(
     aligned: bool = False,
     model: Callable[[Experiment], models.Model] | None = None,
     transform: Callable[[Experiment, int], ParamTransform] | None = None,
-    teacher: models.Model | None = None,
+    teacher: Callable[[Experiment], models.Model] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Program:
     """Builds the program of one stage from the structure of its experiment.
@@ -94,7 +94,7 @@ def build(
       aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
       model: what makes the model from the experiment; None is what the config names for this stage.
       transform: `(experiment, stage) -> ParamTransform`, what makes the stage's; None is what the config names.
-      teacher: the teacher's functions, where its outputs are not in the data.
+      teacher: what makes the teacher's functions from the experiment, where its outputs are not in the data.
       mesh: a mesh with an axis `data`, over which each batch is split, everything else being the same on every
         device; None is one device.
 
@@ -125,7 +125,9 @@ def build(
             compression.transform(config, stage, begin=begin, steps=total_steps)
             if transform is None
             else transform(config, stage),
-            (lambda params: params) if limits is None else functools.partial(clip.constrain, limits),
+            (lambda params: params)
+            if limits is None
+            else compression.beside(functools.partial(clip.constrain, limits)),
         )
 
     def fresh(net: models.Model, key: jax.Array, config: Experiment) -> tuple[Any, Any]:
@@ -161,6 +163,9 @@ def build(
         params, model_state = fresh(p.model, keys.root(values["seed"]), p.config)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
+        # The ranges that were chosen for activations stay, as masks do.
+        params = compression.with_ranges(params, state.params)
+        model_state = compression.with_ranges(model_state, state.model_state)
         return replicate(settle(p, state, params, model_state))
 
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays):
@@ -195,7 +200,8 @@ def build(
             inputs, labels = arrays.inputs[row], arrays.labels[row]
             inputs = data.augment(keys.at(key, "augment", state.step), inputs, p.config.data)
             inputs = data.normalize(inputs, arrays.mean, arrays.std)
-            taught = _lesson(lesson, teacher, arrays.teacher, row, inputs)
+            own_teacher = None if teacher is None else teacher(p.config)
+            taught = _lesson(lesson, own_teacher, arrays.teacher, row, inputs)
             (loss, (correct, model_state, more)), grads = jax.value_and_grad(loss_of, has_aux=True)(
                 state.params, state, inputs, labels, taught
             )
@@ -267,7 +273,8 @@ def build(
             params, model_state = quantize.calibrate(
                 p.plain_model, here.activations, state.params, state.model_state, inputs, seen=seen
             )
-            state = state._replace(params=params, model_state=model_state)
+            ema = compression.with_ranges(state.ema, params) if state.ema else ()
+            state = state._replace(params=params, model_state=model_state, ema=ema)
         if here.recalibrate:
             inputs, _ = some("recalibrate", here.recalibrate * batch_size)
             batches = inputs[: inputs.shape[0] // batch_size * batch_size].reshape(

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jopt import data, models
@@ -21,13 +22,16 @@ class Source(NamedTuple):
       model: its functions.
       params: what they compute with: masked, quantized, averaged, as the run's evaluation saw them.
       model_state: batch statistics and the like.
-      digest: of the run that it comes from, as in its result.json; '' for a stage.
+      mean, std: float32 [channels], what its inputs are normalized with.
+      digest: of the run that it comes from, as in its result.json.
     """
 
     model: models.Model
     params: Any
     model_state: Any
-    digest: str = ""
+    mean: np.ndarray
+    std: np.ndarray
+    digest: str
 
 
 def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_classes: int | None) -> Source:
@@ -64,14 +68,30 @@ def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_cl
     # Who learns from logits needs as many classes; who takes parameters may have another head.
     fits = num_classes is None or shape == (1, num_classes)
     require(fits, field, directory, f"a run with {num_classes} classes and not {shape[-1]}")
-    return Source(found.model, found.params, found.model_state, found.result["digest"])
+    return Source(
+        found.model, found.params, found.model_state, found.dataset.mean, found.dataset.std, found.result["digest"]
+    )
+
+
+def along(source: Source, dataset: data.Dataset) -> models.Model:
+    """The network of `source` for inputs that are normalized as `dataset` is."""
+    if np.array_equal(source.mean, dataset.mean) and np.array_equal(source.std, dataset.std):
+        return source.model
+
+    def apply(params: Any, model_state: Any, x: jax.Array, **more: Any) -> Any:
+        shape = (1,) * (x.ndim - 1) + dataset.mean.shape
+        raw = x * dataset.std.reshape(shape) + dataset.mean.reshape(shape)
+        x = data.normalize(raw, jnp.asarray(source.mean), jnp.asarray(source.std))
+        return source.model.apply(params, model_state, x, **more)
+
+    return source.model._replace(apply=apply)
 
 
 def logits(source: Source, arrays: data.Arrays) -> jax.Array:
-    """What `source` makes of every example: float32 [examples, classes]."""
+    """What `source` makes of every example, normalized as it knows them: float32 [examples, classes]."""
 
     def one_batch(inputs: jax.Array) -> jax.Array:
-        inputs = data.normalize(inputs, arrays.mean, arrays.std)
+        inputs = data.normalize(inputs, jnp.asarray(source.mean), jnp.asarray(source.std))
         return source.model.apply(source.params, source.model_state, inputs, train=False)[0]
 
     return in_batches(one_batch, BATCH, arrays.inputs)

@@ -1,7 +1,7 @@
 """From one stage to the next: what each starts from, learns from and is given."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -10,12 +10,24 @@ from jopt.train import compression, sources
 from jopt.train.compilation import Compiler
 from jopt.train.prepared import Prepared
 from jopt.train.program import Origin
-from jopt.train.sources import STAGE, Source
+from jopt.train.sources import STAGE
 from jopt.train.state import TrainState
 
 
+class Over(Protocol):
+    """Maps functions of one trial over several: `jopt.ablate.Lift`."""
+
+    def __call__(self, fn: Callable[..., Any], own: tuple[Any, ...]) -> Callable[..., Any]:
+        """`fn` over a leading axis of trials, of the arguments that `own` says each trial has its own of."""
+        ...
+
+    def share(self, tree: Any) -> Any:
+        """Puts host arrays that all trials share where the programs expect them."""
+        ...
+
+
 class Staging:
-    """The starts of a run's stages."""
+    """The starts of a run's stages; of several trials at once, where the prepared programs are lifted over them."""
 
     def __init__(
         self,
@@ -23,6 +35,7 @@ class Staging:
         compiler: Compiler,
         end_of: Callable[[int], TrainState],
         values: Mapping[str, jax.Array] | None = None,
+        over: Over | None = None,
     ):
         """Nothing is computed yet.
 
@@ -31,9 +44,11 @@ class Staging:
           compiler: compiles each function once for each stage.
           end_of: `stage ->` the state that an earlier stage ended in.
           values: the swept numbers, on the device, if not the config's own.
+          over: how the programs of `prepared` were lifted; None: they are of one trial.
         """
         self.prepared, self.compiler, self.end_of = prepared, compiler, end_of
         self.values = prepared.values if values is None else values
+        self._over = over
         self._arrays: dict[int, dict[str, data.Arrays]] = {}
 
     def seen(self, stage: int, state: Any) -> Any:
@@ -44,32 +59,31 @@ class Staging:
         program = p.program_of(stage, p.stages[stage].segment_steps)
         return self.compiler.call("seen", stage, program.seen, p.place(state), self.values)
 
-    def source(self, name: str) -> Source:
-        """The network behind a config's `teacher` or `source`: a directory, or `stage:NAME`."""
-        if not name.startswith(STAGE):
-            return self.prepared.sources[name]
-        stage = self.prepared.stage_named(name.removeprefix(STAGE))
-        state = self.end_of(stage)
-        return Source(self.prepared.model_of(stage), self.seen(stage, state), state.model_state)
-
     def begin(self, stage: int, previous: TrainState | None) -> TrainState:
         """The state that a stage starts from."""
         p = self.prepared
         program = p.program_of(stage, p.stages[stage].segment_steps)
         more = () if previous is None else (previous,)
-        key = p.place(keys.root(self.values["seed"]))
+        key = p.place(keys.roots(self.values["seed"]))
         state = self.compiler.call("init", stage, program.init, key, self.values, *more)
         wanted = p.config.stages[stage].transfer
         if wanted is None:
             return state
-        source = self.source(wanted.source)
         rows = p.transferred(stage)
-        params = transfer.transfer(rows, state.params, source.params)
-        model_state = state.model_state
-        if wanted.include_state:
-            model_state = transfer.transfer(rows, model_state, source.model_state, "state")
-        origin = p.place(Origin(params, model_state))
-        return self.compiler.call("transfer", stage, program.rewind, state, self.values, origin)
+
+        def filled(params: Any, model_state: Any, source: Any) -> Origin:
+            given = model_state
+            if wanted.include_state:
+                given = transfer.transfer(rows, model_state, source["model_state"], "state")
+            return Origin(transfer.transfer(rows, params, source["params"]), given)
+
+        if self._over is not None:
+            filled = self._over(filled, (True, True, wanted.source.startswith(STAGE)))
+
+        def adopt(state: TrainState, values: Any, source: Any) -> TrainState:
+            return program.rewind(state, values, filled(state.params, state.model_state, source))
+
+        return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(wanted.source))
 
     def origin(self, stage: int) -> tuple[Any, ...] | None:
         """What `Program.rewind` is given besides, where a stage starts from an earlier point; else None."""
@@ -87,18 +101,35 @@ class Staging:
             self._arrays[stage] = self._with_teacher(stage)
         return self._arrays[stage]
 
+    def _weights(self, name: str) -> dict[str, Any]:
+        """Parameters, as the model computes with them, and model state behind a config's `teacher` or `source`."""
+        p = self.prepared
+        if not name.startswith(STAGE):
+            source = p.sources[name]
+            share = p.place if self._over is None else self._over.share
+            return share({"params": source.params, "model_state": source.model_state})
+        stage = p.stage_named(name.removeprefix(STAGE))
+        state = self.end_of(stage)
+        return p.place({"params": self.seen(stage, state), "model_state": state.model_state})
+
     def _with_teacher(self, stage: int) -> dict[str, data.Arrays]:
         p = self.prepared
         lesson = p.config.stages[stage].distill
         if lesson is None:
             return p.arrays
-        source = self.source(lesson.teacher)
+        train = p.arrays["train"]
         if p.teaches(stage):
-            known = p.place({"params": source.params, "model_state": source.model_state})
+            known = self._weights(lesson.teacher)
+        elif lesson.teacher.startswith(STAGE):
+            # Through the teacher's own program, which has the numbers (bit-widths, say) that it was trained with.
+            earlier = p.stage_named(lesson.teacher.removeprefix(STAGE))
+            program = p.program_of(earlier, p.stages[earlier].segment_steps)
+            state = p.place(self.end_of(earlier))
+            known = self.compiler.call("teacher", stage, program.predict, state, self.values, train)
         else:
+            source = p.sources[lesson.teacher]
             known = self.compiler.call(
-                "teacher", stage, lambda weights, arrays: sources.logits(
-                    source._replace(params=weights[0], model_state=weights[1]), arrays
-                ), p.place((source.params, source.model_state)), p.arrays["train"],
+                "teacher", stage, lambda weights, arrays: sources.logits(source._replace(**weights), arrays),
+                self._weights(lesson.teacher), train,
             )  # fmt: skip
-        return p.arrays | {"train": p.arrays["train"]._replace(teacher=jax.block_until_ready(known))}
+        return p.arrays | {"train": train._replace(teacher=jax.block_until_ready(known))}

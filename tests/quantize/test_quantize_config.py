@@ -32,7 +32,7 @@ def see(config, params=PARAMS):
             Config("int8"),
             "quantize.scheme must be one of 'binary', 'identity', 'integer', 'ternary', 'xnor', got 'int8'",
         ),
-        (Config(bits=0), "quantize.bits must be 1 to 8, or 16, got 0"),
+        (Config(bits=0), "quantize.bits must be 1 to 8, 16, or 32, which changes nothing, got 0"),
         (Config(bits=12), "got 12"),
         (Config(bits=4.0), "quantize.bits must be of type int, got 4.0"),  # type: ignore[arg-type]
         (Config(granularity="row"), "quantize.granularity must be one of 'channel', 'group', 'tensor', got 'row'"),
@@ -56,7 +56,10 @@ def see(config, params=PARAMS):
         (Config(percentile=float("nan")), "got nan"),
         (Config(threshold=-1.0), "quantize.threshold must be a finite number, at least 0, got -1.0"),
         (Config(threshold=float("inf")), "got inf"),
-        (Config(rules=(("a", 9),)), r"quantize.rules\[0\] must be 1 to 8, 16 or None, got 9"),
+        (
+            Config(rules=(("a", 9),)),
+            r"quantize.rules\[0\] must be 1 to 8, 16, 32 \(which changes nothing\) or None, got 9",
+        ),
         (Config(rules=(("a", 4), ("(", None))), r"quantize.rules\[1\] must be a regular expression"),
     ],
 )

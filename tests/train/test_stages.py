@@ -143,7 +143,7 @@ def test_known_logits_and_a_teacher_that_computes_along_teach_the_same(tiny):
     arrays = p.arrays["train"]._replace(teacher={"params": teacher.params, "model_state": teacher.model_state})
     along = build(
         hyper.split(config)[0], stage=1, begin=6, steps=6, total_steps=6, batch_size=16, input_shape=(6, 6, 1),
-        teacher=p.model_of(0),
+        teacher=lambda config: p.model_of(0),
     ).segment(state, p.values, arrays)  # fmt: skip
     for a, b in zip(jax.tree.leaves(known), jax.tree.leaves(along), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

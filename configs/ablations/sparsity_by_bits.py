@@ -1,0 +1,41 @@
+"""Sparsity by bits: LeNet-300-100 on the handwritten digits, pruned while it trains and quantized throughout.
+
+    python -m experiments.ablate --config=configs/ablations/sparsity_by_bits.py --workdir=runs/sparsity_by_bits
+
+One program of numbers: sparsity 0 and 32 bits are the control. The sparsity rises along the cubic for the first
+half of the ten epochs and stands still for the second.
+
+Time: 39 s in all, from launch to report. Result: 97.39 % with 80 % pruned and 4 bits, at 7 % of the control's
+bytes, -0.72 points from the control's 98.11 %, 95 % interval [-1.75, +0.30]; at 95 % and 4 bits -3.39 [-4.10,
+-2.68]. Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2; the time with other jobs running
+beside it (load 8 to 15).
+"""
+
+from jopt import models, optim, prune, quantize
+from jopt.ablate import Ablation, axis, product
+from jopt.train import Experiment, Stage
+
+
+def get_config() -> Ablation:
+    """100 trials, one program."""
+    return Ablation(
+        name="sparsity by bits",
+        experiment=Experiment(
+            name="sparsity_by_bits",
+            model=models.Config(name="mlp", features=(300, 100)),
+            optimizer=optim.Config(name="adam", learning_rate=3e-3),
+            epochs=10,
+            batch_size=64,
+            stages=[
+                Stage(
+                    "train", prune=prune.Config(method="gradual", budget="erk", end=0.5), quantize=quantize.Config()
+                )
+            ],
+        ),
+        space=product(
+            axis("stages[0].prune.sparsity", (0.0, 0.5, 0.8, 0.9, 0.95)),
+            axis("stages[0].quantize.bits", (32, 8, 4, 2)),
+        ),
+        seeds=(0, 1, 2, 3, 4),
+        control={"prune.sparsity": 0.0, "bits": 32},
+    )

@@ -1,0 +1,66 @@
+"""Runs what an ablation's config file describes, or goes on where it was interrupted.
+
+python -m experiments.ablate --config=configs/ablations/sparsity_by_bits.py --workdir=runs/grid
+"""
+
+import os
+import shlex
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.launch import ablation, launch
+from jopt import ablate, train
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the ablation: new, empty, or of the same grid or a part of it.", required=True
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", None, ["auto", "map", "vmap", "measure"], "How trials share a device, instead of the config's."
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
+)
+_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs `--config` in `--workdir`."""
+    del argv
+    use_cores(_CPU_DEVICES.value)
+    train.enable_cache(_CACHE.value)
+    grid = ablation(_CONFIG)
+    if _STRATEGY.value is not None:
+        grid.strategy = _STRATEGY.value
+    ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), quiet=_QUIET.value)
+
+
+def use_cores(count: int | None) -> None:
+    """Makes `count` CPU cores devices; None is all that this process may use."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", count or cores)
+
+
+def config_arguments(argv: list[str]) -> str:
+    """The flags that say which grid it is, as one types them.
+
+    Example:
+      >>> config_arguments(["experiments/ablate.py", "--config=configs/ablations/clipping.py", "--workdir=runs/a"])
+      '--config=configs/ablations/clipping.py'
+    """
+    given: list[str] = []
+    for place, arg in enumerate(argv[1:], 1):
+        name = arg.lstrip("-").partition("=")[0]
+        if arg.startswith("-") and (name == "config" or name.startswith("config.")):
+            given.append(arg if "=" in arg else f"{arg}={argv[place + 1]}")
+    return " ".join(map(shlex.quote, given))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    launch(main)

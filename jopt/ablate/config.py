@@ -1,0 +1,49 @@
+"""Ablation: an experiment, what is varied in it, and how the results are to be judged."""
+
+import dataclasses
+from typing import Any
+
+from jopt.ablate.space import Space
+from jopt.train.config import Experiment
+
+PROTOCOLS = ("plain", "optimizers", "pruning")
+STRATEGIES = ("auto", "map", "vmap", "measure")
+
+
+@dataclasses.dataclass
+class Ablation:
+    """A grid of experiments, run together.
+
+    Attributes:
+      name: names the ablation in reports.
+      experiment: what all trials share. Its own `seed` is not used.
+      space: the points of the grid (`jopt.ablate.axis`, `product`, `search`, ...).
+      seeds: every point is run once with each. Trials of the same seed share initialization and data order.
+      control: axis name to value: the point that the others are compared with, paired by seed; None: no comparison.
+        Where it names some axes only, each point is compared with the one that has these values and its own others.
+      metric: the outcome that decides (`jopt.ablate.OUTCOMES`).
+      protocol: 'plain'; 'optimizers' (AlgoPerf's idea: of each optimizer the point with the best validation
+        accuracy, over the axes in `tuned`, is reported on test; a point that misses `target` counts as a miss);
+        'pruning' (ShrinkBench: at least five ratios, random and magnitude scores, the dense control).
+      tuned: the axes that are chosen by validation within each point of the others.
+      target: a validation accuracy to reach; steps to it are reported, and misses are counted.
+      strategy: how trials share a device: 'map' (one after the other in one program), 'vmap' (in one batch),
+        'auto' (by rule: `jopt.ablate.strategy`), 'measure' (the faster one on the first segment).
+      chunk: trials in one program at most; 0 is as many as fit. The results do not depend on it.
+      memory_gib: what the trials may take on each device, in GiB; None is half of what is there.
+      confidence: of the intervals.
+    """
+
+    name: str = "ablation"
+    experiment: Experiment = dataclasses.field(default_factory=Experiment)
+    space: Space = dataclasses.field(default_factory=lambda: Space(()))
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    control: dict[str, Any] | None = None
+    metric: str = "accuracy"
+    protocol: str = "plain"
+    tuned: tuple[str, ...] = ()
+    target: float | None = None
+    strategy: str = "auto"
+    chunk: int = 0
+    memory_gib: float | None = None
+    confidence: float = 0.95

@@ -1,0 +1,270 @@
+"""One chunk: so many trials through the loop at once, from the first segment or from a checkpoint to a result."""
+
+import functools
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jopt import hyper, measure
+from jopt.ablate.lift import Layout, Lift
+from jopt.ablate.trials import Trial
+from jopt.files import write_json
+from jopt.train import compression, metrics
+from jopt.train.checkpoint import Checkpoints
+from jopt.train.compilation import Compiler
+from jopt.train.display import flops_of
+from jopt.train.loop import Boundary, run_segments
+from jopt.train.prepared import Prepared
+from jopt.train.program import Program
+from jopt.train.schedule import Segment
+from jopt.train.session import InvariantError
+from jopt.train.signals import StopRequested
+from jopt.train.sources import STAGE
+from jopt.train.staging import Staging
+from jopt.train.state import TrainState, digest, to_host
+
+
+class Chunk(NamedTuple):
+    """Trials of one group that are run together.
+
+    Attributes:
+      trials: at least one; fewer than `width` in a last, padded chunk.
+      width: trials in the program.
+      layout: how they share the devices.
+      prepared: one trial of the group, ready to run.
+    """
+
+    trials: Sequence[Trial]
+    width: int
+    layout: Layout
+    prepared: Prepared
+
+    @property
+    def id(self) -> str:
+        """What the chunk is called on disk: a hash of all that decides what its checkpoints hold."""
+        names = " ".join(trial.id for trial in self.trials)
+        return hashlib.sha256(f"{names} {self.width} {self.layout.lanes}".encode()).hexdigest()[:12]
+
+
+class Told(NamedTuple):
+    """What a chunk tells as it goes on.
+
+    Attributes:
+      segment: the segment that ended.
+      rows: its metric rows, of the trials that have not diverged.
+      seconds: its steps took, compilation excluded; 0 for those that came from a file.
+    """
+
+    segment: Segment
+    rows: list[metrics.Row]
+    seconds: float
+
+
+def lifted(chunk: Chunk, lift: Lift) -> Prepared:
+    """The chunk's run: programs over trials, with each trial's numbers."""
+    p = chunk.prepared
+    padded = [*chunk.trials, *[chunk.trials[-1]] * (chunk.width - len(chunk.trials))]
+    numbers = [hyper.split(trial.config)[1] for trial in padded]
+    values = {path: np.stack([own[path] for own in numbers]) for path in numbers[0]}
+
+    @functools.cache
+    def program_of(stage: int, steps: int) -> Program:
+        lesson = p.config.stages[stage].distill
+        own_teacher = lesson is not None and lesson.teacher.startswith(STAGE)
+        return lift.program(p.program_of(stage, steps), own_teacher=own_teacher)
+
+    def like(stage: int) -> TrainState:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((chunk.width, *x.shape), x.dtype), p.like(stage))
+
+    return p._replace(
+        values=lift.place(values),
+        arrays=lift.share(p.arrays),
+        program_of=program_of,
+        place=lift.place,
+        like=like,
+    )
+
+
+class ChunkRun:
+    """One process's part of a chunk."""
+
+    def __init__(
+        self,
+        chunk: Chunk,
+        directory: Path,
+        compiler: Compiler,
+        tell: Callable[[Told], None],
+        asked_to_stop: Callable[[], bool],
+    ):
+        """Nothing is computed yet.
+
+        Args:
+          chunk: the trials.
+          directory: `chunks/`, in which the chunk has a directory of its own.
+          compiler: compiles each function once, for all chunks of the group that are as wide.
+          tell: called after each segment.
+          asked_to_stop: whether to save and leave at the next boundary.
+        """
+        self.chunk, self.compiler, self.tell, self.asked_to_stop = chunk, compiler, tell, asked_to_stop
+        self.path = directory / chunk.id
+        self.metrics = self.path / "metrics.jsonl"
+        self.lift = Lift(chunk.layout)
+        self.bad = np.full(chunk.width, -1, np.int32)
+        self.prepared = lifted(chunk, self.lift)
+
+    def run(self) -> None:
+        """Runs the chunk to its end, and leaves `result.json`."""
+        p = self.prepared
+        self.path.mkdir(parents=True, exist_ok=True)
+        names = [trial.id for trial in self.chunk.trials]
+        about = {"id": self.chunk.id, "trials": names, "width": self.chunk.width, **self.chunk.layout._asdict()}
+        if not (self.path / "chunk.json").exists():
+            write_json(self.path / "chunk.json", about)
+        ends = [segment.mark for segment in p.segments if segment.last]
+        with Checkpoints(self.path / "checkpoints", 1, ends) as self.checkpoints:
+            self.staging = Staging(p, self.compiler, self._end_of, over=self.lift)
+            state, at, rows = self._restore()
+            if at is not None:
+                self.tell(Told(at, rows, 0.0))
+            state = run_segments(
+                p.program_of,
+                p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
+                p.values,
+                self.staging.arrays,
+                compiler=self.compiler,
+                begin=self.staging.begin,
+                origin=self.staging.origin,
+                updated=lambda stage: compression.updates(p.config, stage),
+                at_boundary=self._at_boundary,
+                state=state,
+                stage=None if at is None else at.stage,
+            )
+            self.checkpoints.wait()
+            found = self._outcomes(state)
+        write_json(self.path / "result.json", about | {"trials": found})
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        self.metrics.unlink(missing_ok=True)
+
+    def _restore(self) -> tuple[Any, Segment | None, list[metrics.Row]]:
+        p = self.prepared
+        bad = jax.ShapeDtypeStruct((self.chunk.width,), np.int32)
+        restored, _ = self.checkpoints.restore_latest(
+            lambda mark: {"state": p.like(p.boundary(mark).stage), "bad": bad}
+        )
+        if restored is None:
+            metrics.truncate(self.metrics, lambda row: False)
+            return None, None, []
+        at = p.boundary(restored.step)
+        self.bad = np.array(restored.state["bad"])
+        place = (at.stage, at.stop)
+        rows = metrics.truncate(self.metrics, lambda row: (p.stage_named(row["stage"]), row["step"]) <= place)
+        return p.place(restored.state["state"]), at, rows
+
+    def _end_of(self, stage: int) -> TrainState:
+        self.checkpoints.wait()
+        like = {"state": self.prepared.like(stage), "bad": jax.ShapeDtypeStruct((self.chunk.width,), np.int32)}
+        return self.checkpoints.restore(self.prepared.end_of(stage).mark, like).state["state"]
+
+    def _at_boundary(self, boundary: Boundary) -> None:
+        segment, stage = boundary.segment, self.prepared.config.stages[boundary.segment.stage].name
+        parts = {"train": boundary.train, "validation": boundary.validation}
+        if boundary.train is not None:
+            self._mark(boundary.train["first_bad_step"])
+        if boundary.validation is not None:
+            finite = np.isfinite(boundary.validation["loss"])
+            self._mark(np.where(finite, -1, max(segment.stop - 1, 0)).astype(np.int32))
+        rows = [
+            {"trial": trial.id, "stage": stage, "step": segment.stop, "split": split}
+            | {name: float(values[name][i]) for name in ("loss", "accuracy")}
+            for split, values in parts.items()
+            if values is not None
+            for i, trial in enumerate(self.chunk.trials)
+            if self.bad[i] < 0
+        ]
+        if segment.last:
+            self._check(segment.stage, boundary.state)
+        metrics.append(self.metrics, rows)
+        stop = self.asked_to_stop()
+        if segment.checkpoint or stop or segment.steps:
+            # The latest is the one to go on from: it is given the best mark.
+            state = {"state": boundary.state, "bad": self.bad}
+            self.checkpoints.save(segment.mark, state, {"accuracy": float(segment.mark)})
+        self.tell(Told(segment, rows, boundary.seconds))
+        if stop:
+            self.checkpoints.wait()
+            raise StopRequested("stopped as asked, and saved; the same command goes on from there")
+
+    def _mark(self, found: Any) -> None:
+        self.bad = np.where((self.bad < 0) & (found >= 0), found, self.bad).astype(np.int32)
+
+    def _check(self, stage: int, state: TrainState) -> None:
+        """Raises InvariantError unless each trial holds what its methods hold."""
+        if not compression.parts(self.prepared.config, stage):
+            return
+        masks, seen = jax.device_get((state.transform_state, self.staging.seen(stage, state)))
+        for i, trial in enumerate(self.chunk.trials):
+            if self.bad[i] < 0:
+                found = compression.violations(trial.config, stage, _row(masks, i), _row(seen, i))
+                if found:
+                    name = trial.config.stages[stage].name
+                    raise InvariantError(f"trial {trial.id}, at the end of stage {name!r}: {'; '.join(found[:5])}")
+
+    def _outcomes(self, state: TrainState) -> list[dict[str, Any]]:
+        """A row and the curves of each trial."""
+        p = self.prepared
+        last = len(p.stages) - 1
+        program = p.program_of(last, p.stages[last].segment_steps)
+        test = jax.device_get(self.compiler.call("test", last, program.evaluate, state, p.values, p.arrays["test"]))
+        self._mark(np.where(np.isfinite(test["loss"]), -1, max(p.segments[-1].stop - 1, 0)).astype(np.int32))
+        seen = jax.device_get(self.staging.seen(last, state))
+        host = to_host({"params": state.params, "model_state": state.model_state, "ema": state.ema})
+        by_layer = flops_of(self.chunk.prepared, last)
+        curves: dict[str, list[metrics.Row]] = {trial.id: [] for trial in self.chunk.trials}
+        for row in metrics.read(self.metrics):
+            curves[row["trial"]].append({k: v for k, v in row.items() if k != "trial"})
+        out = []
+        for i, trial in enumerate(self.chunk.trials):
+            row: dict[str, Any] = {"trial": trial.id, "status": "diverged", "diverged_step": int(self.bad[i])}
+            if self.bad[i] < 0:
+                own = {name: float(values[i]) for name, values in test.items()}
+                row |= {"status": "finished", "diverged_step": None, **own}
+                row |= _last(curves[trial.id]) | _size(trial, last, _row(seen, i), by_layer)
+                row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
+            out.append({"row": row, "curves": curves[trial.id]})
+        return out
+
+
+def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The last losses and accuracies of training and validation."""
+    rows = {row["split"]: row for row in curves}
+    found = {}
+    if "validation" in rows:
+        found |= {f"validation_{name}": rows["validation"][name] for name in ("accuracy", "loss")}
+    if "train" in rows:
+        found["train_loss"] = rows["train"]["loss"]
+    return found
+
+
+def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int]) -> dict[str, Any]:
+    """What a trial's network takes, as the model sees it."""
+    quantized = "quantize" in compression.acting(trial.config, stage)
+    grids = compression.grids(trial.config, stage, seen) if quantized else None
+    total = measure.total_storage(measure.storage(seen, grids))
+    return {
+        "parameters": total.parameters,
+        "nonzero_parameters": total.nonzero_parameters,
+        "sparsity": total.sparsity,
+        "theoretical_bytes": total.bytes,
+        "bits_per_parameter": total.bits_per_parameter,
+        "flops": sum(by_layer.values()),
+        "effective_flops": sum(measure.effective_flops(by_layer, seen).values()),
+    }
+
+
+def _row(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)

@@ -1,0 +1,116 @@
+"""What a summary says, and what it cannot say, in sentences for the report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jopt.ablate.exact import smallest_p
+from jopt.ablate.paired import LEAST_SEEDS
+from jopt.ablate.ranking import best
+from jopt.ablate.results import Results, Row
+from jopt.ablate.summary import summarize
+
+
+def label(point: Mapping[str, Any]) -> str:
+    """A point in a sentence.
+
+    Example:
+      >>> label({"sparsity": 0.9, "optimizer": "adam"})
+      'sparsity=0.9, optimizer=adam'
+    """
+    return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in point.items())
+
+
+def sentences(results: Results, rows: Sequence[Row] | None = None, confidence: float = 0.95) -> list[str]:
+    """What the statistics of an ablation show, and what they cannot.
+
+    Args:
+      results: of the ablation.
+      rows: `summarize(results, confidence)`, if it is there already.
+      confidence: of the intervals.
+
+    Returns:
+      Sentences: the comparison with the control, the best point, what so few seeds cannot show, what diverged.
+    """
+    rows = summarize(results, confidence) if rows is None else rows
+    return [
+        *_against_control(results, rows, confidence),
+        *_the_best(results, rows, confidence),
+        *few_seeds([row["n"] for row in rows], confidence),
+        *_diverged(results, rows),
+    ]
+
+
+def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
+    """What the smallest of these numbers of seeds cannot show.
+
+    Example:
+      >>> print(*few_seeds([5, 5]))
+      With 5 seeds no exact test can give a p below 0.0625: none of these comparisons can be significant at 0.05
+      by it, whatever the difference. Verdicts rest on t intervals, which take the differences to be normally
+      distributed.
+    """
+    n = min(counts, default=0)
+    out = []
+    if 0 < n < LEAST_SEEDS:
+        out.append(f"Fewer than {LEAST_SEEDS} seeds ({n}) finished in some points: nothing is decided for them.")
+    if n > 0 and smallest_p(n) > 1 - confidence:
+        out.append(
+            f"With {n} seed{'s' * (n > 1)} no exact test can give a p below {smallest_p(n):g}: none of these "
+            f"comparisons can be significant at {1 - confidence:.3g} by it, whatever the difference. Verdicts rest "
+            "on t intervals, which take the differences to be normally distributed."
+        )
+    return out
+
+
+def _against_control(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
+    if results.control is None:
+        return ["No control is named: nothing is called better or worse."]
+    compared = [row for row in rows if row["verdict"] not in (None, "control")]
+    counts = {name: sum(row["verdict"] == name for row in compared) for name in ("better", "worse", "undecided")}
+    others = len(compared) - sum(counts.values())
+    out = [
+        f"Of {len(compared)} points compared with the control ({label(results.control)}) by {results.metric}, "
+        f"paired by seed, {counts['better']} are better, {counts['worse']} worse, {counts['undecided']} undecided"
+        + (f", {others} not judged" if others else "")
+        + f"; any false verdict among them has a chance of about {1 - confidence:.3g} at most."
+    ]
+    spans = [row["detectable"] for row in compared if row["detectable"] is not None]
+    if spans:
+        out.append(
+            f"Undecided is not equal: a true difference below {min(spans):.3g} ({max(spans):.3g} at the noisiest "
+            "point) would be missed more often than one time in five."
+        )
+    return out
+
+
+def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
+    found = best(results, confidence)
+    if found.index is None:
+        return ["No point finished with all its seeds: there is no best one."]
+    names = [axis.name for axis in results.axes]
+    row = rows[found.index]
+    mean, sd = row[f"{results.metric}_mean"], row[f"{results.metric}_sd"]
+    spread = "" if sd is None else f", sd {sd:.2g}"
+    text = (
+        f"The best mean {results.metric} is {mean:.4g} ({label({k: row[k] for k in names})}; n {row['n']}{spread})"
+    )
+    if found.compared == 1:
+        return [f"{text}: the only point that finished with all its seeds."]
+    alike = len(found.alike) - 1
+    if alike:
+        shown = [label({k: rows[index][k] for k in names}) for index in found.alike[1:4]]
+        more = f" and {alike - len(shown)} more" if alike > len(shown) else ""
+        plural = "" if alike == 1 else "s"
+        return [f"{text}; {alike} other point{plural} cannot be told apart from it: {'; '.join(shown)}{more}."]
+    return [f"{text}, better than each of the other {found.compared - 1}."]
+
+
+def _diverged(results: Results, rows: Sequence[Row]) -> list[str]:
+    lost = sum(row["diverged"] for row in rows)
+    if not lost:
+        return []
+    points = sum(row["diverged"] > 0 for row in rows)
+    return [
+        f"{lost} of {len(results.trials)} trials diverged, in {points} of {len(rows)} points. Their means are "
+        "over the seeds that finished, and are called neither better nor worse."
+    ]

@@ -1,0 +1,250 @@
+"""The plan of an ablation: groups, chunks, compilations, memory and time, known before anything compiles."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jopt import data, hyper, measure
+from jopt.ablate.checks import at_point
+from jopt.ablate.config import Ablation
+from jopt.ablate.lift import Layout
+from jopt.ablate.strategy import Sizes, chunks, lanes
+from jopt.ablate.trials import Group, Trial
+from jopt.config import ConfigError, canonical_json, require
+from jopt.report import Table, formats
+from jopt.rules import RuleError
+from jopt.train import compression
+from jopt.train.config import Experiment
+from jopt.train.display import flops_of
+from jopt.train.prepared import Prepared, check_lengths, prepare
+
+# A guess to plan by, not a claim: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
+_FLOPS_PER_SECOND = {"cpu": 3e10}
+_SECONDS_A_STEP = 20e-6
+_SECONDS_TO_COMPILE = 1.5
+_COPIES = 3
+"""A segment reads the trials' old states, writes new ones, and a checkpoint on the host is a third."""
+
+
+class GroupPlan(NamedTuple):
+    """How the trials of one program are run.
+
+    Attributes:
+      group: the trials.
+      prepared: the first of them, ready to run.
+      sizes: what the strategy was chosen by.
+      layout: how the trials of a chunk share the devices.
+      chunks: how many chunks there are.
+      width: trials in each chunk, the last one padded.
+      bytes_a_trial: of its state, the largest of its stages.
+      bytes: estimated, of all that a chunk takes on each device.
+      flops: estimated, of all training steps of all trials.
+    """
+
+    group: Group
+    prepared: Prepared
+    sizes: Sizes
+    layout: Layout
+    chunks: int
+    width: int
+    bytes_a_trial: int
+    bytes: int
+    flops: float
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one trial."""
+        return self.prepared.segments[-1].stop
+
+    @property
+    def compilations(self) -> int:
+        """Programs that will be compiled, about."""
+        lengths = {(s.stage, s.steps) for s in self.prepared.segments if s.steps}
+        config = self.prepared.config
+        each = sum(3 + compression.updates(config, stage) for stage in range(len(config.stages)))
+        return len(lengths) + each + 1
+
+    @property
+    def seconds(self) -> float:
+        """Estimated, without compilation."""
+        rate = _FLOPS_PER_SECOND.get(self.sizes.platform, 1e12) * self.layout.devices
+        calls = len(self.group.trials) * self.steps / (self.layout.lanes * self.layout.devices)
+        return self.flops / rate + calls * _SECONDS_A_STEP
+
+    @property
+    def strategy(self) -> str:
+        """In a word: 'map' or 'vmap'."""
+        return "map" if self.layout.lanes == 1 else "vmap"
+
+
+class Loader:
+    """Reads each data set once, however many groups train on it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[data.Dataset, dict[str, data.Arrays]]] = {}
+
+    def prepare(self, config: Experiment) -> Prepared:
+        """`jopt.train.prepare`, with data that were read before where they were."""
+        key = canonical_json(config.data)
+        if key in self._known:
+            dataset, arrays = self._known[key]
+            return prepare(config, dataset=dataset)._replace(arrays=arrays)
+        prepared = prepare(config)
+        self._known[key] = (prepared.dataset, prepared.arrays)
+        return prepared
+
+
+def plan(
+    ablation: Ablation, groups: Sequence[Group], devices: int, recorded: Mapping[str, int], loader: Loader
+) -> list[GroupPlan]:
+    """Prepares each group, checks all of its trials against the data, and sizes its chunks. Nothing is compiled.
+
+    Args:
+      ablation: the grid.
+      groups: its trials by program.
+      devices: local devices to use at most.
+      recorded: identity of a group's structure to the lanes that an earlier launch chose.
+      loader: what reads the data.
+
+    Raises:
+      ConfigError, RuleError: for what only the data or the parameters' shapes show; also if a trial needs more
+        memory than there is.
+    """
+    out = []
+    budget = memory_budget(ablation.memory_gib)
+    for group in groups:
+        first = group.trials[0]
+        try:
+            prepared = loader.prepare(first.config)
+        except (ConfigError, RuleError) as error:
+            raise at_point(error, first) from error
+        _check(prepared, group.trials)
+        sizes = sizes_of(prepared)
+        own = recorded.get(identity(group)) or lanes(ablation.strategy, sizes)
+        used = max(1, min(devices, -(-len(group.trials) // own)))
+        state, working, shared = memory_of(prepared)
+        layout = Layout(own, used)
+        # What one device holds: the data, what its active lanes compute with, and its share of the states.
+        fit = int((budget - shared - own * working) // (_COPIES * state)) * used
+        accepted = (
+            f"such that {layout.multiple} trials fit: {formats.binary(state)} of state each, "
+            f"{formats.binary(own * working)} to compute with and {formats.binary(shared)} of data, in "
+            f"{formats.binary(budget)} on each of {used} devices (memory_gib)"
+        )
+        require(
+            fit >= layout.multiple, f"the size of a trial of group {group.index}", formats.binary(state), accepted
+        )
+        most = min(fit, ablation.chunk or len(group.trials) + layout.multiple - 1)
+        count, width = chunks(len(group.trials), layout, max(most, layout.multiple))
+        flops = 3.0 * len(group.trials) * _training_flops(prepared)
+        held = shared + own * working + _COPIES * state * width // used
+        out.append(GroupPlan(group, prepared, sizes, layout, count, width, state, held, flops))
+    return out
+
+
+def identity(group: Group) -> str:
+    """The name of a group's structure: what its trials share."""
+    return hyper.split(group.trials[0].config)[0].identity[:16]
+
+
+def sizes_of(prepared: Prepared) -> Sizes:
+    """What the strategy is chosen by."""
+    stages = range(len(prepared.stages))
+    counts = [sum(x.size for x in jax.tree.leaves(prepared.like(stage).params)) for stage in stages]
+    kernels = [x for stage in stages for x in jax.tree.leaves(prepared.like(stage).params) if len(x.shape) > 3]
+    return Sizes(jax.default_backend(), max(counts), bool(kernels))
+
+
+def memory_of(prepared: Prepared) -> tuple[int, int, int]:
+    """Bytes of a trial's state, of what one trial's step computes with, and of the data."""
+    state = max(_bytes(prepared.like(stage)) for stage in range(len(prepared.stages)))
+    x = jax.ShapeDtypeStruct((prepared.batch_size, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+    working = 0
+    for stage in range(len(prepared.stages)):
+        like, model = prepared.like(stage), prepared.model_of(stage)
+        kept = measure.intermediate_bytes(
+            lambda p, s, x, model=model: model.apply(p, s, x, train=False)[0], like.params, like.model_state, x
+        )
+        # Kept for the backward pass, and as much again for the gradients.
+        working = max(working, 2 * kept + 2 * _bytes(like.params))
+    return state, working, sum(_bytes(arrays) for arrays in prepared.arrays.values())
+
+
+def memory_budget(gib: float | None) -> int:
+    """Bytes that the trials may take on each device: what is asked for, or half of what is free."""
+    if gib is not None:
+        return int(gib * 2**30)
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    if device.platform != "cpu" and "bytes_limit" in stats:
+        return stats["bytes_limit"] // 2
+    return _free_memory() // 2 // max(1, jax.local_device_count() if device.platform == "cpu" else 1)
+
+
+def _free_memory() -> int:
+    """Bytes of memory that this machine has to give."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            free = min(free, int(Path(limit).read_text()))
+        except (OSError, ValueError):
+            continue
+    return free
+
+
+def plan_table(plans: Sequence[GroupPlan], done: Callable[[Trial], bool]) -> Table:
+    """What will be run: a row a group."""
+    rows, totals = [], [0, 0, 0.0]
+    for p in plans:
+        left = sum(not done(trial) for trial in p.group.trials)
+        seconds = p.seconds * left / len(p.group.trials) + (p.compilations * _SECONDS_TO_COMPILE if left else 0)
+        totals = [totals[0] + left, totals[1] + (p.compilations if left else 0), totals[2] + seconds]
+        rows.append(
+            (
+                str(p.group.index),
+                f"{len(p.group.trials):,}",
+                f"{left:,}",
+                f"{p.steps:,}",
+                f"{p.chunks} x {p.width}",
+                p.strategy + (f" x {p.layout.lanes}" if p.layout.lanes > 1 else ""),
+                str(p.layout.devices),
+                str(p.compilations),
+                formats.binary(p.bytes * p.layout.devices),
+                formats.duration(seconds),
+            )
+        )
+    header = ("group", "trials", "to run", "steps", "chunks", "strategy", "devices", "programs", "memory", "time")
+    trials = sum(len(p.group.trials) for p in plans)
+    footer = ("", f"{trials:,}", f"{totals[0]:,}", "", "", "", "", str(totals[1]), "", formats.duration(totals[2]))
+    return Table("Plan (programs, memory and time are estimates)", header, "rrrrrlrrrr", rows, footer)
+
+
+def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
+    """Raises where a trial's numbers do not go with the data or the parameters' shapes, as `prepare` does."""
+    examples = prepared.dataset.train.labels.shape[0]
+    for trial in trials[1:]:
+        try:
+            check_lengths(trial.config, examples)
+            for stage in range(len(trial.config.stages)):
+                compression.describe(trial.config, stage, prepared.like(stage).params)
+        except (ConfigError, RuleError) as error:
+            raise at_point(error, trial) from error
+
+
+def _training_flops(prepared: Prepared) -> float:
+    """FLOPs of the forward passes of one trial's training steps."""
+    per_example = [sum(flops_of(prepared, stage).values()) for stage in range(len(prepared.stages))]
+    pairs = zip(per_example, prepared.stages, strict=True)
+    return float(sum(flops * stage.steps * prepared.batch_size for flops, stage in pairs))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,0 +1,263 @@
+"""An ablation in its directory: start or go on, run what is new, end with tables and a report."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jopt.ablate import summary as summaries
+from jopt.ablate.checks import validate
+from jopt.ablate.config import Ablation
+from jopt.ablate.display import Display
+from jopt.ablate.execute import Chunk, ChunkRun
+from jopt.ablate.files import AblationDir
+from jopt.ablate.judge import check, judge
+from jopt.ablate.lift import Layout
+from jopt.ablate.measured import fastest
+from jopt.ablate.plan import GroupPlan, Loader, identity, plan
+from jopt.ablate.results import OUTCOMES, Axis, Results, Row
+from jopt.ablate.strategy import chunks
+from jopt.ablate.table import write_csv
+from jopt.ablate.trials import Trial, axes, groups
+from jopt.files import write_json, write_text
+from jopt.train import manifest as manifests
+from jopt.train.compilation import Compiler
+from jopt.train.signals import StopRequested, stop_on_sigterm
+from jopt.train.workdir import WorkdirError
+
+
+def run(
+    ablation: Ablation, workdir: str | Path, *, arguments: str = "", devices: int | None = None, quiet: bool = False
+) -> Results:
+    """Runs what a grid asks for and `workdir` does not hold yet, and writes its tables and its report.
+
+    Args:
+      ablation: the grid.
+      workdir: a new or empty directory, or one that holds this grid or a part of it.
+      arguments: what the apps are given to find the grid, such as `--config=grid.py`; '' where they cannot.
+      devices: local devices to use at most; None is all.
+      quiet: print nothing.
+
+    Returns:
+      The results, as `trials.csv` has them.
+
+    Raises:
+      ConfigError, RuleError: for a grid that cannot run, before anything is compiled or written.
+      WorkdirError: if the directory holds something else; nothing in it is changed.
+      StopRequested: after SIGTERM, when the trials under way have been saved.
+    """
+    begun = time.perf_counter()
+    trials = validate(ablation)
+    files, display = AblationDir(workdir), Display(quiet)
+    recorded = files.recorded()
+    if recorded is not None:
+        files.check_same(recorded, ablation, trials)
+    found = axes(ablation, trials)
+    check(ablation, trials)
+    usable = min(jax.local_device_count(), devices or jax.local_device_count())
+    known = _lanes(files, recorded, ablation)
+    plans = plan(ablation, groups(trials), usable, known, Loader())
+    files.make()
+    with files.locked(), stop_on_sigterm() as stop:
+        # Once more, now that nobody else writes here.
+        if (again := files.recorded()) is not None:
+            files.check_same(again, ablation, trials)
+        session = _Session(ablation, trials, found, plans, files, display, stop.is_set, arguments, begun)
+        return session.run(known)
+
+
+def _lanes(files: AblationDir, recorded: dict[str, Any] | None, ablation: Ablation) -> dict[str, int]:
+    """The lanes of each structure that an earlier launch chose.
+
+    Raises:
+      WorkdirError: if another strategy is asked for now.
+    """
+    known = {group["structure"]: group["lanes"] for group in (recorded or {}).get("groups", [])}
+    for lanes in known.values():
+        if (ablation.strategy == "map" and lanes > 1) or (ablation.strategy == "vmap" and lanes == 1):
+            was = "vmap" if lanes > 1 else "map"
+            raise WorkdirError(
+                f"{files.path} was begun with the strategy {was!r}, and {ablation.strategy!r} was asked for now: "
+                "their results differ in the last bits and are not mixed. Give 'auto', or another directory"
+            )
+    return known
+
+
+class _Session:
+    """One process's part of an ablation."""
+
+    def __init__(
+        self,
+        ablation: Ablation,
+        trials: Sequence[Trial],
+        found: tuple[Axis, ...],
+        plans: list[GroupPlan],
+        files: AblationDir,
+        display: Display,
+        asked_to_stop: Any,
+        arguments: str,
+        begun: float,
+    ):
+        self.ablation, self.trials, self.axes, self.plans = ablation, trials, found, plans
+        self.files, self.display, self.asked_to_stop = files, display, asked_to_stop
+        self.arguments, self.begun = arguments, begun
+        self.compilations: dict[str, dict[str, int]] = {}
+        self.compile_seconds = 0.0
+
+    def run(self, known: dict[str, int]) -> Results:
+        done = self.files.done()
+        self.display.plan(self.ablation, self.axes, self.plans, lambda trial: trial.id in done)
+        self._choose(known)
+        # First of all files: it is what makes the directory one to go on with.
+        self._record()
+        self._open_manifest(len(done))
+        status = "failed"
+        try:
+            self._execute(done)
+            results = self._results(self.files.done())
+            self._write(results)
+            status = "finished"
+        except (StopRequested, KeyboardInterrupt):
+            status = "stopped"
+            raise
+        finally:
+            self._close_manifest(status)
+        self.display.finished(self.files, results, self.summary, time.perf_counter() - self.begun)
+        return results
+
+    def _choose(self, known: dict[str, int]) -> None:
+        """With strategy 'measure', times the candidates of each group that has no layout yet."""
+        if self.ablation.strategy != "measure":
+            return
+        for index, p in enumerate(self.plans):
+            if identity(p.group) not in known:
+                lanes, table = fastest(p)
+                self.display.show(table)
+                layout = Layout(lanes, max(1, min(p.layout.devices, -(-len(p.group.trials) // lanes))))
+                most = max(p.width, layout.multiple)
+                count, width = chunks(len(p.group.trials), layout, most)
+                self.plans[index] = p._replace(layout=layout, chunks=count, width=width)
+
+    def _record(self) -> None:
+        of_groups = [
+            {
+                "group": p.group.index,
+                "structure": identity(p.group),
+                "strategy": p.strategy,
+                "lanes": p.layout.lanes,
+                "trials": [trial.id for trial in p.group.trials],
+            }
+            for p in self.plans
+        ]
+        self.files.record(self.ablation, self.trials, self.axes, of_groups)
+
+    def _execute(self, done: dict[str, Any]) -> None:
+        """Runs every chunk that is not done: those under way first."""
+        wanted = {trial.id: trial for trial in self.trials}
+        begun = self.files.under_way(set(wanted) - set(done))
+        self.files.forget([chunk["id"] for chunk in begun])
+        left = [(p, self._chunks(p, done, begun)) for p in self.plans]
+        total = sum(p.steps * len(chunk.trials) for p, own in left for chunk in own)
+        with self.display.training(total, sum(len(own) for _, own in left)) as shown:
+            for p, own in left:
+                compilers: dict[tuple[int, Layout], Compiler] = {}
+                for chunk in own:
+                    compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
+                    run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop)
+                    try:
+                        run.run()
+                    finally:
+                        self._count(p, compilers)
+
+    def _chunks(self, p: GroupPlan, done: dict[str, Any], begun: Sequence[dict[str, Any]]) -> list[Chunk]:
+        """The chunks of a group that are still to be run."""
+        trials = {trial.id: trial for trial in p.group.trials if trial.id not in done}
+        out = []
+        for chunk in begun:
+            if set(chunk["trials"]) <= set(trials):
+                # Whatever else is planned now, its checkpoint is of so many trials, so laid out.
+                layout = Layout(chunk["lanes"], min(chunk["devices"], p.layout.devices))
+                if chunk["width"] % layout.multiple:
+                    layout = Layout(chunk["lanes"], 1)
+                own = [trials.pop(name) for name in chunk["trials"]]
+                out.append(Chunk(own, chunk["width"], layout, p.prepared))
+        rest = list(trials.values())
+        if rest:
+            layout = p.layout._replace(devices=min(p.layout.devices, -(-len(rest) // p.layout.lanes)))
+            _, width = chunks(len(rest), layout, max(p.width, layout.multiple))
+            parts = [rest[i : i + width] for i in range(0, len(rest), width)]
+            out += [Chunk(part, width, layout, p.prepared) for part in parts]
+        return out
+
+    def _count(self, p: GroupPlan, compilers: dict[tuple[int, Layout], Compiler]) -> None:
+        counts: dict[str, int] = {}
+        for compiler in compilers.values():
+            for name, count in compiler.counts.items():
+                counts[name] = counts.get(name, 0) + count
+        self.compilations[str(p.group.index)] = dict(sorted(counts.items()))
+
+    def _results(self, done: dict[str, Any]) -> Results:
+        """Everything that was found, in the grid's order."""
+        of_group = {trial.id: p.group.index for p in self.plans for trial in p.group.trials}
+        rows: list[Row] = []
+        curves: list[Row] = []
+        for trial in self.trials:
+            found = done[trial.id]["row"]
+            outcome = {name: found.get(name) for name in OUTCOMES}
+            rows.append(
+                {"trial": trial.id, "group": of_group[trial.id], **trial.point, "seed": trial.seed}
+                | {name: found.get(name) for name in ("status", "diverged_step")}
+                | outcome
+                | {name: found.get(name) for name in ("steps", "digest")}
+                | {"command": self._command(trial)}
+            )
+            curves += [{"trial": trial.id, **row} for row in done[trial.id]["curves"]]
+        overrides = {trial.id: trial.overrides for trial in self.trials}
+        a = self.ablation
+        return Results(a.name, self.axes, a.control, a.metric, rows, curves, overrides)
+
+    def _command(self, trial: Trial) -> str:
+        if self.arguments:
+            return f"python -m experiments.train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
+        return f"jopt.train.run(jopt.ablate.load_trial('.', '{trial.id}'), 'runs/{trial.id}')"
+
+    def _write(self, results: Results) -> None:
+        files = self.files
+        self.summary = summaries.summarize(results, self.ablation.confidence)
+        write_csv(files.trials, results.trials)
+        write_csv(files.summary, self.summary)
+        write_text(files.curves, "".join(json.dumps(row) + "\n" for row in results.curves))
+        tables, sentences = judge(self.ablation, self.trials, results, self.summary)
+        command = "jopt.ablate.run(ablation, workdir)"
+        if self.arguments:
+            command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
+        self.display.report(files, self.ablation, self.plans, results, self.summary, tables, sentences, command)
+
+    def _open_manifest(self, done: int) -> None:
+        files, first = self.files, self.plans[0].prepared
+        facts: dict[str, Any] = manifests.collect(self.ablation.experiment, first.dataset.fingerprint)
+        facts["seed"] = list(self.ablation.seeds)
+        name = "start"
+        if files.manifest.exists():
+            old, name = files.load_json(files.manifest), "resume"
+            facts["events"] = old["events"]
+        self.manifest = facts
+        self.manifest["events"].append(
+            manifests.event(name, 0, trials=len(self.trials), done=done, argv=facts["argv"], git=facts["git"])
+        )
+        write_json(files.manifest, self.manifest)
+
+    def _close_manifest(self, status: str) -> None:
+        self.manifest["groups"] = {
+            str(p.group.index): {"strategy": p.strategy, **p.layout._asdict(), "chunks": p.chunks, "width": p.width}
+            for p in self.plans
+        }
+        self.manifest["exit_status"] = status
+        seconds = round(time.perf_counter() - self.begun, 3)
+        self.manifest["events"].append(
+            manifests.event("stop", 0, status=status, compilations=self.compilations, seconds=seconds)
+        )
+        write_json(self.files.manifest, self.manifest)

@@ -1,0 +1,249 @@
+"""Spaces: the points of a grid, as products, zips, lists and quasi-random draws of config fields."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jopt.ablate.results import COLUMNS, OUTCOMES
+from jopt.config import ConfigError, choice, require
+
+Value = bool | int | float | str | None
+
+SEQUENCES = ("sobol", "halton")
+SCALES = ("linear", "log", "logit")
+
+
+class Point(NamedTuple):
+    """One point of a grid.
+
+    Attributes:
+      labels: axis name to the value that stands for it in tables.
+      fields: dotted path of a config field to its value.
+      sets: axis name to the paths of the fields that it sets.
+    """
+
+    labels: dict[str, Value]
+    fields: dict[str, Any]
+    sets: dict[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """A list of points that name the same axes. Build one with the functions of this file; `a + b` is both."""
+
+    points: tuple[Point, ...]
+
+    def __add__(self, other: "Space") -> "Space":
+        if self.points and other.points and list(self.points[0].labels) != list(other.points[0].labels):
+            names = [", ".join(space.points[0].labels) for space in (self, other)]
+            raise ConfigError("space", f"({names[0]}) + ({names[1]})", "a sum of spaces with the same axes")
+        return Space(self.points + other.points)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A number to search over.
+
+    Attributes:
+      field: dotted path of a config field.
+      low, high: the ends of the range, both included.
+      scale: 'linear', 'log' (uniform in its logarithm) or 'logit' (uniform in ln(x / (1 - x)), for numbers in
+        (0, 1)).
+      integer: whether it is rounded, half to even.
+      name: of its column; '' is the field's last part.
+    """
+
+    field: str
+    low: float
+    high: float
+    scale: str = "linear"
+    integer: bool = False
+    name: str = ""
+
+
+def axis(field: str, values: Sequence[Any], name: str = "") -> Space:
+    """One config field, value by value.
+
+    Args:
+      field: dotted path, such as `optimizer.learning_rate` or `stages[0].prune.sparsity`.
+      values: what it takes.
+      name: of its column; '' is the path's last part, or the last two where a result is called so.
+
+    Raises:
+      ConfigError: if there is no value.
+
+    Example:
+      >>> [point.fields for point in axis("optimizer.learning_rate", (0.1, 0.01)).points]
+      [{'optimizer.learning_rate': 0.1}, {'optimizer.learning_rate': 0.01}]
+    """
+    name = name or _last(field)
+    require(len(values) > 0, f"the axis {name!r}", tuple(values), "a list of at least one value")
+    return Space(tuple(Point({name: _label(value)}, {field: value}, {name: (field,)}) for value in values))
+
+
+def choices(name: str, options: Mapping[Any, Mapping[str, Any]]) -> Space:
+    """Named alternatives that set several config fields each.
+
+    Args:
+      name: of the column.
+      options: the label of each alternative to its fields.
+
+    Example:
+      >>> space = choices("method", {"dense": {"epochs": 10}, "long": {"epochs": 20, "batch_size": 32}})
+      >>> [point.labels for point in space.points]
+      [{'method': 'dense'}, {'method': 'long'}]
+    """
+    require(len(options) > 0, f"the axis {name!r}", dict(options), "at least one alternative")
+    return Space(
+        tuple(Point({name: label}, dict(fields), {name: tuple(fields)}) for label, fields in options.items())
+    )
+
+
+def product(*spaces: Space) -> Space:
+    """Every combination, the last space's points changing fastest.
+
+    Example:
+      >>> len(product(axis("epochs", (1, 2)), axis("batch_size", (8, 16, 32))))
+      6
+    """
+    return Space(tuple(_merge(parts) for parts in itertools.product(*(space.points for space in spaces))))
+
+
+def zipped(*spaces: Space) -> Space:
+    """Point with point, as Python's `zip`.
+
+    Raises:
+      ConfigError: if the spaces have different lengths.
+    """
+    lengths = [len(space) for space in spaces]
+    require(len(set(lengths)) <= 1, "zipped", lengths, "spaces of the same number of points")
+    return Space(tuple(_merge(parts) for parts in zip(*(space.points for space in spaces), strict=True)))
+
+
+def points(*listed: Mapping[str, Any]) -> Space:
+    """An explicit list of points, dotted path to value each.
+
+    Example:
+      >>> points({"epochs": 1, "batch_size": 8}, {"epochs": 2, "batch_size": 16}).points[1].labels
+      {'epochs': 2, 'batch_size': 16}
+    """
+    require(len(listed) > 0, "points", listed, "a list of at least one point")
+    paths = {path: None for point in listed for path in point}
+    names = _names(list(paths))
+    for point in listed:
+        require(set(point) == set(paths), "points", dict(point), f"points that all set {', '.join(paths)}")
+    sets = {names[path]: (path,) for path in paths}
+    ordered = [{path: point[path] for path in paths} for point in listed]
+    return Space(tuple(Point({names[k]: _label(v) for k, v in own.items()}, own, sets) for own in ordered))
+
+
+def search(*ranges: Range, count: int, sequence: str = "sobol", seed: int = 0) -> Space:
+    """A quasi-random search space: `count` points that fill the box of the ranges evenly.
+
+    The points are those of SciPy's scrambled sequence, a function of `seed` and the ranges alone; the first n of a
+    longer search are those of a shorter one, so a search can be gone on with.
+
+    Args:
+      *ranges: the numbers.
+      count: how many points; for 'sobol' best a power of two.
+      sequence: 'sobol' (Sobol 1967, scrambled as in Owen 1998) or 'halton' (Halton 1960, scrambled).
+      seed: of the scrambling.
+
+    Raises:
+      ConfigError: for an empty range, an unknown scale or sequence, or fewer than one point.
+
+    Example:
+      >>> space = search(Range("optimizer.learning_rate", 1e-4, 1e-1, "log"), count=4)
+      >>> all(1e-4 <= point.fields["optimizer.learning_rate"] <= 1e-1 for point in space.points)
+      True
+    """
+    from scipy.stats import qmc
+
+    require(len(ranges) > 0, "search", ranges, "at least one Range")
+    require(count >= 1, "search.count", count, "at least 1")
+    choice("search.sequence", sequence, SEQUENCES)
+    for own in ranges:
+        _check_range(own)
+    names = _names([own.field for own in ranges])
+    columns = [own.name or names[own.field] for own in ranges]
+    for own, column in zip(ranges, columns, strict=True):
+        require([r.field for r in ranges].count(own.field) == 1, own.field, own.field, "searched in one range only")
+        require(columns.count(column) == 1, f"the axis {column!r}", column, "named once: give the other one a name")
+    sampler = (qmc.Sobol if sequence == "sobol" else qmc.Halton)(d=len(ranges), scramble=True, rng=seed)
+    # Whole powers of two, which Sobol's sequence is balanced for (and warns of others).
+    unit = sampler.random(1 << max(count - 1, 0).bit_length())[:count]
+    found = []
+    for row in unit:
+        fields = {own.field: _scaled(own, float(u)) for own, u in zip(ranges, row, strict=True)}
+        labels = {column: own.field for column, own in zip(columns, ranges, strict=True)}
+        sets = {name: (path,) for name, path in labels.items()}
+        found.append(Point({name: fields[path] for name, path in labels.items()}, fields, sets))
+    return Space(tuple(found))
+
+
+def _check_range(own: Range) -> None:
+    field = f"the range of {own.field!r}"
+    choice(f"{field}: scale", own.scale, SCALES)
+    bounds = (own.low, own.high)
+    require(all(map(math.isfinite, bounds)) and own.low < own.high, field, bounds, "finite, the low end first")
+    whole = not own.integer or all(float(end).is_integer() for end in bounds)
+    require(whole, field, bounds, "whole numbers, as what is searched is one")
+    require(own.scale != "log" or own.low > 0, field, bounds, "positive for scale 'log'")
+    require(own.scale != "logit" or 0 < own.low < own.high < 1, field, bounds, "within (0, 1) for scale 'logit'")
+
+
+def _scaled(own: Range, unit: float) -> float | int:
+    forth, back = {
+        "linear": (float, float),
+        "log": (math.log, math.exp),
+        "logit": (lambda x: math.log(x / (1 - x)), lambda x: 1 / (1 + math.exp(-x))),
+    }[own.scale]
+    low, high = forth(own.low), forth(own.high)
+    value = min(max(back(low + (high - low) * unit), own.low), own.high)
+    # Six digits are plenty to search by, and short enough to type; unless the ends have more.
+    return round(value) if own.integer else float(min(max(float(f"{value:.6g}"), own.low), own.high))
+
+
+def _merge(parts: Sequence[Point]) -> Point:
+    labels: dict[str, Value] = {}
+    fields: dict[str, Any] = {}
+    sets: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        for name in part.labels:
+            require(name not in labels, f"the axis {name!r}", name, "named once: give the other one another name")
+        for path in part.fields:
+            require(path not in fields, path, part.fields[path], "set by one axis only")
+        labels |= part.labels
+        fields |= part.fields
+        sets |= part.sets
+    return Point(labels, fields, sets)
+
+
+def _label(value: Any) -> Value:
+    """What stands for a value in a table."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    if dataclasses.is_dataclass(value):
+        from jopt.config import canonical_json
+
+        return canonical_json(value)
+    return str(value)
+
+
+def _last(path: str) -> str:
+    """The last part of a path; the last two, where trials.csv has a column that is called like the last."""
+    last = path.rpartition(".")[2]
+    return ".".join(path.split(".")[-2:]) if last in (*COLUMNS, *OUTCOMES) else last
+
+
+def _names(paths: Sequence[str]) -> dict[str, str]:
+    """Short column names: the path's last part, or the whole path where two would be called the same."""
+    last = [_last(path) for path in paths]
+    return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}

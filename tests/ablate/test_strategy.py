@@ -1,0 +1,43 @@
+"""The rule that chooses how trials share a device, and how they are cut into chunks."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jopt.ablate.lift import Layout
+from jopt.ablate.strategy import Sizes, chunks, lanes
+from jopt.config import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sizes", "expected"),
+    [
+        ("auto", Sizes("cpu", 50_710, False), 1),
+        ("auto", Sizes("cpu", 13, False), 8),
+        ("auto", Sizes("cpu", 5_000, True), 1),
+        ("auto", Sizes("gpu", 13, False), 32),
+        ("auto", Sizes("tpu", 50_710, True), 32),
+        ("map", Sizes("gpu", 13, False), 1),
+        ("vmap", Sizes("cpu", 50_710, True), 8),
+    ],
+)
+def test_the_rule(strategy, sizes, expected):
+    assert lanes(strategy, sizes) == expected
+
+
+@given(
+    trials=st.integers(1, 3000), lanes=st.sampled_from([1, 8, 32]), devices=st.integers(1, 8), room=st.integers(0, 500)
+)
+@settings(max_examples=200, deadline=None)
+def test_chunks_are_equal_and_hold_every_trial(trials, lanes, devices, room):
+    layout = Layout(lanes, devices)
+    most = layout.multiple + room
+    count, width = chunks(trials, layout, most)
+    assert count * width >= trials > (count - 1) * width - layout.multiple * count
+    assert width % layout.multiple == 0
+    assert width <= most
+
+
+def test_a_chunk_smaller_than_its_lanes_is_refused():
+    with pytest.raises(ConfigError, match="chunk must be 0, or at least 16: 8 lanes on 2 devices, got 7"):
+        chunks(100, Layout(8, 2), 7)
