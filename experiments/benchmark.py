@@ -11,14 +11,27 @@ from typing import Any
 import rich.console
 from absl import flags
 
-from experiments.benchmarks import cases, compress, machine, masks, pytorch, shrink, startup, tables, training
+from experiments.benchmarks import (
+    ablation,
+    ablation_process,
+    ablation_strategies,
+    cases,
+    compress,
+    machine,
+    masks,
+    pytorch,
+    shrink,
+    startup,
+    tables,
+    training,
+)
 from experiments.launch import launch
 from jopt import report
 from jopt.files import write_json, write_text
 
 # Linux counts in a process's peak memory what its parent held when it was started: start-up comes first, while this
 # process is small.
-SUITES = ("startup", "train", "matmul", "masks", "compress", "shrink")
+SUITES = ("startup", "train", "matmul", "masks", "compress", "shrink", "ablate", "strategies")
 SCHEMA = 1
 
 _ONLY = flags.DEFINE_multi_enum(
@@ -34,6 +47,10 @@ _SIZE = flags.DEFINE_integer("matmul_size", 2048, "Rows and columns of the large
 _WEIGHTS = flags.DEFINE_multi_integer(
     "weights", list(masks.SIZES), "Numbers of weights to choose among.", lower_bound=1
 )
+_SAMPLE = flags.DEFINE_integer(
+    "sample", 5, "Trials of the grid that suite ablate also runs one at a time.", lower_bound=2
+)
+_GRIDS = flags.DEFINE_integer("grids", 2, "Runs of the whole grid in suite ablate.", lower_bound=1)
 _TORCH = flags.DEFINE_bool("torch", True, "Whether PyTorch takes part.")
 _QWIX = flags.DEFINE_bool("qwix", True, "Whether qwix takes part.")
 _JSON = flags.DEFINE_string("json", None, "File to write the measurements to.")
@@ -53,6 +70,7 @@ def main(argv: list[str]) -> int:
     here = machine.describe()
     print(tables.machine_line(here))
     settings = {"repeats": _REPEATS.value, "seconds": _SECONDS.value, "runs": _RUNS.value}
+    settings |= {"sample": _SAMPLE.value, "grids": _GRIDS.value}
     found: dict[str, Any] = {"schema": SCHEMA, "argv": sys.argv, "settings": settings, "machine": here}
     found["others_share"] = {}
     shown, notes = [], [tables.machine_line(here)]
@@ -97,6 +115,18 @@ def _run(suite: str, chosen: list[cases.Case]) -> tuple[Any, report.Table]:
     if suite == "shrink":
         sizes = shrink.shrink(_REPEATS.value, _SECONDS.value)
         return sizes, tables.shrink_table(sizes)
+    if suite == "ablate":
+        grids = ablation.ablate(
+            _REPEATS.value, _SECONDS.value, _TORCH.value, sample=_SAMPLE.value, grids=_GRIDS.value
+        )
+        return grids, tables.ablate_table(grids)
+    if suite == "strategies":
+        # Seventy programs of up to 64 trials each: fewer and shorter rounds.
+        few = max(1, _REPEATS.value // 4), _SECONDS.value / 3
+        layouts = ablation_process.apart(
+            ablation_strategies.strategies, *few, devices=ablation_strategies.MOST_DEVICES
+        )
+        return layouts, tables.strategies_table(layouts)
     times = startup.startup(_REPEATS.value, _RUNS.value)
     return times, tables.startup_table(times)
 

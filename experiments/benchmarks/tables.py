@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from experiments.benchmarks.ablation import GRID, Ablate
+from experiments.benchmarks.ablation_steps import TWO_DEVICES
+from experiments.benchmarks.ablation_strategies import LANES, StrategyRow
 from experiments.benchmarks.compress import PLAIN, CompressRow
 from experiments.benchmarks.machine import Machine
 from experiments.benchmarks.masks import JOPT as TOP_K_MASK
@@ -105,6 +108,45 @@ def startup_table(measured: Startup) -> Table:
         rows += [(f"{what}, {cache} cache, {unit}", _scaled(v, factor), "") for cache, v in values.items()]
     title = "Starting: fresh processes, runs of experiments.train on digits_mlp, measured"
     return Table(title, ("what", "median [p10, p90]", "target"), "lrr", rows)
+
+
+def ablate_table(measured: Ablate) -> Table:
+    """Suite `ablate`: a line for each contender, under the grid or the network that they train."""
+    whole = measured.whole
+    cells = [(f"{whole.config}, {whole.trials} trials: s in all", "", "", "")]
+    cells.append(("· " + GRID, _scaled(whole.seconds[GRID], 1), "1", ""))
+    for ratio in whole.ratios:
+        cells.append(("· " + ratio.against, _scaled(whole.seconds[ratio.against], 1), *_ratio_cells(ratio, "≥")))
+    for row in measured.steps:
+        cells.append((f"{row.case}, {row.trials} trials, {_strategy(row.lanes)}: µs a trial-step", "", "", ""))
+        cells.append(("· " + TWO_DEVICES, _scaled(row.seconds_per_trial_step[TWO_DEVICES], 1e6), "1", ""))
+        for ratio in row.ratios:
+            time = _scaled(row.seconds_per_trial_step[ratio.against], 1e6)
+            cells.append(("· " + ratio.against, time, *_ratio_cells(ratio, "≥")))
+    off = f"test accuracy within {100 * whole.accuracy_difference:.2g} points of the grid's"
+    title = (
+        "Ablation: median [p10, p90], measured; "
+        f"once a trial: scaled from {whole.sample} of {whole.trials} trials, {off}"
+    )
+    return Table(title, ("grid, contender", "time", "ratio", "target"), "lrrr", cells)
+
+
+def strategies_table(rows: Sequence[StrategyRow]) -> Table:
+    """Suite `strategies`: a line for each network and number of devices."""
+    title = (
+        "Strategies: µs a trial-step, median, measured; the default rule's choice, and its time over the best one's"
+    )
+    cells = []
+    for row in rows:
+        times = [_digits(1e6 * row.seconds_per_trial_step[lanes].median) for lanes in LANES]
+        name = f"{row.network}: {row.parameters:,} parameters"
+        cells.append((name, str(row.devices), *times, _strategy(row.rule), f"{row.cost:.2f}"))
+    header = ("network", "devices", *map(_strategy, LANES), "rule", "cost")
+    return Table(title, header, "lr" + "r" * len(LANES) + "lr", cells)
+
+
+def _strategy(lanes: int) -> str:
+    return "map" if lanes == 1 else f"vmap x {lanes}"
 
 
 def _ratio_cells(ratio: Ratio, relation: str) -> tuple[str, str]:
