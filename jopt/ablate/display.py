@@ -1,11 +1,13 @@
 """What an ablation shows while it goes on, and the report that it leaves."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+import rich.console
 
 from jopt import report
 from jopt.ablate.config import Ablation
@@ -31,7 +33,8 @@ class Display:
     def show(self, table: report.Table) -> None:
         """Prints a table."""
         if not self._quiet:
-            report.show(table)
+            # In a file, such as a job's log, tables need not fold at 80 columns.
+            report.show(table, rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else 140))
 
     def plan(
         self, ablation: Ablation, axes: Sequence[Axis], plans: Sequence[GroupPlan], done: Callable[[Trial], bool]
@@ -142,36 +145,26 @@ def axes_table(axes: Sequence[Axis]) -> report.Table:
 
 
 def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
-    """A row a point: the mean with its interval, and the difference to the control."""
-    names = [axis.name for axis in results.axes]
+    """A row a point: the mean with its interval, and the difference with the interval that the verdict goes by."""
+    names, compared = [axis.name for axis in results.axes], results.control is not None
     metric, scale = results.metric, 100 if "accuracy" in results.metric else 1
-    header = (
-        *names,
-        "n",
-        f"{metric}{' %' if scale == 100 else ''}",
-        "interval",
-        "difference",
-        "interval",
-        "verdict",
-    )
+    header = (*names, "n", f"{metric} %" if scale == 100 else metric, "interval")
+    header += ("difference", "adjusted interval", "verdict") if compared else ()
 
     def number(row: Row, key: str, form: str) -> str:
         return "" if row.get(key) is None else format(scale * row[key], form)
 
+    def between(row: Row, low: str, high: str, form: str) -> str:
+        ends = number(row, low, form), number(row, high, form)
+        return f"[{', '.join(ends)}]" if all(ends) else ""
+
     rows = []
     for row in summary:
-        differs = row.get("difference") is not None
-        rows.append(
-            (
-                *(f"{row[n]:g}" if isinstance(row[n], float) else str(row[n]) for n in names),
-                str(row["n"]),
-                number(row, f"{metric}_mean", ".2f"),
-                f"[{number(row, f'{metric}_low', '.2f')}, {number(row, f'{metric}_high', '.2f')}]",
-                number(row, "difference", "+.2f"),
-                f"[{number(row, 'difference_low', '+.2f')}, {number(row, 'difference_high', '+.2f')}]"
-                if differs
-                else "",
-                str(row.get("verdict") or ""),
-            )
-        )
-    return report.Table("Summary", header, "l" * len(names) + "rrlrll", rows)
+        cells = [f"{row[n]:g}" if isinstance(row[n], float) else str(row[n]) for n in names]
+        cells += [str(row["n"]), number(row, f"{metric}_mean", ".2f")]
+        cells += [between(row, f"{metric}_low", f"{metric}_high", ".2f")]
+        if compared:
+            adjusted = between(row, "difference_low_adjusted", "difference_high_adjusted", "+.2f")
+            cells += [number(row, "difference", "+.2f"), adjusted, str(row["verdict"] or "")]
+        rows.append(tuple(cells))
+    return report.Table("Summary", header, "l" * len(names) + "rrl" + "rll" * compared, rows)
