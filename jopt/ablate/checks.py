@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from jopt.ablate import summary
 from jopt.ablate.config import PROTOCOLS, STRATEGIES, Ablation
 from jopt.ablate.intervals import check_confidence
 from jopt.ablate.results import COLUMNS, OUTCOMES
-from jopt.ablate.space import Point, Space
+from jopt.ablate.space import Point, Space, label
 from jopt.ablate.summary import columns
 from jopt.ablate.trials import Trial, named, trials
 from jopt.config import ConfigError, choice, require
-from jopt.rules import RuleError
 from jopt.train import combining
 from jopt.train.config import Experiment
 from jopt.train.config import validate as validate_experiment
@@ -57,7 +56,7 @@ def validate(ablation: Ablation) -> list[Trial]:
     return found
 
 
-def at_point(error: ConfigError | RuleError, trial: Trial) -> ConfigError | RuleError:
+def at_point(error: ValueError, trial: Trial) -> ValueError:
     """The same error, with the point at which it occurs."""
     where = f"at the point {named(trial.point)}"
     if isinstance(error, ConfigError):
@@ -98,7 +97,6 @@ def _check_axes(a: Ablation) -> None:
         taken = name in (*COLUMNS, *OUTCOMES)
         require(not taken, f"the axis {name!r}", name, "called otherwise: trials.csv has a column of that name")
     columns(names, a.metric)
-    summary.columns(names, a.metric)
     _check_labels(a.space)
     for name in a.tuned:
         choice("tuned", name, names)
@@ -112,7 +110,8 @@ def _check_axes(a: Ablation) -> None:
         choice("control", name, names)
     require(bool(a.control), "control", a.control, "axis names and values, or None")
     there = [point.labels for point in a.space.points]
-    found = any(all(labels[name] == value for name, value in a.control.items()) for labels in there)
+    own = control(a) or {}
+    found = any(all(labels[name] == value for name, value in own.items()) for labels in there)
     require(found, "control", a.control, f"a point of the grid; its axes are {_axes(there, names)}")
 
 
@@ -125,6 +124,11 @@ def _check_labels(space: Space) -> None:
         if other is not point and other.fields != point.fields:
             accepted = f"named unlike the other one, which sets {other.fields}"
             raise ConfigError(f"the point {named(point.labels)}", point.fields, accepted)
+
+
+def control(a: Ablation) -> dict[str, Any] | None:
+    """The ablation's control, its values as the tables have them: a tuple is its parts, one after the other."""
+    return None if a.control is None else {name: label(value) for name, value in a.control.items()}
 
 
 def _axes(points: Sequence[dict], names: Sequence[str]) -> str:

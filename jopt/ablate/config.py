@@ -29,7 +29,8 @@ class Ablation:
       target: a validation accuracy to reach; steps to it are reported, and misses are counted.
       strategy: how trials share a device: 'map' (one after the other in one program), 'vmap' (in one batch),
         'auto' (by rule: `jopt.ablate.strategy`), 'measure' (the faster one on the first segment).
-      chunk: trials in one program at most; 0 is as many as fit. The results do not depend on it.
+      chunk: trials in one program at most, rounded up to whole lanes; 0 is as many as fit. Results do not depend on
+        it.
       memory_gib: what the trials may take on each device, in GiB; None is half of what is there.
       confidence: of the intervals.
     """

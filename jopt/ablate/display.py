@@ -54,7 +54,7 @@ class Display:
 
     @contextlib.contextmanager
     def training(self, total: int, chunks: int) -> Iterator[Callable[[GroupPlan, Chunk], Callable[[Told], None]]]:
-        """Shows how far the grid is, in trial-steps.
+        """Shows how far the grid is, in trial-steps, with the median of loss and accuracy over trials.
 
         Args:
           total: trial-steps to do.
@@ -81,10 +81,10 @@ class Display:
                     for split in ("train", "validation"):
                         rows = [row for row in told.rows if row["split"] == split]
                         if rows:
-                            means: dict[str, Any] = {
-                                k: float(np.mean([row[k] for row in rows])) for k in ("loss", "accuracy")
+                            middle: dict[str, Any] = {
+                                k: float(np.median([row[k] for row in rows])) for k in ("loss", "accuracy")
                             }
-                            bar.update(done, name, means | {"split": split, "steps_per_second": speed})
+                            bar.update(done, name, middle | {"split": split, "steps_per_second": speed})
 
                 return take
 

@@ -27,6 +27,7 @@ from jopt.train.signals import StopRequested
 from jopt.train.sources import STAGE
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, digest, to_host
+from jopt.train.workdir import WorkdirError
 
 
 class Chunk(NamedTuple):
@@ -157,12 +158,15 @@ class ChunkRun:
             lambda mark: {"state": p.like(p.boundary(mark).stage), "bad": bad}
         )
         if restored is None:
-            metrics.truncate(self.metrics, lambda row: False)
+            self.metrics.unlink(missing_ok=True)
             return None, None, []
         at = p.boundary(restored.step)
         self.bad = np.array(restored.state["bad"])
         place = (at.stage, at.stop)
-        rows = metrics.truncate(self.metrics, lambda row: (p.stage_named(row["stage"]), row["step"]) <= place)
+        try:
+            rows = metrics.truncate(self.metrics, lambda row: (p.stage_named(row["stage"]), row["step"]) <= place)
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkdirError(f"{self.metrics} is damaged: {error}") from error
         return p.place(restored.state["state"]), at, rows
 
     def _end_of(self, stage: int) -> TrainState:
@@ -175,6 +179,8 @@ class ChunkRun:
         parts = {"train": boundary.train, "validation": boundary.validation}
         if boundary.train is not None:
             self._mark(boundary.train["first_bad_step"])
+            # Losses that are finite, of which the mean is not.
+            self._mark(np.where(np.isfinite(boundary.train["loss"]), -1, segment.stop - 1))
         if boundary.validation is not None:
             finite = np.isfinite(boundary.validation["loss"])
             self._mark(np.where(finite, -1, max(segment.stop - 1, 0)).astype(np.int32))

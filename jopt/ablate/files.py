@@ -38,7 +38,10 @@ class AblationDir(Workdir):
         if not self.path.is_dir():
             raise WorkdirError(f"workdir {self.path} is not a directory")
         if self.ablation.exists():
-            return self.load_json(self.ablation)
+            found = self.load_json(self.ablation)
+            if lacks := sorted({"experiment", "groups", "trials"} - set(found)):
+                raise WorkdirError(f"{self.ablation} is not of this version of jopt: it has no {', '.join(lacks)}")
+            return found
         if found := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
             raise WorkdirError(
                 f"workdir {self.path} holds {', '.join(found[:5])} but no ablation.json; "
@@ -52,7 +55,10 @@ class AblationDir(Workdir):
         missing = [row for row in recorded["trials"] if row["trial"] not in now]
         if not missing:
             return
-        theirs = dict(leaves(from_dict(Experiment, recorded["experiment"])))
+        try:
+            theirs = dict(leaves(from_dict(Experiment, recorded["experiment"])))
+        except (ConfigError, TypeError) as error:
+            raise WorkdirError(f"{self.ablation} is not of this version of jopt: {error}") from error
         ours = dict(leaves(ablation.experiment))
         differ = [
             f"{k} ({theirs.get(k)!r} there, {ours.get(k)!r} now)"

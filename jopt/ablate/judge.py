@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from jopt.ablate.algoperf import check_tuning, optimizers
+from jopt.ablate.checks import control
 from jopt.ablate.config import Ablation
 from jopt.ablate.findings import sentences
 from jopt.ablate.results import Results, Row
@@ -23,7 +24,7 @@ def check(ablation: Ablation, trials: Sequence[Trial]) -> None:
     if ablation.protocol == "optimizers":
         check_tuning(points, ablation.tuned)
     if ablation.protocol == "pruning":
-        check_pruning(points, settings(ablation, trials), ablation.control)
+        check_pruning(points, settings(ablation, trials), control(ablation))
 
 
 def settings(ablation: Ablation, trials: Sequence[Trial]) -> list[Setting]:

@@ -21,6 +21,7 @@ from jopt.train import compression
 from jopt.train.config import Experiment
 from jopt.train.display import flops_of
 from jopt.train.prepared import Prepared, check_lengths, prepare
+from jopt.transfer import TransferError
 
 # A guess to plan by, not a claim: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
 _FLOPS_PER_SECOND = {"cpu": 3e10}
@@ -120,12 +121,13 @@ def plan(
         first = group.trials[0]
         try:
             prepared = loader.prepare(first.config)
-        except (ConfigError, RuleError) as error:
+        except (ConfigError, RuleError, TransferError) as error:
             raise at_point(error, first) from error
         _check(prepared, group.trials)
         sizes = sizes_of(prepared)
         own = recorded.get(identity(group)) or lanes(ablation.strategy, sizes)
-        used = max(1, min(devices, -(-len(group.trials) // own)))
+        wanted = min(len(group.trials), ablation.chunk or len(group.trials))
+        used = max(1, min(devices, -(-wanted // own)))
         state, working, shared = memory_of(prepared)
         layout = Layout(own, used)
         # What one device holds: the data, what its active lanes compute with, and its share of the states.
@@ -138,8 +140,7 @@ def plan(
         require(
             fit >= layout.multiple, f"the size of a trial of group {group.index}", formats.binary(state), accepted
         )
-        most = min(fit, ablation.chunk or len(group.trials) + layout.multiple - 1)
-        count, width = chunks(len(group.trials), layout, max(most, layout.multiple))
+        count, width = chunks(len(group.trials), layout, min(fit, -(-wanted // layout.multiple) * layout.multiple))
         flops = 3.0 * len(group.trials) * _training_flops(prepared)
         held = shared + own * working + _COPIES * state * width // used
         out.append(GroupPlan(group, prepared, sizes, layout, count, width, state, held, flops))

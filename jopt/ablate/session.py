@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jopt.ablate import summary as summaries
-from jopt.ablate.checks import validate
+from jopt.ablate.checks import control, validate
 from jopt.ablate.config import Ablation
 from jopt.ablate.display import Display
 from jopt.ablate.execute import Chunk, ChunkRun
@@ -186,8 +186,10 @@ class _Session:
                 out.append(Chunk(own, chunk["width"], layout, p.prepared))
         rest = list(trials.values())
         if rest:
-            layout = p.layout._replace(devices=min(p.layout.devices, -(-len(rest) // p.layout.lanes)))
-            _, width = chunks(len(rest), layout, max(p.width, layout.multiple))
+            layout, width = p.layout, p.width
+            if len(rest) < p.width:
+                layout = layout._replace(devices=min(layout.devices, -(-len(rest) // layout.lanes)))
+                width = -(-len(rest) // layout.multiple) * layout.multiple
             parts = [rest[i : i + width] for i in range(0, len(rest), width)]
             out += [Chunk(part, width, layout, p.prepared) for part in parts]
         return out
@@ -217,7 +219,7 @@ class _Session:
             curves += [{"trial": trial.id, **row} for row in done[trial.id]["curves"]]
         overrides = {trial.id: trial.overrides for trial in self.trials}
         a = self.ablation
-        return Results(a.name, self.axes, a.control, a.metric, rows, curves, overrides)
+        return Results(a.name, self.axes, control(a), a.metric, rows, curves, overrides)
 
     def _command(self, trial: Trial) -> str:
         if self.arguments:

@@ -83,7 +83,7 @@ def axis(field: str, values: Sequence[Any], name: str = "") -> Space:
     """
     name = name or _last(field)
     require(len(values) > 0, f"the axis {name!r}", tuple(values), "a list of at least one value")
-    return Space(tuple(Point({name: _label(value)}, {field: value}, {name: (field,)}) for value in values))
+    return Space(tuple(Point({name: label(value)}, {field: value}, {name: (field,)}) for value in values))
 
 
 def choices(name: str, options: Mapping[Any, Mapping[str, Any]]) -> Space:
@@ -139,7 +139,7 @@ def points(*listed: Mapping[str, Any]) -> Space:
         require(set(point) == set(paths), "points", dict(point), f"points that all set {', '.join(paths)}")
     sets = {names[path]: (path,) for path in paths}
     ordered = [{path: point[path] for path in paths} for point in listed]
-    return Space(tuple(Point({names[k]: _label(v) for k, v in own.items()}, own, sets) for own in ordered))
+    return Space(tuple(Point({names[k]: label(v) for k, v in own.items()}, own, sets) for own in ordered))
 
 
 def search(*ranges: Range, count: int, sequence: str = "sobol", seed: int = 0) -> Space:
@@ -224,7 +224,7 @@ def _merge(parts: Sequence[Point]) -> Point:
     return Point(labels, fields, sets)
 
 
-def _label(value: Any) -> Value:
+def label(value: Any) -> Value:
     """What stands for a value in a table."""
     if value is None or isinstance(value, bool | int | float | str):
         return value

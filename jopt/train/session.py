@@ -218,6 +218,9 @@ class _Session:
             bad = int(boundary.train.pop("first_bad_step"))
             if bad >= 0:
                 raise self._not_finite("training", bad)
+            # Losses that are finite, of which the mean is not.
+            if not np.isfinite(boundary.train["loss"]):
+                raise self._not_finite("training", segment.stop - 1)
             rows.append(_row(segment.stop, stage, "train", boundary.train))
             rows[0]["steps_per_second"] = segment.steps / boundary.seconds
         if boundary.validation is not None:

@@ -69,9 +69,10 @@ class Staging:
         wanted = p.config.stages[stage].transfer
         if wanted is None:
             return state
-        rows = p.transferred(stage)
 
         def filled(params: Any, model_state: Any, source: Any) -> Origin:
+            # Planned here, where the shapes are those of one trial.
+            rows = transfer.plan(wanted, params, source["params"], model_state, source["model_state"])
             given = model_state
             if wanted.include_state:
                 given = transfer.transfer(rows, model_state, source["model_state"], "state")

@@ -26,7 +26,10 @@ def test_the_rule(strategy, sizes, expected):
 
 
 @given(
-    trials=st.integers(1, 3000), lanes=st.sampled_from([1, 8, 32]), devices=st.integers(1, 8), room=st.integers(0, 500)
+    trials=st.integers(1, 3000),
+    lanes=st.sampled_from([1, 8, 32]),
+    devices=st.integers(1, 8),
+    room=st.integers(0, 500),
 )
 @settings(max_examples=200, deadline=None)
 def test_chunks_are_equal_and_hold_every_trial(trials, lanes, devices, room):

@@ -1,0 +1,94 @@
+"""A grid that was stopped, or whose files were damaged, ends as one that was not."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+from directories import last_event, rows, tables
+
+from jopt.ablate import axis, run
+from jopt.ablate.files import AblationDir
+from jopt.train import metrics
+from jopt.train.signals import StopRequested
+from jopt.train.workdir import WorkdirError
+
+RATE = "optimizer.learning_rate"
+RATES = (0.1, 0.01)
+
+
+@pytest.fixture(scope="module")
+def stopped(grid, tmp_path_factory):
+    """A grid that got SIGTERM in its first segment."""
+    path = tmp_path_factory.mktemp("grids") / "stopped"
+    append = metrics.append
+
+    def and_terminate(*args):
+        append(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "append", and_terminate)
+        with pytest.raises(StopRequested, match="stopped as asked, and saved"):
+            run(grid(), path, devices=1, quiet=True)
+    return path
+
+
+def test_a_stopped_grid_says_so(stopped):
+    assert json.loads((stopped / "manifest.json").read_text())["exit_status"] == "stopped"
+    assert last_event(stopped)["status"] == "stopped"
+    (chunk,) = stopped.glob("chunks/*")
+    assert [p.name for p in chunk.glob("checkpoints/[0-9]*")] == ["4"]
+    assert not (stopped / "trials.csv").exists()
+
+
+def add(path, text):
+    path.write_text(path.read_text() + text)
+
+
+DAMAGE = {
+    "nothing": lambda chunk: None,
+    "half a line": lambda chunk: add(chunk / "metrics.jsonl", '{"trial": "'),
+    "a checkpoint": lambda chunk: [p.write_bytes(b"x") for p in (chunk / "checkpoints").rglob("*") if p.is_file()],
+    "no checkpoints": lambda chunk: shutil.rmtree(chunk / "checkpoints"),
+    "no description": lambda chunk: (chunk / "chunk.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_stopped_grid_goes_on_and_ends_as_if_it_had_not_been(first, stopped, grid, tmp_path, damage):
+    path = shutil.copytree(stopped, tmp_path / "on")
+    (chunk,) = path.glob("chunks/*")
+    DAMAGE[damage](chunk)
+    run(grid(), path, devices=1, quiet=True)
+    assert tables(path) == tables(first[0])
+    begun_anew = "init" in last_event(path)["compilations"]["0"]
+    assert begun_anew == (damage not in ("nothing", "half a line"))
+
+
+def test_damaged_rows_are_named(stopped, grid, tmp_path):
+    path = shutil.copytree(stopped, tmp_path / "on")
+    (rows_file,) = path.glob("chunks/*/metrics.jsonl")
+    rows_file.write_text("not JSON\n")
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl is damaged"):
+        run(grid(), path, devices=1, quiet=True)
+
+
+def test_a_stopped_grid_that_is_changed_keeps_what_it_can(first, stopped, grid, tmp_path):
+    """The trials under way go on from their checkpoint, whatever chunks would be planned now."""
+    path = shutil.copytree(stopped, tmp_path / "on")
+    run(grid(axis(RATE, (*RATES, 0.5)), chunk=4), path, devices=1, quiet=True)
+    assert rows(first[0]).items() <= rows(path).items()
+    results = [json.loads(p.read_text()) for p in path.glob("chunks/*/result.json")]
+    assert sorted(len(result["trials"]) for result in results) == [2, 4]
+
+
+def test_a_grid_killed_before_anything_was_computed_can_be_launched_again(grid, tmp_path, monkeypatch):
+    """The first file that it writes is the one that it is known by."""
+    left = []
+    monkeypatch.setattr(AblationDir, "record", lambda self, *args: left.extend(self.path.iterdir()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(grid(), tmp_path / "grid", devices=1, quiet=True)
+    assert [path.name for path in left] == [".lock"]
+    assert AblationDir(tmp_path / "grid").recorded() is None
