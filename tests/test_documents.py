@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jopt.ablate import checks
+from jopt.ablate.trials import groups, trials
 from jopt.train import Experiment, validate
 
 ROOT = Path(__file__).parents[1]
@@ -15,10 +17,19 @@ TEXT = {path.name: path.read_text() for path in DOCUMENTS}
 
 
 def test_the_readme_example_runs_as_printed():
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT["README.md"], re.DOTALL)
+    block = re.findall(r"```python\n(.*?)```", TEXT["README.md"], re.DOTALL)[-1]
     assert len([line for line in block.splitlines() if line.strip()]) <= 18
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in a reader's session
         exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["README.md", "ablations.md"])
+def test_the_grids_that_are_printed_can_be_run(name):
+    space: dict = {}
+    exec(compile(re.findall(r"```python\n(.*?)```", TEXT[name], re.DOTALL)[0], name, "exec"), space)
+    grid = space["get_config"]()
+    assert len(checks.validate(grid)) == len(grid.space) * len(grid.seeds) > 1
+    assert len(groups(trials(grid))) == 1
 
 
 @pytest.mark.parametrize("name", TEXT)

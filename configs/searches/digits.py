@@ -1,0 +1,69 @@
+"""Which compression of LeNet-300-100 to use on the digits.
+
+    python -m experiments.search --config=configs/searches/digits.py --budget='accuracy_drop<0.5' --workdir=runs/s
+
+Measured: to follow.
+"""
+
+from jopt import cluster, data, models, optim, prune, quantize
+from jopt.ablate import axis, choices
+from jopt.ablate.budget import Knob, Search
+from jopt.train import Experiment, Stage
+
+_SCALES = "stages[0].quantize.granularity"
+
+
+def get_config() -> Search:
+    """Pruning x sharing x bits x widths; one program for each pattern, codebook and width."""
+    return Search(
+        name="digits",
+        experiment=Experiment(
+            name="digits_search",
+            model=models.Config(name="mlp", features=(300, 100)),
+            data=data.Config(name="digits"),
+            optimizer=optim.Config(name="adam", learning_rate=1e-3),
+            epochs=20,
+            batch_size=64,
+            stages=[
+                Stage(
+                    "train",
+                    # The last layer keeps its channels: they are the classes.
+                    prune=prune.Config(method="gradual", end=0.6, rules=(("Dense_2/kernel", None),)),
+                    quantize=quantize.Config(),
+                )
+            ],
+        ),
+        knobs=(
+            Knob(
+                axis("stages[0].prune.sparsity", (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)),
+                start=(0.0, 0.6, 0.9),
+            ),
+            Knob(axis("stages[0].quantize.bits", (32, 8, 6, 4, 3, 2)), start=(32, 4, 2)),
+            Knob(
+                choices(
+                    "clusters",
+                    {
+                        0: {"stages[0].share": None, _SCALES: "channel"},
+                        # Shared values have one scale: several would split them.
+                        16: {"stages[0].share": cluster.Config(clusters=16, begin=0.6), _SCALES: "tensor"},
+                        8: {"stages[0].share": cluster.Config(clusters=8, begin=0.6), _SCALES: "tensor"},
+                    },
+                ),
+                start=(0, 16),
+            ),
+            Knob(axis("stages[0].prune.pattern", ("unstructured", "channel"))),
+            Knob(
+                choices(
+                    "widths",
+                    {
+                        "300-100": {"model.features": (300, 100)},
+                        "100-50": {"model.features": (100, 50)},
+                        "40-20": {"model.features": (40, 20)},
+                    },
+                ),
+                start=("300-100", "100-50"),
+            ),
+        ),
+        # Channels of which none is pruned are a network that is there already.
+        excluded=({"pattern": "channel", "prune.sparsity": 0.0},),
+    )

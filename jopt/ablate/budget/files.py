@@ -1,0 +1,166 @@
+"""A search's directory: its rounds, and what `search.json` says of them."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jopt.ablate.budget.config import Ladder, Search
+from jopt.ablate.budget.limits import Limit
+from jopt.ablate.config import Ablation
+from jopt.ablate.files import AblationDir
+from jopt.ablate.results import Results, Row
+from jopt.ablate.table import read_csv
+from jopt.ablate.trials import Trial, axes, plain
+from jopt.config import to_dict
+from jopt.files import write_json
+from jopt.train.workdir import Workdir, WorkdirError
+
+_LEFT = ("status", "rounds", "stopped", "latency", "pareto", "confirmation", "recommendation", "answer")
+"""Of `search.json`: what was found. The rest is what was asked for."""
+
+
+class SearchDir(Workdir):
+    """Names of the files that a search leaves behind."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        """Only names: nothing is read or made."""
+        super().__init__(path)
+        self.search = self.path / "search.json"
+        self.pareto = self.path / "pareto.csv"
+
+    def round(self, name: str) -> AblationDir:
+        """The directory of a round."""
+        return AblationDir(self.path / name)
+
+    def recorded(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What `search.json` holds of this very search; None if the directory is new or empty.
+
+        Raises:
+          WorkdirError: if the directory holds anything else.
+        """
+        if not self.path.exists():
+            return None
+        if not self.path.is_dir():
+            raise WorkdirError(f"workdir {self.path} is not a directory")
+        if not self.search.exists():
+            if found := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
+                raise WorkdirError(
+                    f"workdir {self.path} holds {', '.join(found[:5])} but no search.json; give an empty "
+                    "or a new directory"
+                )
+            return None
+        there = self.load_json(self.search)
+        differ = [
+            f"{name} ({_short(there.get(name))} there, {_short(value)} now)"
+            for name, value in plain_json(asked).items()
+            if there.get(name) != value
+        ]
+        if differ and not any(self.path.glob("*/ablation.json")):
+            # Nothing was run yet: the config was mended before the first round began.
+            return None
+        if differ:
+            raise WorkdirError(
+                f"workdir {self.path} holds another search; it differs in {'; '.join(differ)}. Nothing was "
+                "changed: give another directory"
+            )
+        return there
+
+    def write(self, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+        """Writes `search.json`; what is not a finite number becomes null."""
+        write_json(self.search, plain_json({**asked, **{name: found.get(name) for name in _LEFT}}))
+
+    def results(self, name: str, ablation: Ablation, trials: Sequence[Trial]) -> Results | None:
+        """What a finished round found, as its own tables have it; None if it is not finished.
+
+        Raises:
+          WorkdirError: if there is a finished grid of other trials.
+        """
+        files = self.round(name)
+        if not (files.manifest.exists() and files.trials.exists()):
+            return None
+        if files.load_json(files.manifest).get("exit_status") != "finished":
+            return None
+        known = {trial.id: trial for trial in trials}
+        rows = read_csv(files.trials, text=("trial", "digest", "command"))
+        if {row["trial"] for row in rows} != set(known):
+            # A round that is whole holds its proposal; one to which points were added meanwhile is not this one.
+            raise WorkdirError(f"{files.path} holds other trials than this search's: nothing was changed")
+        lines = files.curves.read_text().splitlines() if files.curves.exists() else []
+        return Results(
+            ablation.name,
+            axes(ablation, trials),
+            ablation.control,
+            ablation.metric,
+            # The labels as the grid has them: a CSV file cannot tell '16' from 16.
+            [row | known[row["trial"]].point for row in rows],
+            [json.loads(line) for line in lines],
+            {trial.id: trial.overrides for trial in trials},
+        )
+
+
+def asked_for(config: Search, ladders: Sequence[Ladder], limits: Sequence[Limit]) -> dict[str, Any]:
+    """What `search.json` says of the question: two searches in which this is equal are the same."""
+    return {
+        "name": config.name,
+        "budget": ",".join(map(str, limits)),
+        "experiment": to_dict(config.experiment),
+        "knobs": [
+            {
+                "name": ladder.name,
+                "kind": "structural" if ladder.structural else "traced",
+                "options": [
+                    {"label": label, "fields": plain(option.fields)}
+                    for label, option in zip(ladder.labels, ladder.options, strict=True)
+                ],
+                "start": [ladder.labels[i] for i in ladder.start],
+            }
+            for ladder in ladders
+        ],
+        **{
+            name: getattr(config, name)
+            for name in (
+                "excluded", "seeds", "points", "survivors", "finalists", "confirm", "trials", "metric", "batch",
+                "strategy", "confidence",
+            )
+        },
+    }  # fmt: skip
+
+
+def plain_json(value: Any) -> Any:
+    """The value as JSON reads it back, with null for a float that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(k): plain_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
+def with_commands(rows: Sequence[Row], directory: Path, command: str) -> list[Row]:
+    """The rows, each with what runs its trial alone.
+
+    Args:
+      rows: of a round.
+      directory: of the round.
+      command: what runs a trial, up to its place; '' is a line of Python.
+
+    Example:
+      >>> with_commands([{"trial": "0a1b"}], Path("runs/search/round_0"), "train --config=trial.py")
+      [{'trial': '0a1b', 'command': 'train --config=trial.py:runs/search/round_0/0a1b --workdir=runs/0a1b'}]
+    """
+
+    def line(trial: str) -> str:
+        if command:
+            return f"{command}:{directory / trial} --workdir=runs/{trial}"
+        return f"jopt.train.run(jopt.ablate.load_trial({str(directory)!r}, {trial!r}), 'runs/{trial}')"
+
+    return [row | {"command": line(row["trial"])} for row in rows]

@@ -1,0 +1,47 @@
+"""Whose latency is measured: one network for all that have its shape, the smaller one where channels are pruned."""
+
+from jopt.ablate.budget import forward
+from jopt.ablate.trials import with_fields
+from jopt.cluster import Config as Share
+from jopt.data import Config as Data
+from jopt.data import Synthetic
+from jopt.models import Config as Model
+from jopt.prune import Config as Prune
+from jopt.quantize import Config as Quantize
+from jopt.train import Experiment, Stage
+
+LAST = (("Dense_2/kernel", None),)
+
+
+def experiment(**fields):
+    base = Experiment(
+        model=Model(name="mlp", features=(16, 8), num_classes=4),
+        data=Data(name="synthetic", synthetic=Synthetic(shape=(6, 6, 1), num_classes=4, train=32)),
+        stages=[Stage("train", prune=Prune(sparsity=0.0, rules=LAST), quantize=Quantize(bits=32))],
+    )
+    return with_fields(base, {path.replace("__", "."): value for path, value in fields.items()})
+
+
+PRUNE = "stages[0].prune"
+
+
+def test_only_the_network_and_removed_channels_make_another_shape():
+    dense = forward.shape_key(experiment())
+    for fields in (
+        {f"{PRUNE}.sparsity": 0.9},
+        {"stages[0].quantize.bits": 2},
+        {"stages[0].share": Share(clusters=4)},
+        {"seed": 3},
+        {f"{PRUNE}.pattern": "channel"},
+    ):
+        assert forward.shape_key(experiment(**fields)) == dense
+    half = {f"{PRUNE}.pattern": "channel", f"{PRUNE}.sparsity": 0.5}
+    others = [{"model.features": (8, 8)}, half, half | {f"{PRUNE}.sparsity": 0.75}]
+    assert len({dense, *(forward.shape_key(experiment(**fields)) for fields in others)}) == 4
+
+
+def test_pruned_channels_are_removed_before_the_time_is_taken():
+    half = {f"{PRUNE}.pattern": "channel", f"{PRUNE}.sparsity": 0.75}
+    model, params, _, x = forward.smallest(experiment(**half), 3)
+    assert (tuple(model.features), x.shape) == ((4, 2), (3, 6, 6, 1))
+    assert [params[f"Dense_{i}"]["kernel"].shape for i in range(3)] == [(36, 4), (4, 2), (2, 4)]
