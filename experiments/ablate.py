@@ -3,14 +3,13 @@
 python -m experiments.ablate --config=configs/ablations/sparsity_by_bits.py --workdir=runs/grid
 """
 
-import os
 import shlex
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.launch import ablation, launch
+from experiments.launch import ablation, launch, use_cores
 from jopt import ablate, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
@@ -36,14 +35,6 @@ def main(argv: list[str]) -> None:
     if _STRATEGY.value is not None:
         grid.strategy = _STRATEGY.value
     ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), quiet=_QUIET.value)
-
-
-def use_cores(count: int | None) -> None:
-    """Makes `count` CPU cores devices; None is all that this process may use."""
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", count or cores)
 
 
 def config_arguments(argv: list[str]) -> str:

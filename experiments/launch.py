@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import pydoc
 import re
 import sys
@@ -93,6 +94,14 @@ def ablation(flag: flags.FlagHolder) -> Ablation:
     accepted = "a file whose get_config() returns a jopt.ablate.Ablation"
     require(isinstance(value, Ablation), "--config", f"get_config() -> {type(value).__name__}", accepted)
     return value
+
+
+def use_cores(count: int | None) -> None:
+    """Makes `count` CPU cores devices; None is all that this process may use."""
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", count or cores)
 
 
 def _loaded(flag: flags.FlagHolder) -> Any:

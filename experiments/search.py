@@ -3,7 +3,6 @@
 python -m experiments.search --config=configs/searches/digits.py --budget='accuracy_drop<0.5' --workdir=runs/search
 """
 
-import os
 import shlex
 import sys
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.launch import launch
+from experiments.launch import launch, use_cores
 from jopt import train
 from jopt.ablate import budget
 from jopt.config import ConfigError, require
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> None:
     """Runs `--config` under `--budget` in `--workdir`."""
     del argv
     budget.parse(_BUDGET.value)
-    _use_cores(_CPU_DEVICES.value)
+    use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
     budget.search(
         _search(_CONFIG.value),
@@ -47,14 +46,6 @@ def main(argv: list[str]) -> None:
         launch=" ".join(["python -m experiments.search", *map(shlex.quote, sys.argv[1:])]),
         quiet=_QUIET.value,
     )
-
-
-def _use_cores(count: int | None) -> None:
-    """Makes `count` CPU cores devices; None is all that this process may use."""
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", count or cores)
 
 
 def _search(value: Any) -> budget.Search:
