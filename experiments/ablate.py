@@ -43,12 +43,16 @@ def config_arguments(argv: list[str]) -> str:
     Example:
       >>> config_arguments(["experiments/ablate.py", "--config=configs/ablations/clipping.py", "--workdir=runs/a"])
       '--config=configs/ablations/clipping.py'
+      >>> config_arguments(["ablate.py", "--config", "a.py", "--config.experiment.data.flip", "--workdir=b"])
+      '--config=a.py --config.experiment.data.flip'
     """
     given: list[str] = []
     for place, arg in enumerate(argv[1:], 1):
         name = arg.lstrip("-").partition("=")[0]
-        if arg.startswith("-") and (name == "config" or name.startswith("config.")):
-            given.append(arg if "=" in arg else f"{arg}={argv[place + 1]}")
+        if arg.startswith("-") and (name == "config" or name.startswith(("config.", "noconfig."))):
+            value = argv[place + 1] if place + 1 < len(argv) else "-"
+            # A flag of truth stands alone.
+            given.append(arg if "=" in arg or value.startswith("-") else f"{arg}={value}")
     return " ".join(map(shlex.quote, given))
 
 

@@ -74,10 +74,12 @@ def experiment(flag: flags.FlagHolder, trial: str | None = None) -> Experiment:
     """
     value = _loaded(flag)
     if isinstance(value, Ablation):
-        found = {own.id: own.config for own in trials(value)}
+        every = trials(value)
+        found = [own.config for own in every if trial is not None and own.id.startswith(trial)]
         require(trial is not None, "--trial", trial, "given: --config is an ablation, and a run is one trial of it")
-        require(trial in found, "--trial", trial, f"the id of one of the {len(found)} trials of {value.name!r}")
-        return found[str(trial)]
+        accepted = f"the id of one of the {len(every)} trials of {value.name!r}; {len(found) or 'none'} begin so"
+        require(len(found) == 1, "--trial", trial, accepted)
+        return found[0]
     require(trial is None, "--trial", trial, "absent: --config is no ablation")
     if isinstance(value, Experiment):
         return value

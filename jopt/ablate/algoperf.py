@@ -11,6 +11,9 @@ from jopt.ablate.results import Results, Row
 from jopt.ablate.summary import by_seed, columns, grouped, summarize
 from jopt.config import require
 
+_TIE = 1e-6
+"""Accuracies that differ by less than this share are one: they are counts of examples, in float32."""
+
 _OWN = ("budget", "steps", "validation_mean", "validation_sd", "steps_to_target", "misses", "at_edge")
 
 
@@ -67,7 +70,10 @@ def optimizers(
 ) -> tuple[list[Row], list[str]]:
     """Of each method the point with the best validation accuracy, reported on test.
 
-    The mean over seeds decides; a diverged trial counts as an accuracy of 0; of equal points the first is taken.
+    The mean over seeds decides; a diverged trial counts as an accuracy of 0. A small validation part gives ties:
+    among points of equal accuracy the lowest mean validation loss decides (infinite where a trial diverged or has
+    none), then the order. What choosing adds to the noise is not in the intervals, as a sentence says.
+
     The chosen points are compared, paired by seed, with the control's method or, without a control, with the one of
     the best validation accuracy; as that one is chosen by its result, the adjustment then counts all pairs.
 
@@ -95,12 +101,12 @@ def optimizers(
     methods: dict[tuple, list[int]] = {}
     for index, point in enumerate(points):
         methods.setdefault(_method(point, tuned), []).append(index)
-    scores = [_score(rows) for rows in trials]
-    chosen = [max(own, key=lambda index: (scores[index], -index)) for own in methods.values()]
+    scores, losses = [_score(rows) for rows in trials], [_loss(rows) for rows in trials]
+    chosen = [_first(own, scores, losses) for own in methods.values()]
     axes = tuple(axis for axis in results.axes if axis.name not in tuned)
     metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
     names = [axis.name for axis in axes]
-    control, comparisons = _reference(results, points, chosen, scores, names)
+    control, comparisons = _reference(results, points, chosen, _first(chosen, scores, losses), names)
     part = results._replace(
         axes=axes, metric=metric, control=control, trials=[row for index in chosen for row in trials[index]]
     )
@@ -142,21 +148,36 @@ def _method(point: Mapping[str, Any], tuned: Sequence[str]) -> tuple:
 
 
 def _score(trials: Sequence[Row]) -> float:
-    return sum(by_seed(trials, "validation_accuracy").values()) / len(trials)
+    return math.fsum(by_seed(trials, "validation_accuracy").values()) / len(trials)
+
+
+def _loss(trials: Sequence[Row]) -> float:
+    values = by_seed(trials, "validation_loss").values()
+    return math.fsum(values) / len(trials) if len(values) == len(trials) else math.inf
+
+
+def _first(own: Sequence[int], scores: Sequence[float], losses: Sequence[float]) -> int:
+    """Of these points the one of the highest score; of equal ones that of the lowest loss, then the first.
+
+    Example:
+      >>> _first([0, 1, 2], [0.7, 0.9, 0.9], [0.1, 0.5, 0.4]), _first([0, 1], [0.9, 0.9], [0.5, 0.5])
+      (2, 0)
+    """
+    top = max(scores[index] for index in own)
+    return min((i for i in own if scores[i] >= top * (1 - _TIE)), key=lambda index: (losses[index], index))
 
 
 def _reference(
     results: Results,
     points: Sequence[Mapping[str, Any]],
     chosen: Sequence[int],
-    scores: Sequence[float],
+    first: int,
     names: list[str],
 ) -> tuple[dict[str, Any], int]:
     """Which method the others are compared with, and how many comparisons that makes."""
     own = {name: value for name, value in (results.control or {}).items() if name in names}
     if own:
         return own, len(chosen) - 1
-    first = max(chosen, key=lambda index: (scores[index], -index))
     return {name: points[first][name] for name in names}, math.comb(len(chosen), 2)
 
 
@@ -194,7 +215,9 @@ def _sentences(
     why = ", which has the best validation accuracy; all pairs are counted" if by_validation else ""
     out = [
         f"Each of {len(rows)} methods chose the best of {rows[0]['budget']} points by validation accuracy; "
-        f"compared is {metric} on test, paired by seed, with {label(control)}{why}."
+        f"compared is {metric} on test, paired by seed, with {label(control)}{why}.",
+        "The intervals are of the chosen points as they stand: they do not hold the noise of choosing, and other "
+        "seeds or other validation examples might choose other values.",
     ]
     for row in rows:
         who = label({name: row[name] for name in names})

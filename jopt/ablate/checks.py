@@ -45,6 +45,7 @@ def validate(ablation: Ablation) -> list[Trial]:
     require(fine, "memory_gib", memory, "a positive number of GiB, or None")
     _check_axes(a)
     found = trials(a)
+    _check_control(a)
     for trial in found:
         together = trial.config.data_parallel
         try:
@@ -104,8 +105,12 @@ def _check_axes(a: Ablation) -> None:
     require(len(a.tuned) < max(len(names), 1), "tuned", a.tuned, "fewer than all axes: something must be compared")
     if a.protocol == "optimizers":
         require(bool(a.tuned), "tuned", a.tuned, "the axes that are tuned, such as ('learning_rate',)")
+
+
+def _check_control(a: Ablation) -> None:
     if a.control is None:
         return
+    names = list(a.space.points[0].labels)
     for name in a.control:
         choice("control", name, names)
     require(bool(a.control), "control", a.control, "axis names and values, or None")

@@ -13,6 +13,7 @@ from jopt import report
 from jopt.ablate.config import Ablation
 from jopt.ablate.execute import Chunk, Told
 from jopt.ablate.files import AblationDir
+from jopt.ablate.judge import Judgement
 from jopt.ablate.plan import GroupPlan, plan_table
 from jopt.ablate.results import Axis, Results, Row
 from jopt.ablate.trials import Trial
@@ -97,8 +98,7 @@ class Display:
         plans: Sequence[GroupPlan],
         results: Results,
         summary: Sequence[Row],
-        tables: Sequence[report.Table],
-        sentences: Sequence[str],
+        found: Judgement,
         command: str,
     ) -> None:
         """Writes `report.md`, `report.html` and the pictures."""
@@ -110,14 +110,14 @@ class Display:
         about = [
             f"{len(results.trials):,} trials: {len(ablation.space):,} points, {len(ablation.seeds)} seeds each, "
             f"{programs}; {diverged} diverged.",
-            *sentences,
+            *found.sentences,
         ]
         write(
             files.path,
             results,
             list(summary),
             sentences=about,
-            extra_tables=tables,
+            extra_tables=found.tables,
             command=command,
             confidence=ablation.confidence,
             plan=[axes_table(results.axes)],

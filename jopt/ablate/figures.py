@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from jopt.ablate.drawing import apart, climb, outcome_axis, within
 from jopt.report import canvas, formats
 from jopt.report.canvas import INK, PALETTE
 from jopt.report.interactive import curves, forest, heat, sensitivity, tradeoff
-from jopt.report.interactive.data import SIZES, Study
-from jopt.report.interactive.plot import shades, size_ticks
+from jopt.report.interactive.data import SIZES, Estimate, Study
+from jopt.report.interactive.plot import labels, shades, size_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CURVES = 7
+LABEL = 56
+PICTURES = (
+    "accuracy_against_size.png",
+    "heat_map.png",
+    "learning_curves.png",
+    "sensitivity.png",
+    "differences.png",
+)
+"""The files of `pictures`, in a report's order."""
 
 
 def pictures(study: Study) -> dict[str, tuple[str, Figure]]:
@@ -24,14 +33,8 @@ def pictures(study: Study) -> dict[str, tuple[str, Figure]]:
 
     What is chosen in the page is fixed here: the first size, the first two axes, the other axes at the control.
     """
-    drawn = {
-        "accuracy_against_size.png": _tradeoff(study),
-        "heat_map.png": _heat(study),
-        "learning_curves.png": _curves(study),
-        "sensitivity.png": _sensitivity(study),
-        "differences.png": _forest(study),
-    }
-    return {name: own for name, own in drawn.items() if own is not None}
+    drawn = (draw(study) for draw in (_tradeoff, _heat, _curves, _sensitivity, _forest))
+    return {name: own for name, own in zip(PICTURES, drawn, strict=True) if own is not None}
 
 
 def _tradeoff(study: Study) -> tuple[str, Figure] | None:
@@ -52,13 +55,13 @@ def _tradeoff(study: Study) -> tuple[str, Figure] | None:
     axis.plot(x, y, color=INK, linewidth=0.9, drawstyle="steps-post", zorder=2, label="Pareto front of the means")
     for name, (color, marker, own) in styles.items():
         if own:
-            _marks(axis, [(size, e) for _, size, e in own], color, marker, name)
+            _marks(axis, study, [(size, e) for _, size, e in own], color, marker, name)
     axis.set_xscale("log")
     places, texts = size_ticks(key, [size for _, size, _ in known])
     axis.set_xticks(places, texts)
     axis.minorticks_off()
     axis.set_xlabel(SIZES[key], fontsize=9, color=INK)
-    _outcome_axis(axis, study)
+    outcome_axis(axis, study)
     canvas.legend(axis, loc="best")
     caption = (
         f"{_title(study)} against {SIZES[key]}: means over seeds with {study.percent} intervals, and the Pareto "
@@ -105,6 +108,7 @@ def _heat(study: Study) -> tuple[str, Figure] | None:
     canvas.plain_axes(axis, grid="")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
+    _slice(figure, study, fixed)
     axis.set_xlabel(_plain(columns.name), fontsize=9, color=INK)
     axis.set_ylabel(_plain(rows.name), fontsize=9, color=INK)
     caption = (
@@ -119,30 +123,31 @@ def _curves(study: Study) -> tuple[str, Figure] | None:
     if not shown:
         return None
     split = curves.splits(study)[0]
-    names = curves.outcomes(study)
-    labels = [_label(study, i) for i in shown]
-    figure = canvas.new_figure(3.6 * len(names) + 0.075 * max(map(len, labels)) + 0.5, 3.0)
-    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    outcomes = curves.outcomes(study)
+    names = [_label(study, i) for i in shown]
+    figure = canvas.new_figure(3.6 * len(outcomes) + 0.075 * max(map(len, names)) + 0.5, 3.0)
+    for axis, name in zip(figure.subplots(1, len(outcomes), squeeze=False)[0], outcomes, strict=True):
         canvas.plain_axes(axis)
         means: list[float] = []
-        for i, label, color in zip(shown, labels, canvas.colors(len(shown)), strict=True):
+        for i, label, color in zip(shown, names, canvas.colors(len(shown)), strict=True):
             own = study.points[i].curves.get(split, {}).get(name)
             if own is not None:
                 axis.plot(own.step, own.mean, color=color, linewidth=1.4, label=label)
-                axis.fill_between(own.step, own.low, own.high, color=color, alpha=0.12, linewidth=0)
+                low, high = ([within(v, name) for v in ends] for ends in (own.low, own.high))
+                axis.fill_between(own.step, low, high, color=color, alpha=0.12, linewidth=0)
                 means += own.mean
         axis.set_xlabel("optimizer step", fontsize=9, color=INK)
         axis.set_ylabel(f"{split} {name}{' (nats)' * (name == 'loss')}", fontsize=9, color=INK)
         if name == "accuracy" and means:
             axis.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.4g}%")
-            axis.set_ylim(*_climb(means))
+            axis.set_ylim(*climb(means))
         elif means and min(means) > 0 and max(means) > 10 * min(means):
             axis.set_yscale("log")
     handles, texts = figure.axes[0].get_legend_handles_labels()
     if handles and (len(study.points) > 1 or texts[0]):
         figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8, labelcolor=INK)
     own = sum(bool(p.curves) for p in study.points)
-    which = f"the best {len(shown)} of {own} points" if len(shown) < own else "all points"
+    which = curves.which(study, shown, CURVES) if len(shown) < own else "all points"
     return f"Learning curves of {which}: the mean over seeds with its {study.percent} interval.", figure
 
 
@@ -168,7 +173,11 @@ def _sensitivity(study: Study) -> tuple[str, Figure] | None:
         style = "o-" if joined else "o"
         axis.plot(places, [e.mean for _, e in known], style, color=color, markersize=4, linewidth=1.4,
                   label="" if by is None else formats.shorten(_plain(study.axes[by].texts[k]), 24))  # fmt: skip
-        whole = [(place, e.low, e.high) for place, e in known if e.low is not None and e.high is not None]
+        whole = [
+            (place, study.inside(e.low), study.inside(e.high))
+            for place, e in known
+            if e.low is not None and e.high is not None
+        ]
         if whole:
             at, low, high = (list(column) for column in zip(*whole, strict=True))
             if joined:
@@ -191,11 +200,12 @@ def _sensitivity(study: Study) -> tuple[str, Figure] | None:
     if study.axes[x].log:
         axis.set_xscale("log")
     if len(values) <= 9:
-        own_ticks = _apart(values, study.axes[x].log)
+        own_ticks = apart(values, study.axes[x].log)
         axis.set_xticks([values[i] for i in own_ticks], [_plain(study.axes[x].texts[i]) for i in own_ticks])
         axis.minorticks_off()
+    _slice(figure, study, fixed)
     axis.set_xlabel(_plain(study.axes[x].name), fontsize=9, color=INK)
-    _outcome_axis(axis, study)
+    outcome_axis(axis, study)
     if by is not None:
         figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8,
                       labelcolor=INK, title=_plain(study.axes[by].name), title_fontsize=8)  # fmt: skip
@@ -211,7 +221,8 @@ def _forest(study: Study) -> tuple[str, Figure] | None:
     if not order:
         return None
     factor = 100.0 if study.fraction else 1.0
-    figure = canvas.new_figure(6.4, 0.9 + 0.19 * len(order))
+    names = [_label(study, i) for i in order]
+    figure = canvas.new_figure(4.3 + 0.07 * max(map(len, names)), 0.9 + 0.19 * len(order))
     axis = figure.subplots()
     canvas.plain_axes(axis, grid="x")
     axis.axvline(0, color=INK, linewidth=0.8)
@@ -227,7 +238,7 @@ def _forest(study: Study) -> tuple[str, Figure] | None:
                 [factor * point.difference.mean], [row], "o", color=color, markerfacecolor=face, markersize=4.5
             )
     axis.set_ylim(len(order) - 0.4, -0.6)
-    axis.set_yticks(range(len(order)), [_label(study, i) for i in order])
+    axis.set_yticks(range(len(order)), names)
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("difference to the control" + " (percentage points)" * study.fraction, fontsize=9, color=INK)
     caption = (
@@ -237,44 +248,16 @@ def _forest(study: Study) -> tuple[str, Figure] | None:
     return caption, figure
 
 
-def _marks(axis: Axes, own: Sequence[tuple[float, Any]], color: str, marker: str, name: str) -> None:
+def _marks(
+    axis: Axes, study: Study, own: Sequence[tuple[float, Estimate]], color: str, marker: str, name: str
+) -> None:
     means = [e.mean for _, e in own]
-    below = [0.0 if e.low is None else e.mean - e.low for _, e in own]
-    above = [0.0 if e.high is None else e.high - e.mean for _, e in own]
+    below = [0.0 if e.low is None else e.mean - study.inside(e.low) for _, e in own]
+    above = [0.0 if e.high is None else study.inside(e.high) - e.mean for _, e in own]
     axis.errorbar(
         [size for size, _ in own], means, yerr=[below, above], fmt=marker, color=color, markersize=5,
         elinewidth=0.8, capsize=1.5, label=name, zorder=3,
     )  # fmt: skip
-
-
-def _outcome_axis(axis: Axes, study: Study) -> None:
-    axis.set_ylabel(study.outcome_name, fontsize=9, color=INK)
-    if study.fraction:
-        axis.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.4g}%")
-
-
-def _climb(values: Sequence[float]) -> tuple[float, float]:
-    """Begins below the lowest tenth: the climb from chance must not flatten the rest."""
-    ordered = sorted(values)
-    low, high = ordered[len(ordered) // 10], ordered[-1]
-    room = max(high - low, 0.01)
-    return max(low - 0.6 * room, ordered[0] - 0.05 * room), high + 0.06 * room
-
-
-def _apart(values: Sequence[float], log: bool) -> list[int]:
-    """The places of the values whose labels do not touch, by rising value.
-
-    Example:
-      >>> _apart([0.0, 0.5, 0.9, 0.93], log=False)
-      [0, 1, 2]
-    """
-    heights = [math.log10(v) if log else v for v in values]
-    gap = 0.07 * (max(heights) - min(heights))
-    kept: list[int] = []
-    for i in sorted(range(len(values)), key=lambda i: heights[i]):
-        if not kept or heights[i] - heights[kept[-1]] >= gap:
-            kept.append(i)
-    return kept
 
 
 def _control(study: Study, i: int) -> bool:
@@ -282,12 +265,17 @@ def _control(study: Study, i: int) -> bool:
 
 
 def _label(study: Study, i: int) -> str:
-    return formats.shorten(_plain(study.label(study.points[i])), 42)
+    return formats.shorten(_plain(labels(study, LABEL)[i]), LABEL)
 
 
 def _where(study: Study, fixed: Mapping[int, int]) -> str:
-    where = ", ".join(f"{study.axes[i].name}={study.axes[i].texts[place]}" for i, place in fixed.items())
-    return f", at {where}" if where else ""
+    return f", at {study.where(fixed)}" if fixed else ""
+
+
+def _slice(figure: Figure, study: Study, fixed: Mapping[int, int]) -> None:
+    """What the picture is a slice at: it may be looked at without its caption."""
+    if fixed:
+        canvas.title(figure, f"at {formats.shorten(_plain(study.where(fixed)), 60)}")
 
 
 def _title(study: Study) -> str:

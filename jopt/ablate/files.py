@@ -24,6 +24,7 @@ class AblationDir(Workdir):
         self.ablation = self.path / "ablation.json"
         self.trials = self.path / "trials.csv"
         self.summary = self.path / "summary.csv"
+        self.protocol = self.path / "protocol.csv"
         self.curves = self.path / "curves.jsonl"
         self.chunks = self.path / "chunks"
 
@@ -50,10 +51,11 @@ class AblationDir(Workdir):
         return None
 
     def check_same(self, recorded: dict[str, Any], ablation: Ablation, trials: Sequence[Trial]) -> None:
-        """Raises WorkdirError unless the grid is the recorded one, or has that one's trials and more."""
-        now = {trial.id for trial in trials}
+        """Raises WorkdirError unless the grid is the recorded one, or has those of its trials that are done."""
+        now, done = {trial.id for trial in trials}, self.done()
         missing = [row for row in recorded["trials"] if row["trial"] not in now]
-        if not missing:
+        other = len(missing) == len(recorded["trials"])
+        if not other and not any(row["trial"] in done for row in missing):
             return
         try:
             theirs = dict(leaves(from_dict(Experiment, recorded["experiment"])))

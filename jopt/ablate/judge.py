@@ -1,6 +1,8 @@
 """What an ablation's protocol asks for: checks before anything runs, tables and sentences for the report after."""
 
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from jopt.ablate.algoperf import check_tuning, optimizers
 from jopt.ablate.checks import control
@@ -11,7 +13,35 @@ from jopt.ablate.shrinkbench import Setting, check_pruning, pruning, setting_of
 from jopt.ablate.trials import Trial
 from jopt.report import Table, formats
 
-_TEXT = (bool, str)
+
+class Judgement(NamedTuple):
+    """What a protocol made of the results.
+
+    Attributes:
+      tables: for the report: of `rows`, the columns that fit a page.
+      sentences: for the report.
+      rows: whole, the same keys in each, to be kept as a file; none without a protocol.
+    """
+
+    tables: list[Table]
+    sentences: list[str]
+    rows: list[Row]
+
+
+class _Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+      header: with the unit.
+      key: of the row; of a mean with an interval, the mean.
+      ends: keys of the interval's ends.
+      form: how a number is written: one of `_FORMS`, or 'text' as it stands.
+    """
+
+    header: str
+    key: str
+    ends: tuple[str, str] | None = None
+    form: str = "text"
 
 
 def check(ablation: Ablation, trials: Sequence[Trial]) -> None:
@@ -32,30 +62,100 @@ def settings(ablation: Ablation, trials: Sequence[Trial]) -> list[Setting]:
     return [setting_of(trial.config) for trial in trials[:: len(ablation.seeds)]]
 
 
-def judge(
-    ablation: Ablation, trials: Sequence[Trial], results: Results, summary: Sequence[Row]
-) -> tuple[list[Table], list[str]]:
-    """Tables and sentences for the report: the protocol's, and what the summary shows."""
+def judge(ablation: Ablation, trials: Sequence[Trial], results: Results, summary: Sequence[Row]) -> Judgement:
+    """Tables and sentences for the report, and the rows behind the protocol's table."""
     if ablation.protocol == "optimizers":
         rows, found = optimizers(results, ablation.tuned, ablation.target, ablation.confidence)
         # The points that were not chosen are shown, and not judged: what they teach is how to choose.
-        return [_table("Chosen by validation", rows)], found
+        return Judgement([optimizers_table(results, rows, ablation.tuned)], found, rows)
     found = sentences(results, summary, ablation.confidence)
     if ablation.protocol == "pruning":
         rows, more = pruning(results, settings(ablation, trials), ablation.confidence)
-        return [_table("Accuracy, size and FLOPs by score and ratio", rows)], more + found
-    return [], found
+        return Judgement([pruning_table(results, rows)], more + found, rows)
+    return Judgement([], found, [])
 
 
-def _table(title: str, rows: Sequence[Row]) -> Table:
+def optimizers_table(results: Results, rows: Sequence[Row], tuned: Sequence[str]) -> Table:
+    """Of the rows of `algoperf.optimizers` what fits a page, in % and percentage points."""
+    names = [axis.name for axis in results.axes if axis.name not in tuned]
+    metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
+    columns = [_Column(name, name) for name in (*names, *tuned)]
+    columns.append(_Column("validation accuracy, %", "validation_mean", form="percent"))
+    columns += _compared(metric)
+    columns += [_Column("steps to target", "steps_to_target"), _Column("misses", "misses")]
+    columns += [_Column("at edge", "at_edge"), _Column("diverged", "diverged")]
+    return _table("Chosen by validation", rows, columns)
+
+
+def pruning_table(results: Results, rows: Sequence[Row]) -> Table:
+    """Of the rows of `shrinkbench.pruning` what fits a page, in % and percentage points."""
+    first = [name for name in rows[0] if name in {axis.name for axis in results.axes}]
+    columns = [_Column(name, name) for name in dict.fromkeys((*first, "score", "sparsity", "n"))]
+    columns += _compared(results.metric)
+    columns += [
+        _Column("theoretical bytes", "theoretical_bytes", form="integer"),
+        _Column("compression ratio", "compression_ratio", form="ratio"),
+        _Column("effective FLOPs", "effective_flops", form="integer"),
+        _Column("theoretical speed-up", "theoretical_speedup", form="ratio"),
+    ]
+    unit, form = _change(results.metric)
+    ends = ("random_low", "random_high")
+    columns.append(_Column(f"difference to random{unit} [adjusted]", "random_difference", ends, form))
+    columns.append(_Column("against random", "random_verdict"))
+    return _table("Accuracy, size and FLOPs by score and ratio", rows, columns)
+
+
+def _compared(metric: str) -> list[_Column]:
+    """The metric on test with its interval, and the difference with the interval that the verdict goes by."""
+    unit, form = _change(metric)
+    percent = _fraction(metric)
+    ends = ("difference_low_adjusted", "difference_high_adjusted")
+    return [
+        _Column(f"{_named(metric)}{', %' * percent} [interval]", f"{metric}_mean",
+                (f"{metric}_low", f"{metric}_high"), "percent" if percent else "number"),
+        _Column(f"difference{unit} [adjusted]", "difference", ends, form),
+        _Column("verdict", "verdict"),
+    ]  # fmt: skip
+
+
+def _named(metric: str) -> str:
+    return f"test {metric}" if metric in ("accuracy", "loss") else formats.name(metric)
+
+
+def _fraction(metric: str) -> bool:
+    return metric.endswith(("accuracy", "sparsity"))
+
+
+def _change(metric: str) -> tuple[str, str]:
+    return (", points", "points") if _fraction(metric) else ("", "signed")
+
+
+_FORMS: dict[str, Any] = {
+    "percent": lambda v: f"{100 * v:.2f}",
+    "points": lambda v: formats.points(v).removesuffix(" pp"),
+    "number": formats.number,
+    "signed": lambda v: f"{v:+.4g}",
+    "integer": formats.integer,
+    "ratio": lambda v: f"{v:.2f}",
+}
+
+
+def _table(title: str, rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
     """Rows as a table, without columns that hold nothing."""
-    names = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
-    align = "".join("l" if any(isinstance(row[name], _TEXT) for row in rows) else "r" for name in names)
-    header = tuple(name.replace("_", " ") for name in names)
-    return Table(title, header, align, [tuple(_cell(row[name]) for name in names) for row in rows])
+    shown = [c for c in columns if any(row[c.key] not in (None, "") for row in rows)]
+    align = "".join("l" if any(isinstance(row[c.key], bool | str) for row in rows) else "r" for c in shown)
+    header = tuple(c.header.replace("_", " ") for c in shown)
+    return Table(title, header, align, [tuple(_cell(row, c) for c in shown) for row in rows])
 
 
-def _cell(value: object) -> str:
+def _cell(row: Row, column: _Column) -> str:
+    value = row[column.key]
     if value is None:
         return "-"
-    return formats.shorten(f"{value:.4g}" if isinstance(value, float) else str(value), 60)
+    if column.form == "text":
+        return formats.shorten(f"{value:.4g}" if isinstance(value, float) else str(value), 40)
+    show = _FORMS[column.form]
+    ends = [row[key] for key in column.ends or ()]
+    if not ends or any(end is None or not math.isfinite(end) for end in ends):
+        return show(value)
+    return f"{show(value)} [{', '.join(map(show, ends))}]"

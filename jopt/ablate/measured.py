@@ -30,11 +30,13 @@ def fastest(plan: GroupPlan) -> tuple[int, Table]:
       The lanes, and a table to print.
     """
     first = next((s for s in plan.prepared.segments if s.steps), None)
-    most = max(1, len(plan.group.trials) // plan.layout.devices)
-    candidates = [n for n in (1, TINY_LANES, ACCELERATOR_LANES) if n <= most]
-    if first is None or first.stage > 0 or len(candidates) == 1:
+    most = max(plan.layout.lanes, -(-len(plan.group.trials) // plan.layout.devices))
+    layouts = [Layout(n, plan.layout.devices) for n in (1, TINY_LANES, ACCELERATOR_LANES) if n <= most]
+    most = max(layout.multiple for layout in layouts)
+    candidates = [layout.lanes for layout in layouts if plan.memory.room(layout) >= most]
+    if first is None or first.stage > 0 or len(candidates) <= 1:
         return plan.layout.lanes, Table("Strategies", ("strategy",), "l", [("nothing to choose from",)])
-    together = -(-max(candidates) // 1) * plan.layout.devices
+    together = max(candidates) * plan.layout.devices
     runs = {
         lanes: _first_segment(plan, Layout(lanes, plan.layout.devices), together, first.steps)
         for lanes in candidates

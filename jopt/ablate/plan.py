@@ -31,6 +31,31 @@ _COPIES = 3
 """A segment reads the trials' old states, writes new ones, and a checkpoint on the host is a third."""
 
 
+class Memory(NamedTuple):
+    """What trials take on a device, in bytes, and what there is.
+
+    Attributes:
+      budget: what they may take.
+      state: of a trial, the largest of its stages.
+      working: what one trial's step computes with.
+      shared: the data.
+    """
+
+    budget: int
+    state: int
+    working: int
+    shared: int
+
+    def room(self, layout: Layout) -> int:
+        """The trials that fit on the layout's devices: the data, what active lanes compute with, and the states."""
+        left = self.budget - self.shared - layout.lanes * self.working
+        return max(0, left // (_COPIES * self.state)) * layout.devices
+
+    def held(self, layout: Layout, width: int) -> int:
+        """What a chunk of so many trials takes on each device."""
+        return self.shared + layout.lanes * self.working + _COPIES * self.state * width // layout.devices
+
+
 class GroupPlan(NamedTuple):
     """How the trials of one program are run.
 
@@ -41,8 +66,7 @@ class GroupPlan(NamedTuple):
       layout: how the trials of a chunk share the devices.
       chunks: how many chunks there are.
       width: trials in each chunk, the last one padded.
-      bytes_a_trial: of its state, the largest of its stages.
-      bytes: estimated, of all that a chunk takes on each device.
+      memory: estimated.
       flops: estimated, of all training steps of all trials.
     """
 
@@ -52,8 +76,7 @@ class GroupPlan(NamedTuple):
     layout: Layout
     chunks: int
     width: int
-    bytes_a_trial: int
-    bytes: int
+    memory: Memory
     flops: float
 
     @property
@@ -128,22 +151,19 @@ def plan(
         own = recorded.get(identity(group)) or lanes(ablation.strategy, sizes)
         wanted = min(len(group.trials), ablation.chunk or len(group.trials))
         used = max(1, min(devices, -(-wanted // own)))
-        state, working, shared = memory_of(prepared)
+        memory = memory_of(prepared, budget)
         layout = Layout(own, used)
-        # What one device holds: the data, what its active lanes compute with, and its share of the states.
-        fit = int((budget - shared - own * working) // (_COPIES * state)) * used
+        size = formats.binary(memory.state)
         accepted = (
-            f"such that {layout.multiple} trials fit: {formats.binary(state)} of state each, "
-            f"{formats.binary(own * working)} to compute with and {formats.binary(shared)} of data, in "
-            f"{formats.binary(budget)} on each of {used} devices (memory_gib)"
+            f"such that {layout.multiple} trials fit: {size} of state each, "
+            f"{formats.binary(own * memory.working)} to compute with and {formats.binary(memory.shared)} of data, "
+            f"in {formats.binary(budget)} on each of {used} devices (memory_gib)"
         )
-        require(
-            fit >= layout.multiple, f"the size of a trial of group {group.index}", formats.binary(state), accepted
-        )
+        fit = memory.room(layout)
+        require(fit >= layout.multiple, f"the size of a trial of group {group.index}", size, accepted)
         count, width = chunks(len(group.trials), layout, min(fit, -(-wanted // layout.multiple) * layout.multiple))
         flops = 3.0 * len(group.trials) * _training_flops(prepared)
-        held = shared + own * working + _COPIES * state * width // used
-        out.append(GroupPlan(group, prepared, sizes, layout, count, width, state, held, flops))
+        out.append(GroupPlan(group, prepared, sizes, layout, count, width, memory, flops))
     return out
 
 
@@ -160,8 +180,8 @@ def sizes_of(prepared: Prepared) -> Sizes:
     return Sizes(jax.default_backend(), max(counts), bool(kernels))
 
 
-def memory_of(prepared: Prepared) -> tuple[int, int, int]:
-    """Bytes of a trial's state, of what one trial's step computes with, and of the data."""
+def memory_of(prepared: Prepared, budget: int) -> Memory:
+    """What a trial and the data take, by their shapes."""
     state = max(_bytes(prepared.like(stage)) for stage in range(len(prepared.stages)))
     x = jax.ShapeDtypeStruct((prepared.batch_size, *prepared.dataset.train.inputs.shape[1:]), np.float32)
     working = 0
@@ -172,7 +192,7 @@ def memory_of(prepared: Prepared) -> tuple[int, int, int]:
         )
         # Kept for the backward pass, and as much again for the gradients.
         working = max(working, 2 * kept + 2 * _bytes(like.params))
-    return state, working, sum(_bytes(arrays) for arrays in prepared.arrays.values())
+    return Memory(budget, state, working, sum(_bytes(arrays) for arrays in prepared.arrays.values()))
 
 
 def memory_budget(gib: float | None) -> int:
@@ -218,7 +238,7 @@ def plan_table(plans: Sequence[GroupPlan], done: Callable[[Trial], bool]) -> Tab
                 p.strategy + (f" x {p.layout.lanes}" if p.layout.lanes > 1 else ""),
                 str(p.layout.devices),
                 str(p.compilations),
-                formats.binary(p.bytes * p.layout.devices),
+                formats.binary(p.memory.held(p.layout, p.width) * p.layout.devices),
                 formats.duration(seconds),
             )
         )

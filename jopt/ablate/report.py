@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jopt.ablate.results import Results, Row
-from jopt.files import write_text
+from jopt.files import write_bytes, write_text
 from jopt.report import formats, interactive
-from jopt.report.canvas import save_figure
 from jopt.report.interactive.data import SIZES, Study, text
 from jopt.report.tables import Table, escape, to_markdown
 
@@ -51,16 +50,20 @@ def write(
     Raises:
       ConfigError: if the summary is not of these results.
     """
-    from jopt.ablate.figures import pictures
+    from jopt.ablate.drawing import encode
+    from jopt.ablate.figures import PICTURES, pictures
     from jopt.ablate.study import study
 
     own = study(results, summary, confidence)
-    paths = []
-    captions = []
-    for name, (caption, figure) in pictures(own).items():
-        save_figure(figure, directory / name, dpi=144)
-        captions.append((name, caption))
-        paths.append(directory / name)
+    drawn = pictures(own)
+    for name in PICTURES:
+        if name in drawn:
+            write_bytes(directory / name, encode(drawn[name][1]))
+        else:
+            # Of an earlier report, of which nothing speaks any more.
+            (directory / name).unlink(missing_ok=True)
+    paths = [directory / name for name in drawn]
+    captions = [(name, caption) for name, (caption, _) in drawn.items()]
     write_text(directory / "report.html", _html(own, summary, sentences, extra_tables, command, plan))
     write_text(directory / "report.md", _markdown(own, summary, sentences, extra_tables, command, plan, captions))
     return [directory / "report.html", directory / "report.md", *paths]
@@ -74,7 +77,7 @@ def summary_table(own: Study, summary: Sequence[Row]) -> tuple[Table, list[list[
     compared = any(p.difference is not None or p.verdict == "control" for p in own.points)
     sizes = [key for key in SIZES if any(key in point.sizes for point in own.points)]
     header = [axis.name for axis in own.axes] + ["n", own.outcome_name]
-    header += ["difference to the control", "p (Holm)", "verdict"] * compared
+    header += ["difference to the control, adjusted interval", "p (Holm)", "verdict"] * compared
     header += [_SHOWN[key] for key in sizes] + ["notes"]
     align = "".join("r" if a.numeric else "l" for a in own.axes) + "rr" + "rrl" * compared + "r" * len(sizes) + "l"
     rows, keys = [], []
@@ -87,7 +90,7 @@ def summary_table(own: Study, summary: Sequence[Row]) -> tuple[Table, list[list[
         key += [finished, point.outcome and point.outcome.mean]
         if compared:
             p = row.get("p_holm")
-            cells += [own.change(point.difference), "-" if p is None else f"{p:.3g}", point.verdict or "-"]
+            cells += [own.change(point.decisive), "-" if p is None else f"{p:.3g}", point.verdict or "-"]
             key += [point.difference and point.difference.mean, p, point.verdict]
         cells += [_size(row, name) for name in sizes] + [str(row.get("flags") or "")]
         key += [row.get(f"{name}_mean") for name in sizes] + [str(row.get("flags") or "")]
@@ -120,8 +123,9 @@ def _note(own: Study) -> str:
     )
     if any(p.difference is not None for p in own.points):
         note += (
-            " Differences are paired by seed; p values are corrected for all comparisons. Nothing is called better "
-            "or worse whose interval holds 0."
+            " Differences are paired by seed; their intervals, which the verdicts go by, and the p values are "
+            "adjusted for all comparisons. Nothing is called better or worse whose interval holds 0. The plot of "
+            "differences and summary.csv have the intervals of each alone, too."
         )
     return note + " Sizes and FLOPs are theoretical; where seeds differ, their standard deviation stands behind ±."
 

@@ -22,11 +22,15 @@ from jopt.ablate.results import OUTCOMES, Axis, Results, Row
 from jopt.ablate.strategy import chunks
 from jopt.ablate.table import write_csv
 from jopt.ablate.trials import Trial, axes, groups
+from jopt.config import canonical_json
 from jopt.files import write_json, write_text
 from jopt.train import manifest as manifests
 from jopt.train.compilation import Compiler
 from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.workdir import WorkdirError
+
+# What a manifest says of a launch and its outcome, which differs from one to the next.
+_OF_A_LAUNCH = ("datasets", "digest", "events", "exit_status", "groups")
 
 
 def run(
@@ -108,6 +112,7 @@ class _Session:
         self.compile_seconds = 0.0
 
     def run(self, known: dict[str, int]) -> Results:
+        self._check_data()
         done = self.files.done()
         self.display.plan(self.ablation, self.axes, self.plans, lambda trial: trial.id in done)
         self._choose(known)
@@ -137,7 +142,7 @@ class _Session:
                 lanes, table = fastest(p)
                 self.display.show(table)
                 layout = Layout(lanes, max(1, min(p.layout.devices, -(-len(p.group.trials) // lanes))))
-                most = max(p.width, layout.multiple)
+                most = min(max(p.width, layout.multiple), p.memory.room(layout))
                 count, width = chunks(len(p.group.trials), layout, most)
                 self.plans[index] = p._replace(layout=layout, chunks=count, width=width)
 
@@ -232,25 +237,43 @@ class _Session:
         write_csv(files.trials, results.trials)
         write_csv(files.summary, self.summary)
         write_text(files.curves, "".join(json.dumps(row) + "\n" for row in results.curves))
-        tables, sentences = judge(self.ablation, self.trials, results, self.summary)
+        found = judge(self.ablation, self.trials, results, self.summary)
+        if found.rows:
+            write_csv(files.protocol, found.rows)
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
             command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
-        self.display.report(files, self.ablation, self.plans, results, self.summary, tables, sentences, command)
+        self.display.report(files, self.ablation, self.plans, results, self.summary, found, command)
 
     def _open_manifest(self, done: int) -> None:
         files, first = self.files, self.plans[0].prepared
         facts: dict[str, Any] = manifests.collect(self.ablation.experiment, first.dataset.fingerprint)
-        facts["seed"] = list(self.ablation.seeds)
-        name = "start"
+        facts |= {"seed": list(self.ablation.seeds), "datasets": self._datasets()}
+        self.manifest, name, more = facts, "start", {}
         if files.manifest.exists():
-            old, name = files.load_json(files.manifest), "resume"
-            facts["events"] = old["events"]
-        self.manifest = facts
-        self.manifest["events"].append(
-            manifests.event(name, 0, trials=len(self.trials), done=done, argv=facts["argv"], git=facts["git"])
-        )
+            # The first session's facts stay; a later one records what differs from them in its event.
+            self.manifest, name = files.load_json(files.manifest), "resume"
+            differs = {k: v for k, v in facts.items() if k not in _OF_A_LAUNCH and self.manifest.get(k) != v}
+            more = {"differs": differs} if differs else {}
+            self.manifest["datasets"] = {**self.manifest.get("datasets", {}), **facts["datasets"]}
+        self.manifest["exit_status"] = None
+        self.manifest["events"].append(manifests.event(name, 0, trials=len(self.trials), done=done, **more))
         write_json(files.manifest, self.manifest)
+
+    def _datasets(self) -> dict[str, str]:
+        """The fingerprint of the data of each group, by what its config says of them."""
+        return {canonical_json(p.prepared.config.data): p.prepared.dataset.fingerprint for p in self.plans}
+
+    def _check_data(self) -> None:
+        """Raises WorkdirError if trials that are done were trained on other data than there are now."""
+        if self.files.manifest.exists():
+            known = self.files.load_json(self.files.manifest).get("datasets", {})
+            for name, fingerprint in self._datasets().items():
+                if known.get(name, fingerprint) != fingerprint:
+                    raise WorkdirError(
+                        f"the data set of {name} is not the one that the trials in {self.files.path} were trained "
+                        f"on: its fingerprint was {known[name][:12]}, and is {fingerprint[:12]}; give another one"
+                    )
 
     def _close_manifest(self, status: str) -> None:
         self.manifest["groups"] = {

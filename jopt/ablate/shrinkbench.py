@@ -11,6 +11,9 @@ from jopt.config import require
 
 LEAST_RATIOS = 5
 BASELINES = ("random", "magnitude")
+TOO_COARSE = 0.05
+"""Of an accuracy: seeds that could miss a larger loss than this cannot tell what is kept."""
+
 DENSE = "dense"
 
 
@@ -209,18 +212,42 @@ def _sentences(rows: Sequence[Row], metric: str, confidence: float) -> list[str]
     ]
     for score in dict.fromkeys(row["score"] for row in rows if row["score"] != DENSE):
         own = [row for row in rows if row["score"] == score]
-        kept = [row for row in own if row["verdict"] in ("better", "undecided")]
-        if kept:
-            most = max(kept, key=lambda row: row["sparsity"])
-            out.append(
-                f"{score}: the largest sparsity not shown to be worse than dense is {most['sparsity']:g}"
-                f"{_cost(most)}; a loss of {metric} below {most['detectable'] or 0:.3g} could have been missed."
-            )
+        out += _kept_sentence(score, own, metric)
         if all(row["verdict"] == "worse" for row in own):
             out.append(f"{score}: worse than dense at each of its {len(own)} sparsities.")
         if score != "random":
             out += _random_sentence(score, own)
     return out + few_seeds([row["n"] for row in rows], confidence)
+
+
+def _kept_sentence(score: str, rows: Sequence[Row], metric: str) -> list[str]:
+    """Up to where nothing is shown to be lost, if so many seeds could have shown it.
+
+    A sparsity counts only if all smaller ones do, too: else noise would be rewarded, which hides a loss.
+    """
+    kept: list[Row] = []
+    for sparsity in sorted({row["sparsity"] for row in rows}):
+        level = [row for row in rows if row["sparsity"] == sparsity]
+        if any(row["verdict"] not in ("better", "undecided") for row in level):
+            break
+        stated = [row for row in level if row["detectable"] is not None]
+        if len(stated) == len(level):
+            kept.append(max(stated, key=lambda row: row["detectable"]))
+    if not kept:
+        return []
+    most = kept[-1]
+    fraction = metric.endswith("accuracy")
+    missed = f"{100 * most['detectable']:.3g} points" if fraction else f"{most['detectable']:.3g}"
+    change = (
+        f"a {'loss' if metric in HIGHER_IS_BETTER else 'rise'} of {metric} below {missed} could have been missed"
+    )
+    if fraction and most["detectable"] > TOO_COARSE:
+        return [f"{score}: the seeds are too few to tell up to which sparsity it is as good as dense; at "
+                f"{most['sparsity']:g} {change}."]  # fmt: skip
+    return [
+        f"{score}: the largest sparsity at which, and below which, it is not shown to be worse than dense is "
+        f"{most['sparsity']:g}{_cost(most)}; there {change}."
+    ]
 
 
 def _random_sentence(score: str, rows: Sequence[Row]) -> list[str]:

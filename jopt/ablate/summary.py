@@ -194,7 +194,8 @@ def _against(comparison: Comparison | None, p_holm: float) -> Row:
         "p_exact": comparison.p_exact,
         "p_wilcoxon": comparison.p_wilcoxon,
         "p_holm": p_holm,
-        "detectable": comparison.detectable,
+        # Without any spread, nothing is known of what could have been shown.
+        "detectable": comparison.detectable or math.nan,
     }
     return {name: _known(value) for name, value in numbers.items()} | {"verdict": None}
 

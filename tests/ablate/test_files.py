@@ -56,9 +56,20 @@ def test_a_recorded_grid_is_the_same_grid_and_a_part_of_a_larger_one(recorded, g
     larger = grid(axis("optimizer.learning_rate", (1.0, 0.01, 0.1)), seeds=(2, 1, 0), name="other", metric="loss")
     for same in (ablation, larger):
         files.check_same(files.recorded(), same, trials(same))
-    for less in (grid(seeds=(0,)), grid(axis("optimizer.learning_rate", (0.1,)))):
+    less = [grid(seeds=(0,)), grid(axis("optimizer.learning_rate", (0.1,)))]
+    for fewer in less:
+        files.check_same(files.recorded(), fewer, trials(fewer))  # nothing of the others is done
+    chunk(files, "0", [trial.id for trial in trials(ablation)], at=0, done=True)
+    for fewer in less:
         with pytest.raises(WorkdirError, match="holds another grid: 2 of its 4 trials are not in this one"):
-            files.check_same(files.recorded(), less, trials(less))
+            files.check_same(files.recorded(), fewer, trials(fewer))
+
+
+def test_a_grid_with_no_trial_in_common_is_refused(recorded, grid):
+    files, _ = recorded
+    other = grid(seeds=(7,))
+    with pytest.raises(WorkdirError, match="holds another grid: 4 of its 4 trials are not in this one"):
+        files.check_same(files.recorded(), other, trials(other))
 
 
 def test_a_trial_is_found_by_the_beginning_of_its_id(recorded):

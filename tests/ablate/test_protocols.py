@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ablate_cases import results
 
-from jopt.ablate import algoperf, shrinkbench
+from jopt.ablate import algoperf, judge, shrinkbench
 from jopt.ablate.shrinkbench import Setting
 from jopt.config import ConfigError
 
@@ -94,6 +94,32 @@ def test_a_diverged_trial_counts_as_a_miss_in_the_choice():
     assert rows[1]["rate"] == 0.001 and rows[1]["diverged"] == 0
     rows, _ = algoperf.optimizers(grid(accuracy=lambda **_: None), ["rate"], target=0.5)
     assert all(row["misses"] == 5 and row["validation_mean"] is None for row in rows)
+
+
+def test_ties_on_validation_accuracy_go_to_the_lower_loss_then_to_the_order():
+    # 176 or 177 of 180 at two of adam's rates, once as float32, which is a little above.
+    loss = {("adam", 0.001): 0.09, ("adam", 0.01): 0.07, ("adam", 0.1): 0.05}
+
+    def tied(seed, optimizer, rate):
+        shown = 170 if (optimizer, rate) == ("adam", 0.1) else 177 if seed % 2 else 176
+        shown = np.float32(shown / 180) if rate == 0.001 else shown / 180
+        return {
+            "validation_accuracy": float(shown),
+            "validation_loss": loss.get((optimizer, rate), 0.08),
+        }
+
+    rows, text = algoperf.optimizers(results(AXES, test_accuracy, more=tied), ["rate"])
+    # sgd's three rates tie in both: the first. adam's first two tie in accuracy: the lower loss, not that of 0.1.
+    assert [row["rate"] for row in rows] == [0.001, 0.01]
+    # The reference, too: adam's 0.07 is below sgd's 0.08.
+    assert [row["verdict"] == "control" for row in rows] == [False, True]
+    assert any("do not hold the noise of choosing" in line for line in text)
+
+    def lost(seed, optimizer, rate):
+        return None if (optimizer, rate, seed) == ("adam", 0.01, 4) else test_accuracy(seed, optimizer, rate)
+
+    rows, _ = algoperf.optimizers(results(AXES, lost, more=tied), ["rate"])
+    assert rows[1]["rate"] == 0.001 and rows[1]["diverged"] == 0
 
 
 def test_steps_to_the_target_and_misses():
@@ -187,10 +213,70 @@ def test_the_pruning_table_has_size_and_flops_both():
     assert rows[-2]["random_verdict"] is None
     assert any(line.startswith("magnitude: better than random pruning at ") for line in text)
     assert "random: worse than dense at each of its 5 sparsities." in text
-    assert any(
-        line.startswith("magnitude: the largest sparsity not shown to be worse than dense is ") for line in text
-    )
     assert "theoretical" in text[0]
+
+
+def kept(verdicts, detectable, metric="accuracy"):
+    """The sentence on the largest sparsity, from verdicts and detectable differences by rising sparsity."""
+    rows = [
+        {"score": "wanda", "sparsity": x, "verdict": v, "detectable": d, "n": 8, "random_verdict": None}
+        | {"compression_ratio": 1 / (1 - x), "theoretical_speedup": None}
+        for x, v, d in zip((0.5, 0.8, 0.9), verdicts, detectable, strict=True)
+    ]
+    # Whatever the rows' order.
+    found = shrinkbench._sentences(rows[::-1], metric, 0.95)
+    return [line for line in found if "could have been missed" in line]
+
+
+def test_noise_at_a_large_sparsity_does_not_make_it_the_largest_that_is_kept():
+    # 0.9 is undecided by noise alone, as 0.8 is worse already.
+    assert kept(("undecided", "worse", "undecided"), (0.012, 0.01, 0.04)) == [
+        "wanda: the largest sparsity at which, and below which, it is not shown to be worse than dense is 0.5 "
+        "(2 times smaller); there a loss of accuracy below 1.2 points could have been missed."
+    ]
+    assert "is 0.9 (10 times" in kept(("better", "undecided", "undecided"), (0.01, 0.01, 0.04))[0]
+    # Seeds that would miss six points cannot tell; nor does a point that states nothing.
+    assert kept(("undecided", "undecided", "worse"), (0.012, 0.06, 0.01)) == [
+        "wanda: the seeds are too few to tell up to which sparsity it is as good as dense; at 0.8 a loss of "
+        "accuracy below 6 points could have been missed."
+    ]
+    assert "is 0.5" in kept(("undecided", "undecided", "worse"), (0.012, None, 0.01))[0]
+    assert "is 0.5" in kept(("undecided", "diverged", "undecided"), (0.012, 0.01, 0.01))[0]
+    assert kept(("worse", "undecided", "undecided"), (0.01, 0.01, 0.01)) == []
+    assert "a rise of loss below 0.06" in kept(("undecided", "worse", "worse"), (0.06, 0.01, 0.01), "loss")[0]
+
+
+def test_the_tables_fit_a_page_in_percent_and_points():
+    grid_, tuned = grid(control={"optimizer": "sgd"}), ["rate"]
+    rows, _ = algoperf.optimizers(grid_, tuned)
+    table = judge.optimizers_table(grid_, rows, tuned)
+    assert table.header == (
+        "optimizer", "rate", "validation accuracy, %", "test accuracy, % [interval]",
+        "difference, points [adjusted]", "verdict", "at edge", "diverged",
+    )  # fmt: skip
+    own = dict(zip(table.header, table.rows[1], strict=True))
+    adam = rows[1]
+    low, high = (100 * adam[f"difference_{end}_adjusted"] for end in ("low", "high"))
+    assert own["difference, points [adjusted]"] == f"{100 * adam['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    assert own["validation accuracy, %"] == f"{100 * adam['validation_mean']:.2f}"
+    # The control has no difference, and the file has all that the page leaves out.
+    assert table.rows[0][4] == "-" and {"accuracy_sd", "p_holm", "flags", "budget"} <= set(adam)
+
+
+def test_the_pruning_table_in_percent_and_points():
+    made = pruning_grid()
+    rows, _ = shrinkbench.pruning(made)
+    table = judge.pruning_table(made, rows)
+    assert len(table.header) == 12 and table.header[:3] == ("score", "sparsity", "n")
+    last = dict(zip(table.header, table.rows[-1], strict=True))
+    shown = [f"{100 * rows[-1][k]:+.2f}" for k in ("random_difference", "random_low", "random_high")]
+    assert last["difference to random, points [adjusted]"] == f"{shown[0]} [{shown[1]}, {shown[2]}]"
+    assert (last["theoretical bytes"], last["compression ratio"], last["against random"]) == (
+        "20",
+        "50.00",
+        "better",
+    )
+    assert table.align[5] == "l" and table.rows[0][-2:] == ("-", "-")
 
 
 def test_settings_are_found_by_field_whatever_the_columns_are_called():

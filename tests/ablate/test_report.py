@@ -6,13 +6,16 @@ import subprocess
 
 import pytest
 from example_results import grid, optimizers_by_rate, sparsity_by_bits
+from PIL import Image, ImageColor
 
 from jopt.ablate import report
+from jopt.ablate.figures import pictures
 from jopt.ablate.report import summary_table
 from jopt.ablate.study import curve, study
 from jopt.ablate.summary import summarize
 from jopt.config import ConfigError
 from jopt.report import Table
+from jopt.report.canvas import PALETTE
 
 HOSTILE = "</script><img src=x onerror=alert(1)> $x_1$ | `a`"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -140,6 +143,65 @@ def test_any_grid_is_drawn(results, tmp_path):
     markdown = (tmp_path / "report.md").read_text()
     columns = [line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")]
     assert len(set(columns)) == 2, "the summary's columns and the trials'"
+
+
+def test_the_interval_beside_a_verdict_is_the_adjusted_one(written):
+    directory, results, _ = written
+    summary = summarize(results)
+    table, _ = summary_table(study(results, summary), summary)
+    place = table.header.index("difference to the control, adjusted interval")
+    for row, cells in zip(summary, table.rows, strict=True):
+        found = re.findall(r"[-+]?\d+\.\d+", cells[place])
+        if row["verdict"] == "control":
+            assert found == []
+            continue
+        low, high = (row[f"difference_{end}_adjusted"] for end in ("low", "high"))
+        assert [float(v) for v in found[1:]] == pytest.approx([100 * low, 100 * high], abs=0.0051)
+        assert (float(found[1]) < 0 < float(found[2])) == (row["verdict"] == "undecided")
+    page = (directory / "report.html").read_text()
+    changes = [p["change"] for p in json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["points"]]
+    assert changes == [cells[place].replace("-", "", cells[place] == "-") for cells in table.rows]
+
+
+def test_pictures_are_small_and_lines_keep_their_colors(written):
+    paths = written[2]
+    for path in paths[2:]:
+        with Image.open(path) as image:
+            assert image.mode == "P" and path.stat().st_size < 80_000
+            colors = dict((c, n) for n, c in image.convert("RGB").getcolors(10**7))
+        assert max(colors, key=colors.get) == (255, 255, 255) or path.name == "heat_map.png"
+        if path.name == "learning_curves.png":
+            assert all(colors.get(ImageColor.getrgb(color), 0) > 20 for color in PALETTE)
+
+
+def test_a_picture_of_an_earlier_report_does_not_stay(tmp_path):
+    (tmp_path / "accuracy_against_size.png").write_bytes(b"old")
+    paths = write(tmp_path, optimizers_by_rate(rates=(1e-3, 3e-3), seeds=(0, 1), epochs=1))
+    assert tmp_path / "accuracy_against_size.png" not in paths
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_pictures_are_drawn_within_a_fraction_and_name_their_slice():
+    results = grid({"rate": (0.1, 0.2), "act": ("a", "b"), "bias": (True, False)}, {"rate": 0.1}, seeds=(0, 1))
+    for row in results.trials:
+        row["accuracy"] = 0.9 if row["seed"] else 1.0
+    drawn = pictures(study(results, summarize(results)))
+    caption, figure = drawn["sensitivity.png"]
+    assert figure.get_suptitle() == "at bias=true" and ", at bias=true:" in caption
+    # The interval of 0.9 and 1 reaches from 0.31 to 1.59.
+    tops = [c.get_paths()[0].vertices[:, 1].max() for c in figure.axes[0].collections]
+    assert tops == [1.0, 1.0]
+    bars = drawn["accuracy_against_size.png"][1].axes[0].collections
+    ends = [segment[:, 1] for bar in bars for segment in bar.get_segments()]
+    assert ends and all(end.max() == pytest.approx(1.0) and end.min() > 0.3 for end in ends)
+
+
+def test_names_of_points_are_told_apart_where_they_are_long():
+    names = ("a_rather_long_name_of_an_axis", "another_rather_long_name", "rate")
+    results = grid({names[0]: (1, 2), names[1]: (1, 2), names[2]: (0.1, 0.2)}, dict.fromkeys(names[:2], 1))
+    drawn = pictures(study(results, summarize(results)))
+    texts = [t.get_text() for t in drawn["differences.png"][1].axes[0].get_yticklabels()]
+    assert len(set(texts)) == len(texts) == 6 and "2, 1, 0.1" in texts
 
 
 def test_points_that_lost_seeds_say_so():

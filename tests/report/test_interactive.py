@@ -19,7 +19,7 @@ from jopt.report.interactive import (
     sensitivity,
     tradeoff,
 )
-from jopt.report.interactive.plot import encode, scale, shades, size_ticks
+from jopt.report.interactive.plot import encode, labels, scale, shades, size_ticks
 from jopt.report.tables import Table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -67,6 +67,10 @@ def test_of_a_loss_the_front_is_below():
 def test_sizes_that_do_not_vary_have_no_front_and_no_plot():
     study = grid({"rate": (0.1, 0.2)}, size=lambda at: 512.0)
     assert tradeoff.fronts(study) == {} and tradeoff.plot(study) is None
+    # A weight that happens to be zero is no size that was traded for anything; a fiftieth is.
+    for step, drawn in ((1.0, False), (1000.0, True)):
+        own = grid({"rate": (0.1, 0.2)}, size=lambda at, step=step: 50_609.0 + step * at[0])
+        assert bool(tradeoff.fronts(own)) == drawn
 
 
 @pytest.mark.parametrize(
@@ -124,6 +128,26 @@ def test_learning_rates_come_first_and_are_logarithmic():
     assert not Axis("flag", (True, False)).numeric
 
 
+def test_curves_that_are_shown_for_being_controls_are_not_called_the_best():
+    study = grid({"a": tuple(range(6)), "b": (1, 2)})
+    curve = {"validation": {"accuracy": Curve(*((1,),) * 7)}}
+    points = tuple(p._replace(curves=curve, verdict="control" if p.at[0] == 0 else "") for p in study.points)
+    study = study._replace(points=points)
+    # Of twelve points the mean rises; the controls are the first two.
+    shown = curves.chosen(study, most=6, few=6)
+    assert shown == [0, 1, 7, 9, 10, 11] or shown == [0, 1, 8, 9, 10, 11]
+    assert curves.which(study, shown, 6) == "2 controls and the best 4 others of 12 points"
+    # Of five, two are too many.
+    shown = curves.chosen(study, most=5, few=5)
+    assert not {0, 1} & set(shown) and curves.which(study, shown, 5) == "the best 5 of 12 points"
+
+
+def test_long_names_are_all_given_by_their_values():
+    study = grid({"optimizer": ("sgd", "adam, slow"), "rate": (1, 2), "same": (7,)})
+    assert labels(study, 40)[2] == "optimizer=adam, slow, rate=1"
+    assert labels(study, 20) == ["sgd, 1", "sgd, 2", "adam, slow, 1", "adam, slow, 2"]
+
+
 def test_true_is_not_one():
     assert Axis("a", (1, True)).index(True) == 1
     with pytest.raises(ValueError, match="'bits' has the values 4, 8, got 3"):
@@ -165,6 +189,10 @@ def test_colors_are_different_and_few_values_have_the_palette():
         assert len(set(shades(axis))) == len(axis.values) and all(
             re.fullmatch("#[0-9A-Fa-f]{6}", c) for c in shades(axis)
         )
+    # What has no order has no scale, however many there are: neighbors are no likelier alike than others.
+    assert not set(shades(Axis("a", tuple("abcdefghij")))) & set(scale(10))
+    assert len(set(shades(Axis("a", tuple(map(str, range(40))))))) == 40
+    assert shades(Axis("a", tuple(range(9)))) == scale(9)
     assert shades(Axis("a", ("x",))) == ["#0072B2"] and scale(1) == ["#440154"]
 
 

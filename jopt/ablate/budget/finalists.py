@@ -78,10 +78,11 @@ def half_width(estimates: Sequence[Estimate], seeds: int, confidence: float = 0.
 def decide(confirmed: Sequence[Estimate], limits: Sequence[Limit]) -> tuple[list[Final], Final | None]:
     """What the fresh seeds say, and the point to use.
 
-    With a limit on the drop the points are tests in a fixed order, from large to small, and the first that is not
-    shown to meet the budget ends them. So however many there are, a point is recommended wrongly as 'meets it' with
-    a chance of at most (1 - confidence) / 2, without widening any interval (Maurer, Hothorn and Lehmacher 1995).
-    Without such a limit nothing random is claimed, and the first that keeps to the limits is the answer.
+    With a limit on the drop the points are tests in a fixed order, from large to small, and the first whose drop is
+    not shown to keep to its limit ends them; bytes and latency are no tests, and end nothing. So however many there
+    are, a point is recommended wrongly as 'meets it' with a chance of at most (1 - confidence) / 2, and no interval
+    is widened (Maurer, Hothorn and Lehmacher 1995). Without such a limit nothing random is claimed, and the first
+    that keeps to the limits is the answer.
 
     Args:
       confirmed: estimates from the fresh seeds, in the order of `choose`.
@@ -92,14 +93,17 @@ def decide(confirmed: Sequence[Estimate], limits: Sequence[Limit]) -> tuple[list
       the drop: the first), or else the smallest (the first) that meets it on average, or else None.
     """
     verdicts = [judge_all(limits, e) for e in confirmed]
-    sequential = any(limit.quantity == "accuracy_drop" for limit in limits)
-    passed = next((i for i, verdict in enumerate(verdicts) if verdict != MEETS), len(verdicts))
+    tests = [limit for limit in limits if limit.quantity == "accuracy_drop"]
+    sequential = bool(tests)
+    failed = (i for i, e in enumerate(confirmed) if judge_all(tests, e) != MEETS)
+    passed = next(failed, len(verdicts)) if sequential else 0
     finals = [
         Final(e, verdict, not sequential or i <= passed)
         for i, (e, verdict) in enumerate(zip(confirmed, verdicts, strict=True))
     ]
-    if sequential and passed:
-        return finals, finals[passed - 1]
+    shown = [final for final in finals[:passed] if final.verdict == MEETS]
+    if shown:
+        return finals, shown[-1]
     if not sequential and MEETS in verdicts:
         return finals, finals[verdicts.index(MEETS)]
     likely = [final for final in finals if final.verdict != MISSES]

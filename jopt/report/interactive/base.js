@@ -54,6 +54,16 @@ function fixedControls(state, others, redraw) {
   }));
 }
 
+// An interval of a fraction is drawn between 0 and 1; in words it stands as it is.
+const within = (value, fraction = study.fraction) => fraction && value !== null ? Math.min(1, Math.max(0, value)) : value;
+
+// Where the axes that are not drawn stand: the picture says it, too, as it may be saved without the choices.
+function nameSlice(layout, state, others) {
+  if (!others.length) return;
+  const where = others.map((i) => `${axes[i].name}=${axes[i].texts[Number(state.fixed[i])]}`).join(", ");
+  layout.title = { text: shown(`at ${where}`), font: { size: 12 }, x: 0.01, xanchor: "left", y: 0.99, yanchor: "top" };
+}
+
 // A closed outline around a band, as one polygon.
 const band = (x, low, high) => ({ x: [...x, ...x.slice().reverse()], y: [...high, ...low.slice().reverse()] });
 const faint = (color, crowded) => `${color}${crowded ? "14" : "26"}`;

@@ -20,14 +20,17 @@ charts.curves = (plot, state, narrow, redraw) => {
     const same = { legendgroup: `p${i}`, visible: visible.includes(i) ? true : "legendonly" };
     const [low, high] = state.band === "extremes" ? [own.least, own.most] : [own.low, own.high];
     if (state.band !== "none" && low.some((v, j) => v !== high[j])) {
-      traces.push({ ...clone(outline), ...same, ...band(own.step, low, high), uid: `b${i}`, fillcolor: faint(color, crowded) });
+      traces.push({ ...clone(outline), ...same, ...band(own.step, low.map(drawn), high.map(drawn)), uid: `b${i}`, fillcolor: faint(color, crowded) });
     }
     traces.push({
-      ...clone(line), ...same, uid: `l${i}`, name: brief(points[i].label) || "all", x: own.step, y: own.mean,
+      ...clone(line), ...same, uid: `l${i}`, name: brief(plot.data.names[i], 56) || "all", x: own.step, y: own.mean,
       customdata: own.step.map(() => i), line: { ...line.line, color, dash: dashed === undefined ? "solid" : dashes[points[i].at[dashed]] },
       text: own.step.map((step, j) => `<b>${shown(points[i].label)}</b><br>step ${step}: ${text(own.mean[j])}` +
         (own.count[j] > 1 ? ` [${text(low[j])}, ${text(high[j])}]` : "") + `<br>${own.count[j]} of ${points[i].n} seeds`),
     });
+  }
+  function drawn(value) {
+    return within(value, state.outcome === "accuracy");
   }
   function text(value) {
     return state.outcome === "accuracy" ? `${(100 * value).toFixed(2)}%` : String(Number(value.toPrecision(4)));

@@ -6,28 +6,48 @@ from collections.abc import Sequence
 from typing import Any
 
 from jopt.report.interactive.data import Curve, Study
-from jopt.report.interactive.plot import Plot, figure
+from jopt.report.interactive.plot import Plot, figure, labels
 
 SHOWN, FEW = 30, 12
 """So many curves are shown; of more than that, only the few best at first."""
 
 STEPS = 200
+LABEL = 56
+"""Characters of a name in the legend."""
 
 
 def chosen(study: Study, most: int = SHOWN, few: int = FEW) -> list[int]:
-    """The points whose curves are shown first, in order: all up to `most`, else the control and the best `few`."""
+    """The points whose curves are shown first, in order: all up to `most`, else the control and the best of others.
+
+    They are `few` together. Where controls would take more than a third of these, they have no precedence.
+    """
+    first = _controls_first(study, few)
     own = [i for i, p in enumerate(study.points) if p.curves]
     sign = -1.0 if study.higher else 1.0
 
     def rank(i: int) -> tuple[bool, bool, float]:
         point = study.points[i]
         return (
-            point.verdict != "control",
+            not first or point.verdict != "control",
             point.outcome is None,
             sign * point.outcome.mean if point.outcome else 0.0,
         )
 
     return own if len(own) <= most else sorted(sorted(own, key=rank)[:few])
+
+
+def which(study: Study, shown: Sequence[int], few: int = FEW) -> str:
+    """What `chosen` chose where that is not all: a control that is there for being one is not called the best."""
+    total = sum(bool(p.curves) for p in study.points)
+    controls = sum(study.points[i].verdict == "control" for i in shown)
+    if not controls or not _controls_first(study, few):
+        return f"the best {len(shown)} of {total} points"
+    named = "the control" if controls == 1 else f"{controls} controls"
+    return f"{named} and the best {len(shown) - controls} others of {total} points"
+
+
+def _controls_first(study: Study, few: int) -> bool:
+    return 3 * sum(p.verdict == "control" and bool(p.curves) for p in study.points) <= few
 
 
 def thin(curve: Curve, most: int = STEPS) -> Curve:
@@ -82,9 +102,10 @@ def plot(study: Study) -> Plot | None:
     shown = chosen(study)
     caption = "The mean over the seeds that got that far, and a band over the same seeds."
     if len(shown) < len(own):
-        caption += f" Of {len(own)} points the best {len(shown)} are shown; the legend switches the others on."
+        caption += f" Shown are {which(study, shown)}; the legend switches the others on."
     return Plot("curves", "Learning curves", caption, drawn, {
-        "curves": data, "shown": shown, "splits": splits(study), "outcomes": outcomes(study),
+        "curves": data, "shown": shown, "names": labels(study, LABEL),
+        "splits": splits(study), "outcomes": outcomes(study),
         "logs": [name for name in outcomes(study) if name == "loss" and _decade(study)],
     })  # fmt: skip
 

@@ -140,6 +140,11 @@ class Point(NamedTuple):
     settings: Mapping[str, str] = {}
     curves: Mapping[str, Mapping[str, Curve]] = {}
 
+    @property
+    def decisive(self) -> Estimate | None:
+        """The difference with the interval that the verdict goes by: the adjusted one, where there is one."""
+        return self.adjusted or self.difference
+
 
 class Study(NamedTuple):
     """All that a page of plots is made of.
@@ -200,6 +205,19 @@ class Study(NamedTuple):
         start = (known or list(self.points))[0]
         others = [i for i in range(len(self.axes)) if i not in used]
         return {i: start.at[i] for i in others if len({p.at[i] for p in self.points}) > 1}
+
+    def where(self, fixed: Mapping[int, int]) -> str:
+        """Where the axes in `fixed` stand, in words: `bits=8, width=16`."""
+        return ", ".join(f"{self.axes[i].name}={self.axes[i].texts[place]}" for i, place in fixed.items())
+
+    def inside(self, value: float) -> float:
+        """Where a value is drawn: no interval of a fraction reaches below 0 or past 1 in a picture.
+
+        Example:
+          >>> Study("t", "accuracy", (), ()).inside(1.2), Study("t", "loss", (), ()).inside(1.2)
+          (1.0, 1.2)
+        """
+        return min(max(value, 0.0), 1.0) if self.fraction else value
 
     def joined(self, points: Sequence[Point], used: Sequence[int]) -> bool:
         """Whether the points differ over the axes in `used` alone: only then may a line join them."""

@@ -23,7 +23,7 @@ function trialBlock(trial, chosen) {
 
 function showPoint(index, trial) {
   const point = points[index];
-  const facts = [[study.outcome, point.outcome], ["difference to the control", point.change], ["verdict", point.verdict], ...point.notes.map((note) => ["note", note])];
+  const facts = [[study.outcome, point.outcome], ["difference to the control, adjusted interval", point.change], ["verdict", point.verdict], ...point.notes.map((note) => ["note", note])];
   const rows = (pairs) => pairs.filter(([, value]) => value !== "").map(([name, value]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value)));
   panel.replaceChildren(
     element("button", { type: "button", class: "close", "aria-label": "Close the details", click: hidePoint }, "×"),

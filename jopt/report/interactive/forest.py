@@ -94,5 +94,7 @@ def _adjusted(study: Study, order: Sequence[int], factor: float) -> Any:
 
 
 def _hover(study: Study, point: Point) -> str:
-    lines = [f"<b>{shown(study.label(point))}</b>", study.change(point.difference), point.verdict, *point.notes]
-    return "<br>".join([lines[0], *(shown(line) for line in lines[1:] if line)])
+    lines = [study.change(point.difference), point.verdict, *point.notes]
+    if point.adjusted is not None:
+        lines.insert(1, f"for all at once: {study.change(point.adjusted)}")
+    return "<br>".join([f"<b>{shown(study.label(point))}</b>", *(shown(line) for line in lines if line)])

@@ -32,6 +32,7 @@ charts.heat = (plot, state, narrow, redraw) => {
   layout.xaxis = ticks(layout.xaxis, columns);
   layout.yaxis = ticks(layout.yaxis, rows);
   layout.height = Math.max(260, 110 + 46 * rows.texts.length);
+  nameSlice(layout, state, others);
   const change = (key, other) => (value) => {
     if (Number(value) === state[other]) state[other] = state[key];
     state[key] = Number(value);

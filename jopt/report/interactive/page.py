@@ -128,7 +128,7 @@ def _point(study: Study, point: Point) -> dict[str, Any]:
         "label": study.label(point), "at": point.at, "n": len(point.trials), "diverged": point.diverged,
         "mean": own and own.mean, "low": own and own.low, "high": own and own.high,
         "cell": [amount, "" if own is None else study.width(own)],
-        "outcome": study.estimate(own), "change": study.change(point.difference) if point.difference else "",
+        "outcome": study.estimate(own), "change": study.change(point.decisive) if point.decisive else "",
         "verdict": point.verdict, "notes": point.notes, "settings": list(point.settings.items()),
         "hover": _hover(study, point), "trials": [t._asdict() for t in point.trials],
     }  # fmt: skip
@@ -139,7 +139,7 @@ def _hover(study: Study, point: Point) -> str:
     ran = f"{len(point.trials)} seed{'s' * (len(point.trials) != 1)}"
     lines = [study.estimate(point.outcome), ran + (f", {point.diverged} diverged" if point.diverged else "")]
     if point.difference is not None:
-        lines.append(f"to the control: {study.change(point.difference)}, {point.verdict}")
+        lines.append(f"to the control: {study.change(point.decisive)} (adjusted), {point.verdict}")
     elif point.verdict == "control":
         lines.append("control")
     return "<br>".join([f"<b>{shown(study.label(point))}</b>", *map(shown, lines)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import html
 import json
 import math
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 DIGITS = 6
+_MORE = ("#882255", "#999933", "#44AA99", "#332288", "#999999", "#661100", "#AA4499", "#117733", "#DDCC77")
 
 
 class Plot(NamedTuple):
@@ -86,10 +88,23 @@ def shown(text: str) -> str:
 
 
 def shades(axis: Axis) -> list[str]:
-    """A color for each value: in order along viridis where there is an order, the palette where it suffices."""
+    """A color for each value: along viridis where there is an order, of three numbers or more; else apart.
+
+    Example:
+      >>> shades(Axis("act", ("relu", "tanh"))), shades(Axis("bits", (2, 4, 8)))
+      (['#0072B2', '#D55E00'], ['#440154', '#26838e', '#bcdf2a'])
+    """
     n = len(axis.values)
-    ordered = axis.numeric and n > 2
-    return list(PALETTE[:n]) if n <= len(PALETTE) and not ordered else scale(n)
+    return scale(n) if axis.numeric and n > 2 else _apart(n)
+
+
+def _apart(n: int) -> list[str]:
+    """Colors without an order: the palette, more of Tol's (2021), then hues a golden section apart."""
+    own = [*PALETTE, *_MORE]
+    for i in range(n - len(own)):
+        rgb = colorsys.hls_to_rgb((0.1 + 0.618034 * i) % 1, (0.35, 0.5, 0.62)[i % 3], 0.55)
+        own.append("#" + "".join(f"{round(255 * v):02x}" for v in rgb))
+    return own[:n]
 
 
 def scale(n: int) -> list[str]:
@@ -102,6 +117,15 @@ def scale(n: int) -> list[str]:
 def _hex(color: str) -> str:
     numbers = color.removeprefix("rgb(").removesuffix(")").split(",")
     return "#" + "".join(f"{round(float(v)):02x}" for v in numbers)
+
+
+def labels(study: Study, most: int) -> list[str]:
+    """All points in words; where one is longer than `most`, all in values: a cut might hide what differs."""
+    found = [study.label(point) for point in study.points]
+    if max(map(len, found), default=0) <= most:
+        return found
+    varied = [k for k, axis in enumerate(study.axes) if len(axis.values) > 1]
+    return [", ".join(study.axes[k].texts[point.at[k]] for k in varied) for point in study.points]
 
 
 def outcome_axis(study: Study) -> dict[str, Any]:

@@ -23,7 +23,7 @@ charts.sensitivity = (plot, state, narrow, redraw) => {
     // Where more than x changes from mark to mark, as in a search, no line leads from one to the next.
     const joined = range(axes.length).every((i) => used.includes(i) || distinct(members.map((m) => points[m].at[i])).length === 1);
     if (joined && banded.length > 1) {
-      traces.push({ ...clone(outline), ...same, ...band(banded.map(x), banded.map((i) => points[i].low), banded.map((i) => points[i].high)), fillcolor: faint(color) });
+      traces.push({ ...clone(outline), ...same, ...band(banded.map(x), banded.map((i) => within(points[i].low)), banded.map((i) => within(points[i].high))), fillcolor: faint(color) });
     }
     if (known.length) {
       traces.push({
@@ -47,6 +47,7 @@ charts.sensitivity = (plot, state, narrow, redraw) => {
   layout.yaxis.range = reach(own, row);
   if (state.line !== null) layout.legend.title = { text: shown(axes[state.line].name) };
   legend(layout, narrow, lines.length);
+  nameSlice(layout, state, others);
   const choices = [
     ...(against.length > 1 ? [choice("x:", axisOptions(against), state.against, (v) => { state.against = Number(v); redraw(); })] : []),
     ...(candidates.length > 0 && axes.length > 2 ? [choice("lines:", [...axisOptions(candidates), ["", "none"]], state.line ?? "", (v) => { state.line = v === "" ? null : Number(v); redraw(); })] : []),
@@ -55,7 +56,7 @@ charts.sensitivity = (plot, state, narrow, redraw) => {
 };
 
 function whiskers(known, color) {
-  const reach = (key) => known.map((i) => points[i][key] === null ? 0 : Math.abs(points[i][key] - points[i].mean));
+  const reach = (key) => known.map((i) => points[i][key] === null ? 0 : Math.abs(within(points[i][key]) - points[i].mean));
   return { type: "data", symmetric: false, thickness: 1, width: 2, color: `${color}90`, array: reach("high"), arrayminus: reach("low") };
 }
 

@@ -20,8 +20,8 @@ charts.tradeoff = (plot, state, narrow, redraw) => {
     made.marker = { ...made.marker, color, symbol: own.map((i) => symbol + (points[i].diverged ? "-open" : "")),
       line: { width: own.map((i) => onFront.has(i) || points[i].diverged ? 1.5 : 0), color: own.map((i) => points[i].diverged ? color : "#222222") } };
     Object.assign(made.error_y, { color: `${color}90`,
-      array: own.map((i) => points[i].high === null ? 0 : points[i].high - points[i].mean),
-      arrayminus: own.map((i) => points[i].low === null ? 0 : points[i].mean - points[i].low) });
+      array: own.map((i) => points[i].high === null ? 0 : within(points[i].high) - points[i].mean),
+      arrayminus: own.map((i) => points[i].low === null ? 0 : points[i].mean - within(points[i].low)) });
     return made;
   };
 

@@ -7,19 +7,23 @@ from typing import Any
 from jopt.report import formats
 from jopt.report.interactive.data import SIZES, Study
 from jopt.report.interactive.pareto import front
-from jopt.report.interactive.plot import Plot, encode, figure, outcome_axis, size_ticks
+from jopt.report.interactive.plot import Plot, figure, outcome_axis, size_ticks
+
+ALIKE = 1.01
+"""Sizes within this ratio of each other are one: what differs is a weight or two that happen to be zero."""
 
 
 def fronts(study: Study) -> dict[str, list[int]]:
     """The places of the points on the front, by size and by rising size; sizes that do not vary are left out.
 
-    A point that has no outcome, or not that size, is not on it. A size that all points share trades nothing off.
+    A point that has no outcome, or not that size, is not on it. A size that all points share, up to a percent,
+    trades nothing off.
     """
     found = {}
     for key in SIZES:
         known = [i for i, p in enumerate(study.points) if p.outcome is not None and p.sizes.get(key)]
         sizes = [study.points[i].sizes[key] for i in known]
-        if len(set(map(encode, sizes))) < 2:
+        if not sizes or max(sizes) <= ALIKE * min(sizes):
             continue
         sign = 1.0 if study.higher else -1.0
         means = [sign * p.outcome.mean for p in (study.points[i] for i in known) if p.outcome is not None]
