@@ -23,11 +23,11 @@ demo: $(VENV)/.installed
 
 # The default suite: a few minutes on two cores.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
 
 # The slow tests too: accuracies over seeds, twenty kills.
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'slow or not slow'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal -m 'slow or not slow'
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,14 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from transform_cases import BITS, CASES, DEFAULT, END, LIFTED, MIDDLE, OPTIMIZERS, SPARSITIES, statistics, tree
+from transform_cases import (
+    BITS,
+    CASES,
+    DEFAULT,
+    EAGER,
+    END,
+    LIFTED,
+    MIDDLE,
+    OPTIMIZERS,
+    SPARSITIES,
+    statistics,
+    tree,
+)
 
 from jopt import optim
 from jopt.rules import named_leaves
 from jopt.train.checkpoint import Checkpoints
 from jopt.transform import identity, project_moments
 
-ALL = [pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow) for name in CASES]
+
+def always(names: list[str]) -> list[Any]:
+    """Every transform; those that are not in `names` among the slow tests."""
+    return [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in CASES]
+
+
+ALL = always(DEFAULT)
 KEY = jax.random.key(0)
 LAYERS = statistics(0)
 TRIALS = 3
@@ -104,7 +122,7 @@ def assert_same_bits(a: Any, b: Any) -> None:
             raise AssertionError(f"{name}: one has 0.0 where the other has -0.0")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", always(EAGER))
 def test_a_jitted_call_gives_the_bits_of_an_eager_one(name):
     assert_same_bits(run(calls(name), 0), jitted_run(name, 0))
 
@@ -184,9 +202,7 @@ def test_the_projection_is_linear(name):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in LIFTED else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", always(LIFTED))
 def test_trials_side_by_side_are_the_trials_one_by_one(name):
     c = calls(name)
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731

@@ -162,6 +162,12 @@ DEFAULT = [
     *("weights-identity", "binary", "xnor", "ternary"),
     *("prune>share>quantize", "quantize>prune", "quantize>share>prune", "rigl>clip>binary", "hold"),
 ]
+# Operation by operation, each of which is compiled for itself: one of each kind and a chain.
+EAGER = [
+    *("identity", "one_shot-magnitude-unstructured-erk", "one_shot-snip-nm-layer", "gradual-l2-block-erk"),
+    *("gradual-movement-unstructured-layer", "iterative-wanda-channel-erk", "rigl-erk", "share", "tie", "clip"),
+    *("weights-absmax-group-symmetric", "weights-percentile-channel-symmetric", "binary", "ternary", "hold"),
+]
 # Side by side: one of each kind, as a program over trials takes long to compile.
 LIFTED = [
     *("identity", "one_shot-magnitude-unstructured-erk", "one_shot-snip-nm-layer"),

@@ -16,7 +16,7 @@ from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import Judgement
 from jopt.ablate.plan import GroupPlan, plan_table
 from jopt.ablate.results import Axis, Results, Row
-from jopt.ablate.trials import Trial
+from jopt.ablate.trials import Trial, named
 from jopt.report import formats
 
 
@@ -120,7 +120,7 @@ class Display:
             extra_tables=found.tables,
             command=command,
             confidence=ablation.confidence,
-            plan=[axes_table(results.axes)],
+            plan=[axes_table(results.axes), groups_table(plans)],
         )
 
     def finished(self, files: AblationDir, results: Results, summary: Sequence[Row], seconds: float) -> None:
@@ -142,6 +142,23 @@ def axes_table(axes: Sequence[Axis]) -> report.Table:
         values = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in axis.values)
         rows.append((axis.name, ", ".join(axis.fields), axis.kind, formats.shorten(values, 60)))
     return report.Table("Axes", ("axis", "field", "kind", "values"), "llll", rows)
+
+
+def groups_table(plans: Sequence[GroupPlan]) -> report.Table:
+    """How the trials of each program were run."""
+    rows = [
+        (
+            str(p.group.index),
+            named(p.group.trials[0].point),
+            f"{len(p.group.trials):,}",
+            f"{p.steps:,}",
+            p.strategy + (f", {p.layout.lanes} lanes" if p.layout.lanes > 1 else ""),
+            f"{p.sizes.parameters:,}",
+        )
+        for p in plans
+    ]
+    header = ("group", "first point", "trials", "steps", "strategy", "parameters")
+    return report.Table("Programs", header, "rlrrlr", rows)
 
 
 def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:

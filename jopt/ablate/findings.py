@@ -70,17 +70,22 @@ def _against_control(results: Results, rows: Sequence[Row], confidence: float) -
     others = len(compared) - sum(counts.values())
     out = [
         f"Of {len(compared)} points compared with the control ({label(results.control)}) by {results.metric}, "
-        f"paired by seed, {counts['better']} are better, {counts['worse']} worse, {counts['undecided']} undecided"
-        + (f", {others} not judged" if others else "")
+        f"paired by seed: better {counts['better']}, worse {counts['worse']}, undecided {counts['undecided']}"
+        + (f", not judged {others}" if others else "")
         + f"; any false verdict among them has a chance of about {1 - confidence:.3g} at most."
     ]
     spans = [row["detectable"] for row in compared if row["detectable"] is not None]
     if spans:
         out.append(
-            f"Undecided is not equal: a true difference below {min(spans):.3g} ({max(spans):.3g} at the noisiest "
-            "point) would be missed more often than one time in five."
+            f"Undecided is not equal: a true difference below {_amount(min(spans), results.metric)} "
+            f"({_amount(max(spans), results.metric)} at the noisiest point) would be missed more often than one "
+            "time in five."
         )
     return out
+
+
+def _amount(value: float, metric: str) -> str:
+    return f"{100 * value:.3g} points" if metric.endswith("accuracy") else f"{value:.3g}"
 
 
 def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
@@ -102,7 +107,7 @@ def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[
         more = f" and {alike - len(shown)} more" if alike > len(shown) else ""
         plural = "" if alike == 1 else "s"
         return [f"{text}; {alike} other point{plural} cannot be told apart from it: {'; '.join(shown)}{more}."]
-    return [f"{text}, better than each of the other {found.compared - 1}."]
+    return [f"{text}, better than {'the other one' if found.compared == 2 else 'each of the others'}."]
 
 
 def _diverged(results: Results, rows: Sequence[Row]) -> list[str]:

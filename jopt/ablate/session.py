@@ -62,13 +62,15 @@ def run(
     found = axes(ablation, trials)
     check(ablation, trials)
     usable = min(jax.local_device_count(), devices or jax.local_device_count())
-    known = _lanes(files, recorded, ablation)
-    plans = plan(ablation, groups(trials), usable, known, Loader())
+    known, loader = _lanes(files, recorded, ablation), Loader()
+    plans = plan(ablation, groups(trials), usable, known, loader)
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
         # Once more, now that nobody else writes here.
-        if (again := files.recorded()) is not None:
+        if (again := files.recorded()) is not None and again != recorded:
             files.check_same(again, ablation, trials)
+            known = _lanes(files, again, ablation)
+            plans = plan(ablation, groups(trials), usable, known, loader)
         session = _Session(ablation, trials, found, plans, files, display, stop.is_set, arguments, begun)
         return session.run(known)
 

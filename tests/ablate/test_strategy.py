@@ -1,12 +1,18 @@
 """The rule that chooses how trials share a device, and how they are cut into chunks."""
 
+import dataclasses
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jopt.ablate import axis, run
 from jopt.ablate.lift import Layout
 from jopt.ablate.strategy import Sizes, chunks, lanes
 from jopt.config import ConfigError
+
+RATE = "optimizer.learning_rate"
 
 
 @pytest.mark.parametrize(
@@ -44,3 +50,18 @@ def test_chunks_are_equal_and_hold_every_trial(trials, lanes, devices, room):
 def test_a_chunk_smaller_than_its_lanes_is_refused():
     with pytest.raises(ConfigError, match="chunk must be 0, or at least 16: 8 lanes on 2 devices, got 7"):
         chunks(100, Layout(8, 2), 7)
+
+
+def test_the_fastest_of_the_candidates_is_taken_and_kept(grid, tmp_path, capsys):
+    """What is fastest depends on the machine; that it is chosen, shown, written down and kept does not."""
+    path = tmp_path / "measured"
+    measured = grid(axis(RATE, (0.1, 0.01, 0.03, 0.3)), strategy="measure")
+    first = run(measured, path, devices=1)
+    lanes = json.loads((path / "ablation.json").read_text())["groups"][0]["lanes"]
+    (chosen,) = [line for line in capsys.readouterr().out.splitlines() if "chosen" in line]
+    assert lanes in (1, 8)
+    assert ("map" if lanes == 1 else "vmap x 8") in chosen
+    again = run(dataclasses.replace(measured, seeds=(0, 1, 2)), path, devices=1)
+    assert json.loads((path / "ablation.json").read_text())["groups"][0]["lanes"] == lanes
+    digests = {row["trial"]: row["digest"] for row in again.trials}
+    assert all(digests[row["trial"]] == row["digest"] for row in first.trials)

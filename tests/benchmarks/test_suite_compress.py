@@ -1,8 +1,8 @@
 """Suite `compress`: its contenders do what they are called, and its ratios have the right side up."""
 
-import jax
 import numpy as np
 import pytest
+from quick import jit
 
 from experiments.benchmarks import compress
 from experiments.benchmarks.tables import compress_table
@@ -13,9 +13,12 @@ def test_masks_and_codes_are_on_in_the_steps_that_are_timed():
     for name, fields in compress.methods().items():
         p = prepare(compress.experiment(**fields))
         program = p.program_of(0, p.segments[0].steps)
-        state = jax.jit(program.init)(p.key, p.values)
-        state = jax.jit(program.update)(state, p.values, p.arrays["train"])
-        kernel = np.asarray(program.seen(state, p.values)["Dense_1"]["kernel"])
+
+        @jit
+        def seen(key, values, arrays, program=program):
+            return program.seen(program.update(program.init(key, values), values, arrays), values)
+
+        kernel = np.asarray(seen(p.key, p.values, p.arrays["train"])["Dense_1"]["kernel"])
         sparse, coded = "masks" in name, "int8" in name
         assert ((kernel == 0).mean() > 0.89) == sparse, name
         assert (len(np.unique(kernel[:, 0])) <= 255) == (coded or sparse), name

@@ -7,13 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.benchmarks import machine, startup, tables, training
+from experiments.benchmarks import machine, startup, tables, timing, training
 from experiments.benchmarks.cases import CASES
 from jopt import report
 
 ROOT = Path(__file__).parents[2]
+SMALL = """
+from jopt import data, models
+from jopt.train import Experiment
+
+
+def get_config():
+    sizes = data.Synthetic(shape=(4, 4, 1), num_classes=4, train=32, validation=8, test=8)
+    return Experiment(
+        name="small", model=models.Config("linear", num_classes=4), data=data.Config("synthetic", synthetic=sizes),
+        epochs=1, batch_size=16,
+    )
+"""
 
 
 def numbers(value):
@@ -60,6 +73,31 @@ def test_train_and_matmul_write_the_documented_json(tmp_path):
     assert text.count("| :---") == 2 and training.PYTORCH in text
 
 
+@pytest.fixture
+def small(tmp_path):
+    """Flags of a run that trains for two steps."""
+    path = tmp_path / "small.py"
+    path.write_text(SMALL)
+    return f"--config={path}"
+
+
+def test_a_run_is_timed_from_its_launch_and_its_memory_is_in_bytes(tmp_path, small):
+    run = startup._run(tmp_path / "run", tmp_path / "cache", startup._environment(), [small])
+    assert 0 < run.first_step <= run.end < math.inf
+    # JAX alone holds more than this; a number in kibibytes would be far below, one in bits above.
+    assert 1e8 < run.peak < 1e10
+    rows = {cache: timing.spread([run.first_step]) for cache in ("cold", "warm")}
+    imports = {startup.JOPT_IMPORT: timing.spread([1.5]), startup.LIBRARIES_IMPORT: timing.spread([1.0])}
+    ratio = timing.ratio(startup.LIBRARIES_IMPORT, np.array([1.5]), np.array([1.0]), startup.IMPORT_TARGET)
+    text = report.to_markdown(tables.startup_table(startup.Startup(imports, ratio, rows, rows, rows)))
+    assert "peak memory, cold cache" in text
+
+
+def test_imports_are_timed_inside_a_process():
+    assert 0 < startup._import("import time; time.sleep(0.1)", startup._environment()) - 0.1 < 1
+
+
+@pytest.mark.slow
 def test_startup_measures_imports_runs_and_memory():
     measured = startup.startup(1, 1, "configs/digits_mlp.py", "--config.epochs=1")
     found = machine.to_json(measured)

@@ -12,16 +12,19 @@ from jopt import data, keys
 KEY = keys.root(0)
 SIZES = [(2, 5), (4, 4), (3, 10)]  # (batch_size, n): a remainder, full batch, three an epoch
 
-take = jax.jit(data.indices, static_argnums=(2, 3, 4))
+take = jax.jit(data.indices, static_argnums=(2, 3, 4), static_argnames="aligned")
 
 
 def rows(first, count, batch_size, n, key=KEY):
     return np.asarray(take(key, jnp.int32(first), count, batch_size, n))
 
 
+shuffle = jax.jit(lambda epoch, n: jax.random.permutation(keys.at(KEY, "order", epoch), n), static_argnums=1)
+
+
 @functools.cache
 def permutation(epoch, n):
-    return np.asarray(jax.random.permutation(keys.at(KEY, "order", epoch), n))
+    return np.asarray(shuffle(epoch, n))
 
 
 def by_definition(step, batch_size, n):
@@ -41,11 +44,11 @@ def test_any_cut_into_segments_gives_the_rows_of_the_definition(size, lengths):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("count", [1, 3, 7])
+@pytest.mark.parametrize("count", [1, 7])
 def test_an_aligned_window_is_the_same_for_less(size, count):
     batch_size, n = size
     first = 5 * (n // batch_size)
-    aligned = data.indices(KEY, first, count, batch_size, n, aligned=True)
+    aligned = take(KEY, jnp.int32(first), count, batch_size, n, aligned=True)
     np.testing.assert_array_equal(aligned, rows(first, count, *size))
 
 

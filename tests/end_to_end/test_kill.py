@@ -77,7 +77,7 @@ def kill_once(config: Path, workdir: Path, rng: random.Random, during_a_write: b
     process = launch(config, workdir)
     while process.poll() is None and not (metrics_file.exists() and metrics_file.stat().st_size > before):
         time.sleep(0.002)
-    deadline = time.monotonic() + rng.uniform(0.0, 0.4)
+    deadline = time.monotonic() + rng.uniform(0.0, 0.3)
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     while during_a_write and process.poll() is None and not half_written(checkpoints):
@@ -104,7 +104,7 @@ def final_state(config: Experiment, workdir: Path) -> str:
 @pytest.mark.parametrize(
     ("source", "kills", "steps"),
     [
-        pytest.param(STAGES, 3, 400, id="stages"),
+        pytest.param(STAGES, 3, 300, id="stages"),
         pytest.param(STAGES, 20, 2000, id="stages-20", marks=pytest.mark.slow),
         pytest.param(BATCH_NORM, 20, 700, id="batch_norm-20", marks=pytest.mark.slow),
     ],

@@ -25,7 +25,13 @@ COMMAND_LINE = {
 }
 
 
-@pytest.mark.parametrize("case", COMMAND_LINE)
+# Each is a process. One of each kind of error: of a field, of a value's type, of a rule, of the arguments.
+KINDS = ("unknown_field", "wrong_type", "idle_rule", "stray_argument")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in KINDS else pytest.mark.slow) for c in COMMAND_LINE]
+)
 def test_a_mistake_in_the_command_is_one_line_and_status_2(app, config, refused, tmp_path, case):
     args, message = COMMAND_LINE[case]
     done = app("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *args)

@@ -8,24 +8,30 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from jax import lax
+from quick import jit
 
 from jopt.models import Conv, conv_general_dilated
 
 
 def both(shape, dtype=jnp.float32, **options):
     """The outputs and gradients (of the inputs and the parameters) of nn.Conv and of ours, on the same numbers."""
-    x = jax.random.normal(jax.random.key(0), shape, dtype)
+    rng = np.random.default_rng(0)
+    normal = lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype)  # noqa: E731
     options |= {"features": 4, "dtype": dtype}
-    variables = jax.jit(nn.Conv(**options).init)(jax.random.key(1), x)
+    x = normal(jax.ShapeDtypeStruct(shape, dtype))
+    shapes = jax.eval_shape(nn.Conv(**options).init, jax.random.key(1), x)
+    # Outputs are as large as the inputs: each is a sum over what a kernel's column holds.
+    variables = jax.tree.map(lambda a: normal(a) / np.sqrt(max(1, np.prod(a.shape[:-1]))).astype(a.dtype), shapes)
+    cotangent = normal(jax.eval_shape(nn.Conv(**options).apply, variables, x))
     out = []
     for module in (nn.Conv(**options), Conv(**options)):
 
-        @jax.jit
-        def run(variables, x, module=module):
+        @jit
+        def run(variables, x, cotangent, module=module):
             y, pull = jax.vjp(module.apply, variables, x)
-            return y, pull(jax.random.normal(jax.random.key(2), y.shape, dtype))
+            return y, pull(cotangent)
 
-        out.append(run(variables, x))
+        out.append(run(variables, x, cotangent))
     return out
 
 

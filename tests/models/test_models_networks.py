@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
+from quick import jit
 
 from jopt.models import Config, model, names
 
@@ -46,14 +48,14 @@ IDS = [c.name for c, _ in SMALL]
 
 
 def batch(shape, n=4):
-    return jax.random.normal(jax.random.key(5), (n, *shape))
+    return jnp.asarray(np.random.default_rng(5).normal(size=(n, *shape)), jnp.float32)
 
 
 @functools.cache
 def start(index):
     config, shape = SMALL[index]
     net = model(config)
-    return net, *jax.jit(net.init)(jax.random.key(0), batch(shape))
+    return net, *quick.start(net, batch(shape), index)
 
 
 def bfloat16(index):
@@ -77,13 +79,16 @@ def test_shapes_and_dtypes_in_training_and_evaluation(index, dtype):
     net = bfloat16(index) if dtype == "bfloat16" else model(config)
     params, state = jax.eval_shape(net.init, jax.random.key(0), batch(shape))
     assert {leaf.dtype for leaf in jax.tree.leaves((params, state))} == {jnp.dtype(jnp.float32)}
-    for train in (False, True):
 
-        def loss(params, state, train=train):
-            logits, new = net.apply(params, state, batch(shape), train=train, key=jax.random.key(1))
-            return (logits**2).sum(), (logits, new)
+    def loss(params, state):
+        logits, new = net.apply(params, state, batch(shape), train=True, key=jax.random.key(1))
+        return (logits**2).sum(), (logits, new)
 
-        grads, (logits, new) = jax.eval_shape(jax.grad(loss, has_aux=True), params, state)
+    def evaluate(params, state):
+        return params, net.apply(params, state, batch(shape), train=False)
+
+    for run in (jax.grad(loss, has_aux=True), evaluate):
+        grads, (logits, new) = jax.eval_shape(run, params, state)
         assert logits.shape == (4, config.num_classes) and logits.dtype == jnp.float32
         for before, after in ((params, grads), (state, new)):
             assert jax.tree.structure(before) == jax.tree.structure(after)
@@ -93,23 +98,40 @@ def test_shapes_and_dtypes_in_training_and_evaluation(index, dtype):
 
 
 @pytest.mark.parametrize("index", range(len(SMALL)), ids=IDS)
-def test_vmap_over_stacked_params_equals_a_loop_and_jit_equals_eager(index):
+def test_vmap_over_stacked_params_equals_a_loop(index):
     _, shape = SMALL[index]
     net, params, state = start(index)
     x = batch(shape)
-    other = jax.tree.map(lambda p: p + 0.1, params)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, other)
-    together = jax.jit(jax.vmap(lambda p: net.apply(p, state, x, train=False)[0]))(stacked)
-    for one, p in zip(together, (params, other), strict=True):
-        eager = net.apply(p, state, x, train=False)[0]
-        np.testing.assert_allclose(one, eager, rtol=0, atol=1e-4 * max(1, float(jnp.abs(eager).max())))
+    other = jax.tree.map(lambda p: np.asarray(p) + np.float32(0.1), params)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), params, other)
+    forward = lambda p: net.apply(p, state, x, train=False)[0]  # noqa: E731
+    alone = jit(forward)
+    for one, p in zip(jit(jax.vmap(forward))(stacked), (params, other), strict=True):
+        assert_same_logits(one, alone(p))
+
+
+def assert_same_logits(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(1, float(np.abs(b).max())))
+
+
+# Each operation of an eager network is compiled for itself: one of every kind is enough.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("mlp", "cnn", "gru") else pytest.mark.slow) for n in IDS]
+)
+def test_jit_equals_eager(name):
+    net, params, state = start(IDS.index(name))
+    x = batch(SMALL[IDS.index(name)][1])
+    eager = net.apply(params, state, x, train=False)[0]
+    assert_same_logits(jit(lambda p: net.apply(p, state, x, train=False)[0])(params), eager)
 
 
 def test_bfloat16_computes_in_bfloat16():
     index = IDS.index("cnn")
     net, params, state = start(index)
     x = batch((8, 8, 1))
-    exact, rough = (m.apply(params, state, x, train=False)[0] for m in (net, bfloat16(index)))
+    exact, rough = (
+        jit(lambda p, m=m: m.apply(p, state, x, train=False)[0])(params) for m in (net, bfloat16(index))
+    )
     error = float(jnp.abs(exact - rough).max() / jnp.abs(exact).max())
     assert 0 < error < 0.05
 
@@ -123,6 +145,7 @@ def test_parameter_paths():
 
 def test_tied_layers_are_one_leaf_whose_gradient_is_the_sum():
     net, params, state = start(IDS.index("tied_mlp"))
+    params = jax.tree.map(lambda p: p if p.ndim > 1 else jnp.zeros_like(p), params)
     x = batch((4, 4, 1))
 
     def unrolled(first, second):
@@ -172,7 +195,7 @@ def test_lenet5_says_which_input_is_too_small():
 def test_resnet_statistics_move_in_training_only():
     net, params, state = start(IDS.index("resnet18"))
     x = batch((8, 8, 3))
-    apply = jax.jit(net.apply, static_argnames="train")
+    apply = jit(net.apply, static_argnames="train")
     same = apply(params, state, x, train=False)[1]
     jax.tree.map(np.testing.assert_array_equal, state, same)
     moved = apply(params, state, x, train=True)[1]

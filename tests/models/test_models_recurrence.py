@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jopt.models.rnn import GATES, Recurrent
 
-X = np.asarray(jax.random.normal(jax.random.key(0), (3, 5, 4)))
+X = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
 SIZE = 6
 
 
@@ -33,9 +33,9 @@ def lstm(p, a, h, c):
 
 
 def start(cell):
-    params = jax.jit(Recurrent(cell, SIZE).init)(jax.random.key(1), X)["params"]
-    noise = lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
-    return jax.tree.map(noise, params)
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(Recurrent(cell, SIZE).init, jax.random.key(1), X)["params"]
+    return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) / 2, p.dtype), shapes)
 
 
 @pytest.mark.parametrize("cell", GATES)

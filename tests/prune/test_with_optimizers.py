@@ -73,7 +73,13 @@ def owned(tree, name):
     return [x for x in map(np.asarray, jax.tree.leaves(tree)) if x.shape[x.ndim - n :] == SHAPES[name]]
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+# One and two trees of moments, signs, whole matrices, and a paper's state; `tests/test_contract.py` takes them all.
+COVERING = (("momentum", "optax"), ("adam", "optax"), ("lion", "optax"), ("muon", "optax"), ("adagrad", "paper"))
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [pytest.param(*case, marks=() if case in COVERING else pytest.mark.slow) for case in ALL]
+)
 def test_pruned_entries_are_zero_everywhere_and_start_at_zero_when_they_grow(name, variant):
     optimizer = optim.build(optim.Config(name, variant, learning_rate=0.05, **EVERYTHING))
     # Every weight moves in the dense first segment, and at each later boundary some die and some grow.

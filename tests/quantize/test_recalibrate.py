@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from quick import jit
 
 from jopt.models import Model, from_linen, from_nnx
 from jopt.quantize.activation_config import ActivationConfig
@@ -16,7 +17,7 @@ from jopt.quantize.calibrate import calibrate
 from jopt.quantize.recalibrate import recalibrate
 
 KEY = jax.random.key(0)
-BATCHES = 1.0 + 2.0 * jax.random.normal(jax.random.key(1), (3, 8, 6, 6, 2))
+BATCHES = jnp.asarray(np.random.default_rng(1).normal(1.0, 2.0, (3, 8, 6, 6, 2)), jnp.float32)
 
 
 class ConvNet(nn.Module):
@@ -53,17 +54,22 @@ def numpy_statistics(params, batches):
 
 
 def made(**fields):
-    model = from_linen(ConvNet(**fields))
-    params, state = jax.jit(model.init)(KEY, BATCHES[0])
+    model, rng = from_linen(ConvNet(**fields)), np.random.default_rng(0)
+
+    def leaf(path, a):
+        w = rng.normal(size=a.shape) / np.sqrt(np.prod(a.shape[:-1])) + ("scale" in str(path[-1]))
+        return jnp.asarray(np.where(np.abs(w) < np.median(np.abs(w)), 0, w), a.dtype)
+
     # As after compression: half of the weights are gone, the statistics are those of other ones.
-    params = jax.tree.map(lambda w: jnp.where(jnp.abs(w) < jnp.median(jnp.abs(w)), jnp.zeros_like(w), w), params)
-    return model, params, jax.tree.map(lambda s: s + 7.0, state)
+    params, state = jax.eval_shape(model.init, KEY, BATCHES[0])
+    params = jax.tree_util.tree_map_with_path(leaf, params)
+    return model, params, jax.tree.map(lambda s: jnp.full(s.shape, 7.0, s.dtype), state)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
 def test_statistics_are_numpys_whatever_the_momentum(momentum):
     model, params, state = made(momentum=momentum)
-    new = jax.jit(functools.partial(recalibrate, model))(params, state, BATCHES)["batch_stats"]
+    new = jit(functools.partial(recalibrate, model))(params, state, BATCHES)["batch_stats"]
     mean0, var0, mean1, var1 = numpy_statistics(params, BATCHES)
     got = (new["BatchNorm_0"]["mean"], new["BatchNorm_0"]["var"], new["BatchNorm_1"]["mean"])
     for mine, theirs in zip((*got, new["BatchNorm_1"]["var"]), (mean0, var0, mean1, var1), strict=True):
@@ -197,9 +203,10 @@ def test_bfloat16_statistics_keep_their_dtype():
 def test_vmap_is_a_loop_over_parameters():
     model, params, state = made()
     many = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), params)
-    together = jax.vmap(lambda p: recalibrate(model, p, state, BATCHES))(many)
+    run = lambda p: recalibrate(model, p, state, BATCHES)  # noqa: E731
+    together, single = jit(jax.vmap(run))(many), jit(run)
     for i in range(2):
-        alone = recalibrate(model, jax.tree.map(lambda w: w[i], many), state, BATCHES)  # noqa: B023
+        alone = single(jax.tree.map(lambda w: w[i], many))  # noqa: B023
         jax.tree.map(
             lambda t, a: np.testing.assert_allclose(t[i], a, rtol=1e-4, atol=1e-5),  # noqa: B023
             together,
@@ -219,11 +226,11 @@ def test_batches_of_nothing_are_refused(shape):
 def test_a_model_with_quantized_activations_keeps_its_ranges(method):
     plain, params, state = made()
     config = ActivationConfig(method, bits=3)
-    params, state = calibrate(plain, config, params, state, BATCHES[0])
+    params, state = jit(functools.partial(calibrate, plain, config))(params, state, BATCHES[0])
     model = activations(plain, config)
-    new = jax.jit(functools.partial(recalibrate, model))(params, state, BATCHES)
+    new = jit(functools.partial(recalibrate, model))(params, state, BATCHES)
     jax.tree.map(np.testing.assert_array_equal, new["activation_ranges"], state["activation_ranges"])
     bare = {name: layer for name, layer in params.items() if name != "activation_ranges"}
-    unquantized = recalibrate(plain, bare, {"batch_stats": state["batch_stats"]}, BATCHES)
+    unquantized = jit(functools.partial(recalibrate, plain))(bare, {"batch_stats": state["batch_stats"]}, BATCHES)
     first, second = (tree["batch_stats"]["BatchNorm_0"]["mean"] for tree in (new, unquantized))
     assert not np.array_equal(first, second)  # the statistics are those behind quantized inputs

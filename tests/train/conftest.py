@@ -1,11 +1,31 @@
 """Small experiments that the tests of training share."""
 
 import dataclasses
+import functools
 
+import jax
 import pytest
+from quick import OPTIONS
 
 from jopt import data, models, optim
 from jopt.train import Experiment
+
+
+@pytest.fixture
+def unoptimized(monkeypatch):
+    """Runs whose programs are compiled without LLVM's optimizations, which are half of a run of several stages."""
+    compile = functools.partialmethod(jax.stages.Lowered.compile, compiler_options=OPTIONS)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without their pictures, which are a third of a small run's time: `tests/report` draws them all."""
+
+    def blank(self, file, **_):
+        file.write(b"")
+
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure", blank)
 
 
 @pytest.fixture

@@ -175,19 +175,34 @@ class Normalized(nnx.Module):
         return self.out(self.drop(nnx.relu(self.norm(self.hidden(x.reshape(x.shape[0], -1))))))
 
 
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory):
+    """The runs that nothing interrupts, by name: each is run once."""
+    found = {}
+
+    def get(name, config, model):
+        if name not in found:
+            path = tmp_path_factory.mktemp("whole")
+            found[name] = path, run(config, path, model=model, quiet=True)
+        return found[name]
+
+    return get
+
+
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("step", [6, 12, 18, 24])
 @pytest.mark.parametrize("name", [*HARD, "batch_norm"])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypatch, name, step):
+def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypatch, wholes, name, step):
     config = tiny(**HARD.get(name, {}), checkpoint_every=1)
     model = models.from_nnx(Normalized) if name == "batch_norm" else None
-    whole = run(config, tmp_path / "whole", model=model, quiet=True)
+    path, whole = wholes(name, config, model)
     with monkeypatch.context() as patched:
         interrupted_at(patched, step)
         with pytest.raises(Interruption):
             run(config, tmp_path / "cut", model=model, quiet=True)
     resumed = run(config, tmp_path / "cut", model=model, quiet=True)
     assert resumed["digest"] == whole["digest"]
-    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    assert rows_of(tmp_path / "cut") == rows_of(path)
     events = [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
     assert events == [("start", 0), ("stop", step), ("resume", step), ("stop", 24)]
 

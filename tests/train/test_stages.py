@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from quick import jit
 
 from jopt import clip, cluster, data, distill, hyper, models, optim, prune, quantize, transfer
 from jopt.config import ConfigError, from_dict, to_dict
@@ -17,6 +18,9 @@ from jopt.train.compilation import Compiler
 from jopt.train.metrics import read, without_timing
 from jopt.train.session import InvariantError
 from jopt.train.staging import Staging
+
+# What the apps' tests do without: there, and in `test_run.py`, programs are those that users run.
+pytestmark = pytest.mark.usefixtures("undrawn", "unoptimized")
 
 HALF = prune.Config("one_shot", sparsity=0.5)
 KERNELS = ("Dense_0", "Dense_1")
@@ -109,7 +113,7 @@ def test_rewinding_takes_the_old_weights_under_the_new_masks(tmp_path, tiny):
     run(config, tmp_path, quiet=True)
     (warm, dense, init, late, random), _ = ends(config, tmp_path)
     p = prepare(config)
-    first = p.program_of(0, 3).init(p.key, p.values).params
+    first = jit(p.program_of(0, 3).init)(p.key, p.values).params
     for name in KERNELS:
         mask = ~zeros(init.params)[name]
         trained = np.abs(dense.params[name]["kernel"])
@@ -296,7 +300,7 @@ MANY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mark", [19, 26, *(pytest.param(m, marks=pytest.mark.slow) for m in (6, 12, 18, 20, 28))])
+@pytest.mark.parametrize("mark", [19, *(pytest.param(m, marks=pytest.mark.slow) for m in (6, 12, 18, 20, 26, 28))])
 def test_a_run_of_many_stages_resumes_exactly_at_every_boundary(tmp_path, tiny, monkeypatch, mark):
     config = tiny(stages=MANY, checkpoint_every=1)
     whole = tmp_path.parent / "whole"
