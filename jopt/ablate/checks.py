@@ -1,9 +1,11 @@
 """What an ablation may ask for: checked before any data are read or anything compiles."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from jopt import hyper
 from jopt.ablate.config import PROTOCOLS, STRATEGIES, Ablation
 from jopt.ablate.intervals import check_confidence
 from jopt.ablate.results import COLUMNS, OUTCOMES
@@ -54,7 +56,19 @@ def validate(ablation: Ablation) -> list[Trial]:
             combining.validate(trial.config)
         except ConfigError as error:
             raise at_point(error, trial) from error
+    _check_distinct(found)
     return found
+
+
+def _check_distinct(found: Sequence[Trial]) -> None:
+    """Raises ConfigError where two trials are the same to their program, which sees float32 and no name."""
+    known: dict[tuple, Trial] = {}
+    for trial in found:
+        structure, numbers = hyper.split(dataclasses.replace(trial.config, name=""))
+        other = known.setdefault((structure, *(value.tobytes() for value in numbers.values())), trial)
+        if other is not trial:
+            accepted = f"unlike {named(other.point)} in what the program sees: float32 numbers, and no name"
+            raise ConfigError(f"the point {named(trial.point)}", trial.overrides, accepted)
 
 
 def at_point(error: ValueError, trial: Trial) -> ValueError:

@@ -1,13 +1,11 @@
 """What an ablation shows while it goes on, and the report that it leaves."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import rich.console
 
 from jopt import report
 from jopt.ablate.config import Ablation
@@ -35,7 +33,7 @@ class Display:
         """Prints a table."""
         if not self._quiet:
             # In a file, such as a job's log, tables need not fold at 80 columns.
-            report.show(table, rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else 140))
+            report.show(table, width=140)
 
     def plan(
         self, ablation: Ablation, axes: Sequence[Axis], plans: Sequence[GroupPlan], done: Callable[[Trial], bool]

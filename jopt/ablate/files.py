@@ -139,6 +139,7 @@ class AblationDir(Workdir):
         for path in sorted(self.chunks.glob("*/")):
             if (path / "result.json").exists():
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
+                (path / "metrics.jsonl").unlink(missing_ok=True)
             elif path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -8,6 +8,7 @@ from jopt.ablate.algoperf import check_tuning, optimizers
 from jopt.ablate.checks import control
 from jopt.ablate.config import Ablation
 from jopt.ablate.findings import sentences
+from jopt.ablate.plan import GroupPlan
 from jopt.ablate.results import Results, Row
 from jopt.ablate.shrinkbench import Setting, check_pruning, pruning, setting_of
 from jopt.ablate.trials import Trial
@@ -55,6 +56,18 @@ def check(ablation: Ablation, trials: Sequence[Trial]) -> None:
         check_tuning(points, ablation.tuned)
     if ablation.protocol == "pruning":
         check_pruning(points, settings(ablation, trials), control(ablation))
+
+
+def check_budget(ablation: Ablation, trials: Sequence[Trial], plans: Sequence[GroupPlan]) -> None:
+    """Checks, when lengths are known, that all methods of the protocol 'optimizers' have as many steps.
+
+    Raises:
+      ConfigError: if they differ.
+    """
+    if ablation.protocol == "optimizers":
+        steps = {trial.id: p.steps for p in plans for trial in p.group.trials}
+        points = [point.labels for point in ablation.space.points]
+        check_tuning(points, ablation.tuned, [steps[trial.id] for trial in trials[:: len(ablation.seeds)]])
 
 
 def settings(ablation: Ablation, trials: Sequence[Trial]) -> list[Setting]:

@@ -67,12 +67,13 @@ def _first_segment(plan: GroupPlan, layout: Layout, together: int, steps: int):
     lift = Lift(layout)
     p = lifted(Chunk(trials, together, layout, plan.prepared), lift)
     compiler = Compiler()
-    state = Staging(p, compiler, lambda stage: None, over=lift).begin(0, None)  # pyright: ignore[reportArgumentType]
+    staging = Staging(p, compiler, lambda stage: None, over=lift)  # pyright: ignore[reportArgumentType]
+    state, arrays = staging.begin(0, None), staging.arrays(0)["train"]
     program = p.program_of(0, steps)
-    segment = compiler.get("segment", steps, program.segment, state, p.values, p.arrays["train"])
+    segment = compiler.get("segment", steps, program.segment, state, p.values, arrays)
 
     def run() -> None:
-        jax.block_until_ready(segment(state, p.values, p.arrays["train"]))
+        jax.block_until_ready(segment(state, p.values, arrays))
 
     run()
     return run

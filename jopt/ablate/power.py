@@ -62,27 +62,6 @@ def detectable(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> fl
     return _shift(n, alpha, power) * sd / math.sqrt(n)
 
 
-def seeds_needed(
-    difference: float, sd: float, alpha: float = 0.05, power: float = 0.8, most: int = 1000
-) -> int | None:
-    """How many seeds show a true difference with the chance `power`: the smallest n, or None above `most`.
-
-    Example:
-      >>> seeds_needed(1.0, 1.0)
-      10
-    """
-    low, high = 2, most
-    if difference == 0 or detectable(sd, most, alpha, power) > abs(difference):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if detectable(sd, middle, alpha, power) <= abs(difference):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
 def _check(sd: float, n: int, alpha: float) -> None:
     require(sd > 0, "sd", sd, "above 0")
     require(n >= 2, "n", n, "at least 2")

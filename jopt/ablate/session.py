@@ -14,7 +14,7 @@ from jopt.ablate.config import Ablation
 from jopt.ablate.display import Display
 from jopt.ablate.execute import Chunk, ChunkRun
 from jopt.ablate.files import AblationDir
-from jopt.ablate.judge import check, judge
+from jopt.ablate.judge import check, check_budget, judge
 from jopt.ablate.lift import Layout
 from jopt.ablate.measured import fastest
 from jopt.ablate.plan import GroupPlan, Loader, identity, plan
@@ -64,6 +64,7 @@ def run(
     usable = min(jax.local_device_count(), devices or jax.local_device_count())
     known, loader = _lanes(files, recorded, ablation), Loader()
     plans = plan(ablation, groups(trials), usable, known, loader)
+    check_budget(ablation, trials, plans)
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
         # Once more, now that nobody else writes here.
@@ -81,6 +82,8 @@ def _lanes(files: AblationDir, recorded: dict[str, Any] | None, ablation: Ablati
     Raises:
       WorkdirError: if another strategy is asked for now.
     """
+    if not any(files.chunks.glob("*/")):
+        return {}
     known = {group["structure"]: group["lanes"] for group in (recorded or {}).get("groups", [])}
     for lanes in known.values():
         if (ablation.strategy == "map" and lanes > 1) or (ablation.strategy == "vmap" and lanes == 1):
@@ -111,11 +114,11 @@ class _Session:
         self.files, self.display, self.asked_to_stop = files, display, asked_to_stop
         self.arguments, self.begun = arguments, begun
         self.compilations: dict[str, dict[str, int]] = {}
-        self.compile_seconds = 0.0
 
     def run(self, known: dict[str, int]) -> Results:
-        self._check_data()
         done = self.files.done()
+        if done:
+            self._check_data()
         self.display.plan(self.ablation, self.axes, self.plans, lambda trial: trial.id in done)
         self._choose(known)
         # First of all files: it is what makes the directory one to go on with.
@@ -242,6 +245,8 @@ class _Session:
         found = judge(self.ablation, self.trials, results, self.summary)
         if found.rows:
             write_csv(files.protocol, found.rows)
+        else:
+            files.protocol.unlink(missing_ok=True)
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
             command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
@@ -268,14 +273,16 @@ class _Session:
 
     def _check_data(self) -> None:
         """Raises WorkdirError if trials that are done were trained on other data than there are now."""
-        if self.files.manifest.exists():
-            known = self.files.load_json(self.files.manifest).get("datasets", {})
-            for name, fingerprint in self._datasets().items():
-                if known.get(name, fingerprint) != fingerprint:
-                    raise WorkdirError(
-                        f"the data set of {name} is not the one that the trials in {self.files.path} were trained "
-                        f"on: its fingerprint was {known[name][:12]}, and is {fingerprint[:12]}; give another one"
-                    )
+        manifest = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else {}
+        known = manifest.get("datasets", {})
+        for p in self.plans:
+            now = p.prepared.dataset.fingerprint
+            then = known.get(canonical_json(p.prepared.config.data), now)
+            if then != now:
+                raise WorkdirError(
+                    f"the data set {p.prepared.dataset.name!r} is not the one that the trials in {self.files.path} "
+                    f"were trained on: its fingerprint was {then[:12]} and is {now[:12]}; give another directory"
+                )
 
     def _close_manifest(self, status: str) -> None:
         self.manifest["groups"] = {

@@ -258,7 +258,10 @@ def _random_sentence(score: str, rows: Sequence[Row]) -> list[str]:
     text = f"{score}: better than random pruning at {len(better)} of {len(judged)} ratios"
     text += f" ({', '.join(f'{x:g}' for x in better)})" if better else ""
     text += f", worse at {', '.join(f'{x:g}' for x in worse)}" if worse else ""
-    return [f"{text}; at the others it is undecided." if len(better) + len(worse) < len(judged) else f"{text}."]
+    open_ = [row for row in judged if row["random_verdict"] == "undecided"]
+    text += f", undecided at {len(open_)}" if open_ else ""
+    left = len(judged) - len(better) - len(worse) - len(open_)
+    return [f"{text}, not judged at {left}." if left else f"{text}."]
 
 
 def _cost(row: Row) -> str:

@@ -8,7 +8,7 @@ from jopt.config import require
 TINY = 8_000
 """Parameters below which a network is so small that the calls, and not the arithmetic, take the time."""
 
-TINY_LANES = 8
+TINY_LANES = 16
 ACCELERATOR_LANES = 32
 
 
@@ -31,7 +31,7 @@ def lanes(strategy: str, sizes: Sizes) -> int:
 
     | device | networks | strategy |
     | --- | --- | --- |
-    | CPU | fewer than 8000 parameters, no convolution | vmap, 8 lanes |
+    | CPU | fewer than 8000 parameters, no convolution | vmap, 16 lanes |
     | CPU | all others | map |
     | GPU, TPU | all | vmap, 32 lanes |
 
@@ -48,7 +48,7 @@ def lanes(strategy: str, sizes: Sizes) -> int:
 
     Example:
       >>> lanes("auto", Sizes("cpu", 50_710, False)), lanes("auto", Sizes("cpu", 1_210, False))
-      (1, 8)
+      (1, 16)
     """
     if strategy == "map":
         return 1

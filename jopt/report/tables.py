@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -219,8 +220,9 @@ def to_rich(table: Table) -> rich.table.Table:
     return out
 
 
-def show(table: Table, console: rich.console.Console | None = None) -> None:
-    """Prints the table, without colors and 80 columns wide where the output is not a terminal."""
+def show(table: Table, console: rich.console.Console | None = None, width: int = 80) -> None:
+    """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
     import rich.console
 
-    (console or rich.console.Console(highlight=False)).print(to_rich(table))
+    own = None if sys.stdout.isatty() else width
+    (console or rich.console.Console(highlight=False, width=own)).print(to_rich(table))

@@ -44,7 +44,7 @@ def answer(
     }
     said = [
         f"Use {name}: {size(e.bytes)}, {dense.bytes / e.bytes:.1f} times smaller than the dense control; test "
-        f"accuracy {percent(e.accuracy, e.accuracy_low, e.accuracy_high)}, {drop(e)}, over {e.n} fresh seeds.",
+        f"accuracy {percent(e.accuracy, e.accuracy_low, e.accuracy_high)}, {drop(e)}, over {e.seeds} fresh seeds.",
         shown[best.verdict],
     ]
     if e.latency_ms is not None:
@@ -86,7 +86,7 @@ def _nothing(budget: str, limits: Sequence[Limit], finals: Sequence[Final], fron
     if front:
         e = min(front, key=lambda e: distance(limits, e))
         latency = "" if e.latency_ms is None else f", {milliseconds(e.latency_ms)}"
-        said += f" The nearest is {words(e.point)}: {size(e.bytes)}{latency}, {drop(e)}, over {e.n} seeds."
+        said += f" The nearest is {words(e.point)}: {size(e.bytes)}{latency}, {drop(e)}, over {e.seeds} seeds."
     return said
 
 

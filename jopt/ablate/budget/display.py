@@ -38,7 +38,7 @@ class Display:
             f"{config.name}: {' and '.join(map(str, limits))}; {start} points to begin with, "
             f"{len(config.seeds)} rounds, {config.trials} trials at most" + more
         )
-        report.show(knobs_table(ladders))
+        report.show(knobs_table(ladders), width=140)
 
     def round(self, own: Round, done: bool) -> None:
         """What a round is going to run."""
@@ -55,9 +55,9 @@ class Display:
         if self._quiet:
             return
         self._print(f"stopped: {found.stopped}")
-        report.show(pareto_table(found, config, brief=True))
+        report.show(pareto_table(found, config, brief=True), width=140)
         if found.finals:
-            report.show(finals_table(found, config, brief=True))
+            report.show(finals_table(found, config, brief=True), width=140)
         self._print(found.answer)
         if (line := command_of(found)) is not None:
             self._print(f"  {line}")

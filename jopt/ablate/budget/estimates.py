@@ -31,6 +31,7 @@ class Estimate(NamedTuple):
       most_bytes: of the largest seed.
       latency_ms: the median call of the float network of this shape; None where it was not measured.
       latency_p90_ms: one call in ten was slower.
+      pairs: seeds that both the point and the control finished; None: all of the point's.
     """
 
     point: dict[str, Any]
@@ -47,6 +48,12 @@ class Estimate(NamedTuple):
     most_bytes: float
     latency_ms: float | None = None
     latency_p90_ms: float | None = None
+    pairs: int | None = None
+
+    @property
+    def seeds(self) -> int:
+        """The seeds that the drop is over: those of which the control finished too."""
+        return self.n if self.pairs is None else self.pairs
 
     @property
     def key(self) -> Key:
@@ -112,4 +119,5 @@ def estimate(
         100 * found.sd,
         intervals.mean(sizes),
         max(sizes, default=math.nan),
+        pairs=len(seeds),
     )

@@ -67,7 +67,7 @@ def half_width(estimates: Sequence[Estimate], seeds: int, confidence: float = 0.
     """
     from scipy import special
 
-    known = [(e.n - 1, e.drop_sd) for e in estimates if e.n > 1 and math.isfinite(e.drop_sd)]
+    known = [(e.seeds - 1, e.drop_sd) for e in estimates if e.seeds > 1 and math.isfinite(e.drop_sd)]
     freedom = sum(n for n, _ in known)
     if not freedom:
         return 0.0

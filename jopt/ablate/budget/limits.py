@@ -98,7 +98,8 @@ def judge(limit: Limit, estimate: Estimate) -> str:
         return MISSES
     if limit.quantity == "accuracy_drop":
         # Below five seeds an interval is no ground to decide anything on (`jopt.ablate.paired`).
-        return _verdict(e.drop_high if e.n >= LEAST_SEEDS else math.nan, e.drop, limit.value)
+        shown = e.seeds >= LEAST_SEEDS and e.seeds == e.n
+        return _verdict(e.drop_high if shown else math.nan, e.drop, limit.value)
     if limit.quantity == "bytes":
         return _verdict(e.most_bytes, e.bytes, limit.value)
     if e.latency_ms is None or e.latency_p90_ms is None:

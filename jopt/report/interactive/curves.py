@@ -89,7 +89,8 @@ def plot(study: Study) -> Plot | None:
     own = [i for i, p in enumerate(study.points) if p.curves]
     if not own:
         return None
-    line = go.Scatter(mode="lines", line={"width": 1.8}, hovertemplate="%{text}<extra></extra>")
+    look = {"mode": "lines+markers", "marker": {"size": 3}, "line": {"width": 1.8}}
+    line = go.Scatter(**look, hovertemplate="%{text}<extra></extra>")
     band = go.Scatter(mode="none", fill="toself", hoverinfo="skip", showlegend=False)
     drawn = figure([line, band], height=480, xaxis={"title": {"text": "optimizer step"}, "rangemode": "tozero"})
     data = {
