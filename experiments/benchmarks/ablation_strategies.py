@@ -69,7 +69,7 @@ def networks() -> list[Network]:
         Network("MLP 64-300-100-10, batch 64", _digits("mlp", 64, 300, 100), 19),
         Network("GRU 128, digits, batch 64", _config("digits_rnn"), 6, least=32),
         Network("LeNet-5, digits, batch 64", _config("digits_lenet"), 6, least=32),
-        Network("MLP 64-1024-1024-10, batch 64", _digits("mlp", 64, 1024, 1024), 3, least=8),
+        Network("MLP 64-1024-1024-10, batch 64", _digits("mlp", 64, 1024, 1024), 19, least=8),
     ]
 
 
