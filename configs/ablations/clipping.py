@@ -8,8 +8,8 @@ validation chose, on test.
 Time: 27 s in all, from launch to report. Result: at a rate of 1, where training without clipping ends at
 chance, a norm of 0.1 reaches 96.67 %, +86.75 points, 95 % interval, corrected for all comparisons, [+85.58,
 +87.92]. At its own best rate no clipping is better than none: from adaptive at 0.1, -0.14 [-1.17, +0.90], to a
-norm of 0.1, -0.67 [-1.83, +0.49]. Measured 2026-11-22
-on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
+norm of 0.1, -0.67 [-1.83, +0.49]. Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing
+compiled before.
 """
 
 from jopt import models, optim

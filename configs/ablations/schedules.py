@@ -5,11 +5,11 @@
 Momentum 0.9. Each schedule is compared with the constant rate at the same peak, and, with each at the peak that
 validation chose, on test.
 
-Time: 38 s in all, from launch to report. Result: at its best peak (0.1 for all but one) none is better
-than the constant rate's 98.00 %: one cycle +0.17 points, 95 % interval, corrected for all comparisons, [-0.57,
-+0.90], cosine -0.06 [-0.76, +0.65]. At 0.3 the constant rate collapses; linear, polynomial, exponential, one
-cycle and cosine after warm-up reach 97 %. Measured 2026-11-22
-on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
+Time: 38 s in all, from launch to report. Result: at its best peak (0.1 for all but one) none is better than the
+constant rate's 98.00 %: one cycle +0.17 points, 95 % interval, corrected for all comparisons, [-0.57, +0.90],
+cosine -0.06 [-0.76, +0.65]. At 0.3 the constant rate collapses; linear, polynomial, exponential, one cycle and
+cosine after warm-up reach 97 %. Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing
+compiled before.
 """
 
 from jopt import models, optim
