@@ -196,10 +196,9 @@ class ChunkRun:
             self._check(segment.stage, boundary.state)
         metrics.append(self.metrics, rows)
         stop = self.asked_to_stop()
-        if segment.checkpoint or stop or segment.steps:
-            # The latest is the one to go on from: it is given the best mark.
-            state = {"state": boundary.state, "bad": self.bad}
-            self.checkpoints.save(segment.mark, state, {"accuracy": float(segment.mark)})
+        # The latest is the one to go on from, and is so given the best mark.
+        state = {"state": boundary.state, "bad": self.bad}
+        self.checkpoints.save(segment.mark, state, {"accuracy": float(segment.mark)})
         self.tell(Told(segment, rows, boundary.seconds))
         if stop:
             self.checkpoints.wait()

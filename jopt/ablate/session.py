@@ -117,7 +117,7 @@ class _Session:
 
     def run(self, known: dict[str, int]) -> Results:
         done = self.files.done()
-        if done:
+        if any(self.files.chunks.glob("*/")):
             self._check_data()
         self.display.plan(self.ablation, self.axes, self.plans, lambda trial: trial.id in done)
         self._choose(known)
@@ -272,7 +272,7 @@ class _Session:
         return {canonical_json(p.prepared.config.data): p.prepared.dataset.fingerprint for p in self.plans}
 
     def _check_data(self) -> None:
-        """Raises WorkdirError if trials that are done were trained on other data than there are now."""
+        """Raises WorkdirError if trials that were begun were trained on other data than there are now."""
         manifest = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else {}
         known = manifest.get("datasets", {})
         for p in self.plans:
