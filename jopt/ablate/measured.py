@@ -19,9 +19,9 @@ ROUNDS = 3
 def fastest(plan: GroupPlan) -> tuple[int, Table]:
     """The number of lanes whose first segment took the least time a trial, and the times of all candidates.
 
-    Each candidate runs the first segment of as many trials as its layout needs, on the plan's devices, once to warm
-    up and then in turn with the others; the median counts. Stages without steps have nothing to time: then the
-    plan's own choice stays.
+    Each candidate that fits runs the first segment of as many trials as the widest needs, on the plan's devices,
+    once to warm up and then in turn with the others; the median counts. Stages without steps have nothing to time:
+    then the plan's own choice stays.
 
     Args:
       plan: of a group.
@@ -32,8 +32,7 @@ def fastest(plan: GroupPlan) -> tuple[int, Table]:
     first = next((s for s in plan.prepared.segments if s.steps), None)
     most = max(plan.layout.lanes, -(-len(plan.group.trials) // plan.layout.devices))
     layouts = [Layout(n, plan.layout.devices) for n in (1, TINY_LANES, ACCELERATOR_LANES) if n <= most]
-    most = max(layout.multiple for layout in layouts)
-    candidates = [layout.lanes for layout in layouts if plan.memory.room(layout) >= most]
+    candidates = [layout.lanes for layout in layouts if plan.memory.room(layout) >= layout.multiple]
     if first is None or first.stage > 0 or len(candidates) <= 1:
         return plan.layout.lanes, Table("Strategies", ("strategy",), "l", [("nothing to choose from",)])
     together = max(candidates) * plan.layout.devices

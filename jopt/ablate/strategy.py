@@ -35,10 +35,11 @@ def lanes(strategy: str, sizes: Sizes) -> int:
     | CPU | all others | map |
     | GPU, TPU | all | vmap, 32 lanes |
 
-    On a CPU a trial's parameters, moments and activations stay in its cache while it runs alone; in a batch of
-    trials they do not, and a batched matrix product is no faster than as many single ones (docs/benchmarks.md has
-    the measurements). The networks below the limit are bound by calls, of which a batch makes fewer. The rows for
-    accelerators follow from their need of large operations; they have not been measured.
+    Measured (docs/benchmarks.md): on two CPU devices `map` takes at most a ninth longer than the best batch, and
+    mostly no longer; on one device up to a third longer, for the smallest CNN. In exchange a trial by `map` has the
+    bits that it has alone. Networks below the limit are bound by calls, of which a batch makes fewer: `map` takes a
+    tenth to two times longer there. The rows for accelerators follow from their need of large operations; they have
+    not been measured.
 
     It is a function of the structure alone, so that a second launch chooses alike and is bit-identical.
 

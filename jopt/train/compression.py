@@ -151,13 +151,18 @@ def _beside(key: str, transform: ParamTransform) -> ParamTransform:
     )
 
 
+def _bare(tree: Any) -> Any:
+    """Parameters without the learned ranges of activations among them."""
+    return {k: v for k, v in tree.items() if k != KEY} if isinstance(tree, dict) else tree
+
+
 def beside(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A function of parameters that learned ranges of activations pass by."""
 
     def changed(tree: Any) -> Any:
         if not isinstance(tree, dict) or KEY not in tree:
             return change(tree)
-        return {**change({k: v for k, v in tree.items() if k != KEY}), KEY: tree[KEY]}
+        return {**change(_bare(tree)), KEY: tree[KEY]}
 
     return changed
 
@@ -244,7 +249,7 @@ def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...
       ConfigError, RuleError, ValueError: naming the field, where a method cannot have these parameters.
     """
     whole = params
-    params = {k: v for k, v in params.items() if k != KEY} if isinstance(params, dict) else params
+    params = _bare(params)
     columns = []
     for part in imposed(config, stage):
         try:
@@ -284,7 +289,7 @@ def describe_activations(
 def grids(config: Experiment, stage: int, params: Any) -> dict[str, measure.Grid]:
     """How the integers of each quantized parameter would be held, for its theoretical size."""
     code = acting(config, stage)["quantize"].config
-    params = {k: v for k, v in params.items() if k != KEY} if isinstance(params, dict) else params
+    params = _bare(params)
     found = {}
     for path, leaf, spec in quantize.specs(code, params):
         if spec is not None and not spec.is_identity:
@@ -300,7 +305,7 @@ def grids(config: Experiment, stage: int, params: Any) -> dict[str, measure.Grid
 def violations(config: Experiment, stage: int, state: Any, seen: Any) -> list[str]:
     """A sentence for each thing that a stage should hold and does not, given what the model sees at its end."""
     host_state, host_seen = jax.device_get((state, seen))
-    host_seen = {k: v for k, v in host_seen.items() if k != KEY} if isinstance(host_seen, dict) else host_seen
+    host_seen = _bare(host_seen)
     return [
         f"{part.kind}: {sentence}"
         for part, own in zip(parts(config, stage), host_state, strict=True)
