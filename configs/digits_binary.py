@@ -21,6 +21,7 @@ def get_config(scheme: str = "xnor") -> Experiment:
         data=data.Config(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         batch_size=64,
+        pack=True,
         stages=[
             Stage("dense", epochs=40),
             Stage(

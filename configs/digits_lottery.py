@@ -34,5 +34,6 @@ def get_config() -> Experiment:
         data=data.Config(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
+        pack=True,
         stages=[Stage("dense", epochs=20), *tickets, Stage("reinitialized", epochs=20, start="random")],
     )

@@ -22,6 +22,7 @@ def get_config() -> Experiment:
         data=data.Config(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
+        pack=True,
         stages=[
             Stage("dense", epochs=40),
             Stage("prune", epochs=80, prune=prune.Config(method="gradual", sparsity=0.9, budget="erk")),

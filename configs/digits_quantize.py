@@ -27,6 +27,7 @@ def get_config(code: str = "int8") -> Experiment:
         data=data.Config(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
+        pack=True,
         stages=[
             Stage("dense", epochs=40),
             Stage("ptq", steps=0, quantize=weights, activations=quantize.ActivationConfig(method="mse")),

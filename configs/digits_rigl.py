@@ -22,5 +22,6 @@ def get_config(method: str = "rigl") -> Experiment:
         data=data.Config(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
+        pack=True,
         stages=[Stage("sparse", epochs=80, prune=prune.Config(method=method, sparsity=0.9, budget="erk"))],
     )

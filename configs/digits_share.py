@@ -21,6 +21,7 @@ def get_config() -> Experiment:
         data=data.Config(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
+        pack=True,
         stages=[
             Stage("dense", epochs=40),
             Stage("share", epochs=20, share=cluster.Config(clusters=16)),

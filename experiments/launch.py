@@ -16,19 +16,21 @@ from absl import logging as absl_logging
 
 from jopt.ablate import Ablation
 from jopt.ablate.trials import trials
+from jopt.codec import CodecError
 from jopt.config import ConfigError, require
 from jopt.data import DataError
 from jopt.rules import RuleError
 from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
+from jopt.train.packed import PackedError
 from jopt.train.signals import StopRequested
 from jopt.train.workdir import WorkdirError
 from jopt.transfer import TransferError
 
 # What a user can cause and mend. Anything else is a defect, and shows its traceback.
 _OF_THE_CONFIG = (ConfigError, RuleError, TransferError)
-_EXPECTED = (*_OF_THE_CONFIG, DataError, WorkdirError, CheckpointError, NonFiniteError)
+_EXPECTED = (*_OF_THE_CONFIG, DataError, WorkdirError, CheckpointError, NonFiniteError, CodecError, PackedError)
 _INTERRUPTED, _TERMINATED = 128 + 2, 128 + 15
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
@@ -96,6 +98,27 @@ def ablation(flag: flags.FlagHolder) -> Ablation:
     accepted = "a file whose get_config() returns a jopt.ablate.Ablation"
     require(isinstance(value, Ablation), "--config", f"get_config() -> {type(value).__name__}", accepted)
     return value
+
+
+def packed_file(argv: list[str]) -> Path:
+    """The packed model file that `argv` names, or that lies in the run directory that it names.
+
+    Raises:
+      ConfigError: if it does not name one.
+      WorkdirError: if it is not there, or cannot be read.
+    """
+    if len(argv) != 2:
+        raise ConfigError("FILE", " ".join(argv[1:]), "one packed model file, or a run directory that holds one")
+    path = Path(argv[1])
+    if path.is_dir():
+        path = path / "model.jopt"
+        if not path.exists():
+            raise WorkdirError(f"{path.parent} holds no {path.name}: its config did not ask for a packed model")
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def use_cores(count: int | None) -> None:

@@ -1,9 +1,42 @@
-"""jopt: train and compress neural networks with pure functions, and measure what helped."""
+"""jopt: train and compress neural networks with pure functions, and measure what helped.
 
-from jopt.config import ConfigError as ConfigError
-from jopt.rules import RuleError as RuleError
-from jopt.transform import ParamTransform as ParamTransform
-from jopt.transform import chain as chain
-from jopt.transform import hold as hold
-from jopt.transform import identity as identity
-from jopt.transform import project_moments as project_moments
+Names are imported when they are asked for, so that `jopt.codec` reads a packed model where JAX is not installed.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jopt.config import ConfigError as ConfigError
+    from jopt.rules import RuleError as RuleError
+    from jopt.transform import ParamTransform as ParamTransform
+    from jopt.transform import chain as chain
+    from jopt.transform import hold as hold
+    from jopt.transform import identity as identity
+    from jopt.transform import project_moments as project_moments
+
+_HOMES = {
+    "ConfigError": "jopt.config",
+    "RuleError": "jopt.rules",
+    "ParamTransform": "jopt.transform",
+    "chain": "jopt.transform",
+    "hold": "jopt.transform",
+    "identity": "jopt.transform",
+    "project_moments": "jopt.transform",
+}
+_MODULES = ("config", "rules", "transform")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"jopt.{name}")
+    else:
+        raise AttributeError(f"module 'jopt' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})

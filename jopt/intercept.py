@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.extend.core import Literal, get_opaque_trace_state
 
+from jopt.replace import Forward as Forward
+from jopt.replace import path_of as path_of
+from jopt.replace import refuse_jitted
+from jopt.replace import replace_inputs as replace_inputs
+from jopt.replace import replace_layers as replace_layers
 from jopt.transform import LayerStatistics
-
-Forward = Callable[..., Any]
 
 
 class LayerCall(NamedTuple):
@@ -92,14 +94,14 @@ def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, 
       >>> calls[""][0].output.tolist()
       [[3.0, 3.0]]
     """
-    _refuse_jitted(fn)
+    refuse_jitted(fn)
 
     def captured(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, tuple[LayerCall, ...]]]:
         calls: dict[str, tuple[LayerCall, ...]] = {}
         outside = get_opaque_trace_state()
 
         def see(module: nn.Module, call: Callable[[Any], Any], x: Any) -> Any:
-            path = _path(module)
+            path = path_of(module)
             if get_opaque_trace_state() != outside:
                 raise ValueError(
                     f"layer {path!r} runs inside a trace of its own (nn.scan, nn.remat, nn.vmap, jax.grad, ...), "
@@ -109,33 +111,9 @@ def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, 
             calls[path] = (*calls.get(path, ()), LayerCall(x, y))
             return y
 
-        return _around_layers(fn, see)(*args, **kwargs), calls
+        return replace_layers(fn, see)(*args, **kwargs), calls
 
     return captured
-
-
-def replace_inputs(fn: Forward, change: Callable[[str, jax.Array], jax.Array]) -> Forward:
-    """The function `fn` with the input of each of its layers replaced.
-
-    Args:
-      fn: a function that runs Linen modules, not jitted.
-      change: `(path, input) -> input`, called at each call of a layer, in order.
-
-    Returns:
-      A function of the same arguments and results.
-
-    Raises:
-      ValueError: (the function returned) if no Linen module ran.
-      TypeError: if `fn` is jitted, or a module with a `kernel` does not map an array to an array.
-
-    Example:
-      >>> module = nn.Dense(2, kernel_init=nn.initializers.ones)
-      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
-      >>> replace_inputs(module.apply, lambda path, x: 10 * x)(variables, jnp.ones((1, 3))).tolist()
-      [[30.0, 30.0]]
-    """
-    _refuse_jitted(fn)
-    return _around_layers(fn, lambda module, call, x: call(change(_path(module), x)))
 
 
 def statistics(
@@ -248,54 +226,3 @@ def _norm_calls(fn: Forward, *args: Any) -> dict[tuple[str, int], int]:
             if source(jaxpr.outvars[position]) is var:
                 taken[layer] = number
     return taken
-
-
-def _around_layers(fn: Forward, around: Callable[[nn.Module, Callable, Any], Any]) -> Forward:
-    """`fn`, in which each layer's call `y = call(x)` becomes `y = around(module, call, x)`."""
-
-    def intercepted(*args: Any, **kwargs: Any) -> Any:
-        ran = False
-
-        def interceptor(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-            nonlocal ran
-            ran = True
-            module = context.module
-            if context.method_name != "__call__" or not module.has_variable("params", "kernel"):
-                return call(*args, **kwargs)
-            key = None if args else next(iter(kwargs), "input")
-            x = kwargs.get(key) if key else args[0]
-
-            def with_input(x: Any) -> Any:
-                y = call(**{**kwargs, key: x}) if key else call(x, *args[1:], **kwargs)
-                return _array(module, "gives", y)
-
-            return around(module, with_input, _array(module, "takes", x))
-
-        with nn.intercept_methods(interceptor):
-            result = fn(*args, **kwargs)
-        if not ran:
-            raise ValueError(
-                "no Flax Linen module ran: only models made of Linen modules have layers to intercept "
-                "(those of from_nnx and of plain functions do not)"
-            )
-        return result
-
-    return intercepted
-
-
-def _array(module: nn.Module, what: str, value: Any) -> Any:
-    if isinstance(value, jax.Array | np.ndarray):
-        return jnp.asarray(value)
-    raise TypeError(
-        f"layer {_path(module)!r} ({type(module).__name__}) has a kernel, so it must map one array to one array, "
-        f"but it {what} {type(value).__name__}"
-    )
-
-
-def _path(module: nn.Module) -> str:
-    return "/".join(module.path)
-
-
-def _refuse_jitted(fn: Any) -> None:
-    if isinstance(fn, jax.stages.Wrapped):
-        raise TypeError("a jitted function may run no Python, and so hide its layers: jit the result instead")

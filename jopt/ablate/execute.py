@@ -14,7 +14,7 @@ from jopt import hyper, measure
 from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
 from jopt.files import write_json
-from jopt.train import compression, metrics
+from jopt.train import codes, compression, metrics, packed
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
 from jopt.train.display import flops_of
@@ -227,7 +227,8 @@ class ChunkRun:
         test = jax.device_get(self.compiler.call("test", last, program.evaluate, state, p.values, p.arrays["test"]))
         self._mark(np.where(np.isfinite(test["loss"]), -1, max(p.segments[-1].stop - 1, 0)).astype(np.int32))
         seen = jax.device_get(self.staging.seen(last, state))
-        host = to_host({"params": state.params, "model_state": state.model_state, "ema": state.ema})
+        ends = to_host(state._replace(opt_state=()))
+        host = {"params": ends.params, "model_state": ends.model_state, "ema": ends.ema}
         by_layer = flops_of(self.chunk.prepared, last)
         curves: dict[str, list[metrics.Row]] = {trial.id: [] for trial in self.chunk.trials}
         for row in metrics.read(self.metrics):
@@ -239,9 +240,19 @@ class ChunkRun:
                 own = {name: float(values[i]) for name, values in test.items()}
                 row |= {"status": "finished", "diverged_step": None, **own}
                 row |= _last(curves[trial.id]) | _size(trial, last, _row(seen, i), by_layer)
+                if trial.config.pack:
+                    row["bytes"] = self._packed(trial, last, _row(ends, i), _row(seen, i))
                 row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
             out.append({"row": row, "curves": curves[trial.id]})
         return out
+
+    def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Any) -> int:
+        """The length of the packed file of a trial's network."""
+        held = codes.codes(trial.config, stage, state, seen) if _quantized(trial, stage) else None
+        dataset = self.chunk.prepared.dataset
+        return packed.encode(
+            packed.Packing(trial.config, stage, seen, state.model_state, dataset, held)
+        ).ledger.total
 
 
 def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -257,8 +268,7 @@ def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int]) -> dict[str, Any]:
     """What a trial's network takes, as the model sees it."""
-    quantized = "quantize" in compression.acting(trial.config, stage)
-    grids = compression.grids(trial.config, stage, seen) if quantized else None
+    grids = codes.grids(trial.config, stage, seen) if _quantized(trial, stage) else None
     total = measure.total_storage(measure.storage(seen, grids))
     return {
         "parameters": total.parameters,
@@ -269,6 +279,10 @@ def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int]) -> d
         "flops": sum(by_layer.values()),
         "effective_flops": sum(measure.effective_flops(by_layer, seen).values()),
     }
+
+
+def _quantized(trial: Trial, stage: int) -> bool:
+    return "quantize" in compression.acting(trial.config, stage)
 
 
 def _row(tree: Any, index: int) -> Any:

@@ -13,6 +13,7 @@ from jopt.report.interactive.data import SIZES, Study, text
 from jopt.report.tables import Table, escape, to_markdown
 
 _SHOWN = {
+    "bytes": "bytes of the packed file",
     "theoretical_bytes": "theoretical bytes",
     "nonzero_parameters": "nonzero parameters",
     "effective_flops": "effective FLOPs",

@@ -14,6 +14,7 @@ OUTCOMES = (
     "nonzero_parameters",
     "sparsity",
     "theoretical_bytes",
+    "bytes",
     "bits_per_parameter",
     "flops",
     "effective_flops",
@@ -21,8 +22,8 @@ OUTCOMES = (
 """The numbers of a trial, as columns of `trials.csv`.
 
 `accuracy` and `loss` are of the test part, in [0, 1] and nats; `theoretical_bytes` is what a code of fixed width
-would need (`jopt.measure.storage`), FLOPs are of one example's forward pass, `effective_flops` without the products
-that a zero weight takes part in.
+would need (`jopt.measure.storage`), `bytes` the length of the packed file where the experiment asks for one. FLOPs
+are of one example's forward pass, `effective_flops` without the products that a zero weight takes part in.
 """
 
 COLUMNS = ("trial", "group", "seed", "status", "diverged_step", "steps", "digest", "command")

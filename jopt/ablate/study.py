@@ -12,7 +12,7 @@ from jopt.config import ConfigError, choice, require
 from jopt.report import formats
 from jopt.report.interactive.data import SIZES, Axis, Curve, Estimate, Point, Study, Trial, text
 
-_RESULT = ("accuracy", "loss", "validation_accuracy", "theoretical_bytes")
+_RESULT = ("accuracy", "loss", "validation_accuracy", "theoretical_bytes", "bytes")
 
 
 def study(results: Results, summary: Sequence[Row], confidence: float = 0.95) -> Study:

@@ -24,6 +24,7 @@ class StageOutcome(NamedTuple):
       latent: the parameters before quantization, of the same structure and shapes; None if there is none.
       grids: path to the integers of an array, for `jopt.measure.storage`.
       flops: FLOPs by layer, where the stage changed the model's shapes; None: those of the first stage.
+      bytes: length of its packed file, where there is one.
     """
 
     name: str
@@ -33,6 +34,7 @@ class StageOutcome(NamedTuple):
     latent: Any = None
     grids: Mapping[str, Grid] | None = None
     flops: Mapping[str, int] | None = None
+    bytes: int | None = None
 
 
 def stage_rows(
@@ -49,8 +51,8 @@ def stage_rows(
     Returns:
       For each stage: `stage`, its metrics, `parameters`, `nonzero_parameters`, `sparsity`, `distinct_values`,
       `bits_per_parameter` and `theoretical_bytes` (see `storage`); where what they need is known `accuracy_change`
-      (against the first stage, a fraction), `churn` (against the first stage), `flops`, `effective_flops` and
-      `sqnr_db` (None where nothing was rounded: JSON has no infinity).
+      (against the first stage, a fraction), `churn` (against the first stage), `bytes`, `flops`,
+      `effective_flops` and `sqnr_db` (None where nothing was rounded: JSON has no infinity).
 
     Raises:
       ValueError: if a stage's predictions are of other examples than the first's or the labels.
@@ -81,6 +83,8 @@ def stage_rows(
             "bits_per_parameter": total.bits_per_parameter,
             "theoretical_bytes": total.bytes,
         }
+        if outcome.bytes is not None:
+            row["bytes"] = outcome.bytes
         by_layer = outcome.flops if outcome.flops is not None else flops
         if by_layer is not None:
             row["flops"] = sum(by_layer.values())

@@ -1,6 +1,6 @@
 """Recurrent networks: Elman, GRU and LSTM layers, and a classifier on the last state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,17 @@ from jopt.coupling import Coupling, Group, Layer, Point, Reader, affine, reads
 from jopt.models import layers
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+
+def matmul(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x @ kernel`, whatever the kernel's name.
+
+    Example:
+      >>> matmul("kernel", jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]])).tolist()
+      [[11.0]]
+    """
+    del name
+    return x @ kernel
 
 
 class Recurrent(nn.Module):
@@ -34,6 +45,9 @@ class Recurrent(nn.Module):
       cell: 'rnn', 'gru' or 'lstm'.
       size: of the state.
       dtype: of the computation; parameters are float32.
+      product: `(name, x, kernel) -> x @ kernel`, called for `kernel` with all inputs at once and for
+        `recurrent_kernel` with the state before each step. What quantizes the state, or computes in integers, puts
+        its own here (`jopt.intercept`).
 
     Example:
       >>> variables = Recurrent("rnn", 2).init(jax.random.key(0), jnp.ones((1, 5, 3)))
@@ -44,6 +58,7 @@ class Recurrent(nn.Module):
     cell: str
     size: int
     dtype: Any = jnp.float32
+    product: Callable[[str, jax.Array, jax.Array], jax.Array] = matmul
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,14 +69,15 @@ class Recurrent(nn.Module):
         bias = self.param("bias", _forget_one if self.cell == "lstm" else nn.initializers.zeros, (gates * size,))
         extra = self.param("recurrent_bias", nn.initializers.zeros, (size,)) if self.cell == "gru" else None
         x, kernel, recurrent, bias, extra = promote_dtype(x, kernel, recurrent, bias, extra, dtype=self.dtype)
-        inputs = x.swapaxes(0, 1) @ kernel + lax.expand_dims(bias, (0, 1))
+        product = self.product
+        inputs = product("kernel", x.swapaxes(0, 1), kernel) + lax.expand_dims(bias, (0, 1))
 
         def elman(h: jax.Array, a: jax.Array):
-            h = jnp.tanh(a + h @ recurrent)
+            h = jnp.tanh(a + product("recurrent_kernel", h, recurrent))
             return h, h
 
         def gru(h: jax.Array, a: jax.Array):
-            u = h @ recurrent
+            u = product("recurrent_kernel", h, recurrent)
             r, z = jnp.split(nn.sigmoid(a[:, : 2 * size] + u[:, : 2 * size]), 2, axis=-1)
             n = jnp.tanh(a[:, 2 * size :] + r * (u[:, 2 * size :] + extra[None]))
             h = (1 - z) * n + z * h
@@ -69,7 +85,7 @@ class Recurrent(nn.Module):
 
         def lstm(state: tuple[jax.Array, jax.Array], a: jax.Array):
             c, h = state
-            i, f, g, o = jnp.split(a + h @ recurrent, 4, axis=-1)
+            i, f, g, o = jnp.split(a + product("recurrent_kernel", h, recurrent), 4, axis=-1)
             c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
             h = nn.sigmoid(o) * jnp.tanh(c)
             return (c, h), h

@@ -1,9 +1,10 @@
 """The config of activation quantization, its check, and the plan that is printed before a run."""
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,8 @@ class ActivationConfig:
       momentum: of 'moving_average': what is left of the old range at each step, in [0, 1).
       examples: number of examples that `calibrate` looks at.
       rules: pairs of a pattern and bits.
+      state: whether recurrent layers see their own state quantized too: to the layer's bits, symmetric on [-1, 1],
+        in which the states of all cells lie, so that nothing is calibrated.
 
     Example:
       >>> validate_activations(ActivationConfig("lsq", bits=4, rules=(("Dense_0", None),)))
@@ -51,6 +54,7 @@ class ActivationConfig:
     momentum: float = 0.9
     examples: int = 512
     rules: tuple[tuple[str, int | None], ...] = ()
+    state: bool = False
 
     @property
     def is_identity(self) -> bool:
@@ -93,6 +97,7 @@ def validate_activations(config: ActivationConfig, path: str = "activations") ->
         except re.error as error:
             raise ConfigError(field, pattern, f"a regular expression ({error})") from error
         _require_bits(field, bits)
+    require(not (config.state and config.is_identity), join_path(path, "state"), config.state, "False without bits")
 
 
 def _require_bits(field: str, bits: int | None) -> None:
@@ -120,7 +125,7 @@ def plan_activations(config: ActivationConfig, model: Any, x: Any) -> list[Activ
 
     Raises:
       RuleError: if a rule matches no layer, or is hidden behind those before it.
-      ValueError: if the model is not made of Linen modules.
+      ValueError: if the model is not made of Linen modules; for a state that no layer has (a `ConfigError`).
 
     Example:
       >>> import jax.numpy as jnp
@@ -135,15 +140,62 @@ def plan_activations(config: ActivationConfig, model: Any, x: Any) -> list[Activ
     params, model_state = jax.eval_shape(model.init, jax.random.key(0), x)
     layers = intercept.names(model.apply, params, model_state, x, train=False)
     bits = layer_bits(config, layers)
+    states = checked_states(config, bits, model.apply, params, model_state, x)
     sign = "symmetric" if config.symmetric else "asymmetric"
-    return [
-        ActivationRow(
-            path,
-            tuple(calls[0].input.shape[1:]),
-            "as it is" if bits[path] in (None, UNTOUCHED) else f"{bits[path]} bits, {sign}, {config.method}",
-        )
-        for path, calls in layers.items()
-    ]
+
+    def what(path: str) -> str:
+        if bits[path] in (None, UNTOUCHED):
+            return "as it is"
+        state = ", and its state" if path in states else ""
+        return f"{bits[path]} bits, {sign}, {config.method}{state}"
+
+    return [ActivationRow(path, tuple(calls[0].input.shape[1:]), what(path)) for path, calls in layers.items()]
+
+
+def checked_states(config: ActivationConfig, bits: Mapping[str, Any], apply: Any, *args: Any) -> list[str]:
+    """The layers whose state is quantized, for a config that quantizes states and a model that has them.
+
+    Args:
+      config: the config.
+      bits: what `layer_bits` gave.
+      apply: the model's function; it is called with `train=False`. Nothing is computed.
+      *args: its arguments, or their shapes.
+
+    Returns:
+      Paths, in the order of the first call; none unless `config.state`.
+
+    Raises:
+      ConfigError: if `config.state` and no layer that is quantized has a state.
+
+    Example:
+      >>> checked_states(ActivationConfig(), {"Dense_0": 8}, None)
+      []
+    """
+    found: list[str] = []
+    if not config.state:
+        return found
+
+    def see(module: Any, call: Any, x: Any) -> Any:
+        path = intercept.path_of(module)
+        if has_state(module) and bits[path] is not None and path not in found:
+            found.append(path)
+        return call(x)
+
+    jax.eval_shape(functools.partial(intercept.replace_layers(apply, see), train=False), *args)
+    if not found:
+        raise ConfigError("activations.state", True, "False where no layer that is quantized is recurrent")
+    return found
+
+
+def has_state(module: Any) -> bool:
+    """Whether a layer is recurrent: a module that makes all of its products by its attribute `product`.
+
+    Example:
+      >>> from jopt.models.rnn import Recurrent
+      >>> has_state(Recurrent("rnn", 2))
+      True
+    """
+    return hasattr(module, "product")
 
 
 def layer_bits(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Any]:
@@ -181,3 +233,13 @@ def layer_spec(config: ActivationConfig, path: str) -> Spec:
     """
     matching = (bits for pattern, bits in config.rules if re.fullmatch(pattern, path))
     return Spec(next(matching, config.bits), symmetric=config.symmetric)
+
+
+def state_spec(config: ActivationConfig, path: str) -> Spec:
+    """The `Spec` of the state of the layer at `path`, on [-1, 1]; the identity where it is left alone.
+
+    Example:
+      >>> state_spec(ActivationConfig(bits=4, state=True), "Recurrent_0")
+      Spec(bits=4, symmetric=True, axis=None, narrow=True, group=None)
+    """
+    return Spec(layer_spec(config, path).bits) if config.state else Spec.identity()

@@ -1,21 +1,33 @@
 """Activation quantization: a model whose layers see their inputs quantized, with its ranges in plain sight."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jopt import intercept
-from jopt.quantize.activation_config import LEARNED, ActivationConfig, layer_bits, layer_spec
+from jopt.quantize.activation_config import (
+    LEARNED,
+    ActivationConfig,
+    checked_states,
+    has_state,
+    layer_bits,
+    layer_spec,
+    state_spec,
+)
 from jopt.quantize.fake import fake_quantize
-from jopt.quantize.grid import Range
+from jopt.quantize.grid import Grid, Range, grid, stored_grid
 from jopt.quantize.learned import lsq, pact
 from jopt.quantize.ranges import dynamic
 from jopt.quantize.spec import Spec
 
 KEY = "activation_ranges"
 """Under this key of `params` and `model_state` the ranges are held."""
+
+STATE_RANGE = Range(-1.0, 1.0)  # type: ignore[arg-type]
+"""Of recurrent states."""
 
 M = TypeVar("M")
 Ranges = dict[str, dict[str, jax.Array]]  # From a layer's path to what is held of its range.
@@ -38,7 +50,8 @@ def activations(model: M, config: ActivationConfig) -> M:
     call `calibrate` before training, or let `moving_average` begin with the first batch's range. `signed` says
     whether negative inputs have codes, as `calibrate` found out (with `config.symmetric` they always have, and it
     is absent). Step and alpha count by their magnitude, so that no step of an optimizer turns them into nonsense. A
-    layer that is called several times in a pass has one range for all of its calls.
+    layer that is called several times in a pass has one range for all of its calls. With `config.state` recurrent
+    layers also see their state quantized, before each step's product, on [-1, 1].
 
     Args:
       model: a `jopt.models.Model`, or another NamedTuple with such an `init` and `apply`, made of Linen modules,
@@ -69,9 +82,9 @@ def activations(model: M, config: ActivationConfig) -> M:
     def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
         params, model_state = inner.init(key, x)
         layers = intercept.names(inner.apply, params, model_state, x, train=False)
-        fresh = {
-            path: fresh_range(config) for path, bits in checked_bits(config, layers).items() if bits is not None
-        }
+        found = checked_bits(config, layers)
+        checked_states(config, found, inner.apply, params, model_state, x)
+        fresh = {path: fresh_range(config) for path, bits in found.items() if bits is not None}
         learned, held = ({path: both[i] for path, both in fresh.items() if both[i]} for i in range(2))
         return join("params", params, learned), join("model_state", model_state, held)
 
@@ -95,7 +108,18 @@ def activations(model: M, config: ActivationConfig) -> M:
                 range = _average(range, batch[path], config.momentum)
             return jnp.where(range.low == range.high, value, fake_quantize(value, spec, range))
 
-        run = intercept.replace_inputs(inner.apply, change)
+        def around(module: Any, call: Any, value: jax.Array) -> Any:
+            path = intercept.path_of(module)
+            spec, seen = state_spec(config, path), change(path, value)
+            if spec.bits is None or not has_state(module):
+                return call(seen)
+
+            def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+                return module.product(name, x if name == "kernel" else fake_quantize(x, spec, STATE_RANGE), kernel)
+
+            return call(seen, product=product)
+
+        run = intercept.replace_layers(inner.apply, around)
         if not moving:
             logits, model_state = run(params, model_state, x, train=train, key=key)
             return logits, join("model_state", model_state, held)
@@ -182,6 +206,61 @@ def _learned(x: jax.Array, spec: Spec, method: str, own: dict[str, jax.Array], s
     if signed is not None:
         y = jnp.where(signed, quantize(Spec(spec.bits, symmetric=True)), y)
     return jnp.where(absent, x, y)
+
+
+class LayerGrid(NamedTuple):
+    """How the input of one layer is quantized.
+
+    Attributes:
+      spec: with the sign that it has.
+      grid: of scalars.
+      calibrated: bool scalar; where False the input passes as it is.
+    """
+
+    spec: Spec
+    grid: Grid
+    calibrated: jax.Array
+
+
+def layer_grid(config: ActivationConfig, path: str, learned: Ranges, held: Ranges) -> LayerGrid:
+    """The grid on which `activations` quantizes the input of one layer in evaluation.
+
+    Args:
+      config: the config.
+      path: the layer's, which the config quantizes.
+      learned: the ranges in `params`, as `split` gives them.
+      held: those in `model_state`.
+
+    Returns:
+      A `LayerGrid`.
+
+    Raises:
+      ValueError: if the layer has no range; if whether it is signed is traced.
+
+    Example:
+      >>> held = {"Dense_0": {"low": jnp.float32(0), "high": jnp.float32(51)}}
+      >>> spec, grid, calibrated = layer_grid(ActivationConfig(), "Dense_0", {}, held)
+      >>> spec.symmetric, float(grid.scale), bool(calibrated)
+      (False, 0.20000000298023224, True)
+    """
+    spec = layer_spec(config, path)
+    if config.method not in LEARNED:
+        range = Range(**_of(held, path, "model_state"))
+        return LayerGrid(spec, grid(spec, range), range.low != range.high)
+    number = jnp.abs(_of(learned, path, "params")[LEARNED[config.method]])
+    if not config.symmetric:
+        signed = _of(held, path, "model_state")["signed"]
+        if isinstance(signed, jax.core.Tracer):
+            raise ValueError(
+                f"whether the input of layer {path!r} is signed must not be traced: its codes depend on it"
+            )
+        spec = dataclasses.replace(spec, symmetric=bool(signed))
+    safe = jnp.where(number == 0, jnp.float32(1), number)
+    if config.method == "lsq":
+        g = stored_grid(spec, jnp.maximum(safe, jnp.finfo(jnp.float32).tiny), jnp.int32(0))
+    else:
+        g = grid(spec, Range(-safe if spec.symmetric else jnp.zeros_like(safe), safe))
+    return LayerGrid(spec, g, number != 0)
 
 
 def _average(old: Range, batch: Range, momentum: Any) -> Range:

@@ -10,9 +10,9 @@ from jopt.quantize.arithmetic import computed_once
 from jopt.quantize.checks import check_array, check_spec
 from jopt.quantize.grid import Grid, Range, decode, encode, grid, spread_fields
 from jopt.quantize.groups import from_groups, to_groups
-from jopt.quantize.integer import fit_range
 from jopt.quantize.ranges import dynamic
 from jopt.quantize.spec import UNTOUCHED, Spec, compiled, merge, split
+from jopt.quantize.tensors import fit_range
 
 
 def fake_quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> jax.Array:

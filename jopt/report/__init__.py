@@ -2,14 +2,22 @@
 
 from jopt.report.bars import class_bars as class_bars
 from jopt.report.bars import sparsity_bars as sparsity_bars
+from jopt.report.byte_bars import ledger_bars as ledger_bars
+from jopt.report.byte_bars import ledger_figure as ledger_figure
 from jopt.report.canvas import save_figure as save_figure
 from jopt.report.compression import Compression as Compression
 from jopt.report.compression import compression as compression
 from jopt.report.compression import summarize as summarize
 from jopt.report.curves import compare_runs as compare_runs
 from jopt.report.curves import learning_curves as learning_curves
+from jopt.report.deep_compression import PAPER_NETWORKS as PAPER_NETWORKS
+from jopt.report.deep_compression import PAPER_NOTE as PAPER_NOTE
+from jopt.report.deep_compression import paper_table as paper_table
 from jopt.report.differences import fit as fit
 from jopt.report.histograms import weight_histograms as weight_histograms
+from jopt.report.ledger import ledger_headline as ledger_headline
+from jopt.report.ledger import ledger_json as ledger_json
+from jopt.report.ledger import ledger_tables as ledger_tables
 from jopt.report.markdown import report_markdown as report_markdown
 from jopt.report.page import Heading as Heading
 from jopt.report.page import Part as Part

@@ -17,7 +17,7 @@ from jopt.report.canvas import save_figure
 from jopt.report.histograms import weight_histograms
 from jopt.report.page import Heading, Part, Picture, parts_markdown
 from jopt.report.stages import classes_table, layers_table, stages_table
-from jopt.report.tradeoff import accuracy_against_size, compression_overview
+from jopt.report.tradeoff import accuracy_against_size, compression_overview, size_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +27,9 @@ _NOTE = (
     "Theoretical: computed from the values that the model sees, not measured on a file or a clock. A size is the "
     "sum over the arrays of the fixed-width code that needs the fewest bits (dense or sparse values, a codebook, "
     "integers with their scales); effective FLOPs are the FLOPs of each layer times the share of its kernel that "
-    "is not zero. Change and churn (the share of test examples whose predicted class differs) are against the "
-    "first stage. Distinct values are the most that any kernel has."
+    "is not zero. The size of a packed file is its length, headers and all. Change and churn (the share of test "
+    "examples whose predicted class differs) are against the first stage. Distinct values are the most that any "
+    "kernel has."
 )
 
 
@@ -103,14 +104,15 @@ def summarize(
         raise ValueError("a compression has at least one stage, got none")
     first, last = outcomes[0], outcomes[-1]
     rows = measure.stage_rows(outcomes, labels, flops)
+    meaning = size_of(rows)[1]
     figures: dict[str, Figure] = {"compression.png": compression_overview(rows, title)}
     parts: list[Part] = [Heading("Compression"), stages_table(rows, title=""), _NOTE]
-    parts.append(Picture("Accuracy, theoretical size, sparsity and effective FLOPs by stage", "compression.png"))
+    parts.append(Picture(f"Accuracy, {meaning}, sparsity and effective FLOPs by stage", "compression.png"))
     if len(outcomes) == 1:
         return Compression(rows, parts, figures)
     if sum(row.get("accuracy") is not None for row in rows) > 1:
         figures["accuracy_against_size.png"] = accuracy_against_size(rows)
-        parts.append(Picture("Test accuracy against theoretical size", "accuracy_against_size.png"))
+        parts.append(Picture(f"Test accuracy against the size: {meaning}", "accuracy_against_size.png"))
     between = " → ".join(formats.shorten(outcome.name, 22) for outcome in (first, last))
     noise = None if last.latent is None else measure.sqnr_by_layer(last.latent, last.params)
     storages = (measure.storage(o.params, o.grids) for o in (first, last))

@@ -35,6 +35,7 @@ _COLUMNS = (
     _Column("distinct_values", "distinct values", formats.integer),
     _Column("bits_per_parameter", "theoretical bits/parameter", lambda v: f"{v:.2f}", "bits"),
     _Column("theoretical_bytes", "theoretical size", formats.binary, "size"),
+    _Column("bytes", "packed file", formats.binary, "file"),
     _Column("flops", "FLOPs", formats.si),
     _Column("effective_flops", "theoretical effective FLOPs", formats.si, "FLOPs"),
     _Column("sqnr_db", "SQNR", lambda v: f"{v:.1f} dB"),
@@ -48,8 +49,8 @@ def stages_table(rows: Sequence[Row], title: str = "Stages", brief: bool = False
     Args:
       rows: what `jopt.measure.stage_rows` gave: mappings with `stage`, `accuracy`, `accuracy_change`, `loss`,
         `churn`, `parameters`, `nonzero_parameters`, `sparsity`, `distinct_values`, `bits_per_parameter`,
-        `theoretical_bytes`, `flops`, `effective_flops`, `sqnr_db`. What a row lacks, or has as None, is `-`; a
-        column that no row has is left out.
+        `theoretical_bytes`, `bytes`, `flops`, `effective_flops`, `sqnr_db`. What a row lacks, or has as None, is
+        `-`; a column that no row has is left out.
       title: the table's title.
       brief: only what fits a terminal of 80 columns; the title says units, and what is theoretical.
 

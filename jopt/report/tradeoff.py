@@ -23,19 +23,20 @@ def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against si
     """A point for each stage, joined in their order; names at the right, tied to their points by thin lines.
 
     Args:
-      rows: what `jopt.measure.stage_rows` gave; a row without `accuracy` or `theoretical_bytes` is left out.
+      rows: what `jopt.measure.stage_rows` gave; a row without `accuracy` or a size is left out.
       title: above the panel.
 
     Returns:
-      A figure whose size axis is logarithmic; sizes are theoretical.
+      A figure whose size axis is logarithmic; sizes are theoretical, or those of packed files (see `size_of`).
     """
-    known = [r for r in rows if r.get("accuracy") is not None and r.get("theoretical_bytes")]
+    size, meaning = size_of(rows)
+    known = [r for r in rows if r.get("accuracy") is not None and r.get(size)]
     names = [formats.shorten(str(r["stage"]), _NAME) for r in known]
     height = max(2.7, 0.19 * len(known) + 0.9)
     figure = canvas.new_figure(4.2 + 0.075 * max(map(len, names), default=0), height)
     axis = figure.subplots()
     canvas.plain_axes(axis)
-    x, y = [r["theoretical_bytes"] for r in known], [r["accuracy"] for r in known]
+    x, y = [r[size] for r in known], [r["accuracy"] for r in known]
     axis.plot(x, y, color=QUIET, linewidth=0.8, linestyle=(0, (3, 2)), zorder=2)
     shades = canvas.colors(len(known))
     for a, b, color in zip(x, y, shades, strict=True):
@@ -45,7 +46,7 @@ def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against si
     low, high = _limits(y)
     axis.set_ylim(low, high)
     axis.set_ylabel("test accuracy", fontsize=9, color=INK)
-    axis.set_xlabel("theoretical size", fontsize=9, color=INK)
+    axis.set_xlabel(meaning, fontsize=9, color=INK)
     heights = canvas.spread([(b - low) / (high - low) for b in y], gap=min(0.17 / (height - 0.9), 0.12))
     line = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.6, "shrinkA": 2, "shrinkB": 4, "relpos": (0, 0.5)}
     for name, a, b, place, color in zip(names, x, y, heights, shades, strict=True):
@@ -57,8 +58,19 @@ def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against si
     return figure
 
 
+def size_of(rows: Sequence[Row]) -> tuple[str, str]:
+    """The key of the rows' sizes and what they are: of packed files, where every row has one, else theoretical.
+
+    Example:
+      >>> size_of([{"theoretical_bytes": 9, "bytes": 30}]), size_of([{"theoretical_bytes": 9}])
+      (('bytes', 'packed file'), ('theoretical_bytes', 'theoretical size'))
+    """
+    packed = bool(rows) and all(row.get("bytes") is not None for row in rows)
+    return ("bytes", "packed file") if packed else ("theoretical_bytes", "theoretical size")
+
+
 def compression_overview(rows: Sequence[Row], title: str = "") -> Figure:
-    """All stages in one picture: accuracy, theoretical size, sparsity and effective FLOPs, a line for each stage.
+    """All stages in one picture: accuracy, size, sparsity and effective FLOPs, a line for each stage.
 
     Args:
       rows: what `jopt.measure.stage_rows` gave; a quantity that no row has gets no panel, one that a row lacks no
@@ -68,7 +80,10 @@ def compression_overview(rows: Sequence[Row], title: str = "") -> Figure:
     Returns:
       A figure with the stages from top to bottom and a panel for each quantity.
     """
-    panels = [(key, name, draw) for key, name, draw in _PANELS if any(r.get(key) is not None for r in rows)]
+    size, meaning = size_of(rows)
+    every = [(size, f"{meaning} (x smaller)", draw) if key == "size" else (key, name, draw)
+             for key, name, draw in _PANELS]  # fmt: skip
+    panels = [panel for panel in every if any(row.get(panel[0]) is not None for row in rows)]
     names = [formats.shorten(str(r.get("stage", "")), _NAME) for r in rows]
     width = 2.05 * max(len(panels), 1) + 0.075 * max(map(len, names), default=0) + 0.2
     figure = canvas.new_figure(width, 0.3 * max(len(rows), 1) + 0.85)
@@ -143,7 +158,7 @@ def _label(axis: Axes, known: Known, text: Callable[[float], str]) -> None:
 
 _PANELS: tuple[tuple[str, str, Callable[[Any, Known], None]], ...] = (
     ("accuracy", "test accuracy", _dots),
-    ("theoretical_bytes", "theoretical size (x smaller)", _amounts(lambda v: formats.binary(int(v)))),
+    ("size", "", _amounts(lambda v: formats.binary(int(v)))),
     ("sparsity", "sparsity", _shares),
     ("effective_flops", "theoretical effective FLOPs", _amounts(lambda v: formats.si(int(v)))),
 )

@@ -1,7 +1,6 @@
 """What acts on a stage's parameters: which methods, since when, in which order, as one ParamTransform."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -9,10 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jopt import clip, cluster, measure, models, prune, quantize
+from jopt import clip, cluster, models, prune, quantize
 from jopt.config import ConfigError
 from jopt.quantize.activations import KEY
-from jopt.quantize.assign import assign
 from jopt.rules import RuleError, path_name
 from jopt.train import tied
 from jopt.train.config import STAGE, Experiment, network, stage_optimizer
@@ -20,9 +18,6 @@ from jopt.transform import ParamTransform, chain, hold
 
 KINDS: dict[str, Any] = {"tie": cluster.tying, "prune": prune, "share": cluster, "quantize": quantize}
 """The fields of a Stage that are ParamTransforms, and the packages that build them."""
-
-
-_CODE_BITS = {"binary": 1, "xnor": 1, "ternary": 2}
 
 
 class Part(NamedTuple):
@@ -87,9 +82,18 @@ def model(config: Experiment, stage: int, own: models.Model | None = None) -> mo
 
 def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> ParamTransform:
     """The ParamTransform of stage number `stage`, which starts at step `begin` and has `steps` of them."""
-    named = parts(config, stage)
+    built = _built(config, stage, begin, steps)
+    whole = chain(*built)
+    places = {part.kind: index for index, part in enumerate(parts(config, stage))}
+    if places.get("share", len(built)) < places.get("prune", 0):
+        whole = _rejoined(whole, built, places["share"], places["prune"])
+    return _beside(KEY, whole) if "activations" in acting(config, stage) else whole
+
+
+def _built(config: Experiment, stage: int, begin: int, steps: int) -> list[ParamTransform]:
+    """The transforms of `parts`."""
     built = []
-    for part in named:
+    for part in parts(config, stage):
         own = part.config
         if part.kind == "share" and part.stage != stage:
             # It was due in its own stage: the zeros of a later pruning must not wait for that part of this one.
@@ -97,11 +101,25 @@ def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> Para
         one = part.package.build(own, begin=begin, steps=steps)
         # A codebook that was chosen is held by itself, and must see which of its weights are pruned later.
         built.append(one if part.stage == stage or part.kind == "share" else hold(one))
-    whole = chain(*built)
-    places = {part.kind: index for index, part in enumerate(named)}
-    if places.get("share", len(named)) < places.get("prune", 0):
-        whole = _rejoined(whole, built, places["share"], places["prune"])
-    return _beside(KEY, whole) if "activations" in acting(config, stage) else whole
+    return built
+
+
+def before(config: Experiment, stage: int, kind: str, states: Any, params: Any) -> Any:
+    """What the method `kind` of a stage is given: the parameters as the methods before it show them.
+
+    Args:
+      config: the experiment, of plain Python values.
+      stage: index of the stage.
+      kind: a field of Stage that is among its `parts`.
+      states: the transforms' states.
+      params: what the optimizer moves, or its average.
+
+    Returns:
+      The parameters, without learned ranges of activations among them.
+    """
+    place = [part.kind for part in parts(config, stage)].index(kind)
+    first = chain(*_built(config, stage, 0, 0)[:place])
+    return jax.jit(first.apply)(tuple(states[:place]), bare(params))
 
 
 def _rejoined(whole: ParamTransform, built: list[ParamTransform], share: int, prune: int) -> ParamTransform:
@@ -151,7 +169,7 @@ def _beside(key: str, transform: ParamTransform) -> ParamTransform:
     )
 
 
-def _bare(tree: Any) -> Any:
+def bare(tree: Any) -> Any:
     """Parameters without the learned ranges of activations among them."""
     return {k: v for k, v in tree.items() if k != KEY} if isinstance(tree, dict) else tree
 
@@ -162,7 +180,7 @@ def beside(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def changed(tree: Any) -> Any:
         if not isinstance(tree, dict) or KEY not in tree:
             return change(tree)
-        return {**change(_bare(tree)), KEY: tree[KEY]}
+        return {**change(bare(tree)), KEY: tree[KEY]}
 
     return changed
 
@@ -249,7 +267,7 @@ def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...
       ConfigError, RuleError, ValueError: naming the field, where a method cannot have these parameters.
     """
     whole = params
-    params = _bare(params)
+    params = bare(params)
     columns = []
     for part in imposed(config, stage):
         try:
@@ -286,26 +304,10 @@ def describe_activations(
     return [(row.path, "x".join(map(str, row.shape)), row.what) for row in rows]
 
 
-def grids(config: Experiment, stage: int, params: Any) -> dict[str, measure.Grid]:
-    """How the integers of each quantized parameter would be held, for its theoretical size."""
-    code = acting(config, stage)["quantize"].config
-    params = _bare(params)
-    found = {}
-    for path, leaf, spec in quantize.specs(code, params):
-        if spec is not None and not spec.is_identity:
-            scales = math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
-            found[path] = measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
-    for path, leaf, scheme in assign(code.rules, params, code.scheme):
-        if scheme in _CODE_BITS:
-            by_channel = scheme == "xnor" or (scheme == "ternary" and code.granularity == "channel")
-            found[path] = measure.Grid(_CODE_BITS[scheme], leaf.shape[-1] if by_channel else 1)
-    return found
-
-
 def violations(config: Experiment, stage: int, state: Any, seen: Any) -> list[str]:
     """A sentence for each thing that a stage should hold and does not, given what the model sees at its end."""
     host_state, host_seen = jax.device_get((state, seen))
-    host_seen = _bare(host_seen)
+    host_seen = bare(host_seen)
     return [
         f"{part.kind}: {sentence}"
         for part, own in zip(parts(config, stage), host_state, strict=True)

@@ -88,6 +88,7 @@ class Experiment:
       evaluate_every: evaluate on the validation part every so many segments; a stage's end always counts.
       checkpoint_every: save every so many segments; a stage's end always counts.
       keep_checkpoints: so many latest checkpoints are kept, and the best by validation accuracy.
+      pack: end with the packed model, `model.jopt`, whose length is then the result's `bytes`.
       order: in which the methods that act on the parameters are applied, first to last.
       stages: the parts of the run, one after the other.
     """
@@ -106,6 +107,7 @@ class Experiment:
     evaluate_every: int = 1
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
+    pack: bool = False
     order: tuple[str, ...] = ("tie", "prune", "share", "quantize")
     stages: list[Stage] = dataclasses.field(default_factory=lambda: [Stage()])
 

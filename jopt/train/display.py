@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jopt import measure, optim, report
+from jopt import codec, measure, optim, report
+from jopt.codec import Ledger
 from jopt.config import leaves, to_dict
 from jopt.train import compression, metrics
 from jopt.train.config import new_network, stage_optimizer
@@ -102,8 +103,17 @@ class Display:
         manifest: dict[str, Any],
         result: dict[str, Any],
         outcomes: list[measure.StageOutcome],
+        ledger: Ledger | None = None,
     ) -> dict[str, Any]:
         """Writes `report.md` and its pictures; for several stages what each cost and saved, and `report.html` too.
+
+        Args:
+          prepared: the run.
+          files: its directory.
+          manifest: of the run.
+          result: of the run, as far as it is known.
+          outcomes: what each stage ended with.
+          ledger: of the packed model, where there is one.
 
         Returns:
           What the outcomes add to the result: the numbers of each stage, if there are several.
@@ -117,14 +127,15 @@ class Display:
         }
         last = len(outcomes) - 1
         table = model_table(prepared, last, outcomes[last].params)
-        found, more = None, ""
+        packed = _packed_parts(files, name, ledger)
+        found, more = None, report.parts_markdown(packed)
         if last:
             labels = prepared.dataset.test.labels
             found = report.compression(files.path, outcomes, labels, title=name)
-            more = found.markdown
             speed = [report.Heading("Speed, measured"), latency_table(prepared, outcomes), _OF_SPEED]
-            more += "\n\n" + report.parts_markdown(speed)
-            parts = [report.result_table(result), *found.parts, *speed, report.Heading("Training"), curves, table]
+            more = "\n\n".join(filter(None, (found.markdown, more, report.parts_markdown(speed))))
+            training = [report.Heading("Training"), curves, table]
+            parts = [report.result_table(result), *found.parts, *packed, *speed, *training]
             report.write_html(files.path / "report.html", name, parts)
         text = report.report_markdown(
             to_dict(prepared.config), shown, rows, result, {curves.caption: curves.path}, table, more
@@ -136,14 +147,33 @@ class Display:
         """The result, and where to read more."""
         if "stages" in result:
             self._show(report.stages_table(result["stages"], brief=True))
+        if files.packed.is_file():
+            for own in report.ledger_tables(codec.read(files.packed).ledger):
+                self._show(own)
         self._show(report.result_table(result, title="Result"))
         picture = "compression.png" if "stages" in result else "learning_curves.png"
         self._print(f"report: {files.report}    picture: {files.path / picture}")
+        if files.packed.is_file():
+            self._print(f"packed model: {files.packed}, {files.packed.stat().st_size:,} bytes")
 
     def finished_before(self, files: Workdir, result: dict[str, Any]) -> None:
         """As `finished`, for a run that had been finished already."""
         self._print(f"{files.path} holds this run, finished; nothing was run")
         self._show(report.result_table(result, title="Result"))
+
+
+def _packed_parts(files: Workdir, name: str, ledger: Ledger | None) -> list[report.Part]:
+    """The packed file's part of a report, its picture drawn."""
+    if ledger is None:
+        return []
+    report.save_figure(report.ledger_figure(ledger, f"{name}: where the bytes are"), files.path / "bytes.png")
+    return [
+        report.Heading("Packed file"),
+        f"{files.packed.name}, {ledger.total:,} bytes, is {ledger.ratio:.1f} times smaller than the arrays that it "
+        "holds. Each byte is accounted for: the sums are the file's length.",
+        *report.ledger_tables(ledger),
+        report.Picture("Where the bytes of the packed file are", "bytes.png"),
+    ]
 
 
 def method_tables(prepared: Prepared, stage: int) -> list[report.Table]:

@@ -27,6 +27,7 @@ class Finished(NamedTuple):
       model_state: batch statistics and the like.
       state: the whole state, `state.params` being what the optimizer moved.
       dataset: what it was trained on, with the mean and standard deviation that its inputs are normalized with.
+      given: what it was given besides its config: 'model', 'transform'.
     """
 
     config: Experiment
@@ -36,6 +37,7 @@ class Finished(NamedTuple):
     model_state: Any
     state: TrainState
     dataset: data.Dataset
+    given: tuple[str, ...] = ()
 
 
 def load(
@@ -96,7 +98,8 @@ def load(
         )
     params = jax.device_get(jax.jit(end.seen)(state, numbers))
     net = compression.model(config, last, model)
-    return Finished(config, result, net, params, state.model_state, state, dataset)
+    given = tuple(name for name, part in (("model", model), ("transform", transform)) if part is not None)
+    return Finished(config, result, net, params, state.model_state, state, dataset, given)
 
 
 def _check_given(files: Workdir, now: dict[str, Any]) -> None:

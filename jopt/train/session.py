@@ -11,7 +11,7 @@ import numpy as np
 
 from jopt import data, measure, models
 from jopt.files import write_json
-from jopt.train import compression, metrics
+from jopt.train import codes, compression, metrics, packed
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
@@ -45,8 +45,9 @@ def run(
       quiet: print nothing.
 
     Returns:
-      What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes,
-      flops (of one example, forward), wall_seconds, compile_seconds, digest.
+      What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
+      (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
+      forward), wall_seconds, compile_seconds, digest.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
@@ -275,18 +276,21 @@ class _Session:
             self.shown(rows)
         size = measure.size(last.params)
         model_digest = digest({"params": state.params, "model_state": state.model_state, "ema": state.ema})
+        ledger = None
+        if p.config.pack:
+            ledger = packed.save(self.files.packed, self._packing(stage, state, last.params))
         result = {
             **last.metrics,
             "parameters": size.parameters,
             "nonzero_parameters": size.nonzero_parameters,
             "sparsity": size.sparsity,
-            "bytes": size.bytes,
+            "bytes": size.bytes if ledger is None else ledger.total,
             "flops": sum((last.flops or {}).values()),
             **self._times(),
             "digest": model_digest,
         }
         self.manifest["digest"] = model_digest
-        result |= self.display.report(p, self.files, self.manifest, result, outcomes)
+        result |= self.display.report(p, self.files, self.manifest, result, outcomes, ledger)
         write_json(self.files.result, result)
         return result
 
@@ -303,16 +307,35 @@ class _Session:
         test, predictions = jax.device_get(
             self.compiler.call("test", stage, judge, placed, p.values, p.arrays["test"])
         )
-        quantized = "quantize" in compression.acting(p.config, stage) and "transform" not in self.given
+        quantized = self._quantized(stage)
         latent = state.params if p.config.ema_decay is None else state.ema
+        seen = jax.device_get(self.staging.seen(stage, placed))
         return measure.StageOutcome(
             p.config.stages[stage].name,
-            jax.device_get(self.staging.seen(stage, placed)),
+            seen,
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
             latent=jax.device_get(latent) if quantized else None,
-            grids=compression.grids(p.config, stage, state.params) if quantized else None,
+            grids=codes.grids(p.config, stage, state.params) if quantized else None,
             flops=flops_of(p, stage),
+            bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,
+        )
+
+    def _quantized(self, stage: int) -> bool:
+        """Whether the config says which integers stand behind what the model sees."""
+        return "quantize" in compression.acting(self.prepared.config, stage) and "transform" not in self.given
+
+    def _packing(self, stage: int, state: TrainState, seen: Any) -> packed.Packing:
+        """What the packed file of a stage holds."""
+        p = self.prepared
+        return packed.Packing(
+            p.config,
+            stage,
+            seen,
+            jax.device_get(state.model_state),
+            p.dataset,
+            codes.codes(p.config, stage, state, seen) if self._quantized(stage) else None,
+            p.own_model is not None,
         )
 
 

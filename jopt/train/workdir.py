@@ -26,6 +26,7 @@ class Workdir:
         self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "result.json"
+        self.packed = self.path / "model.jopt"
         self.report = self.path / "report.md"
         self.checkpoints = self.path / "checkpoints"
 

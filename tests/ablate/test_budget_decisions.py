@@ -65,7 +65,7 @@ def rows(values, sizes=None, first=0):
             "seed": first + i,
             "status": "diverged" if value is None else "finished",
             "accuracy": value,
-            "theoretical_bytes": None if value is None else size,
+            "bytes": None if value is None else size,
         }
         for i, (value, size) in enumerate(zip(values, sizes, strict=True))
     ]
@@ -214,14 +214,12 @@ def test_the_answer_says_what_it_costs_and_how_sure_it_is():
     control = [point("dense", 4000, 0.0)]
     said = answer(DROP, finals, best, runner_up(finals, best), FRONT, control, Search())
     assert said.startswith(
-        "Use name = good: 400 theoretical bytes, 10.0 times smaller than the dense control; test accuracy 97.00 % "
+        "Use name = good: 400 bytes, 10.0 times smaller than the dense control; test accuracy 97.00 % "
         "[96.00, 98.00], 0.20 points below the control (drop +0.20 [+0.10, +0.30]), over 10 fresh seeds. It meets "
         "accuracy_drop<0.5."
     )
     assert "takes 0.02 ms a call of batch 1 here (one call in ten more than 0.03 ms)" in said
-    assert (
-        "The runner-up, name = safe, would take 100 theoretical bytes more (+25 %) and be 0.10 points more" in said
-    )
+    assert "The runner-up, name = safe, would take 100 bytes more (+25 %) and be 0.10 points more" in said
 
     finals, best = decide([point("safe", 500, 0.45)], DROP)
     said = answer(DROP, finals, best, None, FRONT, control, Search())
@@ -229,4 +227,4 @@ def test_the_answer_says_what_it_costs_and_how_sure_it_is():
 
     said = answer(DROP, [], None, None, FRONT[:1], control, Search())
     assert said.startswith("No point can be recommended under accuracy_drop<0.5: none that was tried meets it")
-    assert "The nearest is name = tiny: 100 theoretical bytes, 4.00 points below the control" in said
+    assert "The nearest is name = tiny: 100 bytes, 4.00 points below the control" in said

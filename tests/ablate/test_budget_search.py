@@ -83,11 +83,11 @@ def test_what_is_said_is_in_the_files(searched):
     assert [own["name"] for own in written["rounds"]] == ["round_0", "round_1", "confirm"]
     rows = read_csv(directory / "pareto.csv")
     assert [row["bits"] for row in rows] == [e.point["bits"] for e in found.pareto]
-    assert [row["theoretical_bytes"] for row in rows] == sorted(row["theoretical_bytes"] for row in rows)
+    assert [row["bytes"] for row in rows] == sorted(row["bytes"] for row in rows)
     assert all(row["latency_ms"] > 0 and math.isfinite(row["drop"]) for row in rows)
     for name in ("report.md", "report.html"):
         text = (directory / name).read_text()
-        assert "theoretical" in text and "optimistic" in text and "Finalists" in text
+        assert "Bytes are those of the packed file" in text and "optimistic" in text and "Finalists" in text
     # The recommendation rests on the seeds of the last round, and on the test part.
     best = found.recommended
     assert best is not None and found.confirmation is not None

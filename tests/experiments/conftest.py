@@ -36,7 +36,7 @@ def app(tmp_path_factory):
     def start(name, *args, cwd=None):
         env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "COLUMNS")}
         command = [sys.executable, "-m", f"experiments.{name}", *map(str, args)]
-        if name != "compare":
+        if name not in ("compare", "inspect"):
             command.append(f"--compilation_cache={cache}")
         return subprocess.run(
             command,

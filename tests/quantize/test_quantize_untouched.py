@@ -28,7 +28,7 @@ from jopt.quantize import (
     plan_activations,
     quantize,
 )
-from jopt.train import Experiment, Stage, compression
+from jopt.train import Experiment, Stage, codes
 
 RNG = np.random.default_rng(0)
 # Signed zeros, the largest and the smallest numbers: what arithmetic would change.
@@ -187,4 +187,4 @@ def test_activations_pass_and_the_trees_are_those_of_other_widths(method):
 def test_the_theoretical_size_knows_no_integers_at_32_bits():
     params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
     stage = Stage("q", quantize=Config(bits=32, rules=(("b/.*", 4),)))
-    assert list(compression.grids(Experiment(stages=[stage]), 0, params)) == ["b/kernel"]
+    assert list(codes.grids(Experiment(stages=[stage]), 0, params)) == ["b/kernel"]

@@ -101,13 +101,13 @@ def words(point: Mapping[str, Any]) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes, said to be theoretical.
+    """Bytes in words.
 
     Example:
       >>> size(9120.4)
-      '9,120 theoretical bytes'
+      '9,120 bytes'
     """
-    return f"{formats.integer(round(value))} theoretical bytes"
+    return f"{formats.integer(round(value))} bytes"
 
 
 def percent(mean: float, low: float, high: float) -> str:

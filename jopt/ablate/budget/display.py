@@ -122,9 +122,9 @@ def command_of(found: Found) -> str | None:
 def _columns(found: Found, config: Search, brief: bool) -> tuple[tuple[str, ...], str]:
     knobs = [axis.name for axis in found.results.axes]
     if brief:
-        return (", ".join(knobs), "n", "acc. %", "drop, points", "theor.\nbytes", "ms", "budget"), "lrrrrrl"
+        return (", ".join(knobs), "n", "acc. %", "drop, points", "bytes", "ms", "budget"), "lrrrrrl"
     latency = f"float latency, batch {config.batch}"
-    header = (*knobs, "n", "accuracy", "drop, points", "theoretical bytes", latency, "budget")
+    header = (*knobs, "n", "accuracy", "drop, points", "bytes", latency, "budget")
     return header, "l" * len(knobs) + "rrrrrl"
 
 

@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
       drop_low: the lower end of its t interval.
       drop_high: the upper end.
       drop_sd: the standard deviation of the paired differences, in percentage points.
-      bytes: the mean over the seeds: theoretical, see `size_of`.
+      bytes: of the packed file, the mean over the seeds; see `size_of`.
       most_bytes: of the largest seed.
       latency_ms: the median call of the float network of this shape; None where it was not measured.
       latency_p90_ms: one call in ten was slower.
@@ -62,11 +62,11 @@ class Estimate(NamedTuple):
 
 
 def size_of(row: Mapping[str, Any]) -> float | None:
-    """The bytes of a trial's model: theoretical, of the best code of fixed width (`jopt.measure.storage`).
+    """The bytes of a trial's model: the length of its packed file.
 
     It is the one place that says what 'bytes' are.
     """
-    return row.get("theoretical_bytes")
+    return row.get("bytes")
 
 
 def estimate(
@@ -90,7 +90,7 @@ def estimate(
 
     Example:
       >>> def rows(*values):
-      ...     same = {"status": "finished", "theoretical_bytes": 100}
+      ...     same = {"status": "finished", "bytes": 100}
       ...     return [{"seed": i, "accuracy": v} | same for i, v in enumerate(values)]
       >>> found = estimate({"bits": 4}, rows(0.90, 0.93, 0.92), rows(0.92, 0.94, 0.95, 0.96), metric="accuracy")
       >>> round(found.drop, 4), round(found.drop_low, 4), round(found.drop_high, 4)

@@ -18,7 +18,7 @@ _NOTES = (
     "A search looks at the same data many times, so what the rounds say of a point that they chose is optimistic; "
     "the finalists were run again, with the control, on seeds that no round had, and the answer rests "
     "on those alone.",
-    "Bytes are theoretical: of the best code of fixed width for each array, not of a file.",
+    "Bytes are those of the packed file, headers and all: its length.",
     "Latency is that of the float network of the same shape, measured once for each shape, warm, on this device: "
     "zeros, shared values and few bits in arrays of the same shape do not change it; pruned channels are removed.",
 )
@@ -59,21 +59,21 @@ def summary(found: Found) -> dict[str, Any]:
     return {
         "rounds": [own._asdict() for own in found.rounds],
         "stopped": found.stopped,
-        "pareto": [_named(e) | {"verdict": judge_all(found.budget, e)} for e in found.pareto],
+        "pareto": [e._asdict() | {"verdict": judge_all(found.budget, e)} for e in found.pareto],
         "confirmation": [
-            {"control": _named(found.control[-1])},
-            *(_named(f.estimate) | {"verdict": f.verdict, "reached": f.reached} for f in found.finals),
+            {"control": found.control[-1]._asdict()},
+            *(f.estimate._asdict() | {"verdict": f.verdict, "reached": f.reached} for f in found.finals),
         ]
         if found.finals
         else [],
         "recommendation": None
         if best is None
-        else _named(best.estimate)
+        else best.estimate._asdict()
         | {
             "verdict": best.verdict,
             "overrides": plain(_overrides(found)),
             "command": command_of(found),
-            "runner_up": None if other is None else _named(other.estimate) | {"verdict": other.verdict},
+            "runner_up": None if other is None else other.estimate._asdict() | {"verdict": other.verdict},
         },
         "answer": found.answer,
     }
@@ -87,16 +87,7 @@ def _overrides(found: Found) -> dict[str, Any]:
     return {path: value for path, value in found.confirmation.overrides[trial].items() if path != "seed"}
 
 
-def _named(e: Estimate) -> dict[str, Any]:
-    """An estimate whose sizes say that they are theoretical."""
-    own = e._asdict()
-    return {_THEORETICAL.get(name, name): value for name, value in own.items()}
-
-
-_THEORETICAL = {"bytes": "theoretical_bytes", "most_bytes": "theoretical_bytes_most"}
-
-
 def _row(found: Found, e: Estimate) -> dict[str, Any]:
-    numbers = {name: value for name, value in _named(e).items() if name != "point"}
+    numbers = {name: value for name, value in e._asdict().items() if name != "point"}
     known = {name: None if value != value else value for name, value in numbers.items()}
     return e.point | known | {"verdict": judge_all(found.budget, e), "command": found.commands[e.key]}

@@ -1,5 +1,6 @@
 """A search in its directory: rounds of grids, then the finalists with fresh seeds, then the answer."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -49,8 +50,8 @@ def search(
     Args:
       config: what is searched over.
       workdir: a new or empty directory, or one that holds this very search.
-      budget: such as 'accuracy_drop<0.5' (percentage points below the dense control), 'bytes<20kB' (theoretical),
-        'latency_ms<0.05' (measured on this device), or several of them, joined by commas.
+      budget: such as 'accuracy_drop<0.5' (percentage points below the dense control), 'bytes<20kB' (of the packed
+        file), 'latency_ms<0.05' (measured on this device), or several of them, joined by commas.
       command: what runs one trial alone, up to its place; '' is a line of Python.
       launch: what runs the search, for its report.
       devices: local devices to use at most; None is all.
@@ -65,6 +66,8 @@ def search(
       StopRequested: after SIGTERM, when the trials under way have been saved.
     """
     limits = parse(budget)
+    # A budget of bytes is one of the file.
+    config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     found = ladders(config)
     files = SearchDir(workdir)
     session = _Search(config, found, limits, files, Display(quiet), command, devices)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jopt.report import formats
 
 SIZES = {
+    "bytes": "packed file",
     "theoretical_bytes": "theoretical size",
     "nonzero_parameters": "nonzero parameters",
     "effective_flops": "effective FLOPs (theoretical)",

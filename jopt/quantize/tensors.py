@@ -1,4 +1,4 @@
-"""Quantization to integers, and back."""
+"""Arrays of integer codes: quantization to integers, and back."""
 
 from typing import Any, NamedTuple
 

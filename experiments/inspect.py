@@ -1,0 +1,122 @@
+"""Shows where the bytes of a packed model file go: by kind, by layer, by tensor, and as a picture.
+
+python -m experiments.inspect runs/a/model.jopt
+python -m experiments.inspect runs/a/model.jopt --paper=lenet300
+python -m experiments.inspect runs/a/model.jopt --json
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import rich.console
+from absl import flags
+
+from experiments.launch import launch, packed_file
+from jopt import codec, report
+from jopt.config import ConfigError, require
+from jopt.report import formats
+from jopt.train.workdir import WorkdirError
+
+_PNG = flags.DEFINE_string("png", None, "File for the picture, '' for none; by default FILE.png, beside the file.")
+_JSON = flags.DEFINE_bool("json", False, "Print the ledger and the metadata as JSON, and nothing else.")
+_PAPER = flags.DEFINE_enum(
+    "paper",
+    None,
+    list(report.PAPER_NETWORKS),
+    "Show Deep Compression's numbers for this network beside the file's.",
+)
+
+_WIDTH = 140  # Columns where the output is no terminal.
+_WIDEST_BARS = 110
+
+
+def main(argv: list[str]) -> None:
+    """Shows the packed model file that `argv` names."""
+    path = packed_file(argv)
+    picture = _picture(path)
+    file = codec.read(path)
+    _check(path, file.ledger)
+    if _JSON.value:
+        described = {"file": str(path), **report.ledger_json(file.ledger), "metadata": file.metadata}
+        print(json.dumps(described, indent=2))
+    else:
+        _print(path, file)
+    if picture is not None:
+        _draw(picture, report.ledger_figure(file.ledger, report.ledger_headline(file.ledger, path.name)))
+        if not _JSON.value:
+            print(f"picture: {picture}")
+
+
+def _picture(path: Path) -> Path | None:
+    """Where the picture goes; beside JSON there is one only where it is asked for."""
+    if _PNG.value == "" or (_PNG.value is None and _JSON.value):
+        return None
+    picture = Path(_PNG.value) if _PNG.value else path.with_name(f"{path.name}.png")
+    require(picture.suffix.lower() == ".png", "--png", _PNG.value, "a file that ends in .png")
+    if picture.resolve() == path.resolve():
+        raise ConfigError("--png", _PNG.value, "another file than the packed model")
+    return picture
+
+
+def _check(path: Path, ledger: codec.Ledger) -> None:
+    size = path.stat().st_size
+    if ledger.total != size:
+        raise codec.CodecError(f"{path} has {size:,} bytes, its ledger {ledger.total:,}")
+
+
+def _print(path: Path, file: codec.File) -> None:
+    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(report.ledger_headline(file.ledger, path.name), soft_wrap=True, markup=False)
+    console.print(f"{file.ledger.total:,} bytes on the disk, each of them in these tables\n")
+    for table in [_metadata(file.metadata), *report.ledger_tables(file.ledger)]:
+        if table.rows:
+            _show(table, console)
+    if _PAPER.value:
+        _show(_paper(file, _PAPER.value), console)
+        console.print(report.PAPER_NOTE, "")
+    width = min(max(console.width, 40), _WIDEST_BARS)
+    console.print(report.ledger_bars(file.ledger, width, console.options.ascii_only), "")
+
+
+def _paper(file: codec.File, network: str) -> report.Table:
+    """The paper's table beside this model's, packed again with and without Huffman coding."""
+    specs = {path: held.spec for path, held in file.integers.items()}
+    ranges = {path: (held.low, held.high) for path, held in file.integers.items()}
+    fixed, coded = (
+        codec.encode(file.params, model_state=file.model_state, specs=specs, ranges=ranges, metadata=file.metadata,
+                     huffman=huffman).ledger
+        for huffman in (False, True)
+    )  # fmt: skip
+    return report.paper_table(fixed, coded, network)
+
+
+def _show(table: report.Table, console: rich.console.Console) -> None:
+    """Prints the table, in parts where the terminal is too narrow for it."""
+    whole = table._replace(rows=[*table.rows, *[table.footer] * bool(table.footer)], footer=())
+    parts = report.fit(whole, console.width)
+    for part in [table] if len(parts) == 1 else parts:
+        report.show(part, console)
+
+
+def _metadata(metadata: Any) -> report.Table:
+    rows = [] if not isinstance(metadata, dict) else [(_brief(str(k)), _brief(v)) for k, v in metadata.items()]
+    return report.Table("Metadata", ("", "value"), "ll", rows)
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    # Anybody may have written the file: what is not printable could be a command to the terminal.
+    return formats.shorten("".join(c if c.isprintable() else " " for c in text), 90)
+
+
+def _draw(path: Path, figure: Any) -> None:
+    try:
+        report.save_figure(figure, path)
+    except OSError as error:
+        raise WorkdirError(f"the picture {path} cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    launch(main, arguments="FILE")

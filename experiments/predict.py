@@ -1,0 +1,181 @@
+"""Runs a packed model file on a data set, from the file alone: accuracy, loss, latency and throughput.
+
+python -m experiments.predict runs/a/model.jopt
+python -m experiments.predict runs/a/model.jopt --data=digits --split=validation --batch=64 --integer
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import rich.console
+from absl import flags
+
+from experiments.launch import launch, packed_file
+from jopt import data, measure, models, report, train
+from jopt.config import ConfigError
+from jopt.measure import latency
+from jopt.quantize import integer
+from jopt.report import formats
+from jopt.train import packed
+from jopt.train.batches import cross_entropy, in_batches
+from jopt.train.program import EVALUATION_BATCH
+
+_DATA = flags.DEFINE_string("data", None, "Name of the data set; by default the one that the model was trained on.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+_SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Part of the data set.")
+_BATCH = flags.DEFINE_integer("batch", 64, "Examples in a call, for the second latency.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 50, "Calls that are timed.", lower_bound=1)
+_INTEGER = flags.DEFINE_bool("integer", False, "Also compute in the integers that the file holds.")
+_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+
+_WIDTH = 100  # Columns where the output is no terminal.
+
+
+class Way(NamedTuple):
+    """One way to compute the model.
+
+    Attributes:
+      weights: a pytree of arrays: arguments of the program, and not constants in it.
+      apply: `(weights, normalized inputs) -> logits`.
+    """
+
+    weights: Any
+    apply: Callable[[Any, jax.Array], jax.Array]
+
+
+class Outcome(NamedTuple):
+    """What one way to compute the model comes to.
+
+    Attributes:
+      accuracy: share of examples whose class is predicted.
+      loss: mean cross-entropy, nats.
+      predictions: int32 [examples].
+      latencies: batch size to seconds of a call, from raw inputs to logits.
+    """
+
+    accuracy: float
+    loss: float
+    predictions: np.ndarray
+    latencies: dict[int, measure.Latency]
+
+
+def main(argv: list[str]) -> None:
+    """Runs the packed model that `argv` names on `--data`."""
+    path = packed_file(argv)
+    train.enable_cache(_CACHE.value)
+    model = packed.load(path)
+    ways = {"float": floating(model)} | ({"integers": integers(model)} if _INTEGER.value else {})
+    dataset = dataset_for(model, _DATA.value, _DATA_DIR.value)
+    arrays = data.device_arrays(dataset, _SPLIT.value)
+    sizes = sorted({1, _BATCH.value})
+    outcomes = {name: run(way, arrays, sizes, _REPEATS.value) for name, way in ways.items()}
+
+    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(report.ledger_headline(model.ledger, path.name), soft_wrap=True, markup=False)
+    examples = f"{arrays.labels.shape[0]:,} examples of {dataset.name} ({_SPLIT.value})"
+    console.print(f"{model.name} on {examples}\n", soft_wrap=True, markup=False)
+    for table in tables(outcomes):
+        report.show(table, console)
+    if _INTEGER.value:
+        same = int((outcomes["float"].predictions == outcomes["integers"].predictions).sum())
+        console.print(f"In integers {same:,} of {arrays.labels.shape[0]:,} examples are predicted as in float.")
+
+
+def dataset_for(model: packed.PackedModel, name: str | None, data_dir: str | None) -> data.Dataset:
+    """The data set of this name (None: the model's own), laid out as the model wants it.
+
+    Its inputs are normalized with the model's mean and standard deviation, whatever its own are.
+
+    Raises:
+      ConfigError: if its examples or classes are not those of the model.
+    """
+    config = dataclasses.replace(model.data, data_dir=data_dir, train_examples=None)
+    if name is not None and name != model.data.name:
+        config = dataclasses.replace(config, name=name, relabel=())
+    dataset = data.load(config)
+    shape, wanted = dataset.train.inputs.shape[1:], model.input_shape
+    if shape != wanted:
+        raise ConfigError("--data", config.name, f"a set of examples of shape {wanted} (this one has {shape})")
+    if dataset.num_classes != model.num_classes:
+        accepted = f"a set of {model.num_classes} classes (this one has {dataset.num_classes})"
+        raise ConfigError("--data", config.name, accepted)
+    return dataset._replace(mean=model.mean, std=model.std)
+
+
+def floating(model: packed.PackedModel) -> Way:
+    """In the floating point numbers that the model was trained in."""
+    apply = model.model.apply
+    return Way((model.params, model.model_state), lambda weights, x: apply(*weights, x, train=False)[0])
+
+
+def integers(model: packed.PackedModel) -> Way:
+    """In integers; see `jopt.quantize.integer.network`.
+
+    Raises:
+      ConfigError: if the file holds no integers, or they cannot be multiplied with one another.
+    """
+    if not model.integers:
+        raise ConfigError("--integer", True, "absent: the file holds no tensor as integers with scales")
+    if model.activations is None or model.network is None:
+        raise ConfigError("--integer", True, "absent: the inputs of the file's layers are not quantized")
+    plain = models.model(model.network)
+    try:
+        network = integer.network(plain, model.params, model.model_state, model.integers, model.activations)
+    except ValueError as error:
+        raise ConfigError(
+            "--integer", True, f"absent: the file cannot be computed in integers ({error})"
+        ) from error
+    return Way((), lambda _, x: network(x))
+
+
+def run(way: Way, arrays: data.Arrays, sizes: list[int], repeats: int) -> Outcome:
+    """Predicts all of `arrays`, then times calls of `sizes` of its examples, which come again if they are few."""
+
+    def one_batch(weights: Any, inputs: jax.Array) -> jax.Array:
+        return way.apply(weights, data.normalize(inputs, arrays.mean, arrays.std))
+
+    @jax.jit
+    def evaluate(weights: Any, inputs: jax.Array, labels: jax.Array) -> Any:
+        # In the batches of a run's own evaluation: the same sums, so the same bits.
+        logits = in_batches(lambda x: one_batch(weights, x), EVALUATION_BATCH, inputs)
+        predictions = logits.argmax(-1)
+        correct = predictions == labels
+        return cross_entropy(logits, labels).mean(), correct.sum() / correct.shape[0], predictions
+
+    weights = jax.device_put(way.weights)
+    loss, accuracy, predictions = jax.device_get(evaluate(weights, arrays.inputs, arrays.labels))
+    rows = arrays.labels.shape[0]
+    latencies = {n: latency(one_batch, weights, arrays.inputs[np.arange(n) % rows], repeats=repeats) for n in sizes}
+    return Outcome(float(accuracy), float(loss), predictions, latencies)
+
+
+def tables(outcomes: dict[str, Outcome]) -> list[report.Table]:
+    """What was predicted, and how fast."""
+    quality = [(name, formats.percent(o.accuracy), formats.number(o.loss)) for name, o in outcomes.items()]
+    speed = [
+        (
+            name,
+            formats.integer(n),
+            *map(formats.duration, (t.median, t.p10, t.p90)),
+            formats.si(measure.throughput(t, n)),
+            formats.integer(t.n),
+        )
+        for name, o in outcomes.items()
+        for n, t in o.latencies.items()
+    ]
+    device = jax.devices()[0]
+    names = " ".join(dict.fromkeys((device.platform, device.device_kind)))
+    where = f"measured on one device, {names}, by this machine's clock"
+    header = ("computed in", "batch", "median", "p10", "p90", "examples/s", "calls")
+    return [
+        report.Table("Predictions", ("computed in", "accuracy", "loss"), "lrr", quality),
+        report.Table(f"Latency of a call and throughput ({where})", header, "l" + "r" * 6, speed),
+    ]
+
+
+if __name__ == "__main__":
+    launch(main, arguments="FILE")

@@ -1,0 +1,97 @@
+"""The narrowest dtype that holds an array's values, so that every bit comes back."""
+
+import numpy as np
+
+from jopt.codec.cursor import Cursor
+from jopt.codec.dtypes import NAMES, bits_of, from_bytes, itemsize, to_bytes
+
+_NARROWER = {
+    "float64": ("int8", "float16", "bfloat16", "float32"),
+    "float32": ("int8", "float16", "bfloat16"),
+    "float16": ("int8",),
+    "bfloat16": ("int8",),
+    "int64": ("int8", "uint8", "int16", "uint16", "int32", "uint32"),
+    "int32": ("int8", "uint8", "int16", "uint16"),
+    "int16": ("int8", "uint8"),
+    "uint64": ("uint8", "uint16", "uint32"),
+    "uint32": ("uint8", "uint16"),
+    "uint16": ("uint8",),
+}
+"""Dtypes that may stand for another, the narrowest first."""
+
+_SAMPLE, _BLOCK = 1 << 10, 1 << 18
+
+
+def narrowest(array: np.ndarray) -> str:
+    """The name of the narrowest dtype that gives back every bit of a flat array.
+
+    Example:
+      >>> [narrowest(np.float32(v)) for v in ([1, -3], [0.5], [1e30], [-0.0], [0.1])]
+      ['int8', 'float16', 'float32', 'float16', 'float32']
+    """
+    names = _NARROWER.get(array.dtype.name, ())
+    return next((name for name in names if _fits(array, name)), array.dtype.name)
+
+
+def _fits(array: np.ndarray, name: str) -> bool:
+    # Most arrays that do not fit show it soon.
+    starts = (0, *range(_SAMPLE, array.size, _BLOCK))
+    ends = (*starts[1:], array.size)
+    for start, end in zip(starts, ends, strict=True):
+        part = array[start:end]
+        if not np.array_equal(bits_of(_widen(_cast(part, name), name, array.dtype)), bits_of(part)):
+            return False
+    return True
+
+
+def _cast(array: np.ndarray, name: str) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        if name == "bfloat16" and array.dtype != name:
+            # Its bits are the upper half of a float32's.
+            return (array.astype(np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        return array.astype(name, copy=False)
+
+
+def _widen(array: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        if name == "bfloat16" and array.dtype != dtype:
+            array = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return array.astype(dtype, copy=False)
+
+
+def pack(array: np.ndarray) -> bytes:
+    """The number of the narrowest dtype (1 byte), and the flat array's elements in it.
+
+    Example:
+      >>> pack(np.float32([1, -3])).hex()
+      '0201fd'
+    """
+    return packed_as(array, narrowest(array))
+
+
+def packed_as(array: np.ndarray, name: str) -> bytes:
+    """`pack` in the dtype `name`."""
+    if name == array.dtype.name:
+        return bytes([NAMES.index(name)]) + to_bytes(array)
+    return bytes([NAMES.index(name)]) + to_bytes(_cast(array, name))
+
+
+def unpack(cursor: Cursor, dtype: np.dtype, count: int) -> np.ndarray:
+    """Reads what `pack` wrote: a flat array of `count` elements, which may share the buffer's memory.
+
+    Raises:
+      CodecError: if it is not that.
+    """
+    number = cursor.byte()
+    name = NAMES[number] if number < len(NAMES) else ""
+    if name != dtype.name and name not in _NARROWER.get(dtype.name, ()):
+        raise cursor.fail(f"elements of {dtype.name} cannot be held as dtype {number} {name}".rstrip())
+    content = cursor.take(count * itemsize(number))
+    if name == dtype.name:
+        return from_bytes(content, dtype)
+    return _widen(from_bytes(content, np.dtype("uint16" if name == "bfloat16" else name)), name, dtype)
+
+
+def name(number: int) -> str:
+    """The name of the dtype that `pack` wrote the number of."""
+    return NAMES[number]

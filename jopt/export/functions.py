@@ -1,0 +1,187 @@
+"""The functions of a finished run that can leave it: float, masked, shrunk and integer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jopt import data, models, prune, quantize
+from jopt.config import choice
+from jopt.coupling import CouplingError
+from jopt.quantize.activations import KEY, split
+from jopt.train import compression
+from jopt.train.codes import codes, integers
+from jopt.train.config import network
+from jopt.train.finished import Finished
+
+Forward = Callable[[Any], jax.Array]
+
+NAMES = ("float", "masked", "shrunk", "integer")
+WHAT = {
+    "float": "the parameters that the optimizer moved, before sharing and quantization, in float32",
+    "masked": "the model as it was evaluated: masked, shared, quantization simulated in float32",
+    "shrunk": "the masked model without the units that its zeros leave dead",
+    "integer": "codes multiplied and added up in integers",
+}
+_BATCH = 512
+
+
+class Unavailable(ValueError):
+    """A run has no such function, and why."""
+
+
+class Agreement(NamedTuple):
+    """How a function compares with the model as it was evaluated, on the test part.
+
+    Attributes:
+      examples: all of them.
+      equal_predictions: those for which both predict the same class.
+      largest_difference: of two logits.
+      accuracy: of the function.
+    """
+
+    examples: int
+    equal_predictions: int
+    largest_difference: float
+    accuracy: float
+
+
+def function(run: Finished, name: str) -> Forward:
+    """One of the functions of a run, from normalized inputs to logits, its parameters inside.
+
+    Args:
+      run: the finished run.
+      name: 'float': the parameters that the optimizer moved (their moving average, where the run keeps one), before
+        sharing and quantization, activations left alone. 'masked': the model as it was evaluated, what the file's
+        other names are held against. 'shrunk': the masked one without its dead units (`jopt.prune.shrink_all` of
+        what is not 0), equal to it but for rounding; where inputs of layers are quantized, a constant that a dead
+        unit leaves to the next bias is no longer rounded to that layer's codes. 'integer': of a run that quantizes
+        weights and activations, computed on their codes (`jopt.quantize.integer.network`).
+
+    Returns:
+      A function of float32 [batch, ...] to float32 [batch, classes].
+
+    Raises:
+      ConfigError: for another name.
+      Unavailable: if the run has no such function.
+    """
+    choice("function", name, NAMES)
+    if name == "float":
+        return _float(run)
+    if name == "masked":
+        return _forward(run.model, run.params, run.model_state)
+    return _shrunk(run) if name == "shrunk" else _integer(run)
+
+
+def normalized_test(run: Finished) -> np.ndarray:
+    """The test part's inputs as the model takes them: float32, normalized."""
+    dataset = run.dataset
+    return np.asarray(data.normalize(*map(jax.numpy.asarray, (dataset.test.inputs, dataset.mean, dataset.std))))
+
+
+def logits(call: Callable[[Any], Any], inputs: np.ndarray) -> np.ndarray:
+    """What `call` gives for many inputs, in batches of one size.
+
+    Example:
+      >>> logits(lambda x: x.sum(-1, keepdims=True), np.ones((3, 2), np.float32)).tolist()
+      [[2.0], [2.0], [2.0]]
+    """
+    out = []
+    for start in range(0, len(inputs), _BATCH):
+        batch = inputs[start : start + _BATCH]
+        # Another size would be another compilation: the last batch is filled up with its own last example.
+        full = np.pad(batch, [(0, min(_BATCH, len(inputs)) - len(batch)), *[(0, 0)] * (batch.ndim - 1)], "edge")
+        out.append(np.asarray(call(full))[: len(batch)])
+    return np.concatenate(out)
+
+
+def agreement(run: Finished, expected: np.ndarray, found: np.ndarray) -> Agreement:
+    """Compares logits of the test part with those of the model as it was evaluated.
+
+    Args:
+      run: the finished run.
+      expected: logits of its 'masked' function, [examples, classes].
+      found: those of another.
+    """
+    classes = found.argmax(-1)
+    return Agreement(
+        len(found),
+        int((classes == expected.argmax(-1)).sum()),
+        float(np.abs(found.astype(np.float64) - expected).max()),
+        float((classes == run.dataset.test.labels).mean()),
+    )
+
+
+def _forward(model: models.Model, params: Any, model_state: Any) -> Forward:
+    # NumPy arrays on the host: constants of whatever program the function becomes a part of.
+    params, model_state = jax.device_get((params, model_state))
+    return lambda x: model.apply(params, model_state, x, train=False)[0]
+
+
+def _own_model(run: Finished) -> bool:
+    return "model" in run.given and all(stage.model is None for stage in run.config.stages)
+
+
+def _plain(run: Finished, name: str) -> models.Model:
+    """The model without quantized activations."""
+    last = len(run.config.stages) - 1
+    if not _own_model(run):
+        return compression.plain_model(run.config, last)
+    if "activations" in compression.acting(run.config, last):
+        raise Unavailable(f"no {name} function: the run was given a model of its own and quantizes its activations")
+    return run.model
+
+
+def _bare(name: str, tree: Any) -> Any:
+    """Parameters or model state without the ranges of activations."""
+    return split(name, tree)[0] if isinstance(tree, dict) else tree
+
+
+def _float(run: Finished) -> Forward:
+    moved = run.state.params if run.config.ema_decay is None else run.state.ema
+    return _forward(_plain(run, "float"), _bare("params", moved), _bare("model_state", run.model_state))
+
+
+def _shrunk(run: Finished) -> Forward:
+    last = len(run.config.stages) - 1
+    if _own_model(run):
+        raise Unavailable(
+            "no shrunk function: the run was given a model of its own, which jopt.prune.shrink takes as a module"
+        )
+    module = models.build(network(run.config, last))
+    params, model_state = _bare("params", run.params), _bare("model_state", run.model_state)
+    x = jax.ShapeDtypeStruct((1, *run.dataset.test.inputs.shape[1:]), np.float32)
+    kept = jax.tree.map(lambda w: np.asarray(w) != 0, params)
+    try:
+        small = prune.shrink_all(module, params, kept, model_state=model_state, x=x)
+    except CouplingError as error:
+        raise Unavailable(f"no shrunk function: {error}") from error
+    model, params, model_state = models.from_linen(small.model), small.params, small.model_state
+    part = compression.acting(run.config, last).get("activations")
+    if part is not None:
+        model = quantize.activations(model, part.config)
+        params, model_state = (
+            {**tree, KEY: old[KEY]} if KEY in old else tree
+            for tree, old in ((params, run.params), (model_state or {}, run.model_state))
+        )
+    return _forward(model, params, model_state)
+
+
+def _integer(run: Finished) -> Forward:
+    last = len(run.config.stages) - 1
+    part = compression.acting(run.config, last).get("activations")
+    found = {}
+    if "transform" not in run.given:
+        found = integers(codes(run.config, last, run.state, run.params), run.params)
+    if part is None or part.config.is_identity or not found:
+        what = "weights" if not found else "activations"
+        raise Unavailable(f"no integer function: the run does not quantize its {what}")
+    from jopt.quantize import integer
+
+    try:
+        return integer.network(
+            _plain(run, "integer"), run.params, run.model_state, weights=found, activations=part.config
+        )
+    except (NotImplementedError, ValueError) as error:
+        raise Unavailable(f"no integer function: {error}") from error

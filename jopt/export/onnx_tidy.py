@@ -1,0 +1,216 @@
+"""What jax2onnx writes in many nodes, in few: shapes, broadcasts, biases, poolings."""
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jopt.export.onnx_graph import Graph, attribute, make
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+_ELEMENTWISE = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub")
+_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+def tidy(graph: Graph) -> None:
+    """Rewrites a graph in place, until nothing changes; what it computes stays the same.
+
+    The target of a `Reshape` with one size that is known only at run time becomes a constant with -1 for it; an
+    `Expand` before an elementwise operation goes; `Max` with 0 becomes `Relu`; products and convolutions take the
+    bias that is added to them; a pooling of channels-last images becomes one between two transpositions.
+
+    Args:
+      graph: of jax2onnx.
+    """
+    rules = (_identity, _reshape, _expand, _relu, _product, _biased_product, _biased_conv, _pooling)
+    changed = True
+    while changed:
+        fold(graph)
+        changed = any(rule(graph, node) for rule in rules for node in list(graph.nodes))
+        graph.prune()
+
+
+def fold(graph: Graph, kept: Collection[str] = ()) -> None:
+    """Computes what only moves constants, but for those that are `kept`."""
+    remaining = []
+    for node in graph.nodes:
+        rule = MOVES.get(node.op_type)
+        known = all(name in graph.constants and name not in kept for name in node.input)
+        if rule is None or not known or not node.input:
+            remaining.append(node)
+            continue
+        graph.constants[node.output[0]] = rule(node, *(graph.constants[name] for name in node.input))
+        if graph.is_output(node.output[0]):
+            remaining.append(node)
+    graph.nodes = remaining
+
+
+def _reshaped(node: Any, x: np.ndarray, target: np.ndarray) -> np.ndarray:
+    del node
+    return x.reshape([x.shape[i] if n == 0 else int(n) for i, n in enumerate(target)])
+
+
+def _unsqueezed(node: Any, x: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    del node
+    return np.expand_dims(x, tuple(int(a) for a in axes.ravel()))
+
+
+def _squeezed(node: Any, x: np.ndarray, axes: np.ndarray | None = None) -> np.ndarray:
+    del node
+    return np.squeeze(x, None if axes is None else tuple(int(a) for a in axes.ravel()))
+
+
+MOVES: dict[str, Callable[..., np.ndarray]] = {
+    "Identity": lambda node, x: x,
+    "Reshape": _reshaped,
+    "Squeeze": _squeezed,
+    "Transpose": lambda node, x: x.transpose(attribute(node, "perm")),
+    "Unsqueeze": _unsqueezed,
+    "Concat": lambda node, *xs: np.concatenate(xs, attribute(node, "axis")),
+}
+"""What each operation that only moves entries makes of a constant."""
+
+
+def _identity(graph: Graph, node: "NodeProto") -> bool:
+    if node.op_type != "Identity" or graph.is_output(node.output[0]):
+        return False
+    before = len(graph.nodes)
+    graph.bypass(node, node.input[0])
+    return len(graph.nodes) < before
+
+
+def _reshape(graph: Graph, node: "NodeProto") -> bool:
+    """A shape put together from one size of the input and constants."""
+    if node.op_type != "Reshape" or node.input[1] in graph.constants:
+        return False
+    concat = graph.producer(node.input[1])
+    if concat is None or concat.op_type != "Concat":
+        return False
+    parts = [graph.constants.get(name) for name in concat.input]
+    dynamic = [i for i, part in enumerate(parts) if part is None]
+    if len(dynamic) != 1 or not _one_size(graph, concat.input[dynamic[0]]):
+        return False
+    name = graph.fresh("shape")
+    graph.constants[name] = np.concatenate([np.int64([-1]) if p is None else p.astype(np.int64) for p in parts])
+    node.input[1] = name
+    return True
+
+
+def _one_size(graph: Graph, name: str) -> bool:
+    """Whether a name stands for one size of some value."""
+    node = graph.producer(name)
+    while node is not None and node.op_type in ("Unsqueeze", "Squeeze", "Gather", "Cast"):
+        if node.op_type == "Gather":
+            before, index = graph.producer(node.input[0]), graph.constants.get(node.input[1])
+            return before is not None and before.op_type == "Shape" and index is not None and index.size == 1
+        node = graph.producer(node.input[0])
+    return False
+
+
+def _expand(graph: Graph, node: "NodeProto") -> bool:
+    """The other operands of an elementwise operation have the whole shape: JAX's all have it, or 1 for a size."""
+    if node.op_type != "Expand":
+        return False
+    users = graph.users(node.output[0])
+    for user in users:
+        others = [name for name in user.input if name != node.output[0]]
+        producers = [graph.producer(name) for name in others]
+        whole = [p for name, p in zip(others, producers, strict=True) if name not in graph.constants]
+        if user.op_type not in _ELEMENTWISE or not whole or any(p and p.op_type == "Expand" for p in producers):
+            return False
+    if not users or graph.is_output(node.output[0]):
+        return False
+    before = len(graph.nodes)
+    graph.bypass(node, node.input[0])
+    return len(graph.nodes) < before
+
+
+def _relu(graph: Graph, node: "NodeProto") -> bool:
+    if node.op_type != "Max" or len(node.input) != 2:
+        return False
+    zero = [name for name in node.input if name in graph.constants and not graph.constants[name].any()]
+    if len(zero) != 1 or graph.constants[zero[0]].size != 1:
+        return False
+    (x,) = (name for name in node.input if name != zero[0])
+    node.CopyFrom(make("Relu", [x], node.output))
+    return True
+
+
+def _product(graph: Graph, node: "NodeProto") -> bool:
+    """A contraction of the last axis with the first of a matrix."""
+    if node.op_type == "Einsum":
+        left, _, result = attribute(node, "equation").decode().replace("->", ",").partition(",")
+        right, _, result = result.partition(",")
+        if len(left) < 2 or len(right) != 2 or left[-1] != right[0] or result != left[:-1] + right[1]:
+            return False
+        node.CopyFrom(make("MatMul", node.input, node.output))
+        return True
+    plain = not attribute(node, "transA", 0) and not attribute(node, "transB", 0)
+    if node.op_type != "Gemm" or len(node.input) != 3 or not plain or attribute(node, "alpha", 1.0) != 1.0:
+        return False
+    bias = graph.constants.get(node.input[2])
+    if attribute(node, "beta", 1.0) != 0.0 and (bias is None or bias.any()):
+        return False
+    node.CopyFrom(make("Gemm", node.input[:2], node.output))
+    return True
+
+
+def _biased_product(graph: Graph, node: "NodeProto") -> bool:
+    if node.op_type != "Gemm" or len(node.input) != 2:
+        return False
+    return _take_bias(graph, node, node)
+
+
+def _biased_conv(graph: Graph, node: "NodeProto") -> bool:
+    if node.op_type != "Conv" or len(node.input) != 2 or graph.is_output(node.output[0]):
+        return False
+    users = graph.users(node.output[0])
+    if len(users) != 1 or users[0].op_type != "Transpose":
+        return False
+    rank = len(attribute(users[0], "perm"))
+    last = tuple(attribute(users[0], "perm")) == (0, *range(2, rank), 1)
+    return last and _take_bias(graph, node, users[0])
+
+
+def _take_bias(graph: Graph, node: "NodeProto", last: "NodeProto") -> bool:
+    """Gives `node` the constant, one number for each entry of the last axis, that is added to what `last` gives."""
+    users = graph.users(last.output[0])
+    if len(users) != 1 or users[0].op_type != "Add" or graph.is_output(last.output[0]):
+        return False
+    (add,) = users
+    added = [name for name in add.input if name in graph.constants]
+    if len(added) != 1 or graph.constants[added[0]].size != graph.constants[added[0]].shape[-1:][0]:
+        return False
+    name = graph.fresh(added[0])
+    graph.constants[name] = graph.constants[added[0]].reshape(-1)
+    node.input.append(name)
+    last.output[0] = add.output[0]
+    graph.nodes = [other for other in graph.nodes if other is not add]
+    return True
+
+
+def _pooling(graph: Graph, node: "NodeProto") -> bool:
+    """jax2onnx pools [batch, height, width, channels] as three spatial axes and a window of one channel."""
+    kernel = list(attribute(node, "kernel_shape", ()))
+    if node.op_type not in ("AveragePool", "MaxPool") or len(kernel) != 4 or kernel[0] != 1 or kernel[3] != 1:
+        return False
+    source, squeezed = node.input[0], graph.users(node.output[0])
+    if len(squeezed) != 1 or squeezed[0].op_type != "Squeeze":
+        return False
+    while (before := graph.producer(source)) is not None and before.op_type == "Unsqueeze":
+        source = before.input[0]
+    options: dict[str, Any] = {"kernel_shape": kernel[1:3], "strides": list(attribute(node, "strides"))[1:3]}
+    pads = attribute(node, "pads")
+    if pads:
+        options["pads"] = [pads[i] for i in (1, 2, 5, 6)]
+    image, pooled = graph.fresh("image"), graph.fresh("pooled")
+    graph.put(
+        node,
+        make("Transpose", [source], [image], perm=_TO_NCHW),
+        make(node.op_type, [image], [pooled], **options),
+        make("Transpose", [pooled], squeezed[0].output, perm=_TO_NHWC),
+    )
+    graph.nodes = [other for other in graph.nodes if other is not node and other is not squeezed[0]]
+    return True

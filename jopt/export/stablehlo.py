@@ -1,0 +1,177 @@
+"""A function as a StableHLO artefact: parameters inside, any batch size, several platforms, no jopt to run it."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from jopt import data
+from jopt.files import write_bytes, write_json
+from jopt.train.manifest import version
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+VERSION = 1
+
+
+class StableHLOError(ValueError):
+    """A file is no artefact that was written here, or not whole."""
+
+
+class Artefact(NamedTuple):
+    """What `load` returns.
+
+    Attributes:
+      call: inputs [batch, ...] to logits [batch, classes], for any batch size.
+      metadata: what its JSON file says.
+      exported: the `jax.export.Exported`, whose `mlir_module()` is the program's text.
+    """
+
+    call: Callable[[Any], jax.Array]
+    metadata: dict[str, Any]
+    exported: export.Exported
+
+
+def lower(
+    function: Callable[[jax.Array], jax.Array],
+    input_shape: Sequence[int],
+    *,
+    normalization: tuple[Any, Any] | None = None,
+    platforms: Sequence[str] = PLATFORMS,
+) -> export.Exported:
+    """A function as a StableHLO program, with a symbolic batch size.
+
+    Args:
+      function: float32 [batch, *input_shape] to logits; what it closes over becomes constants of the program.
+      input_shape: of one example.
+      normalization: (mean, standard deviation), each [channels] in raw units, to have the program take raw inputs,
+        uint8, and begin with `jopt.data.normalize`; None: it takes float32 inputs that are normalized already.
+      platforms: for which to lower it: 'cpu', 'cuda', 'rocm', 'tpu'. None of them need be here.
+
+    Returns:
+      A `jax.export.Exported`. Called, it gives the bits that `jax.jit(function)` gives.
+
+    Raises:
+      ValueError: from JAX, for an unknown platform or a function that the batch size changes the shapes of.
+
+    Example:
+      >>> exported = lower(lambda x: x @ np.ones((2, 1), np.float32), (2,))
+      >>> exported.in_avals[0].shape, exported.call(jnp.ones((3, 2))).tolist()
+      ((batch, 2), [[2.0], [2.0], [2.0]])
+    """
+
+    def predict(x: jax.Array) -> jax.Array:
+        if normalization is not None:
+            mean, std = (jnp.asarray(v, jnp.float32) for v in normalization)
+            x = data.normalize(x, mean, std)
+        return function(x)
+
+    batch = export.symbolic_shape("batch")
+    x = jax.ShapeDtypeStruct((*batch, *input_shape), jnp.float32 if normalization is None else jnp.uint8)
+    with _without_source_files():
+        return export.export(jax.jit(predict), platforms=tuple(platforms))(x)
+
+
+def save(
+    path: str | os.PathLike[str], exported: export.Exported, metadata: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Writes an artefact and, beside it, `<path>.json`, which says what it is; each atomically.
+
+    JAX promises that an artefact can be run by versions of jaxlib up to 6 months newer, and 3 weeks older, than the
+    one that wrote it; the JSON names that one. Equal programs are equal bytes.
+
+    Args:
+      path: of the artefact.
+      exported: what `lower` gave.
+      metadata: more for the JSON file, such as `{'function': 'masked'}`.
+
+    Returns:
+      What the JSON file holds: `version`, `inputs` and `outputs` (dtype and shape, the symbolic size by its name),
+      `platforms`, `calling_convention_version`, `jax`, `jaxlib`, `bytes`, `sha256` and `metadata`'s own.
+
+    Raises:
+      OSError: if they cannot be written.
+    """
+    content = bytes(exported.serialize())
+    found = {
+        "version": VERSION,
+        "inputs": [_described(aval) for aval in exported.in_avals],
+        "outputs": [_described(aval) for aval in exported.out_avals],
+        "platforms": list(exported.platforms),
+        "calling_convention_version": exported.calling_convention_version,
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        **(metadata or {}),
+    }
+    write_bytes(path, content)
+    write_json(beside(path), found)
+    return found
+
+
+def load(path: str | os.PathLike[str]) -> Artefact:
+    """Reads an artefact.
+
+    Without jopt it is `jax.export.deserialize(bytearray(Path(path).read_bytes())).call`.
+
+    Args:
+      path: of the artefact.
+
+    Returns:
+      An `Artefact`.
+
+    Raises:
+      OSError: if the file cannot be read.
+      StableHLOError: if it is not what its JSON file tells of, that file is missing, or JAX cannot read it.
+    """
+    content = Path(path).read_bytes()
+    try:
+        metadata = json.loads(beside(path).read_text())
+    except (OSError, ValueError) as error:
+        raise StableHLOError(f"{beside(path)} cannot be read: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("sha256") != hashlib.sha256(content).hexdigest():
+        raise StableHLOError(
+            f"{os.fspath(path)} is not the file that {beside(path)} tells of: their SHA-256 differ"
+        )
+    try:
+        exported = export.deserialize(bytearray(content))
+    except Exception as error:  # whatever a version of JAX makes of another's bytes
+        raise StableHLOError(
+            f"{os.fspath(path)} was written by jaxlib {metadata.get('jaxlib')} (calling convention "
+            f"{metadata.get('calling_convention_version')}); jaxlib {version('jaxlib')} cannot read it: {error}"
+        ) from error
+    return Artefact(exported.call, metadata, exported)
+
+
+def beside(path: str | os.PathLike[str]) -> Path:
+    """Where the JSON file of an artefact is.
+
+    Example:
+      >>> beside("out/masked.stablehlo").as_posix()
+      'out/masked.stablehlo.json'
+    """
+    return Path(f"{os.fspath(path)}.json")
+
+
+def _described(aval: Any) -> dict[str, Any]:
+    return {"dtype": str(np.dtype(aval.dtype)), "shape": [n if isinstance(n, int) else str(n) for n in aval.shape]}
+
+
+@contextlib.contextmanager
+def _without_source_files() -> Iterator[None]:
+    """Programs lowered inside name no files: bytes would depend on where jopt is installed."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

@@ -1,0 +1,214 @@
+"""Tables of a packed file's ledger: bytes by kind, by layer, and by tensor and kind."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jopt.codec.ledger import KINDS, Entry, Ledger
+from jopt.report import formats
+from jopt.report.tables import Table
+
+POSITIONS = ("gaps", "filler")
+"""The kinds that say where the weights are that are not zero."""
+
+MEANINGS = {
+    "values": "numbers, codes and indices of weights",
+    "gaps": "positions of what is not zero",
+    "filler": "entries that bridge a distance too long for one gap",
+    "codebook": "shared values",
+    "tables": "Huffman code lengths",
+    "scales": "scales, ranges and zero points",
+    "biases": "tensors with fewer than two axes",
+    "header": "names, shapes, lengths, checksums, metadata",
+}
+
+_NAME, _FILE = 56, "(file header)"
+
+
+def ledger_tables(ledger: Ledger) -> list[Table]:
+    """Where each byte of a packed file goes: by kind, by layer, and by tensor and kind.
+
+    Args:
+      ledger: of the file.
+
+    Returns:
+      Those of `kinds_table`, `packed_layers_table` and `tensors_table`. The totals of each are the file's length.
+    """
+    return [kinds_table(ledger), packed_layers_table(ledger), tensors_table(ledger)]
+
+
+def ledger_headline(ledger: Ledger, name: str = "the file") -> str:
+    """One line on the file's size.
+
+    Example:
+      >>> ledger_headline(Ledger((Entry("w", (64, 64), "float32", "dense", 4096, 96, {"values": 2048}),)), "a.jopt")
+      'a.jopt: 2.00 KiB, 8.0 times smaller than its tensors in float32'
+    """
+    dtypes = {entry.dtype for entry in ledger.entries if entry.path}
+    compared = f"its tensors in {dtypes.pop()}" if len(dtypes) == 1 else "its tensors in memory"
+    dense, packed = ledger.dense_bytes, ledger.total
+    smaller = f"{times(dense, packed)} times smaller" if dense >= packed else f"{times(packed, dense)} times larger"
+    return f"{name}: {formats.binary(packed)}, {smaller} than {compared}"
+
+
+def kinds_table(ledger: Ledger, title: str = "Bytes by kind") -> Table:
+    """What the file's bytes are spent on, one kind a row.
+
+    Example:
+      >>> kernel = Entry("w", (4, 2), "float32", "dense", 8, 8, {"header": 8, "values": 32})
+      >>> table = kinds_table(Ledger((kernel,)))
+      >>> table.rows[0], table.footer
+      (('values', '32', '80.0%', 'numbers, codes and indices of weights'), ('total', '40', '100.0%', ''))
+    """
+    rows = [(k, formats.integer(n), share(n, ledger.total), MEANINGS[k]) for k, n in ledger.by_kind().items()]
+    footer = ("total", formats.integer(ledger.total), share(ledger.total, ledger.total), "")
+    return Table(title, ("kind", "bytes", "share", "what it is"), "lrrl", rows, footer)
+
+
+def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept weight)") -> Table:
+    """How each tensor is held and what it takes, one a row.
+
+    Args:
+      ledger: of the file.
+      title: the table's title.
+
+    Returns:
+      A `Table`: path, shape, dtype where there are several, encoding, number of elements, the share of them that is
+      not zero ('kept'), the bits of each kept weight for its value and for its index (gaps and their filler),
+      bytes with all that belongs to the tensor, and how many times smaller that is than the tensor in memory. What
+      belongs to no tensor is in the total alone. The bits are those of the tensors that have values, which leaves
+      biases out.
+
+    Example:
+      >>> kernel = Entry("w", (10, 10), "float32", "sparse", 100, 16, {"values": 64, "gaps": 10, "filler": 2})
+      >>> packed_layers_table(Ledger((kernel,))).rows
+      [('w', '10x10', 'sparse', '100', '16.0%', '32.00', '6.00', '76', '5.3x')]
+    """
+    entries = [entry for entry in ledger.entries if entry.path]
+    several = len({entry.dtype for entry in entries}) > 1
+    header = ["parameter", "shape", *["dtype"] * several, "encoding", "count", "kept", "value bits"]
+    header += ["index bits", "bytes", "x smaller"]
+
+    def row(name: str, first: Entry | None, some: Sequence[Entry], total: int, dense: int) -> tuple[str, ...]:
+        count, kept = (sum(getattr(e, n) for e in some) for n in ("parameters", "nonzero_parameters"))
+        cells = [name, _shape(first.shape) if first else "", *[first.dtype if first else ""] * several]
+        cells += [first.encoding if first else "", formats.integer(count), share(kept, count)]
+        cells += [bits_per_kept(some, ("values",)), bits_per_kept(some, POSITIONS)]
+        return (*cells, formats.integer(total), f"{times(dense, total)}x")
+
+    rows = [row(_name(entry), entry, [entry], entry.total, entry.dense_bytes) for entry in entries]
+    footer = row("total", None, entries, ledger.total, ledger.dense_bytes)
+    return Table(title, tuple(header), "l" * (3 + several) + "r" * 6, rows, footer)
+
+
+def tensors_table(ledger: Ledger, title: str = "Bytes by tensor and kind") -> Table:
+    """The whole ledger: a row for each tensor, a column for each kind that there is, totals both ways.
+
+    Example:
+      >>> file = Entry("", (), "", "", 0, 0, {"header": 20})
+      >>> kernel = Entry("w", (4, 2), "float32", "dense", 8, 8, {"header": 10, "values": 32})
+      >>> table = tensors_table(Ledger((file, kernel)))
+      >>> table.header, table.rows, table.footer
+      (('', 'values', 'header', 'total'),
+       [('(file header)', '', '20', '20'), ('w', '32', '10', '42')],
+       ('total', '32', '30', '62'))
+    """
+    kinds = ledger.by_kind()
+    rows = [
+        (_name(entry), *(formats.integer(n) if (n := entry.bytes.get(kind)) else "" for kind in kinds),
+         formats.integer(entry.total))
+        for entry in ledger.entries
+    ]  # fmt: skip
+    footer = ("total", *map(formats.integer, kinds.values()), formats.integer(ledger.total))
+    return Table(title, ("", *kinds, "total"), "l" + "r" * (len(kinds) + 1), rows, footer)
+
+
+def ledger_json(ledger: Ledger) -> dict[str, Any]:
+    """The ledger as what JSON has: numbers, strings, lists and objects.
+
+    Returns:
+      `bytes`, `dense_bytes`, `ratio`, `by_kind`, and `tensors`, where the entry with an empty path is what belongs
+      to the whole file.
+
+    Example:
+      >>> ledger_json(Ledger((Entry("w", (2,), "float32", "dense", 2, 2, {"biases": 8}),)))
+      {'bytes': 8, 'dense_bytes': 8, 'ratio': 1.0, 'by_kind': {'biases': 8},
+       'tensors': [{'path': 'w', 'shape': [2], 'dtype': 'float32', 'encoding': 'dense', 'parameters': 2,
+                    'nonzero_parameters': 2, 'bytes': {'biases': 8}, 'total': 8, 'dense_bytes': 8}]}
+    """
+    tensors = [
+        entry._asdict() | {"shape": list(entry.shape), "total": entry.total, "dense_bytes": entry.dense_bytes}
+        for entry in ledger.entries
+    ]
+    out = {"bytes": ledger.total, "dense_bytes": ledger.dense_bytes, "ratio": ledger.ratio}
+    return {**out, "by_kind": ledger.by_kind(), "tensors": tensors}
+
+
+def named_entries(ledger: Ledger, most: int) -> list[tuple[str, dict[str, int]]]:
+    """Names and bytes by kind, in the file's order; all but the `most` largest are summed up in a last one.
+
+    Example:
+      >>> entries = [Entry(f"w{n}", (n,), "float32", "dense", n, n, {"biases": n}) for n in (1, 3, 2)]
+      >>> named_entries(Ledger(tuple(entries)), most=2)
+      [('w1', {'biases': 1}), ('w3', {'biases': 3}), ('w2', {'biases': 2})]
+      >>> named_entries(Ledger((*entries, entries[0])), most=2)
+      [('w3', {'biases': 3}), ('w2', {'biases': 2}), ('2 smaller ones', {'biases': 2})]
+    """
+    entries = [entry for entry in ledger.entries if entry.path or entry.total]
+    by_size = sorted(range(len(entries)), key=lambda i: (-entries[i].total, i))
+    shown = set(by_size if len(entries) <= most + 1 else by_size[:most])
+    out = [(_name(e), _ordered(e.bytes)) for i, e in enumerate(entries) if i in shown]
+    if rest := [e for i, e in enumerate(entries) if i not in shown]:
+        out.append((f"{len(rest)} smaller ones", Ledger(tuple(rest)).by_kind()))
+    return [(formats.shorten(name, _NAME), kinds) for name, kinds in out]
+
+
+def bits_per_kept(entries: Sequence[Entry], kinds: Sequence[str]) -> str:
+    """Bits of these kinds for each weight that is not zero, over the entries that have values; `-` without any.
+
+    Example:
+      >>> kernel = Entry("w", (10, 10), "float32", "sparse", 100, 16, {"values": 64, "gaps": 10, "filler": 2})
+      >>> bits_per_kept([kernel], ("values",)), bits_per_kept([kernel], ("codebook",))
+      ('32.00', '-')
+    """
+    valued = [entry for entry in entries if entry.bytes.get("values")]
+    kept = sum(entry.nonzero_parameters for entry in valued)
+    spent = sum(entry.bytes.get(kind, 0) for entry in valued for kind in kinds)
+    return f"{8 * spent / kept:.2f}" if kept and spent else "-"
+
+
+def times(dense: float, packed: float) -> str:
+    """How many times smaller; `-` where there is nothing to compare.
+
+    Example:
+      >>> times(1066440, 26661), times(4, 16), times(4096, 1), times(0, 16)
+      ('40.0', '0.25', '4,096', '-')
+    """
+    if not (dense and packed):
+        return "-"
+    ratio = dense / packed
+    return f"{ratio:.2f}" if ratio < 0.995 else f"{ratio:.1f}" if ratio < 999.5 else formats.integer(ratio)
+
+
+def share(part: float, whole: float) -> str:
+    """The share in percent, to a tenth of a point; `-` of nothing.
+
+    Example:
+      >>> share(1, 3), share(1, 10_000), share(0, 0)
+      ('33.3%', '<0.1%', '-')
+    """
+    if not whole:
+        return "-"
+    return "<0.1%" if 0 < part / whole < 0.0005 else f"{100 * part / whole:.1f}%"
+
+
+def _name(entry: Entry) -> str:
+    """The path, without what a terminal would obey: anybody may have written the file."""
+    return "".join(c if c.isprintable() else "?" for c in entry.path) or _FILE
+
+
+def _ordered(kinds: dict[str, int]) -> dict[str, int]:
+    return {kind: kinds[kind] for kind in KINDS if kinds.get(kind)}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,72 @@
+"""experiments.inspect: every byte of a file is shown, whoever wrote it, and damage is one line."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jopt import codec
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A pruned network with shared weights, packed without any run."""
+    rng = np.random.default_rng(0)
+
+    def layer(shape):
+        kernel = np.round(rng.normal(size=shape).astype(np.float32) * 2) / 8
+        return {"bias": rng.normal(size=shape[1]).astype(np.float32), "kernel": kernel * (rng.random(shape) < 0.1)}
+
+    path = tmp_path_factory.mktemp("packed") / "model.jopt"
+    params = {f"Dense_{i}": layer(s) for i, s in enumerate([(64, 300), (300, 100), (100, 10)])}
+    codec.save(path, params, metadata={"name": "\x1b[31mby hand", "bits": [4, 4, 6]})
+    return path
+
+
+def test_the_whole_ledger_is_shown(app, path, tmp_path):
+    picture = tmp_path / "picture.png"
+    done = app("inspect", path, f"--png={picture}", "--paper=lenet300")
+    assert (done.returncode, done.stderr) == (0, "")
+    size, ledger = path.stat().st_size, codec.read(path).ledger
+    assert f"{size:,} bytes on the disk, each of them in these tables" in done.stdout
+    assert "\x1b" not in done.stdout and " by hand" not in done.stdout.splitlines()[0]
+    totals = re.findall(r"^ ?total +(.*?) *$", done.stdout, re.MULTILINE)
+    assert len(totals) == 5
+    assert totals[0].split()[0] == totals[2].split()[-1] == f"{size:,}" in totals[1]
+    for entry in ledger.entries[1:]:
+        kind = re.escape(entry.encoding.split(",")[0])
+        assert re.search(rf"{entry.path} .* {kind}.* {entry.parameters:,} .* {entry.total:,} ", done.stdout)
+    # The paper's rows stand as printed there, each over one of the file's.
+    printed = r"ip3 +paper +1K +26% +6 +4.3 +5 +3.2 +15.7% +12.70% *\n ?Dense_2/kernel +file +1,000 "
+    assert re.search(printed, done.stdout)
+    assert done.stdout.splitlines()[-1] == f"picture: {picture}"
+    with Image.open(picture) as image:
+        assert image.width > 800
+
+
+def test_json_is_the_ledger_and_no_picture_is_made(app, path):
+    done = app("inspect", path, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["bytes"] == path.stat().st_size == sum(t["total"] for t in found["tensors"])
+    assert found["by_kind"] == codec.read(path).ledger.by_kind()
+    assert found["metadata"] == {"name": "\x1b[31mby hand", "bits": [4, 4, 6]}
+    assert not list(path.parent.glob("*.png"))
+
+
+def test_a_damaged_file_is_one_line(app, refused, path, tmp_path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "model.jopt").write_bytes(data)
+    # A run directory stands for the file in it.
+    assert refused(app("inspect", tmp_path), 1).startswith("CodecError: ")
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_picture_never_replaces_the_model(app, refused, path, tmp_path):
+    (tmp_path / "model.png").write_bytes(path.read_bytes())
+    message = refused(app("inspect", tmp_path / "model.png", f"--png={tmp_path / 'model.png'}"), 2)
+    assert "--png must be another file than the packed model" in message
+    assert (tmp_path / "model.png").read_bytes() == path.read_bytes()

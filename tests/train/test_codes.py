@@ -1,0 +1,80 @@
+"""The integers behind quantized parameters stand, to the bit, for what the model sees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopt import cluster, prune, quantize
+from jopt.rules import named_leaves
+from jopt.train import Experiment, Stage
+from jopt.train.codes import codes, integers
+from jopt.train.compression import transform
+from jopt.train.state import TrainState
+
+_RANDOM = np.random.default_rng(0)
+PARAMS = {
+    "Dense_0": {
+        "bias": _RANDOM.normal(size=6).astype(np.float32),
+        "kernel": _RANDOM.normal(size=(8, 6)).astype("f4"),
+    },
+    "Dense_1": {"kernel": _RANDOM.normal(size=(6, 4)).astype(np.float32)},
+}
+PRUNED = prune.Config(method="one_shot", sparsity=0.5)
+CASES = {
+    "each channel": Stage(prune=PRUNED, quantize=quantize.Config(bits=4, granularity="channel")),
+    "asymmetric groups": Stage(
+        quantize=quantize.Config(bits=3, symmetric=False, granularity="group", group=2, rules=((".*bias", None),))
+    ),
+    "clipped": Stage(quantize=quantize.Config(bits=4, calibration="mse")),
+    "one bit": Stage(prune=PRUNED, quantize=quantize.Config(bits=1, granularity="channel")),
+    "signs and integers": Stage(quantize=quantize.Config(scheme="xnor", rules=(("Dense_0/kernel", 5),))),
+    "three values": Stage(quantize=quantize.Config(scheme="ternary", granularity="tensor")),
+    "shared": Stage(
+        share=cluster.Config(clusters=4), quantize=quantize.Config(bits=4, granularity="tensor", symmetric=False)
+    ),
+}
+
+
+def ended(config: Experiment, *, averaged: bool = False) -> tuple[TrainState, dict]:
+    """A state at the end of the one stage, and what the model sees; the average is another set of parameters."""
+    acts = transform(config, 0, begin=0, steps=1)
+    moved = jax.tree.map(jnp.asarray, PARAMS)
+    ema = jax.tree.map(lambda x: x[::-1] * 0.9, moved) if averaged else ()
+    state = acts.update(acts.init(moved), moved, step=1, key=jax.random.key(0))
+    seen = jax.device_get(jax.jit(acts.apply)(state, ema if averaged else moved))
+    return TrainState(jnp.int32(1), moved, {}, (), state, ema), seen
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_integers_stand_for_what_the_model_sees(name):
+    averaged = name == "each channel"
+    config = Experiment(ema_decay=0.9 if averaged else None, stages=[CASES[name]])
+    state, seen = ended(config, averaged=averaged)
+    found = codes(config, 0, state, seen)
+    held = integers(found, seen)
+    assert sorted(held) == sorted(found.specs) == ["Dense_0/kernel", "Dense_1/kernel"]
+    leaves = dict(named_leaves(seen))
+    for path, q in held.items():
+        assert np.array_equal(np.asarray(quantize.dequantize(q)), leaves[path])
+        assert int(jnp.abs(q.codes.astype(jnp.int32)).max()) <= 2**q.spec.bits - 1
+
+
+def test_signs_are_one_bit_and_three_values_two():
+    for name, bits in (("signs and integers", [5, 1]), ("three values", [2, 2])):
+        config = Experiment(stages=[CASES[name]])
+        found = codes(config, 0, *ended(config))
+        assert [found.specs[f"Dense_{i}/kernel"].bits for i in range(2)] == bits
+
+
+def test_values_beside_their_integers_are_left_out():
+    config = Experiment(stages=[CASES["each channel"]])
+    state, seen = ended(config)
+    found = codes(config, 0, state, seen)
+    seen["Dense_0"]["kernel"] = seen["Dense_0"]["kernel"] * np.float32(1 + 1e-6)
+    assert list(integers(found, seen)) == ["Dense_1/kernel"]
+
+
+def test_without_quantization_there_are_none():
+    config = Experiment(stages=[Stage(prune=PRUNED)])
+    assert codes(config, 0, *ended(config)) == ({}, {})

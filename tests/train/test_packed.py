@@ -1,0 +1,155 @@
+"""The packed model of a run: the network comes back from the file alone, and each of its bytes is told."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from quick import start
+
+from jopt import codec, data, models, prune, quantize
+from jopt.codec import CodecError
+from jopt.rules import named_leaves
+from jopt.train import Stage, compression, packed, run
+from jopt.train.codes import codes
+from jopt.train.config import network
+from jopt.train.finished import load
+from jopt.train.packed import PackedError, Packing
+from jopt.train.state import TrainState
+
+CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py"))
+LARGE = ("cifar10_resnet18", "digits_resnet18", "cifar10_cnn", "mnist_lenet5")
+QUANTIZED = Stage(
+    prune=prune.Config(method="one_shot", sparsity=0.75),
+    quantize=quantize.Config(bits=4, granularity="channel"),
+    activations=quantize.ActivationConfig(bits=8, method="mse"),
+)
+
+
+def same(a, b):
+    """Whether two trees are equal bit for bit."""
+    (x, tx), (y, ty) = jax.tree.flatten(a), jax.tree.flatten(b)
+    alike = [
+        np.asarray(p).dtype == np.asarray(q).dtype and np.shape(p) == np.shape(q) for p, q in zip(x, y, strict=True)
+    ]
+    return (
+        tx == ty
+        and all(alike)
+        and all(np.asarray(p).tobytes() == np.asarray(q).tobytes() for p, q in zip(x, y, strict=True))
+    )
+
+
+def test_a_run_that_is_packed_leaves_its_network(tmp_path, tiny, unoptimized, undrawn):
+    config = tiny(epochs=1, pack=True, stages=[Stage("dense"), dataclasses.replace(QUANTIZED, name="small")])
+    result = run(config, tmp_path / "a", quiet=True)
+    file = tmp_path / "a" / "model.jopt"
+    assert result["bytes"] == file.stat().st_size == result["stages"][-1]["bytes"] < result["stages"][0]["bytes"]
+    found, whole = packed.load(file), load(tmp_path / "a")
+    assert found.ledger.total == file.stat().st_size
+    assert same(found.params, whole.params)
+    assert same(found.model_state, whole.model_state)
+    assert found.network == config.model
+    assert found.data == config.data
+    assert found.activations == QUANTIZED.activations
+    assert sorted(found.integers) == ["Dense_0/kernel", "Dense_1/kernel"]
+    for path, q in found.integers.items():
+        assert same(np.asarray(quantize.dequantize(q)), dict(named_leaves(whole.params))[path])
+    test = whole.dataset.test
+    x = data.normalize(test.inputs, found.mean, found.std)
+    logits = found.model.apply(found.params, found.model_state, x, train=False)[0]
+    assert float(np.mean(np.argmax(logits, -1) == test.labels)) == result["accuracy"]
+    # Packed after the fact it is the same file.
+    assert packed.encode(packed.of(whole)).data == file.read_bytes()
+    assert "Where the bytes of the packed file are" in (tmp_path / "a" / "report.md").read_text()
+
+
+def test_a_run_that_is_not_packed_leaves_no_such_file(tmp_path, tiny, unoptimized, undrawn):
+    result = run(tiny(epochs=1), tmp_path / "a", quiet=True)
+    assert not (tmp_path / "a" / "model.jopt").exists()
+    assert result["bytes"] == 4 * result["parameters"]
+
+
+def packing(config, *, own_model=False) -> Packing:
+    """What a run of this config would pack, but for training: random parameters under its last stage's methods."""
+    stage = len(config.stages) - 1
+    shape = {"xor": (2,), "mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}.get(config.data.name)
+    shape = shape or config.data.synthetic.shape
+    shape = (shape[0], shape[1] * shape[2]) if config.data.layout == "sequence" else shape
+    net = compression.plain_model(config, stage)
+    params, model_state = start(net, np.zeros((1, *shape), np.float32))
+    acts = compression.transform(config, stage, begin=0, steps=1)
+    state = acts.init(params)
+    seen = jax.device_get(acts.apply(state, params))
+    ema = () if config.ema_decay is None else params
+    ended = TrainState(np.int32(1), params, model_state, (), state, ema)
+    part = data.source.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
+    channels = shape[-1]
+    mean, std = np.full(channels, 0.1, np.float32), np.full(channels, 1 / 3, np.float32)
+    dataset = data.Dataset(config.data.name, part, part, part, mean, std, network(config, stage).num_classes, "")
+    quantized = "quantize" in compression.acting(config, stage)
+    own = codes(config, stage, ended, seen) if quantized else None
+    return Packing(config, stage, seen, jax.device_get(model_state), dataset, own, own_model)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in CONFIGS]
+)
+def test_the_file_of_each_config_is_as_long_as_its_ledger_says(name, tmp_path):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    wanted = packing(config)
+    ledger = packed.save(tmp_path / "model.jopt", wanted)
+    assert (tmp_path / "model.jopt").stat().st_size == ledger.total == sum(ledger.by_kind().values())
+    found = codec.read(tmp_path / "model.jopt")
+    assert found.ledger == ledger
+    assert found.metadata == packed.metadata(wanted)
+    assert same(found.params, wanted.params)
+    assert same(found.model_state, wanted.model_state)
+    if wanted.codes is not None:
+        assert set(found.integers) <= set(wanted.codes.specs)
+
+
+def test_the_metadata_are_few(tiny):
+    said = packed.metadata(packing(tiny(stages=[QUANTIZED])))
+    assert said["model"] == {"features": [16], "num_classes": 4}
+    assert said["activations"] == {"method": "mse"}
+    assert len(json.dumps(said)) < 330
+
+
+def test_mean_and_deviation_come_back_to_the_bit(tmp_path, tiny):
+    wanted = packing(tiny())
+    packed.save(tmp_path / "m", wanted)
+    found = packed.load(tmp_path / "m")
+    assert found.std.tolist() == wanted.dataset.std.tolist() == [np.float32(1 / 3)]
+
+
+def test_what_is_no_network_is_refused(tmp_path, tiny):
+    codec.save(tmp_path / "arrays", {"w": np.zeros(3, np.float32)})
+    with pytest.raises(PackedError, match="holds arrays, but no network"):
+        packed.load(tmp_path / "arrays")
+    wanted = packing(tiny())
+    said = packed.metadata(wanted)
+    for change, match in (
+        ({"model": {"name": "mpl"}}, "model.name must be one of"),
+        ({"model": {"features": [17], "num_classes": 4}}, "does not take its parameters"),
+        ({"classes": 5}, "gives logits"),
+        ({"input": "ab"}, "no network"),
+        ({"data": {"nmae": "digits"}}, "data.nmae must be absent"),
+    ):
+        codec.save(tmp_path / "other", wanted.params, model_state=wanted.model_state, metadata={**said, **change})
+        with pytest.raises(PackedError, match=match):
+            packed.load(tmp_path / "other")
+    (tmp_path / "damaged").write_bytes((tmp_path / "other").read_bytes()[:-9])
+    with pytest.raises(CodecError):
+        packed.load(tmp_path / "damaged")
+
+
+def test_a_model_of_ones_own_is_given_again(tmp_path, tiny):
+    wanted = packing(tiny(), own_model=True)
+    packed.save(tmp_path / "m", wanted)
+    with pytest.raises(PackedError, match="model of its own: give it here too"):
+        packed.load(tmp_path / "m")
+    own = models.model(wanted.config.model)
+    assert packed.load(tmp_path / "m", model=own).model is own
