@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     ablation_process,
     ablation_strategies,
     cases,
+    codec,
     compress,
     machine,
     masks,
@@ -31,7 +32,7 @@ from jopt.files import write_json, write_text
 
 # Linux counts in a process's peak memory what its parent held when it was started: start-up comes first, while this
 # process is small.
-SUITES = ("startup", "train", "matmul", "masks", "compress", "shrink", "ablate", "strategies")
+SUITES = ("startup", "train", "matmul", "masks", "compress", "shrink", "codec", "ablate", "strategies")
 SCHEMA = 1
 
 _ONLY = flags.DEFINE_multi_enum(
@@ -46,6 +47,9 @@ _RUNS = flags.DEFINE_integer(
 _SIZE = flags.DEFINE_integer("matmul_size", 2048, "Rows and columns of the large matrices.", lower_bound=1)
 _WEIGHTS = flags.DEFINE_multi_integer(
     "weights", list(masks.SIZES), "Numbers of weights to choose among.", lower_bound=1
+)
+_PARAMETERS = flags.DEFINE_integer(
+    "parameters", codec.PARAMETERS, "Parameters that suite codec writes and reads.", lower_bound=1
 )
 _SAMPLE = flags.DEFINE_integer(
     "sample", 5, "Trials of the grid that suite ablate also runs one at a time.", lower_bound=2
@@ -115,6 +119,10 @@ def _run(suite: str, chosen: list[cases.Case]) -> tuple[Any, report.Table]:
     if suite == "shrink":
         sizes = shrink.shrink(_REPEATS.value, _SECONDS.value)
         return sizes, tables.shrink_table(sizes)
+    if suite == "codec":
+        # zlib takes seconds for each file: fewer rounds.
+        files = codec.packed(_PARAMETERS.value, max(1, _REPEATS.value // 4), _SECONDS.value)
+        return files, tables.codec_table(files)
     if suite == "ablate":
         grids = ablation.ablate(
             _REPEATS.value, _SECONDS.value, _TORCH.value, sample=_SAMPLE.value, grids=_GRIDS.value

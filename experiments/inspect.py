@@ -28,7 +28,7 @@ _PAPER = flags.DEFINE_enum(
     "Show Deep Compression's numbers for this network beside the file's.",
 )
 
-_WIDTH = 140  # Columns where the output is no terminal.
+_WIDTH = 160  # Columns where the output is no terminal.
 _WIDEST_BARS = 110
 
 

@@ -31,7 +31,7 @@ from jopt.transfer import TransferError
 # What a user can cause and mend. Anything else is a defect, and shows its traceback.
 _OF_THE_CONFIG = (ConfigError, RuleError, TransferError)
 _EXPECTED = (*_OF_THE_CONFIG, DataError, WorkdirError, CheckpointError, NonFiniteError, CodecError, PackedError)
-_INTERRUPTED, _TERMINATED = 128 + 2, 128 + 15
+_INTERRUPTED, _CLOSED, _TERMINATED = 128 + 2, 128 + 13, 128 + 15
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
 
@@ -58,6 +58,10 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
                 "interrupted; the same command goes on from the last checkpoint, if one was saved", file=sys.stderr
             )
             return _INTERRUPTED
+        except BrokenPipeError:
+            # Who reads has seen enough, as `head` has; what is still buffered has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _CLOSED
         except StopRequested as error:
             print(error, file=sys.stderr)
             return _TERMINATED

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from experiments.benchmarks.ablation import GRID, Ablate
 from experiments.benchmarks.ablation_steps import TWO_DEVICES
 from experiments.benchmarks.ablation_strategies import LANES, StrategyRow
+from experiments.benchmarks.codec import DECODE, ENCODE, TARGETS, CodecRow
 from experiments.benchmarks.compress import PLAIN, CompressRow
 from experiments.benchmarks.machine import Machine
 from experiments.benchmarks.masks import JOPT as TOP_K_MASK
@@ -143,6 +144,20 @@ def strategies_table(rows: Sequence[StrategyRow]) -> Table:
         cells.append((name, str(row.devices), *times, _strategy(row.rule), f"{row.cost:.2f}"))
     header = ("network", "devices", *map(_strategy, LANES), "rule", "cost")
     return Table(title, header, "lr" + "r" * len(LANES) + "lr", cells)
+
+
+def codec_table(rows: Sequence[CodecRow]) -> Table:
+    """Suite `codec`: a line for each kind of parameters and contender."""
+    title = "Packed files: bytes counted; MB (1e6 bytes) of float32 parameters a second measured, median [p10, p90]"
+    cells = []
+    for row in rows:
+        targets = [f"≥ {TARGETS[way]:g} {'met' if row.met[way] else 'MISSED'}" for way in (ENCODE, DECODE)]
+        cells.append((f"{row.case}: {row.encoding}", f"{4 * row.parameters:,}", "1", *targets))
+        for name, size in row.bytes.items():
+            rates = [_scaled(row.megabytes_per_second[way][name], 1) for way in (ENCODE, DECODE)]
+            cells.append((f"· {name}", f"{size:,}", f"{row.times_smaller[name]:.2f}", *rates))
+    header = ("parameters: encoding, contender", "bytes", "times smaller", "write, MB/s", "read, MB/s")
+    return Table(title, header, "lrrrr", cells)
 
 
 def _strategy(lanes: int) -> str:

@@ -73,7 +73,8 @@ def fit(array: np.ndarray, spec: Any, range: Any, path: str) -> Integers | None:
         raise ValueError(f"{path}: {error}") from error
     if not array.size or not array.dtype.name.startswith(("float", "bfloat")):
         return None
-    view = to_groups(array.astype(np.float32, copy=False), spec)
+    with np.errstate(all="ignore"):
+        view = to_groups(array.astype(np.float32, copy=False), spec)
     if ends is not None and (found := _fit(array, view, spec, ends[0], ends[1])):
         return found
     return _fit(array, view, spec, *_recovered(view, spec, shape))
@@ -84,7 +85,9 @@ def build(codes: np.ndarray, low: np.ndarray, high: np.ndarray, spec: Spec) -> I
     g = grid(spec, low, high)
     if spec.symmetric:
         low, high = -g.peak, g.peak
-    return Integers(codes, g.scale, g.zero_point.astype(np.int32), low, high, spec)
+    # Of rank 0 they would be scalars.
+    low, high, points = map(np.asarray, (low, high, g.zero_point.astype(np.int32)))
+    return Integers(codes, g.scale, points, low, high, spec)
 
 
 def values(integers: Integers, dtype: np.dtype) -> np.ndarray:

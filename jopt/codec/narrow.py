@@ -87,6 +87,8 @@ def unpack(cursor: Cursor, dtype: np.dtype, count: int) -> np.ndarray:
     if name != dtype.name and name not in _NARROWER.get(dtype.name, ()):
         raise cursor.fail(f"elements of {dtype.name} cannot be held as dtype {number} {name}".rstrip())
     content = cursor.take(count * itemsize(number))
+    if name == "bool" and count and (largest := int(from_bytes(content, np.dtype(np.uint8)).max())) > 1:
+        raise cursor.fail(f"a bool must be 0 or 1, got {largest}")
     if name == dtype.name:
         return from_bytes(content, dtype)
     return _widen(from_bytes(content, np.dtype("uint16" if name == "bfloat16" else name)), name, dtype)

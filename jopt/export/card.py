@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ _TAGS = {
     "activations": "quantization",
     "tie": "weight-tying",
 }
+# Nothing that YAML could read as a number, a truth value or null.
+_PLAIN_KEY = "(?!null|true|false)[a-z_]{4,}(-[a-z]+)?"
 
 
 class File(NamedTuple):
@@ -34,7 +38,8 @@ class File(NamedTuple):
       format: one of `jopt.export.FORMATS`.
       bytes: its length.
       what: one line, without a full stop.
-      run: Python that runs or reads it, given `x`, a batch of normalized inputs; '' where nobody runs it by itself.
+      run: Python that runs or reads it, given `x`, a batch of normalized inputs, or `raw`, the same as the data set
+        has them, with `{name}` for its name; '' where nobody runs it by itself.
       agreement: how it compares with the model as it was evaluated; None where it was not run.
     """
 
@@ -87,12 +92,12 @@ def front_matter(values: Mapping[str, Any]) -> str:
     Example:
       >>> print(front_matter({"tags": ["a: b", "\n"], "model-index": [{"name": "x", "size": 2}]}))
       ---
-      "tags":
-      - "a: b"
-      - "\n"
-      "model-index":
-      - "name": "x"
-        "size": 2
+      tags:
+        - "a: b"
+        - "\n"
+      model-index:
+        - name: "x"
+          size: 2
       ---
     """
     return "\n".join(["---", *_yaml(values), "---"])
@@ -154,14 +159,20 @@ def _header(run: Finished, files: Sequence[File]) -> dict[str, Any]:
 
 def _measures(run: Finished) -> Iterator[str]:
     yield "## Measures"
-    numbers = {k: v for k, v in run.result.items() if k not in ("digest", "wall_seconds", "compile_seconds")}
+    # What no file has is what the arrays take in memory.
+    size = "packed_bytes" if run.config.pack else "dense_bytes"
+    numbers = {
+        size if key == "bytes" else key: value
+        for key, value in run.result.items()
+        if key not in ("digest", "wall_seconds", "compile_seconds")
+    }
     yield to_markdown(report.result_table(numbers, title=""))
     if stages := run.result.get("stages"):
         yield "Stage by stage:"
         yield to_markdown(report.stages_table(stages, title=""))
     yield (
-        "Accuracy and loss are of the test part. FLOPs are those of one example, counted from shapes; *theoretical* "
-        "ones leave out what is multiplied by zero, and no program here does."
+        "Accuracy and loss are of the test part. FLOPs are those of one example, counted from shapes; the "
+        "*theoretical* ones leave out what is multiplied by zero, which no program here does."
     )
 
 
@@ -189,20 +200,24 @@ def _files(files: Sequence[File], absent: Mapping[str, str]) -> Iterator[str]:
 def _usage(run: Finished, files: Sequence[File]) -> Iterator[str]:
     yield "## Use"
     yield (
-        "All files take float32 inputs that are normalized as in training, by the mean and standard deviation of "
-        "the training part. Each example runs on its own, in this directory:"
+        "Inputs are float32, normalized as in training by the mean and standard deviation of the training part. The "
+        "code below follows on this, in the directory of the files:"
     )
     yield _code(inputs_code(run.dataset.mean, run.dataset.std, run.dataset.test.inputs.shape[1:]))
+    alike: dict[str, list[str]] = {}
     for file in files:
         if file.run:
-            yield f"`{file.name}`: {file.what}:"
-            yield _code(file.run)
+            alike.setdefault(file.run, []).append(file.name)
+    for code, (name, *others) in alike.items():
+        also = f" (the same for {', '.join(f'`{other}`' for other in others)})" if others else ""
+        yield f"`{name}`{also}:"
+        yield _code(code.replace("{name}", name))
 
 
 def _making(run: Finished, manifest: Mapping[str, Any]) -> Iterator[str]:
     yield "## How it was made"
     if manifest.get("argv"):
-        yield _code(command(manifest["argv"]), "sh")
+        yield _code(shlex.join(command(manifest["argv"])), "sh")
     yield "What was set; everything else is the default:"
     rows = [(path, json.dumps(value)) for path, value in _flat(json.loads(canonical_json(run.config)))]
     yield to_markdown(Table("", ("field", "value"), "ll", rows))
@@ -233,8 +248,8 @@ def _limits(run: Finished, files: Sequence[File]) -> Iterator[str]:
     ]
     if "stablehlo" in used:
         said.append(
-            "A StableHLO artefact can be run by versions of jaxlib up to 6 months newer, or 3 weeks older, than the "
-            "one that wrote it, which its JSON file names."
+            "A StableHLO artefact can be run by versions of jaxlib up to 6 months newer, or 3 weeks older, than "
+            "the one that wrote it, which its JSON file names."
         )
     if any(file.name.startswith("shrunk.") for file in files) and "activations" in compression.acting(
         run.config, len(run.config.stages) - 1
@@ -268,17 +283,19 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _yaml(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if isinstance(inner, Mapping):
-                yield f"{_scalar(key)}:"
-                yield from (f"  {line}" for line in _yaml(inner))
-            elif isinstance(inner, list):
-                yield f"{_scalar(key)}:{' []' * (not inner)}"
-                yield from _yaml(inner)
+            name = (
+                key if re.fullmatch("[a-z_]{4,}(-[a-z]+)?", key) and key not in ("null", "true") else _scalar(key)
+            )
+            if not isinstance(inner, Mapping | list):
+                yield f"{name}: {_scalar(inner)}"
+            elif not inner:
+                yield f"{name}: {'{}' if isinstance(inner, Mapping) else '[]'}"
             else:
-                yield f"{_scalar(key)}: {_scalar(inner)}"
+                yield f"{name}:"
+                yield from (f"  {line}" for line in _yaml(inner))
     else:
         for item in value:
-            first, *others = [_scalar(item)] if not isinstance(item, Mapping) else _yaml(item)
+            first, *others = _yaml(item) if isinstance(item, Mapping) else [_scalar(item)]
             yield f"- {first}"
             yield from (f"  {line}" for line in others)
 

@@ -24,6 +24,7 @@ class Graph:
       inputs: of the model.
       outputs: of the model.
       opset: the version of the operators.
+      origins: for a constant that was made of another by moving its entries, that one's name.
     """
 
     nodes: list["NodeProto"]
@@ -32,6 +33,7 @@ class Graph:
     inputs: list["ValueInfoProto"]
     outputs: list["ValueInfoProto"]
     opset: int
+    origins: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def producer(self, name: str) -> "NodeProto | None":
         """The node that gives `name`; None: it is an input or a constant."""
@@ -146,6 +148,10 @@ def read(proto: "ModelProto", constants: Mapping[str, np.ndarray]) -> Graph:
 def _strip(graph: "GraphProto") -> None:
     """Takes out names of nodes, documentation and shapes of inner values, which only make a file larger."""
     del graph.value_info[:]
+    used = set().union(*map(uses, graph.node), {o.name for o in graph.output})
+    kept = [i for i in graph.initializer if i.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     for node in graph.node:
         for field in ("name", "doc_string"):
             node.ClearField(field)
@@ -195,9 +201,17 @@ def _dedupe(graph: Graph) -> None:
 def _shorten(graph: Graph) -> None:
     """Gives values a number for a name, but for inputs, outputs, and names with a slash: those tell of a layer."""
     captured = {name for node in graph.nodes for inner in _inner(node) for name in inner}
-    fixed = captured | {v.name for v in (*graph.inputs, *graph.outputs)}
-    names = [*graph.constants, *(out for node in graph.nodes for out in node.output if out)]
-    short = {name: f"v{i}" for i, name in enumerate(names) if "/" not in name and name not in fixed}
+    taken = captured | {v.name for v in (*graph.inputs, *graph.outputs)} | set(graph.constants) | set(graph.tensors)
+    short: dict[str, str] = {}
+    for name in (*graph.constants, *(out for node in graph.nodes for out in node.output if out)):
+        origin = graph.origins.get(name, name)
+        if name in captured or name in (v.name for v in (*graph.inputs, *graph.outputs)):
+            continue
+        if "/" in origin and origin not in taken:
+            short[name] = origin
+            taken.add(origin)
+        elif "/" not in name:
+            short[name] = f"v{len(short)}"
     graph.constants = {short.get(name, name): value for name, value in graph.constants.items()}
     for node in graph.nodes:
         node.input[:] = [short.get(name, name) for name in node.input]

@@ -42,6 +42,7 @@ def fold(graph: Graph, kept: Collection[str] = ()) -> None:
             remaining.append(node)
             continue
         graph.constants[node.output[0]] = rule(node, *(graph.constants[name] for name in node.input))
+        graph.origins[node.output[0]] = graph.origins.get(node.input[0], node.input[0])
         if graph.is_output(node.output[0]):
             remaining.append(node)
     graph.nodes = remaining
@@ -185,6 +186,7 @@ def _take_bias(graph: Graph, node: "NodeProto", last: "NodeProto") -> bool:
         return False
     name = graph.fresh(added[0])
     graph.constants[name] = graph.constants[added[0]].reshape(-1)
+    graph.origins[name] = graph.origins.get(added[0], added[0])
     node.input.append(name)
     last.output[0] = add.output[0]
     graph.nodes = [other for other in graph.nodes if other is not add]

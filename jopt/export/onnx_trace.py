@@ -155,6 +155,8 @@ def _evaluate(
             outputs = inputs
         elif name == "reduce_max" and _is_pooling(params["axes"], inputs[0].shape):
             outputs = [_pool(inputs[0], shaped)]
+        elif name == "pad" and all(low >= 0 and high >= 0 and not hole for low, high, hole in params["padding_config"]):
+            outputs = [_pad(*inputs, params["padding_config"])]
         else:
             outputs = eqn.primitive.bind(*inputs, **params)
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
@@ -176,6 +178,15 @@ def _pool(x: Any, shaped: Mapping[int, tuple[Any, Any]]) -> Any:
     if image is None or image.shape != shape:
         image = x.reshape(shape)
     return lax.reduce_window(image, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def _pad(x: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
+    """Padding as concatenation: jax2onnx does not take a symbolic size here."""
+    for axis, (low, high, _) in enumerate(config):
+        sides = [lax.broadcast(value, (*x.shape[:axis], n, *x.shape[axis + 1 :])) for n in (low, high)]
+        parts = [sides[0], x, sides[1]]
+        x = lax.concatenate([part for part, n in zip(parts, (low, 1, high), strict=True) if n], axis)
+    return x
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Tables of a packed file's ledger: bytes by kind, by layer, and by tensor and kind."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jopt.codec.ledger import KINDS, Entry, Ledger
@@ -65,7 +65,7 @@ def kinds_table(ledger: Ledger, title: str = "Bytes by kind") -> Table:
 
 
 def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept weight)") -> Table:
-    """How each tensor is held and what it takes, one a row.
+    """How the tensors are held and what they take, one a row; those with fewer than two axes share a row.
 
     Args:
       ledger: of the file.
@@ -88,15 +88,20 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
     header = ["parameter", "shape", *["dtype"] * several, "encoding", "count", "kept", "value bits"]
     header += ["index bits", "bytes", "x smaller"]
 
-    def row(name: str, first: Entry | None, some: Sequence[Entry], total: int, dense: int) -> tuple[str, ...]:
+    def row(name: str, shape: str, some: Sequence[Entry], total: int, dense: int) -> tuple[str, ...]:
         count, kept = (sum(getattr(e, n) for e in some) for n in ("parameters", "nonzero_parameters"))
-        cells = [name, _shape(first.shape) if first else "", *[first.dtype if first else ""] * several]
-        cells += [first.encoding if first else "", formats.integer(count), share(kept, count)]
+        cells = [name, shape, *[_same(e.dtype for e in some)] * several, _same(e.encoding for e in some)]
+        cells += [formats.integer(count), share(kept, count)]
         cells += [bits_per_kept(some, ("values",)), bits_per_kept(some, POSITIONS)]
         return (*cells, formats.integer(total), f"{times(dense, total)}x")
 
-    rows = [row(_name(entry), entry, [entry], entry.total, entry.dense_bytes) for entry in entries]
-    footer = row("total", None, entries, ledger.total, ledger.dense_bytes)
+    kernels = [entry for entry in entries if len(entry.shape) > 1]
+    vectors = Ledger(tuple(entry for entry in entries if len(entry.shape) < 2))
+    rows = [row(_name(e), "x".join(map(str, e.shape)), [e], e.total, e.dense_bytes) for e in kernels]
+    if n := len(vectors.entries):
+        name = f"{n} with fewer than 2 axes"
+        rows.append(row(name, "", vectors.entries, vectors.total, vectors.dense_bytes))
+    footer = row("total", "", entries, ledger.total, ledger.dense_bytes)
     return Table(title, tuple(header), "l" * (3 + several) + "r" * 6, rows, footer)
 
 
@@ -210,5 +215,7 @@ def _ordered(kinds: dict[str, int]) -> dict[str, int]:
     return {kind: kinds[kind] for kind in KINDS if kinds.get(kind)}
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
+def _same(texts: Iterable[str]) -> str:
+    """What all of them are; empty where they differ."""
+    found = set(texts)
+    return found.pop() if len(found) == 1 else ""

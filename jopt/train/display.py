@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jopt.train.config import new_network, stage_optimizer
 from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
 
+_WIDEST_BARS = 110
 _OF_SPEED = (
     "Of the forward pass, by this machine's clock, other work on it included. Masks and fake quantization keep the "
     "arrays' shapes, so they do not change it; a smaller network does, as jopt.prune.shrink makes one."
@@ -147,18 +149,33 @@ class Display:
         """The result, and where to read more."""
         if "stages" in result:
             self._show(report.stages_table(result["stages"], brief=True))
-        if files.packed.is_file():
-            for own in report.ledger_tables(codec.read(files.packed).ledger):
-                self._show(own)
+        self._ledger(files.packed)
         self._show(report.result_table(result, title="Result"))
         picture = "compression.png" if "stages" in result else "learning_curves.png"
         self._print(f"report: {files.report}    picture: {files.path / picture}")
         if files.packed.is_file():
-            self._print(f"packed model: {files.packed}, {files.packed.stat().st_size:,} bytes")
+            size = files.packed.stat().st_size
+            self._print(
+                f"packed model: {files.packed}, {size:,} bytes (python -m experiments.inspect {files.packed})"
+            )
+
+    def _ledger(self, path: Path) -> None:
+        """Where the bytes of the packed model are, as wide as the terminal."""
+        if self._quiet or not path.is_file():
+            return
+        import rich.console
+
+        ledger = codec.read(path).ledger
+        console = rich.console.Console(highlight=False)
+        report.show(
+            report.ledger_tables(ledger)[0]._replace(title=report.ledger_headline(ledger, path.name)), console
+        )
+        console.print(report.ledger_bars(ledger, min(console.width, _WIDEST_BARS), console.options.ascii_only), "")
 
     def finished_before(self, files: Workdir, result: dict[str, Any]) -> None:
         """As `finished`, for a run that had been finished already."""
         self._print(f"{files.path} holds this run, finished; nothing was run")
+        self._ledger(files.packed)
         self._show(report.result_table(result, title="Result"))
 
 

@@ -26,6 +26,7 @@ def small():
             optimizer=optim.Config(name="sgd", learning_rate=0.1),
             epochs=2,
             batch_size=8,
+            pack=True,
         )
         return dataclasses.replace(config, **changes)
 

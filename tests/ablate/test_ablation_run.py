@@ -81,8 +81,9 @@ def test_a_trial_alone_is_the_trial_in_the_grid(first, tmp_path):
     alone = run_alone(load_trial(path, row["trial"]), tmp_path / "alone", quiet=True)
     for name in ("loss", "accuracy"):
         assert alone[name] == pytest.approx(row[name], rel=1e-5)
-    same = ("parameters", "nonzero_parameters", "sparsity", "flops")
+    same = ("parameters", "nonzero_parameters", "sparsity", "bytes", "flops")
     assert [alone[name] for name in same] == [row[name] for name in same]
+    assert (tmp_path / "alone" / "model.jopt").stat().st_size == row["bytes"]
     theirs = [c for c in metrics.read(tmp_path / "alone" / "metrics.jsonl") if c["split"] != "test"]
     ours = [c for c in results.curves if c["trial"] == row["trial"]]
     assert [(c["stage"], c["step"], c["split"]) for c in theirs] == [

@@ -1,5 +1,7 @@
 """Arrays, trees and quantized kernels to pack, from a seed."""
 
+import itertools
+
 import numpy as np
 
 from jopt.codec import Spec, dtypes
@@ -25,8 +27,8 @@ def array(rng, dtype=None, shape=None, content=None):
     dtype = dtypes.dtype(int(rng.integers(len(dtypes.NAMES))), "") if dtype is None else np.dtype(dtype)
     shape = SHAPES[rng.integers(len(SHAPES))] if shape is None else shape
     content = CONTENTS[rng.integers(len(CONTENTS))] if content is None else content
-    if dtype == bool:
-        return rng.random(shape) < 0.3
+    if dtype.name == "bool":
+        return np.asarray(rng.random(shape) < 0.3)
     size = int(np.prod(shape))
     values = np.frombuffer(rng.bytes(max(size, 1) * dtype.itemsize), dtype)[:size].copy()
     if "shared" in content:
@@ -64,8 +66,8 @@ def quantized(rng, spec, shape=(8, 12), sparsity=0.0, clip=0.7, dtype=np.float32
     x[rng.random(shape) < sparsity] = 0
     view, fitting = to_groups(x, spec), scale_shape(shape, spec)
     axes = tuple(i for i, n in enumerate(spread(np.zeros(fitting), spec).shape) if n == 1)
-    low = np.float32(clip) * view.min(axes, initial=0).reshape(fitting)
-    high = np.float32(clip) * view.max(axes, initial=0).reshape(fitting)
+    low = np.asarray(np.float32(clip) * view.min(axes, initial=0).reshape(fitting))
+    high = np.asarray(np.float32(clip) * view.max(axes, initial=0).reshape(fitting))
     g = Grid(*(spread(np.asarray(field), spec) for field in grid(spec, low, high)))
     return from_groups(stand_for(counted_codes(view, g), g, spec), shape, spec).astype(dtype), (low, high)
 
@@ -85,7 +87,7 @@ def lenet(rng, sizes=(784, 300, 100, 10), sparsity=0.9, spec=None):
     """A pruned LeNet-300-100 on a symmetric grid; and its specs."""
     spec = spec or Spec(4)
     params, specs = {}, {}
-    for i, (n, m) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (n, m) in enumerate(itertools.pairwise(sizes)):
         w = rng.normal(size=(n, m)).astype(np.float32) / np.float32(np.sqrt(n))
         w[np.abs(w) < np.quantile(np.abs(w), sparsity)] = 0
         g = grid(spec, -np.abs(w).max(), np.abs(w).max())

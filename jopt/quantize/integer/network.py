@@ -18,7 +18,7 @@ from jopt.quantize.activation_config import (
 )
 from jopt.quantize.activations import STATE_RANGE, layer_grid, split
 from jopt.quantize.grid import Grid, grid
-from jopt.quantize.integer.operands import Codes, encode_input, operand
+from jopt.quantize.integer.operands import Codes, encode_input, operand, with_columns
 from jopt.quantize.integer.ops import Sums, conv, dense, rescale
 from jopt.quantize.spec import Spec
 from jopt.quantize.tensors import QTensor, dequantize, fit_range
@@ -89,8 +89,9 @@ def network(
         if path not in known or jnp.shape(known[path]) != q.codes.shape:
             shapes = ", ".join(f"{p} {jnp.shape(leaf)}" for p, leaf in known.items())
             raise ValueError(f"weights[{path!r}] {q.codes.shape} is no parameter; the parameters are: {shapes}")
-    products = _products(activations, learned, held, weights)
-    values = {path: dequantize(q) for path, q in weights.items() if path not in products}
+    with jax.ensure_compile_time_eval():  # what is known stays known where the caller is being traced.
+        products = _products(activations, learned, held, weights)
+        values = {path: dequantize(q) for path, q in weights.items() if path not in products}
 
     def forward(x: jax.Array) -> jax.Array:
         def leaf(path: str, value: Any) -> Any:
@@ -123,7 +124,7 @@ def _products(
         if not bool(calibrated):
             continue
         try:
-            products[kernel] = _Product(spec, g, operand(q))
+            products[kernel] = _Product(spec, g, with_columns(operand(q)))
             encode_input(jnp.zeros(1), spec, g)
         except ValueError as error:
             raise ValueError(f"{kernel}: {error}; a rule that gives it None leaves it in float32") from error

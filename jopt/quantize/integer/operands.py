@@ -1,5 +1,6 @@
 """Operands of integer contractions: signed codes of 8 bits or fewer, with their scale and zero point."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +21,13 @@ class Codes(NamedTuple):
       codes: int8, int4 or int2, of the array's shape. Unsigned codes of b bits are held less 2^(b-1).
       scale: float32, of the shape `jopt.quantize.scale_shape` gives.
       zero_point: int32 of that shape, for codes as they are held; None: 0, and nothing is computed with it.
+      columns: int32, of the last axis: a kernel's codes summed over all others, where `with_columns` has done so.
     """
 
     codes: jax.Array
     scale: jax.Array
     zero_point: jax.Array | None = None
+    columns: jax.Array | None = None
 
 
 def code_type(bits: int) -> Any:
@@ -53,7 +56,7 @@ def operand(q: QTensor | Codes) -> Codes:
 
     Example:
       >>> from jopt.quantize import quantize
-      >>> codes, scale, zero_point = operand(quantize(jnp.array([-1.0, 0.0, 2.0]), Spec(2, symmetric=False)))
+      >>> codes, scale, zero_point, _ = operand(quantize(jnp.array([-1.0, 0.0, 2.0]), Spec(2, symmetric=False)))
       >>> codes.tolist(), codes.dtype.name, float(scale), int(zero_point)         # 0, 1, 3 with zero point 1
       ([-2, -1, 1], 'int2', 1.0, -1)
     """
@@ -65,6 +68,29 @@ def operand(q: QTensor | Codes) -> Codes:
         half = jnp.int32(1 << (bits - 1))
         codes, zero_point = codes - half, jnp.asarray(q.zero_point).astype(jnp.int32) - half
     return Codes(codes.astype(code_type(bits)), jnp.asarray(q.scale), zero_point)
+
+
+def with_columns(kernel: Codes) -> Codes:
+    """The kernel with the sums of its columns, which an input's zero point is multiplied with, once and for all.
+
+    Example:
+      >>> with_columns(Codes(jnp.array([[1, 2], [3, 4]], jnp.int8), jnp.float32(1))).columns.tolist()
+      [4, 6]
+    """
+    return kernel._replace(columns=column_sums(kernel, range(kernel.codes.ndim - 1)))
+
+
+def column_sums(kernel: Codes, axes: Iterable[int]) -> jax.Array:
+    """The sums of a kernel's codes over `axes`, int32.
+
+    Example:
+      >>> column_sums(Codes(jnp.array([[1, 2], [3, 4]], jnp.int8), jnp.float32(1)), (1,)).tolist()
+      [3, 7]
+    """
+    axes = tuple(axes)
+    if kernel.columns is not None and sorted(axes) == list(range(kernel.codes.ndim - 1)):
+        return kernel.columns
+    return kernel.codes.astype(jnp.int32).sum(axes, dtype=jnp.int32)
 
 
 def encode_input(x: jax.Array, spec: Spec, g: Grid) -> Codes:

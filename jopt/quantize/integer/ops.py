@@ -10,7 +10,7 @@ from jax import lax
 
 from jopt.quantize.grid import Range, grid
 from jopt.quantize.integer.contract import check_length, convolve, dot
-from jopt.quantize.integer.operands import Codes, encode_input, operand
+from jopt.quantize.integer.operands import Codes, column_sums, encode_input, operand
 from jopt.quantize.spec import Spec
 from jopt.quantize.tensors import QTensor, fit_range
 
@@ -72,8 +72,7 @@ def dense(x: Operand, w: Operand, dimension_numbers: Any = None) -> Sums:
         return _outputs(v, right, w.codes.ndim)
 
     if x.zero_point is not None:
-        columns = w.codes.astype(jnp.int32).sum(tuple(right), dtype=jnp.int32)
-        total = total - lax.broadcast(x.zero_point * columns, total.shape[: total.ndim - trailing])
+        total = total - lax.broadcast(x.zero_point * column_sums(w, right), total.shape[: total.ndim - trailing])
     if w.zero_point is not None:
         rows = x.codes.astype(jnp.int32).sum(tuple(left), dtype=jnp.int32)
         rows = rows if x.zero_point is None else rows - jnp.int32(length) * x.zero_point
@@ -129,8 +128,7 @@ def conv(
     total = convolve(codes, w.codes, strides, dilation, feature_group_count)
     inner = tuple(range(spatial + 1))
     if x.zero_point is not None:
-        columns = w.codes.astype(jnp.int32).sum(inner, dtype=jnp.int32)
-        total = total - lax.broadcast(x.zero_point * columns, total.shape[:-1])
+        total = total - lax.broadcast(x.zero_point * column_sums(w, inner), total.shape[:-1])
     if w.zero_point is not None:
         ones = jnp.ones((*w.codes.shape[:-1], feature_group_count), jnp.int8)
         rows = convolve(codes, ones, strides, dilation, feature_group_count)
