@@ -19,6 +19,7 @@ from jopt.ablate.trials import trials
 from jopt.codec import CodecError
 from jopt.config import ConfigError, require
 from jopt.data import DataError
+from jopt.export import ExportError
 from jopt.rules import RuleError
 from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
@@ -30,7 +31,8 @@ from jopt.transfer import TransferError
 
 # What a user can cause and mend. Anything else is a defect, and shows its traceback.
 _OF_THE_CONFIG = (ConfigError, RuleError, TransferError)
-_EXPECTED = (*_OF_THE_CONFIG, DataError, WorkdirError, CheckpointError, NonFiniteError, CodecError, PackedError)
+_OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
+_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, NonFiniteError)
 _INTERRUPTED, _CLOSED, _TERMINATED = 128 + 2, 128 + 13, 128 + 15
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
             raise WorkdirError(f"--again={second.path} is not empty: a run that is there would not be run again")
         again = train.run(config, second.path, quiet=_QUIET.value)
         rows_again = _rows(second)
-        problems = [*_results(result, again), *_metrics(rows, rows_again)]
+        problems = [*_results(result, again), *_metrics(rows, rows_again), *_packed(first, second)]
         environment = _environment(first, second)
     print(f"digest  then {result.get('digest')}\n        now  {again['digest']}")
     print(f"metrics {len(rows)} rows then, {len(rows_again)} now")
@@ -88,6 +88,20 @@ def _metrics(then: list[metrics.Row], now: list[metrics.Row]) -> list[str]:
             texts = [f"{name} {_then_and_now(values)}" for name, values in found]
             return [*out, f"metrics.jsonl, line {number}: {', '.join(texts)}"]
     return out
+
+
+def _packed(first: Workdir, second: Workdir) -> list[str]:
+    """Whether the packed models are the same file."""
+    then, now = (files.packed.read_bytes() if files.packed.is_file() else None for files in (first, second))
+    if then == now:
+        return []
+    if then is None or now is None:
+        return [
+            f"model.jopt: {'absent' if then is None else 'there'} then, {'absent' if now is None else 'there'} now"
+        ]
+    sizes = f"{len(then):,} bytes then, {len(now):,} now"
+    same = next((i for i, (a, b) in enumerate(zip(then, now, strict=False)) if a != b), min(len(then), len(now)))
+    return [f"model.jopt: {sizes}, the first of them that differs is byte {same:,}"]
 
 
 def _environment(first: Workdir, second: Workdir) -> list[str]:

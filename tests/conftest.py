@@ -1,8 +1,11 @@
 """Strict JAX for every test: no silent promotion, several virtual devices, one compilation cache."""
 
+import contextlib
 import gc
 
 import jax
+import pytest
+import quick
 
 from jopt.train.compilation import enable_cache
 
@@ -15,6 +18,23 @@ enable_cache()
 
 # Traces make many objects and little rubbish: a tenth of the time went into looking for it.
 gc.set_threshold(50_000, 20, 20)
+
+UNOPTIMIZED = (
+    "unoptimized: its programs, and its fixtures', are compiled quickly: no bits of users' programs are compared"
+)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", UNOPTIMIZED)
+    config.addinivalue_line("markers", "optimized: an exception in a file of unoptimized tests")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    quickly = item.get_closest_marker("unoptimized") and not item.get_closest_marker("optimized")
+    with quick.compilation() if quickly else contextlib.nullcontext():
+        return (yield)
+
 
 # Doctests are looked for in every file; two conftest.py cannot both be imported as a module of that name.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]

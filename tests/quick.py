@@ -1,17 +1,49 @@
-"""Small programs compiled without LLVM's optimizations, and networks without compiling their initialization."""
+"""Small programs compiled quickly instead of well, and networks without compiling their initialization."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import compiler
 
-OPTIONS = {"xla_backend_optimization_level": 0}
+# Without LLVM's optimizations, and by XLA's older emitters, that need no MLIR: together a quarter of the time.
+OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
-# For tests that compare within a tolerance: compiling is most of what they do, and LLVM's optimizations are most of
-# that. Where bits are compared, programs are compiled as users compile them.
+# For other processes.
+FLAGS = " ".join(f"--{name}={value}" for name, value in OPTIONS.items())
+
+# For tests that compare within a tolerance: compiling is most of what they do. Where bits are compared, programs
+# are compiled as users compile them.
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
+
+_COMPILED = jax.make_user_context("well")
+
+
+@contextlib.contextmanager
+def compilation() -> Iterator[None]:
+    """All programs are compiled so, those of single operations too; none comes from outside, and none gets there.
+
+    JAX has no public option for it. Where its function has another name one day, tests take longer, and no more.
+    """
+    given = getattr(compiler, "get_compile_options", None)
+    if given is None:
+        yield
+        return
+
+    @functools.wraps(given)
+    def quick(*args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        return given(*args, env_options_overrides=OPTIONS | (env_options_overrides or {}), **kwargs)
+
+    compiler.get_compile_options = quick
+    try:
+        with _COMPILED("quickly"):
+            yield
+    finally:
+        compiler.get_compile_options = given
 
 
 def start(model: Any, x: Any, seed: int = 0) -> tuple[Any, Any]:

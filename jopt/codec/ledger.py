@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from jopt.codec.dtypes import NAMES, itemsize
+
 KINDS = ("values", "gaps", "filler", "codebook", "tables", "scales", "biases", "header")
 """What bytes are spent on.
 
@@ -41,13 +43,8 @@ class Entry(NamedTuple):
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of the tensor's elements in memory, four each where the tensor was float32."""
-        return self.parameters * _WIDTHS.get(self.dtype, 4)
-
-
-_WIDTHS = {"bool": 1, "int8": 1, "uint8": 1, "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2} | {
-    name: 8 for name in ("float64", "int64", "uint64", "complex64")
-}
+        """Bytes of the tensor's elements in memory."""
+        return self.parameters * itemsize(NAMES.index(self.dtype)) if self.dtype else 0
 
 
 class Ledger(NamedTuple):

@@ -14,27 +14,6 @@ LARGEST_CODED = 4096
 _LANES_HEAD = 5
 
 
-def count(symbols: np.ndarray, alphabet: int) -> np.ndarray:
-    """How often each symbol occurs.
-
-    Args:
-      symbols: flat, unsigned, below `alphabet`.
-      alphabet: number of symbols.
-
-    Returns:
-      (alphabet,) int64.
-
-    Example:
-      >>> count(np.array([0, 2, 2], np.uint8), 4).tolist()
-      [1, 0, 2, 0]
-    """
-    total = np.zeros(alphabet, np.int64)
-    # By blocks: NumPy counts in a copy of eight bytes a symbol.
-    for start in range(0, symbols.size, 1 << 18):
-        total += np.bincount(symbols[start : start + (1 << 18)], minlength=alphabet)
-    return total
-
-
 def width(alphabet: int) -> int:
     """Bits that tell so many symbols apart.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jopt.codec import huffman as huffman_code
 from jopt.codec import narrow, positions, scales, symbols
 from jopt.codec.cursor import signed, varint
 from jopt.codec.distinct import LIMIT, distinct, indices
@@ -97,7 +98,7 @@ def _values(flat: np.ndarray, where: np.ndarray | None, huffman: bool) -> _Value
     size = itemsize(NAMES.index(name))
     entries = distinct(kept, min(LIMIT, max(flat.size // 2, 1)))
     chosen = np.empty(0, np.uint8) if entries is None else indices(kept, entries)
-    counts = None if entries is None else symbols.count(chosen, entries.size)
+    counts = None if entries is None else huffman_code.count(chosen, entries.size)
 
     def raw(part: np.ndarray) -> tuple[int, Candidate]:
         return RAW << 2, Candidate(1 + size * part.size, lambda: narrow.packed_as(part, name))
@@ -136,7 +137,7 @@ def _integers(quantized: Integers, huffman: bool) -> _Values:
         first = int(part.min())
         # Modulo 2^8 or 2^16, as the difference of two codes may not fit their dtype.
         offsets = part.view(unsigned) - np.array(first).astype(codes.dtype).view(unsigned)
-        counts = symbols.count(offsets, int(part.max()) - first + 1)
+        counts = huffman_code.count(offsets, int(part.max()) - first + 1)
         start = head + signed(first) + varint(counts.size)
         return _symbols(INTEGERS, start, lambda: offsets, counts, huffman)
 

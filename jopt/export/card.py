@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from jopt import report
 from jopt.config import canonical_json
+from jopt.export.front_matter import front_matter
 from jopt.export.functions import Agreement
 from jopt.report import formats
 from jopt.report.tables import Table, escape, to_markdown
@@ -26,8 +26,6 @@ _TAGS = {
     "activations": "quantization",
     "tie": "weight-tying",
 }
-# Nothing that YAML could read as a number, a truth value or null.
-_PLAIN_KEY = "(?!null|true|false)[a-z_]{4,}(-[a-z]+)?"
 
 
 class File(NamedTuple):
@@ -81,26 +79,6 @@ def card(run: Finished, manifest: Mapping[str, Any], files: Sequence[File], abse
         *_limits(run, files),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def front_matter(values: Mapping[str, Any]) -> str:
-    r"""A YAML header of nested mappings, lists, texts and numbers; texts are quoted, whatever they hold.
-
-    Raises:
-      ValueError: for a number that is not finite.
-
-    Example:
-      >>> print(front_matter({"tags": ["a: b", "\n"], "model-index": [{"name": "x", "size": 2}]}))
-      ---
-      tags:
-        - "a: b"
-        - "\n"
-      model-index:
-        - name: "x"
-          size: 2
-      ---
-    """
-    return "\n".join(["---", *_yaml(values), "---"])
 
 
 def inputs_code(mean: np.ndarray, std: np.ndarray, shape: Sequence[int]) -> str:
@@ -200,8 +178,8 @@ def _files(files: Sequence[File], absent: Mapping[str, str]) -> Iterator[str]:
 def _usage(run: Finished, files: Sequence[File]) -> Iterator[str]:
     yield "## Use"
     yield (
-        "Inputs are float32, normalized as in training by the mean and standard deviation of the training part. The "
-        "code below follows on this, in the directory of the files:"
+        "Inputs are float32, normalized as in training by the mean and standard deviation of the training part. "
+        "The code below follows on this, in the directory of the files:"
     )
     yield _code(inputs_code(run.dataset.mean, run.dataset.std, run.dataset.test.inputs.shape[1:]))
     alike: dict[str, list[str]] = {}
@@ -278,29 +256,3 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(inner, f"{path}[{i}]")
     elif value != {}:
         yield path, value
-
-
-def _yaml(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            name = (
-                key if re.fullmatch("[a-z_]{4,}(-[a-z]+)?", key) and key not in ("null", "true") else _scalar(key)
-            )
-            if not isinstance(inner, Mapping | list):
-                yield f"{name}: {_scalar(inner)}"
-            elif not inner:
-                yield f"{name}: {'{}' if isinstance(inner, Mapping) else '[]'}"
-            else:
-                yield f"{name}:"
-                yield from (f"  {line}" for line in _yaml(inner))
-    else:
-        for item in value:
-            first, *others = _yaml(item) if isinstance(item, Mapping) else [_scalar(item)]
-            yield f"- {first}"
-            yield from (f"  {line}" for line in others)
-
-
-def _scalar(value: Any) -> str:
-    """A JSON scalar, which is one of YAML too, but for characters that YAML would not print."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)

@@ -192,7 +192,8 @@ def _dedupe(graph: Graph) -> None:
         key = (value.dtype.str, value.shape, value.tobytes())
         other = first.setdefault(key, name)
         inside = any(name in inner for user in graph.users(name) for inner in _inner(user))
-        if other != name and value.size <= 64 and not inside:
+        named = "/" in graph.origins.get(name, name)
+        if other != name and value.size <= 64 and not inside and not named:
             for user in graph.users(name):
                 user.input[:] = [other if used == name else used for used in user.input]
             del graph.constants[name]

@@ -11,23 +11,26 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 _ELEMENTWISE = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub")
+_UNARY = ("Abs", "Elu", "Exp", "LeakyRelu", "Neg", "Relu", "Sigmoid", "Softplus", "Tanh")
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def tidy(graph: Graph) -> None:
+def tidy(graph: Graph, kept: Collection[str] = ()) -> None:
     """Rewrites a graph in place, until nothing changes; what it computes stays the same.
 
     The target of a `Reshape` with one size that is known only at run time becomes a constant with -1 for it; an
     `Expand` before an elementwise operation goes; `Max` with 0 becomes `Relu`; products and convolutions take the
-    bias that is added to them; a pooling of channels-last images becomes one between two transpositions.
+    bias that is added to them; a pooling of channels-last images becomes one between two transpositions; these go
+    behind elementwise operations, and where one undoes another, both go.
 
     Args:
       graph: of jax2onnx.
+      kept: constants to leave as they are.
     """
-    rules = (_identity, _reshape, _expand, _relu, _product, _biased_product, _biased_conv, _pooling)
+    rules = (_identity, _reshape, _expand, _relu, _product, _biased_product, _biased_conv, _pooling, _inverse, _sink)
     changed = True
     while changed:
-        fold(graph)
+        fold(graph, kept)
         changed = any(rule(graph, node) for rule in rules for node in list(graph.nodes))
         graph.prune()
 
@@ -215,4 +218,42 @@ def _pooling(graph: Graph, node: "NodeProto") -> bool:
         make("Transpose", [pooled], squeezed[0].output, perm=_TO_NHWC),
     )
     graph.nodes = [other for other in graph.nodes if other is not node and other is not squeezed[0]]
+    return True
+
+
+def _inverse(graph: Graph, node: "NodeProto") -> bool:
+    """Two transpositions, one undoing the other."""
+    before = graph.producer(node.input[0]) if node.op_type == "Transpose" else None
+    if before is None or before.op_type != "Transpose" or graph.is_output(node.output[0]):
+        return False
+    first, second = list(attribute(before, "perm")), list(attribute(node, "perm"))
+    if [first[i] for i in second] != list(range(len(first))):
+        return False
+    size = len(graph.nodes)
+    graph.bypass(node, before.input[0])
+    return len(graph.nodes) < size
+
+
+def _sink(graph: Graph, node: "NodeProto") -> bool:
+    """An elementwise operation on transposed values, done before they are transposed."""
+    if node.op_type not in (*_ELEMENTWISE, *_UNARY) or graph.is_output(node.output[0]):
+        return False
+    sources, perms = [], set()
+    for name in node.input:
+        before = graph.producer(name)
+        if before is not None and before.op_type == "Transpose":
+            sources.append(before.input[0])
+            perms.add(tuple(attribute(before, "perm")))
+        elif name in graph.constants and graph.constants[name].size == 1:
+            sources.append(name)
+        else:
+            return False
+    if len(perms) != 1:
+        return False
+    (perm,) = perms
+    inner = graph.fresh("inner")
+    after = make("Transpose", [inner], node.output, perm=perm)
+    node.input[:], node.output[:] = sources, [inner]
+    at = next(i for i, other in enumerate(graph.nodes) if other is node)
+    graph.nodes.insert(at + 1, after)
     return True

@@ -14,10 +14,14 @@ import numpy as np
 from jax import export
 
 from jopt import data
+from jopt.config import choice
 from jopt.files import write_bytes, write_json
 from jopt.train.manifest import version
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+"""What artefacts are lowered for unless told otherwise."""
+
+_KNOWN = (*PLATFORMS, "rocm")
 VERSION = 1
 
 
@@ -59,13 +63,16 @@ def lower(
       A `jax.export.Exported`. Called, it gives the bits that `jax.jit(function)` gives.
 
     Raises:
-      ValueError: from JAX, for an unknown platform or a function that the batch size changes the shapes of.
+      ConfigError: for an unknown platform.
+      ValueError: from JAX, for a function in which the batch size decides more than shapes.
 
     Example:
       >>> exported = lower(lambda x: x @ np.ones((2, 1), np.float32), (2,))
       >>> exported.in_avals[0].shape, exported.call(jnp.ones((3, 2))).tolist()
       ((batch, 2), [[2.0], [2.0], [2.0]])
     """
+    for name in platforms:
+        choice("platforms", name, _KNOWN)
 
     def predict(x: jax.Array) -> jax.Array:
         if normalization is not None:

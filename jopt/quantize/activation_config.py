@@ -171,18 +171,28 @@ def checked_states(config: ActivationConfig, bits: Mapping[str, Any], apply: Any
       >>> checked_states(ActivationConfig(), {"Dense_0": 8}, None)
       []
     """
-    found: list[str] = []
+    found: dict[str, bool] = {}
     if not config.state:
-        return found
+        return []
 
     def see(module: Any, call: Any, x: Any) -> Any:
-        path = intercept.path_of(module)
-        if has_state(module) and bits[path] is not None and path not in found:
-            found.append(path)
+        found[intercept.path_of(module)] = has_state(module)
         return call(x)
 
     jax.eval_shape(functools.partial(intercept.replace_layers(apply, see), train=False), *args)
-    if not found:
+    return quantized_states(config, bits, found)
+
+
+def quantized_states(config: ActivationConfig, bits: Mapping[str, Any], recurrent: Mapping[str, bool]) -> list[str]:
+    """`checked_states`, where it is known which layers are recurrent.
+
+    Example:
+      >>> config = ActivationConfig(state=True)
+      >>> quantized_states(config, {"Recurrent_0": 8, "Dense_0": 8}, {"Recurrent_0": True, "Dense_0": False})
+      ['Recurrent_0']
+    """
+    found = [path for path, has in recurrent.items() if config.state and has and bits[path] is not None]
+    if config.state and not found:
         raise ConfigError("activations.state", True, "False where no layer that is quantized is recurrent")
     return found
 

@@ -72,28 +72,27 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
       title: the table's title.
 
     Returns:
-      A `Table`: path, shape, dtype where there are several, encoding, number of elements, the share of them that is
-      not zero ('kept'), the bits of each kept weight for its value and for its index (gaps and their filler),
-      bytes with all that belongs to the tensor, and how many times smaller that is than the tensor in memory. What
+      A `Table`: path, shape, dtype where there are several, number of elements, the share of them that is not zero
+      ('kept'), the bits of each kept weight for its value and for its index (gaps and their filler), bytes with all
+      that belongs to the tensor, how many times smaller that is than the tensor in memory, and the encoding. What
       belongs to no tensor is in the total alone. The bits are those of the tensors that have values, which leaves
       biases out.
 
     Example:
       >>> kernel = Entry("w", (10, 10), "float32", "sparse", 100, 16, {"values": 64, "gaps": 10, "filler": 2})
       >>> packed_layers_table(Ledger((kernel,))).rows
-      [('w', '10x10', 'sparse', '100', '16.0%', '32.00', '6.00', '76', '5.3x')]
+      [('w', '10x10', '100', '16.0%', '32.00', '6.00', '76', '5.3x', 'sparse')]
     """
     entries = [entry for entry in ledger.entries if entry.path]
     several = len({entry.dtype for entry in entries}) > 1
-    header = ["parameter", "shape", *["dtype"] * several, "encoding", "count", "kept", "value bits"]
-    header += ["index bits", "bytes", "x smaller"]
+    header = ["parameter", "shape", *["dtype"] * several, "count", "kept", "value bits", "index bits", "bytes"]
+    header += ["x smaller", "encoding"]
 
     def row(name: str, shape: str, some: Sequence[Entry], total: int, dense: int) -> tuple[str, ...]:
         count, kept = (sum(getattr(e, n) for e in some) for n in ("parameters", "nonzero_parameters"))
-        cells = [name, shape, *[_same(e.dtype for e in some)] * several, _same(e.encoding for e in some)]
-        cells += [formats.integer(count), share(kept, count)]
-        cells += [bits_per_kept(some, ("values",)), bits_per_kept(some, POSITIONS)]
-        return (*cells, formats.integer(total), f"{times(dense, total)}x")
+        cells = [name, shape, *[_same(e.dtype for e in some)] * several, formats.integer(count), share(kept, count)]
+        cells += [bits_per_kept(some, ("values",)), bits_per_kept(some, POSITIONS), formats.integer(total)]
+        return (*cells, f"{times(dense, total)}x", _same(e.encoding for e in some))
 
     kernels = [entry for entry in entries if len(entry.shape) > 1]
     vectors = Ledger(tuple(entry for entry in entries if len(entry.shape) < 2))
@@ -102,7 +101,7 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
         name = f"{n} with fewer than 2 axes"
         rows.append(row(name, "", vectors.entries, vectors.total, vectors.dense_bytes))
     footer = row("total", "", entries, ledger.total, ledger.dense_bytes)
-    return Table(title, tuple(header), "l" * (3 + several) + "r" * 6, rows, footer)
+    return Table(title, tuple(header), "l" * (2 + several) + "r" * 6 + "l", rows, footer)
 
 
 def tensors_table(ledger: Ledger, title: str = "Bytes by tensor and kind") -> Table:

@@ -12,6 +12,8 @@ from jopt import cluster
 from jopt.cluster import kmeans as fit
 from jopt.cluster import means, starts
 
+pytestmark = pytest.mark.unoptimized
+
 FEW = settings(max_examples=30, deadline=None)
 STARTS = ("linear", "density", "kmeans++")
 
@@ -96,6 +98,7 @@ def test_an_array_of_zeros(start):
     assert not clusters.assignments.any() and float(clusters.inertia) == 0
 
 
+@pytest.mark.optimized
 def test_neighbouring_floats_are_two_values():
     one, over = np.float32(1), np.nextafter(np.float32(1), np.float32(2))
     above = np.nextafter(over, np.float32(2))
@@ -141,6 +144,7 @@ def test_agrees_with_float64_after_each_iteration(k, iterations):
     assert clusters.assignments.dtype == (jnp.uint8 if k <= 256 else jnp.uint16)
 
 
+@pytest.mark.optimized
 def test_sums_of_many_values_keep_their_digits():
     n = 11 * means.LENGTH + 17
     values, codes = normal(n, 3) + 100, np.random.default_rng(4).integers(0, 3, n)
@@ -202,6 +206,7 @@ def test_masked_entries_do_not_count():
     assert (elsewhere.assignments[~mask] == 2).all(), "99 is nearest to the largest"
 
 
+@pytest.mark.optimized
 def test_eager_jit_and_vmap_give_the_same_bits():
     w = jnp.asarray(np.stack([normal(200, seed) for seed in range(3)]).reshape(3, 20, 10))
     w = w.at[1].set(jnp.maximum(w[1], 0))

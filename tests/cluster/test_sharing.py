@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from jopt import RuleError, cluster
 
+pytestmark = pytest.mark.unoptimized
+
 FEW = settings(max_examples=30, deadline=None)
 
 
@@ -144,6 +146,7 @@ def wide(dtype=jnp.float32):
     return t, chosen(t, params), params
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_projecting_twice_changes_no_bit(dtype):
     t, state, params = wide(dtype)
@@ -184,6 +187,7 @@ def test_the_projection_is_linear_and_symmetric():
     assert dot(px, px) < dot(x, x)
 
 
+@pytest.mark.optimized
 @FEW
 @given(st.lists(st.integers(1, 127), min_size=30, max_size=30), st.sampled_from([0.1, 1 / 3, 1e-3, 7.0]))
 def test_values_on_a_grid_stay_on_it(codes, scale):
@@ -197,6 +201,7 @@ def test_values_on_a_grid_stay_on_it(codes, scale):
     same(t.project(state, held), held)
 
 
+@pytest.mark.optimized
 def test_many_equal_values_do_not_drift():
     t = cluster.share(2, keep_zero=False)
     w = {"w": jnp.tile(jnp.array([[0.1, 0.7]]), (200, 400))}
@@ -205,6 +210,7 @@ def test_many_equal_values_do_not_drift():
         same(t.project(state, w), w)
 
 
+@pytest.mark.optimized
 def test_jit_gives_the_same_bits_and_keeps_the_states_shapes():
     t, state, params = wide()
     signature = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)  # noqa: E731
@@ -232,6 +238,7 @@ def test_begin_and_iterations_do_not_recompile():
     assert len(traces) == 1
 
 
+@pytest.mark.optimized
 def test_vmap_is_a_loop():
     t = cluster.share(4)
     many = {"w": jnp.stack([sparse(6, 5, seed=s) for s in range(3)])}

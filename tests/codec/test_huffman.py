@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -149,6 +150,20 @@ def test_a_smooth_table_takes_less_than_a_nibble_a_length():
     assert len(huffman.pack_lengths(bell)) == 5
     # A bit for what begins, and 9 + 15 for runs of 16 and 240.
     assert len(huffman.pack_lengths(np.array([*bell, *([0] * 240)], np.uint8))) == 9
+
+
+def test_reading_takes_a_few_bytes_a_symbol():
+    count = 1_000_000
+    symbols = text(3, count, 16)
+    lengths = huffman.lengths(huffman.count(symbols, 16))
+    data = huffman.encode(symbols, lengths)
+    tracemalloc.start()
+    back = huffman.decode(data, lengths, count)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(back, symbols)
+    # The symbols, the stream and twice its length in overlapping words, and the lanes.
+    assert peak <= count + 4 * len(data) + 300_000
 
 
 STREAMS = {"chain": 500, "lanes": lanes.SHORT + 77}

@@ -23,6 +23,7 @@ def get_config():
         optimizer=optim.Config(name="adam", learning_rate=1e-2),
         epochs=2,
         batch_size=16,
+        pack=True,
     )
 """
 

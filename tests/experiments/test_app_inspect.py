@@ -37,7 +37,7 @@ def test_the_whole_ledger_is_shown(app, path, tmp_path):
     assert totals[0].split()[0] == totals[2].split()[-1] == f"{size:,}" in totals[1]
     for entry in ledger.entries[1:]:
         if len(entry.shape) > 1:
-            row = rf"{entry.path} .* {re.escape(entry.encoding)} +{entry.parameters:,} .* {entry.total:,} "
+            row = rf"{entry.path} .* {entry.parameters:,} .* {entry.total:,} .* {re.escape(entry.encoding)} "
             assert re.search(row, done.stdout)
         assert re.search(rf"{entry.path} .* {entry.total:,} *$", done.stdout, re.MULTILINE)
     # The paper's rows stand as printed there, each over one of the file's.

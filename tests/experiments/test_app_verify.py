@@ -23,14 +23,19 @@ def test_what_was_changed_is_named(app, runs, tmp_path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows[2] |= {"loss": 0.125, "steps_per_second": 1.0}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    packed = (run / "model.jopt").read_bytes()
+    (run / "model.jopt").write_bytes(packed[:-1] + bytes([packed[-1] ^ 1]))
 
     done = app("verify", run, "--quiet", f"--again={tmp_path / 'again'}")
     assert done.returncode == 1
     different = [line for line in done.stdout.splitlines() if line.startswith("different: ")]
-    assert len(different) == 3
+    assert len(different) == 4
     assert different[0].startswith(f"different: accuracy of result.json: 1.5 then, {result['accuracy']} now")
     assert different[1] == f"different: digest of result.json: {'0' * 64} then, {result['digest']} now"
     assert different[2].startswith("different: metrics.jsonl, line 3: loss 0.125 then, ")
+    size = f"{len(packed):,} bytes"
+    last = f"the first of them that differs is byte {len(packed) - 1:,}"
+    assert different[3] == f"different: model.jopt: {size} then, {len(packed):,} now, {last}"
     assert done.stdout.splitlines()[-1] == "NOT VERIFIED: the run is not the same"
     assert json.loads((tmp_path / "again" / "result.json").read_text())["digest"] == result["digest"]
 

@@ -15,6 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jopt.prune import NM, Block, Channel, Unstructured, global_masks, keep_count, keep_top, top_k_mask
 from jopt.prune import select as selection
 
+pytestmark = pytest.mark.unoptimized
+
 MILLIONTHS = st.integers(0, 999_999)
 
 
@@ -333,6 +335,7 @@ def test_a_leaf_that_the_pattern_does_not_fit_is_named():
 PATTERNS = (Unstructured(), Channel(), Block((2, 4)), NM(2, 4))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     ("pattern", "dtype"),
     [*((p, "float32") for p in PATTERNS), (Channel(), "bfloat16"), (Unstructured(), "bfloat16")],
@@ -353,6 +356,7 @@ def test_jit_is_eager_vmap_is_a_loop_and_nothing_recompiles(pattern, dtype):
     np.testing.assert_array_equal(both, jnp.stack([jnp.stack(masks) for masks in eager]))
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("pattern", "spec"), [*((p, ("x", None)) for p in PATTERNS), (Unstructured(), ("x", "y"))])
 def test_sharded_is_unsharded_and_no_device_sees_all_scores(pattern, spec):
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("x", "y"))

@@ -13,6 +13,8 @@ from jopt.prune.budgets import erk
 
 from .cases import KEY, MAKERS, SHAPES, kept, layers, same, tree, updater
 
+pytestmark = pytest.mark.unoptimized
+
 
 def test_one_shot_by_hand():
     params = {"w": jnp.array([[0.5, -0.25], [0.25, -3.0]]), "b": jnp.array([0.0, 1.0])}

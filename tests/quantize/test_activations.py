@@ -27,6 +27,8 @@ from jopt.quantize.activations import activations
 from jopt.quantize.calibrate import calibrate
 from jopt.rules import RuleError
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(1).normal(size=(32, 6)), jnp.float32)
 RANGES = "activation_ranges"
@@ -307,6 +309,7 @@ def test_training_in_a_scan_with_batch_normalization_and_dropout(method):
 
 
 # Of one number more than one method reads, one stands for both.
+@pytest.mark.optimized
 @pytest.mark.parametrize(
     "method", [pytest.param(m, marks=pytest.mark.slow if m in ("absmax", "pact") else ()) for m in METHODS]
 )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jopt import report
 from jopt.codec.ledger import KINDS, Entry, Ledger
+from jopt.config import ConfigError
 from jopt.report import byte_bars
 from jopt.report import ledger as tables
 
@@ -52,10 +53,10 @@ def test_a_layer_row_by_hand():
     kernel = Entry("k", (100, 100), "float32", "sparse", 10_000, 1_000, kinds)
     bias = Entry("b", (100,), "float32", "dense", 100, 100, {"biases": 400, "header": 50})
     table = tables.packed_layers_table(Ledger((kernel, bias)))
-    assert table.rows[0] == ("k", "100x100", "sparse", "10,000", "10.0%", "4.00", "5.00", "1,250", "32.0x")
-    vectors = ("1 with fewer than 2 axes", "", "dense", "100", "100.0%", "-", "-", "450", "0.89x")
+    assert table.rows[0] == ("k", "100x100", "10,000", "10.0%", "4.00", "5.00", "1,250", "32.0x", "sparse")
+    vectors = ("1 with fewer than 2 axes", "", "100", "100.0%", "-", "-", "450", "0.89x", "dense")
     assert table.rows[1] == vectors
-    assert table.footer == ("total", "", "", "10,100", "10.9%", "4.00", "5.00", "1,700", "23.8x")
+    assert table.footer == ("total", "", "10,100", "10.9%", "4.00", "5.00", "1,700", "23.8x", "")
 
 
 def test_dtypes_have_a_column_where_they_differ():
@@ -163,6 +164,23 @@ def test_the_kinds_are_told_apart_without_color():
     assert tuple(looks) == KINDS == tuple(tables.MEANINGS)
     for field in ("color", "glyph", "ascii"):
         assert len({getattr(look, field) for look in looks.values()}) == len(KINDS)
+
+
+def test_the_paper_and_the_file_are_shown_in_turn():
+    """Dense_2/kernel: 260 of 1,000 kept in 162 + 151 B are 4.98 and 4.65 bits; 691 B of 4,000 are 17.28%."""
+    coded = lenet()
+    wider = [e._replace(bytes=e.bytes | {"values": 2 * e.bytes["values"]} if "values" in e.bytes else e.bytes)
+             for e in coded.entries]  # fmt: skip
+    table = report.paper_table(Ledger(tuple(wider)), coded, "lenet300")
+    assert [row[0] for row in table.rows] == [
+        "ip1", "Dense_0/kernel", "ip2", "Dense_1/kernel", "ip3", "Dense_2/kernel", "total", "total",
+    ]  # fmt: skip
+    assert table.rows[4] == ("ip3", "paper", "1K", "26%", "6", "4.3", "5", "3.2", "15.7%", "12.70%")
+    mine = ("Dense_2/kernel", "file", "1,000", "26.0%", "9.97", "4.98", "4.65", "4.65", "21.33%", "17.28%")
+    assert table.rows[5] == mine
+    assert table.rows[7][-1] == f"{100 * coded.total / coded.dense_bytes:.2f}%"
+    with pytest.raises(ConfigError, match=r"as many kernels as the file has, 3 \(this one has 4\), got 'lenet5'"):
+        report.paper_table(coded, coded, "lenet5")
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,19 @@
 """Small experiments that the tests of training share."""
 
 import dataclasses
-import functools
 
-import jax
 import pytest
-from quick import OPTIONS
+import quick
 
 from jopt import data, models, optim
 from jopt.train import Experiment
 
 
 @pytest.fixture
-def unoptimized(monkeypatch):
-    """Runs whose programs are compiled without LLVM's optimizations, which are half of a run of several stages."""
-    compile = functools.partialmethod(jax.stages.Lowered.compile, compiler_options=OPTIONS)
-    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+def unoptimized():
+    """As the marker of that name, for what a test does itself."""
+    with quick.compilation():
+        yield
 
 
 @pytest.fixture

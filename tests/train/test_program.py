@@ -15,6 +15,8 @@ from jopt.train import Experiment, Stage, TrainState, prepare
 from jopt.train.program import cross_entropy, in_batches
 from jopt.transform import ParamTransform
 
+pytestmark = pytest.mark.unoptimized
+
 
 def train(config: Experiment, steps: int, **parts) -> tuple[TrainState, dict]:
     """`steps` steps of `config` in one segment."""
@@ -63,6 +65,7 @@ def test_a_segment_is_the_textbook_loop(tiny):
     assert state.step == 20
 
 
+@pytest.mark.optimized
 def test_segments_join_bit_for_bit(tiny):
     """Four segments of five steps are one run of the loop over them, whoever cuts it."""
     p = prepare(tiny(ema_decay=0.9))

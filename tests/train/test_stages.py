@@ -19,8 +19,8 @@ from jopt.train.metrics import read, without_timing
 from jopt.train.session import InvariantError
 from jopt.train.staging import Staging
 
-# What the apps' tests do without: there, and in `test_run.py`, programs are those that users run.
-pytestmark = pytest.mark.usefixtures("undrawn", "unoptimized")
+# The apps' tests draw, and `test_run.py` looks at programs as users run them.
+pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("undrawn")]
 
 HALF = prune.Config("one_shot", sparsity=0.5)
 KERNELS = ("Dense_0", "Dense_1")

@@ -10,10 +10,10 @@ from jax import lax
 from jopt import intercept
 from jopt.quantize.activation_config import (
     ActivationConfig,
-    checked_states,
     has_state,
     layer_bits,
     layer_spec,
+    quantized_states,
     state_spec,
 )
 from jopt.quantize.activations import STATE_RANGE, layer_grid, split
@@ -100,11 +100,15 @@ def network(
             return values[path].astype(jnp.result_type(value)) if path in values else value
 
         seen = jax.tree.unflatten(jax.tree.structure(params), [leaf(*item) for item in named_leaves(params)])
-        layers = intercept.names(model.apply, seen, model_state, x, train=False)
-        bits = layer_bits(activations, layers)
-        checked_states(activations, bits, model.apply, seen, model_state, x)
-        run = intercept.replace_layers(model.apply, lambda module, call, x: _layer(products, module, call, x))
-        return run(seen, model_state, x, train=False)[0]
+        ran: dict[str, bool] = {}
+
+        def around(module: Any, call: Callable[..., Any], x: jax.Array) -> Any:
+            ran[intercept.path_of(module)] = has_state(module)
+            return _layer(products, module, call, x)
+
+        logits, _ = intercept.replace_layers(model.apply, around)(seen, model_state, x, train=False)
+        quantized_states(activations, layer_bits(activations, ran), ran)
+        return logits
 
     return forward
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from jopt import intercept
 from jopt.models import from_linen
-from jopt.quantize import ActivationConfig, Range, Spec, activations, calibrate, integer, quantize, weights
+from jopt.quantize import ActivationConfig, Spec, activations, calibrate, integer, quantize, weights
 from jopt.quantize.activations import KEY, layer_grid
+from jopt.quantize.arithmetic import divide
 from jopt.rules import named_leaves
 
 U32, U64 = 2.0**-24, 2.0**-53
@@ -33,9 +34,9 @@ class Input(NamedTuple):
     highest: float
 
     def codes(self, x):
-        """In the dtype of x, whose division is correctly rounded and so monotone."""
-        scale = np.asarray(self.scale, x.dtype)
-        return np.clip(np.rint(x / scale), self.lowest, self.highest).astype(np.float64)
+        """Of float32 values and quotients, as a Spec says; each step is monotone."""
+        quotients = x.astype(np.float32) / np.float32(self.scale)
+        return np.clip(np.rint(quotients), self.lowest, self.highest).astype(np.float64)
 
 
 class Layer(NamedTuple):
@@ -199,11 +200,12 @@ def run_float32(net: Quantized, forced: list[np.ndarray] | None = None) -> Run:
 
 
 def run_float64(net: Quantized) -> Run:
-    """The same network in float64, on what the codes stand for, with codes rounded in float64."""
+    """The same network in float64, on exactly what the codes stand for."""
     inputs = {layer.path: layer for layer in net.layers}
 
     def fake(x, input):
-        return jnp.clip(jnp.round(x / input.scale), input.lowest, input.highest) * input.scale
+        codes = jnp.round(divide(x.astype(jnp.float32), jnp.float32(input.scale))).astype(jnp.float64)
+        return jnp.clip(codes, input.lowest, input.highest) * input.scale
 
     def around(module, call, x):
         layer = inputs[intercept.path_of(module)]
@@ -366,11 +368,10 @@ def compare(net: Quantized, one: Run, other: Run, side: str, *, forced=False, gl
 
 
 def _fixed(input: Input, least, greatest):
-    """Where all between has one code, rounded in either precision."""
+    """Where all between has one code; also where nothing is between, as in the network's own input."""
     below = np.nextafter(least.astype(np.float32), np.float32(-np.inf))
     above = np.nextafter(greatest.astype(np.float32), np.float32(np.inf))
-    ends = [input.codes(v) for v in (below, above, least, greatest)]
-    return np.logical_and.reduce([end == ends[0] for end in ends[1:]])
+    return (input.codes(below) == input.codes(above)) | (least == greatest)
 
 
 def check_agreement(net: Quantized, *, glue: int = 0) -> dict[str, Counted]:

@@ -1,0 +1,95 @@
+"""Writes a finished run's model as files that other programs run or read, with a model card beside them.
+
+python -m experiments.export runs/a
+python -m experiments.export runs/a --format=packed,stablehlo,onnx,safetensors --out=release
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.console
+from absl import flags
+
+from experiments.launch import launch
+from jopt import export, report, train
+from jopt.config import ConfigError, choice
+from jopt.report import formats
+from jopt.report.ledger import times
+from jopt.train.workdir import Workdir, WorkdirError
+
+_FORMAT = flags.DEFINE_list("format", ["packed", "stablehlo"], f"Some of {', '.join(export.FORMATS)}.")
+_OUT = flags.DEFINE_string("out", None, "Directory for the files, made if need be; by default RUN/export.")
+_RAW = flags.DEFINE_bool(
+    "raw_inputs", False, "StableHLO that takes inputs as the data set has them, and normalizes."
+)
+_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+
+_WIDTH = 100  # Columns where the output is no terminal.
+_OURS = 'library_name: "jopt"'
+
+
+def main(argv: list[str]) -> None:
+    """Exports the run in the directory that `argv` names."""
+    if len(argv) != 2:
+        raise ConfigError("RUN", " ".join(argv[1:]), "one run directory")
+    run, wanted = Workdir(argv[1]), [name.strip() for name in _FORMAT.value]
+    for name in wanted:
+        choice("--format", name, export.FORMATS)
+    out = Path(_OUT.value) if _OUT.value else run.path / "export"
+    _claim(out)
+    train.enable_cache(_CACHE.value)
+    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    with console.status("loading the run, writing the files and running them on the test part"):
+        try:
+            written = export.export(run.path, out, wanted, raw_inputs=_RAW.value)
+        except OSError as error:
+            raise WorkdirError(f"--out={out} cannot be written: {error.strerror or error}") from error
+    dense = 4 * run.load_json(run.result)["parameters"]
+    console.print(f"{run.path} as {', '.join(wanted)}, in {out}\n", soft_wrap=True, markup=False)
+    report.show(files_table(written, dense), console)
+    told = "says how each does on the test part, how to run it, and what could not be written"
+    console.print(f"{written[-1].file} {told}.", soft_wrap=True, markup=False)
+
+
+def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
+    """What was written, one file a row.
+
+    Args:
+      written: what `jopt.export.export` gave.
+      dense: bytes of the run's parameters in dense float32.
+
+    Returns:
+      A `Table`; files that hold no parameters are not compared.
+    """
+    rows = [
+        (
+            w.format,
+            w.file.name,
+            formats.integer(w.bytes),
+            formats.binary(w.bytes),
+            "" if w.format == "card" or w.file.suffix == ".json" else f"{times(dense, w.bytes)}x",
+        )
+        for w in written
+    ]
+    title = f"Files (x smaller: than {formats.binary(dense)}, the parameters in dense float32)"
+    return report.Table(title, ("format", "file", "bytes", "", "x smaller"), "llrrr", rows)
+
+
+def _claim(out: Path) -> None:
+    """Sees that the model card will not replace somebody else's file.
+
+    Raises:
+      WorkdirError: if it would, or if the directory cannot be read.
+    """
+    card = out / "README.md"
+    try:
+        foreign = card.exists() and _OURS not in card.read_text(errors="replace")
+    except OSError as error:
+        raise WorkdirError(f"--out={out} cannot be read: {error.strerror}") from error
+    if foreign:
+        raise WorkdirError(f"--out={out} holds a README.md that is no model card of jopt's; give another directory")
+
+
+if __name__ == "__main__":
+    launch(main, arguments="RUN")

@@ -1,0 +1,192 @@
+"""What a quantized model is exported from, in NumPy: the codes of weights and the grids of layers' inputs."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jopt.quantize.activation_config import LEARNED, ActivationConfig, layer_spec
+from jopt.quantize.activations import KEY, Ranges
+from jopt.quantize.grid import Grid, Range, grid, stored_grid
+from jopt.quantize.groups import scale_shape
+from jopt.quantize.spec import UNTOUCHED, Spec
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
+
+    from jopt.quantize import QTensor
+
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+class Weight(NamedTuple):
+    """A quantized parameter; a code c stands for (c - zero) * scale.
+
+    Attributes:
+      codes: int8, uint8, int16 or uint16, of the parameter's shape.
+      scale: float32, that broadcasts to it; of its shape where entries share scales in groups.
+      zero: int32, likewise.
+      bits: that a code is stored in: 2, 4, 8 or 16.
+    """
+
+    codes: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray
+    bits: int
+
+    @property
+    def values(self) -> np.ndarray:
+        """What the codes stand for, float32."""
+        return (self.codes.astype(np.int32) - self.zero).astype(np.float32) * self.scale
+
+
+class Input(NamedTuple):
+    """The grid of a layer's input: code = clip(round(x / scale) + zero, low, high), half to even.
+
+    Attributes:
+      scale: float32 scalar.
+      zero: the zero point.
+      low: the lowest code.
+      high: the highest.
+      dtype: of the codes.
+      sign: whether the codes are the signs of x (symmetric, 1 bit), whatever its magnitude.
+    """
+
+    scale: np.ndarray
+    zero: int
+    low: int
+    high: int
+    dtype: np.dtype
+    sign: bool = False
+
+    @property
+    def clips(self) -> bool:
+        """Whether `dtype` has codes beyond the lowest and highest."""
+        limits = np.iinfo(self.dtype)
+        return (limits.min, limits.max) != (self.low, self.high)
+
+
+def weight(q: "QTensor") -> Weight:
+    """A `QTensor` as a `Weight`.
+
+    Raises:
+      ValueError: for codes that are not concrete integers of its Spec's shape.
+
+    Example:
+      >>> from jopt.quantize import quantize
+      >>> w = weight(quantize(jnp.array([[0.5, -1.0], [0.25, 3.0]]), Spec(3, axis=-1)))
+      >>> w.codes.tolist(), w.scale.round(4).tolist(), w.bits
+      ([[3, -1], [2, 3]], [[0.1667, 1.0]], 4)
+    """
+    codes, spec = np.asarray(q.codes), q.spec
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"codes must be integers, got {codes.dtype}")
+    scale, zero = (
+        _spread(np.broadcast_to(np.asarray(v), scale_shape(codes.shape, spec)), codes.shape, spec)
+        for v in (q.scale, q.zero_point)
+    )
+    bits = int(np.asarray(spec.bits))
+    stored = next(width for width in (2, 4, 8, 16) if width >= bits)
+    kind = np.dtype(np.int8 if spec.symmetric else np.uint8) if stored <= 8 else codes.dtype
+    return Weight(codes.astype(kind), scale.astype(np.float32), zero.astype(np.int32), stored)
+
+
+def _spread(values: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarray:
+    """Scales (of `jopt.quantize.scale_shape`) as they broadcast to the array of `shape`."""
+    if spec.group is None:
+        return values
+    kept = spec.kept_axes(len(shape))
+    order = [*(i for i in range(len(shape)) if i not in kept), *kept]
+    whole = np.repeat(values, spec.group, axis=0).reshape([shape[i] for i in order])
+    return whole.transpose([order.index(i) for i in range(len(shape))])
+
+
+def inputs(
+    config: ActivationConfig, layers: Mapping[str, Any], params: Ranges, model_state: Ranges
+) -> dict[str, Input]:
+    """The grids of the layers whose inputs are quantized; those without a range are left out.
+
+    Args:
+      config: how inputs are quantized.
+      layers: the model's, by path.
+      params: the ranges that params hold: LSQ's steps, PACT's levels.
+      model_state: the ranges that the state holds.
+
+    Raises:
+      ValueError: if the config quantizes a layer of which neither holds a range.
+
+    Example:
+      >>> range = {"low": jnp.float32(0), "high": jnp.float32(2.55)}
+      >>> inputs(ActivationConfig("absmax"), {"Dense_0": ()}, {}, {"Dense_0": range})["Dense_0"].high
+      255
+    """
+    found = {}
+    for path in layers:
+        spec = layer_spec(config, path)
+        if spec.bits is None or int(np.asarray(spec.bits)) == UNTOUCHED:
+            continue
+        learned = config.method in LEARNED
+        held = (params if learned else model_state).get(path)
+        if held is None:
+            where = "params" if learned else "model_state"
+            raise ValueError(f"{where}[{KEY!r}] has no range for layer {path!r}, which the config quantizes")
+        own = _learned(config, spec, held, model_state.get(path, {})) if learned else _calibrated(spec, held)
+        if own is not None:
+            found[path] = own
+    return found
+
+
+def _calibrated(spec: Spec, held: Mapping[str, Any]) -> Input | None:
+    low, high = (np.float32(held[name]) for name in ("low", "high"))
+    return None if low == high else _input(spec, grid(spec, Range(jnp.asarray(low), jnp.asarray(high))))
+
+
+def _learned(config: ActivationConfig, spec: Spec, held: Mapping[str, Any], signs: Mapping[str, Any]) -> Input | None:
+    number = np.abs(np.float32(held[LEARNED[config.method]]))
+    if number == 0:
+        return None
+    if not config.symmetric and bool(np.asarray(signs.get("signed", False))):
+        spec = Spec(spec.bits, symmetric=True)
+    if config.method == "lsq":
+        step = jnp.asarray(np.maximum(number, _SMALLEST))
+        return _input(spec, stored_grid(spec, step, jnp.zeros((), jnp.int32)))
+    low = -number if spec.symmetric else np.float32(0)
+    return _input(spec, grid(spec, Range(jnp.asarray(low), jnp.asarray(number))))
+
+
+def _input(spec: Spec, g: Grid) -> Input:
+    zero, low, high = (int(v) for v in (g.zero_point, g.lowest, g.highest))
+    bits = int(np.asarray(spec.bits))
+    kinds = {True: (np.int8, np.int16), False: (np.uint8, np.uint16)}[spec.symmetric]
+    return Input(
+        np.float32(g.scale), zero, low + zero, high + zero, np.dtype(kinds[bits > 8]), spec.symmetric and bits == 1
+    )
+
+
+def packed(codes: np.ndarray, bits: int, name: str) -> "TensorProto":
+    """Codes as an ONNX constant; narrower ones than a byte packed, the first in the lowest bits.
+
+    Args:
+      codes: int8 or uint8 of any shape, in range.
+      bits: 2, 4 or 8.
+      name: of the constant.
+
+    Example:
+      >>> packed(np.int8([[1, -1, 0]]), 4, "kernel").raw_data.hex()              # 1 + 16 * 15, then 0
+      'f100'
+    """
+    from onnx import TensorProto, numpy_helper
+
+    if bits > 4:
+        return numpy_helper.from_array(np.ascontiguousarray(codes), name)
+    signed = codes.dtype.kind == "i"
+    kind = {2: ("UINT2", "INT2"), 4: ("UINT4", "INT4")}[bits][signed]
+    each = 8 // bits
+    flat = codes.reshape(-1).astype(np.uint8) & np.uint8(2**bits - 1)
+    rows = np.pad(flat, (0, -len(flat) % each)).reshape(-1, each)
+    shifts = np.arange(each, dtype=np.uint8) * np.uint8(bits)
+    whole = np.bitwise_or.reduce(rows << shifts, axis=1)
+    return TensorProto(
+        name=name, data_type=TensorProto.DataType.Value(kind), dims=codes.shape, raw_data=whole.tobytes()
+    )

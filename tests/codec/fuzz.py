@@ -1,0 +1,176 @@
+"""Damages packed files, and checks that each gives a clear error or, where the checksums are made to fit, a model.
+
+    python -m tests.codec.fuzz 100000 [SEED]
+
+prints what became of the files, the longest that one took, and the most memory the process had.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jopt import codec
+from jopt.codec import metadata
+from jopt.codec.container import Sections, join
+from jopt.codec.cursor import varint
+from jopt.codec.dtypes import NAMES
+from jopt.codec.reading import TIED
+from jopt.codec.tree import LEAF, NONE, Reader
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from packed_cases import SPECS, array, lenet, quantized, tree
+
+MAX_BYTES = 1 << 22
+TELLING = (0, 1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 32, 63, 64, 100, 127, 128, 200, 254, 255)
+
+
+class Case(NamedTuple):
+    """A file, and its parts: the header, and each section with its tensor's dtype and shape."""
+
+    data: bytes
+    header: bytes
+    sections: list[bytes]
+    tensors: list[tuple[int, tuple[int, ...]]]
+
+
+def corpus(seed: int = 0) -> list[Case]:
+    """Small files in which every encoding occurs."""
+    rng = np.random.default_rng(seed)
+    files = [
+        codec.encode(tree(rng), model_state=tree(rng), metadata={"seed": i, "text": "ü" * i}) for i in range(6)
+    ]
+    for spec in SPECS:
+        for sparsity in (0.0, 0.8):
+            x, ends = quantized(rng, spec, sparsity=sparsity)
+            files.append(codec.encode({"w": x}, specs={"w": spec}, ranges={"w": ends}))
+    params, specs = lenet(rng, (40, 50, 10))
+    for huffman in (True, False):
+        files.append(codec.encode(params, specs=specs, huffman=huffman, metadata={"n": [1] * 40}))
+    for content in ("sparse", "shared", "sparse shared", "zeros"):
+        files.append(codec.encode([array(rng, dtype, (30, 20), content) for dtype in ("float32", "int16", "bool")]))
+    # Long enough for a table of lanes.
+    files.append(codec.encode({"w": rng.choice(np.float32([0.1, 0.2, 0.3]), (400, 330), p=[0.7, 0.2, 0.1])}))
+    return [_case(file) for file in files]
+
+
+def _case(file: codec.Packed) -> Case:
+    found, tensors, lengths = Sections(file.data, "file"), [], []
+    header = bytes(found.header.buffer)
+    cursor = found.header
+
+    def leaf(path: str, key_bytes: int) -> None:
+        if (number := cursor.byte()) == TIED:
+            cursor.varint()
+            return
+        tensors.append((number, tuple(cursor.varint() for _ in range(cursor.byte()))))
+        lengths.append(cursor.varint())
+
+    metadata.unpack(cursor)
+    reader = Reader(cursor, leaf, lambda count: None)
+    reader.read(), reader.read()
+    sections = [bytes(found.next(length, "").buffer) for length in lengths]
+    assert join(header, sections) == file.data
+    return Case(file.data, header, sections, tensors)
+
+
+def alone(number: int, shape: tuple[int, ...], section: bytes) -> bytes:
+    """A file of one tensor, whose checksums are right."""
+    record = bytes([number, len(shape)]) + b"".join(map(varint, shape)) + varint(len(section))
+    return join(bytes([0, LEAF]) + record + bytes([NONE]), [section])
+
+
+def mutate(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
+    """One to four damages: bits flipped, bytes set, cut, inserted, doubled, moved, or taken from elsewhere."""
+    out = bytearray(data)
+    for _ in range(int(rng.integers(1, 5))):
+        at, length = int(rng.integers(len(out) + 1)), int(rng.integers(1, 9))
+        kind = rng.integers(9)
+        if kind == 0 and at < len(out):
+            out[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1 and at < len(out):
+            out[at] = int(rng.choice(TELLING))
+        elif kind == 2:
+            del out[at:]
+        elif kind == 3:
+            out[at:at] = rng.bytes(length)
+        elif kind == 4:
+            del out[at : at + length]
+        elif kind == 5:
+            out[at : at + length] = bytes(length) if rng.random() < 0.5 else b"\xff" * length
+        elif kind == 6:
+            out[at:at] = out[at : at + length]
+        elif kind == 7:
+            out[at : at + 1] = varint(int(2 ** (63 * rng.random())))
+        else:
+            start = int(rng.integers(len(other) + 1))
+            out[at : at + length] = other[start : start + length]
+    return bytes(out)
+
+
+def damaged(rng: np.random.Generator, cases: list[Case]) -> tuple[str, bytes, bytes | None]:
+    """What was done, the file, and the whole one that it must not be taken for (None: its checksums are right)."""
+    case, other = (cases[int(i)] for i in rng.integers(len(cases), size=2))
+    kind = rng.integers(4)
+    if kind == 0 or not case.sections:
+        return "bytes", mutate(rng, case.data, other.data), case.data
+    if kind == 1:
+        return "header, checksums made to fit", join(mutate(rng, case.header, other.header), case.sections), None
+    i = int(rng.integers(len(case.sections)))
+    section = mutate(rng, case.sections[i], other.data)
+    if kind == 2:
+        return "section, checksums made to fit", alone(*case.tensors[i], section), None
+    shape = case.tensors[i][1]
+    shape = tuple(int(rng.choice((0, 1, 2, n, n + 1, 2**20, 2**62))) for n in (*shape, 1)[: int(rng.integers(4))])
+    return "dtype, checksums made to fit", alone(int(rng.integers(len(NAMES))), shape, section), None
+
+
+def outcome(data: bytes, whole: bytes | None) -> str:
+    """'error' or 'model'; any other exception is one, and so is a damaged file that passes for a whole one."""
+    try:
+        file = codec.decode(data, max_bytes=MAX_BYTES)
+    except codec.CodecError as error:
+        assert str(error).startswith("file"), error
+        return "error"
+    assert file.ledger.total == len(data), "the ledger's sum is not the file's length"
+    assert whole is None or data == whole, "a damaged file was read"
+    return "whole" if whole is not None else "model"
+
+
+def fuzz(count: int, seed: int = 0, watch: Callable[[int, float], None] | None = None) -> dict[str, int]:
+    """Reads `count` damaged files; how often what became of them."""
+    rng, cases, found = np.random.default_rng(seed), corpus(), Counter()
+    for i in range(count):
+        what, data, whole = damaged(rng, cases)
+        start = time.process_time()
+        try:
+            found[f"{what}: {outcome(data, whole)}"] += 1
+        except Exception as error:
+            raise AssertionError(f"file {i} of seed {seed} ({what}): {data.hex()[:4000]}") from error
+        if watch is not None:
+            watch(i, time.process_time() - start)
+    return dict(sorted(found.items()))
+
+
+def main(count: int, seed: int) -> None:
+    """Prints what became of `count` files."""
+    longest = 0.0
+
+    def watch(i: int, seconds: float) -> None:
+        nonlocal longest
+        longest = max(longest, seconds)
+
+    found = fuzz(count, seed, watch)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"files": count, **found, "longest_seconds": round(longest, 3), "memory_mib": round(memory)}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -1,0 +1,72 @@
+"""The file's grid is that of jopt.quantize, bit for bit."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from packed_cases import SPECS, same
+
+from jopt import codec, quantize
+
+DEFAULT = SPECS[:1] + SPECS[2:3] + SPECS[5:6]
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "spec", [pytest.param(s, marks=() if s in DEFAULT else pytest.mark.slow) for s in SPECS], ids=str
+)
+def test_codes_scales_and_values_are_those_of_quantize(spec):
+    x = RNG.normal(size=(8, 12)).astype(np.float32)
+    x[:, 3], x[RNG.random(x.shape) < 0.5] = 0, 0
+    q = quantize.quantize(jnp.asarray(x), quantize.Spec(**spec._asdict()))
+    seen = np.asarray(quantize.dequantize(q))
+    file = codec.decode(codec.encode({"w": seen}, specs={"w": q.spec}, ranges={"w": q.range}).data)
+    found = file.integers["w"]
+    assert same(file.params["w"], seen)
+    assert same(found.codes, np.asarray(q.codes)) and same(found.scale, np.asarray(q.scale))
+    assert same(found.zero_point, np.asarray(q.zero_point))
+    again = quantize.QTensor(*map(jnp.asarray, found[:3]), q.spec, quantize.Range(*map(jnp.asarray, found[3:5])))
+    assert same(np.asarray(quantize.dequantize(again)), seen)
+
+
+@pytest.mark.parametrize(
+    "bits", [4, pytest.param(8, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_fake_quantized_weights_are_recovered_without_a_range(bits):
+    spec = quantize.Spec(bits, axis=-1)
+    seen = np.asarray(quantize.fake_quantize(jnp.asarray(RNG.normal(size=(64, 10)), jnp.float32), spec))
+    packed = codec.encode({"w": seen}, specs={"w": spec})
+    assert f"{bits}-bit integers" in packed.ledger.entries[1].encoding
+    assert codec.decode(packed.data).integers["w"].spec == codec.Spec(bits, axis=-1)
+
+
+def test_signs_and_ternary_weights_are_integers():
+    w = jnp.asarray(RNG.normal(size=(64, 10)), jnp.float32)
+    seen = {"binary": quantize.xnor(w), "signs": quantize.binarize(w), "ternary": quantize.ternarize(w)}
+    specs = {"binary": quantize.Spec(1, axis=-1), "signs": quantize.Spec(1), "ternary": quantize.Spec(2)}
+    packed = codec.encode(seen, specs=specs)
+    rows = {entry.path: entry for entry in packed.ledger.entries}
+    file = codec.decode(packed.data)
+    assert same(file.params, {name: np.asarray(w) for name, w in seen.items()})
+    assert {name: set(np.unique(q.codes)) for name, q in file.integers.items()} == {
+        "binary": {-1, 1}, "signs": {-1, 1}, "ternary": {-1, 0, 1}
+    }  # fmt: skip
+    # A bit a weight, in 80 bytes; a scale of four bytes each, or one that is exact as an int8.
+    assert rows["signs"].bytes["values"] == 80 and rows["signs"].bytes["scales"] <= 6
+    assert rows["binary"].bytes["scales"] <= 40 + 6
+
+
+def test_a_wrong_range_falls_back_to_the_values():
+    spec = quantize.Spec(4)
+    seen = np.asarray(quantize.fake_quantize(jnp.asarray(RNG.normal(size=(16, 10)), jnp.float32), spec))
+    wrong = codec.encode({"w": seen}, specs={"w": spec}, ranges={"w": (np.float32(-9), np.float32(9))})
+    assert wrong.data == codec.encode({"w": seen}, specs={"w": spec}).data
+    moved = seen + np.float32(0.01)
+    packed = codec.encode({"w": moved}, specs={"w": spec}, ranges={"w": (np.float32(-9), np.float32(9))})
+    file = codec.decode(packed.data)
+    assert not file.integers and same(file.params["w"], moved)
+
+
+def test_minus_zero_is_no_integer_but_comes_back():
+    seen = np.float32([[0.5, -0.0, 1.0], [0.0, -1.0, -0.5]])
+    file = codec.decode(codec.encode({"w": seen}, specs={"w": codec.Spec(2)}).data)
+    assert not file.integers and same(file.params["w"], seen)

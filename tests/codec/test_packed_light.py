@@ -1,0 +1,66 @@
+"""Reading a packed file needs NumPy only."""
+
+import subprocess
+import sys
+
+import numpy as np
+
+from jopt import codec
+
+BLOCKED = """
+import sys
+for name in ("jax", "jaxlib", "flax", "optax", "matplotlib", "scipy", "sklearn", "ml_dtypes", "tensorflow"):
+    sys.modules[name] = None
+import jopt, numpy
+before = set(sys.modules)
+from jopt import codec
+file = codec.read(sys.argv[1])
+print(file.metadata["name"], file.params["kernel"].sum(), sorted(file.integers), file.ledger.total)
+try:
+    jopt.chain
+except ImportError:
+    print("no jax")
+try:
+    codec.load(sys.argv[2])
+except codec.CodecError as error:
+    print(error)
+"""
+
+
+def test_a_file_is_read_where_jax_is_not_installed(tmp_path):
+    kernel = np.zeros((20, 10), np.float32)
+    kernel[::3, ::2] = 0.5
+    ledger = codec.save(
+        tmp_path / "model.jopt", {"kernel": kernel}, specs={"kernel": codec.Spec(4)}, metadata={"name": "small"}
+    )
+    import ml_dtypes
+
+    codec.save(tmp_path / "half.jopt", {"kernel": kernel.astype(ml_dtypes.bfloat16)})
+    command = [sys.executable, "-c", BLOCKED, str(tmp_path / "model.jopt"), str(tmp_path / "half.jopt")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[:2] == [f"small {kernel.sum()} ['kernel'] {ledger.total}", "no jax"]
+    assert "dtype bfloat16 needs a newer ml_dtypes" in out[2]
+
+
+LIGHT = """
+import sys
+import jopt
+import jopt.codec
+heavy = ("jax", "flax", "optax", "matplotlib", "scipy", "ml_dtypes", "pickle5", "orbax", "jopt.transform")
+print([name for name in heavy if name in sys.modules])
+print(jopt.chain.__module__, jopt.ConfigError.__module__, jopt.rules.__name__, "hold" in dir(jopt))
+from jopt import ParamTransform, RuleError, chain, hold, identity, project_moments
+try:
+    jopt.nothing
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_importing_jopt_is_light_and_gives_every_name():
+    out = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines() == [
+        "[]",
+        "jopt.transform jopt.config jopt.rules True",
+        "module 'jopt' has no attribute 'nothing'",
+    ]

@@ -1,0 +1,34 @@
+"""experiments.export: the files that were asked for, with their lengths, or one line on why not."""
+
+import json
+import re
+
+from jopt import codec
+
+
+def test_files_and_their_bytes_are_listed(app, runs):
+    done = app("export", runs / "a", "--format=packed,safetensors")
+    assert (done.returncode, done.stderr) == (0, "")
+    out = runs / "a" / "export"
+    dense = 4 * json.loads((runs / "a" / "result.json").read_text())["parameters"]
+    assert {path.name for path in out.iterdir()} == {"model.jopt", "model.safetensors", "README.md"}
+    for path in out.iterdir():
+        size = path.stat().st_size
+        compared = "" if path.suffix == ".md" else f"{dense / size:.2f}x"
+        row = rf"\b{re.escape(path.name)} +{size:,} +\S+ \w+ +{compared} *$"
+        assert re.search(row, done.stdout, re.MULTILINE), (row, done.stdout)
+    assert codec.read(out / "model.jopt").ledger.total == (out / "model.jopt").stat().st_size
+
+
+def test_an_unknown_format_is_one_line(app, refused, tmp_path):
+    message = refused(app("export", tmp_path, "--format=packed,onxx"), 2)
+    assert "--format must be one of 'onnx', 'packed', 'safetensors', 'stablehlo', got 'onxx'" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_readme_of_a_project_is_not_replaced(app, refused, tmp_path):
+    (tmp_path / "README.md").write_text("# mine\n")
+    message = refused(app("export", tmp_path / "run", f"--out={tmp_path}"), 1)
+    assert "holds a README.md that is no model card of jopt's" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "# mine\n"

@@ -1,0 +1,151 @@
+"""Artefacts: run where there is no jopt, bit for bit; what is in them; and what is refused."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopt import data
+from jopt.config import ConfigError
+from jopt.export import functions, stablehlo
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    return {size: rng.normal(size=(size, 4, 4, 1)).astype(np.float32) for size in (3, 8)}
+
+
+@pytest.mark.parametrize("name", functions.NAMES)
+def test_a_process_without_jopt_computes_the_same_bits(exported, outside, inputs, name):
+    here = jax.jit(functions.function(exported.finished, name))
+    for size, x in inputs.items():
+        there = outside.arrays[f"{name}/{size}"]
+        assert there.shape == (size, 3) and there.dtype == np.float32
+        assert there.tobytes() == np.asarray(here(x)).tobytes()
+
+
+def test_masked_is_what_the_run_evaluated(exported, outside, inputs):
+    run = exported.finished
+    logits, _ = run.model.apply(run.params, run.model_state, inputs[8], train=False)
+    np.testing.assert_allclose(outside.arrays["masked/8"], logits, rtol=1e-5, atol=1e-6)
+    said = program(exported, "masked").metadata["test"]
+    assert said["accuracy"] == run.result["accuracy"] and said["largest_difference"] == 0
+
+
+def test_float_is_the_parameters_that_moved(exported, outside, inputs):
+    first, second = (
+        {name: np.asarray(leaf, np.float64) for name, leaf in layer.items()}
+        for _, layer in sorted(exported.finished.state.params.items())
+    )
+    hidden = np.maximum(inputs[8].reshape(8, 16) @ first["kernel"] + first["bias"], 0)
+    expected = hidden @ second["kernel"] + second["bias"]
+    np.testing.assert_allclose(outside.arrays["float/8"], expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(outside.arrays["masked/8"] - expected).max() > 1e-3  # its weights have 4 bits
+
+
+def program(exported, name):
+    return stablehlo.load(exported.directory / f"{name}.stablehlo")
+
+
+def test_the_integer_program_multiplies_int8_and_adds_up_int32(exported):
+    text = program(exported, "integer").exported.mlir_module()
+    products = re.findall(r"stablehlo\.dot_general.*: (.*?)(?: loc.*)?$", text, re.MULTILINE)
+    # Lowered for each platform by itself, or for all at once.
+    assert set(products) == {
+        "(tensor<?x16xi8>, tensor<16x8xi8>) -> tensor<?x8xi32>",
+        "(tensor<?x8xi8>, tensor<8x3xi8>) -> tensor<?x3xi32>",
+    }
+    simulated = program(exported, "masked").exported.mlir_module()
+    assert "xi8>" not in simulated and simulated.count("stablehlo.dot_general") == 2
+
+
+def test_the_shrunk_program_is_smaller(exported):
+    text = program(exported, "shrunk").exported.mlir_module()
+    assert re.findall(r"tensor<16x(\d)xf32>", text)[0] == "4"  # half of the 8 units
+    assert "tensor<16x8xf32>" in program(exported, "masked").exported.mlir_module()
+
+
+def test_what_the_json_file_says(exported):
+    said = program(exported, "integer").metadata
+    assert said["inputs"] == [{"dtype": "float32", "shape": ["batch", 4, 4, 1]}]
+    assert said["outputs"] == [{"dtype": "float32", "shape": ["batch", 3]}]
+    assert said["platforms"] == ["cpu", "cuda", "tpu"]
+    assert said["bytes"] == (exported.directory / "integer.stablehlo").stat().st_size
+    assert said["test"]["equal_predictions"] == said["test"]["examples"] == 16
+    assert said["mean"] == exported.finished.dataset.mean.tolist()
+    assert jax.export.minimum_supported_calling_convention_version <= said["calling_convention_version"]
+
+
+def test_bytes_are_those_of_the_function_alone(exported):
+    content = (exported.directory / "masked.stablehlo").read_bytes()
+    assert b".py" not in content and b"/jopt" not in content
+    again = stablehlo.lower(functions.function(exported.finished, "masked"), (4, 4, 1))
+    assert bytes(again.serialize()) == content
+
+
+def test_raw_inputs_are_normalized_inside(exported):
+    run = exported.finished
+    function, dataset = functions.function(run, "masked"), run.dataset
+    raw = stablehlo.lower(function, (4, 4, 1), normalization=(dataset.mean, dataset.std))
+    assert raw.in_avals[0].dtype == np.uint8
+    normal = data.normalize(*map(jnp.asarray, (dataset.test.inputs, dataset.mean, dataset.std)))
+    np.testing.assert_array_equal(raw.call(dataset.test.inputs), jax.jit(function)(normal))
+
+
+def test_agreement_counts_what_differs(exported):
+    labels = exported.finished.dataset.test.labels
+    right = np.eye(3, dtype=np.float32)[labels]
+    other = right.copy()
+    other[:4] = np.roll(right[:4], 1, axis=1)
+    found = functions.agreement(exported.finished, right, other)
+    assert found == (16, 12, 1.0, 0.75)
+
+
+def test_logits_of_many_batches_are_those_of_one():
+    x = np.arange(1100.0, dtype=np.float32)[:, None]
+    sizes = []
+
+    def call(batch):
+        sizes.append(len(batch))
+        return 2 * batch
+
+    np.testing.assert_array_equal(functions.logits(call, x), 2 * x)
+    assert sizes == [512, 512, 512]
+
+
+def test_what_is_not_there_is_refused(exported, tmp_path):
+    with pytest.raises(
+        ConfigError, match="function must be one of 'float', 'integer', 'masked', 'shrunk', got 'x'"
+    ):
+        functions.function(exported.finished, "x")
+    own = exported.finished._replace(given=("model",))
+    for name in ("float", "shrunk", "integer"):
+        with pytest.raises(functions.Unavailable, match=f"no {name} function.*model of its own"):
+            functions.function(own, name)
+    stage = exported.finished.config.stages[0]
+    before, stage.activations = stage.activations, None
+    try:
+        with pytest.raises(functions.Unavailable, match="does not quantize its activations"):
+            functions.function(exported.finished, "integer")
+    finally:
+        stage.activations = before
+
+
+def test_a_file_that_is_not_whole_is_refused(exported, tmp_path):
+    content = (exported.directory / "masked.stablehlo").read_bytes()
+    path, beside = tmp_path / "a", tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(stablehlo.StableHLOError, match="cannot be read"):
+        stablehlo.load(path)
+    said = json.loads((exported.directory / "masked.stablehlo.json").read_text())
+    beside.write_text(json.dumps(said))
+    assert stablehlo.load(path).metadata == said
+    path.write_bytes(content[:-8])
+    with pytest.raises(stablehlo.StableHLOError, match="SHA-256 differ"):
+        stablehlo.load(path)
+    with pytest.raises(ConfigError, match="platforms must be one of 'cpu', 'cuda', 'rocm', 'tpu', got 'abacus'"):
+        stablehlo.lower(lambda x: x, (2,), platforms=("abacus",))
