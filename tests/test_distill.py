@@ -15,6 +15,8 @@ from jopt.config import ConfigError, from_dict, to_dict
 from jopt.distill import Config
 from jopt.hyper import join, split
 
+pytestmark = pytest.mark.unoptimized
+
 LOSSES = {
     "loss": lambda s, t: distill.loss(s, t, 3.0),
     "mse": distill.mse,
@@ -200,6 +202,7 @@ def test_gradients_against_finite_differences(name):
     assert slope == pytest.approx((there - back) / (2 * step), rel=1e-2, abs=1e-3)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", LOSSES)
 def test_eager_is_jit(name):
     student, teacher = logits(10)

@@ -17,6 +17,8 @@ from jopt.models.mlp import MLP, TiedMLP
 from jopt.models.resnet import ResNet
 from jopt.models.rnn import RNN
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(jax.random.key(1), (6, 8, 8, 1))
 
@@ -89,6 +91,7 @@ def test_captured_calls_are_what_numpy_computes():
     np.testing.assert_array_equal(logits[0], calls["Dense_2"][0].output)
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", ["cnn", "gru", "tied_mlp"])
 def test_capture_changes_nothing_eager_or_jitted(name):
     model, params, state = made(name)

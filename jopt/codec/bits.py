@@ -86,14 +86,16 @@ def unpack(buffer: bytes | memoryview | np.ndarray, width: int, count: int) -> n
     dtype = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
     if not rest and whole in (1, 2, 4):
         return data.view(np.dtype(dtype).newbyteorder("<")).astype(dtype)
-    values = np.zeros(count, dtype)
-    if whole:
-        octets = data[: count * whole].reshape(count, whole)
-        for i in range(whole):
-            values |= octets[:, i].astype(dtype) << dtype(8 * i)
+    if not whole:
+        return _unpack_narrow(data, rest, count) if rest else np.zeros(count, dtype)
+    octets = np.zeros((count, np.dtype(dtype).itemsize), np.uint8)
+    octets[:, :whole] = data[: count * whole].reshape(count, whole)
+    values = octets.reshape(-1).view(np.dtype(dtype).newbyteorder("<")).astype(dtype, copy=False)
     if rest:
         high = _unpack_narrow(data[count * whole :], rest, count)
-        values = values | (high.astype(dtype) << dtype(8 * whole)) if whole else high
+        for start in range(0, count, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            values[part] |= high[part].astype(dtype) << dtype(8 * whole)
     return values
 
 

@@ -37,7 +37,10 @@ class Budget:
     def check(self, count: int) -> None:
         """Raises a `CodecError` where `count` bytes, which are given back soon, are too many."""
         if count > self._left:
-            raise CodecError(f"{self._name}: the tensors take more than max_bytes = {self._max_bytes}")
+            raise CodecError(
+                f"{self._name}: the tensors take more than max_bytes = {self._max_bytes}; "
+                "give a larger one if the file can be trusted"
+            )
 
 
 def join(header: bytes, sections: Sequence[bytes]) -> bytes:

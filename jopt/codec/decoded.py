@@ -14,6 +14,8 @@ from jopt.codec.grid import Spec, code_dtype, from_groups, spread, to_groups
 from jopt.codec.integers import Integers
 from jopt.codec.tensor import CODEBOOK, CODED, INTEGERS, RAW
 
+_CODE = 8  # bytes of memory while an integer is read.
+
 
 class Decoded(NamedTuple):
     """A tensor that was read.
@@ -65,6 +67,7 @@ def decode(
             where, number = found.positions, found.positions.size
             _add(spent, found.bytes)
         if held == INTEGERS:
+            room(_CODE * size)
             quantized, what = _integers(cursor, shape, size, where, coded, spent)
             array = integers.values(quantized, dtype)
         else:

@@ -138,8 +138,6 @@ def encode(symbols: np.ndarray, lengths: np.ndarray) -> bytes:
         if int(symbols.min()) != lone or int(symbols.max()) != lone:
             raise ValueError(f"the code knows the symbol {lone} alone, got others")
         return b""
-    if not lengths.all() and not lengths[np.flatnonzero(count(symbols, lengths.size))].all():
-        raise ValueError("a symbol occurs that has no code: its length is 0")
     return lanes.encode(symbols, _codes(lengths), lengths)
 
 

@@ -13,6 +13,9 @@ from jopt.codec import huffman
 from jopt.codec.cursor import Cursor, varint
 from jopt.codec.error import CodecError
 
+LARGEST = 1 << 24
+"""Bytes of the longest text."""
+
 _NONE, _RAW, _HUFFMAN = range(3)
 
 
@@ -26,6 +29,7 @@ def pack(metadata: Any, entropy: bool = True) -> bytes:
     Raises:
       TypeError: if they are not what JSON gives back: None, bool, int, finite floats, texts, lists, and dicts with
         texts as keys.
+      ValueError: if their text is longer than `LARGEST`.
 
     Example:
       >>> pack({"b": 1, "a": [True]})
@@ -41,6 +45,8 @@ def pack(metadata: Any, entropy: bool = True) -> bytes:
         raise TypeError(f"{accepted}; got {error}") from error
     if not same(metadata, again):
         raise TypeError(f"{accepted}; a tuple or another type is among {str(metadata)[:200]}")
+    if len(content) > LARGEST:
+        raise ValueError(f"metadata must have at most {LARGEST} bytes as JSON, got {len(content)}")
     raw = bytes([_RAW]) + varint(len(content)) + content
     if not entropy:
         return raw
@@ -63,7 +69,7 @@ def unpack(cursor: Cursor) -> Any:
     if form > _HUFFMAN:
         raise cursor.fail(f"metadata must be of form 0 to {_HUFFMAN}, got {form}")
     # A code has a bit at least, but for one of a text that repeats one character, which is no JSON.
-    count = cursor.varint("the length of the metadata", largest=8 * cursor.left)
+    count = cursor.varint("the length of the metadata", largest=min(8 * cursor.left, LARGEST))
     try:
         if form == _RAW:
             content = bytes(cursor.take(count))

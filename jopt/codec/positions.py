@@ -11,7 +11,7 @@ from jopt.codec.shortest import Candidate
 
 ALL, GAPS, CODED_GAPS, MASK = range(4)
 _WIDEST, _WIDEST_CODED = 16, 12
-_SMALL = 1 << 16
+_SMALL, _BLOCK = 1 << 16, 1 << 18
 _POSITION, _ENTRY = 9, 28  # bytes of memory while an element of a bitmap, or a gap, is read.
 
 
@@ -39,22 +39,24 @@ class Runs(NamedTuple):
         return int(np.dot(self.zeros // ((1 << width) - 1), self.times))
 
 
-def count_runs(positions: np.ndarray, size: int) -> Runs:
+def count_runs(positions: np.ndarray) -> Runs:
     """The runs of zeros before `positions`.
 
     Example:
-      >>> count_runs(np.array([2, 3, 9, 12]), 20)
+      >>> count_runs(np.array([2, 3, 9, 12]))
       Runs(zeros=array([0, 2, 5]), times=array([1, 2, 1]))
     """
-    zeros = gaps.runs(positions, size)
-    if not zeros.size:
-        return Runs(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    # Long runs are few: a tensor has no room for many.
-    long = np.empty(0, np.int64)
-    if int(zeros.max()) >= _SMALL:
-        long, zeros = zeros[zeros >= _SMALL], zeros[zeros < _SMALL]
-    short = np.bincount(zeros)
-    some, times = np.unique(long, return_counts=True)
+    short, long = np.zeros(_SMALL, np.int64), []
+    # By blocks, which stay in the cache.
+    for start in range(0, positions.size, _BLOCK):
+        zeros = np.diff(positions[start : start + _BLOCK], prepend=positions[start - 1] if start else -1) - 1
+        # Long runs are few: a tensor has no room for many.
+        if int(zeros.max()) >= _SMALL:
+            long.append(zeros[zeros >= _SMALL])
+            zeros = zeros[zeros < _SMALL]
+        counts = np.bincount(zeros)
+        short[: counts.size] += counts
+    some, times = np.unique(np.concatenate([np.empty(0, np.int64), *long]), return_counts=True)
     occur = np.flatnonzero(short)
     return Runs(np.concatenate([occur, some]), np.concatenate([short[occur], times]))
 
@@ -72,7 +74,7 @@ def best_width(runs: Runs) -> int:
 
 def candidates(positions: np.ndarray, size: int, huffman: bool) -> dict[int, Candidate]:
     """The ways to write the positions of what is not zero, by kind."""
-    runs = count_runs(positions, size)
+    runs = count_runs(positions)
     kept = varint(positions.size)
     if not positions.size:
         return {GAPS: Candidate(len(kept), lambda: kept)}

@@ -22,6 +22,7 @@ MAX_BYTES = 2**32
 TIED = 255
 """In the place of a leaf's dtype: it is a tensor that was there before."""
 
+_LEAF = 1024  # bytes of memory that a leaf's objects take, about.
 _LARGEST_RANK = 64  # NumPy's.
 _STATE = "model_state/"
 
@@ -135,6 +136,7 @@ class _Reading:
         cursor = self.sections.header
         start = cursor.position
         path = self.prefix + path
+        self.budget.spend(_LEAF)
         if (number := cursor.byte()) == TIED:
             tied = cursor.varint("the number of a tied tensor")
             if tied >= len(self.entries):
@@ -162,10 +164,11 @@ class _Reading:
         if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
             raise cursor.fail(f"{path} has the shape {shape}, which no array can have")
         size = math.prod(shape)
-        # Integers are kept beside the values.
-        self.budget.spend(size * (dtype.itemsize + 2))
+        self.budget.spend(size * dtype.itemsize)
         length = cursor.varint("the length of a section")
         found = decode_tensor(self.sections.next(length, path), dtype, shape, self.budget.check)
+        if found.integers is not None:
+            self.budget.spend(found.integers.codes.nbytes)
         spent = dict(found.bytes)
         if rank < 2:
             spent = {"biases": sum(spent.values())}

@@ -17,10 +17,15 @@ def pieces(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray) -> tuple
 
     Returns:
       (m,) uint64 codes and (m,) uint64 lengths.
+
+    Raises:
+      ValueError: if a symbol has no code.
     """
     packed = codes | (lengths.astype(np.uint64) << _LENGTH)
     both = packed.take(symbols)
     length = both >> _LENGTH
+    if not length.min():
+        raise ValueError("a symbol occurs that has no code: its length is 0")
     both &= _MASK
     widest = int(lengths.max())
     while widest <= 32 and both.size > 1:

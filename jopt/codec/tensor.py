@@ -84,24 +84,25 @@ def _once(candidate: Candidate) -> Candidate:
 
 
 def _raw(flat: np.ndarray) -> _Values:
-    def values(at: np.ndarray | None) -> list[tuple[int, Candidate]]:
-        part = flat if at is None else flat[at]
-        return [(RAW << 2, Candidate(1 + part.nbytes, lambda: narrow.packed_as(part, flat.dtype.name)))]
+    return lambda at: [_plain(flat, at, flat.dtype.name)]
 
-    return values
+
+def _plain(flat: np.ndarray, at: np.ndarray | None, name: str) -> tuple[int, Candidate]:
+    size = 1 + itemsize(NAMES.index(name)) * (flat.size if at is None else at.size)
+    return RAW << 2, Candidate(size, lambda: narrow.packed_as(flat if at is None else flat[at], name))
 
 
 def _values(flat: np.ndarray, where: np.ndarray | None, huffman: bool) -> _Values:
-    """The values at `where` are looked at; all of them are these and +0.0."""
-    kept = flat if where is None else flat[where]
-    name = narrow.narrowest(kept)
-    size = itemsize(NAMES.index(name))
-    entries = distinct(kept, min(LIMIT, max(flat.size // 2, 1)))
-    chosen = np.empty(0, np.uint8) if entries is None else indices(kept, entries)
-    counts = None if entries is None else huffman_code.count(chosen, entries.size)
-
-    def raw(part: np.ndarray) -> tuple[int, Candidate]:
-        return RAW << 2, Candidate(1 + size * part.size, lambda: narrow.packed_as(part, name))
+    """Values as they are, or as a codebook; `where` they are not +0.0 (None: not asked)."""
+    # What most elements are is looked at once: all, or what is left of a sparse tensor.
+    few = where is not None and 2 * where.size < flat.size
+    seen = flat[where] if few else flat
+    name = narrow.narrowest(seen)
+    entries = distinct(seen, min(LIMIT, max(flat.size // 2, 1)))
+    if entries is None or not entries.size:
+        return lambda at: [_plain(flat, at, name)]
+    chosen = indices(seen, entries)
+    counts = huffman_code.count(chosen, entries.size)
 
     def shared(
         entries: np.ndarray, counts: np.ndarray, get: Callable[[], np.ndarray]
@@ -110,17 +111,28 @@ def _values(flat: np.ndarray, where: np.ndarray | None, huffman: bool) -> _Value
         return _symbols(CODEBOOK, head, get, counts, huffman)
 
     def values(at: np.ndarray | None) -> list[tuple[int, Candidate]]:
-        part = flat if at is None else kept
-        if entries is None or counts is None or not part.size or not entries.size:
-            return [raw(part)]
-        if at is None and where is not None:
+        plain = _plain(flat, at, name)
+        if few == (at is not None):
+            return [plain, *shared(entries, counts, lambda: chosen)]
+        if few:
             whole = distinct(np.append(entries, np.zeros(1, flat.dtype)))
             assert whole is not None
-            with_zero = np.insert(counts, int(np.flatnonzero(bits_of(whole) == 0)[0]), flat.size - kept.size)
-            return [raw(part), *shared(whole, with_zero, lambda: indices(flat, whole))]
-        return [raw(part), *shared(entries, counts, lambda: chosen)]
+            with_zero = np.insert(counts, _zero(whole), flat.size - seen.size)
+            return [plain, *shared(whole, with_zero, lambda: indices(flat, whole))]
+        zero = _zero(entries)
+
+        def without() -> np.ndarray:
+            part = chosen[at]
+            return part - (part > zero)
+
+        return [plain, *shared(np.delete(entries, zero), np.delete(counts, zero), without)]
 
     return values
+
+
+def _zero(entries: np.ndarray) -> int:
+    """Which entry +0.0 is."""
+    return int(np.flatnonzero(bits_of(entries) == 0)[0])
 
 
 def _integers(quantized: Integers, huffman: bool) -> _Values:

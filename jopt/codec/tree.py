@@ -65,7 +65,7 @@ def _leaves(tree: Any, at: tuple[str, ...], name: str) -> Iterator[tuple[str, np
         yield "/".join(at), array
 
 
-_NODE = 64  # bytes of memory that a node takes, about.
+_NODE = 128  # bytes of memory that a node takes, about.
 
 
 class Writer:

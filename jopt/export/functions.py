@@ -9,7 +9,9 @@ import numpy as np
 from jopt import data, models, prune, quantize
 from jopt.config import choice
 from jopt.coupling import CouplingError
+from jopt.quantize import integer
 from jopt.quantize.activations import KEY, split
+from jopt.quantize.tensors import QTensor
 from jopt.train import compression
 from jopt.train.codes import codes, integers
 from jopt.train.config import network
@@ -19,7 +21,7 @@ Forward = Callable[[Any], jax.Array]
 
 NAMES = ("float", "masked", "shrunk", "integer")
 WHAT = {
-    "float": "the parameters that the optimizer moved, before sharing and quantization, in float32",
+    "float": "the model before quantization: masked and shared, in float32",
     "masked": "the model as it was evaluated: masked, shared, quantization simulated in float32",
     "shrunk": "the masked model without the units that its zeros leave dead",
     "integer": "codes multiplied and added up in integers",
@@ -29,6 +31,24 @@ _BATCH = 512
 
 class Unavailable(ValueError):
     """A run has no such function, and why."""
+
+
+class Parts(NamedTuple):
+    """A model and what it computes with."""
+
+    model: models.Model
+    params: Any
+    model_state: Any
+
+
+class IntegerParts(NamedTuple):
+    """What `jopt.quantize.integer.network` makes a function of."""
+
+    model: models.Model
+    params: Any
+    model_state: Any
+    weights: dict[str, QTensor]
+    activations: quantize.ActivationConfig
 
 
 class Agreement(NamedTuple):
@@ -52,12 +72,13 @@ def function(run: Finished, name: str) -> Forward:
 
     Args:
       run: the finished run.
-      name: 'float': the parameters that the optimizer moved (their moving average, where the run keeps one), before
-        sharing and quantization, activations left alone. 'masked': the model as it was evaluated, what the file's
-        other names are held against. 'shrunk': the masked one without its dead units (`jopt.prune.shrink_all` of
-        what is not 0), equal to it but for rounding; where inputs of layers are quantized, a constant that a dead
-        unit leaves to the next bias is no longer rounded to that layer's codes. 'integer': of a run that quantizes
-        weights and activations, computed on their codes (`jopt.quantize.integer.network`).
+      name: 'float': the model before quantization: masked and shared, from the parameters that the optimizer moved,
+        or their average where the run keeps one. 'masked': the model as it was evaluated, what the others are held
+        against; without quantization it is the float one. 'shrunk': the masked one without its dead units
+        (`jopt.prune.shrink_all` of what is not 0), equal to it but for rounding; where inputs of layers are
+        quantized, a constant that a dead unit leaves to the next bias is no longer rounded to that layer's codes.
+        'integer': of a run that quantizes weights and activations, computed on their codes
+        (`jopt.quantize.integer.network`).
 
     Returns:
       A function of float32 [batch, ...] to float32 [batch, classes].
@@ -68,10 +89,10 @@ def function(run: Finished, name: str) -> Forward:
     """
     choice("function", name, NAMES)
     if name == "float":
-        return _float(run)
+        return _forward(*float_parts(run))
     if name == "masked":
         return _forward(run.model, run.params, run.model_state)
-    return _shrunk(run) if name == "shrunk" else _integer(run)
+    return _forward(*_shrunk(run)) if name == "shrunk" else _integer(run)
 
 
 def normalized_test(run: Finished) -> np.ndarray:
@@ -138,12 +159,38 @@ def _bare(name: str, tree: Any) -> Any:
     return split(name, tree)[0] if isinstance(tree, dict) else tree
 
 
-def _float(run: Finished) -> Forward:
-    moved = run.state.params if run.config.ema_decay is None else run.state.ema
-    return _forward(_plain(run, "float"), _bare("params", moved), _bare("model_state", run.model_state))
+def float_parts(run: Finished) -> Parts:
+    """What the 'float' function is made of.
+
+    Raises:
+      Unavailable: if the run has none.
+    """
+    last, params = len(run.config.stages) - 1, run.params
+    model = _plain(run, "float")
+    if "transform" not in run.given and "quantize" in compression.acting(run.config, last):
+        moved = run.state.params if run.config.ema_decay is None else run.state.ema
+        params = compression.before(run.config, last, "quantize", run.state.transform_state, moved)
+    return Parts(model, _bare("params", params), _bare("model_state", run.model_state))
 
 
-def _shrunk(run: Finished) -> Forward:
+def integer_parts(run: Finished) -> IntegerParts:
+    """What the 'integer' function is made of.
+
+    Raises:
+      Unavailable: if the run has none.
+    """
+    last = len(run.config.stages) - 1
+    part = compression.acting(run.config, last).get("activations")
+    found = {}
+    if "transform" not in run.given:
+        found = integers(codes(run.config, last, run.state, run.params), run.params)
+    if part is None or part.config.is_identity or not found:
+        what = "weights" if not found else "activations"
+        raise Unavailable(f"no integer function: the run does not quantize its {what}")
+    return IntegerParts(_plain(run, "integer"), run.params, run.model_state, found, part.config)
+
+
+def _shrunk(run: Finished) -> Parts:
     last = len(run.config.stages) - 1
     if _own_model(run):
         raise Unavailable(
@@ -165,23 +212,12 @@ def _shrunk(run: Finished) -> Forward:
             {**tree, KEY: old[KEY]} if KEY in old else tree
             for tree, old in ((params, run.params), (model_state or {}, run.model_state))
         )
-    return _forward(model, params, model_state)
+    return Parts(model, params, model_state)
 
 
 def _integer(run: Finished) -> Forward:
-    last = len(run.config.stages) - 1
-    part = compression.acting(run.config, last).get("activations")
-    found = {}
-    if "transform" not in run.given:
-        found = integers(codes(run.config, last, run.state, run.params), run.params)
-    if part is None or part.config.is_identity or not found:
-        what = "weights" if not found else "activations"
-        raise Unavailable(f"no integer function: the run does not quantize its {what}")
-    from jopt.quantize import integer
-
+    parts = integer_parts(run)
     try:
-        return integer.network(
-            _plain(run, "integer"), run.params, run.model_state, weights=found, activations=part.config
-        )
-    except (NotImplementedError, ValueError) as error:
+        return integer.network(*parts)
+    except ValueError as error:
         raise Unavailable(f"no integer function: {error}") from error

@@ -27,7 +27,8 @@ def tidy(graph: Graph, kept: Collection[str] = ()) -> None:
       graph: of jax2onnx.
       kept: constants to leave as they are.
     """
-    rules = (_identity, _reshape, _expand, _relu, _product, _biased_product, _biased_conv, _pooling, _inverse, _sink)
+    rules = (_identity, _reshape, _slice, _expand, _relu, _product, _biased_product, _biased_conv, _pooling)
+    rules = (*rules, _inverse, _sink)
     changed = True
     while changed:
         fold(graph, kept)
@@ -94,7 +95,7 @@ def _reshape(graph: Graph, node: "NodeProto") -> bool:
         return False
     parts = [graph.constants.get(name) for name in concat.input]
     dynamic = [i for i, part in enumerate(parts) if part is None]
-    if len(dynamic) != 1 or not _one_size(graph, concat.input[dynamic[0]]):
+    if len(dynamic) != 1 or _size_of(graph, concat.input[dynamic[0]]) is None:
         return False
     name = graph.fresh("shape")
     graph.constants[name] = np.concatenate([np.int64([-1]) if p is None else p.astype(np.int64) for p in parts])
@@ -102,15 +103,34 @@ def _reshape(graph: Graph, node: "NodeProto") -> bool:
     return True
 
 
-def _one_size(graph: Graph, name: str) -> bool:
-    """Whether a name stands for one size of some value."""
+def _slice(graph: Graph, node: "NodeProto") -> bool:
+    """Ends put together from constants and whole sizes of the input."""
+    concat = graph.producer(node.input[2]) if node.op_type == "Slice" and len(node.input) == 4 else None
+    starts, axes = (graph.constants.get(node.input[i]) for i in (1, 3)) if concat is not None else (None, None)
+    if concat is None or concat.op_type != "Concat" or starts is None or axes is None:
+        return False
+    ends = []
+    for name, start, axis in zip(concat.input, starts, axes, strict=True):
+        if name not in graph.constants and (start != 0 or _size_of(graph, name) != (node.input[0], int(axis))):
+            return False
+        ends.append(graph.constants.get(name, np.array([np.iinfo(np.int64).max])).astype(np.int64))
+    name = graph.fresh("ends")
+    graph.constants[name] = np.concatenate(ends)
+    node.input[2] = name
+    return True
+
+
+def _size_of(graph: Graph, name: str) -> tuple[str, int] | None:
+    """The value and the axis whose size a name stands for; None: it is none."""
     node = graph.producer(name)
     while node is not None and node.op_type in ("Unsqueeze", "Squeeze", "Gather", "Cast"):
         if node.op_type == "Gather":
             before, index = graph.producer(node.input[0]), graph.constants.get(node.input[1])
-            return before is not None and before.op_type == "Shape" and index is not None and index.size == 1
+            if before is None or before.op_type != "Shape" or index is None or index.size != 1:
+                return None
+            return before.input[0], int(index.item())
         node = graph.producer(node.input[0])
-    return False
+    return None
 
 
 def _expand(graph: Graph, node: "NodeProto") -> bool:

@@ -155,8 +155,13 @@ def _evaluate(
             outputs = inputs
         elif name == "reduce_max" and _is_pooling(params["axes"], inputs[0].shape):
             outputs = [_pool(inputs[0], shaped)]
-        elif name == "pad" and all(low >= 0 and high >= 0 and not hole for low, high, hole in params["padding_config"]):
+        elif name == "pad" and all(min(low, high) >= 0 == hole for low, high, hole in params["padding_config"]):
             outputs = [_pad(*inputs, params["padding_config"])]
+        elif name == "gather" and _is_slice(inputs[1], params["dimension_numbers"]):
+            outputs = [_slice(inputs[0], np.asarray(inputs[1]), params)]
+        elif _is_known(eqn, inputs):
+            with jax.ensure_compile_time_eval():
+                outputs = [eqn.primitive.bind(*inputs, **params)]
         else:
             outputs = eqn.primitive.bind(*inputs, **params)
             outputs = outputs if eqn.primitive.multiple_results else [outputs]
@@ -187,6 +192,30 @@ def _pad(x: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
         parts = [sides[0], x, sides[1]]
         x = lax.concatenate([part for part, n in zip(parts, (low, 1, high), strict=True) if n], axis)
     return x
+
+
+def _is_known(eqn: Any, inputs: Sequence[Any]) -> bool:
+    """Whether it is one of the operations that indices are put together with, and on known numbers."""
+    kinds = ("broadcast_in_dim", "concatenate", "convert_element_type", "reshape")
+    known = not any(isinstance(x, jax.core.Tracer) for x in inputs)
+    aval = eqn.outvars[0].aval
+    fixed = all(isinstance(size, int) for size in aval.shape)
+    return eqn.primitive.name in kinds and known and fixed and np.issubdtype(aval.dtype, np.integer)
+
+
+def _is_slice(start: Any, numbers: Any) -> bool:
+    """Whether a gather takes one block, at a known place."""
+    known = not isinstance(start, jax.core.Tracer) and np.ndim(start) == 1
+    return known and not numbers.operand_batching_dims
+
+
+def _slice(x: Any, start: np.ndarray, params: Mapping[str, Any]) -> Any:
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    first = [0] * len(sizes)
+    for axis, n in zip(numbers.start_index_map, start, strict=True):
+        first[axis] = int(n)
+    block = lax.slice(x, first, [a + size for a, size in zip(first, sizes, strict=True)])
+    return lax.squeeze(block, numbers.collapsed_slice_dims)
 
 
 @contextlib.contextmanager

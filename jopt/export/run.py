@@ -189,6 +189,41 @@ def _stablehlo(source: _Source, absent: dict[str, str]) -> Iterator[File]:
         yield File(beside.name, "stablehlo", beside.stat().st_size, f"what {file} is, its versions and SHA-256")
 
 
+def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
+    import onnxruntime
+
+    from jopt.export import onnx
+
+    shape, run = source.inputs.shape[1:], source.run
+    metadata = {"library": "jopt", "name": run.config.name, "digest": str(run.result["digest"])}
+
+    def plain() -> bytes:
+        return onnx.encode(*functions.float_parts(run), shape, metadata=metadata)
+
+    def quantized() -> bytes:
+        model, params, model_state, weights, activations = functions.integer_parts(run)
+        return onnx.encode_quantized(model, params, model_state, shape, weights, activations, metadata=metadata)
+
+    for name, what, encode in (
+        ("float.onnx", functions.WHAT["float"], plain),
+        ("quantized.onnx", "codes of weights and of layers' inputs, multiplied in integers", quantized),
+    ):
+        try:
+            content = encode()
+        except ValueError as error:
+            absent[name] = str(error)
+            continue
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        logits = functions.logits(lambda x, run=session.run: run(None, {onnx.INPUT: x})[0], source.inputs)
+        write_bytes(source.directory / name, content)
+        code = (
+            "import onnxruntime\n"
+            "session = onnxruntime.InferenceSession('{name}', providers=['CPUExecutionProvider'])\n"
+            f"print(session.run(None, {{{onnx.INPUT!r}: x}})[0].argmax(-1))"
+        )
+        yield File(name, "onnx", len(content), what, code, functions.agreement(run, source.logits, logits))
+
+
 def _safetensors(source: _Source, absent: dict[str, str]) -> Iterator[File]:
     del absent
     name = "model.safetensors"
@@ -214,5 +249,6 @@ def _safetensors(source: _Source, absent: dict[str, str]) -> Iterator[File]:
 _WRITERS: Mapping[str, Callable[[_Source, dict[str, str]], Iterator[File]]] = {
     "packed": _packed,
     "stablehlo": _stablehlo,
+    "onnx": _onnx,
     "safetensors": _safetensors,
 }

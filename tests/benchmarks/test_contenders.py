@@ -8,6 +8,8 @@ from experiments.benchmarks import contenders, pytorch, training
 from experiments.benchmarks.cases import CASES, Case, work
 from jopt import data, models
 
+pytestmark = pytest.mark.unoptimized
+
 SMALL = data.Config(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
 MLP = Case("mlp", models.Config(name="mlp", features=(20, 10)), SMALL, 16)
 CNN = Case("cnn", models.Config(name="cnn", features=(4, 6), hidden=8), SMALL, 16)

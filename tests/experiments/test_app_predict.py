@@ -79,6 +79,7 @@ def test_a_damaged_file_is_one_line(app, refused, model, tmp_path):
     assert refused(app("predict", tmp_path), 1).startswith("CodecError: ")
 
 
+@pytest.mark.slow
 def test_a_file_of_no_run_is_one_line(app, refused, tmp_path):
     codec.save(tmp_path / "other.jopt", {"w": np.ones((2, 2), np.float32)})
     assert refused(app("predict", tmp_path / "other.jopt"), 1).startswith("PackedError: ")

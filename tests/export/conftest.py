@@ -1,6 +1,5 @@
 """A small run that prunes and quantizes, exported, and its files as a process finds them that knows no jopt."""
 
-import functools
 import os
 import re
 import subprocess
@@ -8,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pytest
-from quick import OPTIONS
+import quick
 
 from jopt import data, models, prune, quantize
 from jopt.export import Written, export
@@ -60,9 +58,7 @@ def config() -> Experiment:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory) -> Exported:
     where = tmp_path_factory.mktemp("exported")
-    with pytest.MonkeyPatch.context() as patch:
-        compile = functools.partialmethod(jax.stages.Lowered.compile, compiler_options=OPTIONS)
-        patch.setattr(jax.stages.Lowered, "compile", compile)
+    with pytest.MonkeyPatch.context() as patch, quick.compilation():
         patch.setattr(
             "matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure", lambda self, file, **_: file.write(b"")
         )

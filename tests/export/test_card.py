@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jopt.config import ConfigError
-from jopt.export import ExportError, card, export
+from jopt.export import FORMATS, ExportError, card, export
 from jopt.export.front_matter import front_matter
 from jopt.train.workdir import Workdir, WorkdirError
 
@@ -141,3 +143,27 @@ def test_the_packed_file_of_the_run_is_taken_as_it_is(exported, tmp_path):
     (run / "model.jopt").write_bytes(packed)
     (file, _) = export(run, run, ("packed",))  # beside the run, which must not lose it
     assert file.file.read_bytes() == packed and (run / "README.md").exists() and (run / "report.md").exists()
+
+
+def test_artefacts_of_raw_inputs(exported, tmp_path):
+    written = export(exported.run, tmp_path, ("stablehlo",), raw_inputs=True)
+    assert [w.file.name for w in written if w.format == "stablehlo" and w.file.suffix == ".stablehlo"] == [
+        f"{name}.stablehlo" for name in ("masked", "float", "shrunk", "integer")
+    ]
+    code = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
+    assert code[-1].endswith("print(predict(raw).argmax(-1))\n")
+    said = json.loads((tmp_path / "integer.stablehlo.json").read_text())
+    assert said["inputs"][0]["dtype"] == "uint8" and said["test"]["equal_predictions"] == 16
+
+
+@pytest.mark.slow
+def test_all_formats_and_their_code(exported, tmp_path):
+    written = export(exported.run, tmp_path)
+    assert {w.format for w in written} == {*FORMATS, "card"}
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    classes = done.stdout.splitlines()
+    assert len(classes) == 5 and len({*classes[:2]}) == 1  # packed, StableHLO, two of ONNX, the names
+    said = (tmp_path / "README.md").read_text()
+    for name in ("model.jopt", "masked.stablehlo", "integer.stablehlo", "quantized.onnx"):
+        assert re.search(rf"^\| {name} \|.* 16 of 16 \|", said, re.MULTILINE), name

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import start
 
-from jopt import data
+from jopt import data, models
 from jopt.config import ConfigError
 from jopt.export import functions, stablehlo
 
@@ -51,16 +52,21 @@ def program(exported, name):
     return stablehlo.load(exported.directory / f"{name}.stablehlo")
 
 
+def products(text):
+    """The types of every product; a set, as each platform may have its own of one product."""
+    return set(re.findall(r"stablehlo\.dot_general.*: (.*?)(?: loc.*)?$", text, re.MULTILINE))
+
+
 def test_the_integer_program_multiplies_int8_and_adds_up_int32(exported):
-    text = program(exported, "integer").exported.mlir_module()
-    products = re.findall(r"stablehlo\.dot_general.*: (.*?)(?: loc.*)?$", text, re.MULTILINE)
-    # Lowered for each platform by itself, or for all at once.
-    assert set(products) == {
-        "(tensor<?x16xi8>, tensor<16x8xi8>) -> tensor<?x8xi32>",
-        "(tensor<?x8xi8>, tensor<8x3xi8>) -> tensor<?x3xi32>",
+    first, second = "tensor<?x16x{0}>, tensor<16x8x{0}>", "tensor<?x8x{0}>, tensor<8x3x{0}>"
+    assert products(program(exported, "integer").exported.mlir_module()) == {
+        f"({first.format('i8')}) -> tensor<?x8xi32>",
+        f"({second.format('i8')}) -> tensor<?x3xi32>",
     }
-    simulated = program(exported, "masked").exported.mlir_module()
-    assert "xi8>" not in simulated and simulated.count("stablehlo.dot_general") == 2
+    assert products(program(exported, "masked").exported.mlir_module()) == {
+        f"({first.format('f32')}) -> tensor<?x8xf32>",
+        f"({second.format('f32')}) -> tensor<?x3xf32>",
+    }
 
 
 def test_the_shrunk_program_is_smaller(exported):
@@ -149,3 +155,31 @@ def test_a_file_that_is_not_whole_is_refused(exported, tmp_path):
         stablehlo.load(path)
     with pytest.raises(ConfigError, match="platforms must be one of 'cpu', 'cuda', 'rocm', 'tpu', got 'abacus'"):
         stablehlo.lower(lambda x: x, (2,), platforms=("abacus",))
+
+
+NETWORKS = {
+    "lenet5": ((4, 6, 20), (8, 8, 1)),
+    "cifar10_cnn": ((4, 6, 20, 10), (8, 8, 3)),
+    "cnn": ((4, 6), (8, 8, 1)),
+    "tied_mlp": ((16, 16, 16), (8, 8, 1)),
+    "rnn": ((16,), (8, 8)),
+    "lstm": ((16,), (8, 8)),
+    "gru": ((16,), (8, 8)),
+    "resnet18": ((8,), (8, 8, 3)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_lowered_for_any_batch_size(name):
+    features, shape = NETWORKS[name]
+    model = models.model(models.Config(name, features))
+    x = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
+    params, state = jax.device_get(start(model, x))
+
+    def function(x):
+        return model.apply(params, state, x, train=False)[0]
+
+    exported = stablehlo.lower(function, shape)
+    for size in (1, 5):
+        np.testing.assert_array_equal(exported.call(x[:size]), jax.jit(function)(x[:size]))

@@ -12,6 +12,8 @@ from quick import jit
 
 from jopt.models import Conv, conv_general_dilated
 
+pytestmark = pytest.mark.unoptimized
+
 
 def both(shape, dtype=jnp.float32, **options):
     """The outputs and gradients (of the inputs and the parameters) of nn.Conv and of ours, on the same numbers."""
@@ -116,6 +118,7 @@ def native_loss(kernel, x):
     ).sum()
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("wrap", ["plain", "scan", "vmap"])
 def test_the_cpu_program_has_products_and_no_convolution(wrap):
     x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))

@@ -10,6 +10,8 @@ from quick import jit
 from jopt.models import Dropout
 from jopt.models.layers import ACTIVATIONS, kernel_init, max_pool
 
+pytestmark = pytest.mark.unoptimized
+
 
 @jax.jit
 def drop(rate, x, key):

@@ -12,6 +12,8 @@ from quick import jit
 
 from jopt.models import Config, model, names
 
+pytestmark = pytest.mark.unoptimized
+
 COUNTS = [
     (Config("mlp", (300, 100)), (784,), 266_610),
     (Config("mlp"), (28, 28, 1), 266_610),

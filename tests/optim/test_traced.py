@@ -13,6 +13,8 @@ from jopt.hyper import join, split
 
 from .cases import ALL, cast, jit, random, train
 
+pytestmark = pytest.mark.unoptimized
+
 FLOATS = {
     "learning_rate": (0.05, 0.01, 0.2),
     "momentum": (0.9, 0.5, 0.0),

@@ -15,6 +15,8 @@ from jopt.prune.schedule import cosine_share
 
 from .cases import jit, same
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 SHAPES = {"a": (20, 30), "b": (3, 3, 4, 8)}
 MAKERS = {"set": prune.set_evolution, "rigl": prune.rigl}

@@ -15,6 +15,8 @@ from jopt.coupling import affine, reads
 from jopt.models import MLP, RNN, XOR, ConvNet, ResNet, TiedMLP
 from jopt.prune import shrink, shrink_all, shrink_plan
 
+pytestmark = pytest.mark.unoptimized
+
 NETWORKS = {
     "mlp": (MLP((7, 5, 6), 3), (6,)),
     "mlp sigmoid": (MLP((7, 6), 3, "sigmoid"), (6,)),

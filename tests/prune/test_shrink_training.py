@@ -12,6 +12,8 @@ from jopt.prune import cut, shrink_all
 
 from .cases import jit
 
+pytestmark = pytest.mark.unoptimized
+
 CONFIGS = {
     "sgd": jopt.optim.Config("sgd", learning_rate=0.1),
     "momentum": jopt.optim.Config("momentum", learning_rate=0.05),

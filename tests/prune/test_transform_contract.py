@@ -14,6 +14,8 @@ from jopt.transform import LayerStatistics
 
 from .cases import KEY, MAKERS, jit, kept, layers, same, tree
 
+pytestmark = pytest.mark.unoptimized
+
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_apply_zeroes_exactly_and_keeps_dtypes(dtype):

@@ -13,6 +13,8 @@ from jopt.transform import project_moments
 
 from .cases import jit
 
+pytestmark = pytest.mark.unoptimized
+
 ALL = [(name, "optax") for name in optim.NAMES] + [(name, "paper") for name in optim.PAPER_NAMES]
 
 EVERYTHING = {

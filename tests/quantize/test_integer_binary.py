@@ -18,6 +18,7 @@ from jopt.quantize.integer.ops import rescale
 from jopt.quantize.integer.signs import Signs, pack_signs, signs_dot, unpack_signs
 from jopt.quantize.tensors import QTensor
 
+pytestmark = pytest.mark.unoptimized
 RNG = np.random.default_rng(0)
 
 

@@ -145,7 +145,7 @@ def quantized(module, params, x, bits, axis, *, method="percentile", state=False
 
 
 def _layer(path, module, params, state, weights, config) -> Layer:
-    spec, grid, calibrated = layer_grid(config, path, params.get(KEY, {}), state.get(KEY, {}))
+    _, grid, calibrated = layer_grid(config, path, params.get(KEY, {}), state.get(KEY, {}))
     assert calibrated
     own = params
     for part in path.split("/"):
@@ -193,9 +193,7 @@ def run_float32(net: Quantized, forced: list[np.ndarray] | None = None) -> Run:
         bare = {name: leaf for name, leaf in net.seen.items() if name != KEY}
         return _calls(functools.partial(apply, train=False), pick=True)(bare, {}, x)
 
-    values = [
-        np.float32(codes * layer.input.scale) for codes, layer in zip(forced, net.layers, strict=True)
-    ]
+    values = [np.float32(codes * layer.input.scale) for codes, layer in zip(forced, net.layers, strict=True)]
     return _run(jax.jit(again), net.x, values)
 
 

@@ -1,0 +1,137 @@
+"""Networks in integers: every kind of range and layer, what is left in floats, what is stored, what is refused."""
+
+import functools
+
+import agreement
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jopt.models import from_linen
+from jopt.models.cnn import ConvNet
+from jopt.models.mlp import MLP, TiedMLP
+from jopt.models.rnn import RNN
+from jopt.quantize import ActivationConfig, Spec, activations, calibrate, integer, quantize, weights
+from jopt.rules import RuleError, named_leaves
+
+X = np.random.default_rng(1).normal(size=(12, 4, 4, 1)).astype(np.float32)
+
+
+@functools.cache
+def made(module):
+    x = X[..., 0] if isinstance(module, RNN) else X
+    return x, jax.jit(module.init)(jax.random.key(3), x)["params"]
+
+
+def codes_of(params, spec=None):
+    spec = Spec(8, axis=-1) if spec is None else spec
+    return {path: quantize(leaf, spec) for path, leaf in named_leaves(params) if leaf.ndim > 1}
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "symmetric"),
+    [(TiedMLP(6, 3), "lsq", True), (ConvNet((3,), (5,)), "pact", False)],
+    ids=["tied, learned step", "asymmetric kernels, learned level"],
+)
+def test_learned_ranges_tied_layers_and_asymmetric_kernels(module, method, symmetric):
+    x, params = made(module)
+    net = agreement.quantized(module, params, x, 4, -1, method=method, symmetric=symmetric)
+    signed = [bool(own["signed"]) for own in net.state["activation_ranges"].values()]
+    assert signed == [True] + [False] * (len(signed) - 1)  # the input of the first layer only
+    ours, theirs = agreement.run_integer(net), agreement.run_float32(net)
+    agreement.check_layers(net, ours, "integer")
+    counted = agreement.compare(net, ours, theirs, "float32")
+    assert counted.equal == counted.same == len(x) and counted.differ == 0
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_recurrent_networks(cell):
+    module = RNN(cell, (5,), num_classes=3)
+    x, params = made(module)
+    model, spec = from_linen(module), Spec(4, axis=-1)
+    config = ActivationConfig("absmax", bits=4, state=True)
+    seen = weights(spec).apply({}, params)
+    held = calibrate(model, config, params, {}, x, seen=seen)
+    run = integer.network(model, *held, codes_of(params, spec), config)
+    simulated, _ = jax.jit(functools.partial(activations(model, config).apply, train=False))(seen, held[1], x)
+    np.testing.assert_allclose(jax.jit(run)(x), simulated, atol=2e-6)
+    assert len(integer.assert_integer(run, x)) == 3
+    # Without the state's codes its product is of floats.
+    plain = ActivationConfig("absmax", bits=4)
+    found = integer.contractions(integer.network(model, *held, codes_of(params, spec), plain), x)
+    assert [c.is_integer for c in found] == [True, False, True] and "Recurrent_0" in found[1].where
+
+
+def test_what_is_left_alone_runs_on_what_its_codes_stand_for():
+    module = MLP((7, 6))
+    x, params = made(module)
+    model, config = from_linen(module), ActivationConfig("absmax", rules=(("Dense_0", None),))
+    held = calibrate(model, config, params, {}, x)
+    codes = codes_of(params)
+    del codes["Dense_2/kernel"]
+    run = integer.network(model, *held, codes, config)
+    found = integer.assert_integer(run, x, floats=["Dense_0", "Dense_2"])
+    assert [c.is_integer for c in found] == [False, True, False]
+    seen = weights(Spec(8, axis=-1), [("Dense_2/kernel", None)]).apply({}, params)
+    simulated, _ = activations(model, config).apply(seen, held[1], x, train=False)
+    np.testing.assert_allclose(jax.jit(run)(x), simulated, atol=1e-5)
+    # Not calibrated is not quantized, as in the simulation; and 32 bits are none.
+    fresh = {"activation_ranges": {path: {"low": jnp.float32(0), "high": jnp.float32(0)} for path in params}}
+    for state, own in ((fresh, ActivationConfig()), (held[1], ActivationConfig("absmax", bits=32))):
+        found = integer.contractions(integer.network(model, params, state, codes, own), x)
+        assert not any(c.is_integer for c in found)
+
+
+def test_kernels_are_stored_in_few_bits_and_no_float_kernel_is_in_the_program():
+    module = MLP((7, 6))
+    x, params = made(module)
+    model, config = from_linen(module), ActivationConfig("absmax", bits=4)
+    held = calibrate(model, config, params, {}, x)
+    for bits, dtype in ((8, "int8"), (4, "int4"), (2, "int2")):
+        program = jax.make_jaxpr(integer.network(model, *held, codes_of(params, Spec(bits)), config))(x)
+        assert [str(c.dtype) for c in program.consts if c.ndim == 2] == [dtype] * 3
+
+
+def test_a_network_may_be_made_while_its_caller_is_traced():
+    module = MLP((7,))
+    x, params = made(module)
+    model, config = from_linen(module), ActivationConfig("absmax")
+    held, codes = calibrate(model, config, params, {}, x), codes_of(params)
+    inside = jax.jit(lambda x: integer.network(model, *held, codes, config)(x))(x)
+    np.testing.assert_array_equal(inside, jax.jit(integer.network(model, *held, codes, config))(x))
+    with pytest.raises(ValueError, match="the range of layer 'Dense_0' must not be traced"):
+        jax.eval_shape(lambda state, x: integer.network(model, params, state, codes, config)(x), held[1], x)
+
+
+class Odd(nn.Module):
+    """A layer whose product cannot be replaced."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x.reshape(len(x), -1) @ self.param("kernel", nn.initializers.ones, (16, 2))
+
+
+def test_what_cannot_be_done_is_an_error_that_says_what_could():
+    x, params = made(MLP((7,)))
+    model, config = from_linen(MLP((7,))), ActivationConfig("absmax")
+    held, codes = calibrate(model, config, params, {}, x), codes_of(params)
+    with pytest.raises(
+        ValueError, match=r"'Dense_9/kernel'\] \(16, 7\) is no parameter; .* Dense_0/kernel"
+    ):
+        integer.network(model, *held, {"Dense_9/kernel": codes["Dense_0/kernel"]}, config)
+    with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the codes must be 1 to 8 .* got 16; a rule"):
+        integer.network(model, *held, codes_of(params, Spec(16)), config)
+    with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the input's codes must be 1 to 8 .* got 16"):
+        integer.network(model, *held, codes, ActivationConfig("absmax", bits=16))
+    with pytest.raises(ValueError, match="has no range for layer 'Dense_0'"):
+        integer.network(model, params, {}, codes, config)
+    with pytest.raises(RuleError, match="rules of activations"):
+        integer.network(model, *held, codes, ActivationConfig("absmax", rules=(("Conv_.*", None),)))(x)
+    with pytest.raises(ValueError, match=r"activations.state must be False"):
+        integer.network(model, *held, codes, ActivationConfig("absmax", state=True))(x)
+    odd, params = from_linen(Odd()), {"kernel": jnp.ones((16, 2))}
+    _, held = calibrate(odd, config, params, {}, x)
+    with pytest.raises(ValueError, match=r"layer '' \(Odd\) cannot be computed in integers: .*; a rule"):
+        integer.network(odd, params, held, codes_of(params), config)(x)
