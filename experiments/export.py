@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         try:
             written = export.export(run.path, out, wanted, raw_inputs=_RAW.value)
         except OSError as error:
-            raise WorkdirError(f"--out={out} cannot be written: {error.strerror or error}") from error
+            raise WorkdirError(f"{run.path} cannot be exported to {out}: {error}") from error
     dense = 4 * run.load_json(run.result)["parameters"]
     console.print(f"{run.path} as {', '.join(wanted)}, in {out}\n", soft_wrap=True, markup=False)
     report.show(files_table(written, dense), console)

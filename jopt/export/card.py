@@ -114,7 +114,8 @@ def _header(run: Finished, files: Sequence[File]) -> dict[str, Any]:
     if any(stage.distill is not None for stage in run.config.stages):
         tags.append("distillation")
     images = run.config.data.layout == "image" and run.dataset.test.inputs.ndim == 4
-    measured = {key: run.result[key] for key in ("accuracy", "loss") if math.isfinite(run.result[key])}
+    found = {key: run.result.get(key) for key in ("accuracy", "loss")}
+    measured = {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
     return {
         "library_name": "jopt",
         "tags": list(dict.fromkeys(tags)),

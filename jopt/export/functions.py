@@ -8,7 +8,6 @@ import numpy as np
 
 from jopt import data, models, prune, quantize
 from jopt.config import choice
-from jopt.coupling import CouplingError
 from jopt.quantize import integer
 from jopt.quantize.activations import KEY, split
 from jopt.quantize.tensors import QTensor
@@ -202,7 +201,7 @@ def _shrunk(run: Finished) -> Parts:
     kept = jax.tree.map(lambda w: np.asarray(w) != 0, params)
     try:
         small = prune.shrink_all(module, params, kept, model_state=model_state, x=x)
-    except CouplingError as error:
+    except ValueError as error:
         raise Unavailable(f"no shrunk function: {error}") from error
     model, params, model_state = models.from_linen(small.model), small.params, small.model_state
     part = compression.acting(run.config, last).get("activations")

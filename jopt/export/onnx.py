@@ -1,8 +1,8 @@
 """ONNX files of a model: in float32, and quantized, computing on the codes that jopt computes on."""
 
-import functools
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,45 +10,200 @@ import numpy as np
 from jopt import intercept
 from jopt.config import choice
 from jopt.export import onnx_codes, onnx_quantize
-from jopt.export.onnx_graph import Graph, read, write
+from jopt.export.onnx_graph import read, write
 from jopt.export.onnx_tidy import fold, tidy
-from jopt.export.onnx_trace import INPUT, trace
+from jopt.export.onnx_trace import INPUT as INPUT
+from jopt.export.onnx_trace import OUTPUT as OUTPUT
+from jopt.export.onnx_trace import trace
 from jopt.files import write_bytes
 from jopt.quantize.activation_config import ActivationConfig
 from jopt.quantize.activations import split
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnxruntime import InferenceSession
 
+    from jopt.models import Model
     from jopt.quantize import QTensor
 
+FORMS = onnx_quantize.FORMS
 
-def save(path, model, params, model_state, input_shape, *, mean=None, std=None, metadata=None) -> int:
-    content = encode(model, params, model_state, input_shape, mean=mean, std=std, metadata=metadata)
+
+def encode(
+    model: "Model",
+    params: Any,
+    model_state: Any,
+    input_shape: Sequence[int],
+    *,
+    mean: Any = None,
+    std: Any = None,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """A model in evaluation mode as an ONNX file's bytes.
+
+    Parameters keep their paths as names. The batch size is symbolic, 'B'. The graph is jax2onnx's, made smaller by
+    `jopt.export.onnx_tidy`; a convolution is a `Conv` (channels first, between transpositions).
+
+    Args:
+      model: a `jopt.models.Model`.
+      params: its parameters, float32, as the model sees them (masked ones hold zeros).
+      model_state: its state. Batch normalizations are better folded before, by `jopt.quantize.fold`.
+      input_shape: of one example.
+      mean: float32 [channels]: the graph begins with (input - mean) / std, so that it takes raw inputs as float32;
+        None: it takes what the model takes.
+      std: float32 [channels].
+      metadata: strings by name, kept in the file.
+
+    Returns:
+      The bytes: a model of `input`, float32 [B, *input_shape], and `logits`, float32 [B, classes]; opset 21.
+
+    Raises:
+      ImportError: without the extra 'export'.
+      ValueError: if mean comes without std.
+      NotImplementedError: from jax2onnx, for an operation that it does not know.
+    """
+    traced = trace(model.apply, params, model_state, input_shape, mean=mean, std=std)
+    graph = read(traced.proto, traced.constants)
+    tidy(graph)
+    return write(graph, metadata or {}).SerializeToString(deterministic=True)
+
+
+def encode_quantized(
+    model: "Model",
+    params: Any,
+    model_state: Any,
+    input_shape: Sequence[int],
+    weights: Mapping[str, "QTensor"],
+    activations: ActivationConfig,
+    *,
+    mean: Any = None,
+    std: Any = None,
+    metadata: Mapping[str, str] | None = None,
+    form: str = "integer",
+) -> bytes:
+    """A quantized model in evaluation mode as an ONNX file's bytes.
+
+    In the form 'integer' a layer is `QuantizeLinear` (codes on the grid that the simulation rounds to),
+    `MatMulInteger` or `ConvInteger` (exact sums in int32), and float(sum) * (s_x s_w) + bias: what
+    `jopt.quantize.integer.network` computes. In the form 'qdq' it is the float operation between
+    `DequantizeLinear`s, its bias rounded to int32 codes of scale s_x s_w, which ONNX Runtime turns into one kernel
+    (`QGemm`, `QLinearConv`) and other runtimes read too; its rounded bias moves some codes by one.
+
+    Weights of 1 and 2 bits are stored as 2-bit integers (opset 25), of 3 and 4 bits as 4-bit ones, of 5 to 8 as
+    bytes; ONNX Runtime makes bytes of them once, when it loads the file. The codes of a layer's input are named
+    '<layer>/codes'. In float32, from the values that the codes stand for, stay: a layer whose input is not
+    quantized or has 16 bits; a recurrent kernel's product; scales shared by groups; a convolution with 5 to 8 bits
+    and a zero point for each channel.
+
+    Args:
+      model: the model before `jopt.quantize.activations`.
+      params: its parameters, with the ranges that are learned; what the kernels in `weights` hold is not read.
+      model_state: its state, with the other ranges.
+      input_shape: of one example.
+      weights: from a parameter's path, such as 'Dense_0/kernel', to its codes.
+      activations: how the layers' inputs are quantized.
+      mean: as in `encode`.
+      std: as in `encode`.
+      metadata: strings by name, kept in the file.
+      form: 'integer' or 'qdq'.
+
+    Returns:
+      The bytes: a model of the inputs and outputs of `encode`'s.
+
+    Raises:
+      ConfigError: for another form.
+      ImportError: without the extra 'export'.
+      ValueError: for a path in `weights` that is no parameter of that shape; a layer without a range; mean without
+        std.
+
+    Jacob et al., 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
+    inference", section 2.
+    """
+    choice("form", form, FORMS)
+    params, learned = split("params", params)
+    model_state, held = split("model_state", model_state)
+    x = np.zeros((1, *input_shape), np.float32)
+    layers = intercept.names(model.apply, params, model_state, x, train=False)
+    grids = onnx_codes.inputs(activations, layers, learned, held)
+    codes = {path: onnx_codes.weight(q) for path, q in weights.items()}
+    traced = trace(
+        *(model.apply, params, model_state, input_shape),
+        mean=mean,
+        std=std,
+        layers=list(grids),
+        states=onnx_codes.states(activations, layers),
+    )
+    for path, own in codes.items():
+        if path not in traced.constants or traced.constants[path].shape != own.codes.shape:
+            have = ", ".join(f"{name} {value.shape}" for name, value in traced.constants.items())
+            raise ValueError(f"weights[{path!r}] {own.codes.shape} is no parameter; there are: {have}")
+    ranks = {name: len(layers[layer][0].input.shape) for layer, name in traced.marks.items()}
+    marks = {name: np.ones((1,) * rank, np.float32) for name, rank in ranks.items()}
+    graph = read(traced.proto, {**traced.constants, **marks})
+    tidy(graph, kept={*codes, *marks})
+    onnx_quantize.quantize(graph, codes, grids, traced.marks, form)
+    fold(graph)
+    return write(graph, metadata or {}).SerializeToString(deterministic=True)
+
+
+def save(path: str | os.PathLike[str], *args: Any, **options: Any) -> int:
+    """Writes what `encode` gives for the other arguments, atomically; returns the bytes written.
+
+    Raises:
+      OSError: if it cannot be written; else as `encode`.
+    """
+    content = encode(*args, **options)
     write_bytes(path, content)
     return len(content)
 
 
-def encode(model, params, model_state, input_shape, *, mean=None, std=None, metadata=None) -> bytes:
-    traced = trace(model.apply, params, model_state, input_shape, mean=mean, std=std)
-    graph = read(traced.proto, traced.constants)
-    tidy(graph)
-    fold(graph)
-    return write(graph, metadata or {}).SerializeToString(deterministic=True)
+def save_quantized(path: str | os.PathLike[str], *args: Any, **options: Any) -> int:
+    """Writes what `encode_quantized` gives for the other arguments, atomically; returns the bytes written.
+
+    Raises:
+      OSError: if it cannot be written; else as `encode_quantized`.
+    """
+    content = encode_quantized(*args, **options)
+    write_bytes(path, content)
+    return len(content)
 
 
-def encode_quantized(model, params, model_state, input_shape, weights, activations, *, mean=None, std=None, metadata=None, form="integer") -> bytes:
-    choice("form", form, onnx_quantize.FORMS)
-    bare, learned = split("params", params)
-    state, held = split("model_state", model_state)
-    x = np.zeros((1, *input_shape), np.float32)
-    layers = intercept.names(model.apply, bare, state, x, train=False)
-    grids = onnx_codes.inputs(activations, layers, learned, held)
-    codes = {path: onnx_codes.weight(q) for path, q in weights.items()}
-    traced = trace(model.apply, bare, state, input_shape, mean=mean, std=std, layers=list(grids))
-    ones = {name: np.ones((1,) * len(layers[layer][0].input.shape), np.float32) for layer, name in traced.marks.items()}
-    graph = read(traced.proto, {**traced.constants, **ones})
-    tidy(graph, kept={*codes, *ones.keys()})
-    onnx_quantize.quantize(graph, codes, grids, traced.marks, form)
-    fold(graph)
-    return write(graph, metadata or {}).SerializeToString(deterministic=True)
+def session(model: str | os.PathLike[str] | bytes, *, threads: int | None = None) -> "InferenceSession":
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+      model: a file, or its bytes.
+      threads: of an operation; None: as many as there are cores.
+
+    Raises:
+      ImportError: without the extra 'export'.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        message = "running ONNX files needs the package onnxruntime, not installed here: pip install 'jopt[export]'"
+        raise ImportError(message) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    content = model if isinstance(model, bytes) else Path(model).read_bytes()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: str | os.PathLike[str] | bytes, x: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+    """The logits that ONNX Runtime gives on the CPU.
+
+    Args:
+      model: a file that was written here, or its bytes.
+      x: [batch, ...], what the model takes; made float32.
+      threads: as in `session`.
+
+    Returns:
+      float32 [batch, classes].
+
+    Raises:
+      ImportError: without the extra 'export'.
+    """
+    (logits,) = session(model, threads=threads).run([OUTPUT], {INPUT: np.asarray(x, np.float32)})
+    return np.asarray(logits)

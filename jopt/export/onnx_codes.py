@@ -1,23 +1,21 @@
 """What a quantized model is exported from, in NumPy: the codes of weights and the grids of layers' inputs."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jopt.quantize.activation_config import LEARNED, ActivationConfig, layer_spec
-from jopt.quantize.activations import KEY, Ranges
-from jopt.quantize.grid import Grid, Range, grid, stored_grid
+from jopt.quantize.activation_config import ActivationConfig, layer_spec, state_spec
+from jopt.quantize.activations import STATE_RANGE, Ranges, layer_grid
+from jopt.quantize.grid import Grid, grid
 from jopt.quantize.groups import scale_shape
-from jopt.quantize.spec import UNTOUCHED, Spec
+from jopt.quantize.spec import Spec
+from jopt.quantize.tensors import fit_range
 
 if TYPE_CHECKING:
     from onnx import TensorProto
 
     from jopt.quantize import QTensor
-
-_SMALLEST = np.finfo(np.float32).tiny
 
 
 class Weight(NamedTuple):
@@ -102,57 +100,43 @@ def _spread(values: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarra
     return whole.transpose([order.index(i) for i in range(len(shape))])
 
 
-def inputs(
-    config: ActivationConfig, layers: Mapping[str, Any], params: Ranges, model_state: Ranges
-) -> dict[str, Input]:
-    """The grids of the layers whose inputs are quantized; those without a range are left out.
+def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, held: Ranges) -> dict[str, Input]:
+    """The grids of the layers whose inputs are quantized; those that are not calibrated are left out.
 
     Args:
       config: how inputs are quantized.
-      layers: the model's, by path.
-      params: the ranges that params hold: LSQ's steps, PACT's levels.
-      model_state: the ranges that the state holds.
+      layers: the paths of the model's.
+      learned: the ranges in params, as `jopt.quantize.activations.split` gives them.
+      held: those in the state.
 
     Raises:
-      ValueError: if the config quantizes a layer of which neither holds a range.
+      ValueError: if the config quantizes a layer that has no range.
 
     Example:
       >>> range = {"low": jnp.float32(0), "high": jnp.float32(2.55)}
-      >>> inputs(ActivationConfig("absmax"), {"Dense_0": ()}, {}, {"Dense_0": range})["Dense_0"].high
+      >>> inputs(ActivationConfig("absmax"), ["Dense_0"], {}, {"Dense_0": range})["Dense_0"].high
       255
     """
     found = {}
     for path in layers:
-        spec = layer_spec(config, path)
-        if spec.bits is None or int(np.asarray(spec.bits)) == UNTOUCHED:
+        if layer_spec(config, path).is_identity:
             continue
-        learned = config.method in LEARNED
-        held = (params if learned else model_state).get(path)
-        if held is None:
-            where = "params" if learned else "model_state"
-            raise ValueError(f"{where}[{KEY!r}] has no range for layer {path!r}, which the config quantizes")
-        own = _learned(config, spec, held, model_state.get(path, {})) if learned else _calibrated(spec, held)
-        if own is not None:
-            found[path] = own
+        spec, g, calibrated = layer_grid(config, path, learned, held)
+        if not spec.is_identity and bool(calibrated):
+            found[path] = _input(spec, g)
     return found
 
 
-def _calibrated(spec: Spec, held: Mapping[str, Any]) -> Input | None:
-    low, high = (np.float32(held[name]) for name in ("low", "high"))
-    return None if low == high else _input(spec, grid(spec, Range(jnp.asarray(low), jnp.asarray(high))))
+def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Input]:
+    """The grids of the recurrent layers' states, for those of `layers` where they are quantized.
 
-
-def _learned(config: ActivationConfig, spec: Spec, held: Mapping[str, Any], signs: Mapping[str, Any]) -> Input | None:
-    number = np.abs(np.float32(held[LEARNED[config.method]]))
-    if number == 0:
-        return None
-    if not config.symmetric and bool(np.asarray(signs.get("signed", False))):
-        spec = Spec(spec.bits, symmetric=True)
-    if config.method == "lsq":
-        step = jnp.asarray(np.maximum(number, _SMALLEST))
-        return _input(spec, stored_grid(spec, step, jnp.zeros((), jnp.int32)))
-    low = -number if spec.symmetric else np.float32(0)
-    return _input(spec, grid(spec, Range(jnp.asarray(low), jnp.asarray(number))))
+    Example:
+      >>> states(ActivationConfig(state=True), ["Recurrent_0"])["Recurrent_0"].high
+      127
+    """
+    specs = {path: state_spec(config, path) for path in layers}
+    ranges = {path: fit_range(STATE_RANGE, (), spec) for path, spec in specs.items() if not spec.is_identity}
+    return {path: _input(specs[path], grid(specs[path], range)) for path, range in ranges.items()}
 
 
 def _input(spec: Spec, g: Grid) -> Input:
@@ -160,7 +144,12 @@ def _input(spec: Spec, g: Grid) -> Input:
     bits = int(np.asarray(spec.bits))
     kinds = {True: (np.int8, np.int16), False: (np.uint8, np.uint16)}[spec.symmetric]
     return Input(
-        np.float32(g.scale), zero, low + zero, high + zero, np.dtype(kinds[bits > 8]), spec.symmetric and bits == 1
+        np.asarray(g.scale, np.float32),
+        zero,
+        low + zero,
+        high + zero,
+        np.dtype(kinds[bits > 8]),
+        spec.symmetric and bits == 1,
     )
 
 

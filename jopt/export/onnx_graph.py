@@ -116,7 +116,7 @@ def uses(node: "NodeProto") -> set[str]:
 
 def _inner(node: "NodeProto") -> Iterator[set[str]]:
     for a in node.attribute:
-        for graph in ([a.g] if a.HasField("g") else a.graphs):
+        for graph in [a.g] if a.HasField("g") else a.graphs:
             own = {i.name for i in graph.input} | {i.name for i in graph.initializer}
             own |= {out for n in graph.node for out in n.output}
             used = set().union(*map(uses, graph.node), {o.name for o in graph.output})
@@ -157,7 +157,7 @@ def _strip(graph: "GraphProto") -> None:
             node.ClearField(field)
         del node.metadata_props[:]
         for a in node.attribute:
-            for inner in ([a.g] if a.HasField("g") else a.graphs):
+            for inner in [a.g] if a.HasField("g") else a.graphs:
                 _strip(inner)
 
 

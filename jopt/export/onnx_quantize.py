@@ -1,7 +1,7 @@
 """From a float ONNX graph, whose layers' inputs are marked, to one that computes on codes."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -52,33 +52,24 @@ def quantize(
     narrow = any(w.bits == 2 for w in weights.values())
     graph.opset = max(graph.opset, OPSET_2_BITS) if narrow else graph.opset
     found = {layer: _contractions(graph, layer, mark, weights) for layer, mark in marks.items()}
-    used = set()
     for layer, mark in marks.items():
         own, source = found[layer], inputs.get(layer)
         fits = source is not None and source.dtype.itemsize == 1
-        together = fits and own is not None and all(_is_integer(graph, c, form) for c in own)
+        together = fits and own is not None and all(_is_integer(c, form) for c in own)
         for node in graph.users(mark):
             _quantize_input(graph, node, mark, layer, source, values=not together)
         if together and own is not None and source is not None:
             for contraction in own:
                 rewrite = _integer if form == "integer" else _qdq
                 rewrite(graph, contraction, source)
-                used.add(f"{layer}/kernel".lstrip("/"))
-    rest = [path for path in weights if path in graph.constants and graph.users(path)]
-    moved = _still_used(graph, rest)
-    for path in moved:
-        _dequantize(graph, path, weights[path])
-    return moved
-
-
-def _still_used(graph: Graph, paths: list[str]) -> list[str]:
     graph.prune()
-    return [path for path in paths if path in graph.constants]
+    rest = [path for path in weights if path in graph.constants]
+    for path in rest:
+        _dequantize(graph, path, weights[path])
+    return rest
 
 
-def _contractions(
-    graph: Graph, layer: str, mark: str, weights: Mapping[str, Weight]
-) -> list[Contraction] | None:
+def _contractions(graph: Graph, layer: str, mark: str, weights: Mapping[str, Weight]) -> list[Contraction] | None:
     """All that is done with the marked values; None: something else than contractions with the layer's kernel."""
     kernel = f"{layer}/kernel".lstrip("/")
     if kernel not in weights:
@@ -130,9 +121,8 @@ def _by_channel(values: np.ndarray, axis: int) -> np.ndarray | None:
     return column[:1].reshape(()) if (column == column[0]).all() else np.ascontiguousarray(column)
 
 
-def _is_integer(graph: Graph, contraction: Contraction, form: str) -> bool:
+def _is_integer(contraction: Contraction, form: str) -> bool:
     """Whether the integer operators take such scales and zero points."""
-    del graph
     node, w = contraction.node, contraction.weight
     axis = _channel_axis(node)
     scale, zero = _by_channel(w.scale, axis), _by_channel(w.zero, axis)
@@ -241,12 +231,13 @@ def _integer(graph: Graph, contraction: Contraction, source: Input) -> None:
     factor = (np.float32(source.scale) * scale).astype(np.float32)
     shape = (-1, *[1] * (w.codes.ndim - 2)) if conv and factor.ndim else factor.shape
     biased = len(node.input) > 2
+    out = scaled if biased else node.output[0]
     graph.put(
         node,
         *before,
         make("ConvInteger" if conv else "MatMulInteger", operands, [sums], **options),
         make("Cast", [sums], [floats], to=TensorProto.FLOAT),
-        make("Mul", [floats, _constant(graph, "scale", factor.reshape(shape))], [scaled if biased else node.output[0]]),
+        make("Mul", [floats, _constant(graph, "scale", factor.reshape(shape))], [out]),
     )
     if biased:
         bias = node.input[2]
@@ -266,7 +257,9 @@ def _qdq(graph: Graph, contraction: Contraction, source: Input) -> None:
     scale, zero = np.broadcast_arrays(scale, zero)
     scale_of, zero_of = _scale_and_zero(graph, contraction.layer, source)
     x, kernel = graph.fresh("x"), graph.fresh("kernel")
-    weights = [codes, _constant(graph, "scale", scale), _constant(graph, "zero", zero.astype(w.codes.dtype))]
+    weights = [codes, _constant(graph, "scale", scale)]
+    if zero.any():
+        weights.append(_constant(graph, "zero", zero.astype(w.codes.dtype)))
     made = [
         make("DequantizeLinear", [node.input[0], scale_of, zero_of], [x]),
         make("DequantizeLinear", weights, [kernel], **axis),
@@ -279,7 +272,7 @@ def _qdq(graph: Graph, contraction: Contraction, source: Input) -> None:
         named = f"{contraction.layer}/bias_codes".lstrip("/")
         graph.constants[named] = np.clip(bias, limits.min, limits.max).astype(np.int32)
         out = graph.fresh("bias")
-        parts = [named, _constant(graph, "scale", step), _constant(graph, "zero", np.zeros(step.shape, np.int32))]
+        parts = [named, _constant(graph, "scale", step)]
         made.append(make("DequantizeLinear", parts, [out], **({"axis": 0} if step.ndim else {})))
         node.input[2] = out
     graph.put(node, *made)

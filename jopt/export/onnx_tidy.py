@@ -98,7 +98,7 @@ def _reshape(graph: Graph, node: "NodeProto") -> bool:
     if len(dynamic) != 1 or _size_of(graph, concat.input[dynamic[0]]) is None:
         return False
     name = graph.fresh("shape")
-    graph.constants[name] = np.concatenate([np.int64([-1]) if p is None else p.astype(np.int64) for p in parts])
+    graph.constants[name] = np.concatenate([np.array([-1]) if p is None else p.astype(np.int64) for p in parts])
     node.input[1] = name
     return True
 

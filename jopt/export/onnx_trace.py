@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend.core import Literal
 
 from jopt import data, intercept
+from jopt.export.onnx_codes import Input
+from jopt.quantize.activation_config import has_state
 from jopt.rules import named_leaves
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def trace(
     mean: Any = None,
     std: Any = None,
     layers: Sequence[str] = (),
-    opset: int = OPSET,
+    states: Mapping[str, Input] | None = None,
 ) -> Traced:
     """Traces a model with a symbolic batch size and converts it.
 
@@ -67,7 +70,7 @@ def trace(
       mean: per channel, subtracted from the input; None: nothing is.
       std: per channel, divided by then.
       layers: the paths of the layers whose inputs to mark.
-      opset: of the graph.
+      states: by recurrent layer, the grid that it sees its state on.
 
     Returns:
       A `Traced`.
@@ -83,6 +86,7 @@ def trace(
     if mean is not None:
         constants |= {"mean": np.asarray(mean, np.float32), "std": np.asarray(std, np.float32)}
     constants = {name: np.asarray(value) for name, value in constants.items()}
+    grids = states or {}
     (batch,) = jax.export.symbolic_shape("B")
     x = jax.ShapeDtypeStruct((batch, *input_shape), np.float32)
     found = intercept.names(apply, params, model_state, x, train=False) if layers else {}
@@ -95,10 +99,19 @@ def trace(
         if mean is not None:
             x = data.normalize(x, named["mean"], named["std"])
 
-        def change(path: str, value: jax.Array) -> jax.Array:
-            return value * named[path].reshape((1,) * value.ndim) if path in marks else value
+        def around(module: Any, call: Callable[..., Any], value: jax.Array) -> Any:
+            path = intercept.path_of(module)
+            if path in marks:
+                value = value * named[path].reshape((1,) * value.ndim)
+            if path not in grids or not has_state(module):
+                return call(value)
 
-        run = intercept.replace_inputs(apply, change) if marks else apply
+            def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+                return module.product(name, x if name == "kernel" else _rounded(x, grids[path]), kernel)
+
+            return call(value, product=product)
+
+        run = intercept.replace_layers(apply, around) if marks or grids else apply
         rebuilt = [
             jax.tree.unflatten(jax.tree.structure(tree), [named[n] for n in _names(at, tree)])
             for at, tree in trees.items()
@@ -108,17 +121,28 @@ def trace(
     closed = jax.make_jaxpr(forward)(x, *leaves, *ones)
     names = (INPUT, *constants, *(layer + MARK for layer in marks))
     with _quiet():
-        import jax2onnx
-
+        try:
+            import jax2onnx
+        except ImportError as error:
+            message = (
+                "ONNX files need the packages jax2onnx and onnx, not installed here: pip install 'jopt[export]'"
+            )
+            raise ImportError(message) from error
         proto = jax2onnx.to_onnx(
             lambda *args: _evaluate(closed.jaxpr, closed.consts, args, {})[0],
             [x, *leaves, *ones],
             model_name="jopt",
-            opset=opset,
+            opset=OPSET,
             input_names=names,
             output_names=[OUTPUT],
         )
     return Traced(proto, constants, {layer: layer + MARK for layer in marks})
+
+
+def _rounded(x: jax.Array, g: Input) -> jax.Array:
+    """What the codes of `x` stand for, in operations that ONNX has."""
+    codes = jnp.sign(x) if g.sign else lax.round(x / g.scale, lax.RoundingMethod.TO_NEAREST_EVEN)
+    return jnp.minimum(jnp.maximum(codes, np.float32(g.low)), np.float32(g.high)) * g.scale
 
 
 def _names(at: str, tree: Any) -> list[str]:
@@ -153,7 +177,7 @@ def _evaluate(
             outputs = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs, shaped)
         elif name == "optimization_barrier":
             outputs = inputs
-        elif name == "reduce_max" and _is_pooling(params["axes"], inputs[0].shape):
+        elif name == "reduce_max" and _is_pooling(params["axes"], eqn.invars[0].aval.shape):
             outputs = [_pool(inputs[0], shaped)]
         elif name == "pad" and all(min(low, high) >= 0 == hole for low, high, hole in params["padding_config"]):
             outputs = [_pad(*inputs, params["padding_config"])]
@@ -197,7 +221,7 @@ def _pad(x: Any, value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
 def _is_known(eqn: Any, inputs: Sequence[Any]) -> bool:
     """Whether it is one of the operations that indices are put together with, and on known numbers."""
     kinds = ("broadcast_in_dim", "concatenate", "convert_element_type", "reshape")
-    known = not any(isinstance(x, jax.core.Tracer) for x in inputs)
+    known = not any(isinstance(x, Tracer) for x in inputs)
     aval = eqn.outvars[0].aval
     fixed = all(isinstance(size, int) for size in aval.shape)
     return eqn.primitive.name in kinds and known and fixed and np.issubdtype(aval.dtype, np.integer)
@@ -205,7 +229,7 @@ def _is_known(eqn: Any, inputs: Sequence[Any]) -> bool:
 
 def _is_slice(start: Any, numbers: Any) -> bool:
     """Whether a gather takes one block, at a known place."""
-    known = not isinstance(start, jax.core.Tracer) and np.ndim(start) == 1
+    known = not isinstance(start, Tracer) and np.ndim(start) == 1
     return known and not numbers.operand_batching_dims
 
 

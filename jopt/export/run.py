@@ -1,6 +1,7 @@
 """A finished run as files that other programs run or read, with a model card beside them."""
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -175,7 +176,7 @@ def _stablehlo(source: _Source, absent: dict[str, str]) -> Iterator[File]:
                 "what": functions.WHAT[name],
                 "mean": [float(v) for v in dataset.mean],
                 "std": [float(v) for v in dataset.std],
-                "test": found._asdict(),
+                "test": {key: v if math.isfinite(v) else None for key, v in found._asdict().items()},
             },
         )
         code = (

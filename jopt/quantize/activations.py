@@ -96,26 +96,22 @@ def activations(model: M, config: ActivationConfig) -> M:
 
         def change(path: str, value: jax.Array) -> jax.Array:
             spec = layer_spec(config, path)
-            if spec.bits is None:
-                return value
-            if config.method in LEARNED:
-                signed = None if config.symmetric else _of(held, path, "model_state")["signed"]
-                return _learned(value, spec, config.method, _of(learned, path, "params"), signed)
-            range = Range(**_of(held, path, "model_state"))
-            if moving:
-                own = dynamic(jax.lax.stop_gradient(value), spec)
-                batch[path] = own if path not in batch else _union(batch[path], own)
-                range = _average(range, batch[path], config.momentum)
-            return jnp.where(range.low == range.high, value, fake_quantize(value, spec, range))
+            if not moving or spec.bits is None:
+                return quantized_input(config, path, value, learned, held)
+            own = dynamic(jax.lax.stop_gradient(value), spec)
+            batch[path] = own if path not in batch else _union(batch[path], own)
+            return _in_range(
+                value, spec, _average(Range(**_of(held, path, "model_state")), batch[path], config.momentum)
+            )
 
         def around(module: Any, call: Any, value: jax.Array) -> Any:
             path = intercept.path_of(module)
-            spec, seen = state_spec(config, path), change(path, value)
-            if spec.bits is None or not has_state(module):
+            seen = change(path, value)
+            if not config.state or not has_state(module):
                 return call(seen)
 
             def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
-                return module.product(name, x if name == "kernel" else fake_quantize(x, spec, STATE_RANGE), kernel)
+                return module.product(name, x if name == "kernel" else quantized_state(config, path, x), kernel)
 
             return call(seen, product=product)
 
@@ -206,6 +202,37 @@ def _learned(x: jax.Array, spec: Spec, method: str, own: dict[str, jax.Array], s
     if signed is not None:
         y = jnp.where(signed, quantize(Spec(spec.bits, symmetric=True)), y)
     return jnp.where(absent, x, y)
+
+
+def quantized_input(config: ActivationConfig, path: str, x: jax.Array, learned: Ranges, held: Ranges) -> jax.Array:
+    """What the layer at `path` sees of its input in evaluation, given the ranges that `split` took out.
+
+    Example:
+      >>> held = {"Dense_0": {"low": jnp.float32(0), "high": jnp.float32(3)}}
+      >>> quantized_input(ActivationConfig(bits=2), "Dense_0", jnp.array([0.6, 9.0]), {}, held).tolist()
+      [1.0, 3.0]
+    """
+    spec = layer_spec(config, path)
+    if spec.bits is None:
+        return x
+    if config.method in LEARNED:
+        signed = None if config.symmetric else _of(held, path, "model_state")["signed"]
+        return _learned(x, spec, config.method, _of(learned, path, "params"), signed)
+    return _in_range(x, spec, Range(**_of(held, path, "model_state")))
+
+
+def quantized_state(config: ActivationConfig, path: str, h: jax.Array) -> jax.Array:
+    """What the recurrent layer at `path` sees of its state.
+
+    Example:
+      >>> quantized_state(ActivationConfig(bits=2, state=True), "Recurrent_0", jnp.array([0.4, -0.6])).tolist()
+      [0.0, -1.0]
+    """
+    return fake_quantize(h, state_spec(config, path), STATE_RANGE)
+
+
+def _in_range(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
+    return jnp.where(range.low == range.high, x, fake_quantize(x, spec, range))
 
 
 class LayerGrid(NamedTuple):

@@ -75,7 +75,8 @@ def _case(file: codec.Packed) -> Case:
 
     metadata.unpack(cursor)
     reader = Reader(cursor, leaf, lambda count: None)
-    reader.read(), reader.read()
+    reader.read()  # the parameters
+    reader.read()  # the model's state
     sections = [bytes(found.next(length, "").buffer) for length in lengths]
     assert join(header, sections) == file.data
     return Case(file.data, header, sections, tensors)

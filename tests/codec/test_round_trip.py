@@ -14,6 +14,7 @@ from packed_cases import CONTENTS, SPECS, array, lenet, quantized, same, tree
 
 from jopt import codec
 from jopt.codec import dtypes
+from jopt.codec.grid import counted_codes, grid, stand_for
 from jopt.codec.integers import values
 
 NUMBERS = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False)
@@ -160,6 +161,35 @@ def test_values_that_overflow_do_not_warn():
                 y = x.astype(dtype)
             for spec in (codec.Spec(4), codec.Spec(1), codec.Spec(8, symmetric=False)):
                 assert same(codec.decode(codec.encode({"y": y}, specs={"y": spec}).data).params, {"y": y})
+
+
+def test_large_tensors_come_back():
+    # Lanes of Huffman codes; few zeros, and runs of zeros longer than 2^16.
+    rng = np.random.default_rng(5)
+    w = rng.normal(size=(500, 400)).astype(np.float32)
+    shared = np.round(np.clip(w, -3, 3) * np.float32(2.4)) / np.float32(2.4)
+    lone, gone = np.zeros((500, 400), np.float32), w.copy()
+    lone.reshape(-1)[[3, 70_000, 150_001]], gone.reshape(-1)[:100] = (0.1, -0.3, 0.7), 0
+    far = np.concatenate([np.zeros(140_000, np.float32), w.reshape(-1)[:60_000]]).reshape(500, 400)
+    ends = np.float32(-3), np.float32(3)
+    g = grid(codec.Spec(4), *ends)
+    sparse, codes = np.where(np.abs(w) > 1, shared, np.float32(0)), stand_for(counted_codes(w, g), g, codec.Spec(4))
+    params = {"noise": w, "few zeros": gone, "lone": lone, "far": far, "shared": shared, "sparse": sparse}
+    params |= {"plus": shared + np.float32(0), "codes": codes}
+    file = codec.decode(codec.encode(params, specs={"codes": codec.Spec(4)}, ranges={"codes": ends}).data)
+    assert same(file.params, params) and list(file.integers) == ["codes"]
+    found = {entry.path: entry.encoding for entry in file.ledger.entries}
+    assert found == {
+        "": "",
+        "noise": "dense, float32",
+        "few zeros": "dense, float32",
+        "lone": "sparse (gaps), float32",
+        "far": "sparse (coded gaps), float32",
+        "shared": "dense, codebook of 16, huffman",  # -0.0 is one of them.
+        "plus": "dense, codebook of 15, huffman",
+        "sparse": "sparse (coded gaps), codebook of 12, huffman",
+        "codes": "dense, 4-bit integers, huffman",
+    }
 
 
 @pytest.mark.slow

@@ -132,6 +132,9 @@ def test_what_is_not_there_is_refused(exported, tmp_path):
     for name in ("float", "shrunk", "integer"):
         with pytest.raises(functions.Unavailable, match=f"no {name} function.*model of its own"):
             functions.function(own, name)
+    nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), exported.finished.params)
+    with pytest.raises(functions.Unavailable, match=r"no shrunk function: params/.* holds NaN"):
+        functions.function(exported.finished._replace(params=nan), "shrunk")
     stage = exported.finished.config.stages[0]
     before, stage.activations = stage.activations, None
     try:

@@ -1,5 +1,6 @@
 """A whole network in integers: the model's own code, with every quantized layer's contraction on codes."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jopt.quantize.activation_config import (
     quantized_states,
     state_spec,
 )
-from jopt.quantize.activations import STATE_RANGE, layer_grid, split
+from jopt.quantize.activations import STATE_RANGE, layer_grid, quantized_input, quantized_state, split
 from jopt.quantize.grid import Grid, grid
 from jopt.quantize.integer.operands import Codes, encode_input, operand, with_columns
 from jopt.quantize.integer.ops import Sums, conv, dense, rescale
@@ -46,9 +47,9 @@ def network(
     """The function of a quantized model in evaluation mode, its contractions in integers.
 
     A layer whose input and kernel are both quantized computes `sum * (s_x s_w) + bias` with an int32 sum of
-    products of codes; all between the layers is the model's own. Any other layer runs as it is, on what its
-    kernel's codes stand for if they are given: one that a rule leaves alone (None, or 32 bits), one that is not
-    calibrated, one whose kernel is not in `weights`; a recurrent layer's state unless `activations.state`.
+    products of codes; all between the layers is the model's own. Any other layer runs in floats as it is simulated:
+    one that a rule leaves alone (None, or 32 bits), one that is not calibrated, one whose kernel is not in
+    `weights`; likewise a recurrent layer's state unless `activations.state`.
 
     Args:
       model: the model before `jopt.quantize.activations`: a `jopt.models.Model` of Linen modules; its batch
@@ -103,8 +104,13 @@ def network(
         ran: dict[str, bool] = {}
 
         def around(module: Any, call: Callable[..., Any], x: jax.Array) -> Any:
-            ran[intercept.path_of(module)] = has_state(module)
-            return _layer(products, module, call, x)
+            path = intercept.path_of(module)
+            ran[path] = has_state(module)
+            own = {p.rpartition("/")[2]: made for p, made in products.items() if p.rpartition("/")[0] == path}
+            if "kernel" not in own:
+                x = quantized_input(activations, path, x, learned, held)
+            state = functools.partial(quantized_state, activations, path)
+            return _layer(path, own, state, module, call, x)
 
         logits, _ = intercept.replace_layers(model.apply, around)(seen, model_state, x, train=False)
         quantized_states(activations, layer_bits(activations, ran), ran)
@@ -147,20 +153,25 @@ def _input(config: ActivationConfig, path: str, name: str, learned: Any, held: A
     return spec, grid(spec, fit_range(STATE_RANGE, (), spec)), True
 
 
-def _layer(products: Mapping[str, _Product], module: Any, call: Callable[..., Any], x: jax.Array) -> Any:
-    """What a layer gives for `x`, its products in integers where they are given."""
-    path = intercept.path_of(module)
-    own = {p.rpartition("/")[2]: made for p, made in products.items() if p.rpartition("/")[0] == path}
-    if not own:
-        return call(x)
+def _layer(
+    path: str,
+    own: Mapping[str, _Product],
+    state: Callable[[jax.Array], jax.Array],
+    module: Any,
+    call: Callable[..., Any],
+    x: jax.Array,
+) -> Any:
+    """What a layer gives for `x`, those of its products in integers that `own` has by their kernels' names."""
     if has_state(module):
 
         def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
             if name not in own:
-                return module.product(name, x, kernel)
+                return module.product(name, x if name == "kernel" else state(x), kernel)
             return _values(dense(_encode(x, own[name]), own[name].kernel), x)
 
         return call(x, product=product)
+    if not own:
+        return call(x)
     made = own["kernel"]
     if hasattr(module, "conv_general_dilated"):
 
