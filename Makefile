@@ -17,7 +17,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
-# Trains, prunes and quantizes LeNet-300-100 on the handwritten digits; one table, and a report with pictures in $(RUN).
+# Trains, prunes, quantizes and packs LeNet-300-100 on the handwritten digits; tables, and a report with pictures in $(RUN).
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.train --config=configs/digits_compress.py --workdir=$(RUN)
 

@@ -1,10 +1,11 @@
 """Deep Compression of LeNet-5: pruned and retrained, then shared, then Huffman-coded (Han et al. 2016).
 
-    python -m experiments.train --config=configs/deep_compression_lenet5.py --workdir=runs/deep_compression_lenet5
-    python -m experiments.inspect runs/deep_compression_lenet5/model.jopt --paper=lenet5
+    python -m experiments.train --config=configs/deep_compression_lenet5.py --workdir=runs/deep_lenet5
+    python -m experiments.inspect runs/deep_lenet5/model.jopt --paper=lenet5
 
-On the 8 x 8 digits it has 131,080 parameters. The same stages with the paper's keep rates and codebooks on MNIST, which
-has to be prepared once (`python -m jopt.data.prepare mnist`): `--config=configs/deep_compression_lenet5.py:mnist`.
+On the 8 x 8 digits it has 131,080 parameters. On MNIST, with the paper's keep rates and codebooks, once the set is
+there (`python -m jopt.data.prepare mnist`); not run here, where it cannot be downloaded:
+`--config=configs/deep_compression_lenet5.py:mnist`.
 
 TIME_AND_RESULT
 """
@@ -13,7 +14,7 @@ from jopt import cluster, data, models, optim, prune
 from jopt.config import choice
 from jopt.train import Experiment, Stage
 
-# The share of weights that a layer keeps. On MNIST that of the paper's Table 3.
+# The share of weights that a layer keeps; on MNIST the paper's (Table 3).
 KEPT = {
     "digits": {"Conv_0": 0.6, "Conv_1": 0.08, "Dense_0": 0.05, "Dense_1": 0.2},
     "mnist": {"Conv_0": 0.66, "Conv_1": 0.12, "Dense_0": 0.08, "Dense_1": 0.19},

@@ -21,6 +21,7 @@ from experiments.benchmarks import (
     machine,
     masks,
     pytorch,
+    serving,
     shrink,
     startup,
     tables,
@@ -32,7 +33,7 @@ from jopt.files import write_json, write_text
 
 # Linux counts in a process's peak memory what its parent held when it was started: start-up comes first, while this
 # process is small.
-SUITES = ("startup", "train", "matmul", "masks", "compress", "shrink", "codec", "ablate", "strategies")
+SUITES = ("startup", "train", "matmul", "masks", "compress", "shrink", "codec", "serving", "ablate", "strategies")
 SCHEMA = 1
 
 _ONLY = flags.DEFINE_multi_enum(
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> int:
         before = machine.busy()
         try:
             measured, table = _run(suite, chosen)
-        except (pytorch.MissingTorchError, compress.MissingQwixError) as error:
+        except (pytorch.MissingTorchError, compress.MissingQwixError, serving.MissingOnnxError) as error:
             print(error, file=sys.stderr)
             return 1
         found[suite] = measured
@@ -123,6 +124,9 @@ def _run(suite: str, chosen: list[cases.Case]) -> tuple[Any, report.Table]:
         # zlib takes seconds for each file: fewer rounds.
         files = codec.packed(_PARAMETERS.value, max(1, _REPEATS.value // 4), _SECONDS.value)
         return files, tables.codec_table(files)
+    if suite == "serving":
+        calls = serving.serving(_REPEATS.value, _SECONDS.value)
+        return calls, tables.serving_table(calls)
     if suite == "ablate":
         grids = ablation.ablate(
             _REPEATS.value, _SECONDS.value, _TORCH.value, sample=_SAMPLE.value, grids=_GRIDS.value

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 from transform_cases import (
     BITS,
     CASES,
@@ -18,6 +19,7 @@ from transform_cases import (
     LIFTED,
     MIDDLE,
     OPTIMIZERS,
+    QUICK,
     SPARSITIES,
     statistics,
     tree,
@@ -84,7 +86,13 @@ def calls(name: str) -> Calls:
 
 @functools.cache
 def compiled(name: str) -> Calls:
-    return Calls(*map(jax.jit, calls(name)))
+    return Calls(*map(quick.jit if name in QUICK else jax.jit, calls(name)))
+
+
+@functools.cache
+def optimized(name: str) -> Calls:
+    """As users compile it."""
+    return Calls(*map(jax.jit, calls(name))) if name in QUICK else compiled(name)
 
 
 def numbers(trial: int) -> tuple[jax.Array, jax.Array]:
@@ -108,6 +116,10 @@ def jitted_run(name: str, trial: int) -> dict[str, Any]:
     return run(compiled(name), trial)
 
 
+def optimized_run(name: str, trial: int) -> dict[str, Any]:
+    return run(optimized(name), trial) if name in QUICK else jitted_run(name, trial)
+
+
 def signature(tree: Any) -> Any:
     return jax.tree.structure(tree), [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree)]
 
@@ -124,7 +136,7 @@ def assert_same_bits(a: Any, b: Any) -> None:
 
 @pytest.mark.parametrize("name", always(EAGER))
 def test_a_jitted_call_gives_the_bits_of_an_eager_one(name):
-    assert_same_bits(run(calls(name), 0), jitted_run(name, 0))
+    assert_same_bits(run(calls(name), 0), optimized_run(name, 0))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -206,7 +218,7 @@ def test_the_projection_is_linear(name):
 def test_trials_side_by_side_are_the_trials_one_by_one(name):
     c = calls(name)
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
-    runs = [jitted_run(name, trial) for trial in range(TRIALS)]
+    runs = [optimized_run(name, trial) for trial in range(TRIALS)]
     n = stack([numbers(trial) for trial in range(TRIALS)])
     params, grads = (
         stack([tree(trial + at, zeros) for trial in range(TRIALS)]) for at, zeros in ((0, True), (20, False))

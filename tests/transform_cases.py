@@ -164,7 +164,7 @@ DEFAULT = [
 ]
 # Operation by operation, each of which is compiled for itself: one of each kind and a chain.
 EAGER = [
-    *("identity", "one_shot-magnitude-unstructured-erk", "one_shot-snip-nm-layer", "gradual-l2-block-erk"),
+    *("identity", "one_shot-magnitude-unstructured-erk", "one_shot-snip-nm-layer"),
     *("gradual-movement-unstructured-layer", "iterative-wanda-channel-erk", "rigl-erk", "share", "tie", "clip"),
     *("weights-absmax-group-symmetric", "weights-percentile-channel-symmetric", "binary", "ternary", "hold"),
 ]
@@ -175,6 +175,8 @@ LIFTED = [
     *("weights-absmax-group-symmetric", "weights-percentile-channel-symmetric"),
     *("binary", "xnor", "ternary", "prune>share>quantize", "hold"),
 ]
+# Compiled quickly where no bits of one program are compared with another's: all of their parts are in those lists.
+QUICK = {name for name in DEFAULT if name not in EAGER + LIFTED and not name.startswith("weights-")}
 
 SPARSITIES, BITS = (0.5, 0.7, 0.25), (4, 2, 8)
 """Of three trials."""

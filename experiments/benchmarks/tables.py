@@ -10,6 +10,7 @@ from experiments.benchmarks.compress import PLAIN, CompressRow
 from experiments.benchmarks.machine import Machine
 from experiments.benchmarks.masks import JOPT as TOP_K_MASK
 from experiments.benchmarks.masks import MaskRow
+from experiments.benchmarks.serving import THREADS, ServingRow
 from experiments.benchmarks.shrink import ShrinkRow
 from experiments.benchmarks.startup import Startup
 from experiments.benchmarks.timing import Ratio, Spread
@@ -95,6 +96,25 @@ def shrink_table(rows: Sequence[ShrinkRow]) -> Table:
         cells.append((name, *sizes, _scaled(row.seconds, 1e6), rate, _ratio_cells(row.speedup, "")[0]))
     header = ("network, batch", "units", "parameters", "MFLOP", "µs a call", "examples/s", "times as fast")
     return Table(title, header, "lrrrrrr", cells)
+
+
+def serving_table(rows: Sequence[ServingRow]) -> Table:
+    """Suite `serving`: a line for each network, batch size and way to serve it."""
+    title = (
+        f"Serving: time of a call, and its float32 counterpart's over it; ONNX Runtime on {THREADS} thread, XLA on "
+        "all cores; median [p10, p90], measured"
+    )
+    cells, head = [], None
+    for row in rows:
+        if (row.network, row.batch_size) != head:
+            head = row.network, row.batch_size
+            cells.append((f"{row.network}, batch {row.batch_size}", *[""] * 5))
+        speed, target = ("1", "") if row.speedup is None else _ratio_cells(row.speedup, "≥")
+        size = "" if row.bytes is None else f"{row.bytes / 1e3:,.0f}"
+        rate = f"{row.examples_per_second:,.0f}"
+        cells.append(("· " + row.contender, size, _scaled(row.seconds, 1e6), rate, speed, target))
+    header = ("network, batch, contender", "file, kB", "µs a call", "examples/s", "times as fast", "target")
+    return Table(title, header, "lrrrrr", cells)
 
 
 def startup_table(measured: Startup) -> Table:

@@ -112,9 +112,7 @@ class _Reader:
         """How often `bit` comes before the other one, which is skipped."""
         end = self.bits.find("1" if bit == "0" else "0", self.at, self.at + limit + 1)
         if end < 0:
-            raise CodecError(
-                f"a table of code lengths ends too early, or repeats {bit} more than {limit} times"
-            )
+            raise CodecError(f"a table of code lengths ends too early, or repeats {bit} more than {limit} times")
         count, self.at = end - self.at, end + 1
         return count
 

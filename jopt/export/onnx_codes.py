@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jopt.quantize.activation_config import ActivationConfig, layer_spec, state_spec
-from jopt.quantize.activations import STATE_RANGE, Ranges, layer_grid
+from jopt.quantize.activations import STATE_RANGE, Ranges
 from jopt.quantize.grid import Grid, grid
 from jopt.quantize.groups import scale_shape
+from jopt.quantize.integer.grids import layer_grid
 from jopt.quantize.spec import Spec
 from jopt.quantize.tensors import fit_range
 
@@ -26,17 +27,16 @@ class Weight(NamedTuple):
       scale: float32, that broadcasts to it; of its shape where entries share scales in groups.
       zero: int32, likewise.
       bits: that a code is stored in: 2, 4, 8 or 16.
+      group: the number of entries that share a scale, where that is not all of a channel.
+      kept: the axes along which scales differ; groups follow one another along the others, flattened.
     """
 
     codes: np.ndarray
     scale: np.ndarray
     zero: np.ndarray
     bits: int
-
-    @property
-    def values(self) -> np.ndarray:
-        """What the codes stand for, float32."""
-        return (self.codes.astype(np.int32) - self.zero).astype(np.float32) * self.scale
+    group: int | None = None
+    kept: tuple[int, ...] = ()
 
 
 class Input(NamedTuple):
@@ -44,7 +44,7 @@ class Input(NamedTuple):
 
     Attributes:
       scale: float32 scalar.
-      zero: the zero point.
+      zero: the zero point; 128 where codes of 8 bits or fewer are symmetric: they are held with it added.
       low: the lowest code.
       high: the highest.
       dtype: of the codes.
@@ -87,7 +87,8 @@ def weight(q: "QTensor") -> Weight:
     bits = int(np.asarray(spec.bits))
     stored = next(width for width in (2, 4, 8, 16) if width >= bits)
     kind = np.dtype(np.int8 if spec.symmetric else np.uint8) if stored <= 8 else codes.dtype
-    return Weight(codes.astype(kind), scale.astype(np.float32), zero.astype(np.int32), stored)
+    kept = spec.kept_axes(codes.ndim)
+    return Weight(codes.astype(kind), scale.astype(np.float32), zero.astype(np.int32), stored, spec.group, kept)
 
 
 def _spread(values: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarray:
@@ -131,8 +132,9 @@ def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Input]:
     """The grids of the recurrent layers' states, for those of `layers` where they are quantized.
 
     Example:
-      >>> states(ActivationConfig(state=True), ["Recurrent_0"])["Recurrent_0"].high
-      127
+      >>> grid = states(ActivationConfig(state=True), ["Recurrent_0"])["Recurrent_0"]
+      >>> grid.low, grid.zero, grid.high
+      (1, 128, 255)
     """
     specs = {path: state_spec(config, path) for path in layers}
     ranges = {path: fit_range(STATE_RANGE, (), spec) for path, spec in specs.items() if not spec.is_identity}
@@ -142,15 +144,10 @@ def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Input]:
 def _input(spec: Spec, g: Grid) -> Input:
     zero, low, high = (int(v) for v in (g.zero_point, g.lowest, g.highest))
     bits = int(np.asarray(spec.bits))
-    kinds = {True: (np.int8, np.int16), False: (np.uint8, np.uint16)}[spec.symmetric]
-    return Input(
-        np.asarray(g.scale, np.float32),
-        zero,
-        low + zero,
-        high + zero,
-        np.dtype(kinds[bits > 8]),
-        spec.symmetric and bits == 1,
-    )
+    kind = np.dtype(np.uint8 if bits <= 8 else np.int16 if spec.symmetric else np.uint16)
+    # ONNX Runtime multiplies unsigned inputs with signed weights several times as fast as signed ones.
+    zero += 128 if spec.symmetric and bits <= 8 else 0
+    return Input(np.asarray(g.scale, np.float32), zero, low + zero, high + zero, kind, spec.symmetric and bits == 1)
 
 
 def packed(codes: np.ndarray, bits: int, name: str) -> "TensorProto":
@@ -168,7 +165,7 @@ def packed(codes: np.ndarray, bits: int, name: str) -> "TensorProto":
     from onnx import TensorProto, numpy_helper
 
     if bits > 4:
-        return numpy_helper.from_array(np.ascontiguousarray(codes), name)
+        return numpy_helper.from_array(np.asarray(codes, order="C"), name)
     signed = codes.dtype.kind == "i"
     kind = {2: ("UINT2", "INT2"), 4: ("UINT4", "INT4")}[bits][signed]
     each = 8 // bits

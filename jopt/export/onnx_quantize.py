@@ -1,13 +1,13 @@
 """From a float ONNX graph, whose layers' inputs are marked, to one that computes on codes."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jopt.export.onnx_codes import Input, Weight, packed
+from jopt.export.onnx_contractions import Contraction, by_channel, channel_axis, contractions, is_integer
 from jopt.export.onnx_graph import Graph, attribute, make
-from jopt.export.onnx_tidy import MOVES
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -15,22 +15,6 @@ if TYPE_CHECKING:
 FORMS = ("integer", "qdq")
 OPSET_2_BITS = 25
 """The first with 2-bit integers."""
-_CONTRACTIONS = ("Conv", "Gemm", "MatMul")
-_MOVES = tuple(kind for kind in MOVES if kind != "Concat")
-
-
-class Contraction(NamedTuple):
-    """A product or convolution of a layer's input with its kernel.
-
-    Attributes:
-      node: it.
-      layer: the layer's path.
-      weight: the kernel, with its axes as the node takes them.
-    """
-
-    node: "NodeProto"
-    layer: str
-    weight: Weight
 
 
 def quantize(
@@ -51,11 +35,11 @@ def quantize(
     """
     narrow = any(w.bits == 2 for w in weights.values())
     graph.opset = max(graph.opset, OPSET_2_BITS) if narrow else graph.opset
-    found = {layer: _contractions(graph, layer, mark, weights) for layer, mark in marks.items()}
+    found = {layer: contractions(graph, layer, mark, weights) for layer, mark in marks.items()}
     for layer, mark in marks.items():
         own, source = found[layer], inputs.get(layer)
         fits = source is not None and source.dtype.itemsize == 1
-        together = fits and own is not None and all(_is_integer(c, form) for c in own)
+        together = fits and own is not None and all(is_integer(c, form) for c in own)
         for node in graph.users(mark):
             _quantize_input(graph, node, mark, layer, source, values=not together)
         if together and own is not None and source is not None:
@@ -67,69 +51,6 @@ def quantize(
     for path in rest:
         _dequantize(graph, path, weights[path])
     return rest
-
-
-def _contractions(graph: Graph, layer: str, mark: str, weights: Mapping[str, Weight]) -> list[Contraction] | None:
-    """All that is done with the marked values; None: something else than contractions with the layer's kernel."""
-    kernel = f"{layer}/kernel".lstrip("/")
-    if kernel not in weights:
-        return None
-    out: list[Contraction] = []
-    names = [node.output[0] for node in graph.users(mark)]
-    while names:
-        name = names.pop()
-        if graph.is_output(name):
-            return None
-        for user in graph.users(name):
-            if user.op_type in _MOVES and user.input[0] == name:
-                names.append(user.output[0])
-                continue
-            moved = _moved(graph, user.input[1], kernel, weights[kernel]) if len(user.input) > 1 else None
-            if user.op_type not in _CONTRACTIONS or user.input[0] != name or moved is None:
-                return None
-            out.append(Contraction(user, layer, moved))
-    return out
-
-
-def _moved(graph: Graph, name: str, kernel: str, weight: Weight) -> Weight | None:
-    """The weight as it arrives at `name`; None: something else arrives there."""
-    steps = []
-    while name != kernel:
-        node = graph.producer(name)
-        if node is None or node.op_type not in _MOVES or any(n not in graph.constants for n in node.input[1:]):
-            return None
-        steps.append(node)
-        name = node.input[0]
-    codes, shape = weight.codes, weight.codes.shape
-    scale, zero = (np.broadcast_to(v, shape) for v in (weight.scale, weight.zero))
-    for node in reversed(steps):
-        rest = [graph.constants[n] for n in node.input[1:]]
-        codes, scale, zero = (MOVES[node.op_type](node, v, *rest) for v in (codes, scale, zero))
-    return Weight(codes, scale, zero, weight.bits)
-
-
-def _channel_axis(node: "NodeProto") -> int:
-    return 0 if node.op_type == "Conv" else -1
-
-
-def _by_channel(values: np.ndarray, axis: int) -> np.ndarray | None:
-    """One number, or one an output channel; None: entries of a channel differ."""
-    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    if (rows != rows[:, :1]).any():
-        return None
-    column = rows[:, 0]
-    return column[:1].reshape(()) if (column == column[0]).all() else np.ascontiguousarray(column)
-
-
-def _is_integer(contraction: Contraction, form: str) -> bool:
-    """Whether the integer operators take such scales and zero points."""
-    node, w = contraction.node, contraction.weight
-    axis = _channel_axis(node)
-    scale, zero = _by_channel(w.scale, axis), _by_channel(w.zero, axis)
-    if w.bits > 8 or scale is None or zero is None:
-        return False
-    # ConvInteger of ONNX Runtime takes one zero point of the kernel; narrow codes have room to take theirs off.
-    return form == "qdq" or node.op_type != "Conv" or zero.ndim == 0 or w.bits < 8
 
 
 def _quantize_input(
@@ -153,13 +74,10 @@ def _quantize_input(
 
 
 def _encoded(graph: Graph, x: str, codes: str, layer: str, source: Input) -> list["NodeProto"]:
-    from onnx import helper
-
-    kind = helper.np_dtype_to_tensor_dtype(source.dtype)
-    if source.sign:
-        sign = graph.fresh("sign")
-        return [make("Sign", [x], [sign]), make("Cast", [sign], [codes], to=kind)]
     scale, zero = _scale_and_zero(graph, layer, source)
+    if source.sign:
+        sign, one = graph.fresh("sign"), _constant(graph, "one", np.ones((), np.float32))
+        return [make("Sign", [x], [sign]), make("QuantizeLinear", [sign, one, zero], [codes])]
     if not source.clips:
         return [make("QuantizeLinear", [x, scale, zero], [codes])]
     wide = graph.fresh("wide")
@@ -180,26 +98,32 @@ def _constant(graph: Graph, name: str, value: np.ndarray) -> str:
     return name
 
 
-def _stored(graph: Graph, contraction: Contraction) -> str:
+def _stored(graph: Graph, layer: str, w: Weight, before: "NodeProto") -> str:
     """The kernel's codes in a byte each, at run time; in the file as narrow as they are."""
     from onnx import helper
 
-    w = contraction.weight
-    name = f"{contraction.layer}/kernel_codes".lstrip("/")
+    name = f"{layer}/kernel_codes".lstrip("/")
     if name not in graph.tensors:
         graph.tensors[name] = packed(w.codes, w.bits, name)
     if w.bits == 8:
         return name
     wide = graph.fresh("kernel")
     kind = helper.np_dtype_to_tensor_dtype(w.codes.dtype)
-    graph.put(contraction.node, make("Cast", [name], [wide], to=kind))
+    graph.put(before, make("Cast", [name], [wide], to=kind))
     return wide
 
 
-def _parts(contraction: Contraction) -> tuple[np.ndarray, np.ndarray]:
+def _unsigned(w: Weight) -> Weight:
+    """The same values by codes that begin at 0."""
+    if w.codes.dtype.kind == "u":
+        return w
+    half = 1 << (w.bits - 1)
+    return w._replace(codes=(w.codes.astype(np.int16) + half).astype(np.uint8), zero=w.zero + half)
+
+
+def _parts(node: "NodeProto", w: Weight) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero point: numbers, or vectors of output channels."""
-    axis = _channel_axis(contraction.node)
-    scale, zero = (_by_channel(v, axis) for v in (contraction.weight.scale, contraction.weight.zero))
+    scale, zero = (by_channel(v, channel_axis(node)) for v in (w.scale, w.zero))
     assert scale is not None and zero is not None
     return scale, zero
 
@@ -209,18 +133,12 @@ def _integer(graph: Graph, contraction: Contraction, source: Input) -> None:
     from onnx import TensorProto
 
     node, w = contraction.node, contraction.weight
-    kernel, (scale, zero) = _stored(graph, contraction), _parts(contraction)
     conv = node.op_type == "Conv"
-    before: list[NodeProto] = []
+    # ONNX Runtime multiplies a convolution's kernel from the left, where signed codes are the slow ones.
+    w = _unsigned(w) if conv else w
+    kernel, (scale, zero) = _stored(graph, contraction.layer, w, node), _parts(node, w)
     if conv and zero.ndim:
-        # Codes less their zero point, in int8: at most 4 bits wide before.
-        signed, off = graph.fresh("signed"), graph.fresh("kernel")
-        column = zero.reshape(-1, *[1] * (w.codes.ndim - 1)).astype(np.int8)
-        before = [
-            make("Cast", [kernel], [signed], to=TensorProto.INT8),
-            make("Sub", [signed, _constant(graph, "zero", column)], [off]),
-        ]
-        kernel, zero = off, np.zeros((), np.int8)
+        kernel, zero = _one_zero(graph, node, kernel, zero, w.codes.ndim)
     operands = [node.input[0], kernel]
     if source.zero or zero.any():
         operands.append(_scale_and_zero(graph, contraction.layer, source)[1])
@@ -234,7 +152,6 @@ def _integer(graph: Graph, contraction: Contraction, source: Input) -> None:
     out = scaled if biased else node.output[0]
     graph.put(
         node,
-        *before,
         make("ConvInteger" if conv else "MatMulInteger", operands, [sums], **options),
         make("Cast", [sums], [floats], to=TensorProto.FLOAT),
         make("Mul", [floats, _constant(graph, "scale", factor.reshape(shape))], [out]),
@@ -249,17 +166,31 @@ def _integer(graph: Graph, contraction: Contraction, source: Input) -> None:
     graph.nodes = [other for other in graph.nodes if other is not node]
 
 
+def _one_zero(graph: Graph, node: "NodeProto", kernel: str, zero: np.ndarray, rank: int) -> tuple[str, np.ndarray]:
+    """Narrow codes with a zero point for each channel as bytes that have one, 128."""
+    from onnx import TensorProto
+
+    wide, moved, out = graph.fresh("wide"), graph.fresh("moved"), graph.fresh("kernel")
+    shift = _constant(graph, "shift", (128 - zero).astype(np.int32).reshape(-1, *[1] * (rank - 1)))
+    graph.put(
+        node,
+        make("Cast", [kernel], [wide], to=TensorProto.INT32),
+        make("Add", [wide, shift], [moved]),
+        make("Cast", [moved], [out], to=TensorProto.UINT8),
+    )
+    return out, np.array(128, np.int32)
+
+
 def _qdq(graph: Graph, contraction: Contraction, source: Input) -> None:
     """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale."""
     node, w = contraction.node, contraction.weight
-    codes, (scale, zero) = _stored(graph, contraction), _parts(contraction)
-    axis = {"axis": _channel_axis(node) % w.codes.ndim} if scale.ndim or zero.ndim else {}
+    codes, (scale, zero) = _stored(graph, contraction.layer, w, node), _parts(node, w)
+    axis = {"axis": channel_axis(node) % w.codes.ndim} if scale.ndim or zero.ndim else {}
     scale, zero = np.broadcast_arrays(scale, zero)
     scale_of, zero_of = _scale_and_zero(graph, contraction.layer, source)
     x, kernel = graph.fresh("x"), graph.fresh("kernel")
-    weights = [codes, _constant(graph, "scale", scale)]
-    if zero.any():
-        weights.append(_constant(graph, "zero", zero.astype(w.codes.dtype)))
+    # ONNX Runtime makes one kernel of it only where zero points are written out, also those that are 0.
+    weights = [codes, _constant(graph, "scale", scale), _constant(graph, "zero", zero.astype(w.codes.dtype))]
     made = [
         make("DequantizeLinear", [node.input[0], scale_of, zero_of], [x]),
         make("DequantizeLinear", weights, [kernel], **axis),
@@ -283,12 +214,27 @@ def _dequantize(graph: Graph, path: str, w: Weight) -> None:
     from onnx import TensorProto
 
     del graph.constants[path]
-    name = f"{path}_codes"
-    graph.tensors[name] = packed(w.codes, w.bits, name)
-    floats, moved = graph.fresh("floats"), graph.fresh("moved")
-    made = [make("Cast", [name], [floats], to=TensorProto.FLOAT)]
-    if w.zero.any():
-        made.append(make("Sub", [floats, _constant(graph, "zero", w.zero.astype(np.float32))], [moved]))
-        floats = moved
-    made.append(make("Mul", [floats, _constant(graph, "scale", w.scale)], [path]))
+    codes, scale, zero = w.codes, w.scale, w.zero
+    order = (*(i for i in range(codes.ndim) if i not in w.kept), *w.kept)
+    sizes = [codes.shape[i] for i in order]
+    if w.group is not None:
+        rows = (-1, w.group, *sizes[len(sizes) - len(w.kept) :])
+        codes, scale, zero = (v.transpose(order).reshape(rows) for v in (codes, scale, zero))
+        scale, zero = scale[:, :1], zero[:, :1]
+    name, made = f"{path}_codes", []
+
+    def then(kind: str, *operands: str, **attributes: object) -> str:
+        out = graph.fresh(f"{kind}_{len(made)}_{name}".replace("/", "_"))
+        made.append(make(kind, operands, [out], **attributes))
+        return out
+
+    graph.tensors[name] = packed(codes, w.bits, name)
+    out = then("Cast", name, to=TensorProto.FLOAT)
+    if zero.any():
+        out = then("Sub", out, _constant(graph, "zero", zero.astype(np.float32)))
+    out = then("Mul", out, _constant(graph, "scale", scale))
+    if w.group is not None:
+        out = then("Reshape", out, _constant(graph, "shape", np.array(sizes, np.int64)))
+        out = then("Transpose", out, perm=[order.index(i) for i in range(len(order))])
+    made[-1].output[0] = path
     graph.nodes[:0] = made

@@ -142,7 +142,8 @@ def trace(
 def _rounded(x: jax.Array, g: Input) -> jax.Array:
     """What the codes of `x` stand for, in operations that ONNX has."""
     codes = jnp.sign(x) if g.sign else lax.round(x / g.scale, lax.RoundingMethod.TO_NEAREST_EVEN)
-    return jnp.minimum(jnp.maximum(codes, np.float32(g.low)), np.float32(g.high)) * g.scale
+    low, high = (np.float32(end - g.zero) for end in (g.low, g.high))
+    return jnp.minimum(jnp.maximum(codes, low), high) * g.scale
 
 
 def _names(at: str, tree: Any) -> list[str]:

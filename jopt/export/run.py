@@ -191,8 +191,6 @@ def _stablehlo(source: _Source, absent: dict[str, str]) -> Iterator[File]:
 
 
 def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
-    import onnxruntime
-
     from jopt.export import onnx
 
     shape, run = source.inputs.shape[1:], source.run
@@ -211,10 +209,10 @@ def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
     ):
         try:
             content = encode()
-        except ValueError as error:
+        except (NotImplementedError, ValueError) as error:
             absent[name] = str(error)
             continue
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session = onnx.session(content)
         logits = functions.logits(lambda x, run=session.run: run(None, {onnx.INPUT: x})[0], source.inputs)
         write_bytes(source.directory / name, content)
         code = (

@@ -1,8 +1,7 @@
 """Activation quantization: a model whose layers see their inputs quantized, with its ranges in plain sight."""
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from jopt.quantize.activation_config import (
     state_spec,
 )
 from jopt.quantize.fake import fake_quantize
-from jopt.quantize.grid import Grid, Range, grid, stored_grid
+from jopt.quantize.grid import Range
 from jopt.quantize.learned import lsq, pact
 from jopt.quantize.ranges import dynamic
 from jopt.quantize.spec import Spec
@@ -101,7 +100,7 @@ def activations(model: M, config: ActivationConfig) -> M:
             own = dynamic(jax.lax.stop_gradient(value), spec)
             batch[path] = own if path not in batch else _union(batch[path], own)
             return _in_range(
-                value, spec, _average(Range(**_of(held, path, "model_state")), batch[path], config.momentum)
+                value, spec, _average(Range(**range_of(held, path, "model_state")), batch[path], config.momentum)
             )
 
         def around(module: Any, call: Any, value: jax.Array) -> Any:
@@ -179,7 +178,13 @@ def join(name: str, tree: Any, ranges: Ranges) -> dict[str, Any]:
     return {**tree, KEY: ranges} if ranges else dict(tree)
 
 
-def _of(ranges: Ranges, path: str, name: str) -> dict[str, jax.Array]:
+def range_of(ranges: Ranges, path: str, name: str) -> dict[str, jax.Array]:
+    """What is held of the range of the layer at `path`; `name` says whether that is in params or in model_state.
+
+    Example:
+      >>> range_of({"Dense_0": {"step": 2}}, "Dense_0", "params")
+      {'step': 2}
+    """
     if path not in ranges:
         have = ", ".join(ranges) or "none"
         raise ValueError(
@@ -216,9 +221,9 @@ def quantized_input(config: ActivationConfig, path: str, x: jax.Array, learned: 
     if spec.bits is None:
         return x
     if config.method in LEARNED:
-        signed = None if config.symmetric else _of(held, path, "model_state")["signed"]
-        return _learned(x, spec, config.method, _of(learned, path, "params"), signed)
-    return _in_range(x, spec, Range(**_of(held, path, "model_state")))
+        signed = None if config.symmetric else range_of(held, path, "model_state")["signed"]
+        return _learned(x, spec, config.method, range_of(learned, path, "params"), signed)
+    return _in_range(x, spec, Range(**range_of(held, path, "model_state")))
 
 
 def quantized_state(config: ActivationConfig, path: str, h: jax.Array) -> jax.Array:
@@ -233,61 +238,6 @@ def quantized_state(config: ActivationConfig, path: str, h: jax.Array) -> jax.Ar
 
 def _in_range(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
     return jnp.where(range.low == range.high, x, fake_quantize(x, spec, range))
-
-
-class LayerGrid(NamedTuple):
-    """How the input of one layer is quantized.
-
-    Attributes:
-      spec: with the sign that it has.
-      grid: of scalars.
-      calibrated: bool scalar; where False the input passes as it is.
-    """
-
-    spec: Spec
-    grid: Grid
-    calibrated: jax.Array
-
-
-def layer_grid(config: ActivationConfig, path: str, learned: Ranges, held: Ranges) -> LayerGrid:
-    """The grid on which `activations` quantizes the input of one layer in evaluation.
-
-    Args:
-      config: the config.
-      path: the layer's, which the config quantizes.
-      learned: the ranges in `params`, as `split` gives them.
-      held: those in `model_state`.
-
-    Returns:
-      A `LayerGrid`.
-
-    Raises:
-      ValueError: if the layer has no range; if whether it is signed is traced.
-
-    Example:
-      >>> held = {"Dense_0": {"low": jnp.float32(0), "high": jnp.float32(51)}}
-      >>> spec, grid, calibrated = layer_grid(ActivationConfig(), "Dense_0", {}, held)
-      >>> spec.symmetric, float(grid.scale), bool(calibrated)
-      (False, 0.20000000298023224, True)
-    """
-    spec = layer_spec(config, path)
-    if config.method not in LEARNED:
-        range = Range(**_of(held, path, "model_state"))
-        return LayerGrid(spec, grid(spec, range), range.low != range.high)
-    number = jnp.abs(_of(learned, path, "params")[LEARNED[config.method]])
-    if not config.symmetric:
-        signed = _of(held, path, "model_state")["signed"]
-        if isinstance(signed, jax.core.Tracer):
-            raise ValueError(
-                f"whether the input of layer {path!r} is signed must not be traced: its codes depend on it"
-            )
-        spec = dataclasses.replace(spec, symmetric=bool(signed))
-    safe = jnp.where(number == 0, jnp.float32(1), number)
-    if config.method == "lsq":
-        g = stored_grid(spec, jnp.maximum(safe, jnp.finfo(jnp.float32).tiny), jnp.int32(0))
-    else:
-        g = grid(spec, Range(-safe if spec.symmetric else jnp.zeros_like(safe), safe))
-    return LayerGrid(spec, g, number != 0)
 
 
 def _average(old: Range, batch: Range, momentum: Any) -> Range:

@@ -66,7 +66,10 @@ def stages_table(rows: Sequence[Row], title: str = "Stages", brief: bool = False
     known = [c for c in _COLUMNS if any(row.get(c.key) is not None for row in rows)]
     names = [formats.shorten(str(row.get("stage", "")), _SHORT_STAGE if brief else 80) for row in rows]
     if brief:
-        known = [c._replace(text=c.short_text or c.text) for c in known if c.short_name]
+        # Of two sizes a narrow table has room for the one that is not theoretical.
+        packed = any(c.key == "bytes" for c in known)
+        known = [c for c in known if c.short_name and not (packed and c.key == "theoretical_bytes")]
+        known = [c._replace(text=c.short_text or c.text) for c in known]
         theoretical = [c.short_name for c in known if c.name.startswith("theoretical")]
         units = ["change: percentage points"] * any(c.key == "accuracy_change" for c in known)
         units += [f"{', '.join(theoretical)}: theoretical"] * bool(theoretical)

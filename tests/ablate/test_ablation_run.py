@@ -17,6 +17,8 @@ from jopt.train.compilation import Compiler
 from jopt.train.loop import NonFiniteError
 from jopt.train.workdir import WorkdirError
 
+pytestmark = pytest.mark.unoptimized
+
 RATE = "optimizer.learning_rate"
 RATES = (0.1, 0.01)
 TOO_HIGH = 1e30

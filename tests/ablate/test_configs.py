@@ -12,6 +12,8 @@ from jopt.ablate.checks import validate
 from jopt.ablate.shrinkbench import check_pruning, setting_of
 from jopt.ablate.trials import axes, groups
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "ablations").glob("*.py"))
 

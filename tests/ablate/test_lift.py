@@ -44,11 +44,15 @@ def stacked(prepared, rates=RATES, seeds=(0, 1)):
 
 
 @functools.cache
-def initial(seeds):
-    """The states that trials of these seeds start from, on the host."""
+def initial(seed):
+    """The state that trials of this seed start from, on the host."""
     program, values = prepared().program_of(0, 6), hyper.split(prepared().config)[1]
-    init = jax.jit(lambda seed: program.init(keys.root(seed), {**values, "seed": seed}))
-    return jax.tree.map(lambda *xs: np.stack(xs), *(jax.device_get(init(jnp.uint32(seed))) for seed in seeds))
+    return jax.device_get(jax.jit(program.init)(keys.root(jnp.uint32(seed)), {**values, "seed": jnp.uint32(seed)}))
+
+
+@functools.cache
+def segment(layout):
+    return jax.jit(Lift(layout).program(prepared().program_of(0, 6)).segment)
 
 
 def run(values, layout):
@@ -56,10 +60,10 @@ def run(values, layout):
     count = len(values["seed"])
     padded = -(-count // layout.multiple) * layout.multiple
     lift = Lift(layout)
-    segment = jax.jit(lift.program(prepared().program_of(0, 6)).segment)
-    args = initial(tuple(values["seed"].tolist())), values
+    states = [initial(seed) for seed in values["seed"].tolist()]
+    args = jax.tree.map(lambda *xs: np.stack(xs), *states), values
     padding = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], padded - count, 0)]), args)
-    out = segment(*lift.place(padding), lift.share(prepared().arrays["train"]))
+    out = segment(layout)(*lift.place(padding), lift.share(prepared().arrays["train"]))
     return jax.tree.map(lambda x: np.asarray(x)[:count], out)
 
 
@@ -110,6 +114,7 @@ def test_a_trial_in_the_grid_is_the_trial_alone():
             np.testing.assert_allclose(at[1]["loss"], metrics["loss"], rtol=1e-5)
 
 
+@pytest.mark.unoptimized
 def test_a_grid_compiles_each_function_once():
     stage = Stage("train", prune=prune.Config(method="one_shot", sparsity=0.5))
     p, compiler, lift = prepare(experiment(stages=[stage])), Compiler(), Lift(Layout(1, 1))

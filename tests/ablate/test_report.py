@@ -17,6 +17,8 @@ from jopt.config import ConfigError
 from jopt.report import Table
 from jopt.report.canvas import PALETTE
 
+pytestmark = pytest.mark.unoptimized
+
 HOSTILE = "</script><img src=x onerror=alert(1)> $x_1$ | `a`"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

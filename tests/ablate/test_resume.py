@@ -14,6 +14,8 @@ from jopt.train import metrics
 from jopt.train.signals import StopRequested
 from jopt.train.workdir import WorkdirError
 
+pytestmark = pytest.mark.unoptimized
+
 RATE = "optimizer.learning_rate"
 RATES = (0.1, 0.01)
 

@@ -16,6 +16,8 @@ from jopt.ablate.trials import axes, groups, plain, restore, trials, value_at, w
 from jopt.config import check_types, fingerprint, to_dict
 from jopt.train import Experiment, Stage, prepare
 
+pytestmark = pytest.mark.unoptimized
+
 RATE = "optimizer.learning_rate"
 PRUNED = [Stage(prune=prune.Config("one_shot", sparsity=0.5), quantize=quantize.Config())]
 

@@ -13,6 +13,8 @@ import pytest
 
 from experiments.benchmarks import masks
 
+pytestmark = pytest.mark.unoptimized
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -12,6 +12,8 @@ from jopt import data, models, prune, quantize
 from jopt.ablate import Layout
 from jopt.train import Experiment, Stage, prepare
 
+pytestmark = pytest.mark.unoptimized
+
 SMALL = data.Config(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
 MLP = Case("mlp", models.Config(name="mlp", features=(20, 10)), SMALL, 16)
 CNN = Case("cnn", models.Config(name="cnn", features=(4, 6), hidden=8), SMALL, 16)

@@ -8,6 +8,8 @@ from experiments.benchmarks import compress
 from experiments.benchmarks.tables import compress_table
 from jopt.train import prepare
 
+pytestmark = pytest.mark.unoptimized
+
 
 def test_masks_and_codes_are_on_in_the_steps_that_are_timed():
     for name, fields in compress.methods().items():

@@ -3,9 +3,12 @@
 import math
 
 import jax
+import pytest
 
 from experiments.benchmarks import machine, shrink, tables
 from jopt import models, report
+
+pytestmark = pytest.mark.unoptimized
 
 SMALL = shrink.Network("MLP 6-20-8-3", models.Config("mlp", (20, 8), num_classes=3), (6,))
 

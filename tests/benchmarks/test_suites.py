@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick
 
 from experiments.benchmarks import machine, startup, tables, timing, training
 from experiments.benchmarks.cases import CASES
@@ -48,7 +49,7 @@ def test_train_and_matmul_write_the_documented_json(tmp_path):
     command += ["--seconds=0", "--cases=MLP 300-100, digits, batch 64", "--matmul_size=64"]
     command += [f"--json={tmp_path / 'b.json'}", f"--markdown={tmp_path / 'b.md'}"]
     # PyTorch's threads would spin while they wait, for seconds where other tests run at the same time.
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "XLA_FLAGS": quick.FLAGS}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "jopt segment" in done.stdout
@@ -82,7 +83,8 @@ def small(tmp_path):
 
 
 def test_a_run_is_timed_from_its_launch_and_its_memory_is_in_bytes(tmp_path, small):
-    run = startup._run(tmp_path / "run", tmp_path / "cache", startup._environment(), [small])
+    environment = startup._environment() | {"XLA_FLAGS": quick.FLAGS}
+    run = startup._run(tmp_path / "run", tmp_path / "cache", environment, [small])
     assert 0 < run.first_step <= run.end < math.inf
     # JAX alone holds more than this; a number in kibibytes would be far below, one in bits above.
     assert 1e8 < run.peak < 1e10

@@ -18,7 +18,11 @@ PARAMS = {"kernel": jnp.asarray(np.where(np.abs(W) < 0.4, 0, W)), "bias": jnp.ze
 X = jnp.asarray(RNG.normal(size=(50, 8, 13)).astype(np.float32))
 Y = jnp.asarray(RNG.normal(size=(50, 8, 29)).astype(np.float32))
 EVERYTHING = {"weight_decay": 0.01, "l1": 0.01, "clip_by_global_norm": 1.0, "accumulate_steps": 2}
-OPTIMIZERS = [("sgd", {}), ("momentum", {}), ("adagrad", {}), ("adam", {}), ("adam", EVERYTHING), ("muon", {})]
+OPTIMIZERS = [
+    *(("sgd", {}), ("adagrad", {}), ("adam", EVERYTHING), ("muon", {})),
+    # A moment as Muon's, and the moments of the other Adam; `tests/test_contract.py` takes them too.
+    *(pytest.param(name, {}, marks=pytest.mark.slow) for name in ("momentum", "adam")),
+]
 
 
 def loss(params, x, y):
@@ -66,6 +70,7 @@ def test_values_stay_shared_for_fifty_steps(name, more):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), held, opt_state)
 
 
+@pytest.mark.unoptimized
 def test_sgd_trains_the_centroids_as_deep_compression_does():
     # With the sum as the gradient: centroids are parameters, looked up by the frozen assignments.
     t = cluster.share(6, gradient="sum")
@@ -85,6 +90,7 @@ def test_sgd_trains_the_centroids_as_deep_compression_does():
     np.testing.assert_allclose(params["bias"], bias, atol=1e-5)
 
 
+@pytest.mark.unoptimized
 def test_a_loop_that_only_applies_trains_the_same_model():
     t = cluster.share(6)
     state = t.update(t.init(PARAMS), PARAMS, step=0)

@@ -5,6 +5,8 @@ import pytest
 
 from jopt import data, keys
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = keys.root(3)
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from jopt import data, keys
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = keys.root(0)
 SIZES = [(2, 5), (4, 4), (3, 10)]  # (batch_size, n): a remainder, full batch, three an epoch
 

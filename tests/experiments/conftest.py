@@ -1,11 +1,13 @@
 """The apps as a user starts them: `python -m experiments.<app>` in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import quick
 
 CONFIG = """
 from jopt import data, models, optim
@@ -28,28 +30,64 @@ def get_config():
 """
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @pytest.fixture(scope="session")
-def app(tmp_path_factory):
-    """Runs an app to its end; all of a session share one compilation cache."""
-    cache = tmp_path_factory.mktemp("cache")
-    root = str(Path(__file__).parents[2])
+def cache(tmp_path_factory):
+    """All apps of a session share one compilation cache."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Without what the tests themselves run under; programs are compiled quickly, by all apps in the same way."""
+    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "COLUMNS")}
+    return {**env, "PYTHONPATH": str(ROOT), "XLA_FLAGS": quick.FLAGS}
+
+
+def arguments(name, args, cache):
+    return [*map(str, args), *([] if name in ("compare", "inspect") else [f"--compilation_cache={cache}"])]
+
+
+@pytest.fixture(scope="session")
+def app(cache, environment):
+    """Runs an app to its end."""
 
     def start(name, *args, cwd=None):
-        env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "COLUMNS")}
-        command = [sys.executable, "-m", f"experiments.{name}", *map(str, args)]
-        if name not in ("compare", "inspect"):
-            command.append(f"--compilation_cache={cache}")
+        command = [sys.executable, "-m", f"experiments.{name}", *arguments(name, args, cache)]
         return subprocess.run(
-            command,
-            cwd=cwd,
-            env={**env, "PYTHONPATH": root},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def forked(cache, environment, tmp_path_factory):
+    """As `app`, without the start of Python and the imports: for where neither is what is tested."""
+    out, err = (tmp_path_factory.mktemp("forked") / name for name in ("stdout", "stderr"))
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("forks.py")],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+    def start(name, *args, cwd=None):
+        for path in (out, err):
+            path.write_text("")
+        args = arguments(name, args, cache)
+        job = {"name": name, "args": args, "cwd": str(cwd or Path.cwd()), "stdout": str(out), "stderr": str(err)}
+        print(json.dumps(job), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        return subprocess.CompletedProcess(args, status, out.read_text(), err.read_text())
+
+    with server:
+        yield start
+        server.stdin.close()
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +98,12 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def runs(app, config, tmp_path_factory):
+def runs(app, forked, config, tmp_path_factory):
     """Two finished runs: `a` by the config as it is, `b` with overrides."""
     directory = tmp_path_factory.mktemp("runs")
     overrides = ["--config.seed=7", "--config.optimizer.learning_rate=3e-3", "--config.stages[0].steps=9"]
-    for name, more in (("a", []), ("b", overrides)):
-        done = app("train", f"--config={config}", f"--workdir={directory / name}", "--quiet", *more)
+    for start, name, more in ((app, "a", []), (forked, "b", overrides)):
+        done = start("train", f"--config={config}", f"--workdir={directory / name}", "--quiet", *more)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return directory
 

@@ -58,13 +58,13 @@ def test_the_plan_comes_first_and_the_summary_last(finished):
     assert str(path / "report.html") in printed.splitlines()[-1]
 
 
-def test_a_rows_command_makes_the_trial_again_alone(app, finished, tmp_path):
+def test_a_rows_command_makes_the_trial_again_alone(forked, finished, tmp_path):
     """The overrides that the grid was launched with are part of it."""
     row = trials(finished[0])[1]
     python, module, name, *args = shlex.split(row["command"])
     assert (python, module, name) == ("python", "-m", "experiments.train")
     assert "--config.experiment.epochs=3" in args and f"--trial={row['trial']}" in args
-    done = app("train", *args, "--quiet", cwd=tmp_path)
+    done = forked("train", *args, "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads((tmp_path / "runs" / row["trial"] / "result.json").read_text())
     assert result["loss"] == pytest.approx(float(row["loss"]), rel=1e-5)
@@ -72,9 +72,9 @@ def test_a_rows_command_makes_the_trial_again_alone(app, finished, tmp_path):
     assert (config["epochs"], config["seed"], config["optimizer"]["learning_rate"]) == (3, 1, 0.1)
 
 
-def test_the_same_grid_launched_elsewhere_is_the_same_to_the_byte(app, finished, grid, tmp_path):
+def test_the_same_grid_launched_elsewhere_is_the_same_to_the_byte(forked, finished, grid, tmp_path):
     where = tmp_path / "again"
-    done = app("ablate", f"--config={grid}", f"--workdir={where}", "--config.experiment.epochs=3", "--quiet")
+    done = forked("ablate", f"--config={grid}", f"--workdir={where}", "--config.experiment.epochs=3", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     for name in ("trials.csv", "summary.csv", "curves.jsonl", "ablation.json", "report.md"):
         assert (where / name).read_bytes() == (finished[0] / name).read_bytes(), name
@@ -87,32 +87,34 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing(app, refused, grid, tmp_path, case):
+def test_a_mistake_is_one_line_and_leaves_nothing(forked, refused, grid, tmp_path, case):
     args, status, message = MISTAKES[case]
-    done = app("ablate", f"--config={grid}", f"--workdir={tmp_path / 'grid'}", *args, "--quiet")
+    done = forked("ablate", f"--config={grid}", f"--workdir={tmp_path / 'grid'}", *args, "--quiet")
     assert message in refused(done, status)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_ablations_and_experiments_are_not_taken_for_one_another(app, refused, grid, config, tmp_path):
+def test_ablations_and_experiments_are_not_taken_for_one_another(forked, refused, grid, config, tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
-    done = app("ablate", f"--config={config}", workdir)
+    done = forked("ablate", f"--config={config}", workdir)
     assert "a file whose get_config() returns a jopt.ablate.Ablation, got 'get_config() -> Experiment'" in refused(
         done, 2
     )
-    done = app("train", f"--config={grid}", workdir)
+    done = forked("train", f"--config={grid}", workdir)
     assert "--trial must be given: --config is an ablation, and" in refused(done, 2)
-    done = app("train", f"--config={grid}", "--trial=0123", workdir)
+    done = forked("train", f"--config={grid}", "--trial=0123", workdir)
     assert "--trial must be the id of one of the 4 trials of 'rates', got '0123'" in refused(done, 2)
-    done = app("train", f"--config={config}", "--trial=0123", workdir)
+    done = forked("train", f"--config={config}", "--trial=0123", workdir)
     assert "--trial must be absent: --config is no ablation, got '0123'" in refused(done, 2)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_another_grids_directory_is_status_1_and_stays_as_it_is(app, refused, finished, grid):
+def test_another_grids_directory_is_status_1_and_stays_as_it_is(forked, refused, finished, grid):
     before = {p: p.read_bytes() for p in finished[0].rglob("*") if p.is_file()}
-    done = app("ablate", f"--config={grid}", f"--workdir={finished[0]}", "--config.experiment.epochs=4", "--quiet")
+    done = forked(
+        "ablate", f"--config={grid}", f"--workdir={finished[0]}", "--config.experiment.epochs=4", "--quiet"
+    )
     assert "the experiment differs in epochs (3 there, 4 now)" in refused(done, 1)
     assert before == {p: p.read_bytes() for p in finished[0].rglob("*") if p.is_file()}

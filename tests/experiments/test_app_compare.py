@@ -25,7 +25,7 @@ def test_two_runs(app, runs, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["comparison.md", "comparison.png"]
 
 
-def test_unfinished_runs_of_one_name_beside_foreign_files(app, runs, tmp_path):
+def test_unfinished_runs_of_one_name_beside_foreign_files(forked, runs, tmp_path):
     for place in ("x", "y"):
         shutil.copytree(runs / "a", tmp_path / place / "a")
     (tmp_path / "x" / "a" / "result.json").unlink()
@@ -34,21 +34,21 @@ def test_unfinished_runs_of_one_name_beside_foreign_files(app, runs, tmp_path):
     (tmp_path / "comparison").mkdir()
     (tmp_path / "comparison" / "notes.txt").write_text("mine")
     for _ in range(2):  # The second time it replaces its own files.
-        done = app("compare", "x/a", "y/a", runs / "b", cwd=tmp_path)
+        done = forked("compare", "x/a", "y/a", runs / "b", cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
     assert "x/a has not finished" in done.stdout and "y/a has no manifest.json" in done.stdout
     assert ["status", "unfinished", "unfinished", "finished"] in [line.split() for line in done.stdout.splitlines()]
     assert (tmp_path / "comparison" / "notes.txt").read_text() == "mine"
 
 
-def test_files_of_somebody_else_are_not_replaced(app, refused, runs, tmp_path):
+def test_files_of_somebody_else_are_not_replaced(forked, refused, runs, tmp_path):
     (tmp_path / "comparison.png").write_text("mine")
-    done = app("compare", runs / "a", runs / "b", f"--out={tmp_path}")
+    done = forked("compare", runs / "a", runs / "b", f"--out={tmp_path}")
     assert "holds comparison.png that this command did not write" in refused(done, 1)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("comparison.png", "mine")]
 
 
-def test_what_cannot_be_compared_is_refused_before_anything_is_written(app, refused, runs, tmp_path):
+def test_what_cannot_be_compared_is_refused_before_anything_is_written(forked, refused, runs, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(runs / "a", broken)
     (broken / "manifest.json").write_text("{")
@@ -60,7 +60,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(app, refu
         ([runs / "a", broken, out], 1, "manifest.json cannot be read: Expecting property name"),
         ([runs / "a", runs / "b", f"--out={tmp_path / 'file' / 'out'}"], 1, "cannot be written"),
     ]:
-        assert message in refused(app("compare", *args), status)
+        assert message in refused(forked("compare", *args), status)
     assert not (tmp_path / "out").exists()
 
 

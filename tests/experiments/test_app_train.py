@@ -32,9 +32,9 @@ KINDS = ("unknown_field", "wrong_type", "idle_rule", "stray_argument")
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=() if c in KINDS else pytest.mark.slow) for c in COMMAND_LINE]
 )
-def test_a_mistake_in_the_command_is_one_line_and_status_2(app, config, refused, tmp_path, case):
+def test_a_mistake_in_the_command_is_one_line_and_status_2(forked, config, refused, tmp_path, case):
     args, message = COMMAND_LINE[case]
-    done = app("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *args)
+    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *args)
     assert message in refused(done, 2)
     assert not list(tmp_path.iterdir())
 
@@ -54,28 +54,28 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_mistake_in_the_config_file_is_one_line_with_its_place(app, refused, tmp_path, case):
+def test_a_mistake_in_the_config_file_is_one_line_with_its_place(forked, refused, tmp_path, case):
     text, message = FILES[case]
     if text is not None:
         (tmp_path / "config.py").write_text(text)
-    done = app("train", "--config=config.py", "--config.seed=1", "--workdir=run", cwd=tmp_path)
+    done = forked("train", "--config=config.py", "--config.seed=1", "--workdir=run", cwd=tmp_path)
     assert message in refused(done, 2)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_needs_a_directory(app, config, refused, tmp_path):
-    assert "flag --workdir=None" in refused(app("train", f"--config={config}", cwd=tmp_path), 2)
+def test_a_run_needs_a_directory(forked, config, refused, tmp_path):
+    assert "flag --workdir=None" in refused(forked("train", f"--config={config}", cwd=tmp_path), 2)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_directory_of_something_else_is_status_1_and_stays_as_it_is(app, config, refused, tmp_path):
+def test_a_directory_of_something_else_is_status_1_and_stays_as_it_is(forked, config, refused, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    done = app("train", f"--config={config}", f"--workdir={tmp_path}")
+    done = forked("train", f"--config={config}", f"--workdir={tmp_path}")
     assert "WorkdirError" in (line := refused(done, 1)) and "holds thesis.tex but no config.json" in line
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_data_that_cannot_be_had_are_status_1(app, config, refused, tmp_path):
+def test_data_that_cannot_be_had_are_status_1(forked, config, refused, tmp_path):
     # A directory where the lock file goes: also root cannot write there.
     (tmp_path / "sets" / ".digits.lock").mkdir(parents=True)
     more = [
@@ -83,14 +83,14 @@ def test_data_that_cannot_be_had_are_status_1(app, config, refused, tmp_path):
         f"--config.data.data_dir={tmp_path / 'sets'}",
         "--config.model.num_classes=10",
     ]
-    done = app("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
+    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
     assert "DataError: data.data_dir: cannot write" in refused(done, 1)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_is_status_1(app, config, refused, tmp_path):
+def test_a_loss_that_is_not_finite_is_status_1(forked, config, refused, tmp_path):
     more = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30", "--quiet"]
-    done = app("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
+    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
     assert "NonFiniteError: the training loss is not finite at step" in refused(done, 1)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["exit_status"] == "diverged"
 
@@ -103,8 +103,8 @@ def test_overrides_reach_the_run(runs):
     assert json.loads((runs / "b" / "manifest.json").read_text())["seed"] == 7
 
 
-def test_another_config_in_a_used_directory_is_status_1_and_names_the_fields(app, config, refused, runs):
+def test_another_config_in_a_used_directory_is_status_1_and_names_the_fields(forked, config, refused, runs):
     before = {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
-    done = app("train", f"--config={config}", f"--workdir={runs / 'a'}", "--config.seed=5")
+    done = forked("train", f"--config={config}", f"--workdir={runs / 'a'}", "--config.seed=5")
     assert "differs in seed (0 there, 5 now)" in refused(done, 1)
     assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}

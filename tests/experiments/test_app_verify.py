@@ -15,7 +15,7 @@ def test_a_run_is_verified(app, runs):
     assert done.stdout.splitlines()[-1] == "VERIFIED: the run is the same, bit for bit"
 
 
-def test_what_was_changed_is_named(app, runs, tmp_path):
+def test_what_was_changed_is_named(forked, runs, tmp_path):
     run = copy_of(runs, tmp_path)
     result = json.loads((run / "result.json").read_text())
     changed = {**result, "digest": "0" * 64, "accuracy": 1.5}
@@ -26,7 +26,7 @@ def test_what_was_changed_is_named(app, runs, tmp_path):
     packed = (run / "model.jopt").read_bytes()
     (run / "model.jopt").write_bytes(packed[:-1] + bytes([packed[-1] ^ 1]))
 
-    done = app("verify", run, "--quiet", f"--again={tmp_path / 'again'}")
+    done = forked("verify", run, "--quiet", f"--again={tmp_path / 'again'}")
     assert done.returncode == 1
     different = [line for line in done.stdout.splitlines() if line.startswith("different: ")]
     assert len(different) == 4
@@ -40,15 +40,15 @@ def test_what_was_changed_is_named(app, runs, tmp_path):
     assert json.loads((tmp_path / "again" / "result.json").read_text())["digest"] == result["digest"]
 
 
-def test_a_run_is_never_its_own_witness(app, refused, runs):
-    done = app("verify", runs / "a", f"--again={runs / 'a'}")
+def test_a_run_is_never_its_own_witness(forked, refused, runs):
+    done = forked("verify", runs / "a", f"--again={runs / 'a'}")
     assert "is not empty: a run that is there would not be run again" in refused(done, 1)
 
 
-def test_an_unfinished_run_cannot_be_verified(app, refused, runs, tmp_path):
+def test_an_unfinished_run_cannot_be_verified(forked, refused, runs, tmp_path):
     (copy_of(runs, tmp_path) / "result.json").unlink()
-    assert "holds no finished run: there is no result.json" in refused(app("verify", tmp_path / "run"), 1)
+    assert "holds no finished run: there is no result.json" in refused(forked("verify", tmp_path / "run"), 1)
 
 
-def test_one_run_must_be_given(app, refused):
-    assert "RUN must be one run directory, got ''" in refused(app("verify"), 2)
+def test_one_run_must_be_given(forked, refused):
+    assert "RUN must be one run directory, got ''" in refused(forked("verify"), 2)

@@ -6,6 +6,8 @@ import pytest
 
 from jopt.measure import effective_flops, flops, flops_by_layer, flops_by_scope
 
+pytestmark = pytest.mark.unoptimized
+
 
 class Net(nn.Module):
     @nn.compact

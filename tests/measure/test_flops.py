@@ -8,6 +8,8 @@ from jax.sharding import PartitionSpec as P
 
 from jopt.measure import Operations, flops, flops_by_layer, flops_by_scope, operations
 
+pytestmark = pytest.mark.unoptimized
+
 
 def array(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)

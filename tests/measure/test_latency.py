@@ -7,6 +7,8 @@ import pytest
 
 from jopt.measure import latency, peak_memory, throughput
 
+pytestmark = pytest.mark.unoptimized
+
 
 def test_latency_is_of_the_call_and_not_of_the_compilation():
     measured = latency(jax.jit(lambda x: jnp.sin(x @ x).sum()), jnp.ones((32, 32)), repeats=20)

@@ -6,6 +6,8 @@ import pytest
 
 from jopt.measure import sqnr, sqnr_by_layer
 
+pytestmark = pytest.mark.unoptimized
+
 
 def test_by_hand():
     x = {"a": np.float32([3, 4]), "b": np.float32([0, 2])}

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from jopt.measure import Changes, ClassChange, changes, churn, class_changes
 
+pytestmark = pytest.mark.unoptimized
+
 LABELS = [0, 0, 0, 1, 1, 2]
 BEFORE = [0, 0, 1, 1, 2, 0]
 AFTER = [0, 1, 0, 1, 0, 1]

@@ -13,6 +13,8 @@ from jopt import hyper
 from jopt.config import ConfigError, check_types, from_dict, to_dict
 from jopt.models import Config, build, model, names, validate
 
+pytestmark = pytest.mark.unoptimized
+
 BAD = [
     (dict(name="lenet"), "model.name", "one of 'cifar10_cnn', 'cnn'"),
     (dict(activation="rleu"), "model.activation", "'relu'"),

@@ -9,6 +9,8 @@ from jopt import coupling
 from jopt.models import Config, ResNet, build, names
 from jopt.rules import named_leaves
 
+pytestmark = pytest.mark.unoptimized
+
 CASES = {
     "mlp": ((12,), ()),
     "linear": ((12,), ()),

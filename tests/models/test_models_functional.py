@@ -9,6 +9,8 @@ from flax import nnx
 
 from jopt.models import Model, from_linen, from_nnx
 
+pytestmark = pytest.mark.unoptimized
+
 X = jax.random.normal(jax.random.key(7), (8, 4))
 
 

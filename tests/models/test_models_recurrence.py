@@ -8,6 +8,8 @@ from flax import linen as nn
 
 from jopt.models.rnn import GATES, Recurrent
 
+pytestmark = pytest.mark.unoptimized
+
 X = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
 SIZE = 6
 

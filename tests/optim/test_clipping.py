@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from jopt import optim
 
+pytestmark = pytest.mark.unoptimized
+
 
 def step(config, grads, params=None):
     """What sgd with rate 1 subtracts, which is the gradient as the config bounds it."""

@@ -10,6 +10,8 @@ from jopt import optim
 
 from .cases import ALL, jit
 
+pytestmark = pytest.mark.unoptimized
+
 EVERYTHING = {"weight_decay": 0.1, "l1": 0.1, "clip_by_global_norm": 1.0, "accumulate_steps": 2, "proximal_l1": 0.1}
 
 

@@ -13,6 +13,8 @@ from jopt import optim
 from . import reference
 from .cases import ALL, SHAPES, cast, jit, random, train
 
+pytestmark = pytest.mark.unoptimized
+
 NUMBERS = {
     "sgd": {},
     "momentum": {"momentum": 0.8},

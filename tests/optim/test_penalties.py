@@ -10,6 +10,8 @@ from jopt import optim
 
 from .cases import ALL, cast, jit, random, train
 
+pytestmark = pytest.mark.unoptimized
+
 
 def after(config, params, grads, **kwargs):
     optimizer = optim.build(config, **kwargs)

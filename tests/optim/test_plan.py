@@ -11,6 +11,8 @@ from jopt.rules import RuleError
 
 from .cases import ALL, cast, jit, random, train
 
+pytestmark = pytest.mark.unoptimized
+
 PARAMS = {"Dense_0": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 2))}, "Dense_1": {"kernel": jnp.ones((2, 1))}}
 ONES = jax.tree.map(jnp.ones_like, PARAMS)
 

@@ -10,6 +10,8 @@ from jopt import optim
 from jopt.config import ConfigError
 from jopt.optim import Config, multiplier
 
+pytestmark = pytest.mark.unoptimized
+
 PEAK, W, D = 0.3, 5, 25
 STEPS = range(D + 10)
 

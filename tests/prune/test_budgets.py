@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from jopt.prune import keep_count
 from jopt.prune.budgets import erk, erk_counts, uniform
 
+pytestmark = pytest.mark.unoptimized
+
 LENET = [(64, 300), (300, 100), (100, 10)]
 RESNET = [(3, 3, 3, 16), (3, 3, 16, 16), (1, 1, 16, 32), (3, 3, 32, 64), (3, 3, 64, 64), (64, 10)]
 

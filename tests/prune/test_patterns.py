@@ -7,6 +7,8 @@ import pytest
 from jopt.prune import NM, Block, Channel, Unstructured
 from jopt.prune.patterns import group_size
 
+pytestmark = pytest.mark.unoptimized
+
 DENSE = np.arange(24.0, dtype=np.float32).reshape(4, 6)
 
 

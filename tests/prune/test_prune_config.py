@@ -13,6 +13,8 @@ from jopt.prune import Config, PruneState
 
 from .cases import jit
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 PARAMS = {
     "Conv_0": {

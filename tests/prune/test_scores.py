@@ -8,6 +8,8 @@ import pytest
 from jopt import prune
 from jopt.prune import scores
 
+pytestmark = pytest.mark.unoptimized
+
 W = np.array([[1.0, -2.0, 0.0], [-0.5, 4.0, -0.0]], np.float32)  # [in 2, out 3]
 G = np.array([[-3.0, 0.5, 7.0], [2.0, -1.0, 0.0]], np.float32)
 

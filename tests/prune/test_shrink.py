@@ -11,6 +11,8 @@ from jopt.coupling import CouplingError
 from jopt.models import MLP, RNN, XOR, ConvNet, ResNet, TiedMLP, from_linen
 from jopt.prune import Removed, cut, describe_shrinking, shrink, shrink_all, shrink_plan
 
+pytestmark = pytest.mark.unoptimized
+
 
 def dense(kernel, bias):
     return {"kernel": jnp.array(kernel, jnp.float32), "bias": jnp.array(bias, jnp.float32)}

@@ -11,6 +11,8 @@ from jopt.models import MLP, ResNet, from_linen
 from jopt.prune import shrink, shrink_all
 from jopt.quantize import fold, fold_batch_norm
 
+pytestmark = pytest.mark.unoptimized
+
 
 def vector(*values):
     return jnp.array(values, jnp.float32)

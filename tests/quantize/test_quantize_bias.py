@@ -8,6 +8,8 @@ from flax import linen as nn
 
 from jopt.quantize import Spec, correct_biases, fake_quantize, match_statistics, output_shift
 
+pytestmark = pytest.mark.unoptimized
+
 RNG = np.random.default_rng(0)
 
 

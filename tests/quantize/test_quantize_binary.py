@@ -7,6 +7,8 @@ import pytest
 
 from jopt.quantize import binarize, binary, ternarize, ternary, xnor
 
+pytestmark = pytest.mark.unoptimized
+
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((50, 6)).astype(np.float32)
 W[:20, 0] = 0.0
@@ -70,6 +72,7 @@ def test_ternary_against_numpy_float64(axis):
     np.testing.assert_allclose(ternarize(jnp.asarray(W), axis), np.sign(W) * large * alpha, rtol=1e-6)
 
 
+@pytest.mark.optimized
 def test_all_are_idempotent_and_the_same_in_a_batch_and_jitted():
     ws = jnp.stack([jnp.asarray(W), 3 * jnp.asarray(W)])
     for f in (binarize, xnor, ternarize):

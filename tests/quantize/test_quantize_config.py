@@ -12,6 +12,8 @@ from jopt.config import ConfigError
 from jopt.quantize import Config, Spec, binarize, build, check, fake_quantize, plan, ternarize, validate, xnor
 from jopt.rules import RuleError
 
+pytestmark = pytest.mark.unoptimized
+
 RNG = np.random.default_rng(0)
 PARAMS = {
     "Dense_0": {"bias": jnp.ones(6), "kernel": jnp.asarray(RNG.standard_normal((8, 6)), jnp.float32)},

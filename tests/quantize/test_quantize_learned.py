@@ -8,6 +8,8 @@ import pytest
 from jopt.quantize import Spec, fake_quantize, lsq, lsq_step, pact
 from jopt.quantize.grid import Range
 
+pytestmark = pytest.mark.unoptimized
+
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((20, 3)).astype(np.float32)
 

@@ -13,6 +13,8 @@ from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.order import order_statistic
 from jopt.quantize.ranges import mean_magnitude
 
+pytestmark = pytest.mark.unoptimized
+
 X = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
 
 
@@ -113,6 +115,7 @@ def test_of_equal_errors_the_widest_range_is_chosen():
     assert float(mse(jnp.array([-1.0, 0.0, 1.0]), Spec(2)).high) == 1.0
 
 
+@pytest.mark.optimized
 def test_calibration_is_the_same_eager_jitted_and_in_a_batch():
     xs = jnp.stack([jnp.asarray(X), jnp.asarray(X[::-1])])
     for calibrate in (

@@ -9,6 +9,8 @@ from jopt.quantize import Spec, binary, fake_quantize, mse, percentile, ternary,
 from jopt.rules import RuleError
 from jopt.transform import chain
 
+pytestmark = pytest.mark.unoptimized
+
 RNG = np.random.default_rng(0)
 
 

@@ -16,6 +16,8 @@ from jopt.quantize.activations import activations
 from jopt.quantize.calibrate import calibrate
 from jopt.quantize.recalibrate import recalibrate
 
+pytestmark = pytest.mark.unoptimized
+
 KEY = jax.random.key(0)
 BATCHES = jnp.asarray(np.random.default_rng(1).normal(1.0, 2.0, (3, 8, 6, 6, 2)), jnp.float32)
 

@@ -8,6 +8,8 @@ from jopt import clip, cluster, models, optim, prune, quantize
 from jopt.config import ConfigError
 from jopt.train import Stage, compression, prepare
 
+pytestmark = pytest.mark.unoptimized
+
 DEEP = models.Config("mlp", features=(8, 8, 8), num_classes=4)
 TIE = cluster.tying.Config(("Dense_[12]/kernel",))
 ONE = "Dense_1/kernel"

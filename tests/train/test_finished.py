@@ -15,6 +15,8 @@ from jopt.train.finished import load
 from jopt.train.workdir import WorkdirError
 from jopt.transform import identity
 
+pytestmark = pytest.mark.unoptimized
+
 
 def xor(**changes) -> Experiment:
     config = Experiment(

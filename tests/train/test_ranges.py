@@ -5,12 +5,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jopt import clip, data, models, quantize
 from jopt.quantize.activations import KEY
 from jopt.train import Stage, compression, prepare
 from jopt.train.program import Origin
 from jopt.train.sources import Source, along, logits
+
+pytestmark = pytest.mark.unoptimized
 
 
 def calibrated(tiny, **changes):

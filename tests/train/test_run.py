@@ -20,6 +20,10 @@ from jopt.train.signals import StopRequested
 from jopt.train.workdir import Workdir, WorkdirError
 from jopt.transform import ParamTransform
 
+# Where a fact holds of any program: `optimized` are those tests that look at programs as users run them.
+pytestmark = pytest.mark.unoptimized
+undrawn = pytest.mark.usefixtures("undrawn")
+
 
 def rows_of(workdir):
     return metrics.without_timing(metrics.read(Workdir(workdir).metrics))
@@ -29,6 +33,7 @@ def manifest_of(workdir):
     return json.loads((workdir / "manifest.json").read_text())
 
 
+@pytest.mark.optimized
 def test_a_run_leaves_what_it_promises(tmp_path, tiny):
     config = tiny()
     result = run(config, tmp_path / "a", quiet=True)
@@ -56,6 +61,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, tiny):
     assert rows[-1]["accuracy"] == result["accuracy"]
 
 
+@undrawn
 def test_the_manifest_tells_where_the_numbers_come_from(tmp_path, tiny):
     result = run(tiny(seed=3), tmp_path / "a", quiet=True)
     manifest = manifest_of(tmp_path / "a")
@@ -67,6 +73,7 @@ def test_the_manifest_tells_where_the_numbers_come_from(tmp_path, tiny):
     assert [e["event"] for e in manifest["events"]] == ["start", "stop"]
 
 
+@undrawn
 def test_one_compilation_a_function_however_many_segments(tmp_path, tiny):
     run(tiny(epochs=7), tmp_path / "a", quiet=True)
     counts = manifest_of(tmp_path / "a")["events"][-1]["compilations"]
@@ -77,6 +84,8 @@ def test_one_compilation_a_function_however_many_segments(tmp_path, tiny):
     assert counts == {"init": 2, "segment": 3, "evaluate": 2, "test": 2}
 
 
+@undrawn
+@pytest.mark.optimized
 def test_a_second_launch_of_the_same_config_gives_the_same_digest(tmp_path, tiny):
     a, b = (run(tiny(), tmp_path / name, quiet=True) for name in "ab")
     assert a["digest"] == b["digest"]
@@ -84,6 +93,7 @@ def test_a_second_launch_of_the_same_config_gives_the_same_digest(tmp_path, tiny
     assert run(tiny(seed=1), tmp_path / "c", quiet=True)["digest"] != a["digest"]
 
 
+@undrawn
 def test_a_finished_run_is_not_run_again(tmp_path, tiny, monkeypatch):
     result = run(tiny(), tmp_path / "a", quiet=True)
     before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
@@ -92,6 +102,7 @@ def test_a_finished_run_is_not_run_again(tmp_path, tiny, monkeypatch):
     assert before == {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
 
 
+@undrawn
 def test_another_config_is_refused_by_its_fields_and_nothing_changes(tmp_path, tiny):
     run(tiny(), tmp_path / "a", quiet=True)
     before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
@@ -120,6 +131,7 @@ def test_two_processes_do_not_share_a_directory(tmp_path, tiny):
         run(tiny(), tmp_path / "a", quiet=True)
 
 
+@undrawn
 def test_a_non_finite_loss_stops_the_run_and_names_step_and_checkpoint(tmp_path, tiny):
     config = tiny(
         stages=[Stage("calm", epochs=2), Stage("wild", epochs=2, optimizer=optim.Config("sgd", learning_rate=1e30))]
@@ -189,9 +201,24 @@ def wholes(tmp_path_factory):
     return get
 
 
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("step", [6, 12, 18, 24])
-@pytest.mark.parametrize("name", [*HARD, "batch_norm"])
+# Every boundary with the programs that users run; every other kind of state at one or two: a stage's end and its
+# middle, and where some of the gradients that make one step have been accumulated.
+BOUNDARIES = (6, 12, 18, 24)
+COVERING = {
+    "ema": (12,), "accumulation": (6,), "stages": (12, 18), "parallel": (12,), "batch_norm": (12,),
+}  # fmt: skip
+
+
+def interruptions():
+    for name in [*HARD, "batch_norm"]:
+        for step in BOUNDARIES:
+            fast = step in COVERING.get(name, BOUNDARIES)
+            marks = [] if fast else [pytest.mark.slow]
+            yield pytest.param(name, step, marks=[*marks, pytest.mark.optimized] if name == "plain" else marks)
+
+
+@undrawn
+@pytest.mark.parametrize(("name", "step"), list(interruptions()))
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypatch, wholes, name, step):
     config = tiny(**HARD.get(name, {}), checkpoint_every=1)
     model = models.from_nnx(Normalized) if name == "batch_norm" else None
@@ -207,6 +234,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypat
     assert events == [("start", 0), ("stop", step), ("resume", step), ("stop", 24)]
 
 
+@undrawn
 def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkeypatch, capsys):
     config = tiny(checkpoint_every=1)
     whole = run(config, tmp_path / "whole", quiet=True)
@@ -221,6 +249,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkey
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
 
 
+@undrawn
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
     # Nothing is evaluated or saved on the way: only the stop itself can save.
     config = tiny(checkpoint_every=10_000, evaluate_every=10_000, epochs=400)
@@ -243,6 +272,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
 
 
+@undrawn
 def test_another_run_that_came_first_is_not_overwritten(tmp_path, tiny, monkeypatch):
     """Both found an empty directory; the other one wrote while this one prepared."""
     mine, theirs = tiny(seed=1), tiny(seed=2)
@@ -260,6 +290,7 @@ def test_another_run_that_came_first_is_not_overwritten(tmp_path, tiny, monkeypa
     assert Workdir(tmp_path / "a").load_config() == theirs
 
 
+@undrawn
 def test_a_model_given_from_python_is_noted_and_asked_for_again(tmp_path, tiny, monkeypatch):
     config = tiny(checkpoint_every=1)
     with monkeypatch.context() as patched:
@@ -283,6 +314,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny):
         run(config, tmp_path / "a", quiet=True)
 
 
+@undrawn
 def test_events_and_rows_agree_after_a_resume(tmp_path, tiny, monkeypatch):
     from tensorboardX.proto.event_pb2 import Event
 
@@ -320,6 +352,7 @@ def halving() -> ParamTransform:
     )
 
 
+@undrawn
 def test_a_transform_is_updated_before_each_segment_and_resumes_exactly(tmp_path, tiny, monkeypatch):
     config = dataclasses.replace(tiny(), checkpoint_every=1)
     whole = run(config, tmp_path / "whole", transform=lambda config, stage: halving(), quiet=True)

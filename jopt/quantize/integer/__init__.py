@@ -1,5 +1,9 @@
 """Integer execution: layers and whole networks computed on codes."""
 
+from jopt.quantize.integer.binary import BinaryKernel as BinaryKernel
+from jopt.quantize.integer.binary import binary_conv as binary_conv
+from jopt.quantize.integer.binary import binary_dense as binary_dense
+from jopt.quantize.integer.binary import binary_kernel as binary_kernel
 from jopt.quantize.integer.contractions import Contraction as Contraction
 from jopt.quantize.integer.contractions import assert_integer as assert_integer
 from jopt.quantize.integer.contractions import contractions as contractions
@@ -17,6 +21,10 @@ from jopt.quantize.integer.ops import relu as relu
 from jopt.quantize.integer.ops import requantize as requantize
 from jopt.quantize.integer.ops import rescale as rescale
 from jopt.quantize.integer.recurrent import rnn_cell as rnn_cell
+from jopt.quantize.integer.signs import Signs as Signs
+from jopt.quantize.integer.signs import pack_signs as pack_signs
+from jopt.quantize.integer.signs import signs_dot as signs_dot
+from jopt.quantize.integer.signs import unpack_signs as unpack_signs
 from jopt.quantize.tensors import QTensor as QTensor
 from jopt.quantize.tensors import code_dtype as code_dtype
 from jopt.quantize.tensors import dequantize as dequantize

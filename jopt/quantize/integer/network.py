@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from jopt import intercept
 from jopt.quantize.activation_config import (
@@ -17,8 +18,9 @@ from jopt.quantize.activation_config import (
     quantized_states,
     state_spec,
 )
-from jopt.quantize.activations import STATE_RANGE, layer_grid, quantized_input, quantized_state, split
+from jopt.quantize.activations import STATE_RANGE, quantized_input, quantized_state, split
 from jopt.quantize.grid import Grid, grid
+from jopt.quantize.integer.grids import layer_grid
 from jopt.quantize.integer.operands import Codes, encode_input, operand, with_columns
 from jopt.quantize.integer.ops import Sums, conv, dense, rescale
 from jopt.quantize.spec import Spec
@@ -129,7 +131,7 @@ def _products(
         spec, g, calibrated = _input(config, path, name, learned, held)
         if spec.is_identity:
             continue
-        if isinstance(calibrated, jax.core.Tracer):
+        if isinstance(calibrated, Tracer):
             raise ValueError(f"the range of layer {path!r} must not be traced: one of 0 leaves the input as it is")
         if not bool(calibrated):
             continue

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jopt.quantize.grid import Grid, encode
 from jopt.quantize.spec import Spec
@@ -150,7 +151,7 @@ def checked_width(spec: Spec, what: str) -> int:
     """
     if spec.group is not None:
         raise ValueError(f"group of {what} must be None for integer execution (scales go by tensor or channel)")
-    if isinstance(spec.bits, jax.core.Tracer):
+    if isinstance(spec.bits, Tracer):
         raise ValueError(f"bits of {what} must not be traced for integer execution: the program depends on them")
     if spec.bits is None or not 1 <= int(spec.bits) <= NARROW:
         raise ValueError(f"bits of {what} must be 1 to {NARROW} for integer execution, got {spec.bits}")

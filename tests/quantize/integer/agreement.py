@@ -14,8 +14,9 @@ import numpy as np
 from jopt import intercept
 from jopt.models import from_linen
 from jopt.quantize import ActivationConfig, Spec, activations, calibrate, integer, quantize, weights
-from jopt.quantize.activations import KEY, layer_grid
+from jopt.quantize.activations import KEY
 from jopt.quantize.arithmetic import divide
+from jopt.quantize.integer.grids import layer_grid
 from jopt.rules import named_leaves
 
 U32, U64 = 2.0**-24, 2.0**-53
@@ -340,7 +341,7 @@ def compare(net: Quantized, one: Run, other: Run, side: str, *, forced=False, gl
         clean = clean & (forced | ~differ.reshape(examples, -1).any(1))
 
     for i, layer in enumerate(net.layers):
-        slack = gamma(glue, U32) * most[i]
+        slack = np.where(low[i] == high[i], 0, gamma(glue, U32) * np.abs(most[i]))
         least, greatest = low[i] - slack, high[i] + slack
         ours, theirs = layer.input.codes(one.inputs[i]), layer.input.codes(other.inputs[i])
         for x in (one.inputs[i], other.inputs[i]):

@@ -78,8 +78,9 @@ def test_what_is_left_alone_runs_on_what_its_codes_stand_for():
     simulated, _ = activations(model, config).apply(seen, held[1], x, train=False)
     np.testing.assert_allclose(jax.jit(run)(x), simulated, atol=1e-5)
     # Not calibrated is not quantized, as in the simulation; and 32 bits are none.
+    unrounded = ActivationConfig("absmax", bits=32)
     fresh = {"activation_ranges": {path: {"low": jnp.float32(0), "high": jnp.float32(0)} for path in params}}
-    for state, own in ((fresh, ActivationConfig()), (held[1], ActivationConfig("absmax", bits=32))):
+    for state, own in ((fresh, ActivationConfig()), (calibrate(model, unrounded, params, {}, x)[1], unrounded)):
         found = integer.contractions(integer.network(model, params, state, codes, own), x)
         assert not any(c.is_integer for c in found)
 
@@ -117,9 +118,7 @@ def test_what_cannot_be_done_is_an_error_that_says_what_could():
     x, params = made(MLP((7,)))
     model, config = from_linen(MLP((7,))), ActivationConfig("absmax")
     held, codes = calibrate(model, config, params, {}, x), codes_of(params)
-    with pytest.raises(
-        ValueError, match=r"'Dense_9/kernel'\] \(16, 7\) is no parameter; .* Dense_0/kernel"
-    ):
+    with pytest.raises(ValueError, match=r"'Dense_9/kernel'\] \(16, 7\) is no parameter; .* Dense_0/kernel"):
         integer.network(model, *held, {"Dense_9/kernel": codes["Dense_0/kernel"]}, config)
     with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the codes must be 1 to 8 .* got 16; a rule"):
         integer.network(model, *held, codes_of(params, Spec(16)), config)
