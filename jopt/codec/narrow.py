@@ -1,7 +1,8 @@
-"""The narrowest dtype that holds an array's values, so that every bit comes back."""
+"""The narrowest dtype that holds an array's values, bit for bit; with its exponents Huffman-coded where shorter."""
 
 import numpy as np
 
+from jopt.codec import exponents
 from jopt.codec.cursor import Cursor
 from jopt.codec.dtypes import NAMES, bits_of, from_bytes, itemsize, to_bytes
 
@@ -20,6 +21,7 @@ _NARROWER = {
 """Dtypes that may stand for another, the narrowest first."""
 
 _SAMPLE, _BLOCK = 1 << 10, 1 << 18
+_CODED = 64
 
 
 def narrowest(array: np.ndarray) -> str:
@@ -59,21 +61,34 @@ def _widen(array: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
         return array.astype(dtype, copy=False)
 
 
-def pack(array: np.ndarray) -> bytes:
+def pack(array: np.ndarray, huffman: bool = True) -> bytes:
     """The number of the narrowest dtype (1 byte), and the flat array's elements in it.
+
+    Where that is shorter, and `huffman` codes may be used, 64 is added to the number, and `exponents` packs them.
 
     Example:
       >>> pack(np.float32([1, -3])).hex()
       '0201fd'
     """
-    return packed_as(array, narrowest(array))
+    return packed_as(array, narrowest(array), huffman)
 
 
-def packed_as(array: np.ndarray, name: str) -> bytes:
+def least(array: np.ndarray, name: str, huffman: bool) -> int:
+    """Bytes that `packed_as` takes at least."""
+    plain = itemsize(NAMES.index(name)) * array.size
+    if not huffman or name not in exponents.MANTISSA or not array.size:
+        return 1 + plain
+    return 1 + min(plain, exponents.least(bits_of(_cast(array, name)), name))
+
+
+def packed_as(array: np.ndarray, name: str, huffman: bool) -> bytes:
     """`pack` in the dtype `name`."""
-    if name == array.dtype.name:
-        return bytes([NAMES.index(name)]) + to_bytes(array)
-    return bytes([NAMES.index(name)]) + to_bytes(_cast(array, name))
+    held, number = _cast(array, name), NAMES.index(name)
+    if least(array, name, huffman) < 1 + held.nbytes:
+        coded = exponents.pack(bits_of(held), name)
+        if len(coded) < held.nbytes:
+            return bytes([number | _CODED]) + coded
+    return bytes([number]) + to_bytes(held)
 
 
 def unpack(cursor: Cursor, dtype: np.dtype, count: int) -> np.ndarray:
@@ -82,10 +97,18 @@ def unpack(cursor: Cursor, dtype: np.dtype, count: int) -> np.ndarray:
     Raises:
       CodecError: if it is not that.
     """
-    number = cursor.byte()
+    first = cursor.byte()
+    number = first & ~_CODED
     name = NAMES[number] if number < len(NAMES) else ""
     if name != dtype.name and name not in _NARROWER.get(dtype.name, ()):
         raise cursor.fail(f"elements of {dtype.name} cannot be held as dtype {number} {name}".rstrip())
+    if first & _CODED:
+        if name not in exponents.MANTISSA or not count:
+            raise cursor.fail(f"{count} elements of {name} cannot have coded exponents")
+        patterns = exponents.unpack(cursor, name, count)
+        if name == dtype.name:
+            return patterns.view(dtype)
+        return _widen(patterns if name == "bfloat16" else patterns.view(name), name, dtype)
     content = cursor.take(count * itemsize(number))
     if name == "bool" and count and (largest := int(from_bytes(content, np.dtype(np.uint8)).max())) > 1:
         raise cursor.fail(f"a bool must be 0 or 1, got {largest}")
@@ -95,5 +118,5 @@ def unpack(cursor: Cursor, dtype: np.dtype, count: int) -> np.ndarray:
 
 
 def name(number: int) -> str:
-    """The name of the dtype that `pack` wrote the number of."""
-    return NAMES[number]
+    """In words, the dtype that `pack` wrote the number of."""
+    return NAMES[number & ~_CODED] + (" with coded exponents" if number & _CODED else "")

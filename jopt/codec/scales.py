@@ -18,7 +18,7 @@ _SYMMETRIC, _NARROW, _GROUP = 32, 64, 128
 _FLOAT32 = np.dtype(np.float32)
 
 
-def pack(integers: Integers) -> bytes:
+def pack(integers: Integers, huffman: bool = True) -> bytes:
     """The bytes of the Spec and range of `integers`.
 
     Example:
@@ -34,7 +34,7 @@ def pack(integers: Integers) -> bytes:
     if spec.group is not None:
         out += varint(spec.group)
     ends = (integers.high,) if spec.symmetric else (integers.low, integers.high)
-    return out + narrow.pack(np.concatenate([np.ravel(end) for end in ends]))
+    return out + narrow.pack(np.concatenate([np.ravel(end) for end in ends]), huffman)
 
 
 def unpack(cursor: Cursor, shape: tuple[int, ...]) -> tuple[Spec, np.ndarray, np.ndarray]:

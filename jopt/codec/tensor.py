@@ -14,7 +14,7 @@ from jopt.codec import huffman as huffman_code
 from jopt.codec import narrow, positions, scales, symbols
 from jopt.codec.cursor import signed, varint
 from jopt.codec.distinct import LIMIT, distinct, indices
-from jopt.codec.dtypes import NAMES, bits_of, itemsize
+from jopt.codec.dtypes import bits_of
 from jopt.codec.integers import Integers
 from jopt.codec.shortest import Candidate, shortest
 
@@ -48,7 +48,7 @@ def candidates(array: np.ndarray, quantized: Integers | None, huffman: bool, sha
     """The ways to write an array's section, of which at least one is the shortest."""
     flat = array.reshape(-1)
     if not flat.size or flat.dtype.itemsize > 8:
-        return [Candidate(0, lambda: bytes([positions.ALL | RAW << 2]) + narrow.pack(flat))]
+        return [Candidate(0, lambda: bytes([positions.ALL | RAW << 2]) + narrow.pack(flat, huffman))]
     patterns = bits_of(flat)
     kept = int(np.count_nonzero(patterns))
     # What a zero left out saves at most against the one bit that a gap takes at least. (All gaps can be equal and
@@ -59,7 +59,7 @@ def candidates(array: np.ndarray, quantized: Integers | None, huffman: bool, sha
     if quantized is not None:
         values = _integers(quantized, huffman)
     else:
-        values = _values(flat, where, huffman) if shared else _raw(flat)
+        values = _values(flat, where, huffman) if shared else _raw(flat, huffman)
     out = [_section(positions.ALL, held, None, value) for held, value in values(None)]
     if where is None:
         return out
@@ -83,13 +83,13 @@ def _once(candidate: Candidate) -> Candidate:
     return Candidate(candidate.least, functools.cache(candidate.build))
 
 
-def _raw(flat: np.ndarray) -> _Values:
-    return lambda at: [_plain(flat, at, flat.dtype.name)]
+def _raw(flat: np.ndarray, huffman: bool) -> _Values:
+    return lambda at: [_plain(flat, at, flat.dtype.name, huffman)]
 
 
-def _plain(flat: np.ndarray, at: np.ndarray | None, name: str) -> tuple[int, Candidate]:
-    size = 1 + itemsize(NAMES.index(name)) * (flat.size if at is None else at.size)
-    return RAW << 2, Candidate(size, lambda: narrow.packed_as(flat if at is None else flat[at], name))
+def _plain(flat: np.ndarray, at: np.ndarray | None, name: str, huffman: bool) -> tuple[int, Candidate]:
+    part = flat if at is None else flat[at]
+    return RAW << 2, Candidate(narrow.least(part, name, huffman), lambda: narrow.packed_as(part, name, huffman))
 
 
 def _values(flat: np.ndarray, where: np.ndarray | None, huffman: bool) -> _Values:
@@ -100,18 +100,18 @@ def _values(flat: np.ndarray, where: np.ndarray | None, huffman: bool) -> _Value
     name = narrow.narrowest(seen)
     entries = distinct(seen, min(LIMIT, max(flat.size // 2, 1)))
     if entries is None or not entries.size:
-        return lambda at: [_plain(flat, at, name)]
+        return lambda at: [_plain(flat, at, name, huffman)]
     chosen = indices(seen, entries)
     counts = huffman_code.count(chosen, entries.size)
 
     def shared(
         entries: np.ndarray, counts: np.ndarray, get: Callable[[], np.ndarray]
     ) -> list[tuple[int, Candidate]]:
-        head = varint(entries.size) + narrow.pack(entries)
+        head = varint(entries.size) + narrow.pack(entries, huffman)
         return _symbols(CODEBOOK, head, get, counts, huffman)
 
     def values(at: np.ndarray | None) -> list[tuple[int, Candidate]]:
-        plain = _plain(flat, at, name)
+        plain = _plain(flat, at, name, huffman)
         if few == (at is not None):
             return [plain, *shared(entries, counts, lambda: chosen)]
         if few:
@@ -136,7 +136,7 @@ def _zero(entries: np.ndarray) -> int:
 
 
 def _integers(quantized: Integers, huffman: bool) -> _Values:
-    codes, head = quantized.codes.reshape(-1), scales.pack(quantized)
+    codes, head = quantized.codes.reshape(-1), scales.pack(quantized, huffman)
     unsigned = np.dtype(f"u{codes.dtype.itemsize}")
 
     def values(at: np.ndarray | None) -> list[tuple[int, Candidate]]:

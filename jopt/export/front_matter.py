@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Nothing that YAML could read as a number, a truth value or null.
-_PLAIN_KEY = "(?!null|true|false)[a-z_]{4,}(-[a-z]+)?"
+# Nothing that YAML reads as a number, a truth value or null.
+_PLAIN_KEY = "(?!(?:null|true|false)$)[a-z_]{4,}(-[a-z]+)?"
 
 
 def front_matter(values: Mapping[str, Any]) -> str:
@@ -32,9 +32,7 @@ def front_matter(values: Mapping[str, Any]) -> str:
 def _yaml(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            name = (
-                key if re.fullmatch("[a-z_]{4,}(-[a-z]+)?", key) and key not in ("null", "true") else _scalar(key)
-            )
+            name = key if re.fullmatch(_PLAIN_KEY, key) else _scalar(key)
             if not isinstance(inner, Mapping | list):
                 yield f"{name}: {_scalar(inner)}"
             elif not inner:

@@ -73,7 +73,7 @@ def weight(q: "QTensor") -> Weight:
 
     Example:
       >>> from jopt.quantize import quantize
-      >>> w = weight(quantize(jnp.array([[0.5, -1.0], [0.25, 3.0]]), Spec(3, axis=-1)))
+      >>> w = weight(quantize(np.array([[0.5, -1.0], [0.25, 3.0]], np.float32), Spec(3, axis=-1)))
       >>> w.codes.tolist(), w.scale.round(4).tolist(), w.bits
       ([[3, -1], [2, 3]], [[0.1667, 1.0]], 4)
     """
@@ -114,7 +114,7 @@ def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, hel
       ValueError: if the config quantizes a layer that has no range.
 
     Example:
-      >>> range = {"low": jnp.float32(0), "high": jnp.float32(2.55)}
+      >>> range = {"low": np.float32(0), "high": np.float32(2.55)}
       >>> inputs(ActivationConfig("absmax"), ["Dense_0"], {}, {"Dense_0": range})["Dense_0"].high
       255
     """

@@ -80,6 +80,11 @@ def _encoded(graph: Graph, x: str, codes: str, layer: str, source: Input) -> lis
         return [make("Sign", [x], [sign]), make("QuantizeLinear", [sign, one, zero], [codes])]
     if not source.clips:
         return [make("QuantizeLinear", [x, scale, zero], [codes])]
+    if source.dtype.itemsize > 1:  # ONNX Runtime has no Clip of 16 bits.
+        inside = graph.fresh("inside")
+        values = ((end - source.zero) * np.float32(source.scale) for end in (source.low, source.high))
+        ends = [_constant(graph, "end", np.array(v, np.float32)) for v in values]
+        return [make("Clip", [x, *ends], [inside]), make("QuantizeLinear", [inside, scale, zero], [codes])]
     wide = graph.fresh("wide")
     ends = [_constant(graph, "end", np.array(v, source.dtype)) for v in (source.low, source.high)]
     return [make("QuantizeLinear", [x, scale, zero], [wide]), make("Clip", [wide, *ends], [codes])]

@@ -28,8 +28,8 @@ def test_a_sparse_4_bit_lenet_takes_its_entropies(seed):
         values += entropy_bytes(q.codes.reshape(-1)[kept])
         gaps += entropy_bytes(runs(kept, q.codes.size))
     assert len(integers) == 3 and sum(np.count_nonzero(q.codes) for q in integers.values()) == 26620
-    # The biases are noise of 32 bits, which nothing shortens: 410 of them, and two bytes a tensor that say so.
-    assert kinds["biases"] == 4 * 410 + 2 * 3
+    # The biases are noise but for their exponents: 24 bits each, 3 or 4 coded ones, and some bytes a tensor.
+    assert 27 * 410 / 8 <= kinds["biases"] <= 28 * 410 / 8 + 3 * 16
     # What is beside them: codes, gaps, fillers, tables and scales against the entropies of codes and gaps.
     assert len(packed.data) - kinds["biases"] <= 1.05 * (values + gaps + kinds["header"])
     assert kinds["values"] <= 1.05 * values and kinds["gaps"] + kinds["filler"] <= 1.015 * gaps

@@ -33,7 +33,7 @@ VALUES = st.recursive(
 )
 
 
-@example({"loss": 1e-05})
+@example({"loss": 1e-05, "false": None, "null": [], "a: b": {}, "size": [{"name": "- x"}]})
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(), VALUES, max_size=3))
 def test_the_header_is_yaml_whatever_it_holds(values):
