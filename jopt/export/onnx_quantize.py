@@ -57,6 +57,8 @@ def _quantize_input(
     graph: Graph, node: "NodeProto", mark: str, layer: str, source: Input | None, *, values: bool
 ) -> None:
     """Puts codes (or the values that they stand for) into the place of a marked input."""
+    from onnx import TensorProto
+
     (x,) = (name for name in node.input if name != mark)
     if source is None:
         graph.bypass(node, x)
@@ -64,8 +66,14 @@ def _quantize_input(
     codes = graph.fresh(f"{layer}/codes")
     made = _encoded(graph, x, codes, layer, source)
     if values:
-        scale, zero = _scale_and_zero(graph, layer, source)
-        made.append(make("DequantizeLinear", [codes, scale, zero], [node.output[0]]))
+        # No DequantizeLinear: behind one, ONNX Runtime quantizes float weights and biases of its own accord.
+        floats, off = graph.fresh("floats"), _constant(graph, "zero", np.array(source.zero, np.float32))
+        moved, scale = graph.fresh("moved"), _scale_and_zero(graph, layer, source)[0]
+        made += [
+            make("Cast", [codes], [floats], to=TensorProto.FLOAT),
+            make("Sub", [floats, off], [moved]),
+            make("Mul", [moved, scale], [node.output[0]]),
+        ]
         graph.put(node, *made)
         graph.nodes = [other for other in graph.nodes if other is not node]
         return

@@ -11,8 +11,6 @@ from jopt.train import Stage, metrics
 from jopt.train import run as run_alone
 from jopt.train.loop import NonFiniteError
 
-pytestmark = pytest.mark.unoptimized
-
 RATE = "optimizer.learning_rate"
 STUDENT = models.Config("mlp", features=(3,), num_classes=3)
 IMAGES = data.Synthetic(shape=(4, 4, 1), num_classes=3, train=32, validation=16, test=16)

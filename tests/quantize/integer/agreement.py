@@ -13,7 +13,7 @@ import numpy as np
 
 from jopt import intercept
 from jopt.models import from_linen
-from jopt.quantize import ActivationConfig, Spec, activations, calibrate, integer, quantize, weights
+from jopt.quantize import ActivationConfig, Spec, activations, calibrate, dequantize, dynamic, integer, quantize
 from jopt.quantize.activations import KEY
 from jopt.quantize.arithmetic import divide
 from jopt.quantize.integer.grids import layer_grid
@@ -125,12 +125,16 @@ class Quantized:
     layers: list[Layer]  # by call
 
 
-def quantized(module, params, x, bits, axis, *, method="percentile", state=False, symmetric=True) -> Quantized:
-    """Calibrated on the examples themselves; `module` has its normalizations folded."""
+def quantized(
+    module, params, x, bits, axis, *, method="percentile", kernels=dynamic, state=False, symmetric=True
+) -> Quantized:
+    """Calibrated on the examples themselves; `module` has its normalizations folded, `kernels` chooses ranges."""
     model, spec = from_linen(module), Spec(bits, symmetric, axis)
     config = ActivationConfig(method, bits=bits, state=state)
-    codes = {path: quantize(leaf, spec) for path, leaf in named_leaves(params) if leaf.ndim > 1}
-    seen = weights(spec).apply({}, params)
+    leaves = dict(named_leaves(params))
+    codes = {path: quantize(leaf, spec, kernels(leaf, spec)) for path, leaf in leaves.items() if leaf.ndim > 1}
+    seen = [dequantize(codes[path]) if path in codes else leaf for path, leaf in leaves.items()]
+    seen = jax.tree.unflatten(jax.tree.structure(params), seen)
     params, model_state = calibrate(model, config, params, {}, jnp.asarray(x), seen=seen)
     if KEY in params:
         seen = {**seen, KEY: params[KEY]}
