@@ -68,7 +68,7 @@ def decode(
             _add(spent, found.bytes)
         if held == INTEGERS:
             room(_CODE * size)
-            quantized, what = _integers(cursor, shape, size, where, coded, spent)
+            quantized, what = _integers(cursor, shape, size, where, coded, spent, room)
             array = integers.values(quantized, dtype)
         else:
             part, what = (_shared if held == CODEBOOK else _raw)(cursor, dtype, number, coded, spent)
@@ -131,10 +131,16 @@ def _symbols(cursor: Cursor, number: int, alphabet: int, coded: bool, spent: dic
 
 
 def _integers(
-    cursor: Cursor, shape: tuple[int, ...], size: int, where: np.ndarray | None, coded: bool, spent: dict[str, int]
+    cursor: Cursor,
+    shape: tuple[int, ...],
+    size: int,
+    where: np.ndarray | None,
+    coded: bool,
+    spent: dict[str, int],
+    room: Callable[[int], None],
 ) -> tuple[Integers, str]:
     start = cursor.position
-    spec, low, high = scales.unpack(cursor, shape)
+    spec, low, high = scales.unpack(cursor, shape, room)
     quantized = integers.build(np.empty(0, code_dtype(spec)), low, high, spec)
     what = f"{spec.bits}-bit integers"
     number = size if where is None else where.size

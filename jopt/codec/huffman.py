@@ -4,6 +4,8 @@ Codes follow from their lengths alone: sorted by (length, symbol), each is the o
 Kallick, 1964). The stream holds a code's first bit in the lowest free bit of a byte.
 """
 
+import functools
+
 import numpy as np
 
 from jopt.codec import lanes
@@ -172,8 +174,8 @@ def decode(buffer: bytes | memoryview | np.ndarray, lengths: np.ndarray, count: 
     if count > 8 * data.size:
         raise CodecError(f"{count} symbols take {count} bits or more, got {8 * data.size}")
     widest = int(lengths.max())
-    table = np.repeat(*_by_length(lengths, widest)).astype(dtype)[_reversed(np.arange(1 << widest), widest)]
-    return lanes.decode(data, table, lengths[table], count)
+    table = np.repeat(*_by_length(lengths, widest)).astype(dtype).take(_all_reversed(widest))
+    return lanes.decode(data, table, lengths.take(table), count)
 
 
 def check(lengths: np.ndarray) -> None:
@@ -205,6 +207,14 @@ def _codes(lengths: np.ndarray) -> np.ndarray:
     codes = np.zeros(lengths.size, np.uint64)
     codes[order] = _reversed(np.cumsum(span) - span, widest)
     return codes
+
+
+@functools.cache
+def _all_reversed(width: int) -> np.ndarray:
+    """`_reversed` of all words of `width` bits: kept, for a file may have thousands of short streams."""
+    out = _reversed(np.arange(1 << width), width)
+    out.setflags(write=False)
+    return out
 
 
 def _reversed(words: np.ndarray, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from jopt.codec import huffman
 from jopt.codec.cursor import Cursor, varint
 from jopt.codec.error import CodecError
 
-LARGEST = 1 << 24
+LARGEST = 1 << 20
 """Bytes of the longest text."""
 
 _NONE, _RAW, _HUFFMAN = range(3)

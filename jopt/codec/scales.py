@@ -6,6 +6,7 @@ the largest magnitudes if symmetric, else the low ends and the high ends. Scales
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from jopt.codec.integers import Integers
 
 _SYMMETRIC, _NARROW, _GROUP = 32, 64, 128
 _FLOAT32 = np.dtype(np.float32)
+_SCALE = 48  # bytes that a scale takes with the grid that is made of it.
 
 
 def pack(integers: Integers, huffman: bool = True) -> bytes:
@@ -37,8 +39,12 @@ def pack(integers: Integers, huffman: bool = True) -> bytes:
     return out + narrow.pack(np.concatenate([np.ravel(end) for end in ends]), huffman)
 
 
-def unpack(cursor: Cursor, shape: tuple[int, ...]) -> tuple[Spec, np.ndarray, np.ndarray]:
+def unpack(
+    cursor: Cursor, shape: tuple[int, ...], room: Callable[[int], None] = lambda count: None
+) -> tuple[Spec, np.ndarray, np.ndarray]:
     """Reads what `pack` wrote, for an array of `shape`: the Spec and the range, low and high.
+
+    `room` raises where there is none for as many bytes.
 
     Raises:
       CodecError: if it is not that, or does not fit the shape.
@@ -56,6 +62,7 @@ def unpack(cursor: Cursor, shape: tuple[int, ...]) -> tuple[Spec, np.ndarray, np
     except ValueError as error:
         raise cursor.fail(str(error)) from error
     count = math.prod(fitting)
+    room(_SCALE * count)
     ends = narrow.unpack(cursor, _FLOAT32, count if spec.symmetric else 2 * count)
     if not np.isfinite(ends).all():
         raise cursor.fail("a range must be finite")

@@ -74,8 +74,8 @@ def weight(q: "QTensor") -> Weight:
     Example:
       >>> from jopt.quantize import quantize
       >>> w = weight(quantize(np.array([[0.5, -1.0], [0.25, 3.0]], np.float32), Spec(3, axis=-1)))
-      >>> w.codes.tolist(), w.scale.round(4).tolist(), w.bits
-      ([[3, -1], [2, 3]], [[0.1667, 1.0]], 4)
+      >>> w.codes.tolist(), w.scale.tolist(), w.bits
+      ([[3, -1], [2, 3]], [[0.1666..., 1.0]], 4)
     """
     codes, spec = np.asarray(q.codes), q.spec
     if codes.dtype.kind not in "iu":
