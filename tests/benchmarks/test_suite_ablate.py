@@ -10,6 +10,7 @@ from experiments.benchmarks.cases import PYTORCH, PYTORCH_FUSED, PYTORCH_ONE_THR
 from experiments.benchmarks.timing import Spread
 from jopt import data, models, prune, quantize
 from jopt.ablate import Layout
+from jopt.ablate.strategy import TINY_LANES
 from jopt.train import Experiment, Stage, prepare
 
 pytestmark = pytest.mark.unoptimized
@@ -133,7 +134,7 @@ def test_the_suite_of_strategies_runs_on_one_and_two_devices():
     rows = ablation_strategies.strategies(1, 0.0, [smallest])
     assert [row.devices for row in rows] == [1, 2]
     for row in rows:
-        assert (row.parameters, row.rule) == (2 * 3 + 3 + 3 + 1, 8)
+        assert (row.parameters, row.rule) == (2 * 3 + 3 + 3 + 1, TINY_LANES)
         assert row.best == min(row.seconds_per_trial_step, key=lambda n: row.seconds_per_trial_step[n].median)
         assert row.cost >= 1
 

@@ -33,6 +33,7 @@ def test_costs_are_ratios_to_the_plain_step_and_rivals_ratios_to_ours():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*VariableState:DeprecationWarning")  # of qwix
 def test_the_suite_runs_and_makes_its_table():
     pytest.importorskip("qwix")
     row = compress.compress(rounds=1, seconds=0.0)
