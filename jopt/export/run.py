@@ -18,6 +18,7 @@ from jopt.files import write_bytes, write_text
 from jopt.train import finished, packed
 from jopt.train.config import Experiment
 from jopt.train.finished import Finished
+from jopt.train.state import digest
 from jopt.train.workdir import Workdir
 from jopt.transform import ParamTransform
 
@@ -132,13 +133,20 @@ def _logits(function: functions.Forward, inputs: np.ndarray) -> np.ndarray:
 def _packed(source: _Source, absent: dict[str, str]) -> Iterator[File]:
     del absent
     path = source.directory / source.files.packed.name
-    if not source.files.packed.is_file():
+    kept = source.files.packed
+    if not kept.is_file():
         packed.save(path, packed.of(source.run))
-    elif not (path.exists() and path.samefile(source.files.packed)):
-        write_bytes(path, source.files.packed.read_bytes())
+    else:
+        held = packed.load(kept, model=source.own)
+        if _digest(held) != _digest(source.run):
+            raise ExportError(f"{kept} is not the packed model of this run: its parameters are others")
+        if not (path.exists() and path.samefile(kept)):
+            write_bytes(path, kept.read_bytes())
+    given = "" if source.own is None else ", model=model"
     code = (
-        "from jopt.train import packed\n"
-        "model = packed.load('{name}')\n"
+        f"{'# `model` is the one that the run was given.' * bool(given)}\n".lstrip()
+        + "from jopt.train import packed\n"
+        f"model = packed.load('{{name}}'{given})\n"
         "logits, _ = model.model.apply(model.params, model.model_state, x, train=False)\n"
         "print(logits.argmax(-1))"
     )
@@ -146,6 +154,10 @@ def _packed(source: _Source, absent: dict[str, str]) -> Iterator[File]:
     logits = _logits(lambda x: run.model.apply(run.params, run.model_state, x, train=False)[0], source.inputs)
     found = functions.agreement(source.run, source.logits, logits)
     yield File(path.name, "packed", path.stat().st_size, "the packed model, every byte counted", code, found)
+
+
+def _digest(model: Finished | packed.PackedModel) -> str:
+    return digest({"params": model.params, "model_state": model.model_state})
 
 
 def _stablehlo(source: _Source, absent: dict[str, str]) -> Iterator[File]:

@@ -170,7 +170,7 @@ def load(path: str | os.PathLike[str], *, model: models.Model | None = None) -> 
     file = codec.read(path)
     try:
         return _rebuilt(file, model)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, PackedError):
             raise PackedError(f"{os.fspath(path)}: {error}") from error
         what = f"has no {error}" if isinstance(error, KeyError) else f"says: {error}"
@@ -180,7 +180,9 @@ def load(path: str | os.PathLike[str], *, model: models.Model | None = None) -> 
 
 
 def _rebuilt(file: codec.File, own: models.Model | None) -> PackedModel:
-    said: Any = file.metadata or {}
+    said: Any = {} if file.metadata is None else file.metadata
+    if not isinstance(said, dict):
+        raise TypeError(f"they must be an object, got {type(said).__name__}")
     named = said.get("model")
     net = None if named is None else from_dict(models.Config, named, "model")
     if net is None and own is None:

@@ -4,6 +4,7 @@ import json
 import re
 
 from jopt import codec
+from jopt.report.ledger import times
 
 
 def test_files_and_their_bytes_are_listed(app, runs):
@@ -14,7 +15,7 @@ def test_files_and_their_bytes_are_listed(app, runs):
     assert {path.name for path in out.iterdir()} == {"model.jopt", "model.safetensors", "README.md"}
     for path in out.iterdir():
         size = path.stat().st_size
-        compared = "" if path.suffix == ".md" else f"{dense / size:.2f}x"
+        compared = "" if path.suffix == ".md" else f"{times(dense, size)}x"
         row = rf"\b{re.escape(path.name)} +{size:,} +\S+ \w+ +{compared} *$"
         assert re.search(row, done.stdout, re.MULTILINE), (row, done.stdout)
     assert codec.read(out / "model.jopt").ledger.total == (out / "model.jopt").stat().st_size

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jopt import codec
 from jopt.config import ConfigError
 from jopt.export import FORMATS, ExportError, card, export
 from jopt.export.front_matter import front_matter
@@ -149,6 +151,21 @@ def test_the_packed_file_of_the_run_is_taken_as_it_is(exported, tmp_path):
     (run / "model.jopt").write_bytes(packed)
     (file, _) = export(run, run, ("packed",))  # beside the run, which must not lose it
     assert file.file.read_bytes() == packed and (run / "README.md").exists() and (run / "report.md").exists()
+
+
+def test_a_packed_file_of_another_run_or_a_damaged_one_is_not_passed_on(exported, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(exported.run, run)
+    whole = exported.directory / "model.jopt"
+    file = codec.read(whole)
+    other = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), file.params)
+    codec.save(run / "model.jopt", other, model_state=file.model_state, metadata=file.metadata)
+    with pytest.raises(ExportError, match=r"model\.jopt is not the packed model of this run"):
+        export(run, tmp_path / "out", ("packed",))
+    (run / "model.jopt").write_bytes(whole.read_bytes()[:-1])
+    with pytest.raises(codec.CodecError):
+        export(run, tmp_path / "out", ("packed",))
+    assert not (tmp_path / "out" / "model.jopt").exists()
 
 
 def test_artefacts_of_raw_inputs(exported, tmp_path):

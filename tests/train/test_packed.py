@@ -129,6 +129,9 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
     codec.save(tmp_path / "arrays", {"w": np.zeros(3, np.float32)})
     with pytest.raises(PackedError, match="holds arrays, but no network"):
         packed.load(tmp_path / "arrays")
+    codec.save(tmp_path / "arrays", {"w": np.zeros(3, np.float32)}, metadata=[1, 2])
+    with pytest.raises(PackedError, match="must be an object, got list"):
+        packed.load(tmp_path / "arrays")
     wanted = packing(tiny())
     said = packed.metadata(wanted)
     for change, match in (
@@ -136,6 +139,8 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
         ({"model": {"features": [17], "num_classes": 4}}, "does not take its parameters"),
         ({"classes": 5}, "gives logits"),
         ({"input": "ab"}, "no network"),
+        ({"model": 7}, "no network"),
+        ({"mean": [10**400]}, "no network"),
         ({"data": {"nmae": "digits"}}, "data.nmae must be absent"),
     ):
         codec.save(tmp_path / "other", wanted.params, model_state=wanted.model_state, metadata={**said, **change})

@@ -153,8 +153,18 @@ def binary_conv(
     return Sums(signs_dot(signs, kernel.signs), scale * kernel.scale)
 
 
+def is_signs(spec: Spec) -> bool:
+    """Whether the codes of a Spec are -1, 0 and 1, or less: of one bit, or two if symmetric and narrow.
+
+    Example:
+      >>> [is_signs(spec) for spec in (Spec(1, axis=-1), Spec(2), Spec(2, symmetric=False))]
+      [True, True, False]
+    """
+    return spec.bits == 1 or (spec.symmetric and spec.bits == 2 and spec.narrow)
+
+
 def _check_three(spec: Spec, name: str) -> None:
-    if not (spec.bits == 1 or (spec.symmetric and spec.bits == 2 and spec.narrow)):
+    if not is_signs(spec):
         raise ValueError(f"{name} must have the codes -1, 0 and 1: 1 bit, or 2 if symmetric and narrow; got {spec}")
 
 

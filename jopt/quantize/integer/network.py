@@ -20,6 +20,7 @@ from jopt.quantize.activation_config import (
 )
 from jopt.quantize.activations import STATE_RANGE, quantized_input, quantized_state, split
 from jopt.quantize.grid import Grid, grid
+from jopt.quantize.integer.binary import BinaryKernel, binary_conv, binary_dense, binary_kernel, is_signs
 from jopt.quantize.integer.grids import layer_grid
 from jopt.quantize.integer.operands import Codes, encode_input, operand, with_columns
 from jopt.quantize.integer.ops import Sums, conv, dense, rescale
@@ -37,6 +38,7 @@ class _Product(NamedTuple):
     spec: Spec
     grid: Grid
     kernel: Codes
+    words: BinaryKernel | None  # the kernel's signs, where both operands have no more than three codes.
 
 
 def network(
@@ -49,9 +51,10 @@ def network(
     """The function of a quantized model in evaluation mode, its contractions in integers.
 
     A layer whose input and kernel are both quantized computes `sum * (s_x s_w) + bias` with an int32 sum of
-    products of codes; all between the layers is the model's own. Any other layer runs in floats as it is simulated:
-    one that a rule leaves alone (None, or 32 bits), one that is not calibrated, one whose kernel is not in
-    `weights`; likewise a recurrent layer's state unless `activations.state`.
+    products of codes, by XOR and population count where an input of one bit meets a kernel of signs (with 0); all
+    between the layers is the model's own. Any other layer runs in floats as it is simulated: one that a rule leaves
+    alone (None, or 32 bits), one that is not calibrated, one whose kernel is not in `weights`; likewise a recurrent
+    layer's state unless `activations.state`.
 
     Args:
       model: the model before `jopt.quantize.activations`: a `jopt.models.Model` of Linen modules; its batch
@@ -136,7 +139,8 @@ def _products(
         if not bool(calibrated):
             continue
         try:
-            products[kernel] = _Product(spec, g, with_columns(operand(q)))
+            words = binary_kernel(q) if spec.bits == 1 and is_signs(q.spec) else None
+            products[kernel] = _Product(spec, g, with_columns(operand(q)), words)
             encode_input(jnp.zeros(1), spec, g)
         except ValueError as error:
             raise ValueError(f"{kernel}: {error}; a rule that gives it None leaves it in float32") from error
@@ -169,7 +173,8 @@ def _layer(
         def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
             if name not in own:
                 return module.product(name, x if name == "kernel" else state(x), kernel)
-            return _values(dense(_encode(x, own[name]), own[name].kernel), x)
+            made, codes = own[name], _encode(x, own[name])
+            return _values(dense(codes, made.kernel) if made.words is None else binary_dense(codes, made.words), x)
 
         return call(x, product=product)
     if not own:
@@ -184,15 +189,23 @@ def _layer(
             last = lhs.ndim - 1
             if layout.lhs_spec[:2] != (0, last) or layout.rhs_spec[:2] != (last, last - 1):
                 raise ValueError(f"layer {path!r} must have its channels last for integer execution, got {layout}")
-            sums = conv(_encode(lhs, made), made.kernel, strides, padding, **keywords, feature_group_count=groups)
+            codes = _encode(lhs, made)
+            if made.words is not None and groups == 1 and not any(d != 1 for d in keywords["lhs_dilation"] or ()):
+                sums = binary_conv(codes, made.words, strides, padding, keywords["rhs_dilation"])
+            else:
+                sums = conv(codes, made.kernel, strides, padding, **keywords, feature_group_count=groups)
             return _values(sums, lhs)
 
         return call(x, conv_general_dilated=convolution)
     if hasattr(module, "dot_general"):
 
         def product_of(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
-            del rhs, options
-            return _values(dense(_encode(lhs, made), made.kernel, dimension_numbers), lhs)
+            del options
+            rank = rhs.ndim
+            codes = _encode(lhs, made)
+            if made.words is not None and dimension_numbers == (((lhs.ndim - 1,), (0,)), ((), ())) and rank == 2:
+                return _values(binary_dense(codes, made.words), lhs)
+            return _values(dense(codes, made.kernel, dimension_numbers), lhs)
 
         return call(x, dot_general=product_of)
     raise ValueError(

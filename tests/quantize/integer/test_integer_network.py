@@ -134,3 +134,24 @@ def test_what_cannot_be_done_is_an_error_that_says_what_could():
     _, held = calibrate(odd, config, params, {}, x)
     with pytest.raises(ValueError, match=r"layer '' \(Odd\) cannot be computed in integers: .*; a rule"):
         integer.network(odd, params, held, codes_of(params), config)(x)
+
+
+@pytest.mark.parametrize(
+    "module", [MLP((6, 5), num_classes=3), ConvNet((3, 4), (5,), num_classes=3)], ids=["dense", "conv"]
+)
+@pytest.mark.parametrize("ternary", [False, True], ids=["signs", "three values"])
+def test_layers_of_one_bit_are_exclusive_or_and_population_count(module, ternary):
+    x, params = made(module)
+    model, spec = from_linen(module), Spec(2 if ternary else 1, axis=-1)
+    first = "Conv_0" if isinstance(module, ConvNet) else "Dense_0"
+    config = ActivationConfig("absmax", bits=1, rules=((first, 8),))
+    params = jax.tree.map(lambda leaf: leaf.at[0].set(0.0) if leaf.ndim > 1 else leaf + 0.01, params)  # pruned
+    seen = weights(spec).apply({}, params)
+    held = calibrate(model, config, params, {}, x, seen=seen)
+    codes = {path: quantize(leaf, spec) for path, leaf in named_leaves(params) if leaf.ndim > 1}
+    run = integer.network(model, *held, codes, config)
+    simulated, _ = jax.jit(functools.partial(activations(model, config).apply, train=False))(seen, held[1], x)
+    np.testing.assert_allclose(jax.jit(run)(x), simulated, atol=2e-6)
+    # The first layer, of 8 bits, is left to integer products; the others have none at all.
+    assert {c.where.rpartition("/")[2] for c in integer.assert_integer(run, x)} == {first}
+    assert str(jax.make_jaxpr(run)(x)).count("population_count") > 0
