@@ -4,8 +4,8 @@
 
 The weights that the optimizer moves are kept in [-1, 1], as Courbariaux et al. (2015) have it.
 
-Time: 13 s in all, with start-up and compilation. Result: 97.50 % with seed 0 (dense 97.50 %); over 10 seeds 98.06
-%, 0.06 points below dense, 95 % interval [-0.45, +0.34].
+Time: 14 s in all, with start-up and compilation. Result: 97.50 % with seed 0 (dense 97.50 %) in a file of 9,149
+bytes, 22 times smaller than float32; over 10 seeds 98.06 %, 0.06 points below dense, 95 % interval [-0.45, +0.34].
 Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
 """
 

@@ -4,7 +4,7 @@
 
 The last stage is the control: the same masks, with weights drawn anew.
 
-Time: 21 s in all, with start-up and compilation. Result with seed 0: 97.78 % for the last ticket (5,405 of 50,610
+Time: 28 s in all, with start-up and compilation. Result with seed 0: 97.78 % for the last ticket (5,405 of 50,610
 parameters), 95.00 % for the same masks with new weights; over 10 seeds 1.56 points between them, 95 % interval
 [+0.98, +2.13].
 Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.

@@ -108,7 +108,7 @@ def _metadata(metadata: Any) -> report.Table:
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     # Anybody may have written the file: what is not printable could be a command to the terminal.
-    return formats.shorten("".join(c if c.isprintable() else " " for c in text), 90)
+    return formats.shorten(formats.printable(text), 90)
 
 
 def _draw(path: Path, figure: Any) -> None:

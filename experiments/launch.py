@@ -20,6 +20,7 @@ from jopt.codec import CodecError
 from jopt.config import ConfigError, require
 from jopt.data import DataError
 from jopt.export import ExportError
+from jopt.report import formats
 from jopt.rules import RuleError
 from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
@@ -206,4 +207,4 @@ def _unknown_field(text: str, overrides: list[str]) -> ConfigError | None:
 
 def _line(error: BaseException) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    return f"{type(error).__name__}: {' '.join(text.split())}"
+    return formats.printable(f"{type(error).__name__}: {' '.join(text.split())}")

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     console.print(report.ledger_headline(model.ledger, path.name), soft_wrap=True, markup=False)
     examples = f"{arrays.labels.shape[0]:,} examples of {dataset.name} ({_SPLIT.value})"
-    console.print(f"{model.name} on {examples}\n", soft_wrap=True, markup=False)
+    console.print(f"{formats.printable(model.name)} on {examples}\n", soft_wrap=True, markup=False)
     for table in tables(outcomes):
         report.show(table, console)
     if _INTEGER.value:

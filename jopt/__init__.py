@@ -24,7 +24,10 @@ _HOMES = {
     "identity": "jopt.transform",
     "project_moments": "jopt.transform",
 }
-_MODULES = ("config", "rules", "transform")
+_MODULES = (
+    "ablate", "cluster", "codec", "config", "data", "distill", "export", "measure", "models", "optim", "prune",
+    "quantize", "report", "rules", "train", "transform",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,16 @@ _NAMES = {
 }
 
 
+def printable(text: str) -> str:
+    r"""Text that anybody may have written, without what a terminal could take for a command.
+
+    Example:
+      >>> printable("name\x1b[31m")
+      'name [31m'
+    """
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def name(key: str) -> str:
     """The name of a metric in a table.
 

@@ -67,3 +67,11 @@ def test_every_name_is_given_when_asked_for():
     assert jopt.chain is chain and jopt.rules.RuleError is RuleError
     with pytest.raises(AttributeError, match="module 'jopt' has no attribute 'nothing'"):
         jopt.nothing  # noqa: B018  # type: ignore[attr-defined]
+
+
+NAMED = "import jopt; print(jopt.codec.save.__name__, jopt.quantize.Spec(4).bits, jopt.measure.size({}).parameters)"
+
+
+def test_packages_come_with_their_names():
+    out = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["save", "4", "0"]

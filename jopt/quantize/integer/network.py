@@ -100,9 +100,12 @@ def network(
         values = {path: dequantize(q) for path, q in weights.items() if path not in products}
 
     def forward(x: jax.Array) -> jax.Array:
+        blank = {}
+
         def leaf(path: str, value: Any) -> Any:
             if path in products:  # nobody reads it, and made here it is no constant of the program.
-                return jnp.zeros(jnp.shape(value), jnp.result_type(value))
+                blank[path] = jnp.zeros(jnp.shape(value), jnp.result_type(value))
+                return blank[path]
             return values[path].astype(jnp.result_type(value)) if path in values else value
 
         seen = jax.tree.unflatten(jax.tree.structure(params), [leaf(*item) for item in named_leaves(params)])
@@ -115,7 +118,7 @@ def network(
             if "kernel" not in own:
                 x = quantized_input(activations, path, x, learned, held)
             state = functools.partial(quantized_state, activations, path)
-            return _layer(path, own, state, module, call, x)
+            return _layer(path, own, state, module, call, x, blank.get(f"{path}/kernel".lstrip("/")))
 
         logits, _ = intercept.replace_layers(model.apply, around)(seen, model_state, x, train=False)
         quantized_states(activations, layer_bits(activations, ran), ran)
@@ -166,8 +169,12 @@ def _layer(
     module: Any,
     call: Callable[..., Any],
     x: jax.Array,
+    blank: jax.Array | None,
 ) -> Any:
-    """What a layer gives for `x`, those of its products in integers that `own` has by their kernels' names."""
+    """What a layer gives for `x`, those of its products in integers that `own` has by their kernels' names.
+
+    `blank` stands in the place of the kernel.
+    """
     if has_state(module):
 
         def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -196,7 +203,7 @@ def _layer(
                 sums = conv(codes, made.kernel, strides, padding, **keywords, feature_group_count=groups)
             return _values(sums, lhs)
 
-        return call(x, conv_general_dilated=convolution)
+        return _replaced(path, module, call, x, blank, "conv_general_dilated", convolution)
     if hasattr(module, "dot_general"):
 
         def product_of(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
@@ -207,11 +214,36 @@ def _layer(
                 return _values(binary_dense(codes, made.words), lhs)
             return _values(dense(codes, made.kernel, dimension_numbers), lhs)
 
-        return call(x, dot_general=product_of)
-    raise ValueError(
-        f"layer {path!r} ({type(module).__name__}) cannot be computed in integers: it has none of the attributes "
-        f"{', '.join(PRODUCTS)}; a rule that gives it None leaves it in float32"
-    )
+        return _replaced(path, module, call, x, blank, "dot_general", product_of)
+    raise ValueError(_cannot(path, module, f"it has none of the attributes {', '.join(PRODUCTS)}"))
+
+
+def _replaced(
+    path: str, module: Any, call: Callable[..., Any], x: jax.Array, kernel: Any, name: str, product: Any
+) -> Any:
+    """What the layer gives with another contraction, which it must call, once, with its own kernel."""
+    if getattr(module, "mask", None) is not None:
+        raise ValueError(_cannot(path, module, "its kernel has a mask"))
+    kernels = []
+
+    def once(lhs: jax.Array, rhs: jax.Array, *args: Any, **options: Any) -> jax.Array:
+        kernels.append(rhs)
+        return product(lhs, rhs, *args, **options)
+
+    # What makes the contraction from a class of its own comes before it.
+    made = {f"{name}_cls": None} if hasattr(module, f"{name}_cls") else {}
+    y = call(x, **{name: once}, **made)
+    if len(kernels) != 1:
+        raise ValueError(_cannot(path, module, f"it calls its {name} {len(kernels)} times, not once"))
+    # Of another dtype it is a cast of the kernel.
+    if kernels[0].shape != kernel.shape or (kernels[0] is not kernel and kernels[0].dtype == kernel.dtype):
+        raise ValueError(_cannot(path, module, "what it multiplies with is made of its kernel"))
+    return y
+
+
+def _cannot(path: str, module: Any, why: str) -> str:
+    layer = f"layer {path!r} ({type(module).__name__})"
+    return f"{layer} cannot be computed in integers: {why}; a rule that gives it None leaves it in float32"
 
 
 def _encode(x: jax.Array, made: _Product) -> Codes:

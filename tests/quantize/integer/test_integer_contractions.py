@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from jopt.quantize import Spec, integer, quantize
 from jopt.quantize.integer import assert_integer, contractions
 
 CODES = jax.ShapeDtypeStruct((4, 4), jnp.int8)
@@ -78,3 +79,9 @@ def test_floats_are_allowed_where_they_are_declared_and_the_declaration_must_hol
         assert_integer(program, CODES, FLOATS)
     with pytest.raises(AssertionError, match="no contraction of floats is in 'tail'"):
         assert_integer(program, CODES, FLOATS, floats=["head", "tail"])
+
+
+def test_signs_that_are_counted_are_integers_too():
+    kernel = integer.binary_kernel(quantize(jnp.ones((40, 3)), Spec(1)))
+    x = quantize(jnp.ones((2, 40)), Spec(1))
+    assert assert_integer(lambda codes: integer.binary_dense(x._replace(codes=codes), kernel).values, x.codes) == []

@@ -155,3 +155,45 @@ def test_layers_of_one_bit_are_exclusive_or_and_population_count(module, ternary
     # The first layer, of 8 bits, is left to integer products; the others have none at all.
     assert {c.where.rpartition("/")[2] for c in integer.assert_integer(run, x)} == {first}
     assert str(jax.make_jaxpr(run)(x)).count("population_count") > 0
+
+
+class Outer(nn.Module):
+    """One layer, built in some way."""
+
+    make: object
+
+    @nn.compact
+    def __call__(self, x):
+        return self.make()(x.reshape(x.shape[0], -1) if self.make in FLAT else x)
+
+
+FLAT = (
+    own_product := lambda: nn.Dense(3, dot_general_cls=lambda: jax.lax.dot_general),
+    normed := lambda: nn.WeightNorm(nn.Dense(3)),
+)
+MASKED = lambda: nn.Conv(3, (2, 2), mask=jnp.ones((2, 2, 1, 3)).at[0].set(0.0))  # noqa: E731
+OWN_CONV = lambda: nn.Conv(3, (2, 2), conv_general_dilated_cls=lambda: jax.lax.conv_general_dilated)  # noqa: E731
+
+
+@pytest.mark.parametrize("make", [own_product, OWN_CONV], ids=["dense", "conv"])
+def test_a_contraction_of_a_class_of_its_own_is_replaced_too(make):
+    check_runs(make)
+
+
+def check_runs(make):
+    net = from_linen(Outer(make))
+    x, (params, _) = X, net.init(jax.random.key(0), X)
+    config, spec = ActivationConfig("absmax", bits=8), Spec(8)
+    seen = weights(spec).apply({}, params)
+    held = calibrate(net, config, params, {}, x, seen=seen)
+    run = integer.network(net, *held, codes_of(params, spec), config)
+    simulated, _ = functools.partial(activations(net, config).apply, train=False)(seen, held[1], x)
+    np.testing.assert_allclose(run(x), simulated, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(MASKED, "its kernel has a mask"), (normed, "is made of its kernel")], ids=["mask", "norm"]
+)
+def test_a_layer_whose_kernel_is_changed_on_the_way_is_refused(make, why):
+    with pytest.raises(ValueError, match=why):
+        check_runs(make)
