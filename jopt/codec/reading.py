@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,8 +79,11 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> File:
     """
     path = Path(path)
     with path.open("rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) > max_bytes:
-            raise CodecError(f"{path}: the file has {size} bytes, more than max_bytes = {max_bytes}")
+        about_it = os.fstat(file.fileno())
+        if not stat.S_ISREG(about_it.st_mode):
+            raise CodecError(f"{path} must be a regular file: what is none may have no end")
+        if about_it.st_size > max_bytes:
+            raise CodecError(f"{path}: the file has {about_it.st_size} bytes, more than max_bytes = {max_bytes}")
         data = file.read()
     return decode(data, name=str(path), max_bytes=max_bytes)
 

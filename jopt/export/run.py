@@ -16,7 +16,7 @@ from jopt.export import functions, safetensors, stablehlo
 from jopt.export.card import File, card
 from jopt.files import write_bytes, write_text
 from jopt.train import finished, packed
-from jopt.train.config import Experiment
+from jopt.train.config import Experiment, network
 from jopt.train.finished import Finished
 from jopt.train.state import digest
 from jopt.train.workdir import Workdir
@@ -207,6 +207,11 @@ def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
 
     shape, run = source.inputs.shape[1:], source.run
     metadata = {"library": "jopt", "name": run.config.name, "digest": str(run.result["digest"])}
+    dtype = network(run.config, len(run.config.stages) - 1).dtype
+    if source.own is None and dtype != "float32":
+        reason = f"the model computes in {dtype}, for which ONNX Runtime has no operations on CPU"
+        absent |= dict.fromkeys(("float.onnx", "quantized.onnx"), reason)
+        return
 
     def plain() -> bytes:
         return onnx.encode(*functions.float_parts(run), shape, metadata=metadata)
@@ -217,7 +222,7 @@ def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
 
     for name, what, encode in (
         ("float.onnx", functions.WHAT["float"], plain),
-        ("quantized.onnx", "codes of weights and of layers' inputs, multiplied in integers", quantized),
+        ("quantized.onnx", "codes of weights and of layers' inputs, multiplied in integers where jopt does so too", quantized),
     ):
         try:
             content = encode()

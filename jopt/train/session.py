@@ -75,6 +75,10 @@ def run(
 
 def _finished_before(files: Workdir, display: Display) -> dict[str, Any]:
     result = files.load_json(files.result)
+    if files.load_config().pack and not files.packed.is_file():
+        display.warn(
+            f"{files.packed} is gone; python -m experiments.export {files.path} --format=packed writes it again"
+        )
     display.finished_before(files, result)
     return result
 

@@ -129,3 +129,8 @@ def test_the_corpus_has_every_encoding():
     }
     assert {kind for kind, _, _ in seen} == {0, 1, 2, 3}
     assert {(held, coded) for _, held, coded in seen} == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)}
+
+
+def test_what_has_no_end_is_not_read():
+    with pytest.raises(codec.CodecError, match="must be a regular file"):
+        codec.load("/dev/zero")
