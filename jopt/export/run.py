@@ -222,7 +222,7 @@ def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
 
     for name, what, encode in (
         ("float.onnx", functions.WHAT["float"], plain),
-        ("quantized.onnx", "codes of weights and of layers' inputs, multiplied in integers where jopt does so too", quantized),
+        ("quantized.onnx", "codes of weights and layers' inputs, in integers where jopt's own are", quantized),
     ):
         try:
             content = encode()
