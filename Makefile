@@ -21,7 +21,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/python -m experiments.train --config=configs/digits_compress.py --workdir=$(RUN)
 
-# The default suite: eleven minutes on two cores with nothing compiled before, less later on.
+# The default suite: eight minutes on two cores with nothing compiled before, less later on.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
 
