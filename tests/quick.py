@@ -11,7 +11,10 @@ import numpy as np
 from jax._src import compiler
 
 # Without LLVM's optimizations, and by XLA's older emitters, that need no MLIR: together a quarter of the time.
-OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# jaxlib 0.11 has no older ones, and refuses what it does not know.
+OPTIONS: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 # For other processes.
 FLAGS = " ".join(f"--{name}={value}" for name, value in OPTIONS.items())
