@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jopt.patches import patches
 from jopt.quantize.integer.operands import operand
 from jopt.quantize.integer.ops import Operand, Sums
 from jopt.quantize.integer.signs import WORD, Signs, pack_signs, signs_dot
@@ -143,7 +143,7 @@ def binary_conv(
         extent = [(size - 1) * hole + 1 for size, hole in zip(window, dilation, strict=True)]
         padding = lax.padtype_to_pads(values.shape[1:-1], extent, strides, padding)
     padded = any(low > 0 or high > 0 for low, high in padding)
-    windows = functools.partial(_windows, window=window, strides=strides, padding=padding, dilation=dilation)
+    windows = functools.partial(patches, window=window, strides=strides, padding=padding, dilation=dilation)
     if channels % WORD:
         signs = pack_signs(windows(values))
     else:
@@ -177,21 +177,3 @@ def _signed(x: Operand) -> tuple[jax.Array, jax.Array]:
         raise ValueError(f"x must have one scale, got scales of shape {held.scale.shape}")
     codes = held.codes.astype(jnp.int8)
     return codes if held.zero_point is None else codes - held.zero_point.astype(jnp.int8), held.scale
-
-
-def _windows(
-    x: jax.Array,
-    window: Sequence[int],
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-) -> jax.Array:
-    """[batch, *spatial out, prod(window) * channels] of [batch, *spatial, channels], padded with 0."""
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((low, high, 0) for low, high in padding), (0, 0, 0)])
-    room = [size - (w - 1) * d for size, w, d in zip(x.shape[1:-1], window, dilation, strict=True)]
-    parts = []
-    for offset in itertools.product(*map(range, window)):
-        start = [o * d for o, d in zip(offset, dilation, strict=True)]
-        stop = [s + r for s, r in zip(start, room, strict=True)]
-        parts.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
-    return parts[0] if len(parts) == 1 else lax.concatenate(parts, x.ndim - 1)

@@ -1,12 +1,13 @@
 """The contractions themselves: int8 codes in, int32 sums out, on every platform."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from jopt.patches import patches
 
 
 def dot(lhs: jax.Array, rhs: jax.Array, left: Sequence[int], right: Sequence[int]) -> jax.Array:
@@ -71,14 +72,7 @@ def convolve(
         )
 
     def slices(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        window = kernel.shape[:-2]
-        room = [size - (w - 1) * d for size, w, d in zip(x.shape[1:-1], window, dilation, strict=True)]
-        patches = []
-        for offset in itertools.product(*map(range, window)):
-            start = [o * d for o, d in zip(offset, dilation, strict=True)]
-            stop = [s + r for s, r in zip(start, room, strict=True)]
-            patches.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1)))
-        columns = patches[0] if len(patches) == 1 else lax.concatenate(patches, x.ndim - 1)
+        columns = patches(x, kernel.shape[:-2], strides, [(0, 0)] * (x.ndim - 2), dilation)
         return dot(columns, kernel.reshape(-1, kernel.shape[-1]), (x.ndim - 1,), (0,))
 
     if groups != 1:
