@@ -62,7 +62,6 @@ class Sections:
 
     Attributes:
       header: a `Cursor` over the header, whose checksum is right.
-      front_bytes: bytes of the file before the first section.
 
     Raises:
       CodecError: if that is no packed model file, of another version, or its header is damaged.
@@ -83,7 +82,6 @@ class Sections:
         if self._checksum != expected:
             found = self._checksum
             raise self.header.fail(f"is damaged: its checksum is {found:08x}, its bytes give {expected:08x}")
-        self.front_bytes = cursor.position
 
     def next(self, length: int, path: str) -> Cursor:
         """The next section, of `length` bytes, that of the tensor at `path`; its checksum is right."""

@@ -9,19 +9,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from trials import End
+from trials import run as run_trials
 
 from jopt import codec
 from jopt.ablate.power import detectable
 from jopt.report.formats import integer
-from jopt.train import Experiment, packed, prepare, run_segments
-from jopt.train.compilation import Compiler
-from jopt.train.compression import updates
-from jopt.train.staging import Staging
-from jopt.train.state import to_host
+from jopt.train import Experiment, packed
+from jopt.train.prepared import Prepared
 
 pytestmark = pytest.mark.slow
 
@@ -41,46 +39,23 @@ class Trial(NamedTuple):
 
 
 def run(config: Experiment, seeds: Sequence[int]) -> list[Trial]:
-    """The config's trials, in memory: one compilation of each function, whatever the number of seeds."""
-    p, compiler = prepare(config), Compiler()
-    seen_of = {
-        stage: jax.jit(p.program_of(stage, p.stages[stage].segment_steps).seen)
-        for stage in range(len(config.stages))
-    }
-    found = []
-    for seed in seeds:
-        values = p.values | {"seed": jnp.uint32(seed)}
-        ends: dict[int, Any] = {}
-        trial = Trial({}, {})
+    """The config's trials, with the file of each stage."""
+    found = {seed: Trial({}, {}) for seed in seeds}
+    seen_of: dict[int, Any] = {}
 
-        def at_boundary(boundary, values=values, ends=ends, trial=trial):
-            stage, state = boundary.segment.stage, boundary.state
-            if not boundary.segment.last:
-                return
-            ends[stage], name = to_host(state), config.stages[stage].name
-            program = p.program_of(stage, p.stages[stage].segment_steps)
-            test = compiler.call("test", stage, program.evaluate, state, values, p.arrays["test"])
-            trial.accuracy[name] = 100 * float(jax.device_get(test["accuracy"]))
-            params = jax.device_get(seen_of[stage](state, values))
-            about = packed.metadata(packed.Packing(config, stage, params, {}, p.dataset))
-            trial.size[name] = len(codec.encode(params, metadata=about, huffman=False).data)
-            if stage == len(config.stages) - 1:
-                trial.size["huffman"] = len(codec.encode(params, metadata=about).data)
+    def at_end(p: Prepared, end: End) -> None:
+        trial, stage = found[end.seed], end.stage
+        if stage not in seen_of:
+            seen_of[stage] = jax.jit(p.program_of(stage, p.stages[stage].segment_steps).seen)
+        trial.accuracy[end.name] = 100 * end.accuracy
+        params = jax.device_get(seen_of[stage](end.state, end.values))
+        about = packed.metadata(packed.Packing(config, stage, params, {}, p.dataset))
+        trial.size[end.name] = len(codec.encode(params, metadata=about, huffman=False).data)
+        if stage == len(config.stages) - 1:
+            trial.size["huffman"] = len(codec.encode(params, metadata=about).data)
 
-        staging = Staging(p, compiler, ends.__getitem__, values)
-        run_segments(
-            p.program_of,
-            [segment._replace(evaluate=False) for segment in p.segments],
-            values,
-            staging.arrays,
-            compiler=compiler,
-            begin=staging.begin,
-            origin=staging.origin,
-            updated=lambda stage: updates(config, stage),
-            at_boundary=at_boundary,
-        )
-        found.append(trial)
-    return found
+    run_trials(config, seeds, at_end)
+    return list(found.values())
 
 
 def table(title: str, trials: Sequence[Trial], float32: int) -> None:

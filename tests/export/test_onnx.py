@@ -295,10 +295,12 @@ def test_trained_networks_predict_the_same_in_floats(trained, masked):
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", [None, -1])
 @pytest.mark.parametrize("bits", [8, 4, 2])
-def test_trained_networks_predict_the_same_in_integers(trained, bits, axis):
+def test_trained_networks_predict_the_same_in_integers(trained, bits, axis, tmp_path):
     _, (model, params, state, train, test, _) = trained
     made = quantized(model, params, state, train[:512], bits=bits, axis=axis, method="percentile")
     content = made.encoded(test.shape[1:])
+    size = export.save_quantized(tmp_path / "model.onnx", *made[:3], test.shape[1:], *made[3:])
+    assert size == len(content) and (tmp_path / "model.onnx").read_bytes() == content
     found = export.run(content, test).argmax(-1)
     assert (found == made.executed(test).argmax(-1)).all()
     assert (found == made.simulated(test).argmax(-1)).all()
