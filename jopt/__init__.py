@@ -25,7 +25,7 @@ _HOMES = {
     "project_moments": "jopt.transform",
 }
 _MODULES = (
-    "ablate", "cluster", "codec", "config", "data", "distill", "export", "measure", "models", "optim", "prune",
+    "ablate", "cluster", "codec", "config", "data", "distill", "export", "layers", "measure", "models", "optim", "prune",
     "quantize", "report", "rules", "train", "transform",
 )  # fmt: skip
 

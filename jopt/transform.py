@@ -20,8 +20,10 @@ class LayerStatistics(NamedTuple):
     """What a layer with a kernel did on some examples.
 
     Attributes:
-      input_norm: float32 [features in], the L2 norm of each input feature over examples and positions.
-      zero_share: float32 [features out], the share of (nearly) zero outputs behind the layer's activation.
+      input_norm: float32, of the shape of the kernel's input axes ([features in], or [heads, dim] of an attention's
+        output projection): the L2 norm of each input feature over examples and positions.
+      zero_share: float32, of the shape of the kernel's output axes: the share of (nearly) zero outputs behind the
+        layer's activation.
     """
 
     input_norm: jax.Array
@@ -47,8 +49,8 @@ class ParamTransform(NamedTuple):
         that is cheaper. None: `apply`.
       observe: `(state, params, grads) -> state`, at every step, with the gradients before projection. None:
         nothing is kept.
-      needs: what `update` wants besides: 'grads' (a mean gradient over training examples at `params`), 'layers'
-        (the keyword `layers`: a mapping from a layer's path to its `LayerStatistics`).
+      needs: what `update` wants too: 'grads' (a mean gradient over training examples at `params`), 'statistics'
+        (the keyword of that name: a mapping from a layer's path to its `LayerStatistics`).
     """
 
     init: Callable[[Params], State]
@@ -124,12 +126,12 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         step,
         grads=None,
         key=None,
-        layers: Mapping[str, LayerStatistics] | None = None,
+        statistics: Mapping[str, LayerStatistics] | None = None,
     ) -> State:
         states = []
         for i, (t, s) in enumerate(_pairs(state)):
             subkey = None if key is None else jax.random.fold_in(key, i)
-            more = {"layers": layers} if "layers" in t.needs else {}
+            more = {"statistics": statistics} if "statistics" in t.needs else {}
             states.append(t.update(s, params, step=step, grads=grads, key=subkey, **more))
             params = t.apply(states[-1], params)
         return tuple(states)

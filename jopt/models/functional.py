@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -11,6 +11,8 @@ from flax import linen as nn
 
 if TYPE_CHECKING:
     from flax import nnx
+
+    from jopt.layers import Parameter
 
 
 class Model(NamedTuple):
@@ -25,6 +27,9 @@ class Model(NamedTuple):
       apply: `(params, model_state, x, *, train, key=None) -> (logits, new model_state)`. `logits` are float32
         [batch, classes]. `train` is a Python bool: it chooses batch statistics and dropout, and so the program.
         With `train=False` the state comes back as it went in. `key` feeds dropout.
+      layers: what the model declares about its parameters, from their paths to `jopt.layers.Parameter`s. What is not
+        declared is traced (`jopt.layers.trace`).
+      kinds: gives the classes of the layers, from their paths to names, where no Linen module tells.
 
     Example:
       >>> def init(key, x):
@@ -39,6 +44,8 @@ class Model(NamedTuple):
 
     init: Callable[..., tuple[Any, Any]]
     apply: Callable[..., tuple[jax.Array, Any]]
+    layers: "Mapping[str, Parameter] | None" = None
+    kinds: Callable[[], Mapping[str, str]] | None = None
 
 
 def from_linen(module: nn.Module) -> Model:
@@ -107,6 +114,10 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
         graph, *states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
         return graph, [[path for path, _ in nnx.to_flat_state(state)] for state in states]
 
+    def kinds() -> dict[str, str]:
+        module = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
+        return {"/".join(map(str, path)): type(part).__name__ for path, part in nnx.iter_modules(module)}
+
     def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
         del x
         _, params, _, rest = nnx.split(factory(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
@@ -129,7 +140,7 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
             model_state = _to_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
         return _float32(logits), model_state
 
-    return Model(init, apply)
+    return Model(init, apply, kinds=kinds)
 
 
 def _float32(logits: Any) -> jax.Array:

@@ -1,5 +1,6 @@
 """Which parameters are pruned, and which of them have a target of their own."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,77 +9,109 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jopt import rules as path_rules
+from jopt.layers import Layers, Parameter, one_copy, parameters
 from jopt.prune.counts import check_sparsity
-from jopt.prune.patterns import NM, Pattern, Unstructured
+from jopt.prune.patterns import NM, Pattern, Unstructured, in_copy, resolve
 
 Rules = Sequence[tuple[str, Any]]
 _COMMON = object()
 
 
 class Pruned(NamedTuple):
-    """One parameter that is pruned: its place among the tree's leaves, its path and shape, and its own target.
+    """One parameter that is pruned: its place among the tree's leaves, what is known of it, and its own target.
 
     Attributes:
       index: position among the leaves.
       path: such as `Dense_0/kernel`.
       shape: of the parameter.
-      own: the last sparsity that a rule gives it, or None: it shares the common budget.
+      target: the last sparsity that a rule gives it, or None: it shares the common budget.
+      parameter: its layer, role and axes.
+      pattern: what is kept or pruned together, with the axes of this parameter.
     """
 
     index: int
     path: str
     shape: tuple[int, ...]
-    own: Any
+    target: Any
+    parameter: Parameter
+    pattern: Pattern = Unstructured()
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """The axes over copies of its layer."""
+        return self.parameter.stack
+
+    @property
+    def copy_shape(self) -> tuple[int, ...]:
+        """The shape of one copy."""
+        return one_copy(self.shape, self.stack)
+
+    @property
+    def copy_pattern(self) -> Pattern:
+        """The pattern of one copy."""
+        return in_copy(self.pattern, self.stack, self.shape)
+
+    @property
+    def copies(self) -> int:
+        """How many copies there are."""
+        return math.prod(self.shape[axis] for axis in self.stack)
 
 
-def assign(params: Any, rules: Rules = (), pattern: Pattern = Unstructured()) -> list[Pruned]:  # noqa: B008
+def assign(
+    params: Any,
+    rules: Rules = (),
+    pattern: Pattern = Unstructured(),  # noqa: B008
+    layers: Layers | None = None,
+) -> list[Pruned]:
     """The parameters that are pruned.
 
-    Without a rule, every floating parameter of two or more axes is.
+    Without a rule, every floating weight is: what is a weight is said by its role (`jopt.layers`).
 
     Args:
       params: a tree of arrays, or of their shapes.
       rules: pairs of a path pattern and the parameter's own sparsity, or None to leave it alone.
       pattern: what is kept or pruned together.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `Pruned` for each of them, in leaf order.
 
     Raises:
       RuleError: if a rule matches nothing.
-      ValueError: if a sparsity is not in [0, 1), a parameter with a rule is not floating, the pattern does not
-      fit a
+      LayoutError: if the pattern needs axes of a layer that are not known.
+      ValueError: if a sparsity is not in [0, 1), a parameter with a rule is not floating, the pattern does not fit a
         parameter's shape, or no parameter is pruned.
 
     Example:
-      >>> params = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(2), "c": jnp.zeros((2, 4))}
-      >>> [(p.path, p.own) for p in assign(params, [("a", 0.5)])]
+      >>> params = {"a": jnp.zeros((2, 2)), "bias": jnp.zeros((2, 2)), "c": jnp.zeros((2, 4))}
+      >>> [(p.path, p.target) for p in assign(params, [("a", 0.5)])]
       [('a', 0.5), ('c', None)]
     """
     out = []
-    leaves = jax.tree.leaves(params)
-    for index, (leaf, given) in enumerate(zip(leaves, path_rules.plan(rules, params, _COMMON), strict=True)):
+    leaves, known = jax.tree.leaves(params), parameters(params, layers)
+    given_by = path_rules.plan(rules, params, _COMMON)
+    for index, (leaf, given, parameter) in enumerate(zip(leaves, given_by, known, strict=True)):
         shape, floating = tuple(jnp.shape(leaf)), jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        if given.value is None or (given.pattern is None and not (floating and len(shape) >= 2)):
+        if given.value is None or (given.pattern is None and not (floating and parameter.is_weight)):
             continue
         if not floating:
             got = f"{jnp.result_type(leaf)} for rule {given.pattern!r}"
             raise ValueError(f"{given.path}: a pruned parameter must be floating, got {got}")
-        own = None if given.pattern is None else given.value
-        if own is not None:
-            check_target(own, f" for rule {given.pattern!r}", pattern)
+        target = None if given.pattern is None else given.value
+        if target is not None:
+            check_target(target, f" for rule {given.pattern!r}", pattern)
+        concrete = resolve(pattern, parameter, shape)
         try:
-            pattern.grid(shape)
+            concrete.grid(shape)
+            in_copy(concrete, parameter.stack, shape)
         except ValueError as error:
             raise ValueError(
                 f"{given.path}: {error}; a rule ({given.path!r}, None) would leave it alone"
             ) from error
-        out.append(Pruned(index, given.path, shape, own))
+        out.append(Pruned(index, given.path, shape, target, parameter, concrete))
     if not out:
-        names = ", ".join(name for name, _ in path_rules.named_leaves(params)) or "none"
-        raise ValueError(
-            f"no parameter is pruned: none is floating with 2 or more axes, or has a rule; there are: {names}"
-        )
+        names = ", ".join(f"{p.path} ({p.reason})" for p in known) or "none"
+        raise ValueError(f"no parameter is pruned: none is a floating weight, or has a rule; there are: {names}")
     return out
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopt.layers import Layers, parameters
 from jopt.prune.assign import Pruned, assign, pick
 from jopt.prune.config import Config
 from jopt.prune.dynamic import rigl, set_evolution
@@ -31,7 +32,7 @@ def pattern_of(config: Config) -> Pattern:
 
     Example:
       >>> pattern_of(Config(pattern="nm", n=1))
-      NM(n=1, m=4, axis=-1)
+      NM(n=1, m=4, axis='outputs')
     """
     return {
         "unstructured": Unstructured,
@@ -41,13 +42,14 @@ def pattern_of(config: Config) -> Pattern:
     }[config.pattern]()
 
 
-def build(config: Config, *, begin: int, steps: int) -> ParamTransform:
+def build(config: Config, *, begin: int, steps: int, layers: Layers | None = None) -> ParamTransform:
     """The transform that a config describes, for one stage.
 
     Args:
       config: the config, whose numbers may be traced. It is not validated here.
       begin: the step at which the stage starts.
       steps: its length.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`, of the same structure for every method.
@@ -61,6 +63,7 @@ def build(config: Config, *, begin: int, steps: int) -> ParamTransform:
     """
     first, last = (step_at(fraction, begin=begin, steps=steps) for fraction in (config.begin, config.end))
     shared: dict[str, Any] = {"begin": first, "budget": config.budget, "rules": config.rules}
+    shared["layers"] = layers
     if config.method in ("rigl", "set"):
         make = rigl if config.method == "rigl" else set_evolution
         return make(config.sparsity, end=last, drop_fraction=config.drop_fraction, **shared)
@@ -88,12 +91,13 @@ def reached_at(config: Config, *, begin: int, steps: int) -> int:
     return int(step_at(fraction, begin=begin, steps=steps))
 
 
-def plan(config: Config, params: Any) -> list[Row]:
+def plan(config: Config, params: Any, layers: Layers | None = None) -> list[Row]:
     """What each parameter gets.
 
     Args:
       config: the config, of plain Python numbers.
       params: a tree of arrays, or of their shapes.
+      layers: as for `build`.
 
     Returns:
       A `Row` for each leaf, in leaf order.
@@ -106,22 +110,26 @@ def plan(config: Config, params: Any) -> list[Row]:
       >>> params = {"Dense_0": {"bias": jnp.zeros(4), "kernel": jnp.zeros((3, 4))}}
       >>> for row in plan(Config(sparsity=0.75), params):
       ...     print(row.path, row.what, sep=": ")
-      Dense_0/bias: left alone
+      Dense_0/bias: left alone (bias, assumed)
       Dense_0/kernel: keeps 3 of 12 weights, gradual by magnitude
     """
-    pruned = assign(params, config.rules, pattern_of(config))
+    pruned = assign(params, config.rules, pattern_of(config), layers)
     said = {pruned[i].index: _say(config, pool, pruned[i]) for pool in _last(config, pruned) for i in pool.members}
-    rows = enumerate(named_leaves(params))
-    return [Row(path, tuple(jnp.shape(leaf)), said.get(i, "left alone")) for i, (path, leaf) in rows]
+    rows = enumerate(zip(named_leaves(params), parameters(params, layers), strict=True))
+    return [
+        Row(path, tuple(jnp.shape(leaf)), said.get(i, f"left alone ({known.reason})"))
+        for i, ((path, leaf), known) in rows
+    ]
 
 
-def check(config: Config, state: PruneState, seen: Any) -> list[str]:
+def check(config: Config, state: PruneState, seen: Any, layers: Layers | None = None) -> list[str]:
     """What pruning should have left behind at the end of its stage, and did not.
 
     Args:
       config: the config, of plain Python numbers.
       state: the state, of concrete arrays.
       seen: the parameters as the model sees them, after every other transform.
+      layers: as for `build`.
 
     Returns:
       A sentence for each pruned weight's parameter that is not zero there, and for each that keeps too many
@@ -133,7 +141,7 @@ def check(config: Config, state: PruneState, seen: Any) -> list[str]:
       ['w: 1 of 1 pruned weights are not zero']
     """
     pattern = pattern_of(config)
-    pruned = assign(seen, config.rules, pattern)
+    pruned = assign(seen, config.rules, pattern, layers)
     masks = [np.asarray(m) for m in pick(seen, pruned, state.masks)]
     found = []
     for p, mask, x in zip(pruned, masks, pick(seen, pruned, seen), strict=True):
@@ -142,9 +150,18 @@ def check(config: Config, state: PruneState, seen: Any) -> list[str]:
             found.append(f"{p.path}: {wrong} of {int(np.sum(~mask))} pruned weights are not zero")
     for pool in _last(config, pruned):
         names = ", ".join(pruned[i].path for i in pool.members)
-        kept = sum(int(alive(jnp.asarray(masks[i]), pattern)) for i in pool.members)
+        each = [np.asarray(alive(jnp.asarray(masks[i]), pruned[i])) for i in pool.members]
+        kept = int(sum(int(n.sum()) for n in each))
+        if len(each) == 1 and each[0].ndim and pool.count is not None:
+            kept, most = int(each[0].max()), np.broadcast_to(np.asarray(pool.count), each[0].shape)
+            if (each[0] > most).any():
+                worst = int(np.argmax(each[0] - most))
+                found.append(
+                    f"{names}: {each[0][worst]} {_unit(config)} of copy {worst} are kept, not {most[worst]}"
+                )
+            continue
         if pool.count is None and kept:
-            found.append(f"{names}: {pattern} has {kept} weights too many")
+            found.append(f"{names}: {pruned[pool.members[0]].pattern} has {kept} weights too many")
         elif pool.count is not None and kept > int(pool.count):
             found.append(f"{names}: {kept} {_unit(config)} are kept where {int(pool.count)} are asked for")
     return found
@@ -154,8 +171,8 @@ def _last(config: Config, pruned: list[Pruned]) -> list[Pool]:
     """The pools once the last sparsity is reached, as the transform computes them."""
     common = jnp.float32(config.sparsity)
     with jax.ensure_compile_time_eval():
-        targets = [common if p.own is None else jnp.float32(p.own) for p in pruned]
-        return pools(pruned, targets, config.budget, pattern_of(config))
+        targets = [common if p.target is None else jnp.float32(p.target) for p in pruned]
+        return pools(pruned, targets, config.budget)
 
 
 def _unit(config: Config) -> str:
@@ -166,7 +183,11 @@ def _say(config: Config, pool: Pool, p: Pruned) -> str:
     how = config.method if config.method in ("rigl", "set") else f"{config.method} by {config.score}"
     if pool.count is None:
         return f"keeps {config.n} of every {config.m} weights, {how}"
-    total = int(np.prod(pattern_of(config).grid(p.shape)))
-    if len(pool.members) > 1 or (config.budget == "global" and p.own is None):
+    total = int(np.prod(p.copy_pattern.grid(p.copy_shape)))
+    each = f" in each of {p.copies} copies" if p.stack else ""
+    if len(pool.members) > 1 or (config.budget == "global" and p.target is None):
+        total *= p.copies
         return f"{total} {_unit(config)}, of which its share of the {int(pool.count)} kept in all, {how}"
-    return f"keeps {int(pool.count)} of {total} {_unit(config)}, {how}"
+    counts = sorted({int(n) for n in np.ravel(np.asarray(pool.count))})
+    kept = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"keeps {kept} of {total} {_unit(config)}{each}, {how}"

@@ -7,6 +7,7 @@ import re
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
 from jopt.prune.criteria import SCORES
+from jopt.prune.patterns import SIDES
 from jopt.prune.pools import BUDGETS
 
 METHODS = ("one_shot", "gradual", "iterative", "rigl", "set")
@@ -25,8 +26,8 @@ class Config:
       method: 'one_shot', 'gradual', 'iterative', 'rigl' or 'set'; see the functions of these names in `jopt.prune`
         ('set' is `set_evolution`).
       score: one of `jopt.prune.SCORES`. 'rigl' and 'set' drop by 'magnitude' and take no other.
-      pattern: 'unstructured', 'nm' (`n` of every `m` along `axis`), 'block' (of the last axes) or 'channel' (along
-        `axis`).
+      pattern: 'unstructured', 'nm' (`n` of every `m` along `axis`), 'block' (of the matrix [inputs, outputs]) or
+        'channel' (along `axis`).
       sparsity: the share of weights, or of blocks or channels, to prune, in [0, 1). 'nm' has its own.
       initial_sparsity: gradual: where the cubic starts, in [0, `sparsity`].
       budget: 'layer': each parameter has this sparsity; 'global': all parameters compete for one budget; 'erk':
@@ -40,9 +41,10 @@ class Config:
       n: nm: how many are kept, at least 1.
       m: nm: of how many, above `n`.
       block: block: the sides.
-      axis: nm and channel: along which axis.
+      axis: nm and channel: along the 'outputs' or the 'inputs' of the layer, whichever axes of its kernel these are;
+        or an axis by its number, the same for every parameter.
       rules: pairs of a pattern of a parameter's path and its own sparsity, or None to leave it alone. The first
-        match wins; without rules every parameter of two or more axes is pruned.
+        match wins; without rules every weight is pruned (`jopt.layers` says which these are).
 
     Example:
       >>> validate(Config("gradual", sparsity=0.95, rules=(("Dense_2/kernel", 0.5),)))
@@ -61,7 +63,7 @@ class Config:
     n: int = 2
     m: int = 4
     block: tuple[int, ...] = (4, 4)
-    axis: int = -1
+    axis: str | int = "outputs"
     rules: tuple[tuple[str, float | None], ...] = ()
 
 
@@ -99,6 +101,8 @@ def validate(config: Config, path: str = "prune") -> None:
     require(1 <= config.rounds < 2**31, join_path(path, "rounds"), config.rounds, "an integer, at least 1")
     require(config.n >= 1, join_path(path, "n"), config.n, "an integer, at least 1")
     require(config.m > config.n, join_path(path, "m"), config.m, f"above n ({config.n})")
+    if isinstance(config.axis, str):
+        choice(join_path(path, "axis"), config.axis, SIDES)
     fine = bool(config.block) and all(side >= 1 for side in config.block)
     require(fine, join_path(path, "block"), config.block, "one or more integers, at least 1")
     _validate_rules(config, path)
@@ -130,8 +134,8 @@ def _validate_combination(config: Config, path: str) -> None:
         need("budget", ("layer", "erk"), f"{why}, whose layers keep their counts")
     if config.score == "activation":
         need("pattern", ("channel",), "score 'activation', which is one number a neuron")
-        if config.axis != -1:
-            require(False, join_path(path, "axis"), config.axis, "-1, the outputs, for score 'activation'")
+        outputs = config.axis in ("outputs", -1)
+        require(outputs, join_path(path, "axis"), config.axis, "'outputs' for score 'activation'")
     if config.pattern == "nm":
         need("method", ("one_shot",), "pattern 'nm', whose sparsity cannot grow")
         need("budget", ("layer",), "pattern 'nm', which leaves nothing to share out")

@@ -18,8 +18,8 @@ NEEDS: dict[str, frozenset[str]] = {
     "movement": frozenset(),
     "saliency": frozenset({"grads"}),
     "snip": frozenset({"grads"}),
-    "wanda": frozenset({"layers"}),
-    "activation": frozenset({"layers"}),
+    "wanda": frozenset({"statistics"}),
+    "activation": frozenset({"statistics"}),
 }
 SCORES = tuple(NEEDS)
 
@@ -33,7 +33,7 @@ def rank(
     movement: Sequence[jax.Array] | None = None,
     grads: Sequence[jax.Array] | None = None,
     key: jax.Array | None = None,
-    layers: Mapping[str, LayerStatistics] | None = None,
+    statistics: Mapping[str, LayerStatistics] | None = None,
 ) -> list[jax.Array]:
     """The scores of the pruned parameters; pruned weights count as 0, whatever they hold.
 
@@ -45,7 +45,7 @@ def rank(
       movement: float32, the accumulated -w g, for 'movement'.
       grads: their gradients, for 'saliency' and 'snip'.
       key: a PRNG key, for 'random'.
-      layers: statistics of the layers, for 'wanda' and 'activation'.
+      statistics: of the layers, for 'wanda' and 'activation'.
 
     Returns:
       float32 arrays of the parameters' shapes.
@@ -63,7 +63,9 @@ def rank(
     if name == "movement":
         sums = require(movement, name, "movement")
         return [formulas.movement(jnp.where(m, s, jnp.float32(0))) for s, m in zip(sums, masks, strict=True)]
-    return [_by_layer(name, p, w, require(layers, name, "layers")) for p, w in zip(pruned, kept, strict=True)]
+    return [
+        _by_layer(name, p, w, require(statistics, name, "statistics")) for p, w in zip(pruned, kept, strict=True)
+    ]
 
 
 def noise(key: jax.Array, pruned: Sequence[Pruned], weights: Sequence[jax.Array]) -> list[jax.Array]:
@@ -85,18 +87,19 @@ def require(value: Any, what: str, argument: str) -> Any:
     return value
 
 
-def _by_layer(name: str, p: Pruned, w: jax.Array, layers: Mapping[str, LayerStatistics]) -> jax.Array:
+def _by_layer(name: str, p: Pruned, w: jax.Array, statistics: Mapping[str, LayerStatistics]) -> jax.Array:
     parts = p.path.split("/")
     # The nearest: the paths of an NNX state end in 'kernel/value'.
     prefixes = ("/".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
-    layer = next((prefix for prefix in prefixes if prefix in layers), None)
+    layer = next((prefix for prefix in prefixes if prefix in statistics), None)
     if layer is None:
         raise ValueError(
-            f"{p.path}: {name!r} reads its layer's statistics; there are those of {', '.join(layers) or 'none'}"
+            f"{p.path}: {name!r} reads its layer's statistics; there are those of {', '.join(statistics) or 'none'}"
         )
+    known = p.parameter.require_layout(f"score {name!r}")
     try:
         if name == "wanda":
-            return formulas.wanda(w, layers[layer].input_norm)
-        return formulas.activation(w, layers[layer].zero_share)
+            return formulas.wanda(w, statistics[layer].input_norm, known.inputs)
+        return formulas.activation(w, statistics[layer].zero_share, known.outputs)
     except ValueError as error:
         raise ValueError(f"{p.path} does not fit the statistics of layer {layer!r}: {error}") from error

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jopt.layers import Layers, over_copies
 from jopt.prune import schedule
 from jopt.prune.assign import Pruned, Rules, assign, check_target, full_masks, pick, rebuild
 from jopt.prune.checks import check_name, check_steps, concrete, refuse_nan, switch
@@ -30,6 +31,7 @@ def set_evolution(
     budget: str = "layer",
     pattern: Pattern = _ENTRIES,
     rules: Rules = (),
+    layers: Layers | None = None,
 ) -> ParamTransform:
     r"""SET: drops the smallest weights of each layer and grows as many at random.
 
@@ -49,6 +51,7 @@ def set_evolution(
       budget: 'layer': every parameter has this sparsity. 'erk': those without a rule share it by `jopt.prune.erk`.
       pattern: `Unstructured()` only.
       rules: as in `one_shot`.
+      layers: as in `one_shot`.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`. Its `update` needs `key`.
@@ -82,7 +85,7 @@ def set_evolution(
         return noise(jax.random.fold_in(key, 1), pruned, weights)
 
     return _evolution(
-        "SET", share, growth, sparsity, begin, end, drop_fraction, budget, pattern, rules, frozenset()
+        "SET", share, growth, sparsity, begin, end, drop_fraction, budget, pattern, rules, layers, frozenset()
     )
 
 
@@ -95,6 +98,7 @@ def rigl(
     budget: str = "layer",
     pattern: Pattern = _ENTRIES,
     rules: Rules = (),
+    layers: Layers | None = None,
 ) -> ParamTransform:
     r"""RigL: drops the smallest weights of each layer and grows those of largest gradient.
 
@@ -111,6 +115,7 @@ def rigl(
       budget: as in `set_evolution`.
       pattern: as in `set_evolution`.
       rules: as in `one_shot`.
+      layers: as in `one_shot`.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`. Its `update` needs `key`, for the first masks, and `grads`:
@@ -140,7 +145,9 @@ def rigl(
         return [magnitude(g) for g in require(grads, "rigl", "grads")]
 
     needs = frozenset({"grads"})
-    return _evolution("RigL", share, growth, sparsity, begin, end, drop_fraction, budget, pattern, rules, needs)
+    return _evolution(
+        "RigL", share, growth, sparsity, begin, end, drop_fraction, budget, pattern, rules, layers, needs
+    )
 
 
 def _evolution(
@@ -154,6 +161,7 @@ def _evolution(
     budget: str,
     pattern: Pattern,
     rules: Rules,
+    layers: Layers | None,
     needs: frozenset[str],
 ) -> ParamTransform:
     if pattern != _ENTRIES:
@@ -166,7 +174,7 @@ def _evolution(
     last = jnp.asarray(sparsity, jnp.float32)
 
     def init(params: Any) -> PruneState:
-        return PruneState(full_masks(params, assign(params, rules, _ENTRIES)), jnp.float32(0))
+        return PruneState(full_masks(params, assign(params, rules, _ENTRIES, layers)), jnp.float32(0))
 
     def update(
         state: PruneState,
@@ -175,28 +183,32 @@ def _evolution(
         step: Any,
         grads: Any = None,
         key: jax.Array | None = None,
-        layers: Mapping[str, LayerStatistics] | None = None,
+        statistics: Mapping[str, LayerStatistics] | None = None,
     ) -> PruneState:
-        del layers
+        del statistics
         # Also where a caller passes one key to every update, no two of them grow the same places.
         stream: jax.Array = jax.random.fold_in(require(key, name, "key"), jnp.asarray(step, jnp.int32))
         t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
-        pruned = assign(params, rules, _ENTRIES)
+        pruned = assign(params, rules, _ENTRIES, layers)
         masks, weights = pick(params, pruned, state.masks), pick(params, pruned, params)
         grown = growth(pruned, weights, None if grads is None else pick(params, pruned, grads), stream)
-        ends = [last if p.own is None else jnp.asarray(p.own, jnp.float32) for p in pruned]
-        shared = pools(pruned, ends, budget, _ENTRIES)
-        fresh = (t >= t0) & jnp.stack([crowded(pool, masks, _ENTRIES) for pool in shared]).any()
+        ends = [last if p.target is None else jnp.asarray(p.target, jnp.float32) for p in pruned]
+        shared = pools(pruned, ends, budget)
+        fresh = (t >= t0) & jnp.stack([crowded(pool, masks, pruned) for pool in shared]).any()
         moving = (t >= t0) & (t < t1) & ~fresh
         refuse_nan(moving, pruned, weights, grown)
 
         def draw() -> list[jax.Array]:
             chance = noise(stream, pruned, weights)
             # One pool a parameter, in their order.
-            return [select(pool, masks, chance, _ENTRIES)[0] for pool in shared]
+            return [select(pool, masks, chance, pruned)[0] for pool in shared]
 
         def move() -> list[jax.Array]:
-            return [_replace(*columns, share(step)) for columns in zip(masks, weights, grown, strict=True)]
+            drop = share(step)
+            return [
+                over_copies(_replace, p.stack)(*columns, drop)
+                for p, *columns in zip(pruned, masks, weights, grown, strict=True)
+            ]
 
         case = jnp.where(fresh, 1, jnp.where(moving, 2, 0))
         masks = switch(case, lambda: masks, draw, move)

@@ -4,6 +4,7 @@ Every function gives float32 of the shape of `w`, whatever the floating dtype of
 `Channel` add scores up.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -135,7 +136,7 @@ def random(key: jax.Array, w: jax.Array) -> jax.Array:
     return jax.random.uniform(key, jnp.shape(w), jnp.float32)
 
 
-def wanda(w: jax.Array, x_norm: jax.Array) -> jax.Array:
+def wanda(w: jax.Array, x_norm: jax.Array, axes: Sequence[int] | None = None) -> jax.Array:
     r"""$|w_{ij}| \, \lVert x_i \rVert_2$: a weight counts as much as the input that it meets is large.
 
     Sun, Liu, Bair and Kolter, 2024, A simple and effective pruning approach for large language models, equation 1.
@@ -143,24 +144,27 @@ def wanda(w: jax.Array, x_norm: jax.Array) -> jax.Array:
     out], or `NM(n, m, axis=-2)`.
 
     Args:
-      w: a kernel [in, out] or [*window, in, out], floating.
-      x_norm: [in], the L2 norm of each input feature over examples and positions.
+      w: a kernel, floating: [in, out] or [*window, in, out], or any where `axes` tells.
+      x_norm: the L2 norm of each input feature over examples and positions, of the shape of the kernel's input axes.
+      axes: the kernel's input axes, in order; None: the last but one.
 
     Returns:
       float32, the shape of `w`.
 
     Raises:
-      ValueError: if `x_norm` is not [in], or `w` has no axis of inputs.
+      ValueError: if `x_norm` is not of the shape of the input axes, or `w` has none.
 
     Example:
       >>> wanda(jnp.array([[1.0, -2.0], [3.0, 0.0]]), jnp.array([10.0, 1.0])).tolist()
       [[10.0, 20.0], [3.0, 0.0]]
+      >>> wanda(jnp.array([[1.0, -2.0], [3.0, 0.0]]), jnp.array([10.0, 1.0]), axes=(1,)).tolist()  # w is [out, in]
+      [[10.0, 2.0], [30.0, 0.0]]
     """
     _require_kernel(w)
-    _require_shape("x_norm", x_norm, jnp.shape(w)[-2:-1], "[in], the last but one axis of w")
-    return jnp.abs(_float32(w, "w")) * jax.lax.broadcast_in_dim(
-        _float32(x_norm, "x_norm"), jnp.shape(w), (jnp.ndim(w) - 2,)
-    )
+    axes = (jnp.ndim(w) - 2,) if axes is None else tuple(axes)
+    shape = tuple(jnp.shape(w)[axis] for axis in axes)
+    _require_shape("x_norm", x_norm, shape, f"that of the input axes {axes} of w")
+    return jnp.abs(_float32(w, "w")) * jax.lax.broadcast_in_dim(_float32(x_norm, "x_norm"), jnp.shape(w), axes)
 
 
 def movement(accumulated: jax.Array) -> jax.Array:
@@ -183,21 +187,22 @@ def movement(accumulated: jax.Array) -> jax.Array:
     return _float32(accumulated, "accumulated")
 
 
-def activation(w: jax.Array, zero_share: jax.Array) -> jax.Array:
+def activation(w: jax.Array, zero_share: jax.Array, axes: Sequence[int] | None = None) -> jax.Array:
     r"""$1 - z_j$ for every weight into output j, where $z_j$ is the share of its outputs that are (nearly) zero.
 
     Hu, Peng, Tai and Tang, 2016, Network trimming: a data-driven neuron pruning approach, equation 1 (APoZ). For
-    `Channel(axis=-1)`: neurons that hardly ever fire go first.
+    `Channel("outputs")`: neurons that hardly ever fire go first.
 
     Args:
-      w: a kernel [..., out]; only its shape is read.
-      zero_share: [out], in [0, 1].
+      w: a kernel [..., out], or any where `axes` tells; only its shape is read.
+      zero_share: in [0, 1], of the shape of the kernel's output axes.
+      axes: the kernel's output axes, in order; None: the last.
 
     Returns:
       float32, the shape of `w`.
 
     Raises:
-      ValueError: if `zero_share` is not [out].
+      ValueError: if `zero_share` is not of the shape of the output axes.
 
     Example:
       >>> activation(jnp.ones((2, 3)), jnp.array([0.0, 0.25, 1.0])).tolist()
@@ -206,8 +211,9 @@ def activation(w: jax.Array, zero_share: jax.Array) -> jax.Array:
     shape = jnp.shape(w)
     if not shape:
         raise ValueError("w must have an axis of outputs, got a scalar")
-    _require_shape("zero_share", zero_share, shape[-1:], "[out], the last axis of w")
-    return jax.lax.broadcast_in_dim(1 - _float32(zero_share, "zero_share"), shape, (len(shape) - 1,))
+    axes = (len(shape) - 1,) if axes is None else tuple(axes)
+    _require_shape("zero_share", zero_share, tuple(shape[a] for a in axes), f"that of the output axes {axes} of w")
+    return jax.lax.broadcast_in_dim(1 - _float32(zero_share, "zero_share"), shape, axes)
 
 
 def _float32(x: jax.Array, name: str) -> jax.Array:

@@ -1,5 +1,6 @@
 """Which weights are kept: exact counts, deterministic ties, no sort."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jopt.prune.counts import check_sparsity, keep_count
-from jopt.prune.patterns import NM, Block, Channel, Pattern, Unstructured, group_size
+from jopt.prune.patterns import NM, Block, Channel, Pattern, Unstructured, along, group_size
 from jopt.prune.search import largest, order_keys
 from jopt.rules import named_leaves
 
@@ -73,7 +74,26 @@ def keep_top(scores: jax.Array, count: Any, pattern: Groups = Unstructured()) ->
         raise ValueError(f"{pattern} keeps {pattern.n} of {pattern.m}: a count cannot be given; use top_k_mask")
     scores = _scores(scores)
     count = _count(count, math.prod(pattern.grid(scores.shape)))
-    return _keep_top((scores,), count, pattern, False)[0]
+    return _keep_top((scores,), count, (pattern,), False)[0]
+
+
+def keep_top_of_all(scores: Sequence[jax.Array], count: Any, patterns: Sequence[Groups]) -> list[jax.Array]:
+    """Keeps the `count` groups of highest mean score among those of several tensors.
+
+    Args:
+      scores: float32, of any shapes.
+      count: how many groups are kept in all, an integer scalar that may be traced.
+      patterns: what is kept or pruned together, of each.
+
+    Returns:
+      A boolean mask for each.
+
+    Example:
+      >>> masks = keep_top_of_all([jnp.array([1.0, 4.0]), jnp.array([3.0])], 2, [Unstructured(), Unstructured()])
+      >>> [mask.tolist() for mask in masks]
+      [[False, True], [True]]
+    """
+    return _keep_top(scores, jnp.asarray(count, jnp.int32), tuple(patterns), True)
 
 
 def global_masks(scores_tree: Any, sparsity: Any, pattern: Pattern = Unstructured()) -> Any:  # noqa: B008
@@ -110,23 +130,36 @@ def global_masks(scores_tree: Any, sparsity: Any, pattern: Pattern = Unstructure
         _check_nm_sparsity(sparsity, pattern)
         masks = [_n_of_m(leaf, pattern) for leaf in leaves]
     else:
-        masks = _keep_top(leaves, jnp.asarray(keep_count(groups, sparsity), jnp.int32), pattern, True)
+        masks = keep_top_of_all(leaves, keep_count(groups, sparsity), [pattern] * len(leaves))
     return jax.tree.unflatten(jax.tree.structure(scores_tree), masks)
 
 
-# Compiled once for a pattern and the shapes; called in a trace it becomes part of the caller's program.
+# Compiled once for patterns and shapes; called in a trace it becomes part of the caller's program.
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _keep_top(scores: Sequence[jax.Array], count: jax.Array, pattern: Groups, mean: bool) -> list[jax.Array]:
-    pooled = [pattern.pool(x) for x in scores]
-    if mean and not isinstance(pattern, Unstructured):
-        pooled = [p / max(1, group_size(pattern, x.shape)) for p, x in zip(pooled, scores, strict=True)]
-    return [pattern.expand(mask, x.shape) for mask, x in zip(largest(pooled, count), scores, strict=True)]
+def _keep_top(
+    scores: Sequence[jax.Array], count: jax.Array, patterns: tuple[Groups, ...], mean: bool
+) -> list[jax.Array]:
+    pooled = [pattern.pool(x) for x, pattern in zip(scores, patterns, strict=True)]
+    if mean:
+        pooled = [
+            p if isinstance(pattern, Unstructured) else p / max(1, group_size(pattern, x.shape))
+            for p, x, pattern in zip(pooled, scores, patterns, strict=True)
+        ]
+    kept = largest(pooled, count)
+    return [pattern.expand(mask, x.shape) for mask, x, pattern in zip(kept, scores, patterns, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _n_of_m(scores: jax.Array, pattern: NM) -> jax.Array:
     """An entry's rank among its m is the number of those that come before it."""
-    axis = pattern.axis % scores.ndim
+    axes = along(pattern, scores.shape)
+    if len(axes) > 1:  # joined, at the end.
+        end = tuple(range(-len(axes), 0))
+        moved = jnp.moveaxis(scores, axes, end)
+        flat = moved.reshape(*moved.shape[: -len(axes)], -1)
+        mask = _n_of_m(flat, dataclasses.replace(pattern, axis=-1))
+        return jnp.moveaxis(mask.reshape(moved.shape), end, axes)
+    (axis,) = axes
     grid, m = pattern.grid(scores.shape), pattern.m
     keys = order_keys(scores).reshape(*grid[: axis + 1], m, *grid[axis + 1 :])
     place = jax.lax.broadcasted_iota(jnp.int32, keys.shape, axis + 1)

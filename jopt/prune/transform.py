@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jopt.layers import Layers
 from jopt.prune import schedule
 from jopt.prune.assign import Rules, assign, check_target, full_masks, pick, rebuild
 from jopt.prune.checks import check_name, check_steps, concrete, refuse_nan, switch
@@ -24,6 +25,7 @@ def one_shot(
     pattern: Pattern = Unstructured(),  # noqa: B008
     budget: str = "layer",
     rules: Rules = (),
+    layers: Layers | None = None,
 ) -> ParamTransform:
     r"""Prunes once, in the first update at or after `begin`, and holds the masks from then on.
 
@@ -38,7 +40,9 @@ def one_shot(
       budget: 'layer': every parameter has this sparsity. 'global': all parameters without a rule compete for one
         budget. 'erk': these get their shares by `jopt.prune.erk`.
       rules: pairs of a pattern of a parameter's path and its own sparsity, or None to leave it alone; the first
-        match wins. By default every floating parameter of two or more axes is pruned.
+        match wins. By default every floating weight is pruned.
+      layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, and along which axes
+        channels run. None: what names and shapes say. The copies of a stacked layer have a budget each.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`.
@@ -65,7 +69,7 @@ def one_shot(
     def target(step: Any, last: jax.Array) -> jax.Array:
         return jnp.where(jnp.asarray(step, jnp.int32) >= jnp.asarray(begin, jnp.int32), last, jnp.float32(0))
 
-    return _pruner(target, sparsity, score, pattern, budget, rules)
+    return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def gradual(
@@ -78,6 +82,7 @@ def gradual(
     pattern: Pattern = Unstructured(),  # noqa: B008
     budget: str = "layer",
     rules: Rules = (),
+    layers: Layers | None = None,
 ) -> ParamTransform:
     r"""Prunes more in every update from `begin` on: $s_t = s_f + (s_i - s_f) (1 - \frac{t - t_0}{t_1 - t_0})^3$.
 
@@ -95,6 +100,7 @@ def gradual(
       pattern: as in `one_shot`, but not `NM`.
       budget: as in `one_shot`.
       rules: as in `one_shot`.
+      layers: as in `one_shot`.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`.
@@ -124,7 +130,7 @@ def gradual(
         first = jnp.minimum(jnp.asarray(initial_sparsity, jnp.float32), last)
         return schedule.cubic(step, sparsity=last, initial_sparsity=first, begin=begin, end=end)
 
-    return _pruner(target, sparsity, score, pattern, budget, rules)
+    return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def iterative(
@@ -137,6 +143,7 @@ def iterative(
     pattern: Pattern = Unstructured(),  # noqa: B008
     budget: str = "layer",
     rules: Rules = (),
+    layers: Layers | None = None,
 ) -> ParamTransform:
     r"""Prunes in R rounds with training between them; after round r the sparsity is $1 - (1 - s_f)^{r/R}$.
 
@@ -152,6 +159,7 @@ def iterative(
       pattern: as in `one_shot`, but not `NM`.
       budget: as in `one_shot`.
       rules: as in `one_shot`.
+      layers: as in `one_shot`.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`.
@@ -178,7 +186,7 @@ def iterative(
     def target(step: Any, last: jax.Array) -> jax.Array:
         return schedule.geometric(step, sparsity=last, begin=begin, end=end, rounds=rounds)
 
-    return _pruner(target, sparsity, score, pattern, budget, rules)
+    return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def _pruner(
@@ -188,6 +196,7 @@ def _pruner(
     pattern: Pattern,
     budget: str,
     rules: Rules,
+    layers: Layers | None,
 ) -> ParamTransform:
     """The transform whose sparsity at a step is `target(step, last sparsity)`, which never falls."""
     check_name("score", score, SCORES)
@@ -198,7 +207,7 @@ def _pruner(
     last = jnp.asarray(pattern.sparsity if isinstance(pattern, NM) else sparsity, jnp.float32)
 
     def init(params: Any) -> PruneState:
-        pruned = assign(params, rules, pattern)
+        pruned = assign(params, rules, pattern, layers)
         sums = rebuild(params, pruned, [jnp.zeros(p.shape, jnp.float32) for p in pruned])
         return PruneState(full_masks(params, pruned), jnp.float32(0), sums if score == "movement" else ())
 
@@ -209,14 +218,14 @@ def _pruner(
         step: Any,
         grads: Any = None,
         key: jax.Array | None = None,
-        layers: Mapping[str, LayerStatistics] | None = None,
+        statistics: Mapping[str, LayerStatistics] | None = None,
     ) -> PruneState:
-        pruned = assign(params, rules, pattern)
+        pruned = assign(params, rules, pattern, layers)
         of = lambda tree: pick(params, pruned, tree)  # noqa: E731
         masks, weights = of(state.masks), of(params)
-        ends = [last if p.own is None else jnp.asarray(p.own, jnp.float32) for p in pruned]
-        shared = pools(pruned, [target(step, end) for end in ends], budget, pattern)
-        due = jnp.stack([crowded(pool, masks, pattern) for pool in shared]).any()
+        ends = [last if p.target is None else jnp.asarray(p.target, jnp.float32) for p in pruned]
+        shared = pools(pruned, [target(step, end) for end in ends], budget)
+        due = jnp.stack([crowded(pool, masks, pruned) for pool in shared]).any()
         scores = rank(
             score,
             pruned,
@@ -225,7 +234,7 @@ def _pruner(
             movement=of(state.movement) if score == "movement" else None,
             grads=None if grads is None else of(grads),
             key=key,
-            layers=layers,
+            statistics=statistics,
         )
         refuse_nan(due, pruned, weights, scores)
 
@@ -233,7 +242,7 @@ def _pruner(
             new = dict(
                 pair
                 for pool in shared
-                for pair in zip(pool.members, select(pool, masks, scores, pattern), strict=True)
+                for pair in zip(pool.members, select(pool, masks, scores, pruned), strict=True)
             )
             return [new[i] for i in range(len(pruned))]
 

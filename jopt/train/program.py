@@ -250,9 +250,9 @@ def build(
                     p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
                 ).mean()
             )(now)
-        if "layers" in p.transform.needs:
+        if "statistics" in p.transform.needs:
             activation = models.activation(network(p.config, stage))
-            more["layers"] = intercept.statistics(
+            more["statistics"] = intercept.statistics(
                 p.model.apply, now, state.model_state, inputs, activation=activation
             )
         more |= {"step": state.step, "grads": grads, "key": keys.stream(key, "choice")}

@@ -18,7 +18,7 @@ from .cases import jit, same
 pytestmark = pytest.mark.unoptimized
 
 KEY = jax.random.key(0)
-SHAPES = {"a": (20, 30), "b": (3, 3, 4, 8)}
+SHAPES = {"a": (20, 30), "conv/kernel": (3, 3, 4, 8)}
 MAKERS = {"set": prune.set_evolution, "rigl": prune.rigl}
 
 
@@ -136,12 +136,12 @@ def test_no_drop_is_static_sparse_training():
 
 @pytest.mark.parametrize(("name", "dtype"), [("set", np.float32), ("rigl", jnp.bfloat16)])
 def test_eager_jit_vmap_and_types(name, dtype):
-    pruner = MAKERS[name](0.8, begin=10, end=100, rules=[("b", 0.5)])
+    pruner = MAKERS[name](0.8, begin=10, end=100, rules=[("conv/.*", 0.5)])
     params, grads = tree(0, dtype), tree(1, dtype)
     start = pruner.update(pruner.init(params), params, step=10, grads=grads, key=KEY)
     update = lambda s, p, step: pruner.update(s, p, step=step, grads=grads, key=KEY)  # noqa: E731
     one, two = update(start, tree(1, dtype), 20), jit(update)(start, tree(2, dtype), 40)
-    assert {k: int(m.sum()) for k, m in one.masks.items()} == {"a": 120, "b": 144}
+    assert {k: int(m.sum()) for k, m in one.masks.items()} == {"a": 120, "conv/kernel": 144}
     same(jit(update)(start, tree(1, dtype), 20), one)
     stack = lambda *trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
     both = jit(jax.vmap(update))(stack(start, start), stack(tree(1, dtype), tree(2, dtype)), jnp.array([20, 40]))

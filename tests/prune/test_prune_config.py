@@ -79,7 +79,7 @@ BAD = [
     ({"method": "set", "pattern": "block"}, r"prune.pattern must be 'unstructured' for method 'set'"),
     ({"method": "rigl", "budget": "global"}, r"prune.budget must be 'layer' or 'erk' for method 'rigl'"),
     ({"score": "activation"}, r"prune.pattern must be 'channel' for score 'activation'.*got 'unstructured'"),
-    ({"score": "activation", "pattern": "channel", "axis": 0}, r"prune.axis must be -1, .*got 0"),
+    ({"score": "activation", "pattern": "channel", "axis": 0}, r"prune.axis must be .outputs. .*got 0"),
     ({"pattern": "nm"}, r"prune.method must be 'one_shot' for pattern 'nm'.*got 'gradual'"),
     ({"pattern": "nm", "method": "one_shot", "budget": "erk"}, r"prune.budget must be 'layer' for pattern 'nm'"),
     (
@@ -122,13 +122,13 @@ def test_what_does_not_fit_the_parameters_is_named_before_anything_compiles(conf
 def test_the_plan_says_what_each_parameter_gets():
     say = lambda **changes: [row.what for row in prune.plan(Config(**changes), jax.eval_shape(lambda: PARAMS))]  # noqa: E731
     assert say() == [
-        "left alone",
+        "left alone (bias, assumed)",
         "keeps 29 of 288 weights, gradual by magnitude",
         "keeps 19 of 192 weights, gradual by magnitude",
     ]
     assert say(method="one_shot", score="wanda", pattern="nm", rules=(("Conv.*", None),)) == [
-        "left alone",
-        "left alone",
+        "left alone (bias, assumed)",
+        "left alone (kernel of Conv, assumed)",
         "keeps 2 of every 4 weights, one_shot by wanda",
     ]
     assert say(pattern="channel", sparsity=0.5, rules=(("Conv_0/.*", 0.25),)) == [
@@ -194,7 +194,7 @@ def test_check_finds_what_is_wrong():
     state.masks["Dense_0"]["kernel"] = np.ones((16, 12), bool)
     assert prune.check(config, state, fine) == ["Dense_0/kernel: 192 weights are kept where 96 are asked for"]
     nm = Config("one_shot", pattern="nm", rules=(("Conv.*", None),))
-    assert prune.check(nm, state, fine) == ["Dense_0/kernel: NM(n=2, m=4, axis=-1) has 96 weights too many"]
+    assert prune.check(nm, state, fine) == ["Dense_0/kernel: NM(n=2, m=4, axis=1) has 96 weights too many"]
 
 
 def test_numbers_are_hyper_and_everything_else_is_structure():

@@ -1,0 +1,354 @@
+"""Where a program's parameters go: which contraction reads each of them, and along which axes.
+
+A walk over a jaxpr follows every parameter through what only moves its axes (transposes, reshapes, casts, slices of a
+scan) to the `dot_general`, `conv_general_dilated` or lookup that joins it with data.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jax.extend.core import Literal
+
+Factors = tuple[tuple[int, int], ...]
+"""The parameter's axes that one axis of a value is made of, slowest first, each with its size there."""
+
+
+class Use(NamedTuple):
+    """One contraction of a parameter with data.
+
+    Attributes:
+      kind: 'Dense', 'DenseGeneral', 'Conv', 'ConvTranspose' or 'Embed', by the operation.
+      contract: axes of the parameter that are summed over.
+      outputs: axes that become output units.
+      window: axes of a convolution's window.
+      stack: axes over copies of the layer.
+      groups: feature groups of a convolution.
+      dilation: of a convolution's input, the product over its axes.
+      direct: whether the parameter came without a reshape, so that axes of size 1 are known too.
+    """
+
+    kind: str
+    contract: frozenset[int]
+    outputs: frozenset[int]
+    window: frozenset[int] = frozenset()
+    stack: frozenset[int] = frozenset()
+    groups: int = 1
+    dilation: int = 1
+    direct: bool = True
+
+
+class _View(NamedTuple):
+    """A parameter, its axes moved."""
+
+    leaf: int
+    axes: tuple[Factors, ...]  # of each axis of the value.
+    stack: frozenset[int] = frozenset()  # axes of the parameter of which this is one slice.
+    direct: bool = True
+
+
+class _Value(NamedTuple):
+    """What is known of a variable: which parameters it holds, and whether it depends on data."""
+
+    views: tuple[_View, ...] = ()
+    data: bool = False
+
+
+_NOTHING = _Value()
+_DATA = _Value(data=True)
+
+
+class Reads(NamedTuple):
+    """How a program reads a parameter.
+
+    Attributes:
+      uses: the different contractions, in the order of the program.
+      stack: the axes of which other operations with data take one slice at a time.
+    """
+
+    uses: list[Use]
+    stack: frozenset[int]
+
+
+def reads(jaxpr: Any, parameters: int) -> list[Reads]:
+    """How a program reads each of its parameters.
+
+    Args:
+      jaxpr: a jaxpr whose first `parameters` inputs are parameters and whose last input is the data; those between
+        (model state) are neither.
+      parameters: how many.
+
+    Returns:
+      A `Reads` for each parameter.
+    """
+    walk = _Walk(parameters)
+    inputs = []
+    for i, var in enumerate(jaxpr.invars):
+        if i < parameters:
+            inputs.append(_Value((_View(i, tuple(((axis, n),) for axis, n in enumerate(var.aval.shape))),)))
+        else:
+            inputs.append(_DATA if i == len(jaxpr.invars) - 1 else _NOTHING)
+    walk.jaxpr(jaxpr, inputs)
+    return [Reads(list(found), frozenset(stack)) for found, stack in zip(walk.found, walk.stacks, strict=True)]
+
+
+class _Walk:
+    """A walk over a program; `found` and `stacks` fill up with what it reads."""
+
+    def __init__(self, parameters: int):
+        self.found: list[dict[Use, None]] = [{} for _ in range(parameters)]
+        self.stacks: list[set[int]] = [set() for _ in range(parameters)]
+
+    def jaxpr(self, jaxpr: Any, inputs: Sequence[_Value]) -> list[_Value]:
+        """The values of a jaxpr's outputs, given those of its inputs."""
+        known: dict[Any, _Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def read(atom: Any) -> _Value:
+            return _NOTHING if isinstance(atom, Literal) else known.get(atom, _NOTHING)
+
+        for eqn in jaxpr.eqns:
+            outputs = self.equation(eqn, [read(atom) for atom in eqn.invars])
+            known.update(zip(eqn.outvars, outputs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def equation(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        """The values of an equation's outputs."""
+        rule = _RULES.get(eqn.primitive.name)
+        if rule is not None:
+            return rule(self, eqn, inputs)
+        inner = _inner(eqn)
+        if inner is not None:
+            return self.jaxpr(inner, inputs)
+        if eqn.primitive.name in _MOVES and not inputs[0].data:
+            views = tuple(v for view in inputs[0].views for v in _MOVES[eqn.primitive.name](eqn, view))
+            return [_Value(views)] * len(eqn.outvars)
+        return [self._elementwise(eqn, inputs, i) for i in range(len(eqn.outvars))]
+
+    def _elementwise(self, eqn: Any, inputs: list[_Value], output: int) -> _Value:
+        """A function of each entry keeps the axes of what it is a function of; with data it becomes data."""
+        if any(value.data for value in inputs):
+            for view in (view for value in inputs for view in value.views):
+                self.stacks[view.leaf] |= view.stack
+            return _DATA
+        shape = getattr(eqn.outvars[output].aval, "shape", None)
+        same = [
+            value
+            for i, (atom, value) in enumerate(zip(eqn.invars, inputs, strict=True))
+            if getattr(atom.aval, "shape", None) == shape and (len(eqn.outvars) == 1 or i == output)
+        ]
+        return _Value(tuple(dict.fromkeys(view for value in same for view in value.views)))
+
+    def _record(self, value: _Value, kind: str, axes: dict[str, Sequence[int]], **more: int) -> None:
+        """Notes a use of the parameters that a value holds, given what each of its axes is there."""
+        if value.data:
+            return
+        for view in value.views:
+            parts = {name: {a for i in own for a, _ in view.axes[i]} for name, own in axes.items()}
+            contract, outputs = parts["contract"] | parts.get("window", set()), parts["outputs"]
+            if not contract:
+                continue
+            general = kind == "Dense" and (len(contract) > 1 or len(outputs) > 1)
+            if contract & outputs:  # an axis that was split into both: no axis of the parameter is either.
+                contract = outputs = set()
+            self.found[view.leaf][
+                Use(
+                    "DenseGeneral" if general else kind,
+                    frozenset(contract),
+                    frozenset(outputs),
+                    frozenset(parts.get("window", ())),
+                    view.stack | frozenset(parts.get("stack", ())),
+                    direct=view.direct,
+                    **more,
+                )
+            ] = None
+
+    def _dot_general(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        contracted, batch = eqn.params["dimension_numbers"]
+        for side, other in ((0, 1), (1, 0)):
+            if inputs[other].data:
+                rank = len(eqn.invars[side].aval.shape)
+                free = [i for i in range(rank) if i not in contracted[side] and i not in batch[side]]
+                axes = {"contract": contracted[side], "outputs": free, "stack": batch[side]}
+                self._record(inputs[side], "Dense", axes)
+        return [_Value(data=inputs[0].data or inputs[1].data)]
+
+    def _conv_general_dilated(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        if inputs[0].data and eqn.params["batch_group_count"] == 1:
+            out, features, *window = eqn.params["dimension_numbers"].rhs_spec
+            dilation = math.prod(eqn.params["lhs_dilation"])
+            kind = "ConvTranspose" if dilation > 1 else "Conv"
+            axes = {"contract": [features], "outputs": [out], "window": window}
+            groups = eqn.params["feature_group_count"]
+            self._record(inputs[1], kind, axes, groups=groups, dilation=dilation)
+        return [_Value(data=inputs[0].data or inputs[1].data)]
+
+    def _gather(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        numbers = eqn.params["dimension_numbers"]
+        operand, indices = inputs[0], inputs[1]
+        rank = len(eqn.invars[0].aval.shape)
+        if len(eqn.outvars[0].aval.shape) == len(numbers.offset_dims):  # one place: a copy out of a stack
+            if operand.data or indices.data:
+                return [_DATA]
+            gone = set(numbers.collapsed_slice_dims)
+            views = (_drop(view, [i for i in range(rank) if i in gone]) for view in operand.views)
+            return [_Value(tuple(views))]
+        rows = numbers.start_index_map
+        axes = {"contract": rows, "outputs": [i for i in range(rank) if i not in rows]}
+        if operand.views:
+            self._record(operand, "Embed", axes)
+            return [_DATA]
+        return [_Value(data=operand.data or indices.data)]
+
+    def _dynamic_slice(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        if any(value.data for value in inputs):
+            return [_DATA]
+        sizes = eqn.params["slice_sizes"]
+        return [_Value(tuple(_resized(view, sizes) for view in inputs[0].views))]
+
+    def _concatenate(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        if any(value.data for value in inputs):
+            return [_DATA]
+        shape = eqn.outvars[0].aval.shape
+        return [_Value(tuple(_resized(view, shape) for value in inputs for view in value.views))]
+
+    def _split(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        if inputs[0].data:
+            return [_DATA] * len(eqn.outvars)
+        return [_Value(tuple(_resized(view, out.aval.shape) for view in inputs[0].views)) for out in eqn.outvars]
+
+    def _scan(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        body, n, m = eqn.params["jaxpr"].jaxpr, eqn.params["num_consts"], eqn.params["num_carry"]
+        slices = [_Value(tuple(_drop(view, [0]) for view in value.views), value.data) for value in inputs[n + m :]]
+        carry = self._carry(body, inputs[:n], inputs[n : n + m], slices)
+        outputs = self.jaxpr(body, [*inputs[:n], *carry, *slices])
+        return [*carry, *(_Value(data=value.data) for value in outputs[m:])]
+
+    def _while(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        body = eqn.params["body_jaxpr"].jaxpr
+        return self._carry(body, inputs[n : n + m], inputs[n + m :], [])
+
+    def _carry(self, body: Any, consts: list[_Value], carry: list[_Value], slices: list[_Value]) -> list[_Value]:
+        """What a loop's carry holds in every round: data spreads; a parameter stays where it is passed on as it is."""
+        own = body.invars[len(consts) : len(consts) + len(carry)]
+        passed = [a is b for a, b in zip(own, body.outvars, strict=False)]
+        carry = [v if same else v._replace(views=()) for v, same in zip(carry, passed, strict=True)]
+        while True:
+            outputs = self.jaxpr(body, [*consts, *carry, *slices])
+            after = [
+                v._replace(data=v.data or out.data) for v, out in zip(carry, outputs[: len(carry)], strict=True)
+            ]
+            if after == carry:
+                return carry
+            carry = after
+
+    def _cond(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        results = [self.jaxpr(branch.jaxpr, inputs[1:]) for branch in eqn.params["branches"]]
+        return [
+            _Value(column[0].views if all(v == column[0] for v in column) else (), any(v.data for v in column))
+            for column in zip(*results, strict=True)
+        ]
+
+
+def _drop(view: _View, axes: Sequence[int]) -> _View:
+    """One slice along axes of the value, which are gone: the parameter's own axes there run over copies."""
+    gone = frozenset(a for i in axes for a, _ in view.axes[i])
+    kept = tuple(factors for i, factors in enumerate(view.axes) if i not in axes)
+    return view._replace(axes=kept, stack=view.stack | gone)
+
+
+def _resized(view: _View, shape: Sequence[int]) -> _View:
+    """A part along some axes, or several things joined along one."""
+    axes, stack = [], set(view.stack)
+    for factors, n in zip(view.axes, shape, strict=True):
+        size = math.prod(k for _, k in factors)
+        if n == 1 and size > 1:  # one slice: what is left of the axis stands for no axis of the parameter.
+            stack |= {a for a, _ in factors}
+            factors = ()
+        elif n != size and factors:
+            factors = tuple((a, n if i == 0 else 1) for i, (a, _) in enumerate(factors))
+        axes.append(factors)
+    return view._replace(axes=tuple(axes), stack=frozenset(stack))
+
+
+def _transposed(eqn: Any, view: _View) -> list[_View]:
+    return [view._replace(axes=tuple(view.axes[i] for i in eqn.params["permutation"]))]
+
+
+def _squeezed(eqn: Any, view: _View) -> list[_View]:
+    gone = eqn.params["dimensions"]
+    kept = tuple(factors for i, factors in enumerate(view.axes) if i not in gone)
+    return [view._replace(axes=kept, direct=view.direct and not any(view.axes[i] for i in gone))]
+
+
+def _broadcast(eqn: Any, view: _View) -> list[_View]:
+    axes: list[Factors] = [()] * len(eqn.params["shape"])
+    for i, target in enumerate(eqn.params["broadcast_dimensions"]):
+        axes[target] = view.axes[i]
+    return [view._replace(axes=tuple(axes))]
+
+
+def _sliced(eqn: Any, view: _View) -> list[_View]:
+    return [_resized(view, eqn.outvars[0].aval.shape)]
+
+
+def _reshaped(eqn: Any, view: _View) -> list[_View]:
+    """Splits the factors, in order, over the new axes; where a factor has to be cut, both parts are that axis."""
+    sizes = eqn.outvars[0].aval.shape
+    left = [list(factor) for factors in view.axes for factor in factors]
+    if math.prod(n for _, n in left) != math.prod(sizes):
+        return []
+    axes: list[Factors] = []
+    for position, size in enumerate(sizes):
+        own, rest = [], size
+        while left and rest > 1:
+            axis, n = left[0]
+            part = math.gcd(n, rest)
+            if n > 1 and part == 1:
+                return []
+            own.append((axis, part))
+            rest //= part
+            left[0][1] = n // part
+            if left[0][1] == 1:
+                left.pop(0)
+        following = sizes[position + 1] if position + 1 < len(sizes) else 0
+        # A factor of size 1 goes with the axis before it, or makes an axis of size 1.
+        while left and left[0][1] == 1 and (following != 1 or (not own and size == 1)):
+            own.append((left.pop(0)[0], 1))
+            if size == 1:
+                break
+        axes.append(tuple(own))
+    return [view._replace(axes=tuple(axes), direct=False)]
+
+
+_MOVES = {
+    "transpose": _transposed,
+    "squeeze": _squeezed,
+    "broadcast_in_dim": _broadcast,
+    "slice": _sliced,
+    "pad": _sliced,
+    "reshape": _reshaped,
+}
+
+
+_RULES = {
+    "dot_general": _Walk._dot_general,
+    "conv_general_dilated": _Walk._conv_general_dilated,
+    "gather": _Walk._gather,
+    "dynamic_slice": _Walk._dynamic_slice,
+    "concatenate": _Walk._concatenate,
+    "split": _Walk._split,
+    "scan": _Walk._scan,
+    "while": _Walk._while,
+    "cond": _Walk._cond,
+}
+
+
+def _inner(eqn: Any) -> Any:
+    """The one jaxpr that an equation runs on its own inputs, if it is so."""
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = eqn.params.get(name)
+        inner = getattr(inner, "jaxpr", inner)
+        if hasattr(inner, "eqns") and len(inner.invars) == len(eqn.invars):
+            return inner
+    return None

@@ -1,0 +1,86 @@
+"""What a name and a shape say about a parameter where no trace and no declaration does."""
+
+import re
+from collections.abc import Sequence
+
+from jopt.layers.parameter import Parameter
+
+_KERNEL = re.compile(r"(.+_)?kernel|[wW]|weights?")
+_EMBEDDING = re.compile(r"embeddings?")
+_BIAS = re.compile(r"(.+_)?bias|b|beta|offset")
+_SCALE = re.compile(r"(.+_)?scale|gamma|mean|var")
+_OTHER = re.compile(r"(.+_)?pos(ition(al)?)?(_?emb(ed(dings?)?)?)?|cls(_?token)?|(.+_)?tokens?")
+_NORM = re.compile(r"(.*_|[a-z]*)?norm([_\d].*)?", re.IGNORECASE)
+_CONV = re.compile(r"(.*[a-z_])?conv(?!.*transpose)([_\d].*)?", re.IGNORECASE)
+
+
+def role(path: str) -> str | None:
+    """The role that a parameter's name gives it, or None for a name that says nothing.
+
+    The last part of the path counts ('value', which ends the paths of an NNX state, aside), and whether the part
+    before it is called a norm.
+
+    Example:
+      >>> [role(p) for p in ("Dense_0/kernel", "query/bias", "LayerNorm_0/scale", "pos_embedding", "shared/a")]
+      ['kernel', 'bias', 'scale', 'other', None]
+    """
+    parts = _parts(path)
+    name, layer = parts[-1], parts[-2] if len(parts) > 1 else ""
+    if _BIAS.fullmatch(name):
+        return "bias"
+    if _SCALE.fullmatch(name) or (_KERNEL.fullmatch(name) and _NORM.fullmatch(layer)):
+        return "scale"
+    if _KERNEL.fullmatch(name):
+        return "kernel"
+    if _EMBEDDING.fullmatch(name):
+        return "embedding"
+    return "other" if _OTHER.fullmatch(name) else None
+
+
+def assumed(path: str, shape: Sequence[int], *, floating: bool = True) -> Parameter:
+    """What is assumed of a parameter from its name and shape.
+
+    A name that says nothing makes a kernel of a floating array of two or more axes. Two axes of a kernel are [in,
+    out], as Flax has them, but for one called 'weight', which PyTorch and Equinox hold as [out, in]: that layout is
+    left unknown, as is that of three or more axes, unless the layer is called a convolution: [*window, in, out].
+
+    Args:
+      path: the parameter's path.
+      shape: its shape.
+      floating: whether its dtype is.
+
+    Returns:
+      A `Parameter` whose source is 'assumed'.
+
+    Example:
+      >>> assumed("Dense_0/kernel", (3, 4)).outputs, assumed("Conv_1/kernel", (3, 3, 8, 16)).window
+      ((1,), (0, 1))
+      >>> assumed("attention/query/bias", (2, 4)).reason, assumed("query/kernel", (8, 2, 4)).contract
+      ('bias, assumed', ())
+    """
+    given, rank = role(path), len(shape)
+    if given is None:
+        given = "kernel" if floating and rank >= 2 else "other"
+    if given == "kernel" and rank < 2:
+        given = "other"
+    if given in ("kernel", "embedding") and not floating:
+        given = "other"
+    parameter = Parameter(path, role=given)
+    if given in ("bias", "scale"):
+        return parameter._replace(outputs=tuple(range(rank)))
+    if given == "embedding" and rank == 2:
+        return parameter._replace(layer="Embed", contract=(0,), outputs=(1,))
+    if given != "kernel":
+        return parameter
+    parts = _parts(path)
+    if rank == 2 and not re.fullmatch(r"weights?", parts[-1]):
+        return parameter._replace(contract=(0,), outputs=(1,))
+    if rank >= 3 and len(parts) > 1 and _CONV.fullmatch(parts[-2]):
+        contract = tuple(range(rank - 1))
+        return parameter._replace(layer="Conv", contract=contract, outputs=(rank - 1,), window=contract[:-1])
+    return parameter
+
+
+def _parts(path: str) -> list[str]:
+    parts = path.split("/")
+    return parts[:-1] if len(parts) > 1 and parts[-1] == "value" else parts

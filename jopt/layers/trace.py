@@ -1,0 +1,145 @@
+"""One abstract trace of a model: the layer, the role and the axes of each of its parameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from jopt.layers import flow, names
+from jopt.layers.parameter import Layers, Parameter
+from jopt.rules import named_leaves
+
+if TYPE_CHECKING:
+    from jopt.models.functional import Model
+
+
+def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -> dict[str, Parameter]:
+    """What a model says about its parameters. Nothing is computed.
+
+    The layout comes from the contraction that reads a parameter: its `dot_general`, `conv_general_dilated` or lookup,
+    wherever it runs (scanned, rematerialized, mapped, jitted). The kind of layer comes from the Linen module of that
+    path, or from the contraction. The role comes from the parameter's name; where that says nothing, from the
+    contraction: what no contraction reads is no weight. What the model itself declares (`Model.layers`) comes first.
+
+    Args:
+      model: a `jopt.models.Model`.
+      x: one batch, an array or a `jax.ShapeDtypeStruct`; only its shape and dtype matter.
+      params: the parameters, or their shapes; None: those of `model.init`.
+      model_state: the state, or its shapes; None likewise.
+
+    Returns:
+      From a parameter's path to its `Parameter`, in leaf order.
+
+    Raises:
+      ValueError: if the model declares a parameter that it does not have.
+
+    Example:
+      >>> from flax import linen as nn
+      >>> from jopt import models
+      >>> attention = models.from_linen(nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=8))
+      >>> layers = trace(attention, jnp.ones((1, 5, 6)))
+      >>> query, out = layers["query/kernel"], layers["out/kernel"]
+      >>> query.layer, query.contract, query.outputs, out.contract, out.outputs
+      ('DenseGeneral', (0,), (1, 2), (0, 1), (2,))
+      >>> layers["query/bias"].reason
+      'bias of DenseGeneral'
+    """
+    if params is None:
+        params, model_state = jax.eval_shape(model.init, jax.random.key(0), x)
+    declared = dict(model.layers or {})
+    leaves = list(named_leaves(params))
+    if unknown := sorted(set(declared) - {path for path, _ in leaves}):
+        raise ValueError(
+            f"the model declares {', '.join(unknown)}; its parameters are: {', '.join(p for p, _ in leaves)}"
+        )
+    kinds = {} if model.kinds is None else dict(model.kinds())
+
+    def forward(params: Any, model_state: Any, x: Any) -> Any:
+        return _with_kinds(lambda: model.apply(params, model_state, x, train=False), kinds)
+
+    jaxpr = jax.make_jaxpr(forward)(params, {} if model_state is None else model_state, x).jaxpr
+    if len(jax.tree.leaves(x)) != 1:
+        raise TypeError(f"x must be one array, got {jax.tree.structure(x)}")
+    found = flow.reads(jaxpr, len(leaves))
+    return {
+        path: declared[path]._replace(path=path, source="declared")
+        if path in declared
+        else _parameter(path, leaf, read, kinds)
+        for (path, leaf), read in zip(leaves, found, strict=True)
+    }
+
+
+def parameters(params: Any, layers: Layers | None = None) -> list[Parameter]:
+    """What is known of each parameter of a tree: from `layers`, else assumed from its name and shape.
+
+    Args:
+      params: a pytree of arrays, or of their shapes.
+      layers: what `trace` gave; None: everything is assumed.
+
+    Returns:
+      A `Parameter` for each leaf, in leaf order.
+
+    Example:
+      >>> [p.reason for p in parameters({"bias": jnp.zeros((2, 4)), "kernel": jnp.zeros((3, 2))})]
+      ['bias, assumed', 'kernel, assumed']
+    """
+    known = layers or {}
+    return [known.get(path) or _assumed(path, leaf) for path, leaf in named_leaves(params)]
+
+
+def _assumed(path: str, leaf: Any) -> Parameter:
+    floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return names.assumed(path, jnp.shape(leaf), floating=bool(floating))
+
+
+def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str]) -> Parameter:
+    """The parameter of a path, given how the program reads it and the kinds of the modules that ran."""
+    shape, kind = jnp.shape(leaf), kinds.get(path.rpartition("/")[0])
+    role, own = names.role(path), read.uses
+    if not own:
+        # Its name may still say that it is a kernel, read by something that the trace cannot follow.
+        if role in ("kernel", "embedding"):
+            return _assumed(path, leaf)._replace(layer=kind or "unknown")
+        stack = tuple(sorted(read.stack))
+        outputs = (
+            tuple(axis for axis in range(len(shape)) if axis not in stack) if role in ("bias", "scale") else ()
+        )
+        return Parameter(path, kind or "unknown", role or "other", (), outputs, stack=stack, source="traced")
+    if role not in ("bias", "scale"):
+        role = "embedding" if any(use.kind == "Embed" for use in own) else "kernel"
+    layout = _layout(own, shape)
+    return Parameter(path, kind or own[0].kind, role, source="traced", **layout)
+
+
+def _layout(own: Sequence[flow.Use], shape: Sequence[int]) -> dict[str, Any]:
+    """The one layout of all uses; empty where they differ. A lookup decides for a table that is multiplied with, too."""
+    own = [use for use in own if use.kind == "Embed"] or own
+    wide = frozenset(axis for axis, n in enumerate(shape) if n != 1)
+    first = next((use for use in own if use.direct), own[0])
+    ways = {(use.contract & wide, use.outputs & wide, use.stack & wide) for use in own}
+    if len(ways) > 1 or not first.contract:
+        return {}
+    # An axis of size 1 that a reshape lost is summed over like any other.
+    contract = frozenset(range(len(shape))) - first.outputs - first.stack
+    window = frozenset().union(*(use.window for use in own)) & contract
+    return {
+        "contract": tuple(sorted(contract)),
+        "outputs": tuple(sorted(first.outputs)),
+        "window": tuple(sorted(window)),
+        "stack": tuple(sorted(first.stack)),
+        "groups": max(use.groups for use in own),
+        "dilation": max(use.dilation for use in own),
+    }
+
+
+def _with_kinds(run: Callable[[], Any], kinds: dict[str, str]) -> Any:
+    """What `run` gives; the class of every Linen module that runs goes into `kinds`, by path."""
+    from flax import linen as nn  # its import takes a third of a second.
+
+    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        kinds["/".join(context.module.path)] = type(context.module).__name__
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        return run()
