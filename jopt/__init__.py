@@ -25,8 +25,8 @@ _HOMES = {
     "project_moments": "jopt.transform",
 }
 _MODULES = (
-    "ablate", "cluster", "codec", "config", "data", "distill", "export", "layers", "measure", "models", "optim", "prune",
-    "quantize", "report", "rules", "train", "transform",
+    "ablate", "cluster", "codec", "config", "data", "distill", "export", "layers", "measure", "models", "optim",
+    "prune", "quantize", "report", "rules", "train", "transform",
 )  # fmt: skip
 
 

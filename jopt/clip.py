@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,15 @@ from jax.core import Tracer
 from jopt import rules as path_rules
 from jopt.config import check_types, join_path, require
 from jopt.hyper import as_traced
+from jopt.layers import Layers, PlanRow, parameters
 from jopt.transform import ParamTransform
 
 Rules = Sequence[tuple[str, float | None]]
 
 
-class Row(NamedTuple):
-    """What one parameter gets."""
-
-    path: str
-    shape: tuple[int, ...]
-    what: str
-
-
-def clip_params(params: Any, low: Any = -1.0, high: Any = 1.0, rules: Rules = ()) -> Any:
+def clip_params(
+    params: Any, low: Any = -1.0, high: Any = 1.0, rules: Rules = (), layers: Layers | None = None
+) -> Any:
     r"""The nearest parameters in a range, $w \mapsto \min(\max(w, l), h)$.
 
     To be called on the parameters after each optimizer update. Courbariaux, Bengio and David, 2015, BinaryConnect,
@@ -38,7 +33,8 @@ def clip_params(params: Any, low: Any = -1.0, high: Any = 1.0, rules: Rules = ()
       low: l, at most 0; may be traced. Rounded to each leaf's dtype, as h is.
       high: h, at least 0; may be traced.
       rules: pairs of a pattern of a parameter's whole path, and a factor above 0 of its range, or None to leave the
-        parameter alone. Without one, floating leaves of rank 2 or more are clipped to the range itself.
+        parameter alone. Without one, floating weights are clipped to the range itself.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A tree of the same structure, shapes and dtypes. Zero stays zero, and NaN stays NaN.
@@ -54,10 +50,10 @@ def clip_params(params: Any, low: Any = -1.0, high: Any = 1.0, rules: Rules = ()
       >>> clip_params(params, rules=[("bias", 2.0), ("kernel", None)])["bias"].tolist()
       [2.0]
     """
-    return _map(_clipped, params, low, high, rules)
+    return _map(_clipped, params, low, high, rules, layers)
 
 
-def clip(low: Any = -1.0, high: Any = 1.0, rules: Rules = ()) -> ParamTransform:
+def clip(low: Any = -1.0, high: Any = 1.0, rules: Rules = (), layers: Layers | None = None) -> ParamTransform:
     r"""The model sees weights clipped to a range; stored weights are not changed.
 
     The gradient is straight-through: 1 inside the range, bounds included, and 0 outside, where a weight rests until
@@ -68,6 +64,7 @@ def clip(low: Any = -1.0, high: Any = 1.0, rules: Rules = ()) -> ParamTransform:
       low: as for `clip_params`.
       high: as for `clip_params`.
       rules: as for `clip_params`.
+      layers: as for `clip_params`.
 
     Returns:
       A `ParamTransform` without state.
@@ -84,22 +81,22 @@ def clip(low: Any = -1.0, high: Any = 1.0, rules: Rules = ()) -> ParamTransform:
     _check_range(low, high)
 
     def init(params):
-        _factors(params, rules)
+        _factors(params, rules, layers)
         return ()
 
     return ParamTransform(
         init=init,
         update=lambda state, params, *, step, grads=None, key=None: state,
-        apply=lambda state, params: _map(_seen, params, low, high, rules),
+        apply=lambda state, params: _map(_seen, params, low, high, rules, layers),
     )
 
 
-def _map(function: Any, params: Any, low: Any, high: Any, rules: Rules) -> Any:
+def _map(function: Any, params: Any, low: Any, high: Any, rules: Rules, layers: Layers | None) -> Any:
     _check_range(low, high)
     leaves, structure = jax.tree.flatten(params)
     new = [
         x if factor is None else function(x, _bound(low, factor, x.dtype), _bound(high, factor, x.dtype))
-        for x, factor in zip(leaves, _factors(params, rules), strict=True)
+        for x, factor in zip(leaves, _factors(params, rules, layers), strict=True)
     ]
     return jax.tree.unflatten(structure, new)
 
@@ -138,13 +135,14 @@ def _check_range(low: Any, high: Any) -> None:
             raise ValueError(f"{name} must be {accepted} (zero stays zero), got {value}")
 
 
-def _factors(params: Any, rules: Rules) -> list[float | None]:
+def _factors(params: Any, rules: Rules, layers: Layers | None) -> list[float | None]:
     """The factor of the range for each leaf, in leaf order; None leaves it alone."""
     out = []
-    for given, leaf in zip(path_rules.plan(rules, params, 1.0), jax.tree.leaves(params), strict=True):
+    given_by, known = path_rules.plan(rules, params, 1.0), parameters(params, layers)
+    for given, leaf, parameter in zip(given_by, jax.tree.leaves(params), known, strict=True):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         if given.pattern is None:
-            out.append(1.0 if floating and len(leaf.shape) >= 2 else None)
+            out.append(1.0 if floating and parameter.is_weight else None)
         elif given.value is None:
             out.append(None)
         elif not floating:
@@ -166,7 +164,7 @@ class Config:
       low: the smallest weight, at most 0.
       high: the largest weight, at least 0.
       rules: patterns of paths, and a factor above 0 of the range, or None to leave a parameter alone. Without one,
-        parameters of rank 2 or more are clipped to [low, high].
+        weights are clipped to [low, high].
 
     Example:
       >>> validate(Config(low=-0.5, high=0.5, rules=(("Dense_2/.*", None),)))
@@ -210,31 +208,32 @@ def validate(config: Config, path: str = "clip") -> None:
         require(fine, field, factor, "a finite factor above 0, or None")
 
 
-def build(config: Config, *, begin: Any = 0, steps: Any = 0) -> ParamTransform:
+def build(config: Config, *, begin: Any = 0, steps: Any = 0, layers: Layers | None = None) -> ParamTransform:
     """The transform of a config, whose numbers may be traced; `begin` and `steps` are not needed."""
     del begin, steps
-    return clip(config.low, config.high, config.rules)
+    return clip(config.low, config.high, config.rules, layers)
 
 
-def constrain(config: Config, params: Any) -> Any:
+def constrain(config: Config, params: Any, layers: Layers | None = None) -> Any:
     """`clip_params` with a config's numbers, traced or not: for the loop, after each optimizer update.
 
     Example:
       >>> constrain(Config(high=0.5), {"kernel": jnp.array([[-3.0, 3.0]])})["kernel"].tolist()
       [[-1.0, 0.5]]
     """
-    return clip_params(params, config.low, config.high, config.rules)
+    return clip_params(params, config.low, config.high, config.rules, layers)
 
 
-def plan(config: Config, params: Any) -> list[Row]:
+def plan(config: Config, params: Any, layers: Layers | None = None) -> list[PlanRow]:
     """What each parameter gets from a config, to be printed before a run.
 
     Args:
       config: the config, of plain numbers.
       params: a pytree of arrays (or shapes).
+      layers: as for `clip_params`.
 
     Returns:
-      A `Row` for each leaf, in leaf order.
+      A `PlanRow` for each leaf, in leaf order.
 
     Raises:
       RuleError: as `clip_params`.
@@ -244,26 +243,24 @@ def plan(config: Config, params: Any) -> list[Row]:
       >>> [row.what for row in plan(Config(rules=((".*kernel", 0.5),)), params)]
       ['left as it is', 'clipped to [-0.5, 0.5]']
     """
-    named = path_rules.named_leaves(params)
-    return [
-        Row(
-            name,
-            tuple(leaf.shape),
-            "left as it is"
-            if factor is None
-            else f"clipped to [{factor * config.low:g}, {factor * config.high:g}]",
-        )
-        for factor, (name, leaf) in zip(_factors(params, config.rules), named, strict=True)
-    ]
+    rows = []
+    factors, known = _factors(params, config.rules, layers), parameters(params, layers)
+    for (name, leaf), factor, parameter in zip(path_rules.named_leaves(params), factors, known, strict=True):
+        what = "left as it is"
+        if factor is not None:
+            what = f"clipped to [{factor * config.low:g}, {factor * config.high:g}]"
+        rows.append(PlanRow(name, tuple(leaf.shape), what, parameter.reason))
+    return rows
 
 
-def check(config: Config, state: Any, seen: Any) -> list[str]:
+def check(config: Config, state: Any, seen: Any, layers: Layers | None = None) -> list[str]:
     """What does not hold of the parameters that the model sees: clipped weights must lie in their range.
 
     Args:
       config: the config, of plain numbers.
       state: not read.
       seen: the parameters as the whole chain gives them.
+      layers: as for `clip_params`.
 
     Returns:
       A sentence for each leaf with weights outside (or NaN); none if all hold.
@@ -274,7 +271,9 @@ def check(config: Config, state: Any, seen: Any) -> list[str]:
     """
     del state
     out = []
-    for factor, (name, leaf) in zip(_factors(seen, config.rules), path_rules.named_leaves(seen), strict=True):
+    for factor, (name, leaf) in zip(
+        _factors(seen, config.rules, layers), path_rules.named_leaves(seen), strict=True
+    ):
         if factor is None:
             continue
         # The bounds as they were used, rounded to the leaf's dtype.

@@ -8,7 +8,7 @@ function is traced: give the function itself, and jit what comes back.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -129,8 +129,9 @@ def statistics(
 
     `input_norm[i] = sqrt(sum x_i^2)` (Sun et al. 2024, equation 1) and
     `zero_share[j] = mean(|activation(y_j)| <= tolerance)` (Hu et al. 2016, equation 1), both over examples,
-    positions, times, and all calls of a layer that is called several times. Features are the last axis: of images
-    their channels. `y` is the layer's output or, where a batch normalization takes that output (cast at most), what
+    positions, times, and all calls of a layer that is called several times. Features are the axes that the layer
+    sums over and those that it makes: the last axis (of images their channels), or heads and dim of an attention's
+    projections. `y` is the layer's output or, where a batch normalization takes that output (cast at most), what
     the normalization makes of it. What else stands before the activation (a residual sum) is not seen, and for the
     last layer, which has no activation, `zero_share` means nothing.
 
@@ -147,6 +148,7 @@ def statistics(
 
     Raises:
       ValueError: as `capture`.
+      TypeError: for `nn.Einsum`, and a `DenseGeneral` with batch axes.
 
     Example:
       >>> class Net(nn.Module):
@@ -161,33 +163,65 @@ def statistics(
     """
     forward = functools.partial(apply, train=False)
     followers = _norm_calls(forward, params, model_state, x)
-    calls, norms = _calls_and_norms(forward)(params, model_state, x)
+    axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    calls, norms = _calls_and_norms(forward, axes)(params, model_state, x)
     stats = {}
     for path, own in calls.items():
         squares, zeros, others = jnp.float32(0), jnp.int32(0), jnp.int32(0)
         for i, (x_in, y) in enumerate(own):
             y = norms[followers[path, i]].output if (path, i) in followers else y
             small = jnp.abs(activation(y)).astype(jnp.float32) <= jnp.asarray(tolerance, jnp.float32)
-            squares = squares + _per_feature(jnp.square(x_in.astype(jnp.float32)))
-            zeros = zeros + _per_feature(small.astype(jnp.int32))
-            others = others + _per_feature((~small).astype(jnp.int32))
+            inputs, outputs = axes[path]
+            squares = squares + _per_feature(jnp.square(x_in.astype(jnp.float32)), inputs)
+            zeros = zeros + _per_feature(small.astype(jnp.int32), outputs)
+            others = others + _per_feature((~small).astype(jnp.int32), outputs)
         # By a constant, XLA would multiply with its reciprocal, and 49 of 49 would be less than 1.
         stats[path] = LayerStatistics(jnp.sqrt(squares), zeros / (zeros + others))
     return stats
 
 
-def _per_feature(x: jax.Array) -> jax.Array:
-    return x.sum(tuple(range(x.ndim - 1)))
+def _per_feature(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Sums over all but the axes of features, and puts these in the order that is given."""
+    features = [axis % x.ndim for axis in axes]
+    total = x.sum(tuple(axis for axis in range(x.ndim) if axis not in features))
+    return total.transpose([sorted(features).index(axis) for axis in features])
 
 
-def _calls_and_norms(fn: Forward) -> Forward:
-    """`capture`, without the result and with the calls of batch normalizations, in order."""
+def _feature_axes(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of features of a layer's input, in the order in which its kernel has them, and of its output."""
+    batched = isinstance(module, nn.DenseGeneral) and _as_tuple(module.batch_dims)
+    if batched or isinstance(module, nn.Einsum):
+        what = f"layer {path_of(module)!r} ({type(module).__name__})"
+        raise TypeError(f"{what} says itself which axes it sums over and maps: it has no statistics by feature")
+    if not isinstance(module, nn.DenseGeneral):
+        return (-1,), (-1,)
+    axis, features = _as_tuple(module.axis), _as_tuple(module.features)
+    return tuple(axis), tuple(range(-len(features), 0))
+
+
+def _as_tuple(value: Any) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _calls_and_norms(
+    fn: Forward, axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] | None = None
+) -> Forward:
+    """`capture`, without the result and with the calls of batch normalizations, in order.
+
+    The axes of features of each layer go into `axes`, where it is given.
+    """
 
     def run(*args: Any) -> tuple[dict[str, tuple[LayerCall, ...]], list[LayerCall]]:
         norms = []
 
         def see(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
             y = call(*args, **kwargs)
+            if (
+                axes is not None
+                and context.method_name == "__call__"
+                and context.module.has_variable("params", "kernel")
+            ):
+                axes[path_of(context.module)] = _feature_axes(context.module)
             if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
                 norms.append(LayerCall(args[0] if args else kwargs["x"], y))
             return y

@@ -58,7 +58,7 @@ def test_rules_scale_the_range():
     seen = clip.clip_params(PARAMS, -1.0, 3.0, rules)
     assert seen["bias"].tolist() == [6.0] and seen["kernel"] is PARAMS["kernel"]
     rows = clip.plan(clip.Config(-1.0, 3.0, rules), PARAMS)
-    assert [tuple(row) for row in rows] == [
+    assert [tuple(row)[:3] for row in rows] == [
         ("bias", (1,), "clipped to [-2, 6]"),
         ("kernel", (1, 6), "left as it is"),
     ]

@@ -14,6 +14,7 @@ from jopt import hyper, measure
 from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
 from jopt.files import write_json
+from jopt.layers import Layers
 from jopt.train import codes, compression, metrics, packed
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
@@ -214,7 +215,8 @@ class ChunkRun:
         masks, seen = jax.device_get((state.transform_state, self.staging.seen(stage, state)))
         for i, trial in enumerate(self.chunk.trials):
             if self.bad[i] < 0:
-                found = compression.violations(trial.config, stage, _row(masks, i), _row(seen, i))
+                known = self.prepared.layers_of(stage)
+                found = compression.violations(trial.config, stage, _row(masks, i), _row(seen, i), known)
                 if found:
                     name = trial.config.stages[stage].name
                     raise InvariantError(f"trial {trial.id}, at the end of stage {name!r}: {'; '.join(found[:5])}")
@@ -239,7 +241,7 @@ class ChunkRun:
             if self.bad[i] < 0:
                 own = {name: float(values[i]) for name, values in test.items()}
                 row |= {"status": "finished", "diverged_step": None, **own}
-                row |= _last(curves[trial.id]) | _size(trial, last, _row(seen, i), by_layer)
+                row |= _last(curves[trial.id]) | _size(trial, last, _row(seen, i), by_layer, p.layers_of(last))
                 if trial.config.pack:
                     row["bytes"] = self._packed(trial, last, _row(ends, i), _row(seen, i))
                 row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
@@ -248,7 +250,8 @@ class ChunkRun:
 
     def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Any) -> int:
         """The length of the packed file of a trial's network."""
-        held = codes.codes(trial.config, stage, state, seen) if _quantized(trial, stage) else None
+        known = self.prepared.layers_of(stage)
+        held = codes.codes(trial.config, stage, state, seen, known) if _quantized(trial, stage) else None
         dataset = self.chunk.prepared.dataset
         return packed.encode(
             packed.Packing(trial.config, stage, seen, state.model_state, dataset, held)
@@ -266,10 +269,11 @@ def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int]) -> dict[str, Any]:
+def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int], known: Layers) -> dict[str, Any]:
     """What a trial's network takes, as the model sees it."""
-    grids = codes.grids(trial.config, stage, seen) if _quantized(trial, stage) else None
-    total = measure.total_storage(measure.storage(seen, grids))
+    grids = codes.grids(trial.config, stage, seen, known) if _quantized(trial, stage) else None
+    total = measure.total_storage(measure.storage(seen, grids), known)
+    effective = measure.effective_flops(by_layer, seen, known)
     return {
         "parameters": total.parameters,
         "nonzero_parameters": total.nonzero_parameters,
@@ -277,7 +281,7 @@ def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int]) -> d
         "theoretical_bytes": total.bytes,
         "bits_per_parameter": total.bits_per_parameter,
         "flops": sum(by_layer.values()),
-        "effective_flops": sum(measure.effective_flops(by_layer, seen).values()),
+        "effective_flops": None if effective is None else sum(effective.values()),
     }
 
 

@@ -255,7 +255,7 @@ def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
         try:
             check_lengths(trial.config, examples)
             for stage in range(len(trial.config.stages)):
-                compression.describe(trial.config, stage, prepared.like(stage).params)
+                compression.describe(trial.config, stage, prepared.like(stage).params, prepared.layers_of(stage))
         except (ConfigError, RuleError) as error:
             raise at_point(error, trial) from error
 

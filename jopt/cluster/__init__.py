@@ -8,7 +8,6 @@ from jopt.cluster.config import validate as validate
 from jopt.cluster.kmeans import Clusters as Clusters
 from jopt.cluster.kmeans import kmeans as kmeans
 from jopt.cluster.kmeans import lookup as lookup
-from jopt.cluster.plan import Row as Row
 from jopt.cluster.plan import plan as plan
 from jopt.cluster.sharing import Shared as Shared
 from jopt.cluster.sharing import ShareState as ShareState

@@ -13,6 +13,7 @@ from jopt.cluster.sharing import GRADIENTS, ShareState, share
 from jopt.cluster.starts import STARTS
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
+from jopt.layers import Layers, one_copy, parameters
 from jopt.rules import named_leaves
 from jopt.transform import ParamTransform
 
@@ -30,7 +31,7 @@ class Config:
       gradient: a centroid's gradient is the 'mean' or the 'sum' of its weights'.
       begin: the part of the stage after which the codebooks are chosen, in [0, 1).
       rules: patterns of paths, and the number of clusters, or None to leave a parameter alone. Without one,
-        parameters of rank 2 or more share.
+        weights share.
 
     Example:
       >>> validate(Config(clusters=32, rules=(("Dense_2/.*", None),)))
@@ -91,13 +92,14 @@ def validate(config: Config, path: str = "share") -> None:
             number(field, value)
 
 
-def build(config: Config, *, begin: Any = 0, steps: Any = 0) -> ParamTransform:
+def build(config: Config, *, begin: Any = 0, steps: Any = 0, layers: Layers | None = None) -> ParamTransform:
     """The transform that a config describes.
 
     Args:
       config: the config; its numbers may be traced. Not validated here.
       begin: the step at which the stage starts.
       steps: the stage's length.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `ParamTransform`, whose codebooks are chosen by the first update at or after the step
@@ -119,16 +121,18 @@ def build(config: Config, *, begin: Any = 0, steps: Any = 0) -> ParamTransform:
         gradient=config.gradient,
         begin=jnp.asarray(begin).astype(jnp.int32) + jnp.round(wait).astype(jnp.int32),
         rules=config.rules,
+        layers=layers,
     )
 
 
-def check(config: Config, state: ShareState, seen: Any) -> list[str]:
+def check(config: Config, state: ShareState, seen: Any, layers: Layers | None = None) -> list[str]:
     """What does not hold of the parameters that the model sees, after a stage.
 
     Args:
       config: the config.
       state: the transform's state.
       seen: the parameters as the whole chain gives them.
+      layers: as for `build`.
 
     Returns:
       A sentence for each leaf that has more than its number of distinct values, or whose zeros are not zero, and
@@ -149,13 +153,26 @@ def check(config: Config, state: ShareState, seen: Any) -> list[str]:
     if not bool(state.active):
         return ["no codebook was chosen: no update came at or after its begin"]
     out = []
-    for (name, leaf), shared in zip(leaves, parts, strict=True):
+    for (name, leaf), shared, parameter in zip(leaves, parts, parameters(seen, layers), strict=True):
         if shared is None:
             continue
-        values, k = np.asarray(leaf).astype(np.float32), shared.centroids.shape[0]
-        if (found := np.unique(values).size) > k:
-            out.append(f"{name}: {found} distinct values where at most {k} are shared")
-        zeros = (np.asarray(shared.assignments) == 0) & bool(shared.has_zero)
+        values, k = np.asarray(leaf).astype(np.float32), shared.centroids.shape[-1]
+        copies = [values]
+        if parameter.stack:
+            copies = list(
+                np.moveaxis(values, parameter.stack, range(len(parameter.stack))).reshape(
+                    -1, *one_copy(values.shape, parameter.stack)
+                )
+            )
+            values = np.stack(copies)
+        for i, own in enumerate(copies):
+            if (found := np.unique(own).size) > k:
+                where = f"{name} of copy {i}" if parameter.stack else name
+                out.append(f"{where}: {found} distinct values where at most {k} are shared")
+        has_zero = np.asarray(shared.has_zero)
+        zeros = (np.asarray(shared.assignments) == 0) & has_zero.reshape(
+            has_zero.shape + (1,) * (values.ndim - has_zero.ndim)
+        )
         if wrong := int((values[zeros] != 0).sum()):
             out.append(f"{name}: {wrong} of {int(zeros.sum())} weights that are kept at zero are not zero")
     return out

@@ -1,35 +1,33 @@
 """Which parameter gets how many shared values."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jopt import rules as path_rules
 from jopt.cluster.kmeans import check_clusters
+from jopt.layers import Layers, PlanRow, parameters
 
 Rules = Sequence[tuple[str, int | None]]
 
 
-class Row(NamedTuple):
-    """What one parameter gets."""
-
-    path: str
-    shape: tuple[int, ...]
-    what: str
-
-
-def clusters_by_leaf(params: Any, clusters: int, rules: Rules = (), keep_zero: bool = True) -> list[int | None]:
+def clusters_by_leaf(
+    params: Any, clusters: int, rules: Rules = (), keep_zero: bool = True, layers: Layers | None = None
+) -> list[int | None]:
     """The number of values for each leaf, in leaf order; None leaves it alone.
 
-    Without a matching rule, floating leaves of rank 2 or more share, and others (biases, norms) do not.
+    Without a matching rule, floating weights share, and others (biases, norms) do not: what is a weight is said by
+    its role (`jopt.layers`). Each copy of a stacked layer has as many values of its own.
 
     Args:
       params: a pytree of arrays (or shapes, as `jax.eval_shape` gives them).
       clusters: the number of values where no rule says otherwise.
       rules: pairs of a pattern of the whole path, and a number or None.
       keep_zero: whether one of the values is kept for zero.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A number or None for each leaf.
@@ -45,10 +43,11 @@ def clusters_by_leaf(params: Any, clusters: int, rules: Rules = (), keep_zero: b
     """
     default = check_clusters(clusters, keep_zero, "clusters")
     out = []
-    for given, leaf in zip(path_rules.plan(rules, params, default), jax.tree.leaves(params), strict=True):
+    given_by, known = path_rules.plan(rules, params, default), parameters(params, layers)
+    for given, leaf, parameter in zip(given_by, jax.tree.leaves(params), known, strict=True):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         if given.pattern is None:
-            out.append(default if floating and len(leaf.shape) >= 2 else None)
+            out.append(default if floating and parameter.is_weight else None)
         elif given.value is None:
             out.append(None)
         elif not floating:
@@ -60,15 +59,16 @@ def clusters_by_leaf(params: Any, clusters: int, rules: Rules = (), keep_zero: b
     return out
 
 
-def plan(config: Any, params: Any) -> list[Row]:
+def plan(config: Any, params: Any, layers: Layers | None = None) -> list[PlanRow]:
     """What each parameter gets from a config, to be printed before a run.
 
     Args:
       config: a `jopt.cluster.Config`; only its structure is read.
       params: a pytree of arrays (or shapes).
+      layers: as for `clusters_by_leaf`.
 
     Returns:
-      A `Row` for each leaf, in leaf order.
+      A `PlanRow` for each leaf, in leaf order.
 
     Raises:
       RuleError: as `clusters_by_leaf`.
@@ -80,10 +80,14 @@ def plan(config: Any, params: Any) -> list[Row]:
       bias (2,) left as it is
       kernel (3, 2) at most 4 values, one of them zero if any weight is, trained
     """
-    counts = clusters_by_leaf(params, config.clusters, config.rules, config.keep_zero)
+    counts = clusters_by_leaf(params, config.clusters, config.rules, config.keep_zero, layers)
     zero = ", one of them zero if any weight is" if config.keep_zero else ""
     end = f"{zero}, {'trained' if config.trained else 'fixed'}"
-    return [
-        Row(path, tuple(leaf.shape), "left as it is" if k is None else f"at most {k} values{end}")
-        for k, (path, leaf) in zip(counts, path_rules.named_leaves(params), strict=True)
-    ]
+    rows = []
+    named, known = path_rules.named_leaves(params), parameters(params, layers)
+    for k, (path, leaf), parameter in zip(counts, named, known, strict=True):
+        copies = math.prod(leaf.shape[axis] for axis in parameter.stack)
+        each = f" in each of {copies} copies" if parameter.stack else ""
+        what = "left as it is" if k is None else f"at most {k} values{each}{end}"
+        rows.append(PlanRow(path, tuple(leaf.shape), what, parameter.reason))
+    return rows

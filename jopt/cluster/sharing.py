@@ -1,6 +1,7 @@
 """Weight sharing: each weight is held at the mean of its cluster."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
 from jopt.cluster.means import cluster_means, cluster_sums, take, wide
 from jopt.cluster.plan import Rules, clusters_by_leaf
+from jopt.layers import Layers, one_copy, parameters, to_copies
+from jopt.layers.copies import from_copies
 from jopt.rules import named_leaves
 from jopt.transform import ParamTransform
 
@@ -18,6 +21,9 @@ GRADIENTS = ("mean", "sum")
 
 class Shared(NamedTuple):
     """How one leaf is shared.
+
+    Of a layer with stacked copies every field has a leading axis [copies], and `assignments` the shape of one copy
+    behind it: each copy has a codebook of its own.
 
     Attributes:
       assignments: uint8 (uint16 if k > 256) of the leaf's shape, the cluster of each weight.
@@ -56,6 +62,7 @@ def share(
     gradient: str = "mean",
     begin: Any = 0,
     rules: Rules = (),
+    layers: Layers | None = None,
 ) -> ParamTransform:
     r"""Weights share values, at most k to a leaf: $w_i \mapsto \frac{1}{n_{a_i}} \sum_{j : a_j = a_i} w_j$.
 
@@ -84,7 +91,9 @@ def share(
       gradient: 'mean' or 'sum', within a cluster.
       begin: the step from which an `update` chooses the codebooks; may be traced.
       rules: pairs of a pattern of a parameter's whole path, and its number of clusters, or None to leave it alone.
-        Without one, floating leaves of rank 2 or more share.
+        Without one, floating weights share.
+      layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, and which axes are
+        copies of a stacked layer, each with a codebook of its own. None: what names and shapes say.
 
     Returns:
       A `ParamTransform` with the state `ShareState`.
@@ -106,10 +115,17 @@ def share(
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(map(repr, GRADIENTS))}, got {gradient!r}")
 
+    def stacks(tree):
+        """For each leaf the axes over copies of its layer."""
+        return [parameter.stack for parameter in parameters(tree, layers)]
+
     def init(params):
-        counts = clusters_by_leaf(params, clusters, rules, keep_zero)
+        counts = clusters_by_leaf(params, clusters, rules, keep_zero, layers)
         leaves, structure = jax.tree.flatten(params)
-        parts = [None if k is None else _unshared(leaf, k) for k, leaf in zip(counts, leaves, strict=True)]
+        parts = [
+            None if k is None else _unshared(leaf, k, stack)
+            for k, leaf, stack in zip(counts, leaves, stacks(params), strict=True)
+        ]
         return ShareState(jnp.zeros((), jnp.bool_), jax.tree.unflatten(structure, parts))
 
     def update(state, params, *, step, grads=None, key=None):
@@ -119,29 +135,37 @@ def share(
         due = jnp.asarray(step).astype(jnp.int32) >= jnp.asarray(begin).astype(jnp.int32)
         limit = jnp.asarray(iterations).astype(jnp.int32)
 
-        def choose(position, name, shared, w):
+        def choose(position, name, shared, w, stack):
             check_values(w, name)
             subkey = None if key is None else jax.random.fold_in(key, position)
-            how = {"start": start, "keep_zero": keep_zero, "trained": trained}
-            return _update(shared, w, state.active, due, limit, subkey, **how)
+            one = partial(_update, start=start, keep_zero=keep_zero, trained=trained)
+            if not stack:
+                return one(shared, w, state.active, due, limit, subkey)
+            copies = to_copies(w, stack)
+            keys = None if subkey is None else jax.random.split(subkey, copies.shape[0])
+            over = (0, 0, None, None, None, None if keys is None else 0)
+            return jax.vmap(one, in_axes=over)(shared, copies, state.active, due, limit, keys)
 
         names = [name for name, _ in named_leaves(params)]
         parts, leaves, structure = _parts(state, params)
         new = [
-            None if s is None else choose(i, name, s, w)
-            for i, (name, s, w) in enumerate(zip(names, parts, leaves, strict=True))
+            None if s is None else choose(i, name, s, w, stack)
+            for i, (name, s, w, stack) in enumerate(zip(names, parts, leaves, stacks(params), strict=True))
         ]
         return ShareState(state.active | due, jax.tree.unflatten(structure, new))
 
     def apply(state, params):
         see = _see_shared if trained else _see_codebook
-        return _map(lambda s, w: see(s, state.active, scaled(s, state.active, w), keep_zero), state, params)
+        return mapped(lambda s, w: see(s, state.active, scaled(s, state.active, w), keep_zero), state, params)
 
     def project(state, tree):
-        return _map(lambda s, x: jnp.where(state.active, _means(s, x), x), state, tree)
+        return mapped(lambda s, x: jnp.where(state.active, _means(s, x), x), state, tree)
 
     def forward(state, params):
-        return _map(lambda s, w: scaled(s, state.active, w), state, params) if gradient == "sum" else params
+        return mapped(lambda s, w: scaled(s, state.active, w), state, params) if gradient == "sum" else params
+
+    def mapped(function, state, tree):
+        return _map(function, state, tree, stacks(tree))
 
     def scaled(shared, active, w):
         return _sum_gradient(shared, active, w) if gradient == "sum" and trained else w
@@ -150,14 +174,15 @@ def share(
     return ParamTransform(init, update, apply, project=project, forward=forward if trained else None)
 
 
-def _unshared(leaf: Any, k: int) -> Shared:
+def _unshared(leaf: Any, k: int, stack: tuple[int, ...]) -> Shared:
     """What is kept for a leaf before its codebook is chosen, of the shapes that it will have."""
+    copies = (math.prod(leaf.shape[axis] for axis in stack),) if stack else ()
     return Shared(
-        assignments=jnp.zeros(leaf.shape, codes_dtype(k)),
-        centroids=jnp.zeros(k, jnp.float32),
-        counts=jnp.zeros(k, jnp.float32),
-        members=jnp.zeros(k, jnp.int32),
-        has_zero=jnp.zeros((), jnp.bool_),
+        assignments=jnp.zeros((*copies, *one_copy(leaf.shape, stack)), codes_dtype(k)),
+        centroids=jnp.zeros((*copies, k), jnp.float32),
+        counts=jnp.zeros((*copies, k), jnp.float32),
+        members=jnp.zeros((*copies, k), jnp.int32),
+        has_zero=jnp.zeros(copies, jnp.bool_),
     )
 
 
@@ -166,9 +191,17 @@ def _parts(state: ShareState, tree: Any) -> tuple[list[Shared | None], list[Any]
     return structure.flatten_up_to(state.leaves), leaves, structure
 
 
-def _map(function: Callable[[Shared, Any], Any], state: ShareState, tree: Any) -> Any:
+def _map(
+    function: Callable[[Shared, Any], Any], state: ShareState, tree: Any, stacks: Sequence[tuple[int, ...]]
+) -> Any:
     parts, leaves, structure = _parts(state, tree)
-    new = [x if s is None else function(s, x) for s, x in zip(parts, leaves, strict=True)]
+
+    def one(shared: Shared, x: Any, stack: tuple[int, ...]) -> Any:
+        if not stack:
+            return function(shared, x)
+        return from_copies(jax.vmap(function)(shared, to_copies(x, stack)), stack, [x.shape[a] for a in stack])
+
+    new = [x if s is None else one(s, x, stack) for s, x, stack in zip(parts, leaves, stacks, strict=True)]
     return jax.tree.unflatten(structure, new)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from jopt import rules as path_rules
 from jopt.cluster.means import wide
-from jopt.cluster.plan import Row
 from jopt.config import check_types, join_path, require
+from jopt.layers import Layers, PlanRow, parameters
 from jopt.rules import RuleError
 from jopt.transform import ParamTransform
 
@@ -173,13 +173,13 @@ def validate(config: Config, path: str = "tie") -> None:
             require(False, f"{field}[{i}]", pattern, f"a regular expression ({error})")
 
 
-def build(config: Config, *, begin: int = 0, steps: int = 0) -> ParamTransform:
+def build(config: Config, *, begin: int = 0, steps: int = 0, layers: Layers | None = None) -> ParamTransform:
     """The transform of a config; `begin` and `steps` are not needed."""
-    del begin, steps
+    del begin, steps, layers
     return tie(config.groups)
 
 
-def plan(config: Config, params: Any) -> list[Row]:
+def plan(config: Config, params: Any, layers: Layers | None = None) -> list[PlanRow]:
     """What each parameter gets from a config.
 
     Raises:
@@ -195,16 +195,18 @@ def plan(config: Config, params: Any) -> list[Row]:
     for group in find_groups(config.groups, params):
         for j in group:
             what[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
-    return [Row(name, tuple(x.shape), text) for (name, x), text in zip(named, what, strict=True)]
+    roles = [parameter.reason for parameter in parameters(params, layers)]
+    return [PlanRow(name, tuple(x.shape), *rest) for (name, x), *rest in zip(named, what, roles, strict=True)]
 
 
-def check(config: Config, state: Any, seen: Any) -> list[str]:
+def check(config: Config, state: Any, seen: Any, layers: Layers | None = None) -> list[str]:
     """What does not hold of the parameters that the model sees: tied leaves must be equal.
 
     Args:
       config: the config.
       state: not read.
       seen: the parameters as the whole chain gives them.
+      layers: not read: any parameters may be tied.
 
     Returns:
       A sentence for each pair that differs; none if all hold.
@@ -213,7 +215,7 @@ def check(config: Config, state: Any, seen: Any) -> list[str]:
       >>> check(Config(groups=("[ab]",)), (), {"a": jnp.array([1.0]), "b": jnp.array([2.0])})
       ['b: 1 of 1 tied weights differ from a']
     """
-    del state
+    del state, layers
     named = [(name, np.asarray(x)) for name, x in path_rules.named_leaves(seen)]
     out = []
     for group in find_groups(config.groups, seen):

@@ -168,7 +168,7 @@ def float_parts(run: Finished) -> Parts:
     model = _plain(run, "float")
     if "transform" not in run.given and "quantize" in compression.acting(run.config, last):
         moved = run.state.params if run.config.ema_decay is None else run.state.ema
-        params = compression.before(run.config, last, "quantize", run.state.transform_state, moved)
+        params = compression.before(run.config, last, "quantize", run.state.transform_state, moved, run.layers)
     return Parts(model, _bare("params", params), _bare("model_state", run.model_state))
 
 
@@ -182,7 +182,7 @@ def integer_parts(run: Finished) -> IntegerParts:
     part = compression.acting(run.config, last).get("activations")
     found = {}
     if "transform" not in run.given:
-        found = integers(codes(run.config, last, run.state, run.params), run.params)
+        found = integers(codes(run.config, last, run.state, run.params, run.layers), run.params)
     if part is None or part.config.is_identity or not found:
         what = "weights" if not found else "activations"
         raise Unavailable(f"no integer function: the run does not quantize its {what}")

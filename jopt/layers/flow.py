@@ -1,11 +1,11 @@
 """Where a program's parameters go: which contraction reads each of them, and along which axes.
 
-A walk over a jaxpr follows every parameter through what only moves its axes (transposes, reshapes, casts, slices of a
-scan) to the `dot_general`, `conv_general_dilated` or lookup that joins it with data.
+A walk over a jaxpr follows every parameter through what only moves its axes (transposes, reshapes, casts, slices of
+a scan) to the `dot_general`, `conv_general_dilated` or lookup that joins it with data.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
@@ -138,7 +138,7 @@ class _Walk:
         ]
         return _Value(tuple(dict.fromkeys(view for value in same for view in value.views)))
 
-    def _record(self, value: _Value, kind: str, axes: dict[str, Sequence[int]], **more: int) -> None:
+    def _record(self, value: _Value, kind: str, axes: Mapping[str, Sequence[int]], **more: int) -> None:
         """Notes a use of the parameters that a value holds, given what each of its axes is there."""
         if value.data:
             return
@@ -229,7 +229,7 @@ class _Walk:
         return self._carry(body, inputs[n : n + m], inputs[n + m :], [])
 
     def _carry(self, body: Any, consts: list[_Value], carry: list[_Value], slices: list[_Value]) -> list[_Value]:
-        """What a loop's carry holds in every round: data spreads; a parameter stays where it is passed on as it is."""
+        """What a loop's carry holds in every round: data spreads; a parameter that is passed on stays."""
         own = body.invars[len(consts) : len(consts) + len(carry)]
         passed = [a is b for a, b in zip(own, body.outvars, strict=False)]
         carry = [v if same else v._replace(views=()) for v, same in zip(carry, passed, strict=True)]

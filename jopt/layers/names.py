@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from jopt.layers.parameter import Parameter
+from jopt.layers.parameter import Layers, Parameter
 
 _KERNEL = re.compile(r"(.+_)?kernel|[wW]|weights?")
 _EMBEDDING = re.compile(r"embeddings?")
@@ -75,10 +75,22 @@ def assumed(path: str, shape: Sequence[int], *, floating: bool = True) -> Parame
     parts = _parts(path)
     if rank == 2 and not re.fullmatch(r"weights?", parts[-1]):
         return parameter._replace(contract=(0,), outputs=(1,))
-    if rank >= 3 and len(parts) > 1 and _CONV.fullmatch(parts[-2]):
+    if rank >= 3 and any(_CONV.fullmatch(part) for part in parts[-2:]):
         contract = tuple(range(rank - 1))
         return parameter._replace(layer="Conv", contract=contract, outputs=(rank - 1,), window=contract[:-1])
     return parameter
+
+
+def is_weight(path: str, shape: Sequence[int], layers: Layers | None = None) -> bool:
+    """Whether a floating array is a weight, by what the model says about it or, where that is not at hand, its
+    name.
+
+    Example:
+      >>> is_weight("Dense_0/kernel", (3, 4)), is_weight("query/bias", (2, 4))
+      (True, False)
+    """
+    known = (layers or {}).get(path)
+    return (assumed(path, shape) if known is None else known).is_weight
 
 
 def _parts(path: str) -> list[str]:

@@ -28,14 +28,14 @@ class Parameter(NamedTuple):
       window: the axes in `contract` that are positions of a convolution's window.
       stack: the axes over copies of the layer (scanned, mapped, or experts), which share no scale and no budget.
       groups: feature groups of a convolution.
-      dilation: of a convolution's input, the product over its axes: how many outputs a transposed convolution makes of
-        one input. Only one product in so many is not with a hole between the inputs.
+      dilation: of a convolution's input, the product over its axes: how many outputs a transposed convolution makes
+        of one input. Only one product in so many is not with a hole between the inputs.
       source: 'traced', 'declared' by the model, or 'assumed' from the name and the shape.
 
     Example:
-      >>> query = Parameter("query/kernel", "DenseGeneral", "kernel", contract=(0,), outputs=(1, 2), source="traced")
+      >>> query = Parameter("query/kernel", "DenseGeneral", "kernel", contract=(0,), outputs=(1, 2))
       >>> query.is_weight, query.reason
-      (True, 'kernel of DenseGeneral')
+      (True, 'kernel of DenseGeneral, assumed')
     """
 
     path: str
@@ -78,20 +78,37 @@ class Parameter(NamedTuple):
           >>> Parameter("mix/kernel").require_layout("granularity 'channel'")
           Traceback (most recent call last):
           ...
-          jopt.layers.parameter.LayoutError: mix/kernel: granularity 'channel' needs to know which axes are inputs ...
+          jopt.layers.parameter.LayoutError: mix/kernel: granularity 'channel' needs to know which axes are inputs
+          ...
         """
         if self.contract:
             return self
         layer = self.path.rpartition("/")[0] or self.path
         raise LayoutError(
             f"{self.path}: {what} needs to know which axes are inputs and outputs of layer {layer!r} "
-            f"({self.layer}), which nothing says: give layers=jopt.layers.trace(model, x), or declare them, or a rule "
-            f"({self.path!r}, None) that leaves it alone"
+            f"({self.layer}), which nothing says: give layers=jopt.layers.trace(model, x), or declare them, or a "
+            f"rule ({self.path!r}, None) that leaves it alone"
         )
 
 
 Layers = Mapping[str, Parameter]
 """From a parameter's path to what is known of it."""
+
+
+class PlanRow(NamedTuple):
+    """What a method makes of one parameter, in words, and why: a weight is changed, a bias is not.
+
+    Attributes:
+      path: of the parameter.
+      shape: of the parameter.
+      what: it gets.
+      role: its role and layer, and where that is known from if not from a trace (`Parameter.reason`).
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    what: str
+    role: str
 
 
 def one_copy(shape: Sequence[int], stack: Sequence[int]) -> tuple[int, ...]:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -> dict[str, Parameter]:
     """What a model says about its parameters. Nothing is computed.
 
-    The layout comes from the contraction that reads a parameter: its `dot_general`, `conv_general_dilated` or lookup,
-    wherever it runs (scanned, rematerialized, mapped, jitted). The kind of layer comes from the Linen module of that
-    path, or from the contraction. The role comes from the parameter's name; where that says nothing, from the
-    contraction: what no contraction reads is no weight. What the model itself declares (`Model.layers`) comes first.
+    The layout comes from the contraction that reads a parameter: its `dot_general`, `conv_general_dilated` or
+    lookup, wherever it runs (scanned, rematerialized, mapped, jitted). The kind of layer comes from the Linen
+    module of that path, or from the contraction. The role comes from the parameter's name; where that says nothing,
+    from the
+    contraction: what no contraction reads is no weight. What the model itself declares (`Model.layers`) comes
+      first.
 
     Args:
       model: a `jopt.models.Model`.
@@ -113,7 +115,7 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
 
 
 def _layout(own: Sequence[flow.Use], shape: Sequence[int]) -> dict[str, Any]:
-    """The one layout of all uses; empty where they differ. A lookup decides for a table that is multiplied with, too."""
+    """The one layout of all uses, empty where they differ; a lookup decides for a table that is multiplied too."""
     own = [use for use in own if use.kind == "Embed"] or own
     wide = frozenset(axis for axis, n in enumerate(shape) if n != 1)
     first = next((use for use in own if use.direct), own[0])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jopt.layers import Layers, is_weight
 from jopt.measure.size import layers
 from jopt.rules import named_leaves
 
@@ -66,7 +67,7 @@ class Storage(NamedTuple):
     Attributes:
       parameters: number of elements.
       nonzero_parameters: number of elements that are not zero.
-      distinct_values: the most that any array with more than one axis has (any array, if there are none).
+      distinct_values: the most that any weight has (any array, if there are none).
       bits: of all arrays.
     """
 
@@ -144,19 +145,23 @@ def storage(params: Any, grids: Mapping[str, Grid] | None = None) -> list[LayerS
     return out
 
 
-def total_storage(rows: Sequence[LayerStorage]) -> Storage:
+def total_storage(rows: Sequence[LayerStorage], known: Layers | None = None) -> Storage:
     """The sum of what `storage` gave.
+
+    Args:
+      rows: of the arrays.
+      known: what the model says about its parameters: which are weights. None: what their names and shapes say.
 
     Example:
       >>> total = total_storage(storage({"bias": np.zeros(2, np.float32), "kernel": np.eye(4, dtype=np.float32)}))
       >>> total, total.bytes, total.bits_per_parameter
       (Storage(parameters=18, nonzero_parameters=4, distinct_values=2, bits=48), 6, 2.66...)
     """
-    kernels = [row for row in rows if len(row.shape) > 1] or rows
+    weights = [row for row in rows if is_weight(row.path, row.shape, known)] or rows
     return Storage(
         sum(row.parameters for row in rows),
         sum(row.nonzero_parameters for row in rows),
-        max((row.distinct_values for row in kernels), default=0),
+        max((row.distinct_values for row in weights), default=0),
         sum(row.bits for row in rows),
     )
 

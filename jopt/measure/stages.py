@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jopt.layers import Layers
 from jopt.measure.bits import Grid, storage, total_storage
 from jopt.measure.effective import effective_flops
 from jopt.measure.noise import sqnr
@@ -25,6 +26,7 @@ class StageOutcome(NamedTuple):
       grids: path to the integers of an array, for `jopt.measure.storage`.
       flops: FLOPs by layer, where the stage changed the model's shapes; None: those of the first stage.
       bytes: length of its packed file, where there is one.
+      layers: what the model says about its parameters; None: what their names and shapes say.
     """
 
     name: str
@@ -35,6 +37,7 @@ class StageOutcome(NamedTuple):
     grids: Mapping[str, Grid] | None = None
     flops: Mapping[str, int] | None = None
     bytes: int | None = None
+    layers: Layers | None = None
 
 
 def stage_rows(
@@ -52,7 +55,8 @@ def stage_rows(
       For each stage: `stage`, its metrics, `parameters`, `nonzero_parameters`, `sparsity`, `distinct_values`,
       `bits_per_parameter` and `theoretical_bytes` (see `storage`); where what they need is known `accuracy_change`
       (against the first stage, a fraction), `churn` (against the first stage), `bytes`, `flops`,
-      `effective_flops` and `sqnr_db` (None where nothing was rounded: JSON has no infinity).
+      `effective_flops` (None where a model's layers cannot be seen) and `sqnr_db` (None where nothing was rounded:
+      JSON has no infinity).
 
     Raises:
       ValueError: if a stage's predictions are of other examples than the first's or the labels.
@@ -66,7 +70,7 @@ def stage_rows(
     """
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
-        total = total_storage(storage(outcome.params, outcome.grids))
+        total = total_storage(storage(outcome.params, outcome.grids), outcome.layers)
         row: dict[str, Any] = {"stage": outcome.name, **{k: _json(v) for k, v in outcome.metrics.items()}}
         if "accuracy" not in row and labels is not None and outcome.predictions is not None:
             row["accuracy"] = 1.0 - churn(labels, outcome.predictions)
@@ -88,7 +92,8 @@ def stage_rows(
         by_layer = outcome.flops if outcome.flops is not None else flops
         if by_layer is not None:
             row["flops"] = sum(by_layer.values())
-            row["effective_flops"] = sum(effective_flops(by_layer, outcome.params).values())
+            effective = effective_flops(by_layer, outcome.params, outcome.layers)
+            row["effective_flops"] = None if effective is None else sum(effective.values())
         if outcome.latent is not None:
             row["sqnr_db"] = _json(sqnr(outcome.latent, outcome.params))
         rows.append(row)

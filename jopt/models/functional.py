@@ -27,8 +27,8 @@ class Model(NamedTuple):
       apply: `(params, model_state, x, *, train, key=None) -> (logits, new model_state)`. `logits` are float32
         [batch, classes]. `train` is a Python bool: it chooses batch statistics and dropout, and so the program.
         With `train=False` the state comes back as it went in. `key` feeds dropout.
-      layers: what the model declares about its parameters, from their paths to `jopt.layers.Parameter`s. What is not
-        declared is traced (`jopt.layers.trace`).
+      layers: what the model declares about its parameters, from their paths to `jopt.layers.Parameter`s. What is
+        not declared is traced (`jopt.layers.trace`).
       kinds: gives the classes of the layers, from their paths to names, where no Linen module tells.
 
     Example:

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.layers import Layers
 from jopt.optim import schedules
-from jopt.optim.clipping import clip_by_global_norm
+from jopt.optim.clipping import adaptive_grad_clip, clip_by_global_norm
 from jopt.optim.config import DECOUPLED_NAMES, Config, check_names, complete
 from jopt.optim.penalties import add_l1, add_weight_decay, proximal_l1
 from jopt.optim.plan import plan
@@ -15,14 +16,16 @@ from jopt.optim.scaling import scale_by_optimizer
 from jopt.rules import named_leaves
 
 
-def build(config: Config, total_steps: Any = None) -> optax.GradientTransformationExtraArgs:
+def build(
+    config: Config, total_steps: Any = None, layers: Layers | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer that a config describes.
 
     The order, where each part is absent unless the config asks for it:
 
     1. gradients of frozen parameters become 0, so they count in no norm and no moment;
     2. `accumulate_steps` gradients are averaged into one;
-    3. clipping by value, then by global norm, then adaptively (`optax.adaptive_grad_clip`);
+    3. clipping by value, then by global norm, then unit by unit (`jopt.optim.clipping`);
     4. the penalties' gradients: L2 (not for adamw, lion, muon), then `l1`;
     5. the optimizer's own scaling, `jopt.optim.scaling`;
     6. decoupled decay (adamw, lion, muon);
@@ -38,6 +41,8 @@ def build(config: Config, total_steps: Any = None) -> optax.GradientTransformati
         Python. It is not validated here: call `validate` where it is still plain Python.
       total_steps: the number of gradients (calls of `update`) in the run, where a schedule without `decay_steps`
         ends, after `total_steps // accumulate_steps` parameter updates. May be traced.
+      layers: what the model says about its parameters (`jopt.layers.trace`), which Muon reads; None: what their
+        names and shapes say.
 
     Returns:
       A `GradientTransformationExtraArgs` of pure functions. Its state is made of ordinary NamedTuples over trees of
@@ -61,7 +66,7 @@ def build(config: Config, total_steps: Any = None) -> optax.GradientTransformati
     def init(params):
         dtype = _compute_dtype(params)
         with jax.numpy_dtype_promotion("standard"):
-            return _chain(config, total_steps, params, dtype).init(_cast(params, dtype))
+            return _chain(config, total_steps, params, dtype, layers).init(_cast(params, dtype))
 
     def update(updates, state, params=None, **extra_args):
         like = updates if params is None else params
@@ -69,14 +74,16 @@ def build(config: Config, total_steps: Any = None) -> optax.GradientTransformati
         wide = None if params is None else _cast(params, dtype)
         # Optax's bias correction raises a float to an integer count, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            transform = optax.with_extra_args_support(_chain(config, total_steps, like, dtype))
+            transform = optax.with_extra_args_support(_chain(config, total_steps, like, dtype, layers))
             updates, state = transform.update(_cast(updates, dtype), state, wide, **extra_args)
         return jax.tree.map(lambda u, p: u.astype(p.dtype), updates, like), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _chain(config: Config, total_steps: Any, params: Any, dtype: Any) -> optax.GradientTransformation:
+def _chain(
+    config: Config, total_steps: Any, params: Any, dtype: Any, layers: Layers | None
+) -> optax.GradientTransformation:
     c = complete(config, dtype)
     # `optax.tree.map_params` calls `init` with a placeholder that has no leaves, for which no rule could match.
     plans = plan(config, params) if jax.tree.leaves(params) else []
@@ -103,13 +110,13 @@ def _chain(config: Config, total_steps: Any, params: Any, dtype: Any) -> optax.G
     if c.clip_by_global_norm is not None:
         parts.append(clip_by_global_norm(c.clip_by_global_norm))
     if c.adaptive_clip is not None:
-        parts.append(optax.adaptive_grad_clip(c.adaptive_clip))
+        parts.append(adaptive_grad_clip(c.adaptive_clip, layers))
     decoupled = c.name in DECOUPLED_NAMES
     if c.weight_decay is not None and not decoupled:
         parts.append(add_weight_decay(c.weight_decay, decays))
     if c.l1 is not None:
         parts.append(add_l1(c.l1, decays))
-    parts.append(scale_by_optimizer(c))
+    parts.append(scale_by_optimizer(c, layers))
     if c.weight_decay is not None and decoupled:
         parts.append(add_weight_decay(c.weight_decay, decays))
     if c.learning_rate_rules:

@@ -1,10 +1,12 @@
-"""Clipping of the whole gradient by its norm. By value and adaptively: Optax's `clip` and `adaptive_grad_clip`."""
+"""Clipping of the whole gradient by its norm, and of each unit's by that of its weights. By value: `optax.clip`."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jopt.layers import Layers, Parameter, parameters
 
 
 def global_norm(tree: Any) -> jax.Array:
@@ -60,3 +62,57 @@ def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
         return jax.tree.map(lambda g: (g.astype(norm.dtype) * scale).astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def adaptive_grad_clip(
+    clipping: Any, layers: Layers | None = None, eps: float = 1e-3
+) -> optax.GradientTransformation:
+    r"""Scales the gradient of each unit to at most $c \max(\lVert w \rVert, \epsilon)$, w the unit's weights.
+
+    A unit of a kernel is one of its layer's output units, whichever axes these are; of a bias, a scale, or whatever
+    else is no weight it is the whole array, of a stacked layer one copy's. Brock, De, Smith and Simonyan, 2021,
+    High-performance large-scale image recognition without normalization, equation 3. `optax.adaptive_grad_clip`
+    finds units by the rank of the array, which is the same for dense layers and convolutions.
+
+    Args:
+      clipping: c, above 0, a scalar that may be traced.
+      layers: what the model says about its parameters; None: what their names and shapes say.
+      eps: the least norm of weights that counts, so that units that start at zero can move.
+
+    Returns:
+      A stateless `GradientTransformation`, whose `update` needs `params`.
+
+    Raises:
+      LayoutError: in `update`, for a weight whose input and output axes are not known, naming its layer.
+
+    Example:
+      >>> clip = adaptive_grad_clip(0.5)
+      >>> params = {"kernel": jnp.array([[3.0, 1.0], [4.0, 0.0]])}                    # units of norm 5 and 1
+      >>> clip.update({"kernel": jnp.full((2, 2), 3.0)}, clip.init(params), params)[0]["kernel"].round(3).tolist()
+      [[1.768..., 0.354...], [1.768..., 0.354...]]
+    """
+
+    def norm(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)), x.shape)
+
+    def update(updates, state, params=None):
+        if params is None:
+            raise ValueError("adaptive_grad_clip reads the weights: update(updates, state, params) must have them")
+        units = [
+            _within_unit(p, jnp.ndim(w))
+            for p, w in zip(parameters(params, layers), jax.tree.leaves(params), strict=True)
+        ]
+        clipped = []
+        for axes, g, w in zip(units, jax.tree.leaves(updates), jax.tree.leaves(params), strict=True):
+            size, most = norm(axes, g), clipping * jnp.maximum(norm(axes, w), eps)
+            clipped.append(jnp.where(size < most, g, g * (most / jnp.maximum(size, 1e-6))))
+        return jax.tree.unflatten(jax.tree.structure(updates), clipped), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _within_unit(parameter: Parameter, ndim: int) -> tuple[int, ...]:
+    """The axes that run within a unit."""
+    if parameter.is_weight:
+        return parameter.require_layout("adaptive clipping").contract
+    return tuple(axis for axis in range(ndim) if axis not in parameter.stack)

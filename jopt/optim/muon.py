@@ -1,10 +1,14 @@
-"""Muon: momentum made orthogonal, for matrices; Adam with Nesterov's look-ahead for everything else."""
+"""Muon: momentum made orthogonal, for kernels; Adam with Nesterov's look-ahead for everything else."""
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jopt.layers import Layers, Parameter, over_copies, parameters, within_copy
 
 # Jordan's quintic, chosen for its slope at 0, and his number of iterations; Optax's defaults too.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -19,8 +23,8 @@ class ScaleByMuonState(NamedTuple):
     """
 
     count: Any  # shape (), int32.
-    mu: Any  # momentum of the matrices, first moments of the rest.
-    nu: Any  # second moments; of the matrices unused, and 0.
+    mu: Any  # momentum of the kernels, first moments of the rest.
+    nu: Any  # second moments; of the kernels unused, and 0.
 
 
 def orthogonalize(x: jax.Array, eps: Any) -> jax.Array:
@@ -51,27 +55,36 @@ def orthogonalize(x: jax.Array, eps: Any) -> jax.Array:
     return x.T if tall else x
 
 
-def scale_by_muon(momentum: Any, b1: Any, b2: Any, eps: Any) -> optax.GradientTransformation:
-    r"""Muon for the leaves of rank 2, Nesterov's Adam for the others; equals `optax.contrib.muon` before its rate.
+def scale_by_muon(
+    momentum: Any, b1: Any, b2: Any, eps: Any, layers: Layers | None = None
+) -> optax.GradientTransformation:
+    r"""Muon for the kernels of dense layers, Nesterov's Adam for the rest; equals `optax.contrib.muon` before its
+    rate.
 
-    For a matrix of shape (m, n), with decay $\beta$ = momentum, and for the others ($\beta$ = b1):
+    For a kernel of m inputs and n outputs, with decay $\beta$ = momentum, and for the others ($\beta$ = b1):
     $M \leftarrow \beta M + (1 - \beta) g$ and
-    $\hat M = \beta M / (1 - \beta^{t+1}) + (1 - \beta) g / (1 - \beta^t)$. A matrix moves along
-    $u = \sqrt{\max(1, n / m)} \, \mathrm{orthogonalize}(\hat M)$; another leaf along
+    $\hat M = \beta M / (1 - \beta^{t+1}) + (1 - \beta) g / (1 - \beta^t)$. A kernel moves along
+    $u = \sqrt{\max(1, n / m)} \, \mathrm{orthogonalize}(\hat M)$, as the matrix [m, n] that its input and output
+    axes make, each copy of a stacked layer by itself; another leaf along
     $u = \hat M / (\sqrt{v / (1 - b_2^t)} + \epsilon)$ with $v \leftarrow b_2 v + (1 - b_2) g^2$ (Dozat, 2016).
 
     References: Jordan, 2024, Muon: An optimizer for hidden layers in neural networks; Liu et al., 2025, Muon is
-    scalable for LLM training, section 2.1. Optax's default decay is 0.95, and its Adam has the look-ahead.
-    Rank 2 only, as in Optax: a convolution's kernel gets Adam.
+    scalable for LLM training, section 2.1. Optax's default decay is 0.95, and its Adam has the look-ahead. As in
+    Optax the kernel of a convolution gets Adam; so do embeddings, as Jordan has it, biases and scales, whatever
+    their rank.
 
     Args:
-      momentum: $\beta$ of the matrices, a scalar that may be traced.
-      b1: $\beta$ of the others, likewise.
-      b2: $b_2$, likewise.
-      eps: $\epsilon$, likewise.
+      momentum: $\beta$ of the kernels, a scalar that may be traced.
+      b1: $\beta$ of the others, may be traced too.
+      b2: $b_2$, may be traced too.
+      eps: $\epsilon$, may be traced too.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `GradientTransformation` with a `ScaleByMuonState`.
+
+    Raises:
+      LayoutError: in `init` and `update`, for a kernel whose input and output axes are not known, naming its layer.
 
     Example:
       >>> t = scale_by_muon(0.95, 0.9, 0.999, 1e-8)
@@ -83,28 +96,54 @@ def scale_by_muon(momentum: Any, b1: Any, b2: Any, eps: Any) -> optax.GradientTr
 
     def init(params):
         zeros = optax.tree.zeros_like
+        _matrices(params, layers)  # whose errors should come at the start
         return ScaleByMuonState(count=jnp.zeros((), jnp.int32), mu=zeros(params), nu=zeros(params))
 
     def update(updates, state, params=None):
         del params
         count = optax.safe_increment(state.count)
+        matrices = _matrices(updates, layers)
 
-        def beta(g):
-            return momentum if g.ndim == 2 else b1
+        def beta(matrix):
+            return b1 if matrix is None else momentum
 
-        def look_ahead(m, g):
-            now, ahead = 1 - beta(g) ** count, 1 - beta(g) ** (count + 1)
-            return beta(g) * (m / ahead) + (1 - beta(g)) * (g / now)
+        def look_ahead(matrix, m, g):
+            now, ahead = 1 - beta(matrix) ** count, 1 - beta(matrix) ** (count + 1)
+            return beta(matrix) * (m / ahead) + (1 - beta(matrix)) * (g / now)
 
-        def direction(m, v):
-            if m.ndim == 2:
-                rows, columns = m.shape
-                return max(1, columns / rows) ** 0.5 * orthogonalize(m, eps)
-            return m / (jnp.sqrt(v / (1 - b2**count)) + eps)
+        def direction(matrix, m, v):
+            if matrix is None:
+                return m / (jnp.sqrt(v / (1 - b2**count)) + eps)
+            return over_copies(functools.partial(_muon, within_copy(matrix), eps), matrix.stack)(m)
 
-        mu = jax.tree.map(lambda g, m: beta(g) * m + (1 - beta(g)) * g, updates, state.mu)
-        nu = jax.tree.map(lambda g, v: v if g.ndim == 2 else b2 * v + (1 - b2) * jnp.square(g), updates, state.nu)
-        updates = jax.tree.map(direction, jax.tree.map(look_ahead, mu, updates), nu)
+        def mapped(function, *trees):
+            leaves = [jax.tree.leaves(tree) for tree in trees]
+            return jax.tree.unflatten(
+                jax.tree.structure(trees[0]), [function(*row) for row in zip(matrices, *leaves, strict=True)]
+            )
+
+        mu = mapped(lambda matrix, g, m: beta(matrix) * m + (1 - beta(matrix)) * g, updates, state.mu)
+        nu = mapped(
+            lambda matrix, g, v: b2 * v + (1 - b2) * jnp.square(g) if matrix is None else v, updates, state.nu
+        )
+        updates = mapped(direction, mapped(look_ahead, mu, updates), nu)
         return updates, ScaleByMuonState(count=count, mu=mu, nu=nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def _matrices(params: Any, layers: Layers | None) -> list[Parameter | None]:
+    """For each leaf what is known of it, if it is the kernel of a dense layer; else None."""
+    return [
+        p.require_layout("Muon") if p.role == "kernel" and not p.window else None
+        for p in parameters(params, layers)
+    ]
+
+
+def _muon(kernel: Parameter, eps: Any, m: jax.Array) -> jax.Array:
+    """The direction of one kernel, orthogonal as the matrix [inputs, outputs]."""
+    order = (*kernel.inputs, *kernel.outputs)
+    rows, columns = (math.prod(m.shape[a] for a in side) for side in (kernel.inputs, kernel.outputs))
+    matrix = m.transpose(order)
+    flat = max(1, columns / rows) ** 0.5 * orthogonalize(matrix.reshape(rows, columns), eps)
+    return flat.reshape(matrix.shape).transpose([order.index(axis) for axis in range(m.ndim)])

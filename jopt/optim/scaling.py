@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.layers import Layers
 from jopt.optim.config import Config
 from jopt.optim.muon import scale_by_muon
 
 
-def scale_by_optimizer(config: Config) -> optax.GradientTransformation:
+def scale_by_optimizer(config: Config, layers: Layers | None = None) -> optax.GradientTransformation:
     """The transform that `config.name` and `config.variant` stand for.
 
     Args:
       config: a config whose coefficients are present, as `jopt.optim.config.complete` makes it.
+      layers: what the model says about its parameters, which muon reads.
 
     Returns:
       A `GradientTransformation` whose state is one of Optax's NamedTuples (muon's is its own).
@@ -46,7 +48,7 @@ def scale_by_optimizer(config: Config) -> optax.GradientTransformation:
         case "lion":
             return optax.scale_by_lion(c.b1, c.b2)
         case "muon":
-            return scale_by_muon(c.momentum, c.b1, c.b2, c.eps)
+            return scale_by_muon(c.momentum, c.b1, c.b2, c.eps, layers)
     raise ValueError(f"no optimizer is named {c.name!r}")
 
 

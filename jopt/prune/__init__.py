@@ -34,7 +34,6 @@ Example:
 
 from jopt.prune.budgets import erk as erk
 from jopt.prune.budgets import erk_counts as erk_counts
-from jopt.prune.build import Row as Row
 from jopt.prune.build import build as build
 from jopt.prune.build import check as check
 from jopt.prune.build import plan as plan

@@ -47,8 +47,8 @@ class Pruned(NamedTuple):
         return one_copy(self.shape, self.stack)
 
     @property
-    def copy_pattern(self) -> Pattern:
-        """The pattern of one copy."""
+    def copy_pattern(self) -> Any:
+        """The pattern of one copy, a `Pattern`."""
         return in_copy(self.pattern, self.stack, self.shape)
 
     @property
@@ -79,8 +79,8 @@ def assign(
     Raises:
       RuleError: if a rule matches nothing.
       LayoutError: if the pattern needs axes of a layer that are not known.
-      ValueError: if a sparsity is not in [0, 1), a parameter with a rule is not floating, the pattern does not fit a
-        parameter's shape, or no parameter is pruned.
+      ValueError: if a sparsity is not in [0, 1), a parameter with a rule is not floating, the pattern does not fit
+        a parameter's shape, or no parameter is pruned.
 
     Example:
       >>> params = {"a": jnp.zeros((2, 2)), "bias": jnp.zeros((2, 2)), "c": jnp.zeros((2, 4))}

@@ -1,12 +1,12 @@
 """From a pruning config to its transform, its plan and its checks."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.layers import Layers, parameters
+from jopt.layers import Layers, PlanRow, parameters
 from jopt.prune.assign import Pruned, assign, pick
 from jopt.prune.config import Config
 from jopt.prune.dynamic import rigl, set_evolution
@@ -17,14 +17,6 @@ from jopt.prune.state import PruneState
 from jopt.prune.transform import gradual, iterative, one_shot
 from jopt.rules import named_leaves
 from jopt.transform import ParamTransform
-
-
-class Row(NamedTuple):
-    """What pruning makes of one parameter, in words."""
-
-    path: str
-    shape: tuple[int, ...]
-    what: str
 
 
 def pattern_of(config: Config) -> Pattern:
@@ -91,7 +83,7 @@ def reached_at(config: Config, *, begin: int, steps: int) -> int:
     return int(step_at(fraction, begin=begin, steps=steps))
 
 
-def plan(config: Config, params: Any, layers: Layers | None = None) -> list[Row]:
+def plan(config: Config, params: Any, layers: Layers | None = None) -> list[PlanRow]:
     """What each parameter gets.
 
     Args:
@@ -100,7 +92,7 @@ def plan(config: Config, params: Any, layers: Layers | None = None) -> list[Row]
       layers: as for `build`.
 
     Returns:
-      A `Row` for each leaf, in leaf order.
+      A `PlanRow` for each leaf, in leaf order.
 
     Raises:
       RuleError: if a rule matches nothing.
@@ -110,14 +102,14 @@ def plan(config: Config, params: Any, layers: Layers | None = None) -> list[Row]
       >>> params = {"Dense_0": {"bias": jnp.zeros(4), "kernel": jnp.zeros((3, 4))}}
       >>> for row in plan(Config(sparsity=0.75), params):
       ...     print(row.path, row.what, sep=": ")
-      Dense_0/bias: left alone (bias, assumed)
+      Dense_0/bias: left alone
       Dense_0/kernel: keeps 3 of 12 weights, gradual by magnitude
     """
     pruned = assign(params, config.rules, pattern_of(config), layers)
     said = {pruned[i].index: _say(config, pool, pruned[i]) for pool in _last(config, pruned) for i in pool.members}
     rows = enumerate(zip(named_leaves(params), parameters(params, layers), strict=True))
     return [
-        Row(path, tuple(jnp.shape(leaf)), said.get(i, f"left alone ({known.reason})"))
+        PlanRow(path, tuple(jnp.shape(leaf)), said.get(i, "left alone"), known.reason)
         for i, ((path, leaf), known) in rows
     ]
 

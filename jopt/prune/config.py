@@ -41,8 +41,8 @@ class Config:
       n: nm: how many are kept, at least 1.
       m: nm: of how many, above `n`.
       block: block: the sides.
-      axis: nm and channel: along the 'outputs' or the 'inputs' of the layer, whichever axes of its kernel these are;
-        or an axis by its number, the same for every parameter.
+      axis: nm and channel: along the 'outputs' or the 'inputs' of the layer, whichever axes of its kernel these
+        are; or an axis by its number, the same for every parameter.
       rules: pairs of a pattern of a parameter's path and its own sparsity, or None to leave it alone. The first
         match wins; without rules every weight is pruned (`jopt.layers` says which these are).
 

@@ -97,6 +97,8 @@ def _by_layer(name: str, p: Pruned, w: jax.Array, statistics: Mapping[str, Layer
             f"{p.path}: {name!r} reads its layer's statistics; there are those of {', '.join(statistics) or 'none'}"
         )
     known = p.parameter.require_layout(f"score {name!r}")
+    if known.stack:
+        raise ValueError(f"{p.path}: {name!r} reads statistics of one layer, and those of stacked copies are one")
     try:
         if name == "wanda":
             return formulas.wanda(w, statistics[layer].input_norm, known.inputs)

@@ -3,8 +3,8 @@
 A pattern views a tensor as a grid of groups, adds the scores of a group up (`pool`), and gives every entry what was
 decided for its group (`expand`). Patterns are structure: hashable, compared by value, never traced.
 
-An axis is a number, or 'outputs' or 'inputs': those of the layer that the tensor is a kernel of, which `resolve` puts
-in. A pattern with a name for an axis has no grid before.
+An axis is a number, or 'outputs' or 'inputs': those of the layer that the tensor is a kernel of, which `resolve`
+puts in. A pattern with a name for an axis has no grid before.
 """
 
 import dataclasses
@@ -49,9 +49,9 @@ class Unstructured:
 class Block:
     """Blocks of the last `len(shape)` axes: those of a dense [in, out] kernel, [in, out] of a convolution's.
 
-    The axes before them are left apart: a convolution kernel [h, w, in, out] has h w in out / (b0 b1) blocks. A block
-    of two sides in a layer with several axes of inputs or outputs, such as an attention's projections, is one of the
-    matrix [inputs, outputs] that these make: `resolve` says so by `axes`.
+    The axes before them are left apart: a convolution kernel [h, w, in, out] has h w in out / (b0 b1) blocks. A
+    block of two sides in a layer with several axes of inputs or outputs, such as an attention's projections, is one
+    of the matrix [inputs, outputs] that these make: `resolve` says so by `axes`.
 
     Args:
       shape: the sides of a block, each at least 1.
@@ -114,7 +114,7 @@ class Block:
         return whole.reshape([shape[axis] for axis in order]).transpose(back)
 
     def _joined(self, shape: Shape) -> tuple[list[int] | None, Shape]:
-        """The order of the axes in which those of a side follow one another (None: as they are), and the shape then."""
+        """The order of axes in which those of a side follow one another (None: as they are), and the shape then."""
         if self.axes is None:
             if len(shape) < len(self.shape):
                 raise ValueError(f"{self} needs a tensor of at least {len(self.shape)} axes, got shape {shape}")
@@ -172,8 +172,9 @@ class NM:
     Args:
       n: how many are kept, at least 1.
       m: of how many, at least n.
-      axis: along which axis, or several, joined in row-major order; their size must be a multiple of m. Or 'outputs'
-        or 'inputs', which `resolve` replaces by the layer's (a convolution's input channels, without its window).
+      axis: along which axis, or several, joined in row-major order; their size must be a multiple of m. Or
+        'outputs' or 'inputs', which `resolve` replaces by the layer's (a convolution's input channels, without its
+        window).
 
     Raises:
       ValueError: if not 1 <= n <= m. `grid` raises it for a tensor whose axis m does not divide.

@@ -153,7 +153,8 @@ def select(
     elif len(ranked) == 1:
         new = [_keep_of_each(ranked[0], pool.count, members[0])]
     else:
-        new = keep_top_of_all(ranked, pool.count, [p.pattern for p in members])
+        patterns: list[Any] = [p.pattern for p in members]  # no NM: that has no count.
+        new = keep_top_of_all(ranked, pool.count, patterns)
     # Where fewer are left than there are places, what was pruned must not come back to fill them.
     return [n & o for n, o in zip(new, old, strict=True)]
 
@@ -161,7 +162,7 @@ def select(
 def _keep_of_each(scores: jax.Array, count: Any, p: Pruned) -> jax.Array:
     """`keep_top` of each copy of a layer."""
     if not p.stack:
-        return keep_top(scores, count, p.pattern)
+        return keep_top(scores, count, p.copy_pattern)
     counts = jnp.broadcast_to(jnp.asarray(count, jnp.int32), (p.copies,))
     kept = jax.vmap(lambda part, n: keep_top(part, n, p.copy_pattern))(to_copies(scores, p.stack), counts)
     return from_copies(kept, p.stack, [p.shape[axis] for axis in p.stack])

@@ -145,7 +145,8 @@ def wanda(w: jax.Array, x_norm: jax.Array, axes: Sequence[int] | None = None) ->
 
     Args:
       w: a kernel, floating: [in, out] or [*window, in, out], or any where `axes` tells.
-      x_norm: the L2 norm of each input feature over examples and positions, of the shape of the kernel's input axes.
+      x_norm: the L2 norm of each input feature over examples and positions, of the shape of the kernel's input
+        axes.
       axes: the kernel's input axes, in order; None: the last but one.
 
     Returns:

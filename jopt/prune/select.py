@@ -152,14 +152,13 @@ def _keep_top(
 @functools.partial(jax.jit, static_argnums=1)
 def _n_of_m(scores: jax.Array, pattern: NM) -> jax.Array:
     """An entry's rank among its m is the number of those that come before it."""
-    axes = along(pattern, scores.shape)
-    if len(axes) > 1:  # joined, at the end.
+    axis, *others = axes = along(pattern, scores.shape)
+    if others:  # joined, at the end.
         end = tuple(range(-len(axes), 0))
         moved = jnp.moveaxis(scores, axes, end)
         flat = moved.reshape(*moved.shape[: -len(axes)], -1)
         mask = _n_of_m(flat, dataclasses.replace(pattern, axis=-1))
         return jnp.moveaxis(mask.reshape(moved.shape), end, axes)
-    (axis,) = axes
     grid, m = pattern.grid(scores.shape), pattern.m
     keys = order_keys(scores).reshape(*grid[: axis + 1], m, *grid[axis + 1 :])
     place = jax.lax.broadcasted_iota(jnp.int32, keys.shape, axis + 1)

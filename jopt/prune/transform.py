@@ -41,8 +41,8 @@ def one_shot(
         budget. 'erk': these get their shares by `jopt.prune.erk`.
       rules: pairs of a pattern of a parameter's path and its own sparsity, or None to leave it alone; the first
         match wins. By default every floating weight is pruned.
-      layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, and along which axes
-        channels run. None: what names and shapes say. The copies of a stacked layer have a budget each.
+      layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, and along which
+        axes channels run. None: what names and shapes say. The copies of a stacked layer have a budget each.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`.

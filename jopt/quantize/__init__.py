@@ -30,7 +30,6 @@ from jopt.quantize.integer import quantize as quantize
 from jopt.quantize.learned import lsq as lsq
 from jopt.quantize.learned import lsq_step as lsq_step
 from jopt.quantize.learned import pact as pact
-from jopt.quantize.plan import Row as Row
 from jopt.quantize.plan import plan as plan
 from jopt.quantize.ranges import absmax as absmax
 from jopt.quantize.ranges import dynamic as dynamic

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jopt.layers import Layers
 from jopt.quantize.arithmetic import divide, ordered_sum
-from jopt.quantize.assign import Rules, assign, change
+from jopt.quantize.assign import Assigned, Rules, assign, change, resolve
 from jopt.quantize.checks import check_array
 from jopt.quantize.groups import scale_shape, shared_axes
 from jopt.quantize.ranges import count_nonzero, mean_magnitude
-from jopt.quantize.spec import Spec
+from jopt.quantize.spec import OUTPUTS, Spec
 from jopt.transform import ParamTransform
 
 
@@ -163,14 +164,20 @@ def _reduced(w: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[int, ...
     return shared_axes(jnp.ndim(w), spec)
 
 
-def binary(rules: Rules = (), *, scaled: bool = False, axis: int | tuple[int, ...] | None = -1) -> ParamTransform:
+def binary(
+    rules: Rules = (),
+    *,
+    scaled: bool = False,
+    axis: int | tuple[int, ...] | str | None = OUTPUTS,
+    layers: Layers | None = None,
+) -> ParamTransform:
     """Binary weights: BinaryConnect's signs, or XNOR-Net's signs with a scale for each output channel.
 
     Args:
-      rules: pairs of a pattern (`jopt.rules`) and whether to binarize. Else every floating parameter of rank 2
-        or more is.
+      rules: pairs of a pattern (`jopt.rules`) and whether to binarize. Else every floating weight is.
       scaled: False: `binarize`; True: `xnor`.
-      axis: of `xnor`.
+      axis: of `xnor`; 'outputs': those of the layer.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `ParamTransform` without state.
@@ -184,18 +191,25 @@ def binary(rules: Rules = (), *, scaled: bool = False, axis: int | tuple[int, ..
       >>> t.apply(t.init({}), {"bias": jnp.array([0.1]), "kernel": jnp.array([[0.3], [-0.7]])})["kernel"].tolist()
       [[1.0], [-1.0]]
     """
-    return _stateless(rules, lambda w: xnor(w, axis) if scaled else binarize(w))
+    if not scaled:
+        return _stateless(rules, lambda w, axis: binarize(w), None, layers)
+    return _stateless(rules, xnor, axis, layers)
 
 
 def ternary(
-    rules: Rules = (), *, axis: int | tuple[int, ...] | None = None, threshold: Any = 0.7
+    rules: Rules = (),
+    *,
+    axis: int | tuple[int, ...] | str | None = None,
+    threshold: Any = 0.7,
+    layers: Layers | None = None,
 ) -> ParamTransform:
-    """Ternary weights: `ternarize` on every floating parameter of rank 2 or more, or as the rules say.
+    """Ternary weights: `ternarize` on every floating weight, or as the rules say.
 
     Args:
       rules: pairs of a pattern (`jopt.rules`) and whether to ternarize.
-      axis: of `ternarize`.
+      axis: of `ternarize`; 'outputs': those of the layer. The copies of a stacked layer share nothing either way.
       threshold: of `ternarize`; may be traced.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `ParamTransform` without state.
@@ -209,20 +223,29 @@ def ternary(
       >>> t.apply(t.init({}), {"kernel": jnp.array([[0.5, 0.1], [-1.0, 0.0]])})["kernel"].tolist()
       [[0.75, 0.0], [-0.75, 0.0]]
     """
-    return _stateless(rules, lambda w: ternarize(w, axis, threshold))
+    return _stateless(rules, lambda w, axis: ternarize(w, axis, threshold), axis, layers)
 
 
-def _stateless(rules: Rules, function: Callable[[jax.Array], jax.Array]) -> ParamTransform:
+def _stateless(
+    rules: Rules, function: Callable[[jax.Array, Any], jax.Array], axis: Any, layers: Layers | None
+) -> ParamTransform:
+    """The transform by `function(weights, axis)`, the axis being that of each parameter."""
     rules = [(pattern, chosen or None) for pattern, chosen in rules]
 
+    def assigned(params: Any) -> list[Assigned]:
+        return [
+            a if a.value is None else a._replace(value=resolve(Spec(axis=axis), a.parameter, len(a.leaf.shape)))
+            for a in assign(rules, params, True, layers)
+        ]
+
     def init(params: Any) -> tuple[()]:
-        assign(rules, params, True)  # whose errors should come at the start
+        assigned(params)  # whose errors should come at the start
         return ()
 
     return ParamTransform(
         init=init,
         update=lambda state, params, *, step, grads=None, key=None: state,
         apply=lambda state, params: change(
-            params, assign(rules, params, True), lambda path, leaf, chosen: function(leaf)
+            params, assigned(params), lambda path, leaf, spec: function(leaf, spec.axis)
         ),
     )

@@ -5,13 +5,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.quantize.assign import assign
+from jopt.layers import Layers, Parameter
+from jopt.quantize.assign import assign, resolve
 from jopt.quantize.config import Config, spec_of
-from jopt.quantize.spec import UNTOUCHED, Spec
-from jopt.rules import named_leaves
+from jopt.quantize.spec import OUTPUTS, UNTOUCHED, Spec
 
 
-def check(config: Config, state: Any, seen: Any) -> list[str]:
+def check(config: Config, state: Any, seen: Any, layers: Layers | None = None) -> list[str]:
     """Which parameters that the model sees are not quantized as the config says. Runs on the host.
 
     Integer: the entries that share a scale are whole multiples of one step, within the codes (at 16 bits: at most
@@ -22,6 +22,7 @@ def check(config: Config, state: Any, seen: Any) -> list[str]:
       config: the config, of plain Python values.
       state: the transform's state; not read.
       seen: what `apply` of the whole chain gives, a pytree of arrays.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A sentence for each violated invariant; empty where all hold.
@@ -38,19 +39,16 @@ def check(config: Config, state: Any, seen: Any) -> list[str]:
     del state
     default = {"integer": config.bits, "identity": None}.get(config.scheme, config.scheme)
     problems = []
-    for (path, leaf, value), (_, array) in zip(
-        assign(config.rules, seen, default), named_leaves(seen), strict=True
-    ):
-        del leaf
+    for path, array, value, parameter in assign(config.rules, seen, default, layers):
         values = np.asarray(array).astype(np.float64)
         if not np.isfinite(values).all():
             problems.append(f"{path}: {int((~np.isfinite(values)).sum())} values are not finite")
         elif isinstance(value, str):
-            problems += [f"{path}: {text}" for text in _check_signs(config, value, values)]
+            problems += [f"{path}: {text}" for text in _check_signs(config, value, values, parameter)]
         elif value not in (None, UNTOUCHED):
             # A value is off by half of the parameters' precision, and so is the largest, which gives the step.
             precision = max(float(jnp.finfo(array.dtype).eps), 2.0**-22)
-            spec = spec_of(config, value, values.ndim)
+            spec = spec_of(config, value, parameter, values.ndim)
             problems += [f"{path}: {text}" for text in _check_integers(spec, values, precision)]
     return problems
 
@@ -64,13 +62,12 @@ def _rows(values: np.ndarray, spec: Spec) -> np.ndarray:
     return rows.reshape(-1, rows.shape[1] if spec.group is None else spec.group)
 
 
-def _check_signs(config: Config, scheme: str, values: np.ndarray) -> list[str]:
+def _check_signs(config: Config, scheme: str, values: np.ndarray, parameter: Parameter) -> list[str]:
     if scheme == "binary":
         wrong = ~np.isin(values, (-1.0, 0.0, 1.0))
         return [f"{wrong.sum()} weights are not -1, 0 or 1"] if wrong.any() else []
     whole = scheme == "ternary" and config.granularity == "tensor"
-    rows = np.abs(_rows(values, Spec(axis=None if whole else -1)))
-    # A rule may name a parameter of any rank, but only kernels get signs: their rank is 2 or more.
+    rows = np.abs(_rows(values, resolve(Spec(axis=None if whole else OUTPUTS), parameter, values.ndim)))
     alpha = rows.max(axis=1, keepdims=True, initial=0.0)
     wrong = ((rows != 0) & (rows != alpha)).any(axis=1)
     return [f"{wrong.sum()} of {len(rows)} scales have more values than -alpha, 0 and alpha"] if wrong.any() else []

@@ -7,9 +7,10 @@ from typing import Any
 
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
-from jopt.quantize.assign import assign
+from jopt.layers import Layers, Parameter
+from jopt.quantize.assign import Assigned, assign, resolve
 from jopt.quantize.binary import binary, ternary
-from jopt.quantize.spec import ACCEPTED, ACCEPTED_OR_NONE, BITS, UNTOUCHED, Spec
+from jopt.quantize.spec import ACCEPTED, ACCEPTED_OR_NONE, BITS, OUTPUTS, UNTOUCHED, Spec
 from jopt.quantize.weights import CALIBRATIONS, quantize_assigned
 from jopt.transform import Params, ParamTransform, chain
 
@@ -21,7 +22,7 @@ GRANULARITIES = ("tensor", "channel", "group")
 class Config:
     """How weights are quantized.
 
-    Without a rule, every floating parameter of rank 2 or more gets the scheme. A rule is a pair of a regular
+    Without a rule, every weight gets the scheme (`jopt.layers` says which these are). A rule is a pair of a regular
     expression, which must match a parameter's whole path such as `Dense_0/kernel`, and that parameter's bits as an
     integer, whatever the scheme, or None, which leaves it alone; the first match wins, and a rule that changes
     nothing is an error (`jopt.rules`). Binary hidden layers between 8-bit outer ones are
@@ -33,9 +34,10 @@ class Config:
       bits: integer: 1 to 8, or 16; 32 leaves every value as it is, in the program of the other widths: the control
         of a sweep. May be traced.
       symmetric: integer: whether codes are centred on 0.
-      granularity: what shares a scale. Integer: 'tensor' (the whole), 'channel' (an entry of the last axis),
-        'group' (`group` consecutive entries of a channel, its axes flattened). Ternary: 'tensor', as in the paper,
-        or 'channel'. Parameters of rank below 2 have one scale.
+      granularity: what shares a scale. Integer: 'tensor' (the whole), 'channel' (an output unit of the layer, on
+        whichever axes of its kernel these are), 'group' (`group` consecutive entries of a channel, its axes
+        flattened). Ternary: 'tensor', as in the paper, or 'channel'. What is no weight has one scale. The copies of
+        a stacked layer never share one.
       group: the size of a group, which must divide the entries of each channel; read for 'group' only.
       calibration: integer: 'absmax', the whole range at every step; 'percentile' or 'mse' (the least squared
         error), chosen between segments.
@@ -110,13 +112,14 @@ def validate(config: Config, path: str = "quantize") -> None:
             require(False, field, pattern, f"a regular expression ({error})")
 
 
-def build(config: Config, *, begin: int = 0, steps: int = 0) -> ParamTransform:
+def build(config: Config, *, begin: int = 0, steps: int = 0, layers: Layers | None = None) -> ParamTransform:
     """The transform that a config describes.
 
     Args:
       config: the config; `bits`, `percentile` and `threshold` may be traced.
       begin: the step at which the stage starts; not read: weights are quantized from the first step on.
       steps: the stage's length; not read.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `ParamTransform`.
@@ -133,29 +136,32 @@ def build(config: Config, *, begin: int = 0, steps: int = 0) -> ParamTransform:
       [[0.0], [-1.0]]
     """
     del begin, steps
-    integers = quantize_assigned(lambda params: specs(config, params), config.calibration, config.percentile)
+    integers = quantize_assigned(
+        lambda params: specs(config, params, layers), config.calibration, config.percentile
+    )
     if config.scheme in ("integer", "identity"):
         return integers
     others = [(pattern, False) for pattern, _ in config.rules]
     if config.scheme == "ternary":
-        axis = None if config.granularity == "tensor" else -1
-        base = ternary(others, axis=axis, threshold=config.threshold)
+        axis = None if config.granularity == "tensor" else OUTPUTS
+        base = ternary(others, axis=axis, threshold=config.threshold, layers=layers)
     else:
-        base = binary(others, scaled=config.scheme == "xnor")
+        base = binary(others, scaled=config.scheme == "xnor", layers=layers)
     return chain(base, integers) if config.rules else base
 
 
-def specs(config: Config, params: Params) -> list[tuple[str, Any, Spec | None]]:
+def specs(config: Config, params: Params, layers: Layers | None = None) -> list[Assigned]:
     """The Spec that each parameter is quantized to integers by, None where it is not, as `jopt.quantize.assign`."""
     default = config.bits if config.scheme == "integer" else None
     return [
-        (path, leaf, None if bits is None else spec_of(config, bits, len(leaf.shape)))
-        for path, leaf, bits in assign(config.rules, params, default)
+        a._replace(value=None if a.value is None else spec_of(config, a.value, a.parameter, len(a.leaf.shape)))
+        for a in assign(config.rules, params, default, layers)
     ]
 
 
-def spec_of(config: Config, bits: Any, ndim: int) -> Spec:
+def spec_of(config: Config, bits: Any, parameter: Parameter, ndim: int) -> Spec:
     """The Spec of a parameter of rank `ndim`."""
-    if config.granularity == "tensor" or ndim < 2:
-        return Spec(bits, config.symmetric)
-    return Spec(bits, config.symmetric, axis=-1, group=config.group if config.granularity == "group" else None)
+    if config.granularity == "tensor" or not parameter.is_weight:
+        return resolve(Spec(bits, config.symmetric), parameter, ndim)
+    group = config.group if config.granularity == "group" else None
+    return resolve(Spec(bits, config.symmetric, axis=OUTPUTS, group=group), parameter, ndim)

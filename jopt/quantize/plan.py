@@ -1,8 +1,9 @@
 """What a quantization config gives each parameter: printed before a run."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
+from jopt.layers import Layers, PlanRow
 from jopt.quantize.assign import assign
 from jopt.quantize.config import Config, spec_of
 from jopt.quantize.groups import scale_shape
@@ -15,23 +16,16 @@ _SIGNS = {
 }
 
 
-class Row(NamedTuple):
-    """What one parameter gets."""
-
-    path: str
-    shape: tuple[int, ...]
-    what: str
-
-
-def plan(config: Config, params: Any) -> list[Row]:
+def plan(config: Config, params: Any, layers: Layers | None = None) -> list[PlanRow]:
     """Resolves a config over the parameters.
 
     Args:
       config: the config, of plain Python values.
       params: a pytree of arrays, or shapes as `jax.eval_shape` gives them.
+      layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
-      A `Row` for each leaf, in leaf order.
+      A `PlanRow` for each leaf, in leaf order.
 
     Raises:
       RuleError: if a rule matches no parameter.
@@ -46,14 +40,14 @@ def plan(config: Config, params: Any) -> list[Row]:
     """
     default = {"integer": config.bits, "identity": None}.get(config.scheme, config.scheme)
     rows = []
-    for path, leaf, value in assign(config.rules, params, default):
+    for path, leaf, value, parameter in assign(config.rules, params, default, layers):
         shape = tuple(leaf.shape)
         if value is None:
             what = "left as it is"
         elif isinstance(value, str):
             what = _SIGNS[value]
         else:
-            spec = spec_of(config, value, len(shape))
+            spec = spec_of(config, value, parameter, len(shape))
             try:
                 scales = math.prod(scale_shape(shape, spec))
             except ValueError as error:
@@ -61,5 +55,5 @@ def plan(config: Config, params: Any) -> list[Row]:
             kind = "symmetric" if config.symmetric else "asymmetric"
             shared = "1 scale" if scales == 1 else f"{scales} scales of {math.prod(shape) // scales} values"
             what = f"{value}-bit {kind}, {config.calibration}, {shared}" if value != UNTOUCHED else "left as it is"
-        rows.append(Row(path, shape, what))
+        rows.append(PlanRow(path, shape, what, parameter.reason))
     return rows

@@ -11,6 +11,8 @@ import numpy as np
 BITS = (*range(1, 9), 16)
 UNTOUCHED = 32
 """The bits with which values stay what they are: the control, as a number in the program of the other widths."""
+OUTPUTS = "outputs"
+"""The axis that stands for the output axes of the layer that an array is the kernel of."""
 ACCEPTED = "1 to 8, 16, or 32, which changes nothing"
 ACCEPTED_OR_NONE = "1 to 8, 16, 32 (which changes nothing) or None"
 
@@ -33,7 +35,8 @@ class Spec:
         so that one program serves quantized and unquantized trials; None makes another program.
       symmetric: whether codes are signed and centred on 0: from -(2^(b-1) - 1) to 2^(b-1) - 1, zero point 0; at one
         bit the sign (0 for a zero). Otherwise they go from 0 to 2^b - 1, with an integer zero point.
-      axis: the kept axes, negative ones from the end; None: one scale for the whole array.
+      axis: the kept axes, negative ones from the end; None: one scale for the whole array; 'outputs': the output
+        axes of the layer, for transforms of parameters, which put them in (`jopt.quantize.weights`).
       narrow: symmetric: whether the code -2^(b-1) is left out. The scale is the same either way; the lowest code is
         reached only by values below minus the range. Without meaning for asymmetric codes and one bit.
       group: the number of entries that share a scale, at least 1; None: all.
@@ -50,7 +53,7 @@ class Spec:
 
     bits: Any = 8
     symmetric: bool = dataclasses.field(default=True, metadata={"static": True})
-    axis: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+    axis: int | tuple[int, ...] | str | None = dataclasses.field(default=None, metadata={"static": True})
     narrow: bool = dataclasses.field(default=True, metadata={"static": True})
     group: int | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -63,9 +66,9 @@ class Spec:
             raise ValueError(f"bits must be {ACCEPTED_OR_NONE}, got {self.bits!r}")
         if isinstance(self.axis, list):
             object.__setattr__(self, "axis", tuple(self.axis))
-        axes = () if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        axes = () if self.axis in (None, OUTPUTS) else self.axis if isinstance(self.axis, tuple) else (self.axis,)
         if not all(isinstance(a, int) and not isinstance(a, bool) for a in axes):
-            raise ValueError(f"axis must be None, an integer or a tuple of integers, got {self.axis!r}")
+            raise ValueError(f"axis must be None, an integer, a tuple of integers or 'outputs', got {self.axis!r}")
         if self.group is not None and (
             isinstance(self.group, bool) or not isinstance(self.group, int) or self.group < 1
         ):
@@ -97,6 +100,11 @@ class Spec:
           >>> Spec(axis=(-1, 0)).kept_axes(3), Spec().kept_axes(3)
           ((0, 2), ())
         """
+        if isinstance(self.axis, str):
+            raise ValueError(
+                f"axis {self.axis!r} goes by the layer, and an array alone has none: give numbers, or let "
+                "jopt.quantize.weights put them in"
+            )
         axes = () if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
         kept = {a % ndim for a in axes if -ndim <= a < ndim}
         if len(kept) != len(axes):

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from jopt.quantize.assign import Rules, assign, change
+from jopt.layers import Layers
+from jopt.quantize.assign import Assigned, Rules, assign, change, resolve
 from jopt.quantize.fake import fake_quantize
 from jopt.quantize.grid import Range
 from jopt.quantize.ranges import mse, percentile
@@ -14,20 +15,28 @@ CALIBRATIONS = ("absmax", "percentile", "mse")
 
 
 def weights(
-    spec: Spec | None = None, rules: Rules = (), *, calibration: str = "absmax", percentile: Any = 99.9
+    spec: Spec | None = None,
+    rules: Rules = (),
+    *,
+    calibration: str = "absmax",
+    percentile: Any = 99.9,
+    layers: Layers | None = None,
 ) -> ParamTransform:
     """Fake-quantizes parameters, with straight-through gradients.
 
     Used in training it is quantization-aware training; after training, post-training quantization.
 
     Args:
-      spec: for every floating parameter of rank 2 or more that no rule matches; None: `Spec(8)`. With the identity
-        only what the rules name is quantized.
+      spec: for every floating weight that no rule matches; None: `Spec(8)`. With the identity only what the rules
+        name is quantized. `Spec(b, axis="outputs")` gives each output unit of a layer a scale.
       rules: pairs of a pattern (`jopt.rules`) and a Spec, or None for a parameter that is left alone.
       calibration: 'absmax': the whole range, of the moment (asymmetric: from the smallest value to the largest).
         'percentile', 'mse': ranges that `init` and `update` choose and the state holds; what lies outside is
         clipped and has no gradient.
       percentile: for 'percentile', of the values that are not 0; in (0, 100], may be traced.
+      layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, along which axes
+        'outputs' run, and which axes are copies of a layer, which never share a scale. None: what names and shapes
+        say.
 
     Returns:
       A `ParamTransform`. Its state is a dictionary from path to `Range`, empty for 'absmax'.
@@ -49,12 +58,17 @@ def weights(
     default = Spec(8) if spec is None else spec
     if calibration not in CALIBRATIONS:
         raise ValueError(f"calibration must be one of {', '.join(map(repr, CALIBRATIONS))}, got {calibration!r}")
-    return quantize_assigned(lambda params: assign(rules, params, default), calibration, percentile)
+
+    def assigned(params: Params) -> list[Assigned]:
+        return [
+            a if a.value is None else a._replace(value=resolve(a.value, a.parameter, len(a.leaf.shape)))
+            for a in assign(rules, params, default, layers)
+        ]
+
+    return quantize_assigned(assigned, calibration, percentile)
 
 
-def quantize_assigned(
-    assigned: Callable[[Params], list[tuple[str, Any, Any]]], calibration: str, q: Any
-) -> ParamTransform:
+def quantize_assigned(assigned: Callable[[Params], list[Assigned]], calibration: str, q: Any) -> ParamTransform:
     """`weights` for Specs (or None) that `assigned(params)` gives the leaves, in leaf order."""
 
     def ranges(params: Params) -> dict[str, Range]:

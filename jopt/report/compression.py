@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from numpy.typing import ArrayLike
 
 from jopt import measure
+from jopt.layers import is_weight
 from jopt.measure import StageOutcome
 from jopt.report import formats
 from jopt.report.bars import class_bars, sparsity_bars
@@ -142,7 +143,7 @@ def _sparse_stages(outcomes: Sequence[StageOutcome]) -> dict[str, Mapping[str, f
     changed: list[tuple[str, Mapping[str, float]]] = []
     previous: Mapping[str, float] = {}
     for i, outcome in enumerate(outcomes):
-        kernels = {r.path for r in measure.layers(outcome.params) if len(r.shape) > 1}
+        kernels = {r.path for r in measure.layers(outcome.params) if is_weight(r.path, r.shape)}
         found = {p: s for p, s in measure.sparsity_by_layer(outcome.params).items() if p in kernels or not kernels}
         if found != previous and (previous or any(found.values())):
             name = outcome.name if all(outcome.name != n for n, _ in changed) else f"{outcome.name} ({i + 1})"

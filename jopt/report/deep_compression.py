@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from jopt.codec.ledger import Entry, Ledger
 from jopt.config import require
+from jopt.layers import is_weight
 from jopt.report import formats
 from jopt.report.ledger import POSITIONS, bits_per_kept, share
 from jopt.report.tables import Table
@@ -102,7 +103,11 @@ def paper_table(fixed: Ledger, coded: Ledger, network: str, title: str = "Deep C
 
 
 def _kernels(ledger: Ledger) -> list[Entry]:
-    return [entry for entry in ledger.entries if len(entry.shape) > 1 and not entry.path.startswith(_STATE)]
+    return [
+        entry
+        for entry in ledger.entries
+        if is_weight(entry.path, entry.shape) and not entry.path.startswith(_STATE)
+    ]
 
 
 def _paper_row(row: _Published) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jopt.layers import is_weight
 from jopt.report import canvas, formats
 from jopt.report.canvas import BEFORE, INK, PALETTE, QUIET
 from jopt.rules import named_leaves
@@ -29,7 +30,7 @@ def weight_histograms(before: Any, after: Any, title: str = "Weights before and 
     lines with a dot.
 
     Args:
-      before: a pytree of concrete arrays; layers are its arrays with more than one axis (all, if there are none).
+      before: a pytree of concrete arrays; layers are its weights (all arrays, if there are none).
       after: a pytree with the same paths; shapes may differ, and a path that it lacks is drawn without.
       title: above the panels.
 
@@ -56,7 +57,7 @@ def weight_histograms(before: Any, after: Any, title: str = "Weights before and 
 
 def _layers(params: Any) -> Mapping[str, np.ndarray]:
     leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params)}
-    kernels = {path: leaf for path, leaf in leaves.items() if leaf.ndim > 1} or leaves
+    kernels = {path: leaf for path, leaf in leaves.items() if is_weight(path, leaf.shape)} or leaves
     return {path: leaf.astype(np.float32, copy=False) for path, leaf in kernels.items()}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jopt.codec.ledger import KINDS, Entry, Ledger
+from jopt.layers import is_weight
 from jopt.report import formats
 from jopt.report.tables import Table
 
@@ -94,12 +95,11 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
         cells += [bits_per_kept(some, ("values",)), bits_per_kept(some, POSITIONS), formats.integer(total)]
         return (*cells, f"{times(dense, total)}x", _same(e.encoding for e in some))
 
-    kernels = [entry for entry in entries if len(entry.shape) > 1]
-    vectors = Ledger(tuple(entry for entry in entries if len(entry.shape) < 2))
+    kernels = [entry for entry in entries if is_weight(entry.path, entry.shape)]
+    others = Ledger(tuple(entry for entry in entries if entry not in kernels))
     rows = [row(_name(e), "x".join(map(str, e.shape)), [e], e.total, e.dense_bytes) for e in kernels]
-    if n := len(vectors.entries):
-        name = f"{n} with fewer than 2 axes"
-        rows.append(row(name, "", vectors.entries, vectors.total, vectors.dense_bytes))
+    if n := len(others.entries):
+        rows.append(row(f"{n} that are no weights", "", others.entries, others.total, others.dense_bytes))
     footer = row("total", "", entries, ledger.total, ledger.dense_bytes)
     return Table(title, tuple(header), "l" * (2 + several) + "r" * 6 + "l", rows, footer)
 

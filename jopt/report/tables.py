@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jopt.layers import is_weight
 from jopt.report import formats
 from jopt.rules import Assignment
 
@@ -44,12 +45,14 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
       title: the table's title.
 
     Returns:
-      A `Table`: path, shape, dtype, parameters, share of all parameters, nonzeros where any array has zeros
-      among more than one axis, FLOPs where given.
+      A `Table`: path, shape, dtype, parameters, share of all parameters, nonzeros where any weight is zero, FLOPs
+      where given.
     """
     total = sum(layer.parameters for layer in layers)
     nonzero = sum(layer.nonzero_parameters for layer in layers)
-    pruned = any(layer.nonzero_parameters < layer.parameters for layer in layers if len(layer.shape) > 1)
+    pruned = any(
+        layer.nonzero_parameters < layer.parameters for layer in layers if is_weight(layer.path, layer.shape)
+    )
     largest: dict[str, Layer] = {}
     for layer in layers:
         owner = layer.path.rpartition("/")[0]

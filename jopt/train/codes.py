@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from jopt import measure, quantize
-from jopt.quantize.assign import assign
+from jopt.layers import Layers, Parameter
+from jopt.quantize.assign import assign, resolve
 from jopt.quantize.integer import QTensor
+from jopt.quantize.spec import OUTPUTS
 from jopt.rules import named_leaves
 from jopt.train import compression
 from jopt.train.config import Experiment
@@ -30,7 +32,7 @@ class Codes(NamedTuple):
     ranges: dict[str, quantize.Range]
 
 
-def codes(config: Experiment, stage: int, state: TrainState, seen: Any) -> Codes:
+def codes(config: Experiment, stage: int, state: TrainState, seen: Any, known: Layers | None = None) -> Codes:
     """The codes of what the model sees at the end of a stage.
 
     Args:
@@ -38,6 +40,7 @@ def codes(config: Experiment, stage: int, state: TrainState, seen: Any) -> Codes
       stage: index of the stage.
       state: the state that it ended in.
       seen: what the model computes with, a pytree of NumPy arrays.
+      known: what the stage's model says about its parameters.
 
     Returns:
       The `Codes`; none where the stage quantizes nothing.
@@ -53,25 +56,26 @@ def codes(config: Experiment, stage: int, state: TrainState, seen: Any) -> Codes
         held = held[1] if code.rules else {}
     bare = compression.bare(seen)
     specs = {
-        path: spec for path, _, spec in quantize.specs(code, bare) if spec is not None and not spec.is_identity
+        a.path: a.value
+        for a in quantize.specs(code, bare, known)
+        if a.value is not None and not a.value.is_identity
     }
     given = bare
     if kinds[-1] != "quantize" or not all(spec.symmetric for spec in specs.values()):
         # Only a symmetric range can be read off what was quantized with it, if no later method set its end to 0.
         moved = state.params if config.ema_decay is None else state.ema
-        given = jax.device_get(compression.before(config, stage, "quantize", states, moved))
+        given = jax.device_get(compression.before(config, stage, "quantize", states, moved, known))
     leaves, inputs = dict(named_leaves(bare)), dict(named_leaves(given))
     ranges: dict[str, quantize.Range] = {}
     for path, spec in specs.items():
         chosen = held.get(path) or _whole(inputs[path], spec, given is bare)
         ranges[path] = jax.tree.map(np.asarray, chosen)
-    for path, leaf, scheme in assign(code.rules, bare, code.scheme):
+    for path, leaf, scheme, parameter in assign(code.rules, bare, code.scheme, known):
         if scheme in _SIGNS:
-            by_channel = _by_channel(code, scheme)
-            specs[path] = quantize.Spec(_SIGNS[scheme], axis=-1 if by_channel else None)
-            axes = tuple(range(leaf.ndim - 1)) if by_channel else None
-            peak: Any = np.abs(leaves[path]).max(axes, keepdims=by_channel).astype(np.float32)
-            ranges[path] = quantize.Range(-peak, peak)
+            spec = specs[path] = _signs(code, scheme, parameter, leaf.ndim)
+            # Signs times their range: at one bit a range is a mean, of which what comes out is the largest.
+            peak = quantize.absmax(leaves[path], dataclasses.replace(spec, bits=8))
+            ranges[path] = jax.tree.map(np.asarray, peak)
     return Codes(specs, ranges)
 
 
@@ -102,21 +106,23 @@ def integers(found: Codes, seen: Any) -> dict[str, QTensor]:
     return out
 
 
-def grids(config: Experiment, stage: int, params: Any) -> dict[str, measure.Grid]:
+def grids(config: Experiment, stage: int, params: Any, known: Layers | None = None) -> dict[str, measure.Grid]:
     """How the integers of each quantized parameter would be held, for its theoretical size."""
     code = compression.acting(config, stage)["quantize"].config
     params = compression.bare(params)
     found = {}
-    for path, leaf, spec in quantize.specs(code, params):
+    for path, leaf, spec, _ in quantize.specs(code, params, known):
         if spec is not None and not spec.is_identity:
             scales = math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
             found[path] = measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
-    for path, leaf, scheme in assign(code.rules, params, code.scheme):
+    for path, leaf, scheme, parameter in assign(code.rules, params, code.scheme, known):
         if scheme in _SIGNS:
-            found[path] = measure.Grid(_SIGNS[scheme], leaf.shape[-1] if _by_channel(code, scheme) else 1)
+            spec = _signs(code, scheme, parameter, leaf.ndim)
+            found[path] = measure.Grid(_SIGNS[scheme], math.prod(quantize.scale_shape(tuple(leaf.shape), spec)))
     return found
 
 
-def _by_channel(code: quantize.Config, scheme: str) -> bool:
-    """Whether signs have a scale for each output channel."""
-    return scheme == "xnor" or (scheme == "ternary" and code.granularity == "channel")
+def _signs(code: quantize.Config, scheme: str, parameter: Parameter, ndim: int) -> quantize.Spec:
+    """The Spec of signs: XNOR-Net's, and ternary ones where the config says so, have a scale for each channel."""
+    by_channel = scheme == "xnor" or (scheme == "ternary" and code.granularity == "channel")
+    return resolve(quantize.Spec(_SIGNS[scheme], axis=OUTPUTS if by_channel else None), parameter, ndim)

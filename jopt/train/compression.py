@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jopt import clip, cluster, models, prune, quantize
+from jopt import clip, cluster, layers, models, prune, quantize
 from jopt.config import ConfigError
+from jopt.layers import Layers
 from jopt.quantize.activations import KEY
 from jopt.rules import RuleError, path_name
 from jopt.train import tied
@@ -80,9 +81,25 @@ def model(config: Experiment, stage: int, own: models.Model | None = None) -> mo
     return net if part is None else quantize.activations(net, part.config)
 
 
-def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> ParamTransform:
+def layers_of(
+    config: Experiment, stage: int, input_shape: tuple[int, ...], own: models.Model | None = None
+) -> Layers:
+    """What the model of stage number `stage` says about its parameters, by an abstract trace.
+
+    Args:
+      config: the experiment.
+      stage: index of the stage.
+      input_shape: the shape of one example.
+      own: a model of the caller's, instead of `config.model`.
+    """
+    return layers.trace(plain_model(config, stage, own), jax.ShapeDtypeStruct((1, *input_shape), np.float32))
+
+
+def transform(
+    config: Experiment, stage: int, *, begin: int, steps: int, known: Layers | None = None
+) -> ParamTransform:
     """The ParamTransform of stage number `stage`, which starts at step `begin` and has `steps` of them."""
-    built = _built(config, stage, begin, steps)
+    built = _built(config, stage, begin, steps, known)
     whole = chain(*built)
     places = {part.kind: index for index, part in enumerate(parts(config, stage))}
     if places.get("share", len(built)) < places.get("prune", 0):
@@ -90,7 +107,9 @@ def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> Para
     return _beside(KEY, whole) if "activations" in acting(config, stage) else whole
 
 
-def _built(config: Experiment, stage: int, begin: int, steps: int) -> list[ParamTransform]:
+def _built(
+    config: Experiment, stage: int, begin: int, steps: int, known: Layers | None = None
+) -> list[ParamTransform]:
     """The transforms of `parts`."""
     built = []
     for part in parts(config, stage):
@@ -98,13 +117,13 @@ def _built(config: Experiment, stage: int, begin: int, steps: int) -> list[Param
         if part.kind == "share" and part.stage != stage:
             # It was due in its own stage: the zeros of a later pruning must not wait for that part of this one.
             own = dataclasses.replace(own, begin=0.0)
-        one = part.package.build(own, begin=begin, steps=steps)
+        one = part.package.build(own, begin=begin, steps=steps, layers=known)
         # A codebook that was chosen is held by itself, and must see which of its weights are pruned later.
         built.append(one if part.stage == stage or part.kind == "share" else hold(one))
     return built
 
 
-def before(config: Experiment, stage: int, kind: str, states: Any, params: Any) -> Any:
+def before(config: Experiment, stage: int, kind: str, states: Any, params: Any, known: Layers | None = None) -> Any:
     """What the method `kind` of a stage is given: the parameters as the methods before it show them.
 
     Args:
@@ -113,12 +132,13 @@ def before(config: Experiment, stage: int, kind: str, states: Any, params: Any) 
       kind: a field of Stage that is among its `parts`.
       states: the transforms' states.
       params: what the optimizer moves, or its average.
+      known: what the stage's model says about its parameters.
 
     Returns:
       The parameters, without learned ranges of activations among them.
     """
     place = [part.kind for part in parts(config, stage)].index(kind)
-    first = chain(*_built(config, stage, 0, 0)[:place])
+    first = chain(*_built(config, stage, 0, 0, known)[:place])
     return jax.jit(first.apply)(tuple(states[:place]), bare(params))
 
 
@@ -260,8 +280,8 @@ def imposed(config: Experiment, stage: int) -> list[Part]:
     return parts(config, stage) + [active[kind] for kind in ("clip",) if kind in active]
 
 
-def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...]]:
-    """A row for each parameter: its path, its shape, and what each of `parts` makes of it.
+def describe(config: Experiment, stage: int, params: Any, known: Layers | None = None) -> list[tuple[str, ...]]:
+    """A row for each parameter: its path, its shape, its role, and what each of `parts` makes of it.
 
     Raises:
       ConfigError, RuleError, ValueError: naming the field, where a method cannot have these parameters.
@@ -271,7 +291,7 @@ def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...
     columns = []
     for part in imposed(config, stage):
         try:
-            columns.append(part.package.plan(part.config, params))
+            columns.append(part.package.plan(part.config, params, known))
         except ConfigError:
             raise
         except ValueError as error:
@@ -287,7 +307,7 @@ def describe(config: Experiment, stage: int, params: Any) -> list[tuple[str, ...
         ]
         tied.check(tie.config.groups, params, said)
     return [
-        (rows[0].path, "x".join(map(str, rows[0].shape)) or "scalar", *(row.what for row in rows))
+        (rows[0].path, "x".join(map(str, rows[0].shape)) or "scalar", rows[0].role, *(row.what for row in rows))
         for rows in zip(*columns, strict=True)
     ]
 
@@ -304,12 +324,12 @@ def describe_activations(
     return [(row.path, "x".join(map(str, row.shape)), row.what) for row in rows]
 
 
-def violations(config: Experiment, stage: int, state: Any, seen: Any) -> list[str]:
+def violations(config: Experiment, stage: int, state: Any, seen: Any, known: Layers | None = None) -> list[str]:
     """A sentence for each thing that a stage should hold and does not, given what the model sees at its end."""
     host_state, host_seen = jax.device_get((state, seen))
     host_seen = bare(host_seen)
     return [
         f"{part.kind}: {sentence}"
         for part, own in zip(parts(config, stage), host_state, strict=True)
-        for sentence in part.package.check(part.config, own, host_seen)
+        for sentence in part.package.check(part.config, own, host_seen, known)
     ]

@@ -199,8 +199,8 @@ def method_tables(prepared: Prepared, stage: int) -> list[report.Table]:
     named = compression.imposed(p.config, stage)
     tables = []
     if any(part.stage == stage for part in named):
-        header = ("parameter", "shape", *(part.kind + " (held)" * (part.stage != stage) for part in named))
-        rows = compression.describe(p.config, stage, p.like(stage).params)
+        header = ("parameter", "shape", "role", *(part.kind + " (held)" * (part.stage != stage) for part in named))
+        rows = compression.describe(p.config, stage, p.like(stage).params, p.layers_of(stage))
         tables.append(report.Table(f"Stage {here.name!r}: parameters", header, "l" * len(header), rows))
     if here.transfer is not None:
         rows = [

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jopt import data, hyper, keys, models
+from jopt.layers import Layers
 from jopt.train import compression, program, schedule
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.config import Experiment
@@ -28,6 +29,7 @@ class Finished(NamedTuple):
       state: the whole state, `state.params` being what the optimizer moved.
       dataset: what it was trained on, with the mean and standard deviation that its inputs are normalized with.
       given: what it was given besides its config: 'model', 'transform'.
+      layers: what its model says about its parameters.
     """
 
     config: Experiment
@@ -38,6 +40,7 @@ class Finished(NamedTuple):
     state: TrainState
     dataset: data.Dataset
     given: tuple[str, ...] = ()
+    layers: Layers = {}  # noqa: RUF012
 
 
 def load(
@@ -72,6 +75,7 @@ def load(
     examples, last = dataset.train.labels.shape[0], len(config.stages) - 1
     place = schedule.stages(config, examples)[last]
     structure, numbers = hyper.split(config)
+    known = compression.layers_of(config, last, dataset.train.inputs.shape[1:], model)
     end = program.build(
         structure,
         stage=last,
@@ -82,6 +86,7 @@ def load(
         input_shape=dataset.train.inputs.shape[1:],
         model=None if model is None else lambda _: model,
         transform=transform,
+        layers=known,
     )
     like = jax.eval_shape(lambda seed: end.init(keys.root(seed), numbers), numbers["seed"])
     # Opening it would make the directory.
@@ -99,7 +104,7 @@ def load(
     params = jax.device_get(jax.jit(end.seen)(state, numbers))
     net = compression.model(config, last, model)
     given = tuple(name for name, part in (("model", model), ("transform", transform)) if part is not None)
-    return Finished(config, result, net, params, state.model_state, state, dataset, given)
+    return Finished(config, result, net, params, state.model_state, state, dataset, given, known)
 
 
 def _check_given(files: Workdir, now: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def of(run: Finished) -> Packing:
         run.params,
         run.model_state,
         run.dataset,
-        None if "transform" in run.given else codes(run.config, stage, run.state, run.params),
+        None if "transform" in run.given else codes(run.config, stage, run.state, run.params, run.layers),
         "model" in run.given,
     )
 

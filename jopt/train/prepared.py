@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
+from jopt.layers import Layers
 from jopt.rules import RuleError
 from jopt.train import combining, compression, program, schedule
 from jopt.train.config import Experiment, stage_optimizer, validate
@@ -35,6 +36,7 @@ class Prepared(NamedTuple):
       place: puts a pytree of host arrays where the run's programs expect it.
       like: `stage -> TrainState` of shapes and dtypes.
       model_of: `stage ->` the functions of the model, with the config's own numbers.
+      layers_of: `stage ->` what its model says about its parameters.
       batch_size: examples a step.
       sources: the finished runs that stages learn from or take parameters from, by directory.
       own_model: what the caller gave instead of `config.model`, or None.
@@ -52,6 +54,7 @@ class Prepared(NamedTuple):
     place: Callable[[Any], Any]
     like: Callable[[int], TrainState]
     model_of: Callable[[int], models.Model]
+    layers_of: Callable[[int], Layers]
     batch_size: int
     sources: dict[str, Source]
     own_model: models.Model | None
@@ -150,7 +153,12 @@ def prepare(
             transform=transform,
             teacher=teacher_of(stage),
             mesh=mesh,
+            layers=layers_of(stage),
         )
+
+    @functools.cache
+    def layers_of(stage: int) -> Layers:
+        return compression.layers_of(config, stage, input_shape, model)
 
     def model_of(stage: int) -> models.Model:
         return compression.model(config, stage, model)
@@ -184,6 +192,7 @@ def prepare(
         place=place,
         like=like,
         model_of=model_of,
+        layers_of=layers_of,
         batch_size=batch,
         sources=sources,
         own_model=model,
@@ -196,7 +205,7 @@ def prepare(
             optim.plan(stage_optimizer(config, stage), params)
         except RuleError as error:
             raise RuleError(f"{path}.{error}") from error
-        compression.describe(config, stage, params)
+        compression.describe(config, stage, params, layers_of(stage))
         compression.describe_activations(config, stage, input_shape, model)
         _check_features(prepared, stage, input_shape)
         like(stage)

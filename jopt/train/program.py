@@ -10,6 +10,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import clip, data, distill, hyper, intercept, keys, models, optim, quantize
+from jopt.layers import Layers
 from jopt.train import compression
 from jopt.train.batches import cross_entropy, in_batches
 from jopt.train.config import Experiment, network, new_network, stage_optimizer
@@ -80,6 +81,7 @@ def build(
     transform: Callable[[Experiment, int], ParamTransform] | None = None,
     teacher: Callable[[Experiment], models.Model] | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    layers: Layers | None = None,
 ) -> Program:
     """Builds the program of one stage from the structure of its experiment.
 
@@ -97,10 +99,14 @@ def build(
       teacher: what makes the teacher's functions from the experiment, where its outputs are not in the data.
       mesh: a mesh with an axis `data`, over which each batch is split, everything else being the same on every
         device; None is one device.
+      layers: what the stage's model says about its parameters; None: it is traced for it.
 
     Returns:
       A `Program`.
     """
+    if layers is None:
+        config = structure.template
+        layers = compression.layers_of(config, stage, input_shape, None if model is None else model(config))
 
     def split_batch(x: jax.Array) -> jax.Array:
         if mesh is None or x.shape[0] % mesh.size:
@@ -121,13 +127,13 @@ def build(
             config,
             compression.plain_model(config, stage, own),
             compression.model(config, stage, own),
-            optim.build(stage_optimizer(config, stage), max(total_steps, 1)),
-            compression.transform(config, stage, begin=begin, steps=total_steps)
+            optim.build(stage_optimizer(config, stage), max(total_steps, 1), layers),
+            compression.transform(config, stage, begin=begin, steps=total_steps, known=layers)
             if transform is None
             else transform(config, stage),
             (lambda params: params)
             if limits is None
-            else compression.beside(functools.partial(clip.constrain, limits)),
+            else compression.beside(functools.partial(clip.constrain, limits, layers=layers)),
         )
 
     def fresh(net: models.Model, key: jax.Array, config: Experiment) -> tuple[Any, Any]:

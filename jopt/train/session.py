@@ -253,7 +253,9 @@ class _Session:
         config = self.prepared.config
         if not compression.parts(config, stage):
             return
-        found = compression.violations(config, stage, state.transform_state, self.staging.seen(stage, state))
+        found = compression.violations(
+            config, stage, state.transform_state, self.staging.seen(stage, state), self.prepared.layers_of(stage)
+        )
         if found:
             raise InvariantError(f"at the end of stage {config.stages[stage].name!r}: {'; '.join(found[:5])}")
 
@@ -320,9 +322,10 @@ class _Session:
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
             latent=jax.device_get(latent) if quantized else None,
-            grids=codes.grids(p.config, stage, state.params) if quantized else None,
+            grids=codes.grids(p.config, stage, state.params, p.layers_of(stage)) if quantized else None,
             flops=flops_of(p, stage),
             bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,
+            layers=p.layers_of(stage),
         )
 
     def _quantized(self, stage: int) -> bool:
@@ -338,7 +341,7 @@ class _Session:
             seen,
             jax.device_get(state.model_state),
             p.dataset,
-            codes.codes(p.config, stage, state, seen) if self._quantized(stage) else None,
+            codes.codes(p.config, stage, state, seen, p.layers_of(stage)) if self._quantized(stage) else None,
             p.own_model is not None,
         )
 

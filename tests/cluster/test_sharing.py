@@ -266,11 +266,11 @@ def test_sharded_parameters_are_shared_as_whole_ones():
 
 
 def test_kmeans_plus_plus_follows_the_key():
-    t, params = cluster.share(8, start="kmeans++", iterations=0), {"a": normal(6, 5), "b": normal(6, 5)}
+    t, params = cluster.share(8, start="kmeans++", iterations=0), {"a": normal(6, 5), "c": normal(6, 5)}
     one, again, other = (chosen(t, params, key=jax.random.key(s)).leaves for s in (0, 0, 1))
     same(one, again)
     assert (one["a"].assignments != other["a"].assignments).any()
-    assert (one["a"].assignments != one["b"].assignments).any(), "each leaf has a key of its own"
+    assert (one["a"].assignments != one["c"].assignments).any(), "each leaf has a key of its own"
     with pytest.raises(ValueError, match="update needs a key"):
         chosen(t, params)
 

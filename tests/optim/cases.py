@@ -10,8 +10,8 @@ import optax
 from jopt import optim
 
 ALL = [(name, "optax") for name in optim.NAMES] + [(name, "paper") for name in optim.PAPER_NAMES]
-# 'matrix' has fewer rows than columns, 'tall' more: Muon treats them apart. 'kernel' has neither rank 1 nor 2.
-SHAPES = {"bias": (5,), "kernel": (2, 3, 4), "matrix": (3, 5), "tall": (6, 2)}
+# 'matrix' has fewer rows than columns, 'tall' more: Muon treats them apart. 'conv' gets Adam from Muon.
+SHAPES = {"bias": (5,), "conv": (2, 3, 4), "matrix": (3, 5), "tall": (6, 2)}
 
 # Compiling is most of what these tests do; LLVM's optimizations double it and change nothing that they look at.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -122,13 +122,13 @@ def test_what_does_not_fit_the_parameters_is_named_before_anything_compiles(conf
 def test_the_plan_says_what_each_parameter_gets():
     say = lambda **changes: [row.what for row in prune.plan(Config(**changes), jax.eval_shape(lambda: PARAMS))]  # noqa: E731
     assert say() == [
-        "left alone (bias, assumed)",
+        "left alone",
         "keeps 29 of 288 weights, gradual by magnitude",
         "keeps 19 of 192 weights, gradual by magnitude",
     ]
     assert say(method="one_shot", score="wanda", pattern="nm", rules=(("Conv.*", None),)) == [
-        "left alone (bias, assumed)",
-        "left alone (kernel of Conv, assumed)",
+        "left alone",
+        "left alone",
         "keeps 2 of every 4 weights, one_shot by wanda",
     ]
     assert say(pattern="channel", sparsity=0.5, rules=(("Conv_0/.*", 0.25),)) == [

@@ -131,7 +131,7 @@ def test_the_plan():
     ]
     shapes = jax.eval_shape(lambda: PARAMS)
     assert plan(Config("xnor"), shapes)[1].what == "sign times the mean magnitude of the channel"
-    assert plan(Config("identity"), shapes)[1].what == "left as it is"
+    assert plan(Config("identity"), shapes)[1].what.startswith("left as it is")
     with pytest.raises(ValueError, match="Dense_0/kernel: group must divide the 8 entries"):
         plan(Config(granularity="group", group=5), shapes)
 

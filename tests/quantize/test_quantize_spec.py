@@ -36,7 +36,7 @@ def test_numpy_integers_and_lists_become_plain():
         (lambda: Spec(True), r"got True"),
         (lambda: Spec("8"), r"got '8'"),
         (lambda: Spec(np.int32(12)), r"got 12"),
-        (lambda: Spec(axis=0.5), r"axis must be None, an integer or a tuple of integers, got 0.5"),  # type: ignore
+        (lambda: Spec(axis=0.5), r"axis must be None, an integer, a tuple of integers or 'outputs', got 0.5"),  # type: ignore
         (lambda: Spec(group=0), r"group must be None or an integer, at least 1, got 0"),
         (lambda: Spec(group=2.0), r"got 2.0"),  # type: ignore
         (lambda: fake_quantize(X, Spec(axis=2)), r"axis must name different axes of an array of rank 2, got 2"),

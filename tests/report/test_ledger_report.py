@@ -54,7 +54,7 @@ def test_a_layer_row_by_hand():
     bias = Entry("b", (100,), "float32", "dense", 100, 100, {"biases": 400, "header": 50})
     table = tables.packed_layers_table(Ledger((kernel, bias)))
     assert table.rows[0] == ("k", "100x100", "10,000", "10.0%", "4.00", "5.00", "1,250", "32.0x", "sparse")
-    vectors = ("1 with fewer than 2 axes", "", "100", "100.0%", "-", "-", "450", "0.89x", "dense")
+    vectors = ("1 that are no weights", "", "100", "100.0%", "-", "-", "450", "0.89x", "dense")
     assert table.rows[1] == vectors
     assert table.footer == ("total", "", "10,100", "10.9%", "4.00", "5.00", "1,700", "23.8x", "")
 

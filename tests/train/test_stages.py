@@ -222,7 +222,7 @@ def test_sparsity_shared_values_and_the_grid_hold_together(tmp_path, tiny, order
 
 def test_a_broken_promise_is_an_error_and_no_result(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(
-        prune, "check", lambda config, state, seen: ["Dense_0/kernel: 3 pruned weights are not zero"]
+        prune, "check", lambda config, state, seen, layers: ["Dense_0/kernel: 3 pruned weights are not zero"]
     )
     config = tiny(stages=[Stage("dense", epochs=1), Stage("prune", epochs=1, prune=HALF)])
     with pytest.raises(InvariantError, match="at the end of stage 'prune': prune: Dense_0/kernel: 3 pruned"):
