@@ -140,7 +140,8 @@ def _with_kinds(run: Callable[[], Any], kinds: dict[str, str]) -> Any:
     from flax import linen as nn  # its import takes a third of a second.
 
     def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        kinds["/".join(context.module.path)] = type(context.module).__name__
+        # A lifted module (nn.remat, nn.scan) runs a second time inside, without its path.
+        kinds.setdefault("/".join(context.module.path), type(context.module).__name__)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):

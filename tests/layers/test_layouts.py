@@ -1,0 +1,228 @@
+"""The axes that a trace finds, against what each kernel entry does: its derivative says which outputs it feeds."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jopt import layers, models
+from jopt.models.conv import Conv
+
+pytestmark = pytest.mark.unoptimized
+KEY = jax.random.key(0)
+# The layer, the shape of an example, and how many axes of an output are features.
+LAYERS = {
+    "Dense": (nn.Dense(3), (4,), 1),
+    "DenseGeneral, heads out": (nn.DenseGeneral((2, 3)), (4,), 2),
+    "DenseGeneral, heads in": (nn.DenseGeneral(3, axis=(-2, -1)), (2, 4), 1),
+    "DenseGeneral, one of two axes": (nn.DenseGeneral(3, axis=-2), (2, 4), 1),
+    "Conv": (nn.Conv(3, (2, 3)), (4, 5, 2), 1),
+    "jopt's Conv of one channel": (Conv(3, (2, 3)), (4, 5, 1), 1),
+    "Conv to one channel": (Conv(1, (3, 3)), (4, 4, 2), 1),
+    "1x1 Conv": (Conv(3, (1, 1)), (4, 4, 2), 1),
+    "1-D Conv, dilated": (nn.Conv(3, (3,), kernel_dilation=2), (6, 2), 1),
+    "grouped Conv": (nn.Conv(4, (2, 2), feature_group_count=2), (3, 3, 4), 1),
+    "depthwise Conv": (nn.Conv(3, (2, 2), feature_group_count=3), (3, 3, 3), 1),
+    "ConvTranspose": (nn.ConvTranspose(3, (2, 2), strides=(2, 2)), (3, 3, 2), 1),
+    "ConvTranspose, kernel transposed": (nn.ConvTranspose(3, (2, 2), transpose_kernel=True), (3, 3, 2), 1),
+    "Embed": (nn.Embed(5, 3), (2,), 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_axes_are_what_the_derivative_says(name):
+    module, shape, features = LAYERS[name]
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32)
+    x = jnp.asarray(rng.integers(0, 5, (2, *shape))) if isinstance(module, nn.Embed) else x
+    params = module.init(KEY, x)["params"]
+    (path, kernel) = next((p, w) for p, w in params.items() if p in ("kernel", "embedding"))
+    found = layers.trace(models.Model(lambda k, x: (params, {}), _apply(module)), x)[path]
+    every = [*found.contract, *found.outputs, *found.stack]
+    assert sorted(every) == list(range(kernel.ndim)) and found.source == "traced" and not found.stack
+    # Does an entry of the kernel feed an output feature, of any position of any example?
+    slopes = jax.jit(jax.jacrev(lambda w: module.apply({"params": {**params, path: w}}, x)))(kernel)
+    rank = slopes.ndim - kernel.ndim
+    feeds = np.asarray(jnp.abs(slopes).max(tuple(range(rank - features)))) > 0
+    sizes = [kernel.shape[axis] for axis in found.outputs]
+    assert list(feeds.shape[:features]) == sizes
+    for unit in itertools.product(*map(range, sizes)):
+        at = dict(zip(found.outputs, unit, strict=True))
+        mask = np.zeros(kernel.shape, bool)
+        mask[tuple(at.get(axis, slice(None)) for axis in range(kernel.ndim))] = True
+        assert not feeds[unit][~mask].any(), "an entry of another unit feeds this one"
+        assert feeds[unit][mask].any(), "no entry of the unit feeds it"
+    assert _window(module) == [kernel.shape[axis] for axis in found.window]
+    assert found.groups == getattr(module, "feature_group_count", 1)
+    strides = getattr(module, "strides", None)
+    assert found.dilation == (int(np.prod(strides)) if isinstance(module, nn.ConvTranspose) and strides else 1)
+
+
+def _apply(module):
+    return lambda params, state, x, *, train, key=None: (module.apply({"params": params}, x), state)
+
+
+def _window(module):
+    return list(module.kernel_size) if hasattr(module, "kernel_size") else []
+
+
+def axes(found, *names):
+    return {name: (found[name].contract, found[name].outputs, found[name].stack) for name in names}
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _=None):
+        h = nn.MultiHeadDotProductAttention(num_heads=2, qkv_features=8, name="attention")(nn.LayerNorm()(x))
+        return x + h + nn.Dense(6)(nn.gelu(nn.Dense(10)(nn.LayerNorm()(x)))), None
+
+
+class Stack(nn.Module):
+    axis: int = 0
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        block = nn.remat(Block) if self.remat else Block
+        more = {"variable_axes": {"params": self.axis}, "split_rngs": {"params": True}, "length": 3}
+        return nn.scan(block, **more)(name="blocks")(x, None)[0]
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_copies_of_a_scanned_block_are_its_stack(remat):
+    x = jnp.ones((2, 5, 6))
+    first = layers.trace(models.from_linen(Stack(0, remat)), x)
+    names = ["blocks/Dense_0/kernel", "blocks/attention/query/kernel", "blocks/attention/out/kernel"]
+    assert list(axes(first, *names).values()) == [
+        ((1,), (2,), (0,)),
+        ((1,), (2, 3), (0,)),
+        ((1, 2), (3,), (0,)),
+    ]
+    second = layers.trace(models.from_linen(Stack(1, remat)), x)
+    assert list(axes(second, *names).values()) == [
+        ((0,), (2,), (1,)),
+        ((0,), (2, 3), (1,)),
+        ((0, 2), (3,), (1,)),
+    ]
+    bias, scale = first["blocks/attention/query/bias"], first["blocks/LayerNorm_0/scale"]
+    assert (bias.role, bias.outputs, bias.stack, bias.layer) == ("bias", (1, 2), (0,), "DenseGeneral")
+    assert (scale.role, scale.outputs, scale.stack, scale.layer) == ("scale", (1,), (0,), "LayerNorm")
+
+
+def test_functions_slices_and_shared_tables():
+    """[out, in]; copies taken out of a stack, one by one or in a loop; a table that is looked up and multiplied."""
+
+    def apply(p, state, x, *, train, key=None):
+        h = p["table"][x] + p["positions"][jnp.arange(x.shape[1])][None]
+        for i in range(2):
+            h = jnp.tanh(h @ p["stack"][i])
+        h = jax.lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ p["loop"][i]), h)
+        h = jnp.where(p["gate"][None], h, 0) * p["norm"]["weight"][None]
+        h = h @ (p["masked"] * jnp.where(jnp.abs(p["masked"]) > 0.1, 1.0, 0.0)).T + p["offsets"][None]
+        return (h @ p["table"].T).mean(1), state
+
+    shapes = {
+        "table": (7, 4), "positions": (5, 4), "stack": (2, 4, 4), "loop": (3, 4, 4), "gate": (5, 4),
+        "norm": {"weight": (5, 4)}, "masked": (4, 4), "offsets": (5, 4), "unused": (4, 4),
+    }  # fmt: skip
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda s: isinstance(s, tuple))
+    params["gate"] = params["gate"] > 0
+    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.zeros((1, 5), jnp.int32))
+    assert axes(found, "table", "stack", "loop", "masked") == {
+        "table": ((0,), (1,), ()),
+        "stack": ((1,), (2,), (0,)),
+        "loop": ((1,), (2,), (0,)),
+        "masked": ((1,), (0,), ()),
+    }
+    assert {path: p.role for path, p in found.items()} == {
+        "table": "embedding", "positions": "embedding", "stack": "kernel", "loop": "kernel", "gate": "other",
+        "norm/weight": "scale", "masked": "kernel", "offsets": "other", "unused": "other",
+    }  # fmt: skip
+
+
+def test_two_uses_that_differ_leave_the_layout_unknown():
+    def apply(p, state, x, *, train, key=None):
+        return x @ p["w"] @ p["w"].T, state
+
+    model = models.Model(lambda k, x: ({"w": jnp.ones((4, 3))}, {}), apply)
+    w = layers.trace(model, jnp.ones((2, 4)))["w"]
+    assert (w.role, w.contract, w.outputs) == ("kernel", (), ())
+    with pytest.raises(layers.LayoutError, match=r"w: a test needs to know .* of layer 'w' .*which nothing says"):
+        w.require_layout("a test")
+
+
+def test_a_declaration_comes_first_and_must_name_a_parameter():
+    def apply(p, state, x, *, train, key=None):
+        return jnp.fft.ifft(jnp.fft.fft(x) * jnp.fft.fft(p["filter"])[None]).real, state
+
+    model = models.Model(lambda k, x: ({"filter": jnp.ones(4)}, {}), apply)
+    x = jnp.ones((2, 4))
+    assert layers.trace(model, x)["filter"].role == "other"
+    declared = {"filter": layers.Parameter("filter", "Circulant", "kernel", (0,), ())}
+    found = layers.trace(model._replace(layers=declared), x)["filter"]
+    assert found.reason == "kernel of Circulant, declared" and found.is_weight
+    with pytest.raises(ValueError, match="the model declares other; its parameters are: filter"):
+        layers.trace(model._replace(layers={"other": declared["filter"]}), x)
+
+
+def test_nnx_modules_have_kinds_and_axes():
+    from flax import nnx
+
+    def make(rngs):
+        conv, norm = nnx.Conv(1, 4, (3, 3), rngs=rngs), nnx.LayerNorm(4, rngs=rngs)
+        return nnx.Sequential(conv, norm, lambda x: x.mean((1, 2)))
+
+    found = layers.trace(models.from_nnx(make), jnp.ones((1, 5, 5, 1)))
+    assert {path: p.reason for path, p in found.items()} == {
+        "layers/0/bias": "bias of Conv",
+        "layers/0/kernel": "kernel of Conv",
+        "layers/1/bias": "bias of LayerNorm",
+        "layers/1/scale": "scale of LayerNorm",
+    }
+    assert found["layers/0/kernel"].window == (0, 1)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_parameter_of_our_models_is_known(name):
+    """And what is assumed from names and shapes, where no model is at hand, is the same."""
+    model = models.model(models.Config(name))
+    x = jnp.ones((1, 28, 28, 1)) if name in ("lenet5", "cnn", "cifar10_cnn") else jnp.ones((1, 8, 8, 1))
+    found = layers.trace(model, x)
+    shapes = jax.eval_shape(lambda: model.init(KEY, x)[0])
+    for known, assumed in zip(found.values(), layers.parameters(shapes), strict=True):
+        assert known.is_weight == (known.role == "kernel") and bool(known.contract) == known.is_weight
+        fields = ("path", "role", "contract", "outputs", "window", "stack")
+        if "shortcut" in known.path:  # a convolution whose name does not say so: unknown, not guessed.
+            fields, assumed = fields[:2], assumed._replace(contract=(), outputs=())
+        assert [getattr(known, f) for f in fields] == [getattr(assumed, f) for f in fields], known
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "role", "contract", "outputs"),
+    [
+        ("Dense_0/kernel", (3, 4), "kernel", (0,), (1,)),
+        ("Recurrent_0/recurrent_kernel", (3, 4), "kernel", (0,), (1,)),
+        ("layer/weight", (3, 4), "kernel", (), ()),  # [out, in] in PyTorch and Equinox, [in, out] elsewhere
+        ("block/Conv_0/kernel/value", (3, 3, 4, 8), "kernel", (0, 1, 2), (3,)),
+        ("ConvTranspose_0/kernel", (3, 3, 4, 8), "kernel", (), ()),
+        ("attention/query/kernel", (8, 2, 4), "kernel", (), ()),
+        ("attention/query/bias", (2, 4), "bias", (), (0, 1)),
+        ("LayerNorm_0/scale", (3, 16), "scale", (), (0, 1)),
+        ("norm1/weight", (3, 16), "scale", (), (0, 1)),
+        ("Embed_0/embedding", (10, 4), "embedding", (0,), (1,)),
+        ("pos_embedding", (1, 16, 32), "other", (), ()),
+        ("cls_token", (1, 1, 32), "other", (), ()),
+        ("0", (3, 4), "kernel", (0,), (1,)),
+        ("1", (4,), "other", (), ()),
+    ],
+)
+def test_names(path, shape, role, contract, outputs):
+    found = layers.assumed(path, shape)
+    assert (found.role, found.contract, found.outputs) == (role, contract, outputs)
+
+
+def test_integers_are_no_weights_whatever_their_name():
+    assert layers.parameters({"kernel": jnp.zeros((2, 2), jnp.int8)})[0].role == "other"
