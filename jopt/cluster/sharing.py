@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
 from jopt.cluster.means import cluster_means, cluster_sums, take, wide
 from jopt.cluster.plan import Rules, clusters_by_leaf
-from jopt.rules import named_leaves
-from jopt.transform import ParamTransform
+from jopt.rules import named_leaves, path_name
+from jopt.transform import ParamTransform, check_shape
 
 GRADIENTS = ("mean", "sum")
 
@@ -147,7 +147,9 @@ def share(
         return _sum_gradient(shared, active, w) if gradient == "sum" and trained else w
 
     # With fixed centroids the model sees other values than the projected parameters: apply is the only way.
-    return ParamTransform(init, update, apply, project=project, forward=forward if trained else None)
+    return ParamTransform(
+        init, update, apply, project=project, forward=forward if trained else None, shapes=_shapes
+    )
 
 
 def _unshared(leaf: Any, k: int) -> Shared:
@@ -167,9 +169,27 @@ def _parts(state: ShareState, tree: Any) -> tuple[list[Shared | None], list[Any]
 
 
 def _map(function: Callable[[Shared, Any], Any], state: ShareState, tree: Any) -> Any:
-    parts, leaves, structure = _parts(state, tree)
-    new = [x if s is None else function(s, x) for s, x in zip(parts, leaves, strict=True)]
-    return jax.tree.unflatten(structure, new)
+    def part(path: Any, shared: Shared | None, part: Any) -> Any:
+        if shared is None:
+            return part
+
+        def one(inner: Any, x: Any) -> Any:
+            check_shape((*path, *inner), jnp.shape(x), shared.assignments.shape)
+            return function(shared, x)
+
+        # A part may be a whole subtree: Optax puts an empty one where an optimizer keeps no moment.
+        return jax.tree_util.tree_map_with_path(one, part)
+
+    return jax.tree_util.tree_map_with_path(part, state.leaves, tree, is_leaf=_is_part)
+
+
+def _is_part(node: Any) -> bool:
+    return node is None or isinstance(node, Shared)
+
+
+def _shapes(state: ShareState) -> dict[str, tuple[int, ...]]:
+    parts = jax.tree_util.tree_leaves_with_path(state.leaves, is_leaf=_is_part)
+    return {path_name(path): part.assignments.shape for path, part in parts if part is not None}
 
 
 @partial(jax.jit, static_argnames=("start", "keep_zero", "trained"))
