@@ -110,7 +110,7 @@ def _init_with_placeholder(optimizer: Any) -> tuple[Any, Callable[[Any], bool]]:
     """The optimizer's state with a placeholder wherever it has a tree of the parameters' structure."""
     found: list[Any] = []
     # Optax's own placeholder, which its wrappers know, is private; it calls any function with it.
-    optax.tree.map_params(found.append, lambda x: x, None)
+    optax.tree.map_params(found.append, lambda x: x, None)  # pyright: ignore[reportArgumentType]
     placeholder = found[0]
     try:
         state = optimizer.init(placeholder)
