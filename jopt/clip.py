@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jopt import rules as path_rules
 from jopt.config import check_types, join_path, require
-from jopt.hyper import as_traced
+from jopt.hyper import as_traced, known
 from jopt.transform import ParamTransform
 
 Rules = Sequence[tuple[str, float | None]]
@@ -211,8 +211,13 @@ def validate(config: Config, path: str = "clip") -> None:
 
 
 def build(config: Config, *, begin: Any = 0, steps: Any = 0) -> ParamTransform:
-    """The transform of a config, whose numbers may be traced; `begin` and `steps` are not needed."""
+    """The transform of a config, whose numbers may be traced; `begin` and `steps` are not needed.
+
+    Raises:
+      ConfigError: as `validate`, for concrete numbers.
+    """
     del begin, steps
+    validate(known(config), "")
     return clip(config.low, config.high, config.rules)
 
 

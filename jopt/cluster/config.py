@@ -12,7 +12,7 @@ from jopt.cluster.kmeans import MAX_CLUSTERS
 from jopt.cluster.sharing import GRADIENTS, ShareState, share
 from jopt.cluster.starts import STARTS
 from jopt.config import check_types, choice, join_path, require
-from jopt.hyper import as_traced, swept
+from jopt.hyper import as_traced, known, swept
 from jopt.rules import named_leaves
 from jopt.transform import ParamTransform
 
@@ -95,7 +95,7 @@ def build(config: Config, *, begin: Any = 0, steps: Any = 0) -> ParamTransform:
     """The transform that a config describes.
 
     Args:
-      config: the config; its numbers may be traced. Not validated here.
+      config: the config; its numbers may be traced. Concrete ones are validated.
       begin: the step at which the stage starts.
       steps: the stage's length.
 
@@ -103,12 +103,16 @@ def build(config: Config, *, begin: Any = 0, steps: Any = 0) -> ParamTransform:
       A `ParamTransform`, whose codebooks are chosen by the first update at or after the step
       `begin + round(config.begin * steps)`.
 
+    Raises:
+      ConfigError: as `validate`.
+
     Example:
       >>> transform = build(Config(begin=0.5), begin=10, steps=100)
       >>> state = transform.init({"kernel": jnp.ones((2, 2))})
       >>> [bool(transform.update(state, {"kernel": jnp.ones((2, 2))}, step=s).active) for s in (59, 60)]
       [False, True]
     """
+    validate(known(config), "")
     wait = jnp.asarray(config.begin, jnp.float32) * jnp.asarray(steps).astype(jnp.float32)
     return share(
         config.clusters,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
 from jopt.cluster.means import cluster_means, cluster_sums, take, wide
 from jopt.cluster.plan import Rules, clusters_by_leaf
+from jopt.hyper import check_number
 from jopt.rules import named_leaves, path_name
 from jopt.transform import ParamTransform, check_shape
 
@@ -105,6 +106,11 @@ def share(
     check_start(start)
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(map(repr, GRADIENTS))}, got {gradient!r}")
+
+    if gradient == "sum" and not trained:
+        raise ValueError("gradient must be 'mean' where trained is False, got 'sum'")
+    check_number("iterations", iterations, lambda x: x >= 0, "a number of at least 0")
+    check_number("begin", begin, lambda x: x >= 0, "a step, at least 0")
 
     def init(params):
         counts = clusters_by_leaf(params, clusters, rules, keep_zero)

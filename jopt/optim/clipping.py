@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.hyper import check_number
+
 
 def global_norm(tree: Any) -> jax.Array:
     r"""$\lVert g \rVert = \sqrt{\sum_i g_i^2}$ over all leaves, in float32 (float64 if a leaf is float64).
@@ -45,11 +47,15 @@ def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
     Returns:
       A stateless `GradientTransformation`. Bits are unchanged where the norm is at most $c$; zero stays zero.
 
+    Raises:
+      ConfigError: for a concrete `max_norm` that is not above 0.
+
     Example:
       >>> clip = clip_by_global_norm(2.5)
       >>> clip.update({"w": jnp.array([3.0, 4.0])}, clip.init({}))[0]["w"].tolist()
       [1.5, 2.0]
     """
+    check_number("max_norm", max_norm, lambda x: x > 0, "a finite number above 0")
 
     def update(updates, state, params=None):
         del params

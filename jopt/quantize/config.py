@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from jopt.config import check_types, choice, join_path, require
-from jopt.hyper import as_traced, swept
+from jopt.hyper import as_traced, known, swept
 from jopt.quantize.assign import assign
 from jopt.quantize.binary import binary, ternary
 from jopt.quantize.spec import ACCEPTED, ACCEPTED_OR_NONE, BITS, UNTOUCHED, Spec
@@ -133,6 +133,7 @@ def build(config: Config, *, begin: int = 0, steps: int = 0) -> ParamTransform:
       [[0.0], [-1.0]]
     """
     del begin, steps
+    validate(known(config), "")
     integers = quantize_assigned(lambda params: specs(config, params), config.calibration, config.percentile)
     if config.scheme in ("integer", "identity"):
         return integers
