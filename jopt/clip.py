@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from jopt import rules as path_rules
 from jopt.config import check_types, join_path, require
-from jopt.hyper import as_traced
+from jopt.hyper import as_traced, known
 from jopt.layers import Layers, PlanRow, parameters
 from jopt.transform import ParamTransform
 
@@ -209,8 +209,13 @@ def validate(config: Config, path: str = "clip") -> None:
 
 
 def build(config: Config, *, begin: Any = 0, steps: Any = 0, layers: Layers | None = None) -> ParamTransform:
-    """The transform of a config, whose numbers may be traced; `begin` and `steps` are not needed."""
+    """The transform of a config, whose numbers may be traced; `begin` and `steps` are not needed.
+
+    Raises:
+      ConfigError: as `validate`, for concrete numbers.
+    """
     del begin, steps
+    validate(known(config), "")
     return clip(config.low, config.high, config.rules, layers)
 
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from jax.core import Tracer
 
-from jopt.config import canonical_json, fields, join_path
+from jopt.config import canonical_json, fields, join_path, require
 
 Hyper = Mapping[str, Any]
 
@@ -55,8 +56,83 @@ def as_traced(value: float) -> float:
       >>> as_traced(1 - 1e-12), as_traced(1e39), as_traced(1e-50)
       (1.0, inf, 0.0)
     """
+    if isinstance(value, _AnyFloat):
+        return value
     with np.errstate(over="ignore", under="ignore"):
         return float(np.float32(value))
+
+
+def known(config: Any) -> Any:
+    """The config as its package's `validate` takes it: concrete numbers as Python numbers, tracers as any number.
+
+    Functions that get a config check it with this, so that one check serves configs of plain numbers and configs
+    of which some numbers, or all, are traced: whatever is asked of a tracer's size holds.
+
+    Args:
+      config: a tree of dataclasses, of Python numbers, arrays and tracers.
+
+    Returns:
+      A new config.
+
+    Example:
+      >>> import jax
+      >>> @dataclasses.dataclass
+      ... class Config:
+      ...     rate: float = 0.5
+      >>> known(Config(np.float32(0.25)))
+      Config(rate=0.25)
+      >>> jax.eval_shape(lambda rate: 1.0 * (known(Config(rate)).rate > 100), 0.0)
+      ShapeDtypeStruct(shape=(), dtype=float32, weak_type=True)
+    """
+
+    def number(path: str, value: Any, hint: Any) -> Any:
+        del path
+        if isinstance(value, int | float):
+            return value
+        if isinstance(value, Tracer) or np.ndim(value):
+            return _AnyFloat(0.5) if _is_float(hint) else _AnyInt(8)
+        return float(value) if _is_float(hint) else int(value)
+
+    return _replace(config, "", number)
+
+
+def check_number(field: str, value: Any, good: Callable[[np.ndarray], Any], accepted: str) -> None:
+    """Raises `ConfigError` unless a concrete number, or every one of an array, is finite and `good`.
+
+    Args:
+      field: its name.
+      value: a number, an array of them, or None; a tracer is not looked at.
+      good: `float64 array -> bool or bool array`.
+      accepted: what would be accepted, as the end of a sentence.
+
+    Example:
+      >>> check_number("max_norm", -1.0, lambda x: x > 0, "a finite number above 0")
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: max_norm must be a finite number above 0, got -1.0
+    """
+    if value is not None and not isinstance(value, Tracer):
+        numbers = np.asarray(value).astype(np.float64)
+        shown = value if isinstance(value, int | float) else numbers.tolist()
+        require(bool(np.all(np.isfinite(numbers) & good(numbers))), field, shown, accepted)
+
+
+class _Any:
+    """Makes every comparison of a number true."""
+
+    def __lt__(self, other: Any) -> bool:
+        del other
+        return True
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+
+class _AnyFloat(_Any, float):
+    pass
+
+
+class _AnyInt(_Any, int):
+    pass
 
 
 def split(config: Any) -> tuple[Structure, dict[str, np.ndarray]]:

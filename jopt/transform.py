@@ -4,10 +4,12 @@ An Optax `GradientTransformation` says how parameters move. A `ParamTransform` s
 computes with: masked, fake-quantized, shared or clipped values. It knows nothing of the model or the loop.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+
+from jopt.rules import path_name
 
 if TYPE_CHECKING:
     import optax
@@ -44,13 +46,15 @@ class ParamTransform(NamedTuple):
         the tree's structure, shapes and dtypes. Zero stays zero.
       project: `(state, tree) -> tree`, the linear, idempotent projection of a tree of the parameters' structure
         (parameters, gradients, updates, moments) onto the subspace that the transform holds them in. None: the
-        whole space.
+        whole space. In the place of a parameter without a moment there may be a node without leaves.
       forward: `(state, params) -> params`, what `apply` gives for parameters that are projected already, where
         that is cheaper. None: `apply`.
       observe: `(state, params, grads) -> state`, at every step, with the gradients before projection. None:
         nothing is kept.
       needs: what `update` wants too: 'grads' (a mean gradient over training examples at `params`), 'statistics'
         (the keyword of that name: a mapping from a layer's path to its `LayerStatistics`).
+      shapes: `state -> {path: shape}` of each parameter that `project` changes, which tells `project_moments` the
+        moments from an optimizer's other state. None: `project` takes leaves of any shape.
     """
 
     init: Callable[[Params], State]
@@ -60,6 +64,7 @@ class ParamTransform(NamedTuple):
     forward: Callable[[State, Params], Params] | None = None
     observe: Callable[[State, Params, Any], State] | None = None
     needs: frozenset[str] = frozenset()
+    shapes: Callable[[State], Mapping[str, tuple[int, ...]]] | None = None
 
 
 def identity() -> ParamTransform:
@@ -154,6 +159,9 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
     def observe(state: State, params: Params, grads: Any) -> State:
         return tuple(s if t.observe is None else t.observe(s, params, grads) for t, s in _pairs(state))
 
+    def shapes(state: State) -> dict[str, tuple[int, ...]]:
+        return {name: s for t, own in _pairs(state) if t.shapes for name, s in t.shapes(own).items()}
+
     def _pairs(state: State) -> list[tuple[ParamTransform, State]]:
         if len(state) != len(transforms):
             raise ValueError(f"chain of {len(transforms)} transforms was given a state of {len(state)} parts")
@@ -167,7 +175,28 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         forward=forward if any(t.forward for t in transforms) else None,
         observe=observe if any(t.observe for t in transforms) else None,
         needs=frozenset().union(*(t.needs for t in transforms)),
+        shapes=shapes if any(t.shapes for t in transforms) else None,
     )
+
+
+def check_shape(path: Sequence[Any], shape: tuple[int, ...], parameter: tuple[int, ...]) -> None:
+    """Raises ValueError unless an array that a projection is given has its parameter's shape.
+
+    Args:
+      path: the JAX key path of the array.
+      shape: its shape.
+      parameter: the shape that the transform's state has for it.
+
+    Example:
+      >>> check_shape((jax.tree_util.DictKey("w"),), (4,), (8, 4))
+      Traceback (most recent call last):
+      ...
+      ValueError: w has shape (4,), but its parameter has (8, 4): projections keep shapes
+    """
+    if shape != parameter:
+        raise ValueError(
+            f"{path_name(path)} has shape {shape}, but its parameter has {parameter}: projections keep shapes"
+        )
 
 
 def project_moments(
@@ -178,6 +207,10 @@ def project_moments(
     Momenta, accumulators and accumulated gradients of pruned entries become exactly zero, and stay so while the
     gradients that come in are projected. Entries that grow back therefore start with zero moments.
 
+    A moment is an array of its parameter's shape (or a stack of them, as in L-BFGS). Counters, one number for a
+    whole parameter (NovoGrad) and statistics over rows and columns (Adafactor, SM3) are left alone: they belong to
+    the kept entries too, count the projected gradients as the zeros that they are, and only scale.
+
     Args:
       transform: the transform.
       state: its state.
@@ -185,7 +218,11 @@ def project_moments(
       opt_state: its state.
 
     Returns:
-      `opt_state` with every tree of the parameters' structure in it projected.
+      `opt_state` with every moment in it projected, of the same structure, shapes and dtypes.
+
+    Raises:
+      ValueError: for state that may hold moments in another form, such as a low-rank basis (`optax.contrib.galore`)
+        or one flat vector (`optax.flatten`), by its path and shape.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -197,8 +234,8 @@ def project_moments(
     """
     if transform.project is None:
         return opt_state
-    import optax  # half a second that `import jopt` need not take
+    from jopt.moments import project_state  # which imports Optax: half a second that `import jopt` need not take
 
     project = transform.project
-    # With the whole tree as the leaf: a projection may look at several entries, or several leaves, at once.
-    return optax.tree.map_params(optimizer, lambda tree: project(state, tree), opt_state, is_leaf=lambda tree: True)
+    shapes = {} if transform.shapes is None else transform.shapes(state)
+    return project_state(lambda tree: project(state, tree), shapes, optimizer, opt_state)

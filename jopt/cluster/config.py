@@ -12,7 +12,7 @@ from jopt.cluster.kmeans import MAX_CLUSTERS
 from jopt.cluster.sharing import GRADIENTS, ShareState, share
 from jopt.cluster.starts import STARTS
 from jopt.config import check_types, choice, join_path, require
-from jopt.hyper import as_traced, swept
+from jopt.hyper import as_traced, known, swept
 from jopt.layers import Layers, one_copy, parameters
 from jopt.rules import named_leaves
 from jopt.transform import ParamTransform
@@ -96,7 +96,7 @@ def build(config: Config, *, begin: Any = 0, steps: Any = 0, layers: Layers | No
     """The transform that a config describes.
 
     Args:
-      config: the config; its numbers may be traced. Not validated here.
+      config: the config; its numbers may be traced. Concrete ones are validated.
       begin: the step at which the stage starts.
       steps: the stage's length.
       layers: what the model says about its parameters; None: what their names and shapes say.
@@ -105,12 +105,16 @@ def build(config: Config, *, begin: Any = 0, steps: Any = 0, layers: Layers | No
       A `ParamTransform`, whose codebooks are chosen by the first update at or after the step
       `begin + round(config.begin * steps)`.
 
+    Raises:
+      ConfigError: as `validate`.
+
     Example:
       >>> transform = build(Config(begin=0.5), begin=10, steps=100)
       >>> state = transform.init({"kernel": jnp.ones((2, 2))})
       >>> [bool(transform.update(state, {"kernel": jnp.ones((2, 2))}, step=s).active) for s in (59, 60)]
       [False, True]
     """
+    validate(known(config), "")
     wait = jnp.asarray(config.begin, jnp.float32) * jnp.asarray(steps).astype(jnp.float32)
     return share(
         config.clusters,
@@ -170,9 +174,11 @@ def check(config: Config, state: ShareState, seen: Any, layers: Layers | None = 
                 where = f"{name} of copy {i}" if parameter.stack else name
                 out.append(f"{where}: {found} distinct values where at most {k} are shared")
         has_zero = np.asarray(shared.has_zero)
-        zeros = (np.asarray(shared.assignments) == 0) & has_zero.reshape(
-            has_zero.shape + (1,) * (values.ndim - has_zero.ndim)
-        )
+        codes = np.asarray(shared.assignments)
+        if parameter.stack:
+            codes = np.moveaxis(codes, parameter.stack, range(len(parameter.stack))).reshape(values.shape)
+        has_zero = np.asarray(shared.has_zero).reshape([-1] + [1] * (values.ndim - 1) if parameter.stack else [])
+        zeros = (codes == 0) & has_zero
         if wrong := int((values[zeros] != 0).sum()):
             out.append(f"{name}: {wrong} of {int(zeros.sum())} weights that are kept at zero are not zero")
     return out

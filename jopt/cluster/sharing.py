@@ -1,7 +1,7 @@
 """Weight sharing: each weight is held at the mean of its cluster."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
 from jopt.cluster.means import cluster_means, cluster_sums, take, wide
 from jopt.cluster.plan import Rules, clusters_by_leaf
-from jopt.layers import Layers, one_copy, parameters, to_copies
+from jopt.hyper import check_number
+from jopt.layers import Layers, to_copies
 from jopt.layers.copies import from_copies
-from jopt.rules import named_leaves
-from jopt.transform import ParamTransform
+from jopt.rules import named_leaves, path_name
+from jopt.transform import ParamTransform, check_shape
 
 GRADIENTS = ("mean", "sum")
 
@@ -22,8 +23,8 @@ GRADIENTS = ("mean", "sum")
 class Shared(NamedTuple):
     """How one leaf is shared.
 
-    Of a layer with stacked copies every field has a leading axis [copies], and `assignments` the shape of one copy
-    behind it: each copy has a codebook of its own.
+    Of a layer with stacked copies every field but `assignments` has a leading axis [copies]: each copy has its own
+    codebook.
 
     Attributes:
       assignments: uint8 (uint16 if k > 256) of the leaf's shape, the cluster of each weight.
@@ -115,18 +116,22 @@ def share(
     if gradient not in GRADIENTS:
         raise ValueError(f"gradient must be one of {', '.join(map(repr, GRADIENTS))}, got {gradient!r}")
 
-    def stacks(tree):
-        """For each leaf the axes over copies of its layer."""
-        return [parameter.stack for parameter in parameters(tree, layers)]
+    if gradient == "sum" and not trained:
+        raise ValueError("gradient must be 'mean' where trained is False, got 'sum'")
+    check_number("iterations", iterations, lambda x: x >= 0, "a number of at least 0")
+    check_number("begin", begin, lambda x: x >= 0, "a step, at least 0")
+
+    def stack_of(path):
+        """The axes over copies of a parameter's layer; a name alone does not say that there are any."""
+        return layers[path].stack if layers and path in layers else ()
 
     def init(params):
         counts = clusters_by_leaf(params, clusters, rules, keep_zero, layers)
-        leaves, structure = jax.tree.flatten(params)
         parts = [
-            None if k is None else _unshared(leaf, k, stack)
-            for k, leaf, stack in zip(counts, leaves, stacks(params), strict=True)
+            None if k is None else _unshared(leaf, k, stack_of(name))
+            for k, (name, leaf) in zip(counts, named_leaves(params), strict=True)
         ]
-        return ShareState(jnp.zeros((), jnp.bool_), jax.tree.unflatten(structure, parts))
+        return ShareState(jnp.zeros((), jnp.bool_), jax.tree.unflatten(jax.tree.structure(params), parts))
 
     def update(state, params, *, step, grads=None, key=None):
         del grads
@@ -135,8 +140,9 @@ def share(
         due = jnp.asarray(step).astype(jnp.int32) >= jnp.asarray(begin).astype(jnp.int32)
         limit = jnp.asarray(iterations).astype(jnp.int32)
 
-        def choose(position, name, shared, w, stack):
+        def choose(position, name, shared, w):
             check_values(w, name)
+            stack = stack_of(name)
             subkey = None if key is None else jax.random.fold_in(key, position)
             one = partial(_update, start=start, keep_zero=keep_zero, trained=trained)
             if not stack:
@@ -144,13 +150,15 @@ def share(
             copies = to_copies(w, stack)
             keys = None if subkey is None else jax.random.split(subkey, copies.shape[0])
             over = (0, 0, None, None, None, None if keys is None else 0)
-            return jax.vmap(one, in_axes=over)(shared, copies, state.active, due, limit, keys)
+            new = jax.vmap(one, in_axes=over)(_split(shared, stack), copies, state.active, due, limit, keys)
+            whole = from_copies(new.assignments, stack, [w.shape[axis] for axis in stack])
+            return new._replace(assignments=whole)
 
         names = [name for name, _ in named_leaves(params)]
         parts, leaves, structure = _parts(state, params)
         new = [
-            None if s is None else choose(i, name, s, w, stack)
-            for i, (name, s, w, stack) in enumerate(zip(names, parts, leaves, stacks(params), strict=True))
+            None if s is None else choose(i, name, s, w)
+            for i, (name, s, w) in enumerate(zip(names, parts, leaves, strict=True))
         ]
         return ShareState(state.active | due, jax.tree.unflatten(structure, new))
 
@@ -165,20 +173,22 @@ def share(
         return mapped(lambda s, w: scaled(s, state.active, w), state, params) if gradient == "sum" else params
 
     def mapped(function, state, tree):
-        return _map(function, state, tree, stacks(tree))
+        return _map(function, state, tree, stack_of)
 
     def scaled(shared, active, w):
         return _sum_gradient(shared, active, w) if gradient == "sum" and trained else w
 
     # With fixed centroids the model sees other values than the projected parameters: apply is the only way.
-    return ParamTransform(init, update, apply, project=project, forward=forward if trained else None)
+    return ParamTransform(
+        init, update, apply, project=project, forward=forward if trained else None, shapes=_shapes
+    )
 
 
 def _unshared(leaf: Any, k: int, stack: tuple[int, ...]) -> Shared:
     """What is kept for a leaf before its codebook is chosen, of the shapes that it will have."""
     copies = (math.prod(leaf.shape[axis] for axis in stack),) if stack else ()
     return Shared(
-        assignments=jnp.zeros((*copies, *one_copy(leaf.shape, stack)), codes_dtype(k)),
+        assignments=jnp.zeros(leaf.shape, codes_dtype(k)),
         centroids=jnp.zeros((*copies, k), jnp.float32),
         counts=jnp.zeros((*copies, k), jnp.float32),
         members=jnp.zeros((*copies, k), jnp.int32),
@@ -192,17 +202,38 @@ def _parts(state: ShareState, tree: Any) -> tuple[list[Shared | None], list[Any]
 
 
 def _map(
-    function: Callable[[Shared, Any], Any], state: ShareState, tree: Any, stacks: Sequence[tuple[int, ...]]
+    function: Callable[[Shared, Any], Any], state: ShareState, tree: Any, stack_of: Callable[[str], Any]
 ) -> Any:
-    parts, leaves, structure = _parts(state, tree)
+    def part(path: Any, shared: Shared | None, part: Any) -> Any:
+        if shared is None:
+            return part
 
-    def one(shared: Shared, x: Any, stack: tuple[int, ...]) -> Any:
-        if not stack:
-            return function(shared, x)
-        return from_copies(jax.vmap(function)(shared, to_copies(x, stack)), stack, [x.shape[a] for a in stack])
+        def one(inner: Any, x: Any) -> Any:
+            check_shape((*path, *inner), jnp.shape(x), shared.assignments.shape)
+            stack = stack_of(path_name(path))
+            if not stack:
+                return function(shared, x)
+            copies = jax.vmap(function)(_split(shared, stack), to_copies(x, stack))
+            return from_copies(copies, stack, [x.shape[axis] for axis in stack])
 
-    new = [x if s is None else one(s, x, stack) for s, x, stack in zip(parts, leaves, stacks, strict=True)]
-    return jax.tree.unflatten(structure, new)
+        # A part may be a whole subtree: Optax puts an empty one where an optimizer keeps no moment.
+        return jax.tree_util.tree_map_with_path(one, part)
+
+    return jax.tree_util.tree_map_with_path(part, state.leaves, tree, is_leaf=_is_part)
+
+
+def _split(shared: Shared, stack: tuple[int, ...]) -> Shared:
+    """With the assignments of each copy by themselves, as the other fields are."""
+    return shared._replace(assignments=to_copies(shared.assignments, stack))
+
+
+def _is_part(node: Any) -> bool:
+    return node is None or isinstance(node, Shared)
+
+
+def _shapes(state: ShareState) -> dict[str, tuple[int, ...]]:
+    parts = jax.tree_util.tree_leaves_with_path(state.leaves, is_leaf=_is_part)
+    return {path_name(path): part.assignments.shape for path, part in parts if part is not None}
 
 
 @partial(jax.jit, static_argnames=("start", "keep_zero", "trained"))

@@ -47,18 +47,25 @@ def tie(groups: Sequence[str]) -> ParamTransform:
         find_groups(patterns, params)
         return ()
 
-    def change(tree, function):
+    def change(tree, function, groups=patterns):
         leaves, structure = jax.tree.flatten(tree)
-        for group in find_groups(patterns, tree):
+        for group in find_groups(groups, tree):
             for i, new in zip(group, function([leaves[i] for i in group]), strict=True):
                 leaves[i] = new
         return jax.tree.unflatten(structure, leaves)
+
+    def project(state, tree):
+        del state
+        # An optimizer may keep no moment of a group, or only flags.
+        names = [name for name, x in path_rules.named_leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+        kept = [p for p in patterns if any(re.fullmatch(p, name) for name in names)]
+        return change(tree, lambda group: [_mean(group)] * len(group), kept)
 
     return ParamTransform(
         init=init,
         update=lambda state, params, *, step, grads=None, key=None: state,
         apply=lambda state, params: change(params, lambda group: _see_tied(tuple(group))),
-        project=lambda state, tree: change(tree, lambda group: [_mean(group)] * len(group)),
+        project=project,
         forward=lambda state, params: params,
     )
 

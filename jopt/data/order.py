@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt import keys
+from jopt.hyper import check_number
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -44,7 +45,7 @@ def indices(
       int32 [num_steps, batch_size], values in [0, n).
 
     Raises:
-      ValueError: if `batch_size` is not in [1, n] or `num_steps` < 1.
+      ValueError: if `batch_size` is not in [1, n], `num_steps` < 1 or a concrete `first_step` < 0.
 
     Example:
       >>> key = keys.root(0)
@@ -57,6 +58,7 @@ def indices(
     per_epoch = steps_per_epoch(n, batch_size)
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    check_number("first_step", first_step, lambda x: x >= 0, "a step, at least 0")
     first_step = jnp.asarray(first_step, jnp.int32)
     first_epoch, offset = jnp.divmod(first_step, jnp.int32(per_epoch))
     # A window that starts on the last step of an epoch touches the most epochs.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jopt.distill.operands import pair
+from jopt.hyper import check_number
 
 
 def loss(student_logits: jax.Array, teacher_logits: jax.Array, temperature: Any) -> jax.Array:
@@ -81,11 +82,15 @@ def combine(hard_loss: Any, soft_loss: Any, weight: Any) -> tuple[jax.Array, dic
     Returns:
       float32 [], and the two losses as they came in, `hard` and `soft`.
 
+    Raises:
+      ConfigError: for a concrete weight outside [0, 1].
+
     Example:
       >>> total, parts = combine(2.0, 1.0, 0.75)
       >>> float(total), {name: float(part) for name, part in parts.items()}
       (1.25, {'hard': 2.0, 'soft': 1.0})
     """
+    check_number("weight", weight, lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
     hard, soft, share = (jnp.asarray(x).astype(jnp.float32) for x in (hard_loss, soft_loss, weight))
     return (1 - share) * hard + share * soft, {"hard": hard, "soft": soft}
 

@@ -10,6 +10,7 @@ from jopt.distill.config import LOSSES, Config
 from jopt.distill.features import FEATURE_LOSSES
 from jopt.distill.losses import combine, loss, mse
 from jopt.distill.operands import float32
+from jopt.hyper import check_number
 
 Features = Mapping[str, jax.Array]
 
@@ -39,7 +40,7 @@ def objective(
       which runs of any loss and temperature compare.
 
     Raises:
-      ConfigError: for an unknown loss.
+      ConfigError: for an unknown loss, or a concrete weight out of range.
       ValueError: for shapes that do not fit, or a layer without features.
 
     Example:
@@ -59,6 +60,7 @@ def objective(
     else:
         soft = mse(student_logits, teacher_logits)
     total, parts = combine(float32("hard_losses", hard_losses).mean(), soft, config.weight)
+    check_number("feature_weight", config.feature_weight, lambda x: x >= 0, "a finite number, at least 0")
     if config.features:
         match = _feature_loss(config)
         parts["features"] = jnp.float32(0)

@@ -1,5 +1,6 @@
 """Models: a config, the Flax Linen modules it names, and the pure functions that training sees."""
 
+from jopt.models.check import check as check
 from jopt.models.cnn import ConvNet as ConvNet
 from jopt.models.config import Config as Config
 from jopt.models.config import activation as activation

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jopt.config import ConfigError, choice, join_path, require
-from jopt.hyper import as_traced
+from jopt.hyper import as_traced, known
 from jopt.models.cnn import ConvNet
 from jopt.models.functional import Model, from_linen
 from jopt.models.layers import ACTIVATIONS
@@ -158,19 +158,19 @@ def build(config: Config) -> nn.Module:
     """The Flax Linen module that `config` describes.
 
     Args:
-      config: a valid config; `dropout` may be a tracer.
+      config: the config; `dropout` may be a tracer.
 
     Returns:
       A module: [batch, ...] and a keyword `train` to logits [batch, num_classes], of the dtype of computation.
 
     Raises:
-      ConfigError: if there is no such model.
+      ConfigError: as `validate`, for concrete numbers.
 
     Example:
       >>> type(build(Config(name="lenet5"))).__name__
       'ConvNet'
     """
-    choice("model.name", config.name, _KINDS)
+    validate(known(config))
     kind = _KINDS[config.name]
     config = dataclasses.replace(config, features=tuple(config.features) or kind.features)
     common: dict[str, Any] = {"num_classes": config.num_classes, "dtype": DTYPES[config.dtype]}

@@ -1,13 +1,16 @@
 """A model as two pure functions, and how to get them from Flax Linen and Flax NNX."""
 
+import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from jopt import keys
+from jopt.models.modes import mode_keywords, no_hidden_modes
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -48,15 +51,24 @@ class Model(NamedTuple):
     kinds: Callable[[], Mapping[str, str]] | None = None
 
 
-def from_linen(module: nn.Module) -> Model:
+def from_linen(module: nn.Module, *, mode: str | None = "auto") -> Model:
     """A Flax Linen module as a `Model`.
 
     Args:
-      module: a module whose `__call__` takes one batch, and a keyword `train` if it behaves differently then.
+      module: a module whose `__call__` takes one batch and gives the logits, one array.
+      mode: the keyword of its `__call__` that says whether it trains. 'auto' finds `train`, `training`,
+        `is_training`, and `deterministic` and `use_running_average`, which are the opposite. For a keyword of
+        another name, or in `**kwargs`, give that name. None: the module is the same in training and in evaluation.
 
     Returns:
       A `Model`: `params` is the collection of that name, `model_state` a dictionary of all the others
-      (`batch_stats`), mutable in training only. `key` becomes the random stream `dropout`.
+      (`batch_stats`), mutable in training only. `key` becomes the random stream `dropout`; streams of other names
+      get another key, folded from it.
+
+    Raises:
+      ValueError: if it does not take the keyword `mode`. When the model runs: if the module has no keyword for its
+        mode, and a layer inside it, such as `Dropout` or `BatchNorm`, has two modes; if it gives anything but one
+        array.
 
     Example:
       >>> model = from_linen(nn.Dense(3))
@@ -64,39 +76,50 @@ def from_linen(module: nn.Module) -> Model:
       >>> jax.tree.map(jnp.shape, params), state
       ({'bias': (3,), 'kernel': (4, 3)}, {})
     """
-    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    keywords = mode_keywords(type(module), mode)
+    hidden = mode == "auto" and not keywords
+
+    def told(train: bool) -> dict[str, bool]:
+        return {name: value if train else not value for name, value in keywords.items()}
+
+    def guard() -> contextlib.AbstractContextManager[None]:
+        return no_hidden_modes(type(module)) if hidden else contextlib.nullcontext()
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
-        start = functools.partial(module.init, train=False) if takes_train else module.init
-        variables = dict(start(key, x))
+        start = functools.partial(module.init, **told(False))
+        with guard():
+            variables = dict(start(key, x))
         params = variables.pop("params", {})
         return params, variables
 
     def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
-        forward = functools.partial(
-            module.apply, {"params": params, **model_state}, x, rngs=None if key is None else {"dropout": key}
-        )
-        if takes_train:
-            forward = functools.partial(forward, train=train)
-        if train and model_state:
-            logits, updated = forward(mutable=list(model_state))
-            return _float32(logits), {**model_state, **updated}
-        return _float32(forward()), model_state
+        # Flax draws the streams that it is not given from the one called 'params'.
+        rngs = None if key is None else {"dropout": key, "params": keys.stream(key, "params")}
+        forward = functools.partial(module.apply, {"params": params, **model_state}, x, rngs=rngs, **told(train))
+        with guard():
+            if train and model_state:
+                logits, updated = forward(mutable=list(model_state))
+                return _logits(logits), {**model_state, **updated}
+            return _logits(forward()), model_state
 
     return Model(init, apply)
 
 
-def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
+def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = "auto") -> Model:
     """A Flax NNX module as a `Model`.
 
     Args:
       factory: `rngs -> module`, such as `lambda rngs: nnx.Linear(4, 3, rngs=rngs)`. The module's `__call__` takes
-        one batch; it is put into `train()` or `eval()` mode first.
+        one batch and gives the logits, one array; it is put into `train()` or `eval()` mode first.
+      mode: as for `from_linen`, where `__call__` takes a keyword as well.
 
     Returns:
       A `Model`: `params` is a plain nested dictionary of the module's `nnx.Param`s, `model_state` one of all its
-      other variables (`nnx.BatchStat`). Random streams belong to neither: `apply` gives every stream a key of its
-      own, folded from `key`, so that the same key gives the same output.
+      other variables (`nnx.BatchStat`), without `nnx.Intermediate`. Random streams belong to neither: `apply` gives
+      every stream a key of its own, folded from `key`, so that the same key gives the same output.
+
+    Raises:
+      ValueError: if it does not take the keyword `mode`; when the model runs, if it gives anything but one array.
 
     Example:
       >>> from flax import nnx
@@ -108,11 +131,12 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
     from flax import nnx  # a sixth of a second that those who use Linen need not wait for
 
     @functools.cache
-    def skeleton() -> tuple[Any, list[list[tuple]]]:
-        """The module's static part, and the paths of its parameters, random streams and other variables."""
+    def skeleton() -> tuple[Any, list[list[tuple]], dict[str, bool]]:
+        """The static part, the paths of parameters, random streams and other variables, the mode's keywords."""
         abstract = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
         graph, *states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
-        return graph, [[path for path, _ in nnx.to_flat_state(state)] for state in states]
+        paths = [[path for path, _ in nnx.to_flat_state(state)] for state in states]
+        return graph, paths, mode_keywords(type(abstract), mode)
 
     def kinds() -> dict[str, str]:
         module = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
@@ -124,7 +148,7 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
         return _to_dict(params), _to_dict(rest)
 
     def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
-        graph, (param_paths, rng_paths, rest_paths) = skeleton()
+        graph, (param_paths, rng_paths, rest_paths), keywords = skeleton()
         key = jax.random.key(0) if key is None else key
         flat = {path: _look_up(params, path) for path in param_paths}
         flat |= {path: _look_up(model_state, path) for path in rest_paths}
@@ -135,16 +159,21 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]") -> Model:
             module.train()
         else:
             module.eval()
-        logits = module(x)
+        logits = module(x, **{name: value if train else not value for name, value in keywords.items()})
         if train:
-            model_state = _to_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
-        return _float32(logits), model_state
+            model_state = _to_dict(nnx.split(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)[4])
+        return _logits(logits), model_state
 
     return Model(init, apply, kinds=kinds)
 
 
-def _float32(logits: Any) -> jax.Array:
-    return logits.astype(jnp.float32)
+def _logits(outputs: Any) -> jax.Array:
+    if not isinstance(outputs, jax.Array):
+        raise ValueError(
+            f"the module must give one array, its logits, got a {type(outputs).__name__}; wrap it in a module that "
+            "gives the logits alone"
+        )
+    return outputs.astype(jnp.float32)
 
 
 def _to_dict(state: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from jopt.hyper import check_number
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": nn.elu,
     "gelu": nn.gelu,
@@ -62,6 +64,7 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns `x`, of any shape and dtype, with some elements zero and the others scaled up."""
+        check_number("rate", self.rate, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
         if self.rate is None or not train:
             return x
         keep = 1.0 - jnp.asarray(self.rate, jnp.float32)

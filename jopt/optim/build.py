@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.hyper import known
 from jopt.layers import Layers
 from jopt.optim import schedules
 from jopt.optim.clipping import adaptive_grad_clip, clip_by_global_norm
-from jopt.optim.config import DECOUPLED_NAMES, Config, check_names, complete
+from jopt.optim.config import DECOUPLED_NAMES, Config, complete, validate
 from jopt.optim.penalties import add_l1, add_weight_decay, proximal_l1
 from jopt.optim.plan import plan
 from jopt.optim.scaling import scale_by_optimizer
@@ -38,7 +39,7 @@ def build(
 
     Args:
       config: the config. Its numbers may be traced; only its structure (names, rules, what is None) is read in
-        Python. It is not validated here: call `validate` where it is still plain Python.
+        Python. Its concrete numbers are validated.
       total_steps: the number of gradients (calls of `update`) in the run, where a schedule without `decay_steps`
         ends, after `total_steps // accumulate_steps` parameter updates. May be traced.
       layers: what the model says about its parameters (`jopt.layers.trace`), which Muon reads; None: what their
@@ -49,7 +50,7 @@ def build(
       the parameters' structure, so `optax.tree.map_params` reaches every moment.
 
     Raises:
-      ConfigError: for an unknown name, variant or schedule, or a schedule without an end.
+      ConfigError: as `validate`; for a schedule without an end.
       RuleError: in `init` and `update`, if a rule matches no parameter.
 
     Example:
@@ -60,7 +61,7 @@ def build(
       [0.5, 2.5]
     """
     # Here, and not in the middle of a trace.
-    check_names(config)
+    validate(known(config), "")
     schedules.require_end(config, total_steps)
 
     def init(params):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.hyper import check_number
 from jopt.layers import Layers, Parameter, parameters
 
 
@@ -47,11 +48,15 @@ def clip_by_global_norm(max_norm: Any) -> optax.GradientTransformation:
     Returns:
       A stateless `GradientTransformation`. Bits are unchanged where the norm is at most $c$; zero stays zero.
 
+    Raises:
+      ConfigError: for a concrete `max_norm` that is not above 0.
+
     Example:
       >>> clip = clip_by_global_norm(2.5)
       >>> clip.update({"w": jnp.array([3.0, 4.0])}, clip.init({}))[0]["w"].tolist()
       [1.5, 2.0]
     """
+    check_number("max_norm", max_norm, lambda x: x > 0, "a finite number above 0")
 
     def update(updates, state, params=None):
         del params

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.hyper import check_number
 from jopt.layers import Layers, Parameter, over_copies, parameters, within_copy
 
 # Jordan's quintic, chosen for its slope at 0, and his number of iterations; Optax's defaults too.
@@ -84,6 +85,7 @@ def scale_by_muon(
       A `GradientTransformation` with a `ScaleByMuonState`.
 
     Raises:
+      ConfigError: for a concrete number out of range: the decays lie in [0, 1), $\epsilon$ above 0.
       LayoutError: in `init` and `update`, for a kernel whose input and output axes are not known, naming its layer.
 
     Example:
@@ -93,6 +95,10 @@ def scale_by_muon(
       >>> [f"{u:.2f}" for u in updates["bias"]]
       ['1.47', '1.47']
     """
+
+    for name, beta in (("momentum", momentum), ("b1", b1), ("b2", b2)):
+        check_number(name, beta, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
+    check_number("eps", eps, lambda x: x > 0, "a finite number above 0")
 
     def init(params):
         zeros = optax.tree.zeros_like

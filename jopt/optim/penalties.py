@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.hyper import check_number
+
 Multipliers = Any  # a tree of Python floats, of the parameters' structure
 
 
@@ -34,6 +36,7 @@ def add_weight_decay(strength: Any, multipliers: Multipliers) -> optax.GradientT
       >>> {k: float(v) for k, v in t.update(jax.tree.map(jnp.zeros_like, params), (), params)[0].items()}
       {'b': 0.0, 'w': 1.0}
     """
+    check_number("strength", strength, lambda x: x >= 0, "a finite number, at least 0")
     return _add(lambda w: strength * w, multipliers, "weight_decay")
 
 
@@ -55,6 +58,7 @@ def add_l1(strength: Any, multipliers: Multipliers) -> optax.GradientTransformat
       >>> t.update({"w": jnp.zeros(3)}, (), {"w": jnp.array([2.0, -3.0, 0.0])})[0]["w"].tolist()
       [0.5, -0.5, 0.0]
     """
+    check_number("strength", strength, lambda x: x >= 0, "a finite number, at least 0")
     return _add(lambda w: strength * jnp.sign(w), multipliers, "l1")
 
 
@@ -81,6 +85,7 @@ def soft_threshold(x: jax.Array, threshold: Any) -> jax.Array:
       >>> soft_threshold(jnp.array([2.0, -0.5, -1.5]), 0.5).tolist()
       [1.5, 0.0, -1.0]
     """
+    check_number("threshold", threshold, lambda x: x >= 0, "a finite number, at least 0")
     return jnp.where(jnp.abs(x) <= threshold, 0, x - jnp.sign(x) * threshold)
 
 
@@ -108,6 +113,7 @@ def proximal_l1(
       >>> optax.apply_updates(params, updates)["w"].tolist()
       [1.5, 0.0]
     """
+    check_number("strength", strength, lambda x: x >= 0, "a finite number, at least 0")
 
     def init(params):
         del params

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jopt.hyper import check_number
 from jopt.layers import Layers
 from jopt.optim.config import Config
 from jopt.optim.muon import scale_by_muon
@@ -64,11 +65,15 @@ def scale_by_paper_adagrad(eps: Any) -> optax.GradientTransformation:
     Returns:
       A `GradientTransformation`; its state is an `optax.ScaleByRssState` like the parameters in shapes and dtypes.
 
+    Raises:
+      ConfigError: for a concrete $\epsilon$ that is not above 0.
+
     Example:
       >>> t = scale_by_paper_adagrad(1e-7)
       >>> t.update({"w": jnp.array([4.0, 0.0])}, t.init({"w": jnp.zeros(2)}))[0]["w"].round(3).tolist()
       [1.0, 0.0]
     """
+    check_number("eps", eps, lambda x: x > 0, "a finite number above 0")
 
     def init(params):
         return optax.ScaleByRssState(sum_of_squares=optax.tree.zeros_like(params))
@@ -104,6 +109,9 @@ def scale_by_adam(b1: Any, b2: Any, eps: Any, *, bias_correction: bool = True) -
     Returns:
       A `GradientTransformation`; its state is an `optax.ScaleByAdamState`, whose moments are like the parameters.
 
+    Raises:
+      ConfigError: for a concrete number out of range: $b_1$ and $b_2$ lie in [0, 1), $\epsilon$ above 0.
+
     Example:
       >>> for corrected in (True, False):
       ...     t = scale_by_adam(0.9, 0.999, 1e-8, bias_correction=corrected)
@@ -111,6 +119,9 @@ def scale_by_adam(b1: Any, b2: Any, eps: Any, *, bias_correction: bool = True) -
       1.00
       3.16
     """
+    for name, beta in (("b1", b1), ("b2", b2)):
+        check_number(name, beta, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
+    check_number("eps", eps, lambda x: x > 0, "a finite number above 0")
 
     def init(params):
         zeros = optax.tree.zeros_like

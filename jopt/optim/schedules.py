@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jopt.config import ConfigError
-from jopt.optim.config import Config, complete
+from jopt.hyper import check_number, known
+from jopt.optim.config import Config, complete, validate
 
 
 def multiplier(config: Config, step: Any, total_steps: Any = None, dtype: Any = jnp.float32) -> jax.Array:
@@ -35,13 +36,16 @@ def multiplier(config: Config, step: Any, total_steps: Any = None, dtype: Any = 
       An array of `dtype` and of the shape of `step`.
 
     Raises:
-      ConfigError: if the schedule needs an end, and neither decay_steps nor total_steps gives one.
+      ConfigError: for a concrete number that `validate` refuses; if the schedule needs an end, and neither
+        decay_steps nor total_steps gives one.
 
     Example:
       >>> config = Config(schedule="cosine", warmup_steps=2, decay_steps=6)
       >>> [f"{m:.2f}" for m in multiplier(config, jnp.arange(8))]
       ['0.00', '0.50', '1.00', '0.85', '0.50', '0.15', '0.00', '0.00']
     """
+    validate(known(config), "")
+    check_number("total_steps", total_steps, lambda x: x >= 1, "a number of steps, at least 1")
     config = complete(config, dtype)
     step = jnp.asarray(step).astype(dtype)
     warmup = jnp.asarray(config.warmup_steps).astype(dtype)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jopt.hyper import known
 from jopt.layers import Layers, PlanRow, parameters
 from jopt.prune.assign import Pruned, assign, pick
-from jopt.prune.config import Config
+from jopt.prune.config import Config, validate
 from jopt.prune.dynamic import rigl, set_evolution
 from jopt.prune.patterns import NM, Block, Channel, Pattern, Unstructured
 from jopt.prune.pools import Pool, alive, pools
@@ -38,13 +39,16 @@ def build(config: Config, *, begin: int, steps: int, layers: Layers | None = Non
     """The transform that a config describes, for one stage.
 
     Args:
-      config: the config, whose numbers may be traced. It is not validated here.
+      config: the config, whose numbers may be traced; concrete ones are validated.
       begin: the step at which the stage starts.
       steps: its length.
       layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
       A `ParamTransform` whose state is a `PruneState`, of the same structure for every method.
+
+    Raises:
+      ConfigError: as `validate`.
 
     Example:
       >>> params = {"w": jnp.arange(4.0).reshape(2, 2)}
@@ -53,6 +57,7 @@ def build(config: Config, *, begin: int, steps: int, layers: Layers | None = Non
       >>> [int(pruner.update(state, params, step=t).masks["w"].sum()) for t in (109, 110)]
       [4, 2]
     """
+    validate(known(config), "")
     first, last = (step_at(fraction, begin=begin, steps=steps) for fraction in (config.begin, config.end))
     shared: dict[str, Any] = {"begin": first, "budget": config.budget, "rules": config.rules}
     shared["layers"] = layers

@@ -9,6 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jopt.hyper import check_number
 
 
 def step_at(fraction: Any, *, begin: Any, steps: Any) -> jax.Array:
@@ -26,6 +30,8 @@ def step_at(fraction: Any, *, begin: Any, steps: Any) -> jax.Array:
       >>> int(step_at(0.75, begin=100, steps=10))
       108
     """
+    check_number("fraction", fraction, lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
+    check_number("steps", steps, lambda x: x >= 0, "a number of steps, at least 0")
     length = jnp.asarray(steps, jnp.float32)
     return jnp.asarray(begin, jnp.int32) + jnp.round(jnp.asarray(fraction, jnp.float32) * length).astype(jnp.int32)
 
@@ -52,6 +58,9 @@ def cubic(step: Any, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, 
       >>> [float(cubic(t, sparsity=0.875, begin=2, end=6)) for t in (1, 2, 4, 6, 9)]
       [0.0, 0.0, 0.765625, 0.875, 0.875]
     """
+    check_number("sparsity", sparsity, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
+    check_number("initial_sparsity", initial_sparsity, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
+    _check_steps(begin, end)
     t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
     last, first = jnp.asarray(sparsity, jnp.float32), jnp.asarray(initial_sparsity, jnp.float32)
     left = _share(t1 - t, t - t0)
@@ -86,6 +95,9 @@ def geometric(step: Any, *, sparsity: Any, begin: Any, end: Any, rounds: Any) ->
       >>> [float(geometric(t, sparsity=0.875, begin=10, end=30, rounds=3)) for t in (9, 10, 19, 20, 30)]
       [0.0, 0.5, 0.5, 0.75, 0.875]
     """
+    check_number("sparsity", sparsity, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
+    check_number("rounds", rounds, lambda x: x >= 1, "an integer, at least 1")
+    _check_steps(begin, end)
     t, t0, t1, count = (jnp.asarray(x, jnp.int32) for x in (step, begin, end, rounds))
     last = jnp.asarray(sparsity, jnp.float32)
     every = jnp.maximum((t1 - t0) // jnp.maximum(count - 1, 1), 1)
@@ -114,10 +126,18 @@ def cosine_share(step: Any, *, drop_fraction: Any, begin: Any, end: Any) -> jax.
       >>> [round(float(cosine_share(t, drop_fraction=0.3, begin=0, end=100)), 6) for t in (0, 50, 100)]
       [0.3, 0.15, 0.0]
     """
+    check_number("drop_fraction", drop_fraction, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
+    _check_steps(begin, end)
     t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
     alpha = jnp.asarray(drop_fraction, jnp.float32)
     share = alpha / 2 * (1 + jnp.cos(jnp.float32(jnp.pi) * _share(t - t0, t1 - t)))
     return jnp.where((t >= t0) & (t < t1), share, jnp.float32(0))
+
+
+def _check_steps(begin: Any, end: Any) -> None:
+    if not isinstance(begin, Tracer):
+        least = np.asarray(begin)
+        check_number("end", end, lambda x: x >= least, f"a step, at least begin ({begin})")
 
 
 def _share(part: jax.Array, rest: jax.Array) -> jax.Array:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jopt.transform import ParamTransform
+from jopt.rules import named_leaves
+from jopt.transform import ParamTransform, check_shape
 
 
 class PruneState(NamedTuple):
@@ -28,10 +29,14 @@ def project(state: PruneState, tree: Any) -> Any:
 
     Args:
       state: the state.
-      tree: a tree of the parameters' structure and shapes, of any dtypes.
+      tree: a tree of the parameters' structure and shapes, of any dtypes. In the place of a parameter there may be
+        a node without leaves, or with several arrays of its shape.
 
     Returns:
       A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      ValueError: for an array of another shape than its parameter, by its path.
 
     Example:
       >>> state = PruneState({"b": None, "w": jnp.array([True, False])}, jnp.float32(0.5))
@@ -39,13 +44,19 @@ def project(state: PruneState, tree: Any) -> Any:
       [-2.0, 0.0]
     """
 
-    def zero(mask: jax.Array | None, part: Any) -> Any:
+    def zero(path: Any, mask: jax.Array | None, part: Any) -> Any:
         if mask is None:
             return part
-        # A part may be a whole subtree: Optax puts an empty one where an optimizer keeps no moment.
-        return jax.tree.map(lambda x: jnp.where(mask, x, jnp.zeros((), jnp.result_type(x))), part)
 
-    return jax.tree.map(zero, state.masks, tree, is_leaf=lambda x: x is None)
+        def one(inner: Any, x: Any) -> jax.Array:
+            # A mask of a row would broadcast, and so prune what it was not made for, without a word.
+            check_shape((*path, *inner), jnp.shape(x), mask.shape)
+            return jnp.where(mask, x, jnp.zeros((), jnp.result_type(x)))
+
+        # A part may be a whole subtree: Optax puts an empty one where an optimizer keeps no moment.
+        return jax.tree_util.tree_map_with_path(one, part)
+
+    return jax.tree_util.tree_map_with_path(zero, state.masks, tree, is_leaf=lambda x: x is None)
 
 
 def transform(
@@ -71,4 +82,5 @@ def transform(
         forward=lambda state, params: params,
         observe=observe,
         needs=needs,
+        shapes=lambda state: {name: mask.shape for name, mask in named_leaves(state.masks)},
     )

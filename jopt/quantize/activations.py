@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt import intercept
+from jopt.hyper import known
 from jopt.quantize.activation_config import (
     LEARNED,
     ActivationConfig,
@@ -15,6 +16,7 @@ from jopt.quantize.activation_config import (
     layer_bits,
     layer_spec,
     state_spec,
+    validate_activations,
 )
 from jopt.quantize.fake import fake_quantize
 from jopt.quantize.grid import Range
@@ -74,6 +76,7 @@ def activations(model: M, config: ActivationConfig) -> M:
       >>> {name: round(float(v), 3) for name, v in state["activation_ranges"]["Dense_0"].items()}
       {'low': -0.1, 'high': 2.8}
     """
+    validate_activations(known(config), "")
     inner: Any = model
     if config.is_identity and not config.rules:
         return model

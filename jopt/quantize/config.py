@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from jopt.config import check_types, choice, join_path, require
-from jopt.hyper import as_traced, swept
+from jopt.hyper import as_traced, known, swept
 from jopt.layers import Layers, Parameter
 from jopt.quantize.assign import Assigned, assign, resolve
 from jopt.quantize.binary import binary, ternary
@@ -136,6 +136,7 @@ def build(config: Config, *, begin: int = 0, steps: int = 0, layers: Layers | No
       [[0.0], [-1.0]]
     """
     del begin, steps
+    validate(known(config), "")
     integers = quantize_assigned(
         lambda params: specs(config, params, layers), config.calibration, config.percentile
     )

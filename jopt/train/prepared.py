@@ -267,14 +267,9 @@ def _check_model(
     """Raises ConfigError unless the model (the caller's own, if it has no name) maps a batch to its logits."""
     field, value = (field, "the model that was given") if name is None else (f"{field}.name", name)
     accepted = f"a model for inputs of {' x '.join(map(str, input_shape))} ({config.data.layout})"
-
-    def logits(seed: jax.Array, x: jax.Array) -> jax.Array:
-        params, model_state = model.init(keys.root(seed), x)
-        return model.apply(params, model_state, x, train=False)[0]
-
     x = jax.ShapeDtypeStruct((2, *input_shape), np.float32)
     try:
-        shape = jax.eval_shape(logits, jax.ShapeDtypeStruct((), np.uint32), x).shape
+        shape = models.check(model, x).shape
     except (ValueError, TypeError, IndexError, FlaxError) as error:
         if name is None:
             raise

@@ -463,7 +463,7 @@ def test_models_that_cannot_be_intercepted_are_refused():
         with pytest.raises(ValueError, match="no Flax Linen module ran"):
             run()
     with pytest.raises(ValueError, match="no layer to quantize: no Linen module with a parameter named kernel"):
-        activations(from_linen(nn.BatchNorm(use_running_average=True)), ActivationConfig()).init(KEY, X)
+        activations(from_linen(nn.BatchNorm(use_running_average=True), mode=None), ActivationConfig()).init(KEY, X)
 
 
 def test_missing_reserved_and_misplaced_ranges_are_errors():
