@@ -95,7 +95,6 @@ def scale_by_muon(
       >>> [f"{u:.2f}" for u in updates["bias"]]
       ['1.47', '1.47']
     """
-
     for name, beta in (("momentum", momentum), ("b1", b1), ("b2", b2)):
         check_number(name, beta, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
     check_number("eps", eps, lambda x: x > 0, "a finite number above 0")
