@@ -10,8 +10,9 @@ KINDS = ("values", "gaps", "filler", "codebook", "tables", "scales", "biases", "
 
 `values`: numbers, codes and indices of weights. `gaps`: positions of what is not zero, as distances or a bitmask.
 `filler`: entries that only bridge a distance too long for one gap. `codebook`: shared values. `tables`: lengths of
-Huffman codes. `scales`: ranges, from which scales and zero points follow. `biases`: everything of tensors of fewer
-than two axes, but for their part of the header. `header`: names, shapes, lengths, checksums, metadata.
+Huffman codes. `scales`: ranges, from which scales and zero points follow. `biases`: everything of tensors that are
+no weights, by their names (`jopt.layers.names`), but for their part of the header. `header`: names, shapes,
+lengths, checksums, metadata.
 """
 
 

@@ -17,6 +17,7 @@ from jopt.codec.error import CodecError
 from jopt.codec.integers import Integers
 from jopt.codec.ledger import KINDS, Entry, Ledger
 from jopt.codec.tree import Reader
+from jopt.layers import is_weight
 
 MAX_BYTES = 2**32
 """What the tensors of a file may take in memory unless the caller allows more: 4 GiB."""
@@ -174,7 +175,7 @@ class _Reading:
         if found.integers is not None:
             self.budget.spend(found.integers.codes.nbytes)
         spent = dict(found.bytes)
-        if rank < 2:
+        if not is_weight(path, shape):
             spent = {"biases": sum(spent.values())}
         spent["header"] = spent.get("header", 0) + cursor.position - start + CHECKSUM_BYTES
         nonzero = int(np.count_nonzero(found.array))
