@@ -81,16 +81,29 @@ def sd(values: Sequence[float]) -> float:
     return 0.0 if np.ptp(x) == 0 else float(np.std(x, ddof=1))
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95, *, least_sd: float = 0.0) -> Interval:
-    """Student's interval of a mean, `mean -+ t_(n-1, (1 + confidence)/2) sd / sqrt(n)`.
+def t_interval(
+    values: Sequence[float],
+    confidence: float = 0.95,
+    *,
+    least_sd: float = 0.0,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """Student's interval of a mean, `mean -+ t_(n-1, (1 + confidence)/2) sd / sqrt(n)`, within `bounds`.
+
+    The formula knows nothing of the values' bounds, and few accuracies near 1 give an end above it. The mean lies
+    within the bounds, so to cut the interval there takes no possible mean away: its coverage stays as it was.
 
     Args:
       values: [n] numbers, one a seed.
       confidence: in [0.5, 1).
       least_sd: the sd is taken to be at least this (`jopt.ablate.paired.compare` says why).
+      bounds: the smallest and the largest value that there can be: (0, 1) of a share, as an accuracy is.
 
     Returns:
       The interval; unknown (NaN) below two values.
+
+    Raises:
+      ConfigError: for a value out of bounds, or a confidence that is not in [0.5, 1).
 
     Reference:
       Student 1908.
@@ -99,15 +112,21 @@ def t_interval(values: Sequence[float], confidence: float = 0.95, *, least_sd: f
       >>> interval = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
       >>> round(interval.low, 4), round(interval.high, 4)
       (1.0368, 4.9632)
+      >>> interval = t_interval([0.95, 1.0], bounds=(0, 1))  # without them -+ 0.3177
+      >>> round(interval.low, 4), round(interval.high, 4)
+      (0.6573, 1.0)
     """
     from scipy import special
 
     check_confidence(confidence)
     x = sample(values)
+    least, most = bounds
+    inside = bool(((x >= least) & (x <= most)).all())
+    require(inside, "values", x.tolist(), f"numbers in [{least}, {most}]")
     if x.size < 2:
         return UNKNOWN
     half = special.stdtrit(x.size - 1, (1 + confidence) / 2) * max(sd(values), least_sd) / math.sqrt(x.size)
-    return Interval(float(mean(values) - half), float(mean(values) + half))
+    return Interval(max(float(mean(values) - half), float(least)), min(float(mean(values) + half), float(most)))
 
 
 def interquartile_mean(values: Sequence[float]) -> float:

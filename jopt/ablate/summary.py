@@ -14,6 +14,9 @@ from jopt.config import ConfigError, choice, require
 HIGHER_IS_BETTER = ("accuracy", "validation_accuracy", "sparsity")
 """Of `OUTCOMES`. Of the others, losses and sizes, less is better."""
 
+SHARES = ("accuracy", "validation_accuracy", "sparsity")
+"""Of `OUTCOMES`, those that lie in [0, 1]."""
+
 _AGAINST = (
     "difference",
     "difference_low",
@@ -144,6 +147,16 @@ def values_of(results: Results, name: str) -> list[float]:
     return [value for row in results.trials for value in [_outcome(row, name)] if value is not None]
 
 
+def bounds_of(metric: str) -> tuple[float, float]:
+    """The smallest and the largest value that an outcome can have, where they are known.
+
+    Example:
+      >>> bounds_of("accuracy"), bounds_of("loss")
+      ((0.0, 1.0), (-inf, inf))
+    """
+    return (0.0, 1.0) if metric in SHARES else (-math.inf, math.inf)
+
+
 def _outcome(row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
     if row["status"] != "finished" or value is None or not math.isfinite(value):
@@ -164,7 +177,7 @@ def _alone(trials: Sequence[Row], metric: str, confidence: float) -> Row:
             continue
         row[f"{name}_iqm"] = _known(intervals.interquartile_mean(values))
         for prefix, interval in (
-            ("", intervals.t_interval(values, confidence)),
+            ("", intervals.t_interval(values, confidence, bounds=bounds_of(metric))),
             ("boot_", intervals.bootstrap_interval(values, confidence)),
             ("iqm_", intervals.bootstrap_interval(values, confidence, "interquartile_mean")),
         ):

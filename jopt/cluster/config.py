@@ -24,7 +24,7 @@ class Config:
 
     Attributes:
       clusters: distinct values of a parameter, zero included; 1 to 4096, at least 2 with `keep_zero`.
-      start: where k-means begins: 'linear', 'density' or 'kmeans++'.
+      start: the first centroids of k-means: 'linear', 'density' or 'kmeans++'.
       iterations: of k-means, at most; at least 0.
       keep_zero: exact zeros (pruned weights) stay exactly zero.
       trained: centroids are trained on. If not, they stay as they were chosen.

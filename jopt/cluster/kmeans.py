@@ -10,10 +10,13 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jopt.cluster import starts
+from jopt.cluster import cells, starts
 from jopt.cluster.means import cluster_sums, take
+from jopt.cluster.nearest import middles, nearest
 
 MAX_CLUSTERS = 4096
+# Differences of so many values as an array can have stay finite below it.
+LARGE = 2.0**80
 
 
 class Clusters(NamedTuple):
@@ -24,8 +27,9 @@ class Clusters(NamedTuple):
       assignments: uint8 (uint16 if k > 256) of the array's shape: each entry's index into `centroids`.
       counts: float32 [k], the number of (counted) entries in each cluster.
       has_zero: bool scalar, whether code 0 is the number zero, kept for the entries that are exactly zero.
-      inertia: float32 scalar, the sum of squared differences between the (counted) entries and their centroids.
-      iterations: int32 scalar, how many iterations were run.
+      inertia: float32 scalar, the sum of squared differences between the (counted) entries and their centroids;
+        infinite where float32 cannot hold it.
+      iterations: int32 scalar, how many of Lloyd's iterations were run.
     """
 
     centroids: jax.Array
@@ -46,20 +50,27 @@ def kmeans(
     mask: Any = None,
     key: jax.Array | None = None,
 ) -> Clusters:
-    r"""Minimizes $\sum_i (w_i - c_{a_i})^2$ over k centroids c and assignments a by Lloyd's iteration.
+    r"""Minimizes $\sum_i (w_i - c_{a_i})^2$ over k centroids c and assignments a.
 
-    Han, Mao and Dally, 2016, Deep Compression, equation 2. On the line the clusters are intervals: an entry belongs
-    to the nearest centroid, and half-way between two to the lower. A centroid then moves to its cluster's mean, or
-    stays, if its cluster is empty. Iterations end where no centroid moves. An array of at most k distinct values is
-    represented exactly, whatever the start (then the largest value is repeated to fill the codebook).
+    Han, Mao and Dally, 2016, Deep Compression, equation 2. Lloyd's iteration alone ends in minima with several
+    times the least error, and with clusters that no entry belongs to. So the intervals of the first centroids are
+    split into several times as many cells (`jopt.cluster.cells.split`), which dynamic programming joins to k
+    clusters with the least error (`join`); Lloyd's iteration then moves boundaries only within cells. The error is
+    at most 1.05 times that of scikit-learn's `KMeans`, the best of ten starts, in all tests, and mostly below it.
+
+    On the line the clusters are intervals: an entry belongs to the nearest centroid, and half-way between two to
+    the lower. A centroid moves to its cluster's mean. Iterations end where no entry changes its cluster. An array
+    of at most k distinct values is represented exactly (then the largest value is repeated to fill the codebook).
 
     Works under `jit` and `vmap`, is deterministic, and does not sort the array (but for `start='density'`).
 
     Args:
       w: a floating array of any shape, not empty, all finite. Computed in float32.
       k: the largest number of distinct values, zero included; 1 to 4096, at least 2 with `keep_zero`.
-      start: 'linear', equally spaced between the smallest and the largest; 'density', quantiles; 'kmeans++', drawn.
-      iterations: the largest number of iterations, at least 0; may be traced.
+      start: the first centroids, which are then improved: 'linear', equally spaced between the smallest and the
+        largest; 'density', quantiles; 'kmeans++', drawn.
+      iterations: the largest number of Lloyd's iterations, at least 0; may be traced. With 0 the centroids are
+        those of `start`.
       keep_zero: if any entry is exactly 0, then code 0 is the number 0.0 and belongs to all of these and no other,
         and the other k - 1 centroids fit the other entries.
       mask: bool of w's shape, the entries that count (all, if None). The others are given the nearest centroid.
@@ -173,9 +184,15 @@ def _fit(
     distinct = _smallest(x, fitting, k + 1)
     exact = (distinct < jnp.inf).sum() <= used
     largest = jnp.where(fitting, x, -jnp.inf).max()
-    first = _start(start, x, fitting, used, is_used, key)
-    first = jnp.where(is_used, jnp.where(exact, jnp.minimum(distinct[:k], largest), first), jnp.inf)
-    centroids, done = _lloyd(x, fitting, first, jnp.where(exact, 0, limit))
+    # Sums of values near the end of float32 would overflow; a power of two changes no digit.
+    unit = jnp.where(jnp.abs(x).max() > LARGE, jnp.float32(2.0**-40), jnp.float32(1.0))
+    first = jnp.where(is_used, _start(start, x * unit, fitting, used, is_used, key), jnp.inf)
+    centroids, done = lax.cond(
+        exact | (limit == 0),
+        lambda: (first, jnp.int32(0)),
+        lambda: _lloyd(x * unit, fitting, _joined(x * unit, fitting, first, used), limit),
+    )
+    centroids = jnp.where(is_used, jnp.where(exact, jnp.minimum(distinct[:k], largest), centroids / unit), jnp.inf)
 
     codes = nearest(x, centroids)
     if keep_zero:
@@ -193,30 +210,6 @@ def _fit(
         inertia=jnp.sum(apart * apart),
         iterations=done,
     )
-
-
-def nearest(x: jax.Array, centroids: jax.Array) -> jax.Array:
-    """The index of the nearest of the sorted `centroids` for each entry, the lower one half-way between two.
-
-    Args:
-      x: float32, any shape.
-      centroids: float32 [k], in ascending order, infinite at the end where there are fewer.
-
-    Returns:
-      int32 of the shape of x.
-
-    Example:
-      >>> nearest(jnp.array([-3.0, 1.5, 1.6, 9.0]), jnp.array([1.0, 2.0, jnp.inf])).tolist()
-      [0, 0, 1, 1]
-    """
-    return jnp.searchsorted(_middles(centroids), x, side="left", method="scan_unrolled").astype(jnp.int32)
-
-
-def _middles(centroids: jax.Array) -> jax.Array:
-    low, high = centroids[:-1], centroids[1:]
-    middle = 0.5 * low + 0.5 * high
-    # Between two neighbours among the floats, the middle rounds to one of them: the upper must stay above it.
-    return jnp.where((middle < high) | jnp.isinf(high), middle, low)
 
 
 def _smallest(x: jax.Array, counted: jax.Array, count: int) -> jax.Array:
@@ -239,24 +232,33 @@ def _start(
     return jnp.sort(jnp.where(is_used, starts.kmeans_plus_plus(x, counted, is_used.size, key), jnp.inf))
 
 
+def _joined(x: jax.Array, counted: jax.Array, first: jax.Array, used: jax.Array) -> jax.Array:
+    k = first.size
+    joined = cells.join(cells.split(x, counted, first, cells.cell_count(x.size, k)), k, used)
+    # Means of cells that are a few floats wide may be rounded past each other.
+    return jnp.sort(joined)
+
+
 def _lloyd(x: jax.Array, counted: jax.Array, first: jax.Array, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
     k = first.size
 
     def moves(carry):
-        done, _, moved = carry
+        done, _, _, moved = carry
         return moved & (done < limit)
 
     def move(carry):
-        done, old, _ = carry
+        done, old, sizes, _ = carry
         codes = nearest(x, old)
         counts = cluster_sums(counted.astype(jnp.float32), codes, k)
         # Differences from the centroid, so that the error of the sum is that of the cluster's width.
         sums = cluster_sums(jnp.where(counted, x - take(old, codes), 0.0), codes, k)
-        middles, end = _middles(old), jnp.full(1, jnp.inf, jnp.float32)
+        between, end = middles(old), jnp.full(1, jnp.inf, jnp.float32)
         # A mean lies in its interval; its rounding may not, and centroids must stay in order.
-        low, high = jnp.concatenate([-end, middles]), jnp.concatenate([middles, end])
+        low, high = jnp.concatenate([-end, between]), jnp.concatenate([between, end])
         new = jnp.clip(old + sums / jnp.maximum(counts, 1), low, high)
-        return done + 1, new, jnp.any(new != old)
+        # Clusters are intervals: of the same sizes, they are the same, and only roundings differ.
+        return done + 1, new, counts, jnp.any(counts != sizes)
 
-    done, centroids, _ = lax.while_loop(moves, move, (jnp.int32(0), first, jnp.array(True)))
+    begin = (jnp.int32(0), first, jnp.full(k, -1.0, jnp.float32), jnp.array(True))
+    done, centroids, _, _ = lax.while_loop(moves, move, begin)
     return centroids, done

@@ -85,7 +85,7 @@ def share(
 
     Args:
       clusters: k, the number of distinct values of a leaf, zero included, where no rule says otherwise.
-      start: where k-means begins: 'linear', 'density' or 'kmeans++' (then `update` needs a key).
+      start: the first centroids of k-means: 'linear', 'density' or 'kmeans++' (then `update` needs a key).
       iterations: of k-means, at most; may be traced.
       keep_zero: whether exact zeros are a value of their own.
       trained: whether centroids move. If not, the model sees the codebook as it was chosen, and gradients are zero.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 BITS = (*range(1, 9), 16)
+_LARGEST = np.finfo(np.float32).max
 _SMALLEST = np.finfo(np.float32).tiny
 _BLOCK = 1 << 18
 
@@ -131,7 +132,8 @@ def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> Grid:
     Symmetric: scale = max(-low, high) / (2^(b-1) - 1), and +-max(-low, high) are exact; at one bit the scale is the
     largest magnitude. Asymmetric: the range is widened to contain 0, scale = (high - low) / (2^b - 1), zero point =
     round(-low / scale), and the other end of a range that starts or ends at 0 is exact. Where the scale would be
-    below the smallest normal number it is 1 and all codes are 0.
+    below the smallest normal number it is 1 and all codes are 0. Scales and values beyond the largest float32 are
+    that.
 
     Args:
       spec: the Spec.
@@ -156,7 +158,9 @@ def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> Grid:
         else:
             top = np.float32(2**spec.bits - 1)
             low, high = np.where(low > 0, zero, low), np.where(high < 0, zero, high)
-            scale = (high - low) / top
+            width = high - low
+            # Where the width overflows, the scale need not.
+            scale = np.minimum(np.where(np.isinf(width), high / top - low / top, width / top), _LARGEST)
         empty = scale < _SMALLEST
         scale = np.where(empty, one, scale)
         divisor = np.where(empty, np.float32(np.inf), scale)
@@ -167,13 +171,13 @@ def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> Grid:
             if spec.bits == 1:
                 # So small that everything but 0 is rounded to an outermost code: the sign.
                 divisor = np.where(empty, divisor, _SMALLEST)
-            ends = np.where(lowest == -highest, low, lowest * scale), high
+            ends = np.where(lowest == -highest, low, np.maximum(lowest * scale, -_LARGEST)), high
         else:
             zero_point = np.clip(np.rint((zero - low) / scale), zero, top)
             lowest, highest = zero - zero_point, top - zero_point
             ends = (
-                np.where((high == zero) & ~empty, low, lowest * scale),
-                np.where((low == zero) & ~empty, high, highest * scale),
+                np.where((high == zero) & ~empty, low, np.maximum(lowest * scale, -_LARGEST)),
+                np.where((low == zero) & ~empty, high, np.minimum(highest * scale, _LARGEST)),
             )
     return Grid(scale, divisor, zero_point, lowest, highest, high, *ends)
 

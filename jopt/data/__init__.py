@@ -14,3 +14,4 @@ from jopt.data.dataset import normalize as normalize
 from jopt.data.order import indices as indices
 from jopt.data.order import steps_per_epoch as steps_per_epoch
 from jopt.data.source import Split as Split
+from jopt.data.source import check_labels as check_labels

@@ -9,10 +9,10 @@ import numpy as np
 
 from jopt.config import ConfigError, require
 from jopt.data import toy
-from jopt.data.cache import cached, digest
+from jopt.data.cache import DataError, cached, digest
 from jopt.data.config import Config, directory, validate
 from jopt.data.partition import carve
-from jopt.data.source import Source, Split
+from jopt.data.source import Source, Split, check_labels
 
 
 class Dataset(NamedTuple):
@@ -51,7 +51,8 @@ def load(config: Config) -> Dataset:
 
     Raises:
       ConfigError: see `validate`; also if `train_examples` is more than there are.
-      DataError: if the set is not there and cannot be made, or the directory cannot be written.
+      DataError: if the set is not there and cannot be made, the directory cannot be written, or a label is not in
+        [0, classes): the message names split, label and index.
 
     Example:
       >>> dataset = load(Config(name="xor"))
@@ -61,6 +62,11 @@ def load(config: Config) -> Dataset:
     validate(config)
     source = _source(config)
     splits = dict(source.splits)
+    for split, part in splits.items():
+        try:
+            check_labels(part.labels, source.num_classes, f"labels of the split {split!r}")
+        except ValueError as error:
+            raise DataError(f"data.name {config.name!r}: {error}") from error
     if "validation" not in splits:
         splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
     if config.train_examples is not None:
@@ -99,11 +105,12 @@ def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) ->
       device: a `jax.Device` or a sharding; None for JAX's default.
 
     Raises:
-      ValueError: for another split.
+      ValueError: for another split, or a label that is not in [0, classes).
     """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split must be 'train', 'validation' or 'test', got {split!r}")
     part: Split = getattr(dataset, split)
+    check_labels(part.labels, dataset.num_classes, f"labels of the split {split!r}")
     # A copy: on a CPU JAX may share the host's memory, and this one is a file that others could damage.
     inputs, labels, mean, std = jax.device_put(
         tuple(np.array(a) for a in (*part, dataset.mean, dataset.std)), device

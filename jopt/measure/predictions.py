@@ -75,7 +75,7 @@ def churn(before: ArrayLike, after: ArrayLike) -> float:
       A number in [0, 1]; 0.0 without examples.
 
     Raises:
-      ValueError: if these are not integer vectors of one length.
+      ValueError: if these are not integer vectors of one length, or a class is below 0.
 
     Example:
       >>> churn([0, 1, 2, 2], [0, 1, 1, 2])
@@ -94,7 +94,7 @@ def changes(before: ArrayLike, after: ArrayLike, labels: ArrayLike) -> Changes:
       labels: the true classes.
 
     Raises:
-      ValueError: if these are not integer vectors of one length.
+      ValueError: if these are not integer vectors of one length, or a class is below 0.
 
     Example:
       >>> found = changes(before=[0, 1, 2, 3], after=[0, 2, 1, 1], labels=[0, 1, 1, 4])
@@ -129,7 +129,7 @@ def class_changes(
       A `ClassChange` for each class, those without examples too.
 
     Raises:
-      ValueError: if these are not integer vectors of one length, or a label is out of range.
+      ValueError: if these are not integer vectors of one length, a class is below 0, or a label is out of range.
 
     Example:
       >>> for row in class_changes(before=[0, 0, 1, 1], after=[0, 1, 1, 1], labels=[0, 0, 1, 0]):
@@ -139,8 +139,9 @@ def class_changes(
     """
     a, b, y = _classes(before=before, after=after, labels=labels)
     classes = (int(y.max()) + 1 if y.size else 0) if classes is None else classes
-    if y.size and not (y.min() >= 0 and y.max() < classes):
-        raise ValueError(f"labels must lie in [0, {classes}), got {y.min()} to {y.max()}")
+    if y.size and y.max() >= classes:
+        index = int(np.argmax(y >= classes))
+        raise ValueError(f"labels must lie in [0, {classes}), got {y[index]} at index {index}")
     examples, was, is_ = (np.bincount(v, minlength=classes) for v in (y, y[a == y], y[b == y]))
     return [ClassChange(i, int(examples[i]), int(was[i]), int(is_[i])) for i in range(classes)]
 
@@ -151,6 +152,9 @@ def _classes(**vectors: ArrayLike) -> list[np.ndarray]:
     for name, v in out.items():
         if v.ndim != 1 or (v.size and not np.issubdtype(v.dtype, np.integer)):
             raise ValueError(f"{name} must be a vector of integer classes, got {v.dtype} of shape {v.shape}")
+        if v.size and v.min() < 0:
+            index = int(np.argmax(v < 0))
+            raise ValueError(f"{name} must be at least 0, got {v[index]} at index {index}")
     if len({v.size for v in out.values()}) > 1:
         raise ValueError("one class for each example: got " + ", ".join(f"{v.size} {n}" for n, v in out.items()))
     return [v if v.size else v.astype(int) for v in out.values()]

@@ -39,9 +39,10 @@ def dot(eqn: Any) -> int:
 def convolution(eqn: Any) -> int:
     """FLOPs of a `conv_general_dilated`: 2 times output elements, window elements and input channels per group.
 
-    Products with padding count, as the field counts them. Along an axis whose *input* is dilated (a transposed
-    convolution, and the gradient of a strided one) only products with true input elements count: the holes are
-    no work, and a transposed convolution costs what the convolution that it transposes costs.
+    Products with padding count, as the field counts them. A transposed convolution costs what the convolution that
+    it transposes costs, and so do both gradients of either: along an axis whose *input* is dilated, each true input
+    element meets each element of the kernel once, though padding crops some of these products. There the kernel is
+    the window or, in the kernel's gradient, the output: the shorter of the two.
     """
     lhs, rhs = (v.aval.shape for v in eqn.invars)
     out = eqn.outvars[0].aval.shape
@@ -52,6 +53,10 @@ def convolution(eqn: Any) -> int:
         if hole == 1:
             total *= out[c] * rhs[b]
             continue
+        if eqn.params["window_strides"][i] == 1 or out[c] <= rhs[b]:
+            total *= lhs[a] * min(rhs[b], out[c])
+            continue
+        # Dilated and strided at once, which transposes no convolution: the products with true input elements.
         starts = np.arange(out[c]) * eqn.params["window_strides"][i] - eqn.params["padding"][i][0]
         taps = np.arange(rhs[b]) * eqn.params["rhs_dilation"][i]
         position = starts[:, None] + taps[None, :]

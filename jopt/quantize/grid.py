@@ -11,13 +11,14 @@ from jopt.quantize.arithmetic import divide
 from jopt.quantize.groups import spread
 from jopt.quantize.spec import BITS, Spec
 
+_LARGEST = np.float32(np.finfo(np.float32).max)
 _SMALLEST = np.float32(np.finfo(np.float32).tiny)  # the smallest normal number; what is below may count as 0.
 
 
 class Range(NamedTuple):
-    """The clipping range, low <= 0 <= high, float32, of the scales' shape (`jopt.quantize.groups.scale_shape`).
+    """The clipping range, low <= high, float32, of the scales' shape (`jopt.quantize.groups.scale_shape`).
 
-    For a symmetric Spec the larger magnitude counts for both.
+    For a symmetric Spec the larger magnitude counts for both; for an asymmetric one it is widened to contain 0.
     """
 
     low: jax.Array
@@ -63,7 +64,7 @@ def grid(spec: Spec, range: Range) -> Grid:
     Symmetric: scale = max(-low, high) / (2^(b-1) - 1), and +-max(-low, high) are exact. Asymmetric: the range is
     widened to contain 0; scale = (high - low) / (2^b - 1), zero point = round(-low / scale); a range that starts
     or ends at 0 has its other end exact. Where the scale would be 0, or below the smallest normal number, it is 1
-    and every value is quantized to 0.
+    and every value is quantized to 0. Scales and values beyond the largest float32 are the largest float32.
 
     Args:
       spec: the Spec, not the identity.
@@ -83,7 +84,13 @@ def grid(spec: Spec, range: Range) -> Grid:
         low = -high
     else:
         low, high = jnp.where(range.low > 0, zero, range.low), jnp.where(range.high < 0, zero, range.high)
-    scale = divide(high if spec.symmetric else high - low, top)
+    if spec.symmetric:
+        scale = divide(high, top)
+    else:
+        width = high - low
+        # Where the width overflows, the scale need not.
+        parts = divide(high, top) - divide(low, top)
+        scale = jnp.minimum(jnp.where(jnp.isinf(width), parts, divide(width, top)), _LARGEST)
     empty = scale < _SMALLEST
     scale = jnp.where(empty, jnp.float32(1), scale)
     if spec.symmetric:
@@ -129,8 +136,9 @@ def stored_grid(spec: Spec, scale: jax.Array, zero_point: jax.Array) -> Grid:
     else:
         first, last = -zero, last - zero
     lowest, highest = first.astype(jnp.float32), last.astype(jnp.float32)
-    high = highest * scale
-    return Grid(scale, divisor, zero.astype(jnp.float32), lowest, highest, high, lowest * scale, high)
+    # An outermost code can lie up to a step beyond the range, and so beyond float32.
+    low, high = jnp.maximum(lowest * scale, -_LARGEST), jnp.minimum(highest * scale, _LARGEST)
+    return Grid(scale, divisor, zero.astype(jnp.float32), lowest, highest, high, low, high)
 
 
 def encode(x: jax.Array, g: Grid) -> jax.Array:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jopt.quantize.arithmetic import divide, ordered_sum
@@ -12,6 +13,9 @@ from jopt.quantize.grid import Range, decode, encode, grid, spread_fields
 from jopt.quantize.groups import collect, shared_axes, to_groups
 from jopt.quantize.order import order_statistic
 from jopt.quantize.spec import Spec, compiled
+
+# Of a float32's bits: those of its exponent; less these of 2^e, those of 2^-e.
+EXPONENT, POWERS = np.int32(0x7F800000), np.int32(0x7F000000)
 
 
 def absmax(x: jax.Array, spec: Spec) -> Range:
@@ -182,7 +186,7 @@ def _percentile(spec: Spec, x: jax.Array, q: Any, *, skip_zeros: bool) -> Range:
     return Range(collect(jnp.minimum(low, zero), spec), collect(jnp.maximum(high, zero), spec))
 
 
-def _quantile(x: jax.Array, axes: tuple[int, ...], share: jax.Array, skip_zeros: bool) -> jax.Array:
+def _quantile(x: jax.Array, axes: tuple[int, ...], rank: jax.Array, skip_zeros: bool) -> jax.Array:
     def count(where: jax.Array) -> jax.Array:
         return jnp.sum(where.astype(jnp.int32), axes, keepdims=True)
 
@@ -190,7 +194,7 @@ def _quantile(x: jax.Array, axes: tuple[int, ...], share: jax.Array, skip_zeros:
     if not skip_zeros:
         zeros = jnp.zeros_like(zeros)
     n = count(jnp.ones_like(x, bool)) - zeros
-    position = jnp.maximum(n - 1, 0).astype(jnp.float32) * share
+    position = jnp.maximum(n - 1, 0).astype(jnp.float32) * rank
     below = jnp.floor(position)
     k = below.astype(jnp.int32)
 
@@ -199,7 +203,9 @@ def _quantile(x: jax.Array, axes: tuple[int, ...], share: jax.Array, skip_zeros:
         return order_statistic(x, k + jnp.where(k >= negative, zeros, 0), axes)
 
     first, second = value(k), value(jnp.minimum(k + 1, jnp.maximum(n - 1, 0)))
-    between = first + (second - first) * (position - below)
+    gap, share = second - first, position - below
+    # The gap between the ends of float32 overflows; the value between does not.
+    between = jnp.where(jnp.isinf(gap), first * (1 - share) + second * share, first + gap * share)
     return jnp.where(n > 0, between, jnp.zeros_like(between))
 
 
@@ -238,10 +244,16 @@ def _mse(spec: Spec, x: jax.Array, *, fractions: int) -> Range:
     axes = shared_axes(view.ndim, spec)
     whole = dynamic(x, spec)
     ends = spread_fields(whole, spec)
+    # Squares of small numbers underflow, and of large ones overflow: errors are counted in units of the range.
+    # Units are powers of two, as products with them are exact, and their reciprocals normal numbers.
+    peak = jnp.clip(jnp.maximum(-ends.low, ends.high), 2.0**-100, 2.0**100)
+    per_unit = lax.bitcast_convert_type(
+        POWERS - (lax.bitcast_convert_type(peak, jnp.int32) & EXPONENT), jnp.float32
+    )
 
     def error(fraction: jax.Array) -> jax.Array:
         g = grid(spec, Range(ends.low * fraction, ends.high * fraction))
-        difference = decode(encode(view, g), g, spec) - view
+        difference = (decode(encode(view, g), g, spec) - view) * per_unit
         return ordered_sum(difference, axes, of=jnp.square)
 
     def narrower(best: tuple[jax.Array, jax.Array], fraction: jax.Array):

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jopt.quantize.checks import check_array, check_spec
 from jopt.quantize.grid import Range, decode, encode, grid, spread_fields, stored_grid
@@ -36,8 +38,22 @@ def fit_range(range: Range, shape: tuple[int, ...], spec: Spec) -> Range:
     """A range, of numbers or arrays, as float32 arrays of the scales' shape for an array of `shape`.
 
     Raises:
-      ValueError: if it does not broadcast to that.
+      ValueError: if it does not broadcast to that, or (unless traced) for a low end above the high one, or an end
+        that is not finite.
+
+    Example:
+      >>> fit_range(Range(2.0, 1.0), (3,), Spec(8))
+      Traceback (most recent call last):
+      ...
+      ValueError: range must have finite ends, low <= high, got low 2.0 and high 1.0
     """
+    if not any(isinstance(v, Tracer) for v in range):
+        # In NumPy: inside of a trace, JAX would trace the check of a constant too.
+        low, high = (np.asarray(v, np.float32) for v in range)
+        wrong = ~(np.isfinite(low) & np.isfinite(high) & (low <= high))
+        if wrong.any():
+            low, high = (np.broadcast_to(v, wrong.shape)[wrong][0] for v in (low, high))
+            raise ValueError(f"range must have finite ends, low <= high, got low {low} and high {high}")
     fitting = scale_shape(shape, spec)
 
     def fit(v: Any) -> jax.Array:

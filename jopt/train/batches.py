@@ -35,11 +35,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: Any = None) -
 
     Args:
       logits: float32 [batch, classes].
-      labels: int32 [batch].
+      labels: int32 [batch], in [0, classes).
       smoothing: the share a, or None.
 
     Returns:
-      float32 [batch].
+      float32 [batch]; NaN for a label that is no class, as a program cannot raise an error
+      (`jopt.data.check_labels` does, for labels on the host).
 
     Example:
       >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]) == float(jnp.log(4.0))
@@ -47,7 +48,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: Any = None) -
     """
     log_p = jax.nn.log_softmax(logits)
     # A product with the one-hot target, whose gradient fuses; that of an indexed pick is a scatter.
-    picked = jnp.sum(log_p * jax.nn.one_hot(labels, logits.shape[-1], dtype=log_p.dtype), axis=-1)
+    classes = logits.shape[-1]
+    known = (labels >= 0) & (labels < classes)
+    picked = jnp.sum(log_p * jax.nn.one_hot(labels, classes, dtype=log_p.dtype), axis=-1)
+    # Of the result, not of the target: so all other losses and gradients keep their bits.
+    picked = jnp.where(known, picked, jnp.nan)
     if smoothing is None:
         return -picked
     return -(1 - smoothing) * picked - smoothing * log_p.mean(-1)

@@ -198,3 +198,18 @@ def test_what_can_be_detected_at_the_edges():
     assert math.isnan(power.detectable(1.0, 1)) and power.detectable(0.0, 5) == 0.0
     with pytest.raises(ConfigError, match="power must be"):
         power.detectable(1.0, 5, alpha=0.9)
+
+
+def test_an_interval_of_shares_stays_between_their_bounds():
+    rng = np.random.default_rng(0)
+    cut = 0
+    for _ in range(400):
+        values = np.minimum(rng.normal(0.98, 0.02, 3), [1, 1, 0.999])
+        low, high = intervals.t_interval(values.tolist(), bounds=(0, 1))
+        # SciPy's interval, cut.
+        free = stats.ttest_1samp(values, 0).confidence_interval()
+        np.testing.assert_allclose((low, high), np.clip(free, 0, 1), rtol=1e-12)
+        cut += free[1] > 1
+    assert cut > 100, "the bound matters"
+    with pytest.raises(ConfigError, match=r"values must be numbers in \[0, 1\], got \[0.5, 1.5\]"):
+        intervals.t_interval([0.5, 1.5], bounds=(0, 1))

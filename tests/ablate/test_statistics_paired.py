@@ -61,6 +61,31 @@ def test_resolution():
     assert resolution([]) == resolution([0.3]) == resolution([0.3, 0.3]) == 0.0
 
 
+@pytest.mark.parametrize("n", [360, 1000, 3000, 5000, 10_000, 26_032, 50_000, 100_000])
+def test_resolution_of_accuracies_over_large_test_sets(n):
+    rng = np.random.default_rng(n)
+    for low, high in ((0.5, 0.99), (0.1, 0.99), (0.7, 0.77), (0.9, 1.0), (0.985, 1.0)):
+        for trials in (6, 25, 100):
+            counts = rng.integers(round(low * n), round(high * n) + 1, trials)
+            if np.unique(counts).size < 4:
+                continue
+            expected = np.gcd.reduce(np.diff(np.unique(counts))) / n
+            for values in (np.float32(counts) / np.float32(n), np.float32(counts) * np.float32(1 / n)):
+                assert resolution(values.astype(float).tolist()) == pytest.approx(expected, rel=1e-9), (low, trials)
+
+
+def test_resolution_of_a_published_failure_and_of_continuous_outcomes():
+    assert resolution((np.float32([914, 924, 957, 963, 999]) / np.float32(1000)).tolist()) == pytest.approx(1e-3)
+    rng = np.random.default_rng(1)
+    for trials in (6, 25, 100):
+        for _ in range(20):
+            losses = np.float32(rng.lognormal(-1, 0.3, trials))
+            assert resolution(losses.astype(float).tolist()) == 0.0
+    # Bytes and FLOPs: whole numbers, as many digits as float32 has or more.
+    assert resolution([3859.0, 4004.0, 4149.0]) == 145.0
+    assert resolution([1_110_800_000.0, 2_221_600_000.0, 3_332_400_000.0]) == pytest.approx(1_110_800_000)
+
+
 def test_five_seeds_that_differ_by_the_same_one_example_are_no_certainty():
     step = 1 / 360
     control = np.arange(300, 305) * step

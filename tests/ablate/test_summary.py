@@ -224,3 +224,15 @@ def _verdicts(made):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary.intervals, "bootstrap_interval", lambda *_: summary.intervals.UNKNOWN)
         return [row["verdict"] for row in summary.summarize(made)]
+
+
+def test_no_accuracy_above_one():
+    def near_one(seed, bits=8, **point):
+        return min(1.0, 0.985 + 0.004 * bits * (seed % 2) - 0.03 * (seed == 0))
+
+    rows = summary.summarize(results({"bits": (2, 4, 8)}, near_one, control={"bits": 4}))
+    for row in rows:
+        x = [near_one(seed, row["bits"]) for seed in range(5)]
+        ends = np.clip(stats.ttest_1samp(x, 0).confidence_interval(), 0, 1)
+        assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(tuple(ends))
+    assert [row["accuracy_high"] for row in rows][1:] == [1.0, 1.0]

@@ -6,7 +6,9 @@ import pytest
 from jopt import config as base
 from jopt import data
 from jopt.data import partition
+from jopt.data.cache import cached
 from jopt.data.dataset import _statistics
+from jopt.data.source import Source
 
 SPLITS = ("train", "validation", "test")
 
@@ -191,3 +193,28 @@ def test_another_task_on_the_same_images(digits, data_dir):
 def test_a_task_must_name_every_class(relabel, data_dir):
     with pytest.raises(base.ConfigError, match=r"data\.relabel"):
         data.load(data.Config(data_dir=str(data_dir), relabel=relabel))
+
+
+@pytest.mark.parametrize("wrong", [-1, 2, 300])
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_label_that_is_no_class_is_refused(tmp_path, wrong, split):
+    def part(name):
+        labels = np.array([0, 1, 0, wrong if name == split else 1], np.int32)
+        return data.Split(np.zeros((4, 2, 2, 1), np.uint8), labels)
+
+    source = Source({name: part(name) for name in SPLITS}, num_classes=2, scale=255.0)
+    cached(tmp_path, "digits", lambda: source)
+    message = (
+        rf"'digits': labels of the split '{split}' must be integers in \[0, 2\), got {wrong} at index 3 \(1 of 4"
+    )
+    with pytest.raises(data.DataError, match=message):
+        data.load(data.Config(data_dir=str(tmp_path)))
+    dataset = data.Dataset("mine", *source.splits.values(), np.zeros(1), np.ones(1), 2, "")
+    with pytest.raises(ValueError, match=f"labels of the split '{split}' must be"):
+        data.device_arrays(dataset, split)
+
+
+def test_labels_that_are_no_integers_are_refused():
+    with pytest.raises(ValueError, match=r"labels must be integers in \[0, 3\), got float32"):
+        data.check_labels(np.zeros(2, np.float32), 3)
+    data.check_labels(np.zeros(0, np.int32), 3)

@@ -123,6 +123,58 @@ def test_gradients_of_a_strided_convolution_cost_what_it_costs():
         assert flops(jax.grad(lambda x, w: (f(x, w) ** 2).sum(), argnums=argnums), x, w) == 2 * flops(f, x, w)
 
 
+def outputs(size, kernel, stride, padding, dilation):
+    """How often a window fits, by walking along the padded axis."""
+    reach, low, high = dilation * (kernel - 1) + 1, *padding
+    return len([at for at in range(0, low + size + high, stride) if at + reach <= low + size + high])
+
+
+@pytest.mark.parametrize("size", [7, 14])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(4, 2, 1), (3, 2, 1), (5, 3, 1), (2, 2, 1), (3, 2, 2), (3, 1, 1)]
+)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", (1, 1), (0, 2)])
+def test_transposed_convolutions_and_gradients_cost_what_the_convolution_costs(
+    size, kernel, stride, dilation, padding
+):
+    reach = dilation * (kernel - 1) + 1
+    if padding == "SAME":
+        all_of_it = max((-(-size // stride) - 1) * stride + reach - size, 0)
+        pads = (all_of_it // 2, all_of_it - all_of_it // 2)
+    else:
+        pads = (0, 0) if padding == "VALID" else padding
+    x, w = array(1, size, size, 8), array(kernel, kernel, 8, 4)
+    f = conv(x, w, (stride, stride), padding=[pads, pads], rhs_dilation=(dilation, dilation))
+    found = outputs(size, kernel, stride, pads, dilation)
+    expected = 2 * (found * kernel) ** 2 * 8 * 4
+    assert f(jnp.zeros(x.shape), jnp.zeros(w.shape)).shape[1] == found
+    assert flops(f, x, w) == expected
+
+    if stride == 1:
+        return  # its transpose is a convolution like others, whose padding counts
+
+    def transpose(g, w):
+        return jax.linear_transpose(lambda x: f(x, w), x)(g)[0]
+
+    g = array(1, found, found, 4)
+    assert flops(transpose, g, w) == expected
+    # The gradients of both, whose forward product is counted with them.
+    assert operations(lambda x, w, g: jax.vjp(f, x, w)[1](g), x, w, g).convolution == 3 * expected
+    assert operations(lambda g, w, x: jax.vjp(transpose, g, w)[1](x), g, w, x).convolution == 3 * expected
+
+
+def test_published_counts_of_a_strided_convolution():
+    # PyTorch, torch.utils.flop_counter.FlopCounterMode, batch of 2: Conv2d(16, 8, 4, 2, 1) on 14 x 14 and its
+    # transpose on 7 x 7 have 401,408 each; the first with both gradients 1,204,224.
+    x, w, g = array(2, 14, 14, 16), array(4, 4, 16, 8), array(2, 7, 7, 8)
+    f = conv(x, w, (2, 2), padding=[(1, 1), (1, 1)])
+    assert flops(f, x, w) == 401_408
+    assert operations(lambda x, w, g: jax.vjp(f, x, w)[1](g), x, w, g).convolution == 1_204_224
+    layer = nn.ConvTranspose(16, (4, 4), (2, 2), padding=((2, 2), (2, 2)), use_bias=False)
+    params = jax.eval_shape(layer.init, jax.random.key(0), g)
+    assert flops(layer.apply, params, g) == 401_408
+
+
 def test_one_form_of_a_convolution_counts():
     def shifted(x, w):
         return jnp.concatenate([x[:, i : i + 7] for i in range(3)], -1) @ w.reshape(-1, 4)

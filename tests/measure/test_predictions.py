@@ -48,8 +48,9 @@ def test_nothing():
         (lambda: changes([0], [0], [0, 1]), "got 1 before, 1 after, 2 labels"),
         (lambda: churn([0.5], [0]), "before must be a vector of integer classes, got float64"),
         (lambda: churn([0], [[0]]), r"after must be a vector of integer classes, got int64 of shape \(1, 1\)"),
-        (lambda: class_changes([0], [0], [-1]), r"labels must lie in \[0, 0\), got -1"),
-        (lambda: class_changes([0], [0], [3], 3), r"labels must lie in \[0, 3\), got 3 to 3"),
+        (lambda: class_changes([0], [0], [-1]), "labels must be at least 0, got -1 at index 0"),
+        (lambda: changes([0, 0], [0, 0], [0, -1]), "labels must be at least 0, got -1 at index 1"),
+        (lambda: class_changes([0], [0], [3], 3), r"labels must lie in \[0, 3\), got 3 at index 0"),
     ],
 )
 def test_bad_input(call, message):

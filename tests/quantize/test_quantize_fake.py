@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jopt.codec import grid as codec_grid
 from jopt.quantize import Range, Spec, dequantize, fake_quantize, quantize
+from jopt.quantize.grid import grid
 
 BITS = [*range(1, 9), 16]
 WIDTHS = jnp.array(BITS)
@@ -135,3 +137,35 @@ def test_a_nan_stays_visible_inside_a_program():
     clip = Range(jnp.float32(-1.0), jnp.float32(1.0))
     y = np.asarray(jax.jit(lambda x: fake_quantize(x, Spec(8), clip))(x))
     assert np.isnan(y[0, 0]) and np.isfinite(y.ravel()[1:]).all()
+
+
+def test_the_ends_of_float32_do_not_overflow():
+    largest = float(np.finfo(np.float32).max)
+    for x in (np.float32([3e38, -3e38, 1e38, 0]), np.float32([largest, -largest, 1e38, -1e30])):
+        for bits in BITS:
+            for spec in (Spec(bits, symmetric=False), Spec(bits, narrow=False)):
+                low, high = (np.float32(x.min()), np.float32(x.max()))
+                ends = (low, high) if not spec.symmetric else (-max(-low, high), max(-low, high))
+                ours, stored = (
+                    grid(spec, Range(*map(jnp.asarray, ends))),
+                    codec_grid.grid(codec_grid.Spec(bits, spec.symmetric, narrow=spec.narrow), *ends),
+                )
+                for a, b in zip(ours, stored, strict=True):
+                    np.testing.assert_array_equal(np.broadcast_to(a, np.shape(b)), b)
+                y = np.asarray(fake_quantize(jnp.asarray(x), spec))
+                np.testing.assert_array_equal(y, dequantize(quantize(jnp.asarray(x), spec)))
+                # Half a step of rounding, and half a step by which a rounded zero point moves the grid.
+                width, top = (1, 2 ** (bits - 1) - 1) if spec.symmetric else (2, 2**bits - 1)
+                step = width * largest / max(top, 1)
+                if bits > 1:
+                    assert (np.abs(y.astype(np.float64) - x) <= 1.001 * step).all(), (bits, spec)
+                assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [Range(2.0, 1.0), Range(np.nan, 1.0), Range(0.0, np.inf), Range(jnp.zeros(6), -jnp.ones(6))]
+)
+@pytest.mark.parametrize("what", [quantize, fake_quantize])
+def test_a_range_that_is_none_is_refused(wrong, what):
+    with pytest.raises(ValueError, match="range must have finite ends, low <= high, got low"):
+        what(jnp.asarray(X), Spec(8), wrong)  # pyright: ignore[reportArgumentType]

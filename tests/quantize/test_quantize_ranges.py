@@ -134,3 +134,21 @@ def test_ranges_of_a_reference_quantizer():
     codes, _, values = reference.symmetric(X, 4)
     np.testing.assert_array_equal(fake_quantize(X, Spec(4), Range(-np.abs(X).max(), 0.0)), values)  # type: ignore
     assert np.abs(codes).max() == 7
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_mse_of_numbers_of_any_size(symmetric):
+    # Powers of two scale exactly: the same fractions, where no square could be kept in float32.
+    x = np.random.default_rng(0).laplace(size=(64, 4)).astype(np.float32)
+    spec = Spec(3, symmetric=symmetric, axis=-1)
+    plain = mse(jnp.asarray(x), spec)
+    assert (np.asarray(plain.high) < 0.95 * np.abs(x).max(0)).any()
+    for scale in np.float32([2.0**-100, 2.0**-83, 2.0**70, 2.0**124]):
+        scaled = mse(jnp.asarray(x * scale), spec)
+        np.testing.assert_array_equal(np.asarray(scaled.high) / scale, plain.high)
+        np.testing.assert_array_equal(np.asarray(scaled.low) / scale, plain.low)
+
+
+def test_a_percentile_between_the_ends_of_float32():
+    found = percentile(jnp.float32([-3e38, 3e38]), Spec(8, symmetric=False), 75.0)
+    np.testing.assert_allclose([found.low, found.high], [-1.5e38, 1.5e38], rtol=1e-6)

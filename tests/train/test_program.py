@@ -225,6 +225,17 @@ def test_label_smoothing_against_the_definition():
     np.testing.assert_allclose(cross_entropy(logits, labels), -np.log(p)[np.arange(5), labels], rtol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [None, 0.1])
+def test_a_label_that_is_no_class_makes_the_loss_nan(smoothing):
+    logits = jax.random.normal(jax.random.key(0), (4, 3))
+    for wrong in (-1, 3, 300):
+        labels, good = jnp.array([0, wrong, 2, 1]), jnp.array([0, 1, 2, 1])
+        losses, known = (cross_entropy(logits, x, smoothing) for x in (labels, good))
+        assert np.isnan(losses).tolist() == [False, True, False, False]
+        np.testing.assert_array_equal(losses[jnp.array([0, 2, 3])], known[jnp.array([0, 2, 3])])
+        assert np.isnan(losses.mean())
+
+
 @pytest.mark.parametrize("n", [1, 3, 4, 7, 8])
 def test_evaluation_sees_every_row_once_whatever_the_batch(n):
     x = jnp.arange(n)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jopt.ablate import intervals
 from jopt.ablate.paired import compare
 from jopt.ablate.results import Row
-from jopt.ablate.summary import by_seed
+from jopt.ablate.summary import bounds_of, by_seed
 
 Key = tuple[Any, ...]
 """A point by its labels alone, in the order of the knobs."""
@@ -105,7 +105,7 @@ def estimate(
         resolution=resolution,
     )
     sizes = [float(size) for row in trials if row["status"] == "finished" and (size := size_of(row)) is not None]
-    spread = intervals.t_interval(list(own.values()), confidence)
+    spread = intervals.t_interval(list(own.values()), confidence, bounds=bounds_of(metric))
     return Estimate(
         dict(point),
         len(own),
