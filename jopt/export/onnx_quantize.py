@@ -19,7 +19,7 @@ OPSET_2_BITS = 25
 
 def quantize(
     graph: Graph, weights: Mapping[str, Weight], inputs: Mapping[str, Input], marks: Mapping[str, str], form: str
-) -> list[str]:
+) -> dict[str, np.ndarray]:
     """Rewrites a graph in place.
 
     Args:
@@ -30,9 +30,9 @@ def quantize(
       form: 'integer' or 'qdq'.
 
     Returns:
-      The parameters of `weights` that the graph computes with in float32, from the values that their codes stand
-      for: no contraction with them has a quantized input.
+      The biases that the form 'qdq' rounds, flat, by parameter, as they are rounded.
     """
+    biases: dict[str, np.ndarray] = {}
     narrow = any(w.bits == 2 for w in weights.values())
     graph.opset = max(graph.opset, OPSET_2_BITS) if narrow else graph.opset
     found = {layer: contractions(graph, layer, mark, weights) for layer, mark in marks.items()}
@@ -44,13 +44,15 @@ def quantize(
             _quantize_input(graph, node, mark, layer, source, values=not together)
         if together and own is not None and source is not None:
             for contraction in own:
-                rewrite = _integer if form == "integer" else _qdq
-                rewrite(graph, contraction, source)
+                if form == "integer":
+                    _integer(graph, contraction, source)
+                else:
+                    biases |= _qdq(graph, contraction, source)
     graph.prune()
-    rest = [path for path in weights if path in graph.constants]
-    for path in rest:
+    # No contraction with these has a quantized input: they are computed with in float32.
+    for path in [path for path in weights if path in graph.constants]:
         _dequantize(graph, path, weights[path])
-    return rest
+    return biases
 
 
 def _quantize_input(
@@ -194,8 +196,13 @@ def _one_zero(graph: Graph, node: "NodeProto", kernel: str, zero: np.ndarray, ra
     return out, np.array(128, np.int32)
 
 
-def _qdq(graph: Graph, contraction: Contraction, source: Input) -> None:
-    """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale."""
+def _qdq(graph: Graph, contraction: Contraction, source: Input) -> dict[str, np.ndarray]:
+    """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale.
+
+    Returns:
+      The rounded bias, if there is one, by the parameter that it is made of.
+    """
+    biases: dict[str, np.ndarray] = {}
     node, w = contraction.node, contraction.weight
     codes, (scale, zero) = _stored(graph, contraction.layer, w, node), _parts(node, w)
     axis = {"axis": channel_axis(node) % w.codes.ndim} if scale.ndim or zero.ndim else {}
@@ -215,11 +222,13 @@ def _qdq(graph: Graph, contraction: Contraction, source: Input) -> None:
         limits = np.iinfo(np.int32)
         named = f"{contraction.layer}/bias_codes".lstrip("/")
         graph.constants[named] = np.clip(bias, limits.min, limits.max).astype(np.int32)
+        biases[graph.origins.get(node.input[2], node.input[2])] = graph.constants[named] * step
         out = graph.fresh("bias")
         parts = [named, _constant(graph, "scale", step)]
         made.append(make("DequantizeLinear", parts, [out], **({"axis": 0} if step.ndim else {})))
         node.input[2] = out
     graph.put(node, *made)
+    return biases
 
 
 def _dequantize(graph: Graph, path: str, w: Weight) -> None:
