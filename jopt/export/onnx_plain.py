@@ -1,5 +1,6 @@
 """A traced function in plain operations: those that jax2onnx converts, and converts to what they compute."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ _CALLS |= {"checkpoint": "jaxpr", "jit": "jaxpr", "pjit": "jaxpr"}
 def evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """Evaluates a jaxpr in plain operations.
 
-    Calls are inlined; `lax.platform_dependent` takes its default; a maximum over blocks is a pooling; a convolution
-    of a dilated input (a transposed one with strides) is a convolution of the input with zeros between its entries,
-    since jax2onnx 0.13 takes the strides of a `ConvTranspose` from the wrong field; negative padding is a slice.
+    Calls are inlined; `lax.platform_dependent` takes its default; a maximum over blocks is a pooling; a product
+    with a kernel of several axes (`nn.DenseGeneral`) is one with a matrix, between reshapes. A convolution of a
+    dilated input (a transposed one with strides) is a convolution of the input with zeros between its entries:
+    jax2onnx 0.13 takes the strides of a `ConvTranspose` from the wrong field. Negative padding is a slice.
 
     Args:
       jaxpr: what to evaluate.
@@ -63,6 +65,8 @@ def _evaluate(
             outputs = inputs
         elif name == "conv_general_dilated":
             outputs = [_convolution(*inputs, params)]
+        elif name == "dot_general" and _is_matrix_product(inputs, params["dimension_numbers"]):
+            outputs = [_product(*inputs, params)]
         elif name == "reduce_max" and _is_pooling(params["axes"], eqn.invars[0].aval):
             outputs = [_pool(inputs[0], shaped)]
         elif name == "pad" and all(min(low, high) >= 0 == hole for low, high, hole in params["padding_config"]):
@@ -137,6 +141,31 @@ def _convolution(x: Any, kernel: Any, params: dict[str, Any]) -> Any:
         ones = (1,) * len(axes)
         params = {**params, "lhs_dilation": ones, "padding": tuple(padding)}
     return lax.conv_general_dilated_p.bind(x, kernel, **params)
+
+
+def _is_matrix_product(operands: Sequence[Any], numbers: Any) -> bool:
+    """Whether the last axes of x are summed with the first of a kernel of more axes than a matrix, in order."""
+    ((left, right), batch), (x, kernel) = numbers, operands
+    first, last = tuple(range(len(right))), tuple(range(x.ndim - len(left), x.ndim))
+    known = all(isinstance(size, int) for size in kernel.shape)
+    return (
+        not any(map(len, batch))
+        and known
+        and kernel.ndim > 2
+        and 0 < len(left) < min(x.ndim, kernel.ndim)
+        and ((tuple(left), tuple(right)) == (last, first))
+    )
+
+
+def _product(x: Any, kernel: Any, params: Mapping[str, Any]) -> Any:
+    """A product with a kernel of several axes as one with a matrix, which operators on codes have."""
+    count = len(params["dimension_numbers"][0][0])
+    length = math.prod(kernel.shape[:count])
+    rows = x.reshape(*x.shape[: x.ndim - count], length)
+    matrix = kernel.reshape(length, math.prod(kernel.shape[count:]))
+    numbers = (((rows.ndim - 1,), (0,)), ((), ()))
+    y = lax.dot_general_p.bind(rows, matrix, **{**params, "dimension_numbers": numbers})
+    return y.reshape(*x.shape[: x.ndim - count], *kernel.shape[count:])
 
 
 def _with_zeros(x: Any, dilation: Mapping[int, int]) -> Any:
