@@ -104,7 +104,8 @@ def encode_quantized(
     `MatMulInteger` or `ConvInteger` (exact sums in int32), and float(sum) * (s_x s_w) + bias: what
     `jopt.quantize.integer.network` computes. In the form 'qdq' it is the float operation between
     `DequantizeLinear`s, its bias rounded to int32 codes of scale s_x s_w, which ONNX Runtime turns into one kernel
-    (`QGemm`, `QLinearConv`) and other runtimes read too; its rounded bias moves some codes by one.
+    (`QGemm`, `QLinearConv`; not of 3 and 4 bits) and other runtimes read too; its rounded bias moves some codes by
+    one.
 
     Weights of 1 and 2 bits are stored as 2-bit integers (opset 25), of 3 and 4 bits as 4-bit ones, of 5 to 8 as
     bytes; ONNX Runtime makes bytes of them once, when it loads the file. The codes of a layer's input are named

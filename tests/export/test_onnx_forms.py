@@ -35,6 +35,13 @@ WERE_WRONG = (
 INSIDE_LOOPS = ("transposed, scanned", "scanned layers", "GRU")
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_users_session():
+    """Flax's mean pooling divides by an integer; rows are added to columns."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def marked(name):
     return pytest.param(name, marks=() if name in WERE_WRONG else pytest.mark.slow)
 
@@ -63,7 +70,7 @@ SLOW = [
     (name, form, bits, symmetric)
     for name in forms.FORMS
     for form in export.FORMS
-    for bits, symmetric in ((8, True), (8, False), (3, False), (2, True))
+    for bits, symmetric in ((8, False), (3, False), (2, True))
     if (name, form, bits, symmetric) not in QUANTIZED
 ]
 
