@@ -8,6 +8,7 @@ import numpy as np
 from jopt.export.onnx_codes import Weight
 from jopt.export.onnx_graph import Graph
 from jopt.export.onnx_tidy import MOVES
+from jopt.export.onnx_windows import is_zero_padding
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -42,13 +43,22 @@ def contractions(graph: Graph, layer: str, mark: str, weights: Mapping[str, Weig
         if graph.is_output(name):
             return None
         for user in graph.users(name):
-            if user.op_type in _MOVES and user.input[0] == name:
+            if (user.op_type in _MOVES and user.input[0] == name) or is_zero_padding(graph, user):
                 names.append(user.output[0])
                 continue
             moved = _moved(graph, user.input[1], kernel, weights[kernel]) if len(user.input) > 1 else None
             if user.op_type not in _CONTRACTIONS or user.input[0] != name or moved is None:
                 return None
             out.append(Contraction(user, layer, moved))
+    return out
+
+
+def paddings(graph: Graph, contraction: Contraction) -> "list[NodeProto]":
+    """The paddings with 0 between a layer's input and a contraction."""
+    out, node = [], graph.producer(contraction.node.input[0])
+    while node is not None and (node.op_type in _MOVES or node.op_type == "Pad"):
+        out += [node] if node.op_type == "Pad" else []
+        node = graph.producer(node.input[0])
     return out
 
 
@@ -90,5 +100,8 @@ def is_integer(contraction: Contraction, form: str) -> bool:
     scale, zero = by_channel(w.scale, axis), by_channel(w.zero, axis)
     if w.bits > 8 or scale is None or zero is None:
         return False
-    # ConvInteger of ONNX Runtime takes one zero point of the kernel; narrow codes have room to take theirs off.
-    return form == "qdq" or node.op_type != "Conv" or zero.ndim == 0 or w.bits < 8
+    if node.op_type != "Conv" or zero.ndim == 0:
+        return True
+    # ConvInteger takes one zero point of the kernel, as QLinearConv of ONNX Runtime 1.20 to 1.24 does. Narrow codes
+    # have room to take theirs off; between DequantizeLinears, those of 4 bits are left to a Conv of floats.
+    return w.bits < 8 and (form == "integer" or w.bits == 4)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jopt.export.onnx_codes import Input, Weight, packed
-from jopt.export.onnx_contractions import Contraction, by_channel, channel_axis, contractions, is_integer
+from jopt.export.onnx_contractions import Contraction, by_channel, channel_axis, contractions, is_integer, paddings
 from jopt.export.onnx_graph import Graph, attribute, make
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ OPSET_2_BITS = 25
 
 def quantize(
     graph: Graph, weights: Mapping[str, Weight], inputs: Mapping[str, Input], marks: Mapping[str, str], form: str
-) -> list[str]:
+) -> dict[str, np.ndarray]:
     """Rewrites a graph in place.
 
     Args:
@@ -30,9 +30,9 @@ def quantize(
       form: 'integer' or 'qdq'.
 
     Returns:
-      The parameters of `weights` that the graph computes with in float32, from the values that their codes stand
-      for: no contraction with them has a quantized input.
+      The biases that the form 'qdq' rounds, flat, by parameter, as they are rounded.
     """
+    biases: dict[str, np.ndarray] = {}
     narrow = any(w.bits == 2 for w in weights.values())
     graph.opset = max(graph.opset, OPSET_2_BITS) if narrow else graph.opset
     found = {layer: contractions(graph, layer, mark, weights) for layer, mark in marks.items()}
@@ -44,13 +44,17 @@ def quantize(
             _quantize_input(graph, node, mark, layer, source, values=not together)
         if together and own is not None and source is not None:
             for contraction in own:
-                rewrite = _integer if form == "integer" else _qdq
-                rewrite(graph, contraction, source)
+                for node in paddings(graph, contraction):
+                    node.input[2] = _scale_and_zero(graph, layer, source)[1]  # The code of 0.
+                if form == "integer":
+                    _integer(graph, contraction, source)
+                else:
+                    biases |= _qdq(graph, contraction, source)
     graph.prune()
-    rest = [path for path in weights if path in graph.constants]
-    for path in rest:
+    # No contraction with these has a quantized input: they are computed with in float32.
+    for path in [path for path in weights if path in graph.constants]:
         _dequantize(graph, path, weights[path])
-    return rest
+    return biases
 
 
 def _quantize_input(
@@ -111,13 +115,19 @@ def _constant(graph: Graph, name: str, value: np.ndarray) -> str:
     return name
 
 
-def _stored(graph: Graph, layer: str, w: Weight, before: "NodeProto") -> str:
-    """The kernel's codes in a byte each, at run time; in the file as narrow as they are."""
-    from onnx import helper
-
+def _stored(graph: Graph, layer: str, w: Weight) -> str:
+    """The kernel's codes, as narrow as they are."""
     name = f"{layer}/kernel_codes".lstrip("/")
     if name not in graph.tensors:
         graph.tensors[name] = packed(w.codes, w.bits, name)
+    return name
+
+
+def _bytes(graph: Graph, layer: str, w: Weight, before: "NodeProto") -> str:
+    """The kernel's codes in a byte each, at run time: the integer operators take no narrower ones."""
+    from onnx import helper
+
+    name = _stored(graph, layer, w)
     if w.bits == 8:
         return name
     wide = graph.fresh("kernel")
@@ -149,7 +159,7 @@ def _integer(graph: Graph, contraction: Contraction, source: Input) -> None:
     conv = node.op_type == "Conv"
     # ONNX Runtime multiplies a convolution's kernel from the left, where signed codes are the slow ones.
     w = _unsigned(w) if conv else w
-    kernel, (scale, zero) = _stored(graph, contraction.layer, w, node), _parts(node, w)
+    kernel, (scale, zero) = _bytes(graph, contraction.layer, w, node), _parts(node, w)
     if conv and zero.ndim:
         kernel, zero = _one_zero(graph, node, kernel, zero, w.codes.ndim)
     operands = [node.input[0], kernel]
@@ -194,16 +204,29 @@ def _one_zero(graph: Graph, node: "NodeProto", kernel: str, zero: np.ndarray, ra
     return out, np.array(128, np.int32)
 
 
-def _qdq(graph: Graph, contraction: Contraction, source: Input) -> None:
-    """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale."""
+def _qdq(graph: Graph, contraction: Contraction, source: Input) -> dict[str, np.ndarray]:
+    """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale.
+
+    Returns:
+      The rounded bias, if there is one, by the parameter that it is made of.
+    """
+    biases: dict[str, np.ndarray] = {}
     node, w = contraction.node, contraction.weight
-    codes, (scale, zero) = _stored(graph, contraction.layer, w, node), _parts(node, w)
+    # 4 bits stay 4 bits: ONNX Runtime dequantizes them since 1.20, but casts them only since 1.23. Of 2 bits, 1.31
+    # makes a QGemm or QLinearConv that it then refuses.
+    stored = _bytes(graph, contraction.layer, w, node) if w.bits == 2 else _stored(graph, contraction.layer, w)
+    codes, (scale, zero) = stored, _parts(node, w)
     axis = {"axis": channel_axis(node) % w.codes.ndim} if scale.ndim or zero.ndim else {}
     scale, zero = np.broadcast_arrays(scale, zero)
     scale_of, zero_of = _scale_and_zero(graph, contraction.layer, source)
     x, kernel = graph.fresh("x"), graph.fresh("kernel")
     # ONNX Runtime makes one kernel of it only where zero points are written out, also those that are 0.
-    weights = [codes, _constant(graph, "scale", scale), _constant(graph, "zero", zero.astype(w.codes.dtype))]
+    scale_name, point = _constant(graph, "scale", scale), graph.fresh("zero")
+    if w.bits != 4:
+        graph.constants[point] = zero.astype(w.codes.dtype)
+    else:
+        graph.tensors[point] = packed(zero.astype(w.codes.dtype), w.bits, point)
+    weights = [codes, scale_name, point]
     made = [
         make("DequantizeLinear", [node.input[0], scale_of, zero_of], [x]),
         make("DequantizeLinear", weights, [kernel], **axis),
@@ -215,11 +238,13 @@ def _qdq(graph: Graph, contraction: Contraction, source: Input) -> None:
         limits = np.iinfo(np.int32)
         named = f"{contraction.layer}/bias_codes".lstrip("/")
         graph.constants[named] = np.clip(bias, limits.min, limits.max).astype(np.int32)
+        biases[graph.origins.get(node.input[2], node.input[2])] = graph.constants[named] * step
         out = graph.fresh("bias")
         parts = [named, _constant(graph, "scale", step)]
         made.append(make("DequantizeLinear", parts, [out], **({"axis": 0} if step.ndim else {})))
         node.input[2] = out
     graph.put(node, *made)
+    return biases
 
 
 def _dequantize(graph: Graph, path: str, w: Weight) -> None:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jopt.export.onnx_graph import Graph, attribute, make
+from jopt.export.onnx_windows import padding, pooling, zeros
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
 _ELEMENTWISE = ("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub")
 _UNARY = ("Abs", "Elu", "Exp", "LeakyRelu", "Neg", "Relu", "Sigmoid", "Softplus", "Tanh")
-_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 def tidy(graph: Graph, kept: Collection[str] = ()) -> None:
@@ -27,8 +27,8 @@ def tidy(graph: Graph, kept: Collection[str] = ()) -> None:
       graph: of jax2onnx.
       kept: constants to leave as they are.
     """
-    rules = (_identity, _reshape, _slice, _expand, _relu, _product, _biased_product, _biased_conv, _pooling)
-    rules = (*rules, _inverse, _sink)
+    rules = (_identity, _reshape, _slice, _expand, _relu, _product, _biased_product, _biased_conv, pooling)
+    rules = (*rules, zeros, padding, _inverse, _sink)
     changed = True
     while changed:
         fold(graph, kept)
@@ -152,10 +152,11 @@ def _expand(graph: Graph, node: "NodeProto") -> bool:
 
 
 def _relu(graph: Graph, node: "NodeProto") -> bool:
+    """A maximum with 0, of floats: ONNX Runtime has no `Relu` of the integers that indices are."""
     if node.op_type != "Max" or len(node.input) != 2:
         return False
     zero = [name for name in node.input if name in graph.constants and not graph.constants[name].any()]
-    if len(zero) != 1 or graph.constants[zero[0]].size != 1:
+    if len(zero) != 1 or graph.constants[zero[0]].size != 1 or graph.constants[zero[0]].dtype.kind != "f":
         return False
     (x,) = (name for name in node.input if name != zero[0])
     node.CopyFrom(make("Relu", [x], node.output))
@@ -204,8 +205,12 @@ def _take_bias(graph: Graph, node: "NodeProto", last: "NodeProto") -> bool:
     if len(users) != 1 or users[0].op_type != "Add" or graph.is_output(last.output[0]):
         return False
     (add,) = users
-    added = [name for name in add.input if name in graph.constants]
-    if len(added) != 1 or graph.constants[added[0]].size != graph.constants[added[0]].shape[-1:][0]:
+    added, kernel = [name for name in add.input if name in graph.constants], _moved_constant(graph, node.input[1])
+    if len(added) != 1 or kernel is None:
+        return False
+    bias, outputs = graph.constants[added[0]], kernel.shape[0 if node.op_type == "Conv" else -1]
+    # One number for all outputs, or a row that a single output is spread over, is no bias of the operator.
+    if bias.ndim == 0 or bias.size != outputs or bias.shape[-1] != outputs:
         return False
     name = graph.fresh(added[0])
     graph.constants[name] = graph.constants[added[0]].reshape(-1)
@@ -216,29 +221,16 @@ def _take_bias(graph: Graph, node: "NodeProto", last: "NodeProto") -> bool:
     return True
 
 
-def _pooling(graph: Graph, node: "NodeProto") -> bool:
-    """jax2onnx pools [batch, height, width, channels] as three spatial axes and a window of one channel."""
-    kernel = list(attribute(node, "kernel_shape", ()))
-    if node.op_type not in ("AveragePool", "MaxPool") or len(kernel) != 4 or kernel[0] != 1 or kernel[3] != 1:
-        return False
-    source, squeezed = node.input[0], graph.users(node.output[0])
-    if len(squeezed) != 1 or squeezed[0].op_type != "Squeeze":
-        return False
-    while (before := graph.producer(source)) is not None and before.op_type == "Unsqueeze":
-        source = before.input[0]
-    options: dict[str, Any] = {"kernel_shape": kernel[1:3], "strides": list(attribute(node, "strides"))[1:3]}
-    pads = attribute(node, "pads")
-    if pads:
-        options["pads"] = [pads[i] for i in (1, 2, 5, 6)]
-    image, pooled = graph.fresh("image"), graph.fresh("pooled")
-    graph.put(
-        node,
-        make("Transpose", [source], [image], perm=_TO_NCHW),
-        make(node.op_type, [image], [pooled], **options),
-        make("Transpose", [pooled], squeezed[0].output, perm=_TO_NHWC),
-    )
-    graph.nodes = [other for other in graph.nodes if other is not node and other is not squeezed[0]]
-    return True
+def _moved_constant(graph: Graph, name: str) -> np.ndarray | None:
+    """The constant that a value is, its entries moved; None: it is none."""
+    if name in graph.constants:
+        return graph.constants[name]
+    node = graph.producer(name)
+    if node is None or node.op_type not in MOVES or not node.input:
+        return None
+    moved = [_moved_constant(graph, source) for source in node.input]
+    known = [value for value in moved if value is not None]
+    return MOVES[node.op_type](node, *known) if len(known) == len(moved) else None
 
 
 def _inverse(graph: Graph, node: "NodeProto") -> bool:

@@ -42,7 +42,7 @@ class Written(NamedTuple):
 
 
 class ExportError(ValueError):
-    """An export cannot be done: nothing was written."""
+    """An export cannot be done: the file that it names was not written, nor those after it."""
 
 
 class _Source(NamedTuple):
@@ -76,7 +76,8 @@ def export(
     | safetensors | `model.safetensors` |
 
     What can be run is run on the test part, and compared with the model as it was evaluated; the card has the
-    numbers. A function whose program is that of another is not written twice.
+    numbers. An ONNX file must also give the logits of the function that it was made of, or it is not written. A
+    function whose program is that of another is not written twice.
 
     Args:
       run: the run's directory.
@@ -92,7 +93,9 @@ def export(
 
     Raises:
       ConfigError: for another format.
-      ExportError: if no format is given, or a package is missing that a format needs: nothing is written.
+      ExportError: if no format is given, or a package is missing that a format needs: nothing is written. If the
+        run's packed file is another model's, or ONNX Runtime gives other logits than the model: that file and the
+        card are not written.
       WorkdirError: if there is no finished run.
       OSError: if the files cannot be written.
     """
@@ -214,11 +217,13 @@ def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
         return
 
     def plain() -> bytes:
-        return onnx.encode(*functions.float_parts(run), shape, metadata=metadata)
+        return onnx.encode(*functions.float_parts(run), shape, metadata=metadata, examples=source.inputs)
 
     def quantized() -> bytes:
         model, params, model_state, weights, activations = functions.integer_parts(run)
-        return onnx.encode_quantized(model, params, model_state, shape, weights, activations, metadata=metadata)
+        return onnx.encode_quantized(
+            *(model, params, model_state, shape, weights, activations), metadata=metadata, examples=source.inputs
+        )
 
     for name, what, encode in (
         ("float.onnx", functions.WHAT["float"], plain),
@@ -226,6 +231,8 @@ def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
     ):
         try:
             content = encode()
+        except onnx.OnnxError as error:
+            raise ExportError(f"{name}: {error}") from error
         except (NotImplementedError, ValueError) as error:
             absent[name] = str(error)
             continue

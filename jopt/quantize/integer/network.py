@@ -1,7 +1,7 @@
 """A whole network in integers: the model's own code, with every quantized layer's contraction on codes."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -142,7 +142,8 @@ def _products(
         if not bool(calibrated):
             continue
         try:
-            words = binary_kernel(q) if spec.bits == 1 and is_signs(q.spec) else None
+            signs = spec.bits == 1 and is_signs(q.spec) and len(q.spec.kept_axes(q.codes.ndim)) < 2
+            words = binary_kernel(q) if signs else None
             products[kernel] = _Product(spec, g, with_columns(operand(q)), words)
             encode_input(jnp.zeros(1), spec, g)
         except ValueError as error:
@@ -196,6 +197,7 @@ def _layer(
             last = lhs.ndim - 1
             if layout.lhs_spec[:2] != (0, last) or layout.rhs_spec[:2] != (last, last - 1):
                 raise ValueError(f"layer {path!r} must have its channels last for integer execution, got {layout}")
+            _check_axes(path, made, range(last))
             codes = _encode(lhs, made)
             if made.words is not None and groups == 1 and not any(d != 1 for d in keywords["lhs_dilation"] or ()):
                 sums = binary_conv(codes, made.words, strides, padding, keywords["rhs_dilation"])
@@ -209,6 +211,7 @@ def _layer(
         def product_of(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
             del options
             rank = rhs.ndim
+            _check_axes(path, made, dimension_numbers[0][1])
             codes = _encode(lhs, made)
             if made.words is not None and dimension_numbers == (((lhs.ndim - 1,), (0,)), ((), ())) and rank == 2:
                 return _values(binary_dense(codes, made.words), lhs)
@@ -239,6 +242,18 @@ def _replaced(
     if kernels[0].shape != kernel.shape or (kernels[0] is not kernel and kernels[0].dtype == kernel.dtype):
         raise ValueError(_cannot(path, module, "what it multiplies with is made of its kernel"))
     return y
+
+
+def _check_axes(path: str, made: _Product, contracted: Iterable[int]) -> None:
+    """Refuses scales that differ along an axis that is summed over."""
+    shape = made.kernel.scale.shape
+    if axes := [i for i in contracted if shape and shape[i] != 1]:
+        outputs = tuple(i for i in range(len(shape)) if i not in contracted)
+        raise ValueError(
+            f"the scales of {path}/kernel must differ along its output axes {outputs} only for integer execution, "
+            f"got scales of shape {shape}, which differ along {tuple(axes)}; a rule that gives it None leaves it "
+            "in float32"
+        )
 
 
 def _cannot(path: str, module: Any, why: str) -> str:
