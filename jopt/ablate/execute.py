@@ -27,7 +27,7 @@ from jopt.train.session import InvariantError
 from jopt.train.signals import StopRequested
 from jopt.train.sources import STAGE
 from jopt.train.staging import Staging
-from jopt.train.state import TrainState, digest, to_host
+from jopt.train.state import TrainState, Variables, digest, to_host
 from jopt.train.workdir import WorkdirError
 
 
@@ -212,7 +212,7 @@ class ChunkRun:
         """Raises InvariantError unless each trial holds what its methods hold."""
         if not compression.parts(self.prepared.config, stage):
             return
-        masks, seen = jax.device_get((state.transform_state, self.staging.seen(stage, state)))
+        masks, seen = jax.device_get((state.transform_state, self.staging.seen(stage, state).params))
         for i, trial in enumerate(self.chunk.trials):
             if self.bad[i] < 0:
                 known = self.prepared.layers_of(stage)
@@ -241,21 +241,20 @@ class ChunkRun:
             if self.bad[i] < 0:
                 own = {name: float(values[i]) for name, values in test.items()}
                 row |= {"status": "finished", "diverged_step": None, **own}
-                row |= _last(curves[trial.id]) | _size(trial, last, _row(seen, i), by_layer, p.layers_of(last))
+                row |= _last(curves[trial.id])
+                row |= _size(trial, last, _row(seen.params, i), by_layer, p.layers_of(last))
                 if trial.config.pack:
                     row["bytes"] = self._packed(trial, last, _row(ends, i), _row(seen, i))
                 row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
             out.append({"row": row, "curves": curves[trial.id]})
         return out
 
-    def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Any) -> int:
+    def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Variables) -> int:
         """The length of the packed file of a trial's network."""
         known = self.prepared.layers_of(stage)
-        held = codes.codes(trial.config, stage, state, seen, known) if _quantized(trial, stage) else None
+        held = codes.codes(trial.config, stage, state, seen.params, known) if _quantized(trial, stage) else None
         dataset = self.chunk.prepared.dataset
-        return packed.encode(
-            packed.Packing(trial.config, stage, seen, state.model_state, dataset, held)
-        ).ledger.total
+        return packed.encode(packed.Packing(trial.config, stage, *seen, dataset, held)).ledger.total
 
 
 def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from jopt.train import compression
 from jopt.train.codes import codes, integers
 from jopt.train.config import network
 from jopt.train.finished import Finished
+from jopt.train.state import evaluated
 
 Forward = Callable[[Any], jax.Array]
 
@@ -167,8 +168,9 @@ def float_parts(run: Finished) -> Parts:
     last, params = len(run.config.stages) - 1, run.params
     model = _plain(run, "float")
     if "transform" not in run.given and "quantize" in compression.acting(run.config, last):
-        moved = run.state.params if run.config.ema_decay is None else run.state.ema
-        params = compression.before(run.config, last, "quantize", run.state.transform_state, moved, run.layers)
+        latent = evaluated(run.state).params
+        states = run.state.transform_state
+        params = compression.before(run.config, last, "quantize", states, latent, run.layers)
     return Parts(model, _bare("params", params), _bare("model_state", run.model_state))
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jopt.rules import path_name
 
 _PROBE = 2.0**60  # so far above any statistic that the batch's own share of the update rounds away
+_FORGOTTEN = 2.0**-24  # a momentum of this is none in float32
 
 
 def recalibrate(
@@ -22,7 +23,8 @@ def recalibrate(
     The momentum of the running average plays no part: its update `new = m old + (1 - m) batch` is linear, so a pass
     from `old = 2**60` gives m, and a pass over each batch from `old = 0` gives `(1 - m) batch`. The result is exact
     but for rounding, a relative 2**-24 / (1 - m). A normalization that is frozen, its statistics not moving in
-    training, keeps them.
+    training, keeps them. What a pass replaces instead of mixing, such as the vectors of `nn.SpectralNorm`, moves by
+    one training pass from what it was.
 
     Args:
       model: a `jopt.models.Model` whose normalizations use the batch's statistics when `train=True`.
@@ -79,8 +81,13 @@ def recalibrate(
     everything = [jnp.full_like(value, _PROBE) for value in old]
     frozen = [jnp.all(new == _PROBE) for new in after(everything, 0, batches[0])]
     probe = [jnp.where(f, value, _PROBE) for f, value in zip(frozen, old, strict=True)]
-    start = [jnp.where(f, value, 0.0) for f, value in zip(frozen, old, strict=True)]
     momentum = [new / _PROBE for new in after(probe, 0, batches[0])]
+    # What forgets the probe keeps its place: for an average without momentum that is the same as 0, while a power
+    # iteration (spectral norm) would never leave 0.
+    start = [
+        jnp.where(f | (jnp.abs(m) < _FORGOTTEN), value, 0.0)
+        for f, m, value in zip(frozen, momentum, old, strict=True)
+    ]
 
     def one_batch(total: list[jax.Array], numbered: tuple[jax.Array, jax.Array]):
         return [t + new for t, new in zip(total, after(start, *numbered), strict=True)], None

@@ -4,8 +4,9 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,9 +146,13 @@ class Checkpoints:
             elif (got.shape, got.dtype) != (want.shape, want.dtype):
                 problems.append(f"{name} is {got.dtype}{list(got.shape)}, not {want.dtype}{list(want.shape)}")
         if problems:
-            raise MismatchError(
-                f"checkpoint {step} in {self.directory} is of another model or optimizer: {'; '.join(problems[:5])}"
-            )
+            kind = "of another model or optimizer"
+            if _lacks_statistics(leaves, expected):
+                kind = (
+                    "of an earlier version of jopt, in which the moving average (ema_decay) had no batch "
+                    "statistics; it cannot be used, run the experiment again in another directory"
+                )
+            raise MismatchError(f"checkpoint {step} in {self.directory} is {kind}: {'; '.join(problems[:5])}")
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
         if saved != digest([state, notes]):
             raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged: its digest does not match")
@@ -184,6 +189,12 @@ class Checkpoints:
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
         return f"checkpoint {path.name} is damaged ({why}); moved to {aside}"
+
+
+def _lacks_statistics(saved: Iterable[str], expected: Container[str]) -> bool:
+    """Whether the moving average that was saved, of a run or of a chunk of trials, is of parameters alone."""
+    absent = [name for name in saved if name not in expected]
+    return any(re.sub("^(state/)?ema/", r"\1ema/params/", name) in expected for name in absent)
 
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from jopt.quantize.spec import OUTPUTS
 from jopt.rules import named_leaves
 from jopt.train import compression
 from jopt.train.config import Experiment
-from jopt.train.state import TrainState
+from jopt.train.state import TrainState, evaluated
 
 _SIGNS = {"binary": 1, "xnor": 1, "ternary": 2}
 
@@ -63,8 +63,8 @@ def codes(config: Experiment, stage: int, state: TrainState, seen: Any, known: L
     given = bare
     if kinds[-1] != "quantize" or not all(spec.symmetric for spec in specs.values()):
         # Only a symmetric range can be read off what was quantized with it, if no later method set its end to 0.
-        moved = state.params if config.ema_decay is None else state.ema
-        given = jax.device_get(compression.before(config, stage, "quantize", states, moved, known))
+        latent = evaluated(state).params
+        given = jax.device_get(compression.before(config, stage, "quantize", states, latent, known))
     leaves, inputs = dict(named_leaves(bare)), dict(named_leaves(given))
     ranges: dict[str, quantize.Range] = {}
     for path, spec in specs.items():

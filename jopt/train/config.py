@@ -81,8 +81,14 @@ class Experiment:
       epochs: passes over the training part, in every stage that gives no length of its own.
       batch_size: examples a step; 0 is the whole training part (gradient descent).
       label_smoothing: this share of the target is spread evenly over the classes (Szegedy et al. 2016, section 7).
-      ema_decay: keep an exponential moving average of the parameters with this decay, and evaluate it, with the
-        run's own batch statistics. It moves once a step, so k times an update where k gradients are accumulated.
+      ema_decay: keep an exponential moving average of the parameters with this decay (Polyak and Juditsky 1992),
+        and evaluate, pack, export, transfer and teach with it. Its batch statistics are those of its own
+        parameters: at the end of each segment they are estimated from 1024 training examples
+        (`jopt.quantize.recalibrate`). The decay of step t = 1, 2, ... is `min(ema_decay, (1 + t) / (10 + t))`, as
+        in TensorFlow's `ExponentialMovingAverage` with `num_updates`: a plain average is mostly the initial
+        parameters until t is well over 1 / (1 - ema_decay). Each stage starts the average, and t, again from the
+        parameters that the optimizer moved. It moves once a step, so k times an update where k gradients are
+        accumulated.
       data_parallel: split each batch over all local devices.
       segment_steps: optimizer steps in one XLA program; None is one epoch (the stage's length, if shorter).
       evaluate_every: evaluate on the validation part every so many segments; a stage's end always counts.

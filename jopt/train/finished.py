@@ -25,8 +25,8 @@ class Finished(NamedTuple):
       model: the functions of its last stage's network.
       params: what the model computes with, as the run's own evaluation saw them: averaged where the run keeps an
         average, then masked, shared and quantized.
-      model_state: batch statistics and the like.
-      state: the whole state, `state.params` being what the optimizer moved.
+      model_state: batch statistics and the like, as evaluated: of `params`.
+      state: the whole state: `state.params` and `state.model_state` are what training moved.
       dataset: what it was trained on, with the mean and standard deviation that its inputs are normalized with.
       given: what it was given besides its config: 'model', 'transform'.
       layers: what its model says about its parameters.
@@ -101,10 +101,10 @@ def load(
             f"the last checkpoint in {files.checkpoints} (of step {int(state.step)}) is not of the model that "
             f"{files.result} tells of: their digests differ"
         )
-    params = jax.device_get(jax.jit(end.seen)(state, numbers))
+    params, model_state = jax.device_get(jax.jit(end.seen)(state, numbers))
     net = compression.model(config, last, model)
     given = tuple(name for name, part in (("model", model), ("transform", transform)) if part is not None)
-    return Finished(config, result, net, params, state.model_state, state, dataset, given, known)
+    return Finished(config, result, net, params, model_state, state, dataset, given, known)
 
 
 def _check_given(files: Workdir, now: dict[str, Any]) -> None:

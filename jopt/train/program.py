@@ -11,10 +11,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jopt import clip, data, distill, hyper, intercept, keys, models, optim, quantize
 from jopt.layers import Layers
-from jopt.train import compression
+from jopt.train import average, compression
 from jopt.train.batches import cross_entropy, in_batches
 from jopt.train.config import Experiment, network, new_network, stage_optimizer
-from jopt.train.state import TrainState, merge
+from jopt.train.state import TrainState, Variables, evaluated, merge
 from jopt.transform import ParamTransform, project_moments
 
 Metrics = dict[str, jax.Array]
@@ -30,14 +30,16 @@ class Program(NamedTuple):
         transforms that are held; the rest starts afresh.
       segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss` and
         `accuracy`, means over the segment's examples as they were trained on, `first_bad_step`, the first step
-        (0-based) whose loss was not finite, or -1, and the parts of the loss where there is a teacher.
+        (0-based) whose loss was not finite, or -1, and the parts of the loss where there is a teacher. At its end
+        the moving average gets the batch statistics of its own parameters.
       update: `(state, hyper, data) -> TrainState`. Updates masks, ranges and codebooks; in the stage's first call
         also calibrates activations and re-estimates batch statistics.
       evaluate: `(state, hyper, data) -> metrics`: `loss` and `accuracy`, means over all of `data`.
       rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
         what `Stage.start` draws, under the masks that were chosen; the optimizer has seen nothing.
       predict: `(state, hyper, data) -> logits`, float32 [examples, classes].
-      seen: `(state, hyper) -> params`, what the model computes with.
+      seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `state.evaluated`,
+        the parameters masked, shared and quantized.
     """
 
     init: Callable[..., TrainState]
@@ -46,7 +48,7 @@ class Program(NamedTuple):
     evaluate: Callable[..., Metrics]
     rewind: Callable[..., TrainState]
     predict: Callable[..., jax.Array]
-    seen: Callable[..., Any]
+    seen: Callable[..., Variables]
 
 
 class Origin(NamedTuple):
@@ -145,8 +147,15 @@ def build(
         """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
         params = p.constrain(_projected(p.transform, state.transform_state, params))
         opt_state = project_moments(p.transform, state.transform_state, p.optimizer, p.optimizer.init(params))
-        ema = () if p.config.ema_decay is None else jax.tree.map(jnp.copy, params)
+        ema = () if p.config.ema_decay is None else average.begun(params, model_state)
         return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
+
+    def recalibrated(p: _Parts, state: TrainState, which: Variables, key: jax.Array, inputs: jax.Array) -> Any:
+        """The model state of `which` with batch statistics from whole batches of `inputs`."""
+        inputs = inputs[: inputs.shape[0] // batch_size * batch_size]
+        batches = inputs.reshape(-1, batch_size, *inputs.shape[1:])
+        seen = p.transform.apply(state.transform_state, which.params)
+        return quantize.recalibrate(p.model, seen, which.model_state, batches, key=keys.stream(key, "dropout"))
 
     def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
         p = parts(values)
@@ -221,11 +230,17 @@ def build(
             params = p.constrain(optax.apply_updates(state.params, updates))
             ema = state.ema
             if p.config.ema_decay is not None:
-                ema = optax.incremental_update(params, state.ema, 1 - p.config.ema_decay)
+                ema = average.moved(ema, params, p.config.ema_decay, state.step + 1 - begin)
             return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (loss, correct, more)
 
         first = state.step
         state, (losses, correct, more) = jax.lax.scan(one_step, state, rows)
+        if p.config.ema_decay is not None:
+            key = keys.at(key, "average", state.step)
+            inputs, _ = _drawn(arrays, key, "recalibrate", average.examples(batch_size))
+            # All that is no batch statistic (ranges of activations, counts) is as training left it.
+            ema = Variables(state.ema.params, state.model_state)
+            state = state._replace(ema=ema._replace(model_state=recalibrated(p, state, ema, key, inputs)))
         bad = ~jnp.isfinite(losses)
         metrics = {
             "loss": losses.mean(),
@@ -239,14 +254,7 @@ def build(
         p = parts(values)
         here = p.config.stages[stage]
         key = keys.at(keys.root(values["seed"]), "update", state.step)
-        count = arrays.labels.shape[0]
-
-        def some(name: str, examples: int) -> tuple[jax.Array, jax.Array]:
-            order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
-            row = order[: min(examples, count)]
-            return data.normalize(arrays.inputs[row], arrays.mean, arrays.std), arrays.labels[row]
-
-        inputs, labels = some("calibration", here.calibration_examples)
+        inputs, labels = _drawn(arrays, key, "calibration", here.calibration_examples)
         now = p.transform.apply(state.transform_state, state.params)
         more, grads = {}, None
         if "grads" in p.transform.needs:
@@ -263,43 +271,44 @@ def build(
             )
         more |= {"step": state.step, "grads": grads, "key": keys.stream(key, "choice")}
         masks = p.transform.update(state.transform_state, state.params, **more)
-        params, ema = (_projected(p.transform, masks, tree) for tree in (state.params, state.ema or state.params))
+        params, ema = _projected(p.transform, masks, state.params), state.ema
+        if p.config.ema_decay is not None:
+            ema = ema._replace(params=_projected(p.transform, masks, ema.params))
         opt_state = project_moments(p.transform, masks, p.optimizer, state.opt_state)
-        state = state._replace(
-            params=params, ema=ema if state.ema else (), opt_state=opt_state, transform_state=masks
+        state = state._replace(params=params, ema=ema, opt_state=opt_state, transform_state=masks)
+        return replicate(
+            jax.lax.cond(state.step == begin, lambda s: at_start(p, s, key, arrays), lambda s: s, state)
         )
-        return replicate(jax.lax.cond(state.step == begin, lambda s: at_start(p, s, some), lambda s: s, state))
 
-    def at_start(p: _Parts, state: TrainState, some: Callable[..., Any]) -> TrainState:
+    def at_start(p: _Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
         """What happens once, when the stage's masks are chosen: activations calibrated, batch statistics anew."""
         here = p.config.stages[stage]
         if here.activations is not None:
-            inputs, _ = some("activations", here.activations.examples)
+            inputs, _ = _drawn(arrays, key, "activations", here.activations.examples)
             seen = p.transform.apply(state.transform_state, state.params)
             params, model_state = quantize.calibrate(
                 p.plain_model, here.activations, state.params, state.model_state, inputs, seen=seen
             )
-            ema = compression.with_ranges(state.ema, params) if state.ema else ()
-            state = state._replace(params=params, model_state=model_state, ema=ema)
+            state = state._replace(params=params, model_state=model_state)
         if here.recalibrate:
-            inputs, _ = some("recalibrate", here.recalibrate * batch_size)
-            batches = inputs[: inputs.shape[0] // batch_size * batch_size].reshape(
-                -1, batch_size, *inputs.shape[1:]
-            )
-            seen = p.transform.apply(state.transform_state, state.params)
-            state = state._replace(model_state=quantize.recalibrate(p.model, seen, state.model_state, batches))
+            inputs, _ = _drawn(arrays, key, "recalibrate", here.recalibrate * batch_size)
+            which = Variables(state.params, state.model_state)
+            state = state._replace(model_state=recalibrated(p, state, which, key, inputs))
+        if p.config.ema_decay is not None:
+            # No step has been taken: the average still is the parameters, and starts from what they have now.
+            state = state._replace(ema=average.begun(state.params, state.model_state))
         return state
 
-    def seen(state: TrainState, values: hyper.Hyper) -> Any:
-        p = parts(values)
-        return p.transform.apply(state.transform_state, state.params if p.config.ema_decay is None else state.ema)
+    def seen(state: TrainState, values: hyper.Hyper) -> Variables:
+        which = evaluated(state)
+        return which._replace(params=parts(values).transform.apply(state.transform_state, which.params))
 
     def predict(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
-        p, params = parts(values), seen(state, values)
+        p, (params, model_state) = parts(values), seen(state, values)
 
         def one_batch(inputs: jax.Array):
             inputs = data.normalize(split_batch(inputs), arrays.mean, arrays.std)
-            return p.model.apply(params, state.model_state, inputs, train=False)[0]
+            return p.model.apply(params, model_state, inputs, train=False)[0]
 
         return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs))
 
@@ -313,6 +322,14 @@ def build(
 
 def _projected(transform: ParamTransform, state: Any, tree: Any) -> Any:
     return tree if transform.project is None else transform.project(state, tree)
+
+
+def _drawn(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
+    """So many examples, drawn without replacement: normalized inputs and labels."""
+    count = arrays.labels.shape[0]
+    order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
+    row = order[: min(examples, count)]
+    return data.normalize(arrays.inputs[row], arrays.mean, arrays.std), arrays.labels[row]
 
 
 def _alike(fresh: Any, old: Any) -> bool:

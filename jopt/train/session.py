@@ -22,7 +22,7 @@ from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
 from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.staging import Staging
-from jopt.train.state import TrainState, digest
+from jopt.train.state import TrainState, Variables, digest, evaluated
 from jopt.train.workdir import Workdir, WorkdirError
 from jopt.transform import ParamTransform
 
@@ -253,9 +253,9 @@ class _Session:
         config = self.prepared.config
         if not compression.parts(config, stage):
             return
-        found = compression.violations(
-            config, stage, state.transform_state, self.staging.seen(stage, state), self.prepared.layers_of(stage)
-        )
+        seen = self.staging.seen(stage, state).params
+        known = self.prepared.layers_of(stage)
+        found = compression.violations(config, stage, state.transform_state, seen, known)
         if found:
             raise InvariantError(f"at the end of stage {config.stages[stage].name!r}: {'; '.join(found[:5])}")
 
@@ -284,7 +284,8 @@ class _Session:
         model_digest = digest({"params": state.params, "model_state": state.model_state, "ema": state.ema})
         ledger = None
         if p.config.pack:
-            ledger = packed.save(self.files.packed, self._packing(stage, state, last.params))
+            seen = jax.device_get(self.staging.seen(stage, state))
+            ledger = packed.save(self.files.packed, self._packing(stage, state, seen))
         result = {
             **last.metrics,
             "parameters": size.parameters,
@@ -314,14 +315,13 @@ class _Session:
             self.compiler.call("test", stage, judge, placed, p.values, p.arrays["test"])
         )
         quantized = self._quantized(stage)
-        latent = state.params if p.config.ema_decay is None else state.ema
         seen = jax.device_get(self.staging.seen(stage, placed))
         return measure.StageOutcome(
             p.config.stages[stage].name,
-            seen,
+            seen.params,
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
-            latent=jax.device_get(latent) if quantized else None,
+            latent=jax.device_get(evaluated(state).params) if quantized else None,
             grids=codes.grids(p.config, stage, state.params, p.layers_of(stage)) if quantized else None,
             flops=flops_of(p, stage),
             bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,
@@ -332,16 +332,20 @@ class _Session:
         """Whether the config says which integers stand behind what the model sees."""
         return "quantize" in compression.acting(self.prepared.config, stage) and "transform" not in self.given
 
-    def _packing(self, stage: int, state: TrainState, seen: Any) -> packed.Packing:
+    def _packing(self, stage: int, state: TrainState, seen: Variables) -> packed.Packing:
         """What the packed file of a stage holds."""
         p = self.prepared
+        held = None
+        if self._quantized(stage):
+            held = codes.codes(p.config, stage, state, seen.params, p.layers_of(stage))
         return packed.Packing(
             p.config,
             stage,
-            seen,
-            jax.device_get(state.model_state),
+            *seen,
             p.dataset,
-            codes.codes(p.config, stage, state, seen, p.layers_of(stage)) if self._quantized(stage) else None,
+            codes.codes(p.config, stage, state, seen.params, p.layers_of(stage))
+            if self._quantized(stage)
+            else None,
             p.own_model is not None,
         )
 

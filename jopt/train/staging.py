@@ -11,7 +11,7 @@ from jopt.train.compilation import Compiler
 from jopt.train.prepared import Prepared
 from jopt.train.program import Origin
 from jopt.train.sources import STAGE
-from jopt.train.state import TrainState
+from jopt.train.state import TrainState, Variables, evaluated
 
 
 class Over(Protocol):
@@ -51,11 +51,11 @@ class Staging:
         self._over = over
         self._arrays: dict[int, dict[str, data.Arrays]] = {}
 
-    def seen(self, stage: int, state: Any) -> Any:
-        """The parameters that the model computes with in this state of a stage."""
+    def seen(self, stage: int, state: Any) -> Variables:
+        """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
         p = self.prepared
         if p.own_transform is None and not compression.parts(p.config, stage):
-            return state.params if p.config.ema_decay is None else state.ema
+            return evaluated(state)
         program = p.program_of(stage, p.stages[stage].segment_steps)
         return self.compiler.call("seen", stage, program.seen, p.place(state), self.values)
 
@@ -103,15 +103,14 @@ class Staging:
         return self._arrays[stage]
 
     def _weights(self, name: str) -> dict[str, Any]:
-        """Parameters, as the model computes with them, and model state behind a config's `teacher` or `source`."""
+        """Parameters and model state, as evaluated, of what a config's `teacher` or `source` names."""
         p = self.prepared
         if not name.startswith(STAGE):
             source = p.sources[name]
             share = p.place if self._over is None else self._over.share
             return share({"params": source.params, "model_state": source.model_state})
         stage = p.stage_named(name.removeprefix(STAGE))
-        state = self.end_of(stage)
-        return p.place({"params": self.seen(stage, state), "model_state": state.model_state})
+        return p.place(self.seen(stage, self.end_of(stage))._asdict())
 
     def _with_teacher(self, stage: int) -> dict[str, data.Arrays]:
         p = self.prepared

@@ -9,16 +9,23 @@ import numpy as np
 from jopt.rules import named_leaves
 
 
+class Variables(NamedTuple):
+    """Parameters and the model state that belongs to them: batch statistics are those of these parameters."""
+
+    params: Any
+    model_state: Any
+
+
 class TrainState(NamedTuple):
     """The state of a run at a step. No key and no iterator: those are functions of (seed, step).
 
     Attributes:
       step: int32 [], optimizer steps done since the start of the run.
       params: the parameters, as the optimizer moves them.
-      model_state: what the model carries besides, such as batch-norm statistics.
+      model_state: what the model carries in addition, such as batch-norm statistics: those of `params`.
       opt_state: the Optax state of the current stage.
       transform_state: the ParamTransform's state of the current stage (masks, ranges, codebooks).
-      ema: the moving average of `params`, or () if there is none.
+      ema: the moving average of `params` with its model state, `Variables`; () if there is none.
     """
 
     step: jax.Array
@@ -27,6 +34,27 @@ class TrainState(NamedTuple):
     opt_state: Any
     transform_state: Any
     ema: Any
+
+
+def evaluated(state: TrainState) -> Variables:
+    """What a run evaluates, packs, exports and teaches: the average if there is one, else what the optimizer moved.
+
+    Nothing else may choose between `params` and `ema`: statistics fit only the parameters that they were taken of.
+
+    Args:
+      state: of one trial, or of several, stacked.
+
+    Returns:
+      The parameters before masks, codebooks and quantization, and their model state.
+
+    Example:
+      >>> state = TrainState(0, {"w": 1.0}, {"mean": 2.0}, (), (), ())
+      >>> evaluated(state)
+      Variables(params={'w': 1.0}, model_state={'mean': 2.0})
+      >>> evaluated(state._replace(ema=Variables({"w": 1.5}, {"mean": 3.0})))
+      Variables(params={'w': 1.5}, model_state={'mean': 3.0})
+    """
+    return state.ema if isinstance(state.ema, Variables) else Variables(state.params, state.model_state)
 
 
 def merge(fresh: Any, old: Any) -> Any:

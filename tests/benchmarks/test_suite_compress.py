@@ -18,7 +18,7 @@ def test_masks_and_codes_are_on_in_the_steps_that_are_timed():
 
         @jit
         def seen(key, values, arrays, program=program):
-            return program.seen(program.update(program.init(key, values), values, arrays), values)
+            return program.seen(program.update(program.init(key, values), values, arrays), values).params
 
         kernel = np.asarray(seen(p.key, p.values, p.arrays["train"])["Dense_1"]["kernel"])
         sparse, coded = "masks" in name, "int8" in name

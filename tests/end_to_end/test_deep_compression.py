@@ -48,7 +48,7 @@ def run(config: Experiment, seeds: Sequence[int]) -> list[Trial]:
         if stage not in seen_of:
             seen_of[stage] = jax.jit(p.program_of(stage, p.stages[stage].segment_steps).seen)
         trial.accuracy[end.name] = 100 * end.accuracy
-        params = jax.device_get(seen_of[stage](end.state, end.values))
+        params = jax.device_get(seen_of[stage](end.state, end.values).params)
         about = packed.metadata(packed.Packing(config, stage, params, {}, p.dataset))
         trial.size[end.name] = len(codec.encode(params, metadata=about, huffman=False).data)
         if stage == len(config.stages) - 1:

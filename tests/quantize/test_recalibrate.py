@@ -236,3 +236,31 @@ def test_a_model_with_quantized_activations_keeps_its_ranges(method):
     unquantized = jit(functools.partial(recalibrate, plain))(bare, {"batch_stats": state["batch_stats"]}, BATCHES)
     first, second = (tree["batch_stats"]["BatchNorm_0"]["mean"] for tree in (new, unquantized))
     assert not np.array_equal(first, second)  # the statistics are those behind quantized inputs
+
+
+class Spectral(nn.Module):
+    """Its state in `batch_stats` is a power iteration's: no running average."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.SpectralNorm(nn.Dense(3, use_bias=False))(x, update_stats=train)
+        return nn.BatchNorm(use_running_average=not train)(x)
+
+
+def test_a_power_iteration_goes_on_from_where_it_was():
+    model, batches = from_linen(Spectral()), BATCHES.reshape(6, 4, -1)
+    params, state = model.init(KEY, batches[0])
+    new = jit(functools.partial(recalibrate, model))(params, state, batches)["batch_stats"]
+    path = "Dense_0/kernel"
+    w, u = (
+        np.asarray(x, np.float64)
+        for x in (params["Dense_0"]["kernel"], state["batch_stats"]["SpectralNorm_0"][f"{path}/u"])
+    )
+    v = u @ w.T / np.linalg.norm(u @ w.T)  # Miyato et al. 2018, algorithm 1
+    u = v @ w / np.linalg.norm(v @ w)
+    sigma = (v @ w @ u.T).item()
+    np.testing.assert_allclose(new["SpectralNorm_0"][f"{path}/u"], u, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(new["SpectralNorm_0"][f"{path}/sigma"], sigma, rtol=1e-4)
+    y = np.asarray(batches, np.float64) @ w / sigma
+    np.testing.assert_allclose(new["BatchNorm_0"]["mean"], y.mean((0, 1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(new["BatchNorm_0"]["var"], y.var(1).mean(0), rtol=1e-4)

@@ -10,7 +10,7 @@ from jopt.rules import named_leaves
 from jopt.train import Experiment, Stage
 from jopt.train.codes import codes, integers
 from jopt.train.compression import transform
-from jopt.train.state import TrainState
+from jopt.train.state import TrainState, Variables
 
 _RANDOM = np.random.default_rng(0)
 PARAMS = {
@@ -40,9 +40,9 @@ def ended(config: Experiment, *, averaged: bool = False) -> tuple[TrainState, di
     """A state at the end of the one stage, and what the model sees; the average is another set of parameters."""
     acts = transform(config, 0, begin=0, steps=1)
     moved = jax.tree.map(jnp.asarray, PARAMS)
-    ema = jax.tree.map(lambda x: x[::-1] * 0.9, moved) if averaged else ()
+    ema = Variables(jax.tree.map(lambda x: x[::-1] * 0.9, moved), {}) if averaged else ()
     state = acts.update(acts.init(moved), moved, step=1, key=jax.random.key(0))
-    seen = jax.device_get(jax.jit(acts.apply)(state, ema if averaged else moved))
+    seen = jax.device_get(jax.jit(acts.apply)(state, ema.params if averaged else moved))
     return TrainState(jnp.int32(1), moved, {}, (), state, ema), seen
 
 

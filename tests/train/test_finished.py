@@ -60,7 +60,7 @@ def test_what_the_run_ended_with(finished):
     assert digest({"params": state.params, "model_state": state.model_state, "ema": state.ema}) == result["digest"]
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((found.params, found.model_state, state)))
     # The run keeps an average, and that is what was evaluated.
-    assert digest(found.params) == digest(state.ema) != digest(state.params)
+    assert digest(found.params) == digest(state.ema.params) != digest(state.params)
     assert listing(path) == before
 
 

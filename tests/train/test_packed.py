@@ -18,7 +18,7 @@ from jopt.train.codes import codes
 from jopt.train.config import network
 from jopt.train.finished import load
 from jopt.train.packed import PackedError, Packing
-from jopt.train.state import TrainState
+from jopt.train.state import TrainState, Variables
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py"))
 LARGE = ("cifar10_resnet18", "digits_resnet18", "cifar10_cnn", "mnist_lenet5")
@@ -83,7 +83,7 @@ def packing(config, *, own_model=False) -> Packing:
     acts = compression.transform(config, stage, begin=0, steps=1)
     state = acts.init(params)
     seen = jax.device_get(acts.apply(state, params))
-    ema = () if config.ema_decay is None else params
+    ema = () if config.ema_decay is None else Variables(params, model_state)
     ended = TrainState(np.int32(1), params, model_state, (), state, ema)
     part = data.source.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
     channels = shape[-1]

@@ -28,7 +28,7 @@ def test_the_averaged_model_has_the_calibrated_ranges(tiny):
     _, _, state = calibrated(tiny, ema_decay=0.99)
     steps = [float(layer["step"]) for layer in state.params[KEY].values()]
     assert min(steps) > 0
-    assert [float(layer["step"]) for layer in state.ema[KEY].values()] == steps
+    assert [float(layer["step"]) for layer in state.ema.params[KEY].values()] == steps
 
 
 def test_a_rewind_keeps_the_calibrated_ranges(tiny):

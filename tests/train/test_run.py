@@ -171,6 +171,7 @@ HARD = {
         "stages": [Stage("a", epochs=2), Stage("b", epochs=2, optimizer=optim.Config("rmsprop", schedule="cosine"))]
     },
     "parallel": {"data_parallel": True},
+    "batch_norm": {"ema_decay": 0.9},
 }
 
 
@@ -210,7 +211,7 @@ COVERING = {
 
 
 def interruptions():
-    for name in [*HARD, "batch_norm"]:
+    for name in HARD:
         for step in BOUNDARIES:
             fast = step in COVERING.get(name, BOUNDARIES)
             marks = [] if fast else [pytest.mark.slow]
@@ -220,7 +221,7 @@ def interruptions():
 @undrawn
 @pytest.mark.parametrize(("name", "step"), list(interruptions()))
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypatch, wholes, name, step):
-    config = tiny(**HARD.get(name, {}), checkpoint_every=1)
+    config = tiny(**HARD[name], checkpoint_every=1)
     model = models.from_nnx(Normalized) if name == "batch_norm" else None
     path, whole = wholes(name, config, model)
     with monkeypatch.context() as patched:

@@ -32,7 +32,7 @@ def ends(config, path, model=None):
     with Checkpoints(path / "checkpoints", config.keep_checkpoints) as checkpoints:
         states = [checkpoints.restore(p.end_of(i).mark, p.like(i)).state for i in range(len(config.stages))]
     seen = [
-        jax.device_get(p.program_of(i, p.stages[i].segment_steps).seen(p.place(state), p.values))
+        jax.device_get(p.program_of(i, p.stages[i].segment_steps).seen(p.place(state), p.values).params)
         for i, state in enumerate(states)
     ]
     return states, seen
