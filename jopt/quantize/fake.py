@@ -61,7 +61,7 @@ def values(spec: Spec, x: jax.Array, range: Range) -> jax.Array:
     g = spread_fields(grid(spec, range), spec)
     if not spec.symmetric:
         g = Grid(*map(computed_once, g))
-    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g, spec)
+    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g)
     return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
 
 
@@ -123,8 +123,7 @@ def is_inside(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
     Args:
       x: floating array.
       spec: not the identity.
-      range: of the scales' shape. Symmetric: the larger magnitude counts for both sides (and without `narrow` the
-        lower bound is what the lowest code stands for).
+      range: of the scales' shape. Symmetric: the larger magnitude counts for both sides.
 
     Returns:
       bool, of the shape of `x`.
@@ -133,9 +132,13 @@ def is_inside(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
       >>> is_inside(jnp.array([-2.0, -1.0, 1.5]), Spec(8), Range(jnp.float32(-1.0), jnp.float32(0.5))).tolist()
       [False, True, False]
     """
-    g = grid(spec, range)
-    # The ends of an asymmetric grid lie up to half a step beside the range's, as the zero point is rounded.
-    ends = Range(g.low, g.high) if spec.symmetric else Range(jnp.minimum(range.low, 0), jnp.maximum(range.high, 0))
+    # The range's ends, not the grid's: these lie up to half a step beside them where codes are asymmetric or not
+    # narrow.
+    if spec.symmetric:
+        peak = jnp.maximum(-range.low, range.high)
+        ends = Range(-peak, peak)
+    else:
+        ends = Range(jnp.minimum(range.low, 0), jnp.maximum(range.high, 0))
     low, high = spread_fields(ends, spec)
     view = to_groups(x.astype(jnp.float32), spec)
     return from_groups((view >= low) & (view <= high), x.shape, spec)

@@ -241,7 +241,7 @@ def _mse(spec: Spec, x: jax.Array, *, fractions: int) -> Range:
 
     def error(fraction: jax.Array) -> jax.Array:
         g = grid(spec, Range(ends.low * fraction, ends.high * fraction))
-        difference = decode(encode(view, g), g, spec) - view
+        difference = decode(encode(view, g), g) - view
         return ordered_sum(difference, axes, of=jnp.square)
 
     def narrower(best: tuple[jax.Array, jax.Array], fraction: jax.Array):
