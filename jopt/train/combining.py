@@ -83,7 +83,7 @@ def _check_tied(active: dict[str, Part], here: str, config: Experiment) -> None:
 def check_length(config: Experiment, stage: int, place: StageSteps) -> None:
     """Raises ConfigError if a stage's last update comes before its sparsity or its codebook is due."""
     own, shared = config.stages[stage].prune, config.stages[stage].share
-    last = place.start + max(place.steps - 1, 0) // max(place.segment_steps, 1) * place.segment_steps
+    last = place.last_update
 
     def accepted(what: str, due: int) -> str:
         return (
@@ -96,7 +96,13 @@ def check_length(config: Experiment, stage: int, place: StageSteps) -> None:
         require(due <= last, f"stages[{stage}].share.begin", shared.begin, accepted("codebooks are chosen", due))
     if own is None:
         return
-    due = prune.reached_at(own, begin=place.start, steps=place.steps)
-    name = "end" if own.method in ("gradual", "iterative") else "begin"
+    due = prune.reached_at(own, begin=place.start, steps=place.steps, last_update=last)
+    name = "begin" if own.end is None or own.method not in prune.SCHEDULED else "end"
     field = f"stages[{stage}].prune.{name}"
     require(due <= last, field, getattr(own, name), accepted("sparsity is reached", due))
+    if own.score == "movement":
+        field = f"stages[{stage}].prune.score"
+        another = (
+            "not 'movement' where the sparsity is due as the stage starts, before any step; or shorter segments"
+        )
+        require(due > place.start, field, own.score, another)

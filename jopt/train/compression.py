@@ -80,9 +80,19 @@ def model(config: Experiment, stage: int, own: models.Model | None = None) -> mo
     return net if part is None else quantize.activations(net, part.config)
 
 
-def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> ParamTransform:
-    """The ParamTransform of stage number `stage`, which starts at step `begin` and has `steps` of them."""
-    built = _built(config, stage, begin, steps)
+def transform(
+    config: Experiment, stage: int, *, begin: int, steps: int, last_update: int | None = None
+) -> ParamTransform:
+    """The ParamTransform of a stage.
+
+    Args:
+      config: the experiment, whose numbers may be traced.
+      stage: index of the stage.
+      begin: the step at which it starts.
+      steps: its length.
+      last_update: the step of its last update; None: not known.
+    """
+    built = _built(config, stage, begin, steps, last_update)
     whole = chain(*built)
     places = {part.kind: index for index, part in enumerate(parts(config, stage))}
     if places.get("share", len(built)) < places.get("prune", 0):
@@ -90,7 +100,9 @@ def transform(config: Experiment, stage: int, *, begin: int, steps: int) -> Para
     return _beside(KEY, whole) if "activations" in acting(config, stage) else whole
 
 
-def _built(config: Experiment, stage: int, begin: int, steps: int) -> list[ParamTransform]:
+def _built(
+    config: Experiment, stage: int, begin: int, steps: int, last_update: int | None = None
+) -> list[ParamTransform]:
     """The transforms of `parts`."""
     built = []
     for part in parts(config, stage):
@@ -98,7 +110,8 @@ def _built(config: Experiment, stage: int, begin: int, steps: int) -> list[Param
         if part.kind == "share" and part.stage != stage:
             # It was due in its own stage: the zeros of a later pruning must not wait for that part of this one.
             own = dataclasses.replace(own, begin=0.0)
-        one = part.package.build(own, begin=begin, steps=steps)
+        more = {"last_update": last_update} if part.kind == "prune" else {}
+        one = part.package.build(own, begin=begin, steps=steps, **more)
         # A codebook that was chosen is held by itself, and must see which of its weights are pruned later.
         built.append(one if part.stage == stage or part.kind == "share" else hold(one))
     return built
