@@ -28,6 +28,18 @@ class LayerStatistics(NamedTuple):
     zero_share: jax.Array
 
 
+class Storage(NamedTuple):
+    """How the values that a transform gave a parameter are held as integers, in a file and in integer execution.
+
+    Attributes:
+      spec: the `jopt.quantize.Spec`, with concrete bits.
+      range: the `jopt.quantize.Range` that the values were quantized in, of the scales' shape.
+    """
+
+    spec: Any
+    range: Any
+
+
 class ParamTransform(NamedTuple):
     """A transform of parameters, made of pure functions on any pytree.
 
@@ -49,6 +61,9 @@ class ParamTransform(NamedTuple):
         nothing is kept.
       needs: what `update` wants besides: 'grads' (a mean gradient over training examples at `params`), 'layers'
         (the keyword `layers`: a mapping from a layer's path to its `LayerStatistics`).
+      storage: `(state, params) -> {path: Storage}`, the integers behind what `apply` makes of these parameters, of
+        concrete arrays: what the packed file and integer execution take, so that nothing is said twice. None: the
+        transform quantizes nothing.
     """
 
     init: Callable[[Params], State]
@@ -58,6 +73,7 @@ class ParamTransform(NamedTuple):
     forward: Callable[[State, Params], Params] | None = None
     observe: Callable[[State, Params, Any], State] | None = None
     needs: frozenset[str] = frozenset()
+    storage: Callable[[State, Params], dict[str, Storage]] | None = None
 
 
 def identity() -> ParamTransform:
@@ -152,6 +168,17 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
     def observe(state: State, params: Params, grads: Any) -> State:
         return tuple(s if t.observe is None else t.observe(s, params, grads) for t, s in _pairs(state))
 
+    def storage(state: State, params: Params) -> dict[str, Storage]:
+        found: dict[str, Storage] = {}
+        pairs = _pairs(state)
+        while pairs[-1][0].storage is None:
+            pairs.pop()
+        for i, (t, s) in enumerate(pairs):
+            # What a later transform moves off a grid is found not to be on it where integers are made.
+            found |= {} if t.storage is None else t.storage(s, params)
+            params = t.apply(s, params) if i + 1 < len(pairs) else params
+        return found
+
     def _pairs(state: State) -> list[tuple[ParamTransform, State]]:
         if len(state) != len(transforms):
             raise ValueError(f"chain of {len(transforms)} transforms was given a state of {len(state)} parts")
@@ -165,6 +192,7 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         forward=forward if any(t.forward for t in transforms) else None,
         observe=observe if any(t.observe for t in transforms) else None,
         needs=frozenset().union(*(t.needs for t in transforms)),
+        storage=storage if any(t.storage for t in transforms) else None,
     )
 
 

@@ -248,7 +248,7 @@ class ChunkRun:
 
     def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Any) -> int:
         """The length of the packed file of a trial's network."""
-        held = codes.codes(trial.config, stage, state, seen) if _quantized(trial, stage) else None
+        held = codes.codes(trial.config, stage, state) if _quantized(trial, stage) else None
         dataset = self.chunk.prepared.dataset
         return packed.encode(
             packed.Packing(trial.config, stage, seen, state.model_state, dataset, held)

@@ -1,5 +1,6 @@
 """Weights of one sign or of three values: BinaryConnect, XNOR-Net and ternary weights."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,9 @@ from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.assign import Rules, assign, change
 from jopt.quantize.checks import check_array
 from jopt.quantize.groups import scale_shape, shared_axes
-from jopt.quantize.ranges import count_nonzero, mean_magnitude
+from jopt.quantize.ranges import absmax, count_nonzero, mean_magnitude
 from jopt.quantize.spec import Spec
-from jopt.transform import ParamTransform
+from jopt.transform import ParamTransform, Storage
 
 
 def binarize(w: jax.Array) -> jax.Array:
@@ -184,7 +185,9 @@ def binary(rules: Rules = (), *, scaled: bool = False, axis: int | tuple[int, ..
       >>> t.apply(t.init({}), {"bias": jnp.array([0.1]), "kernel": jnp.array([[0.3], [-0.7]])})["kernel"].tolist()
       [[1.0], [-1.0]]
     """
-    return _stateless(rules, lambda w: xnor(w, axis) if scaled else binarize(w))
+    return _stateless(
+        rules, lambda w: xnor(w, axis) if scaled else binarize(w), Spec(1, axis=axis if scaled else None)
+    )
 
 
 def ternary(
@@ -209,15 +212,26 @@ def ternary(
       >>> t.apply(t.init({}), {"kernel": jnp.array([[0.5, 0.1], [-1.0, 0.0]])})["kernel"].tolist()
       [[0.75, 0.0], [-0.75, 0.0]]
     """
-    return _stateless(rules, lambda w: ternarize(w, axis, threshold))
+    return _stateless(rules, lambda w: ternarize(w, axis, threshold), Spec(2, axis=axis))
 
 
-def _stateless(rules: Rules, function: Callable[[jax.Array], jax.Array]) -> ParamTransform:
+def _stateless(rules: Rules, function: Callable[[jax.Array], jax.Array], spec: Spec) -> ParamTransform:
     rules = [(pattern, chosen or None) for pattern, chosen in rules]
 
     def init(params: Any) -> tuple[()]:
         assign(rules, params, True)  # whose errors should come at the start
         return ()
+
+    def storage(state: tuple[()], params: Any) -> dict[str, Storage]:
+        found: dict[str, Storage] = {}
+
+        def store(path: str, leaf: Any, chosen: bool) -> Any:
+            # Each scale has one magnitude, which is what its codes -1 and 1 stand for.
+            found[path] = Storage(spec, absmax(function(leaf), dataclasses.replace(spec, bits=8)))
+            return leaf
+
+        change(params, assign(rules, params, True), store)
+        return found
 
     return ParamTransform(
         init=init,
@@ -225,4 +239,5 @@ def _stateless(rules: Rules, function: Callable[[jax.Array], jax.Array]) -> Para
         apply=lambda state, params: change(
             params, assign(rules, params, True), lambda path, leaf, chosen: function(leaf)
         ),
+        storage=storage,
     )

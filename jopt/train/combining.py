@@ -3,6 +3,7 @@
 from jopt import prune
 from jopt.config import join_path, require
 from jopt.prune.schedule import step_at
+from jopt.quantize.weights import OF_THE_MOMENT
 from jopt.train.compression import KINDS, Part, acting
 from jopt.train.config import Experiment, stage_optimizer
 from jopt.train.schedule import StageSteps
@@ -53,7 +54,7 @@ def _check_tied(active: dict[str, Part], here: str, config: Experiment) -> None:
     tie = active["tie"]
     for kind in ("share", "quantize"):
         part = active.get(kind)
-        if part is not None and (kind == "share" or part.config.calibration != "absmax"):
+        if part is not None and (kind == "share" or part.config.calibration not in OF_THE_MOMENT):
             accepted = (
                 f"in no later stage than {config.stages[part.stage].name!r}, whose {kind} chose for each layer"
             )

@@ -171,7 +171,7 @@ def _beside(key: str, transform: ParamTransform) -> ParamTransform:
     def update(state: Any, params: Any, *, grads: Any = None, **more: Any) -> Any:
         return transform.update(state, split(params)[0], grads=split(grads)[0], **more)
 
-    observe = transform.observe
+    observe, storage = transform.observe, transform.storage
     return transform._replace(
         init=lambda params: transform.init(split(params)[0]),
         update=update,
@@ -179,6 +179,7 @@ def _beside(key: str, transform: ParamTransform) -> ParamTransform:
         project=around(transform.project),
         forward=around(transform.forward),
         observe=None if observe is None else lambda s, params, g: observe(s, split(params)[0], split(g)[0]),
+        storage=None if storage is None else lambda s, params: storage(s, split(params)[0]),
     )
 
 

@@ -338,7 +338,7 @@ class _Session:
             seen,
             jax.device_get(state.model_state),
             p.dataset,
-            codes.codes(p.config, stage, state, seen) if self._quantized(stage) else None,
+            codes.codes(p.config, stage, state) if self._quantized(stage) else None,
             p.own_model is not None,
         )
 
