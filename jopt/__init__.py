@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jopt.config import ConfigError as ConfigError
     from jopt.rules import RuleError as RuleError
     from jopt.transform import ParamTransform as ParamTransform
+    from jopt.transform import Storage as Storage
     from jopt.transform import chain as chain
     from jopt.transform import hold as hold
     from jopt.transform import identity as identity
@@ -19,6 +20,7 @@ _HOMES = {
     "ConfigError": "jopt.config",
     "RuleError": "jopt.rules",
     "ParamTransform": "jopt.transform",
+    "Storage": "jopt.transform",
     "chain": "jopt.transform",
     "hold": "jopt.transform",
     "identity": "jopt.transform",

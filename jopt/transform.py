@@ -32,6 +32,18 @@ class LayerStatistics(NamedTuple):
     zero_share: jax.Array
 
 
+class Storage(NamedTuple):
+    """How the values that a transform gave a parameter are held as integers, in a file and in integer execution.
+
+    Attributes:
+      spec: the `jopt.quantize.Spec`, with concrete bits.
+      range: the `jopt.quantize.Range` that the values were quantized in, of the scales' shape.
+    """
+
+    spec: Any
+    range: Any
+
+
 class ParamTransform(NamedTuple):
     """A transform of parameters, made of pure functions on any pytree.
 
@@ -55,6 +67,9 @@ class ParamTransform(NamedTuple):
         (the keyword of that name: a mapping from a layer's path to its `LayerStatistics`).
       shapes: `state -> {path: shape}` of each parameter that `project` changes, which tells `project_moments` the
         moments from an optimizer's other state. None: `project` takes leaves of any shape.
+      storage: `(state, params) -> {path: Storage}`, the integers behind what `apply` makes of these parameters, of
+        concrete arrays: what the packed file and integer execution take, so that nothing is said twice. None: the
+        transform quantizes nothing.
     """
 
     init: Callable[[Params], State]
@@ -65,6 +80,7 @@ class ParamTransform(NamedTuple):
     observe: Callable[[State, Params, Any], State] | None = None
     needs: frozenset[str] = frozenset()
     shapes: Callable[[State], Mapping[str, tuple[int, ...]]] | None = None
+    storage: Callable[[State, Params], dict[str, Storage]] | None = None
 
 
 def identity() -> ParamTransform:
@@ -162,6 +178,17 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
     def shapes(state: State) -> dict[str, tuple[int, ...]]:
         return {name: s for t, own in _pairs(state) if t.shapes for name, s in t.shapes(own).items()}
 
+    def storage(state: State, params: Params) -> dict[str, Storage]:
+        found: dict[str, Storage] = {}
+        pairs = _pairs(state)
+        while pairs[-1][0].storage is None:
+            pairs.pop()
+        for i, (t, s) in enumerate(pairs):
+            # What a later transform moves off a grid is found not to be on it where integers are made.
+            found |= {} if t.storage is None else t.storage(s, params)
+            params = t.apply(s, params) if i + 1 < len(pairs) else params
+        return found
+
     def _pairs(state: State) -> list[tuple[ParamTransform, State]]:
         if len(state) != len(transforms):
             raise ValueError(f"chain of {len(transforms)} transforms was given a state of {len(state)} parts")
@@ -176,6 +203,7 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         observe=observe if any(t.observe for t in transforms) else None,
         needs=frozenset().union(*(t.needs for t in transforms)),
         shapes=shapes if any(t.shapes for t in transforms) else None,
+        storage=storage if any(t.storage for t in transforms) else None,
     )
 
 

@@ -349,9 +349,12 @@ CONFIGS = {
     ),
     "prune_end_before_begin": (
         pruned(begin=0.5, end=0.25),
-        "stages[0].prune.end must be a number in [begin, 1], begin being 0.5, got 0.25",
+        "stages[0].prune.end must be None or a number in [begin, 1], begin being 0.5, got 0.25",
     ),
-    "prune_end_beyond_stage": (pruned(end=1.5), "stages[0].prune.end must be a number in [begin, 1], begin being"),
+    "prune_end_beyond_stage": (
+        pruned(end=1.5),
+        "stages[0].prune.end must be None or a number in [begin, 1], begin being",
+    ),
     "prune_rounds_zero": (pruned("iterative", rounds=0), "stages[0].prune.rounds must be an integer, at least 1"),
     "prune_n_zero": (pruned("one_shot", pattern="nm", n=0), "stages[0].prune.n must be an integer, at least 1"),
     "prune_n_equals_m": (
@@ -488,7 +491,7 @@ CONFIGS = {
     ),
     "quantize_sign_with_a_range": (
         quantized(bits=1, calibration="mse"),
-        "stages[0].quantize.calibration must be 'absmax' at one bit, where the scale is the mean magnitude",
+        "stages[0].quantize.calibration must be 'auto' or 'absmax' at one bit, where the scale is the",
     ),
     "quantize_rule_bits": (quantized(rules=((".*", 9),)), "stages[0].quantize.rules[0] must be 1 to 8, 16, 32"),
     "quantize_rule_no_pattern": (quantized(rules=(("(", 4),)), "stages[0].quantize.rules[0] must be a regular"),
@@ -880,7 +883,7 @@ CALLS = {
     "calibration_unknown": (
         lambda: quantize.weights(calibration="entropy"),
         ValueError,
-        "calibration must be one of 'absmax', 'percentile', 'mse', got 'entropy'",
+        "calibration must be one of 'auto', 'absmax', 'percentile', 'mse', got 'entropy'",
     ),
     "rule_of_quantization": (
         lambda: applied(quantize.weights(rules=[("Dense_1/.*", None)])),

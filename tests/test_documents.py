@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from jopt import codec, quantize
 from jopt.ablate import checks
 from jopt.ablate.trials import groups, trials
 from jopt.train import Experiment, validate
@@ -20,7 +21,13 @@ def test_the_readme_example_runs_as_printed():
     block = re.findall(r"```python\n(.*?)```", TEXT["README.md"], re.DOTALL)[-1]
     assert len([line for line in block.splitlines() if line.strip()]) <= 18
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in a reader's session
-        exec(compile(block, "README.md", "exec"), {})
+        space: dict = {}
+        exec(compile(block, "README.md", "exec"), space)
+    # The file is that of the Specs, which nobody gave it.
+    seen = space["see"].apply(space["state"], space["params"])
+    expected = codec.encode(seen, specs={path: quantize.Spec(4) for path in seen})
+    assert space["packed"].data == expected.data
+    assert sum("4-bit integers" in row.encoding for row in expected.ledger.entries) == 2
 
 
 @pytest.mark.parametrize("name", ["README.md", "ablations.md"])

@@ -94,7 +94,7 @@ SHARING = {
     "tie": Case(lambda sparsity, bits: cluster.tie(("(dense|twin)/bias",)), means=True),
 }
 
-CALIBRATIONS = ("absmax", "percentile", "mse")
+CALIBRATIONS = ("auto", "absmax", "percentile", "mse")
 GRANULARITIES = {"tensor": {}, "channel": {"axis": -1}, "group": {"axis": -1, "group": 4}}
 
 
@@ -104,7 +104,7 @@ def integers(calibration: str, granularity: str, symmetric: bool) -> Case:
         return weights(spec, calibration=calibration, percentile=90.0)
 
     # The range of what was rounded is not the range that it was rounded to, where neither end need be a code.
-    return Case(make, idempotent=symmetric or calibration != "absmax")
+    return Case(make, idempotent=calibration in ("percentile", "mse") or (symmetric and calibration == "absmax"))
 
 
 QUANTIZATION = {
@@ -150,7 +150,9 @@ CHAINS = {
     "quantize>share>prune": _chain(INTEGERS, SHARING["share"], pruning("one_shot", "saliency", "channel", "layer")),
     "rigl>clip>binary": _chain(DYNAMIC["rigl-erk"], ALONE["clip"], SIGNS["binary"]),
     "movement>ternary": _chain(pruning("gradual", "movement", "unstructured", "erk"), SIGNS["ternary"]),
-    "hold": Case(lambda sparsity, bits: hold(chain(prune.one_shot(sparsity), weights(Spec(bits))))),
+    "hold": Case(
+        lambda sparsity, bits: hold(chain(prune.one_shot(sparsity), weights(Spec(bits), calibration="absmax")))
+    ),
 }
 CASES = ALONE | CHAINS
 # What runs always: every function, score, pattern, budget, calibration and granularity, and chains.

@@ -251,8 +251,8 @@ class ChunkRun:
 
     def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Variables) -> int:
         """The length of the packed file of a trial's network."""
-        known = self.prepared.layers_of(stage)
-        held = codes.codes(trial.config, stage, state, seen.params, known) if _quantized(trial, stage) else None
+        held = codes.codes(trial.config, stage, state, self.prepared.layers_of(stage))
+        held = held if _quantized(trial, stage) else None
         dataset = self.chunk.prepared.dataset
         return packed.encode(packed.Packing(trial.config, stage, *seen, dataset, held)).ledger.total
 

@@ -70,6 +70,8 @@ def decode(
             room(_CODE * size)
             quantized, what = _integers(cursor, shape, size, where, coded, spent, room)
             array = integers.values(quantized, dtype)
+            if quantized.spec.symmetric and quantized.codes.min() < _code_bounds(quantized.spec)[0]:
+                quantized = None  # old codes that no Spec of today describes
         else:
             part, what = (_shared if held == CODEBOOK else _raw)(cursor, dtype, number, coded, spent)
             quantized, array = None, _placed(part, where, size).reshape(shape)
@@ -140,7 +142,7 @@ def _integers(
     room: Callable[[int], None],
 ) -> tuple[Integers, str]:
     start = cursor.position
-    spec, low, high = scales.unpack(cursor, shape, room)
+    spec, low, high, old = scales.unpack(cursor, shape, room)
     quantized = integers.build(np.empty(0, code_dtype(spec)), low, high, spec)
     what = f"{spec.bits}-bit integers"
     number = size if where is None else where.size
@@ -150,6 +152,7 @@ def _integers(
     first = cursor.signed("the lowest code")
     alphabet = cursor.varint("the number of codes", largest=LIMIT)
     lowest, highest = _code_bounds(spec)
+    lowest -= old
     # Among the codes of a sparse tensor there is no 0.
     hop = where is not None and spec.symmetric
     if alphabet < 1 or first < lowest or first + alphabet - 1 > highest - hop:

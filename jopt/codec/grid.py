@@ -1,7 +1,8 @@
 """The grid of values that integers stand for, in NumPy's float32: that of `jopt.quantize.grid`, bit for bit.
 
-It follows from a range: the outermost codes stand for its ends exactly. Scales are shared as `jopt.quantize.groups`
-says: by all entries, by those that agree on the kept axes, or by runs of `group` of the others.
+It follows from a range: the outermost codes stand for its ends exactly (symmetric and not narrow: nearly). Scales
+are shared as `jopt.quantize.groups` says: by all entries, by those that agree on the kept axes, or by runs of
+`group` of the others.
 """
 
 import math
@@ -39,7 +40,7 @@ class Grid(NamedTuple):
     zero_point: np.ndarray
     lowest: np.ndarray  # the lowest code.
     highest: np.ndarray
-    peak: np.ndarray  # symmetric: what the codes +-highest stand for.
+    peak: np.ndarray  # symmetric: the magnitude of the range. Narrow: what the codes +-highest stand for.
     low: np.ndarray  # what the lowest code stands for.
     high: np.ndarray
 
@@ -129,8 +130,9 @@ def blocks(view: np.ndarray, grid: Grid, spec: Spec) -> Iterator[tuple[slice, Gr
 def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> Grid:
     """The grid of a range.
 
-    Symmetric: scale = max(-low, high) / (2^(b-1) - 1), and +-max(-low, high) are exact; at one bit the scale is the
-    largest magnitude. Asymmetric: the range is widened to contain 0, scale = (high - low) / (2^b - 1), zero point =
+    With peak = max(-low, high). Symmetric and narrow: scale = peak / (2^(b-1) - 1), and +-peak are exact. Symmetric
+    and not narrow: scale = peak / (2^(b-1) - 1/2), and every code stands for its product with it. One bit: scale =
+    peak. Asymmetric: the range is widened to contain 0, scale = (high - low) / (2^b - 1), zero point =
     round(-low / scale), and the other end of a range that starts or ends at 0 is exact. Where the scale would be
     below the smallest normal number it is 1 and all codes are 0. Scales and values beyond the largest float32 are
     that.
@@ -154,7 +156,8 @@ def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> Grid:
         if spec.symmetric:
             top = np.float32(max(2 ** (spec.bits - 1), 2) - 1)
             high = np.where(-low > high, -low, high)
-            low, scale = -high, high / top
+            even = spec.narrow or spec.bits == 1  # as many codes below 0 as above
+            low, scale = -high, high / (top if even else top + np.float32(0.5))
         else:
             top = np.float32(2**spec.bits - 1)
             low, high = np.where(low > 0, zero, low), np.where(high < 0, zero, high)
@@ -167,11 +170,12 @@ def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> Grid:
         if spec.symmetric:
             zero_point = np.zeros_like(scale)
             highest = np.full_like(scale, top)
-            lowest = -highest if spec.narrow or spec.bits == 1 else -highest - one
+            lowest = -highest if even else -highest - one
             if spec.bits == 1:
                 # So small that everything but 0 is rounded to an outermost code: the sign.
                 divisor = np.where(empty, divisor, _SMALLEST)
-            ends = np.where(lowest == -highest, low, np.maximum(lowest * scale, -_LARGEST)), high
+            outer = np.maximum(lowest * scale, -_LARGEST), np.minimum(highest * scale, _LARGEST)
+            ends = (low, high) if even else outer
         else:
             zero_point = np.clip(np.rint((zero - low) / scale), zero, top)
             lowest, highest = zero - zero_point, top - zero_point
@@ -187,12 +191,10 @@ def counted_codes(x: np.ndarray, g: Grid) -> np.ndarray:
     return np.clip(np.rint(x / g.divisor), g.lowest, g.highest)
 
 
-def stand_for(codes: np.ndarray, g: Grid, spec: Spec) -> np.ndarray:
+def stand_for(codes: np.ndarray, g: Grid) -> np.ndarray:
     """What codes counted from the zero point stand for, float32; those beyond the outermost count as these."""
     y = codes * g.scale
     y += np.float32(0)  # -0 becomes +0.
-    if spec.symmetric and not spec.narrow:
-        y = np.where(codes == -g.highest, -g.peak, y)
     np.copyto(y, g.low, where=codes <= g.lowest)
     np.copyto(y, g.high, where=codes >= g.highest)
     return y

@@ -93,6 +93,8 @@ def build(codes: np.ndarray, low: np.ndarray, high: np.ndarray, spec: Spec) -> I
 def values(integers: Integers, dtype: np.dtype) -> np.ndarray:
     """What the integers stand for, as `jopt.quantize.dequantize` gives it: computed in float32, then cast.
 
+    A code below the lowest, which only old files have (`jopt.codec.scales`), stands for its product with the scale.
+
     Example:
       >>> q = build(np.array([-2, 1, 0, 3], np.int8), np.float32(-1.5), np.float32(1.5), Spec(3))
       >>> values(q, np.dtype("float32")).tolist()
@@ -106,7 +108,10 @@ def values(integers: Integers, dtype: np.dtype) -> np.ndarray:
         if not spec.symmetric:
             counted -= g.zero_point
         with np.errstate(all="ignore"):
-            out[part] = stand_for(counted, g, spec)
+            found = stand_for(counted, g)
+            if (below := counted < g.lowest).any():
+                np.copyto(found, counted * g.scale, where=below)
+            out[part] = found
     return from_groups(out, integers.codes.shape, spec)
 
 
@@ -130,7 +135,7 @@ def _fit(array: np.ndarray, view: np.ndarray, spec: Spec, low: np.ndarray, high:
     for part, g in blocks(view, grid(spec, low, high), spec):
         with np.errstate(all="ignore"):
             counted = counted_codes(view[part], g)
-            again = stand_for(counted, g, spec).astype(array.dtype)
+            again = stand_for(counted, g).astype(array.dtype)
             if not np.array_equal(bits_of(again), bits_of(exact[part])):
                 return None
             codes[part] = counted if spec.symmetric else counted + g.zero_point

@@ -33,6 +33,7 @@ def save(
     model_state: Any = None,
     specs: Mapping[str, Any] | None = None,
     ranges: Mapping[str, Any] | None = None,
+    storage: Mapping[str, Any] | None = None,
     metadata: Any = None,
     huffman: bool = True,
 ) -> Ledger:
@@ -44,6 +45,7 @@ def save(
       model_state: batch statistics and the like.
       specs: path of a parameter to how it was quantized.
       ranges: path to the clipping range.
+      storage: both, as the transform says that made the values.
       metadata: JSON values.
       huffman: whether codes of different length may be used.
 
@@ -54,7 +56,15 @@ def save(
       TypeError, ValueError: as `encode`.
       OSError: if the file cannot be written.
     """
-    packed = encode(params, model_state=model_state, specs=specs, ranges=ranges, metadata=metadata, huffman=huffman)
+    packed = encode(
+        params,
+        model_state=model_state,
+        specs=specs,
+        ranges=ranges,
+        storage=storage,
+        metadata=metadata,
+        huffman=huffman,
+    )
     write_bytes(path, packed.data)
     return packed.ledger
 
@@ -65,6 +75,7 @@ def encode(
     model_state: Any = None,
     specs: Mapping[str, Any] | None = None,
     ranges: Mapping[str, Any] | None = None,
+    storage: Mapping[str, Any] | None = None,
     metadata: Any = None,
     huffman: bool = True,
 ) -> Packed:
@@ -82,6 +93,8 @@ def encode(
       ranges: path to the clipping range `(low, high)` the values were quantized with, which broadcast to the shape
         of the scales. Where there is none, or another, the largest magnitudes are tried (asymmetric: the smallest
         and the largest values).
+      storage: path to anything with the attributes `spec` and `range`: what `transform.storage(state, params)`
+        gives for the transform whose `apply` made the values. For paths without `specs` and `ranges`.
       metadata: JSON values: None, bool, int, float, text, lists, and dicts with texts as keys.
       huffman: whether codes of different length may be used.
 
@@ -102,7 +115,7 @@ def encode(
       >>> packed.ledger.entries[1].encoding, packed.ledger.dense_bytes, packed.ledger.total == len(packed.data)
       ('sparse (coded gaps), codebook of 1', 2560, True)
     """
-    named = quantized_leaves(params, specs, ranges)
+    named = quantized_leaves(params, specs, ranges, storage)
     named += [Leaf(path, _standard(path, array), None) for path, array in leaves(model_state, "model_state")]
     records, sections, seen = [], [], Seen()
     for _, array, quantized in named:
@@ -130,7 +143,10 @@ class Leaf(NamedTuple):
 
 
 def quantized_leaves(
-    params: Any, specs: Mapping[str, Any] | None = None, ranges: Mapping[str, Any] | None = None
+    params: Any,
+    specs: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, Any] | None = None,
+    storage: Mapping[str, Any] | None = None,
 ) -> list[Leaf]:
     """The parameters in the file's order.
 
@@ -138,18 +154,23 @@ def quantized_leaves(
       params: as for `encode`.
       specs: as for `encode`.
       ranges: as for `encode`.
+      storage: as for `encode`.
 
     Raises:
       TypeError, ValueError: as `encode`.
     """
     named = [(path, _standard(path, array)) for path, array in leaves(params)]
     times = Counter(path for path, _ in named)
-    specs, ranges = specs or {}, ranges or {}
-    for field, given in (("specs", specs), ("ranges", ranges)):
+    specs, ranges, storage = specs or {}, ranges or {}, storage or {}
+    if twice := sorted(set(storage) & ({*specs} | {*ranges})):
+        raise ValueError(f"storage must name no path of specs and ranges, got {twice[0]!r} in both")
+    for field, given in (("specs", specs), ("ranges", ranges), ("storage", storage)):
         if unknown := sorted(path for path in given if times[path] != 1):
             raise ValueError(
                 f"{field} must name parameters, got {unknown[0]!r}; there are {', '.join(times)[:500]}"
             )
+    specs = {**specs, **{path: each.spec for path, each in storage.items()}}
+    ranges = {**ranges, **{path: each.range for path, each in storage.items()}}
     return [
         Leaf(path, array, fit(array, specs[path], ranges.get(path), path) if path in specs else None)
         for path, array in named

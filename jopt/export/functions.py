@@ -184,7 +184,7 @@ def integer_parts(run: Finished) -> IntegerParts:
     part = compression.acting(run.config, last).get("activations")
     found = {}
     if "transform" not in run.given:
-        found = integers(codes(run.config, last, run.state, run.params, run.layers), run.params)
+        found = integers(codes(run.config, last, run.state, run.layers), run.params)
     if part is None or part.config.is_identity or not found:
         what = "weights" if not found else "activations"
         raise Unavailable(f"no integer function: the run does not quantize its {what}")

@@ -40,6 +40,7 @@ from jopt.prune.build import plan as plan
 from jopt.prune.build import reached_at as reached_at
 from jopt.prune.config import METHODS as METHODS
 from jopt.prune.config import PATTERNS as PATTERNS
+from jopt.prune.config import SCHEDULED as SCHEDULED
 from jopt.prune.config import Config as Config
 from jopt.prune.config import validate as validate
 from jopt.prune.counts import keep_count as keep_count

@@ -9,7 +9,7 @@ import numpy as np
 from jopt.hyper import known
 from jopt.layers import Layers, PlanRow, parameters
 from jopt.prune.assign import Pruned, assign, pick
-from jopt.prune.config import Config, validate
+from jopt.prune.config import DEFAULT_END, SCHEDULED, Config, validate
 from jopt.prune.dynamic import rigl, set_evolution
 from jopt.prune.patterns import NM, Block, Channel, Pattern, Unstructured
 from jopt.prune.pools import Pool, alive, pools
@@ -35,13 +35,16 @@ def pattern_of(config: Config) -> Pattern:
     }[config.pattern]()
 
 
-def build(config: Config, *, begin: int, steps: int, layers: Layers | None = None) -> ParamTransform:
+def build(
+    config: Config, *, begin: int, steps: int, last_update: int | None = None, layers: Layers | None = None
+) -> ParamTransform:
     """The transform that a config describes, for one stage.
 
     Args:
       config: the config, whose numbers may be traced; concrete ones are validated.
       begin: the step at which the stage starts.
       steps: its length.
+      last_update: the step of the stage's last update, which an `end` of None is not after; None: not known.
       layers: what the model says about its parameters; None: what their names and shapes say.
 
     Returns:
@@ -58,7 +61,7 @@ def build(config: Config, *, begin: int, steps: int, layers: Layers | None = Non
       [4, 2]
     """
     validate(known(config), "")
-    first, last = (step_at(fraction, begin=begin, steps=steps) for fraction in (config.begin, config.end))
+    first, last = _span(config, begin, steps, last_update)
     shared: dict[str, Any] = {"begin": first, "budget": config.budget, "rules": config.rules}
     shared["layers"] = layers
     if config.method in ("rigl", "set"):
@@ -72,20 +75,34 @@ def build(config: Config, *, begin: int, steps: int, layers: Layers | None = Non
     return iterative(config.sparsity, rounds=config.rounds, end=last, **shared)
 
 
-def reached_at(config: Config, *, begin: int, steps: int) -> int:
+def _span(config: Config, begin: int, steps: int, last_update: int | None) -> tuple[jax.Array, jax.Array]:
+    """The steps `begin` and `end` of a config."""
+    first = step_at(config.begin, begin=begin, steps=steps)
+    if config.end is not None:
+        return first, step_at(config.end, begin=begin, steps=steps)
+    last = jnp.maximum(step_at(DEFAULT_END, begin=begin, steps=steps), first)
+    if last_update is not None and config.method in SCHEDULED:
+        last = jnp.maximum(jnp.minimum(last, last_update), first)
+    return first, last
+
+
+def reached_at(config: Config, *, begin: int, steps: int, last_update: int | None = None) -> int:
     """The step from which on an update leaves the last sparsity.
 
     Args:
       config: the config, of plain Python numbers.
       begin: the step at which the stage starts.
       steps: its length.
+      last_update: as for `build`.
 
     Example:
       >>> reached_at(Config("gradual"), begin=100, steps=40), reached_at(Config("one_shot"), begin=100, steps=40)
       (130, 100)
+      >>> reached_at(Config("gradual"), begin=100, steps=40, last_update=120)
+      120
     """
-    fraction = config.end if config.method in ("gradual", "iterative") else config.begin
-    return int(step_at(fraction, begin=begin, steps=steps))
+    first, last = _span(config, begin, steps, last_update)
+    return int(last if config.method in SCHEDULED else first)
 
 
 def plan(config: Config, params: Any, layers: Layers | None = None) -> list[PlanRow]:

@@ -12,6 +12,9 @@ from jopt.prune.pools import BUDGETS
 
 METHODS = ("one_shot", "gradual", "iterative", "rigl", "set")
 DYNAMIC = ("rigl", "set")
+SCHEDULED = ("gradual", "iterative")
+"""The methods whose sparsity grows until `end`."""
+DEFAULT_END = 0.75
 PATTERNS = ("unstructured", "nm", "block", "channel")
 
 
@@ -35,7 +38,9 @@ class Config:
       begin: when pruning begins, as a fraction of the stage, in [0, 1). One-shot pruning, the first round, and the
         random masks of 'rigl' and 'set' take place here. Masks are chosen between segments: in the first update at
         or after the step `jopt.prune.step_at(begin, ...)`.
-      end: from when on the masks hold, as a fraction of the stage, in [`begin`, 1].
+      end: from when on the masks hold, as a fraction of the stage, in [`begin`, 1]. None: 0.75, or `begin` where
+        that is later; of gradual and iterative pruning not after the stage's last update, so that a stage of any
+        length reaches its sparsity.
       rounds: iterative: how many rounds, at least 1.
       drop_fraction: rigl and set: the share of kept weights that an update replaces, in [0, 1); rigl's falls to 0.
       n: nm: how many are kept, at least 1.
@@ -57,7 +62,7 @@ class Config:
     initial_sparsity: float = 0.0
     budget: str = "layer"
     begin: float = 0.0
-    end: float = 0.75
+    end: float | None = None
     rounds: int = swept(5)
     drop_fraction: float = 0.3
     n: int = 2
@@ -93,8 +98,9 @@ def validate(config: Config, path: str = "prune") -> None:
         require(_in_unit(value), join_path(path, name), value, "a number in [0, 1)")
     begin, end, first = config.begin, config.end, config.initial_sparsity
     first_end = 0.0 if config.method == "one_shot" else begin
-    accepted = f"a number in [begin, 1], begin being {begin}"
-    require(_is_finite(end) and first_end <= end <= 1, join_path(path, "end"), end, accepted)
+    accepted = f"None or a number in [begin, 1], begin being {begin}"
+    fine = end is None or (_is_finite(end) and first_end <= end <= 1)
+    require(fine, join_path(path, "end"), end, accepted)
     if config.method == "gradual":
         accepted = f"at most sparsity ({config.sparsity})"
         require(first <= config.sparsity, join_path(path, "initial_sparsity"), first, accepted)

@@ -32,10 +32,12 @@ from jopt.quantize.learned import lsq_step as lsq_step
 from jopt.quantize.learned import pact as pact
 from jopt.quantize.plan import plan as plan
 from jopt.quantize.ranges import absmax as absmax
+from jopt.quantize.ranges import auto as auto
 from jopt.quantize.ranges import dynamic as dynamic
 from jopt.quantize.ranges import minmax as minmax
 from jopt.quantize.ranges import mse as mse
 from jopt.quantize.ranges import percentile as percentile
 from jopt.quantize.recalibrate import recalibrate as recalibrate
 from jopt.quantize.spec import Spec as Spec
+from jopt.quantize.stored import integers as integers
 from jopt.quantize.weights import weights as weights

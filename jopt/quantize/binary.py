@@ -1,5 +1,6 @@
 """Weights of one sign or of three values: BinaryConnect, XNOR-Net and ternary weights."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,9 @@ from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.assign import Assigned, Rules, assign, change, resolve
 from jopt.quantize.checks import check_array
 from jopt.quantize.groups import scale_shape, shared_axes
-from jopt.quantize.ranges import count_nonzero, mean_magnitude
+from jopt.quantize.ranges import absmax, count_nonzero, mean_magnitude
 from jopt.quantize.spec import OUTPUTS, Spec
-from jopt.transform import ParamTransform
+from jopt.transform import ParamTransform, Storage
 
 
 def binarize(w: jax.Array) -> jax.Array:
@@ -192,8 +193,8 @@ def binary(
       [[1.0], [-1.0]]
     """
     if not scaled:
-        return _stateless(rules, lambda w, axis: binarize(w), None, layers)
-    return _stateless(rules, xnor, axis, layers)
+        return _stateless(rules, lambda w, axis: binarize(w), Spec(1), layers)
+    return _stateless(rules, xnor, Spec(1, axis=axis), layers)
 
 
 def ternary(
@@ -223,18 +224,18 @@ def ternary(
       >>> t.apply(t.init({}), {"kernel": jnp.array([[0.5, 0.1], [-1.0, 0.0]])})["kernel"].tolist()
       [[0.75, 0.0], [-0.75, 0.0]]
     """
-    return _stateless(rules, lambda w, axis: ternarize(w, axis, threshold), axis, layers)
+    return _stateless(rules, lambda w, axis: ternarize(w, axis, threshold), Spec(2, axis=axis), layers)
 
 
 def _stateless(
-    rules: Rules, function: Callable[[jax.Array, Any], jax.Array], axis: Any, layers: Layers | None
+    rules: Rules, function: Callable[[jax.Array, Any], jax.Array], spec: Spec, layers: Layers | None
 ) -> ParamTransform:
-    """The transform by `function(weights, axis)`, the axis being that of each parameter."""
+    """The transform by `function(weights, axis)`, the axis being that of each parameter by its codes' Spec."""
     rules = [(pattern, chosen or None) for pattern, chosen in rules]
 
     def assigned(params: Any) -> list[Assigned]:
         return [
-            a if a.value is None else a._replace(value=resolve(Spec(axis=axis), a.parameter, len(a.leaf.shape)))
+            a if a.value is None else a._replace(value=resolve(spec, a.parameter, len(a.leaf.shape)))
             for a in assign(rules, params, True, layers)
         ]
 
@@ -242,10 +243,22 @@ def _stateless(
         assigned(params)  # whose errors should come at the start
         return ()
 
+    def storage(state: tuple[()], params: Any) -> dict[str, Storage]:
+        found: dict[str, Storage] = {}
+
+        def store(path: str, leaf: Any, own: Spec) -> Any:
+            # Each scale has one magnitude, which is what its codes -1 and 1 stand for.
+            found[path] = Storage(own, absmax(function(leaf, own.axis), dataclasses.replace(own, bits=8)))
+            return leaf
+
+        change(params, assigned(params), store)
+        return found
+
     return ParamTransform(
         init=init,
         update=lambda state, params, *, step, grads=None, key=None: state,
         apply=lambda state, params: change(
             params, assigned(params), lambda path, leaf, spec: function(leaf, spec.axis)
         ),
+        storage=storage,
     )

@@ -11,7 +11,7 @@ from jopt.layers import Layers, Parameter
 from jopt.quantize.assign import Assigned, assign, resolve
 from jopt.quantize.binary import binary, ternary
 from jopt.quantize.spec import ACCEPTED, ACCEPTED_OR_NONE, BITS, OUTPUTS, UNTOUCHED, Spec
-from jopt.quantize.weights import CALIBRATIONS, quantize_assigned
+from jopt.quantize.weights import CALIBRATIONS, OF_THE_MOMENT, quantize_assigned
 from jopt.transform import Params, ParamTransform, chain
 
 SCHEMES = ("integer", "binary", "xnor", "ternary", "identity")
@@ -39,8 +39,9 @@ class Config:
         flattened). Ternary: 'tensor', as in the paper, or 'channel'. What is no weight has one scale. The copies of
         a stacked layer never share one.
       group: the size of a group, which must divide the entries of each channel; read for 'group' only.
-      calibration: integer: 'absmax', the whole range at every step; 'percentile' or 'mse' (the least squared
-        error), chosen between segments.
+      calibration: integer: 'absmax', the whole range at every step; 'auto', the same, but at 2 to 4 symmetric bits
+        with a finer step (`jopt.quantize.auto`); 'percentile' or 'mse' (the least squared error), chosen between
+        segments.
       percentile: of the magnitudes that are not 0; in (0, 100].
       threshold: ternary: magnitudes up to this many times their mean become 0; at least 0.
       rules: pairs of a pattern and bits.
@@ -54,7 +55,7 @@ class Config:
     symmetric: bool = True
     granularity: str = "channel"
     group: int | None = None
-    calibration: str = "absmax"
+    calibration: str = "auto"
     percentile: float = 99.9
     threshold: float = 0.7
     rules: tuple[tuple[str, int | None], ...] = ()
@@ -98,10 +99,10 @@ def validate(config: Config, path: str = "quantize") -> None:
         require(config.scheme != "ternary", join_path(path, "granularity"), config.granularity, what)
     one_bit = (
         config.symmetric
-        and config.calibration != "absmax"
+        and config.calibration not in OF_THE_MOMENT
         and ((config.scheme == "integer" and config.bits == 1) or any(bits == 1 for _, bits in config.rules))
     )
-    what = "'absmax' at one bit, where the scale is the mean magnitude"
+    what = "'auto' or 'absmax' at one bit, where the scale is the mean magnitude"
     require(not one_bit, join_path(path, "calibration"), config.calibration, what)
     for i, (pattern, bits) in enumerate(config.rules):
         field = f"{join_path(path, 'rules')}[{i}]"
@@ -133,7 +134,7 @@ def build(config: Config, *, begin: int = 0, steps: int = 0, layers: Layers | No
       >>> t = build(Config(bits=2, granularity="tensor"), begin=0, steps=100)
       >>> params = {"bias": jnp.array([0.3]), "kernel": jnp.array([[0.25], [-1.0]])}
       >>> t.apply(t.init(params), params)["kernel"].tolist()
-      [[0.0], [-1.0]]
+      [[0.0], [-0.6666...]]
     """
     del begin, steps
     validate(known(config), "")

@@ -1,6 +1,7 @@
 """Fake quantization: what integers stand for, with a gradient that passes straight through the rounding."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jopt.quantize.arithmetic import computed_once
 from jopt.quantize.checks import check_array, check_spec
 from jopt.quantize.grid import Grid, Range, decode, encode, grid, spread_fields
 from jopt.quantize.groups import from_groups, to_groups
-from jopt.quantize.ranges import dynamic
+from jopt.quantize.ranges import automatic, dynamic
 from jopt.quantize.spec import UNTOUCHED, Spec, compiled, merge, split
 from jopt.quantize.tensors import fit_range
 
@@ -52,8 +53,25 @@ def fake_quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> jax.A
     if spec.is_identity:
         return x
     if range is None:
-        return _whole(spec, x)
+        return _whole(spec, x, choose=dynamic)
     return _clipped(spec, x, fit_range(range, jnp.shape(x), spec))
+
+
+def auto_quantize(x: jax.Array, spec: Spec) -> jax.Array:
+    """`fake_quantize` in the range that `jopt.quantize.auto` gives, with a gradient of 1 everywhere.
+
+    Nothing is clipped: the largest magnitude is half a step from what its code stands for, as any value may be.
+
+    Example:
+      >>> x = jnp.array([-1.5, 0.3, 0.6, 1.0])
+      >>> auto_quantize(x, Spec(2)).tolist(), fake_quantize(x, Spec(2)).tolist()
+      ([-1.0, 0.0, 1.0, 1.0], [-1.5, 0.0, 0.0, 1.5])
+    """
+    if spec.bits is None:
+        return x
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    return x if spec.is_identity else _whole(spec, x, choose=automatic)
 
 
 def values(spec: Spec, x: jax.Array, range: Range) -> jax.Array:
@@ -61,7 +79,7 @@ def values(spec: Spec, x: jax.Array, range: Range) -> jax.Array:
     g = spread_fields(grid(spec, range), spec)
     if not spec.symmetric:
         g = Grid(*map(computed_once, g))
-    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g, spec)
+    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g)
     return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
 
 
@@ -75,21 +93,22 @@ def unless_untouched(spec: Spec, x: Any, y: jax.Array) -> jax.Array:
     return y if isinstance(spec.bits, int) else jnp.where(jnp.asarray(spec.bits) == UNTOUCHED, x, y)
 
 
-@compiled()
-def _whole(spec: Spec, x: jax.Array) -> jax.Array:
-    return _through(*split(spec), x)
+@compiled("choose")
+def _whole(spec: Spec, x: jax.Array, *, choose: Callable[[jax.Array, Spec], Range]) -> jax.Array:
+    static, bits = split(spec)
+    return _through(choose, static, bits, x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _through(static: Spec, bits: Any, x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _through(choose: Callable[[jax.Array, Spec], Range], static: Spec, bits: Any, x: jax.Array) -> jax.Array:
     spec = merge(static, bits)
-    return values(spec, x, dynamic(x, spec))
+    return values(spec, x, choose(x, spec))
 
 
 # Nothing is clipped, so nothing need be kept for the way back.
 _through.defvjp(
-    lambda static, bits, x: (_through(static, bits, x), None),
-    lambda static, nothing, gradient: (None, gradient),
+    lambda choose, static, bits, x: (_through(choose, static, bits, x), None),
+    lambda choose, static, nothing, gradient: (None, gradient),
 )
 
 
@@ -123,8 +142,7 @@ def is_inside(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
     Args:
       x: floating array.
       spec: not the identity.
-      range: of the scales' shape. Symmetric: the larger magnitude counts for both sides (and without `narrow` the
-        lower bound is what the lowest code stands for).
+      range: of the scales' shape. Symmetric: the larger magnitude counts for both sides.
 
     Returns:
       bool, of the shape of `x`.
@@ -133,9 +151,13 @@ def is_inside(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
       >>> is_inside(jnp.array([-2.0, -1.0, 1.5]), Spec(8), Range(jnp.float32(-1.0), jnp.float32(0.5))).tolist()
       [False, True, False]
     """
-    g = grid(spec, range)
-    # The ends of an asymmetric grid lie up to half a step beside the range's, as the zero point is rounded.
-    ends = Range(g.low, g.high) if spec.symmetric else Range(jnp.minimum(range.low, 0), jnp.maximum(range.high, 0))
+    # The range's ends, not the grid's: these lie up to half a step beside them where codes are asymmetric or not
+    # narrow.
+    if spec.symmetric:
+        peak = jnp.maximum(-range.low, range.high)
+        ends = Range(-peak, peak)
+    else:
+        ends = Range(jnp.minimum(range.low, 0), jnp.maximum(range.high, 0))
     low, high = spread_fields(ends, spec)
     view = to_groups(x.astype(jnp.float32), spec)
     return from_groups((view >= low) & (view <= high), x.shape, spec)

@@ -28,7 +28,8 @@ class Range(NamedTuple):
 class Grid(NamedTuple):
     """The representable values of a group; float32, of the scales' shape (symmetric: the outermost codes a number).
 
-    Codes are counted from the zero point here: code r stands for r * scale, but for the outermost.
+    Codes are counted from the zero point here: code r stands for r * scale, but for the outermost, which can stand
+    for an end of the range.
     """
 
     scale: jax.Array
@@ -36,7 +37,7 @@ class Grid(NamedTuple):
     zero_point: jax.Array
     lowest: jax.Array  # the lowest code.
     highest: jax.Array
-    peak: jax.Array  # symmetric: what the codes +-highest stand for.
+    peak: jax.Array  # symmetric: the magnitude of the range. Narrow: what the codes +-highest stand for.
     low: jax.Array  # what the lowest code stands for.
     high: jax.Array
 
@@ -61,10 +62,13 @@ def largest_code(spec: Spec) -> jax.Array:
 def grid(spec: Spec, range: Range) -> Grid:
     """The grid of a range.
 
-    Symmetric: scale = max(-low, high) / (2^(b-1) - 1), and +-max(-low, high) are exact. Asymmetric: the range is
-    widened to contain 0; scale = (high - low) / (2^b - 1), zero point = round(-low / scale); a range that starts
-    or ends at 0 has its other end exact. Where the scale would be 0, or below the smallest normal number, it is 1
-    and every value is quantized to 0. Scales and values beyond the largest float32 are the largest float32.
+    With peak = max(-low, high) and n = 2^(b-1) - 1. Symmetric and narrow: scale = peak / n, and +-peak are exact.
+    Symmetric and not narrow: scale = peak / (n + 1/2), as 2^b - 1 steps span [-peak, peak]; the codes -n - 1 and n
+    stand for their products with it, half a step below -peak and half a step below peak, and neither end is exact.
+    One bit: scale = peak, narrow or not. Asymmetric: the range is widened to contain 0; scale = (high - low) /
+    (2^b - 1), zero point = round(-low / scale); a range that starts or ends at 0 has its other end exact. Where the
+    scale would be 0, or below the smallest normal number, it is 1 and every value is quantized to 0. Scales and
+    values beyond the largest float32 are the largest float32.
 
     Args:
       spec: the Spec, not the identity.
@@ -77,6 +81,9 @@ def grid(spec: Spec, range: Range) -> Grid:
       >>> g = grid(Spec(8), Range(jnp.float32(-1.27), jnp.float32(1.0)))
       >>> [round(float(v), 4) for v in (g.scale, g.lowest, g.highest, g.low, g.high)]
       [0.01, -127.0, 127.0, -1.27, 1.27]
+      >>> g = grid(Spec(2, narrow=False), Range(jnp.float32(-1.5), jnp.float32(1.5)))
+      >>> [float(v) for v in (g.scale, g.lowest, g.highest, g.low, g.high, g.peak)]
+      [1.0, -2.0, 1.0, -2.0, 1.0, 1.5]
     """
     zero, top = jnp.float32(0), largest_code(spec)
     if spec.symmetric:
@@ -85,7 +92,8 @@ def grid(spec: Spec, range: Range) -> Grid:
     else:
         low, high = jnp.where(range.low > 0, zero, range.low), jnp.where(range.high < 0, zero, range.high)
     if spec.symmetric:
-        scale = divide(high, top)
+        half = jnp.where(jnp.asarray(spec.bits) == 1, zero, jnp.float32(0.5))
+        scale = divide(high, top if spec.narrow else top + half)
     else:
         width = high - low
         # Where the width overflows, the scale need not.
@@ -99,7 +107,9 @@ def grid(spec: Spec, range: Range) -> Grid:
         zero_point = jnp.clip(jnp.round(divide(zero - low, scale)), zero, top)
     plain = stored_grid(spec, scale, zero_point)
     if spec.symmetric:
-        ends = (low if spec.narrow else jnp.where(plain.lowest == -top, low, plain.low)), high
+        # Without the lowest code (narrow, or one bit) the outermost stand for the ends themselves.
+        even = True if spec.narrow else plain.lowest == -top
+        ends = jnp.where(even, low, plain.low), jnp.where(even, high, plain.high)
     else:
         ends = (
             jnp.where((high == zero) & ~empty, low, plain.low),
@@ -146,13 +156,11 @@ def encode(x: jax.Array, g: Grid) -> jax.Array:
     return jnp.round(divide(x, g.divisor))
 
 
-def decode(codes: jax.Array, g: Grid, spec: Spec) -> jax.Array:
+def decode(codes: jax.Array, g: Grid) -> jax.Array:
     """What codes stand for, those beyond the outermost being the outermost; codes counted from the zero point."""
     # 0, but not so that XLA knows: -0 + 0 is +0, as it comes back from an integer.
     zero = lax.optimization_barrier(jnp.zeros_like(g.scale))
     y = codes * g.scale + zero
-    if spec.symmetric and not spec.narrow:
-        y = jnp.where(codes == -g.highest, -g.peak, y)
     return jnp.where(codes >= g.highest, g.high, jnp.where(codes <= g.lowest, g.low, y))
 
 

@@ -119,7 +119,7 @@ def _step_grid(spec: Spec, step: jax.Array) -> Grid:
 def _lsq(static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array) -> jax.Array:
     spec = merge(static, bits)
     g = _step_grid(spec, step)
-    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g, spec)
+    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g)
     return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
 
 
@@ -157,7 +157,8 @@ def pact(x: jax.Array, alpha: jax.Array, spec: Spec) -> jax.Array:
         either, and alpha gets no gradient.
 
     Returns:
-      An array of the shape and dtype of `x`; alpha is represented exactly.
+      An array of the shape and dtype of `x`; alpha is represented exactly, unless the Spec is symmetric and not
+      narrow.
 
     Raises:
       ValueError: as `jopt.quantize.fake_quantize`.

@@ -36,7 +36,7 @@ def plan(config: Config, params: Any, layers: Layers | None = None) -> list[Plan
       >>> for row in plan(Config(bits=4), {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}):
       ...     print(row.path, row.what)
       bias left as it is
-      kernel 4-bit symmetric, absmax, 2 scales of 3 values
+      kernel 4-bit symmetric, auto, 2 scales of 3 values
     """
     default = {"integer": config.bits, "identity": None}.get(config.scheme, config.scheme)
     rows = []

@@ -9,11 +9,13 @@ from jax import lax
 
 from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.checks import check_array, check_spec
-from jopt.quantize.grid import Range, decode, encode, grid, spread_fields
+from jopt.quantize.grid import Range, decode, encode, grid, largest_code, spread_fields
 from jopt.quantize.groups import collect, shared_axes, to_groups
 from jopt.quantize.order import order_statistic
 from jopt.quantize.spec import Spec, compiled
 
+LOW_BITS = (2, 3, 4)
+"""The widths at which `auto` is not the whole range."""
 # Of a float32's bits: those of its exponent; less these of 2^e, those of 2^-e.
 EXPONENT, POWERS = np.int32(0x7F800000), np.int32(0x7F000000)
 
@@ -62,6 +64,54 @@ def minmax(x: jax.Array, spec: Spec) -> Range:
     check_array(x, "x")
     check_spec(spec, jnp.shape(x))
     return _dynamic(Spec(spec.bits, symmetric=False, axis=spec.axis, group=spec.group), x)
+
+
+def auto(x: jax.Array, spec: Spec) -> Range:
+    """The default range of weights: the whole, but at 2 to 4 symmetric bits half a step less at both ends.
+
+    With n = 2^(b-1) - 1, that is absmax n / (n + 1/2): the scale is absmax / (n + 1/2), as that of qwix, and the
+    largest magnitude is rounded by half a step, as any other value may be. (At 2 bits, a step of absmax would round
+    all below its half to 0.) Other widths, asymmetric codes and codes that are not narrow have their whole range.
+
+    Args:
+      x: floating array.
+      spec: the Spec.
+
+    Returns:
+      The `Range`.
+
+    Raises:
+      ValueError: as `absmax`.
+
+    Example:
+      >>> x = jnp.array([-1.5, 1.0])
+      >>> [round(float(auto(x, Spec(b)).high), 4) for b in (2, 3, 4, 8)]
+      [1.0, 1.2857, 1.4, 1.5]
+    """
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    return _auto(spec, x)
+
+
+@compiled()
+def _auto(spec: Spec, x: jax.Array) -> Range:
+    return automatic(x, spec)
+
+
+def automatic(x: jax.Array, spec: Spec) -> Range:
+    """`auto`, unchecked.
+
+    Example:
+      >>> float(automatic(jnp.array([-1.5, 1.0]), Spec(2)).low)
+      -1.0
+    """
+    whole = dynamic(x, spec)
+    if not spec.symmetric or not spec.narrow:
+        return whole
+    bits, n = jnp.asarray(spec.bits), largest_code(spec)
+    few = (bits >= LOW_BITS[0]) & (bits <= LOW_BITS[-1])
+    share = jnp.where(few, divide(n, n + jnp.float32(0.5)), jnp.float32(1))
+    return Range(whole.low * share, whole.high * share)
 
 
 @compiled()
@@ -253,7 +303,7 @@ def _mse(spec: Spec, x: jax.Array, *, fractions: int) -> Range:
 
     def error(fraction: jax.Array) -> jax.Array:
         g = grid(spec, Range(ends.low * fraction, ends.high * fraction))
-        difference = (decode(encode(view, g), g, spec) - view) * per_unit
+        difference = (decode(encode(view, g), g) - view) * per_unit
         return ordered_sum(difference, axes, of=jnp.square)
 
     def narrower(best: tuple[jax.Array, jax.Array], fraction: jax.Array):

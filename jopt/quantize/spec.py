@@ -37,8 +37,8 @@ class Spec:
         bit the sign (0 for a zero). Otherwise they go from 0 to 2^b - 1, with an integer zero point.
       axis: the kept axes, negative ones from the end; None: one scale for the whole array; 'outputs': the output
         axes of the layer, for transforms of parameters, which put them in (`jopt.quantize.weights`).
-      narrow: symmetric: whether the code -2^(b-1) is left out. The scale is the same either way; the lowest code is
-        reached only by values below minus the range. Without meaning for asymmetric codes and one bit.
+      narrow: symmetric: whether the code -2^(b-1) is left out. With it the scale is the range over 2^(b-1) - 1/2,
+        a finer one, and the ends of the range are not exact. Without meaning for asymmetric codes and one bit.
       group: the number of entries that share a scale, at least 1; None: all.
 
     Raises:

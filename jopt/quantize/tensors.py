@@ -140,7 +140,7 @@ def _dequantize(spec: Spec, codes: jax.Array, scale: Any, zero_point: Any, range
     else:
         g = grid(spec, range)
     view = to_groups(codes.astype(jnp.int32), spec) - spread(zero_point, spec)
-    return from_groups(decode(view.astype(jnp.float32), spread_fields(g, spec), spec), codes.shape, spec)
+    return from_groups(decode(view.astype(jnp.float32), spread_fields(g, spec)), codes.shape, spec)
 
 
 def code_dtype(spec: Spec) -> Any:

@@ -3,6 +3,7 @@
 from jopt import prune
 from jopt.config import join_path, require
 from jopt.prune.schedule import step_at
+from jopt.quantize.weights import OF_THE_MOMENT
 from jopt.train.compression import KINDS, Part, acting
 from jopt.train.config import Experiment, stage_optimizer
 from jopt.train.schedule import StageSteps
@@ -53,7 +54,7 @@ def _check_tied(active: dict[str, Part], here: str, config: Experiment) -> None:
     tie = active["tie"]
     for kind in ("share", "quantize"):
         part = active.get(kind)
-        if part is not None and (kind == "share" or part.config.calibration != "absmax"):
+        if part is not None and (kind == "share" or part.config.calibration not in OF_THE_MOMENT):
             accepted = (
                 f"in no later stage than {config.stages[part.stage].name!r}, whose {kind} chose for each layer"
             )
@@ -83,7 +84,7 @@ def _check_tied(active: dict[str, Part], here: str, config: Experiment) -> None:
 def check_length(config: Experiment, stage: int, place: StageSteps) -> None:
     """Raises ConfigError if a stage's last update comes before its sparsity or its codebook is due."""
     own, shared = config.stages[stage].prune, config.stages[stage].share
-    last = place.start + max(place.steps - 1, 0) // max(place.segment_steps, 1) * place.segment_steps
+    last = place.last_update
 
     def accepted(what: str, due: int) -> str:
         return (
@@ -96,7 +97,13 @@ def check_length(config: Experiment, stage: int, place: StageSteps) -> None:
         require(due <= last, f"stages[{stage}].share.begin", shared.begin, accepted("codebooks are chosen", due))
     if own is None:
         return
-    due = prune.reached_at(own, begin=place.start, steps=place.steps)
-    name = "end" if own.method in ("gradual", "iterative") else "begin"
+    due = prune.reached_at(own, begin=place.start, steps=place.steps, last_update=last)
+    name = "begin" if own.end is None or own.method not in prune.SCHEDULED else "end"
     field = f"stages[{stage}].prune.{name}"
     require(due <= last, field, getattr(own, name), accepted("sparsity is reached", due))
+    if own.score == "movement":
+        field = f"stages[{stage}].prune.score"
+        another = (
+            "not 'movement' where the sparsity is due as the stage starts, before any step; or shorter segments"
+        )
+        require(due > place.start, field, own.score, another)

@@ -96,10 +96,25 @@ def layers_of(
 
 
 def transform(
-    config: Experiment, stage: int, *, begin: int, steps: int, known: Layers | None = None
+    config: Experiment,
+    stage: int,
+    *,
+    begin: int,
+    steps: int,
+    last_update: int | None = None,
+    known: Layers | None = None,
 ) -> ParamTransform:
-    """The ParamTransform of stage number `stage`, which starts at step `begin` and has `steps` of them."""
-    built = _built(config, stage, begin, steps, known)
+    """The ParamTransform of a stage.
+
+    Args:
+      config: the experiment, whose numbers may be traced.
+      stage: index of the stage.
+      begin: the step at which it starts.
+      steps: its length.
+      last_update: the step of its last update; None: not known.
+      known: what its model says about its parameters; None: what their names and shapes say.
+    """
+    built = _built(config, stage, begin, steps, last_update, known)
     whole = chain(*built)
     places = {part.kind: index for index, part in enumerate(parts(config, stage))}
     if places.get("share", len(built)) < places.get("prune", 0):
@@ -108,7 +123,12 @@ def transform(
 
 
 def _built(
-    config: Experiment, stage: int, begin: int, steps: int, known: Layers | None = None
+    config: Experiment,
+    stage: int,
+    begin: int,
+    steps: int,
+    last_update: int | None = None,
+    known: Layers | None = None,
 ) -> list[ParamTransform]:
     """The transforms of `parts`."""
     built = []
@@ -117,7 +137,8 @@ def _built(
         if part.kind == "share" and part.stage != stage:
             # It was due in its own stage: the zeros of a later pruning must not wait for that part of this one.
             own = dataclasses.replace(own, begin=0.0)
-        one = part.package.build(own, begin=begin, steps=steps, layers=known)
+        more = {"last_update": last_update} if part.kind == "prune" else {}
+        one = part.package.build(own, begin=begin, steps=steps, layers=known, **more)
         # A codebook that was chosen is held by itself, and must see which of its weights are pruned later.
         built.append(one if part.stage == stage or part.kind == "share" else hold(one))
     return built
@@ -138,7 +159,7 @@ def before(config: Experiment, stage: int, kind: str, states: Any, params: Any, 
       The parameters, without learned ranges of activations among them.
     """
     place = [part.kind for part in parts(config, stage)].index(kind)
-    first = chain(*_built(config, stage, 0, 0, known)[:place])
+    first = chain(*_built(config, stage, 0, 0, known=known)[:place])
     return jax.jit(first.apply)(tuple(states[:place]), bare(params))
 
 
@@ -178,7 +199,7 @@ def _beside(key: str, transform: ParamTransform) -> ParamTransform:
     def update(state: Any, params: Any, *, grads: Any = None, **more: Any) -> Any:
         return transform.update(state, split(params)[0], grads=split(grads)[0], **more)
 
-    observe = transform.observe
+    observe, storage = transform.observe, transform.storage
     return transform._replace(
         init=lambda params: transform.init(split(params)[0]),
         update=update,
@@ -186,6 +207,7 @@ def _beside(key: str, transform: ParamTransform) -> ParamTransform:
         project=around(transform.project),
         forward=around(transform.forward),
         observe=None if observe is None else lambda s, params, g: observe(s, split(params)[0], split(g)[0]),
+        storage=None if storage is None else lambda s, params: storage(s, split(params)[0]),
     )
 
 

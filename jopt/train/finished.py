@@ -82,6 +82,7 @@ def load(
         begin=place.start,
         steps=place.segment_steps,
         total_steps=place.steps,
+        last_update=place.last_update,
         batch_size=schedule.batch_size(config, examples),
         input_shape=dataset.train.inputs.shape[1:],
         model=None if model is None else lambda _: model,

@@ -17,8 +17,9 @@ from jopt.config import ConfigError, canonical_json, from_dict
 from jopt.quantize.activations import KEY
 from jopt.quantize.integer import QTensor
 from jopt.train import compression
-from jopt.train.codes import Codes, codes
+from jopt.train.codes import codes
 from jopt.train.config import Experiment, network
+from jopt.transform import Storage
 
 if TYPE_CHECKING:
     from jopt.train.finished import Finished
@@ -84,7 +85,7 @@ class Packing(NamedTuple):
     params: Any
     model_state: Any
     dataset: data.Dataset
-    codes: Codes | None = None
+    codes: Mapping[str, Storage] | None = None
     own_model: bool = False
 
 
@@ -114,19 +115,13 @@ def of(run: Finished) -> Packing:
         run.params,
         run.model_state,
         run.dataset,
-        None if "transform" in run.given else codes(run.config, stage, run.state, run.params, run.layers),
+        None if "transform" in run.given else codes(run.config, stage, run.state, run.layers),
         "model" in run.given,
     )
 
 
 def _options(packing: Packing) -> dict[str, Any]:
-    found = Codes({}, {}) if packing.codes is None else packing.codes
-    return {
-        "model_state": packing.model_state,
-        "specs": found.specs,
-        "ranges": found.ranges,
-        "metadata": metadata(packing),
-    }
+    return {"model_state": packing.model_state, "storage": packing.codes, "metadata": metadata(packing)}
 
 
 def metadata(packing: Packing) -> dict[str, Any]:

@@ -146,6 +146,7 @@ def prepare(
             begin=stages[stage].start,
             steps=steps,
             total_steps=stages[stage].steps,
+            last_update=stages[stage].last_update,
             batch_size=batch,
             input_shape=input_shape,
             aligned=stages[stage].start % per_epoch == stages[stage].segment_steps % per_epoch == 0,

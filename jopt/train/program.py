@@ -76,6 +76,7 @@ def build(
     begin: int = 0,
     steps: int,
     total_steps: int,
+    last_update: int | None = None,
     batch_size: int,
     input_shape: tuple[int, ...],
     aligned: bool = False,
@@ -93,6 +94,7 @@ def build(
       begin: the step at which the stage starts.
       steps: optimizer steps in a segment.
       total_steps: optimizer steps in the stage, which schedules may need.
+      last_update: the step of the stage's last update, which pruning may need; None: not known.
       batch_size: examples a step.
       input_shape: the shape of one example.
       aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
@@ -130,7 +132,9 @@ def build(
             compression.plain_model(config, stage, own),
             compression.model(config, stage, own),
             optim.build(stage_optimizer(config, stage), max(total_steps, 1), layers),
-            compression.transform(config, stage, begin=begin, steps=total_steps, known=layers)
+            compression.transform(
+                config, stage, begin=begin, steps=total_steps, last_update=last_update, known=layers
+            )
             if transform is None
             else transform(config, stage),
             (lambda params: params)

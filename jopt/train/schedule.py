@@ -44,6 +44,11 @@ class StageSteps(NamedTuple):
     steps: int
     segment_steps: int
 
+    @property
+    def last_update(self) -> int:
+        """The step at which the last segment starts, where masks and codebooks are chosen for the last time."""
+        return self.start + max(self.steps - 1, 0) // max(self.segment_steps, 1) * self.segment_steps
+
 
 def batch_size(config: Experiment, examples: int) -> int:
     """Examples a step.

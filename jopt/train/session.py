@@ -337,15 +337,13 @@ class _Session:
         p = self.prepared
         held = None
         if self._quantized(stage):
-            held = codes.codes(p.config, stage, state, seen.params, p.layers_of(stage))
+            held = codes.codes(p.config, stage, state, p.layers_of(stage))
         return packed.Packing(
             p.config,
             stage,
             *seen,
             p.dataset,
-            codes.codes(p.config, stage, state, seen.params, p.layers_of(stage))
-            if self._quantized(stage)
-            else None,
+            held,
             p.own_model is not None,
         )
 

@@ -69,7 +69,7 @@ def quantized(rng, spec, shape=(8, 12), sparsity=0.0, clip=0.7, dtype=np.float32
     low = np.asarray(np.float32(clip) * view.min(axes, initial=0).reshape(fitting))
     high = np.asarray(np.float32(clip) * view.max(axes, initial=0).reshape(fitting))
     g = Grid(*(spread(np.asarray(field), spec) for field in grid(spec, low, high)))
-    return from_groups(stand_for(counted_codes(view, g), g, spec), shape, spec).astype(dtype), (low, high)
+    return from_groups(stand_for(counted_codes(view, g), g), shape, spec).astype(dtype), (low, high)
 
 
 def same(a, b):
@@ -92,7 +92,7 @@ def lenet(rng, sizes=(784, 300, 100, 10), sparsity=0.9, spec=None):
         w[np.abs(w) < np.quantile(np.abs(w), sparsity)] = 0
         g = grid(spec, -np.abs(w).max(), np.abs(w).max())
         params[f"Dense_{i}"] = {
-            "kernel": stand_for(counted_codes(w, g), g, spec),
+            "kernel": stand_for(counted_codes(w, g), g),
             "bias": rng.normal(size=m).astype(np.float32),
         }
         specs[f"Dense_{i}/kernel"] = spec

@@ -70,3 +70,41 @@ def test_minus_zero_is_no_integer_but_comes_back():
     seen = np.float32([[0.5, -0.0, 1.0], [0.0, -1.0, -0.5]])
     file = codec.decode(codec.encode({"w": seen}, specs={"w": codec.Spec(2)}).data)
     assert not file.integers and same(file.params["w"], seen)
+
+
+# Written at 2026-11-30 by quantize(x, spec, range) of [5, 2] values and codec.encode: the file and its values.
+BEFORE = {
+    # Spec(3, narrow=False) in [-1.3, 1.3]; -3 and -2 are below it, with the code -4.
+    "below": (
+        "4a4f5054010e0001010100017704000205020e00d827809f082300006666a63f070828943b27e21119b5",
+        "-0x1.bbbbbap+0 0x1.bbbbbap-2 -0x1.bbbbbap+0 -0x1.bbbbbap-1 -0x1.4ccccc0p+0 0x1.4ccccc0p+0 0x1.bbbbbap-1 "
+        "-0x1.4ccccc0p+0 0x1.4ccccc0p+0 0x0p+0",
+        None,
+    ),
+    # Spec(3, narrow=False, axis=-1) in the whole range, where the lowest code is unused.
+    "inside": (
+        "4a4f5054010e0001010100017704000205021300c44bec60082301010000004040cdcc8c3f05076022131de6e5fd95",
+        "-0x1.8p+1 0x1.777778p-2 -0x1.0p+1 -0x1.777778p-1 -0x1.0p+0 0x1.19999ap+0 0x1.0p+0 -0x1.19999ap+0 0x1.0p+1 "
+        "0x0p+0",
+        [[-3, 1], [-2, -2], [-1, 3], [1, -3], [2, 0]],
+    ),
+    "one bit": (
+        "4a4f5054010e0001010100017704000205021200857af7790821010100d6a3f03f6666263f010308280afcf2edda",
+        "-0x1.e147acp+0 0x1.4cccccp-1 -0x1.e147acp+0 -0x1.4cccccp-1 -0x1.e147acp+0 0x1.4cccccp-1 0x1.e147acp+0 "
+        "-0x1.4cccccp-1 0x1.e147acp+0 0x1.4cccccp-1",
+        [[-1, 1], [-1, -1], [-1, 1], [1, -1], [1, 1]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_files_of_before_the_finer_scale_give_the_bits_that_they_held(name):
+    data, values, codes = BEFORE[name]
+    file = codec.decode(bytes.fromhex(data))
+    expected = np.float32([float.fromhex(v) for v in values.split()]).reshape(5, 2)
+    assert same(file.params["w"], expected)
+    # A code below the lowest is of no Spec of today: the values are there, but no integers.
+    assert [q.codes.tolist() for q in file.integers.values()] == ([codes] if codes else [])
+    for q in file.integers.values():
+        again = codec.encode(file.params, specs={"w": q.spec}, ranges={"w": (q.low, q.high)})
+        assert same(codec.decode(again.data).params["w"], expected)

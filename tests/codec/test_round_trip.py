@@ -173,7 +173,7 @@ def test_large_tensors_come_back():
     far = np.concatenate([np.zeros(140_000, np.float32), w.reshape(-1)[:60_000]]).reshape(500, 400)
     ends = np.float32(-3), np.float32(3)
     g = grid(codec.Spec(4), *ends)
-    sparse, codes = np.where(np.abs(w) > 1, shared, np.float32(0)), stand_for(counted_codes(w, g), g, codec.Spec(4))
+    sparse, codes = np.where(np.abs(w) > 1, shared, np.float32(0)), stand_for(counted_codes(w, g), g)
     params = {"noise": w, "few zeros": gone, "lone": lone, "far": far, "shared": shared, "sparse": sparse}
     params |= {"plus": shared + np.float32(0), "codes": codes}
     file = codec.decode(codec.encode(params, specs={"codes": codec.Spec(4)}, ranges={"codes": ends}).data)

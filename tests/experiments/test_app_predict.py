@@ -8,7 +8,7 @@ import pytest
 from jopt import codec, data, models, optim, quantize, report, train
 from jopt.quantize.activations import KEY
 from jopt.train import Experiment, Stage, packed
-from jopt.train.codes import Codes
+from jopt.transform import Storage
 
 CONFIG = Experiment(
     name="tiny",
@@ -35,7 +35,7 @@ def model(tmp_path_factory):
     params = {"Dense_0": {"bias": np.zeros(4, np.float32), "kernel": (codes * scale).astype(np.float32)}}
     state = {KEY: {"Dense_0": {"low": np.float32(LOW), "high": np.float32(HIGH)}}}
     peak = (127 * scale).astype(np.float32)[None]
-    held = Codes({"Dense_0/kernel": quantize.Spec(8, axis=-1)}, {"Dense_0/kernel": quantize.Range(-peak, peak)})
+    held = {"Dense_0/kernel": Storage(quantize.Spec(8, axis=-1), quantize.Range(-peak, peak))}
     dataset, path = data.load(CONFIG.data), tmp_path_factory.mktemp("packed") / "alone.jopt"
     packed.save(path, packed.Packing(CONFIG, 0, params, state, dataset, held))
     return path, codes, scale, dataset

@@ -62,7 +62,7 @@ BAD = [
     ({"initial_sparsity": 0.95}, r"prune.initial_sparsity must be at most sparsity \(0.9\), got 0.95"),
     ({"initial_sparsity": -0.5}, r"prune.initial_sparsity must be a number in \[0, 1\)"),
     ({"begin": 1.0}, r"prune.begin must be a number in \[0, 1\), got 1.0"),
-    ({"begin": 0.8}, r"prune.end must be a number in \[begin, 1\], begin being 0.8, got 0.75"),
+    ({"begin": 0.8, "end": 0.75}, r"prune.end must be None or a number in \[begin, 1\], begin being 0.8, got 0.75"),
     ({"end": 1.5}, r"prune.end .*got 1.5"),
     ({"end": float("inf")}, r"prune.end .*got inf"),
     ({"rounds": 0}, r"prune.rounds must be an integer, at least 1, got 0"),
@@ -199,12 +199,13 @@ def test_check_finds_what_is_wrong():
 
 def test_numbers_are_hyper_and_everything_else_is_structure():
     numbers = {"sparsity", "initial_sparsity", "begin", "end", "rounds", "drop_fraction"}
-    structure, values = hyper.split(Config())
+    assert set(hyper.split(Config())[1]) == numbers - {"end"}
+    structure, values = hyper.split(Config(end=0.75))
     assert set(values) == numbers
     swept = Config(sparsity=0.5, initial_sparsity=0.1, begin=0.2, end=0.3, rounds=9, drop_fraction=0.1)
     assert hyper.split(swept)[0] == structure
     for change in ({"method": "set"}, {"n": 1}, {"m": 8}, {"block": (2,)}, {"axis": 0}, {"rules": (("a", 0.5),)}):
-        assert hyper.split(dataclasses.replace(Config(), **change))[0] != structure
+        assert hyper.split(dataclasses.replace(Config(end=0.75), **change))[0] != structure
 
 
 @pytest.mark.parametrize("method", prune.METHODS)

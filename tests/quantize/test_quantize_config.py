@@ -9,7 +9,7 @@ import pytest
 
 from jopt import hyper
 from jopt.config import ConfigError
-from jopt.quantize import Config, Spec, binarize, build, check, fake_quantize, plan, ternarize, validate, xnor
+from jopt.quantize import Config, Spec, auto, binarize, build, check, fake_quantize, plan, ternarize, validate, xnor
 from jopt.rules import RuleError
 
 pytestmark = pytest.mark.unoptimized
@@ -49,9 +49,9 @@ def see(config, params=PARAMS):
         ),
         (
             Config(calibration="minmax"),
-            "quantize.calibration must be one of 'absmax', 'mse', 'percentile', got 'minmax'",
+            "quantize.calibration must be one of 'absmax', 'auto', 'mse', 'percentile', got 'minmax'",
         ),
-        (Config(calibration="mse", bits=1), "'absmax' at one bit"),
+        (Config(calibration="mse", bits=1), "'auto' or 'absmax' at one bit"),
         (Config(calibration="percentile", rules=(("a", 1),)), "'absmax' at one bit"),
         (Config(percentile=0.0), r"quantize.percentile must be a number in \(0, 100\], got 0.0"),
         (Config(percentile=100.1), "got 100.1"),
@@ -73,9 +73,14 @@ def test_bad_configs_are_named(config, message):
 def test_what_each_scheme_gives():
     kernel = PARAMS["Dense_0"]["kernel"]
     for config, expected in (
-        (Config(bits=4), fake_quantize(kernel, Spec(4, axis=-1))),
+        (Config(bits=4, calibration="absmax"), fake_quantize(kernel, Spec(4, axis=-1))),
+        (Config(bits=4), fake_quantize(kernel, Spec(4, axis=-1), auto(kernel, Spec(4, axis=-1)))),
+        (Config(bits=5), fake_quantize(kernel, Spec(5, axis=-1))),
         (Config(bits=3, symmetric=False, granularity="tensor"), fake_quantize(kernel, Spec(3, symmetric=False))),
-        (Config(bits=3, granularity="group", group=2), fake_quantize(kernel, Spec(3, axis=-1, group=2))),
+        (
+            Config(bits=3, granularity="group", group=2, calibration="absmax"),
+            fake_quantize(kernel, Spec(3, axis=-1, group=2)),
+        ),
         (Config("binary"), binarize(kernel)),
         (Config("xnor"), xnor(kernel)),
         (Config("ternary", threshold=0.5), ternarize(kernel, -1, 0.5)),
@@ -91,12 +96,12 @@ def test_what_each_scheme_gives():
 
 def test_rules_give_bits_whatever_the_scheme():
     for scheme in ("xnor", "integer", "identity", "ternary"):
-        rules = (("Dense_0/kernel", 8), ("Dense_1/kernel", None), (".*/bias", 4))
+        rules = (("Dense_0/kernel", 8), ("Dense_1/kernel", None), (".*/bias", 5))
         state, seen = see(Config(scheme, rules=rules))
         expected = fake_quantize(PARAMS["Dense_0"]["kernel"], Spec(8, axis=-1))
         np.testing.assert_array_equal(seen["Dense_0"]["kernel"], expected)
         assert seen["Dense_1"]["kernel"] is PARAMS["Dense_1"]["kernel"]
-        np.testing.assert_array_equal(seen["Dense_0"]["bias"], fake_quantize(jnp.ones(6), Spec(4)))
+        np.testing.assert_array_equal(seen["Dense_0"]["bias"], fake_quantize(jnp.ones(6), Spec(5)))
         assert check(Config(scheme, rules=rules), state, seen) == []
     for what in (lambda c: see(c), lambda c: plan(c, PARAMS), lambda c: check(c, (), PARAMS)):
         for scheme in ("binary", "integer"):
@@ -124,8 +129,8 @@ def test_numbers_are_traced_and_compile_once():
 def test_the_plan():
     config = Config(bits=4, granularity="group", group=2, rules=(("Dense_1/.*", None), ("Dense_0/bias", 8)))
     assert [(r.path, r.shape, r.what) for r in plan(config, PARAMS)] == [
-        ("Dense_0/bias", (6,), "8-bit symmetric, absmax, 1 scale"),
-        ("Dense_0/kernel", (8, 6), "4-bit symmetric, absmax, 24 scales of 2 values"),
+        ("Dense_0/bias", (6,), "8-bit symmetric, auto, 1 scale"),
+        ("Dense_0/kernel", (8, 6), "4-bit symmetric, auto, 24 scales of 2 values"),
         ("Dense_1/bias", (4,), "left as it is"),
         ("Dense_1/kernel", (6, 4), "left as it is"),
     ]

@@ -107,9 +107,9 @@ def test_the_gradient_at_the_bounds():
     # Asymmetric: the range as given, widened to 0; not the grid, which lies up to half a step beside it.
     assert gradient(x, Spec(2, symmetric=False), Range(-1.0, 0.3)) == [0, 1, 1, 1, 0, 0, 0]  # type: ignore[arg-type]
     assert gradient(x, Spec(2, symmetric=False), Range(0.25, 1.0)) == [0, 0, 1, 1, 1, 0, 0]  # type: ignore[arg-type]
-    # Wide codes: 2 bits on [-1, 1] reach down to -2.
-    x = jnp.array([-2.5, -2.0, -1.5, 1.0, 1.5])
-    assert gradient(x, Spec(2, narrow=False), clip) == [0, 1, 1, 1, 0]
+    # Not narrow: the range too, though 2 bits on [-1, 1] stand for -4/3 to 2/3.
+    x = jnp.array([-1.4, -1.0 - eps, -1.0, 0.9, 1.0, 1.4])
+    assert gradient(x, Spec(2, narrow=False), clip) == [0, 0, 1, 1, 1, 0]
 
 
 def test_the_gradient_by_group_and_for_traced_bits_and_ranges():

@@ -49,12 +49,54 @@ def test_one_bit_is_the_sign_times_the_mean_of_what_is_not_zero():
     assert dequantize(q).tolist() == [-2.0, 0.0, 2.0, 2.0]
 
 
-def test_a_wide_symmetric_code_reaches_one_further_below():
-    x, clip = jnp.array([-3.0, -2.0, -1.4, 1.0, 2.0]), Range(-1.0, 1.0)  # type: ignore[arg-type]
+def test_codes_that_are_not_narrow_have_a_step_more_and_a_finer_scale():
+    x, clip = jnp.array([-3.0, -1.5, -0.6, 1.0, 2.0]), Range(-1.5, 1.5)  # type: ignore[arg-type]
     q = quantize(x, Spec(2, narrow=False), clip)
-    assert q.codes.tolist() == [-2, -2, -1, 1, 1] and dequantize(q).tolist() == [-2.0, -2.0, -1.0, 1.0, 1.0]
-    assert quantize(x, Spec(2), clip).codes.tolist() == [-1, -1, -1, 1, 1]
+    # The scale is 1.5 / (2 - 1/2) = 1, and -1.5 is a tie, which goes to the even code.
+    assert float(q.scale) == 1.0 and dequantize(q).tolist() == [-2.0, -2.0, -1.0, 1.0, 1.0]
+    assert q.codes.tolist() == [-2, -2, -1, 1, 1]
+    narrow = quantize(x, Spec(2), clip)
+    assert narrow.codes.tolist() == [-1, -1, 0, 1, 1] and float(narrow.scale) == 1.5
     assert quantize(x, Spec(1, narrow=False), clip).codes.tolist() == [-1, -1, -1, 1, 1]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_codes_that_are_not_narrow_are_those_of_qwix(bits):
+    # qarray.quantize of qwix 0.1.8 (jax 0.10.2) with channelwise_axes=(1,), calibration_method="absmax", on CPU.
+    codes, scale = {
+        2: ([[0, 0], [1, 0], [-1, 0], [1, 1], [-1, -2], [-1, 0]], [0.8693333864212036, 0.8436143398284912]),
+        4: ([[1, -1], [4, 1], [-3, 2], [7, 6], [-4, -7], [-4, 0]], [0.17386667430400848, 0.16872288286685944]),
+        8: (
+            [[12, -13], [63, 11], [-52, 36], [127, 95], [-69, -127], [-61, 4]],
+            [0.010227452032268047, 0.0099248755723238],
+        ),
+    }[bits]
+    x = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    q = quantize(jnp.asarray(x), Spec(bits, axis=-1, narrow=False))
+    # qwix multiplies by a rounded reciprocal: one step of float32 in the scale, and the tie at the lowest code.
+    np.testing.assert_allclose(np.asarray(q.scale)[0], scale, rtol=2**-23)
+    tied = np.abs(x) == np.abs(x).max(0)
+    np.testing.assert_array_equal(np.where(tied, 0, q.codes), np.where(tied, 0, codes))
+
+
+@pytest.mark.parametrize("spec", [Spec(b, narrow=False, axis=-1) for b in (1, 2, 3, 7, 8, 16)], ids=str)
+def test_codes_that_are_not_narrow_follow_the_formula_also_where_bits_are_traced(spec):
+    x = np.random.default_rng(spec.bits).normal(size=(64, 5)).astype(np.float32)
+    n = 2 ** (spec.bits - 1)
+    peak = np.abs(x).max(0)
+    if spec.bits == 1:
+        expected = np.sign(x) * np.abs(x).mean(0)
+    else:
+        scale = (peak / np.float32(n - 0.5)).astype(np.float64)
+        expected = np.clip(np.rint(x / scale), -n, n - 1) * scale
+    y = np.asarray(fake_quantize(jnp.asarray(x), spec))
+    inner = np.abs(x) < peak  # the ends are ties
+    np.testing.assert_allclose(np.where(inner, y, 0), np.where(inner, expected, 0), rtol=2e-6)
+    if spec.bits > 1:  # an end is half a step from its code
+        tolerance = 1e-3 if spec.bits < 16 else 0.1  # of 16 bits of the 24 of a float32
+        np.testing.assert_allclose(np.abs(y - x).max(0) * (n - 0.5), 0.5 * peak, rtol=tolerance)
+    traced = jax.jit(lambda bits: fake_quantize(jnp.asarray(x), Spec(bits, narrow=False, axis=-1)))(spec.bits)
+    assert bits_of(traced) == bits_of(y) == bits_of(dequantize(quantize(jnp.asarray(x), spec)))
 
 
 @pytest.mark.parametrize("spec", [Spec(8), Spec(1), Spec(8, symmetric=False), Spec(3, axis=-1), Spec(4, group=2)])

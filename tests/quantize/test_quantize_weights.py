@@ -1,5 +1,7 @@
 """The ParamTransforms: which leaves, calibrated ranges in the state, zeros, gradients, dtypes, chains."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +63,8 @@ def test_every_transform_keeps_structure_dtype_zeros_and_state(name):
 
 def test_kernels_get_the_default_and_rules_come_first():
     p = params()
-    t = weights(Spec(8), rules=[("Dense_0/kernel", Spec(2)), ("Dense_1/bias", Spec(4)), (".*/bias", None)])
+    rules = [("Dense_0/kernel", Spec(2)), ("Dense_1/bias", Spec(4)), (".*/bias", None)]
+    t = weights(Spec(8), rules, calibration="absmax")
     seen = t.apply(t.init(p), p)
     np.testing.assert_array_equal(seen["Dense_0"]["kernel"], fake_quantize(p["Dense_0"]["kernel"], Spec(2)))
     np.testing.assert_array_equal(seen["Dense_1"]["kernel"], fake_quantize(p["Dense_1"]["kernel"], Spec(8)))
@@ -139,7 +142,11 @@ def test_traced_width_and_percentile_compile_once():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda p: weights(calibration="max"), ValueError, r"one of 'absmax', 'percentile', 'mse', got 'max'"),
+        (
+            lambda p: weights(calibration="max"),
+            ValueError,
+            r"one of 'auto', 'absmax', 'percentile', 'mse', got 'max'",
+        ),
         (
             lambda p: weights(rules=[("Dense_7.*", None)]).init(p),
             RuleError,
@@ -171,3 +178,47 @@ def test_bad_input_is_named(call, error, message):
 
 def nan(p):
     return {**p, "Dense_0": {**p["Dense_0"], "kernel": p["Dense_0"]["kernel"].at[0, 0].set(jnp.nan)}}
+
+
+def by_formula(w, bits, axis):
+    """clip(round(w / s), -n, n) s with s = max |w| / (n + 1/2), in float64 but for the scale."""
+    n = 2 ** (bits - 1) - 1
+    peak = np.abs(w).max(axis, keepdims=axis is not None)
+    scale = np.float64(np.float32(np.float32(peak * np.float32(n / (n + 0.5))) / np.float32(n)))
+    return np.clip(np.rint(w / scale), -n, n) * scale
+
+
+@pytest.mark.parametrize("axis", [None, -1])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_few_bits_have_half_a_step_more_in_the_range_by_default(bits, axis):
+    w = RNG.standard_normal((60, 9)).astype(np.float32)
+    t = weights(Spec(bits, axis=axis))
+    seen = np.asarray(t.apply(t.init({"w": w}), {"w": w})["w"])
+    np.testing.assert_allclose(seen, by_formula(w, bits, None if axis is None else 0), rtol=1e-6)
+    # As far from w as with the codes of qwix, and no entry further than half a step.
+    wide = np.asarray(fake_quantize(jnp.asarray(w), Spec(bits, axis=axis, narrow=False)))
+    np.testing.assert_allclose(np.sum((seen - w) ** 2), np.sum((wide - w) ** 2), rtol=1e-5)
+    absmax_ = weights(Spec(bits, axis=axis), calibration="absmax")
+    coarse = np.asarray(absmax_.apply({}, {"w": w})["w"])
+    assert np.sum((seen - w) ** 2) < np.sum((coarse - w) ** 2)
+    np.testing.assert_array_equal(coarse, fake_quantize(jnp.asarray(w), Spec(bits, axis=axis)))
+    gradient = jax.grad(lambda w: t.apply({}, {"w": w})["w"].sum())(jnp.asarray(w))
+    np.testing.assert_array_equal(gradient, np.ones_like(w))
+
+
+@pytest.mark.parametrize("spec", [Spec(axis=-1), Spec(symmetric=False), Spec(axis=-1, group=4)], ids=str)
+def test_other_widths_keep_their_bits_and_all_are_one_program(spec):
+    w = jnp.asarray(RNG.standard_normal((24, 5)), jnp.float32)
+
+    @jax.jit
+    def traced(bits):
+        t = weights(dataclasses.replace(spec, bits=bits))
+        return t.apply({}, {"w": w})["w"]
+
+    for bits in (1, 2, 3, 4, 5, 8, 16, 32):
+        own = dataclasses.replace(spec, bits=bits)
+        seen = np.asarray(weights(own).apply({}, {"w": w})["w"])
+        assert np.asarray(traced(bits)).tobytes() == seen.tobytes()
+        same = seen.tobytes() == np.asarray(weights(own, calibration="absmax").apply({}, {"w": w})["w"]).tobytes()
+        assert same == (not spec.symmetric or bits not in (2, 3, 4))
+    assert traced._cache_size() == 1

@@ -51,9 +51,9 @@ def test_the_integers_stand_for_what_the_model_sees(name):
     averaged = name == "each channel"
     config = Experiment(ema_decay=0.9 if averaged else None, stages=[CASES[name]])
     state, seen = ended(config, averaged=averaged)
-    found = codes(config, 0, state, seen)
+    found = codes(config, 0, state)
     held = integers(found, seen)
-    assert sorted(held) == sorted(found.specs) == ["Dense_0/kernel", "Dense_1/kernel"]
+    assert sorted(held) == sorted(found) == ["Dense_0/kernel", "Dense_1/kernel"]
     leaves = dict(named_leaves(seen))
     for path, q in held.items():
         assert np.array_equal(np.asarray(quantize.dequantize(q)), leaves[path])
@@ -63,18 +63,18 @@ def test_the_integers_stand_for_what_the_model_sees(name):
 def test_signs_are_one_bit_and_three_values_two():
     for name, bits in (("signs and integers", [5, 1]), ("three values", [2, 2])):
         config = Experiment(stages=[CASES[name]])
-        found = codes(config, 0, *ended(config))
-        assert [found.specs[f"Dense_{i}/kernel"].bits for i in range(2)] == bits
+        found = codes(config, 0, ended(config)[0])
+        assert [found[f"Dense_{i}/kernel"].spec.bits for i in range(2)] == bits
 
 
 def test_values_beside_their_integers_are_left_out():
     config = Experiment(stages=[CASES["each channel"]])
     state, seen = ended(config)
-    found = codes(config, 0, state, seen)
+    found = codes(config, 0, state)
     seen["Dense_0"]["kernel"] = seen["Dense_0"]["kernel"] * np.float32(1 + 1e-6)
     assert list(integers(found, seen)) == ["Dense_1/kernel"]
 
 
 def test_without_quantization_there_are_none():
     config = Experiment(stages=[Stage(prune=PRUNED)])
-    assert codes(config, 0, *ended(config)) == ({}, {})
+    assert codes(config, 0, ended(config)[0]) == {}

@@ -52,7 +52,7 @@ def test_recurrent_networks(cell):
     x, params = made(module)
     model, spec = from_linen(module), Spec(4, axis=-1)
     config = ActivationConfig("absmax", bits=4, state=True)
-    seen = weights(spec).apply({}, params)
+    seen = weights(spec, calibration="absmax").apply({}, params)
     held = calibrate(model, config, params, {}, x, seen=seen)
     run = integer.network(model, *held, codes_of(params, spec), config)
     simulated, _ = jax.jit(functools.partial(activations(model, config).apply, train=False))(seen, held[1], x)
@@ -146,7 +146,7 @@ def test_layers_of_one_bit_are_exclusive_or_and_population_count(module, ternary
     first = "Conv_0" if isinstance(module, ConvNet) else "Dense_0"
     config = ActivationConfig("absmax", bits=1, rules=((first, 8),))
     params = jax.tree.map(lambda leaf: leaf.at[0].set(0.0) if leaf.ndim > 1 else leaf + 0.01, params)  # pruned
-    seen = weights(spec).apply({}, params)
+    seen = weights(spec, calibration="absmax").apply({}, params)
     held = calibrate(model, config, params, {}, x, seen=seen)
     codes = {path: quantize(leaf, spec) for path, leaf in named_leaves(params) if leaf.ndim > 1}
     run = integer.network(model, *held, codes, config)
@@ -184,7 +184,7 @@ def check_runs(make):
     net = from_linen(Outer(make))
     x, (params, _) = X, net.init(jax.random.key(0), X)
     config, spec = ActivationConfig("absmax", bits=8), Spec(8)
-    seen = weights(spec).apply({}, params)
+    seen = weights(spec, calibration="absmax").apply({}, params)
     held = calibrate(net, config, params, {}, x, seen=seen)
     run = integer.network(net, *held, codes_of(params, spec), config)
     simulated, _ = functools.partial(activations(net, config).apply, train=False)(seen, held[1], x)
