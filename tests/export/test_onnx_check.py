@@ -25,6 +25,12 @@ from jopt.export import onnx as export
 ROWS, TOKENS = forms.Form(lambda x: nn.Dense(3)(nn.relu(nn.Dense(5)(x))), (4,)), forms.FORMS["embedding"]
 
 
+@pytest.fixture(autouse=True)
+def compiled_quickly():
+    with quick.compilation():
+        yield
+
+
 def started(form):
     model = forms.build(form)
     return model, *quick.start(model, forms.inputs(form, 1))
@@ -108,7 +114,7 @@ def test_biases_that_a_coarse_grid_rounds_away_are_refused_by_form():
         export.encode_quantized(*made, form="qdq")
 
 
-@pytest.mark.parametrize(("form", "bits"), [("integer", 8), ("qdq", 4)])
+@pytest.mark.parametrize(("form", "bits"), [pytest.param("integer", 8, marks=pytest.mark.slow), ("qdq", 4)])
 def test_a_quantized_file_with_other_codes_is_refused(monkeypatch, form, bits):
     made, quantized = calibrated(bits), export.onnx_quantize.quantize
     export.encode_quantized(*made, form=form)

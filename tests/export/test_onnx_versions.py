@@ -25,7 +25,17 @@ TABLE = re.findall(
 )
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]} {row[1]}")
+@pytest.fixture(autouse=True)
+def compiled_quickly():
+    with quick.compilation():
+        yield
+
+
+FAST = (("float", "32"), ("integer", "3, 4"), ("qdq", "3, 4"), ("qdq", "1, 2"))
+ROWS = [pytest.param(r, id=f"{r[0]} {r[1]}", marks=() if r[:2] in FAST else pytest.mark.slow) for r in TABLE]
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_files_have_the_versions_that_the_document_says(row):
     form, widths, opset, ir_version, _ = row
     bits = int(widths.split()[-1])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 from flax import linen as nn
 
 from jopt import codec
@@ -24,6 +25,12 @@ from jopt.rules import named_leaves
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(12, 5, 6)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def compiled_quickly():
+    with quick.compilation():
+        yield
 
 
 class Attention(nn.Module):
@@ -56,7 +63,9 @@ def simulated(model, params, state, weights, config):
     return functools.partial(activations(model, config).apply, train=False)(seen, state, X)[0]
 
 
-@pytest.mark.parametrize(("bits", "inputs", "symmetric"), [(8, 8, False), (4, 8, True), (1, 1, True)])
+@pytest.mark.parametrize(
+    ("bits", "inputs", "symmetric"), [(8, 8, False), pytest.param(4, 8, True, marks=pytest.mark.slow), (1, 1, True)]
+)
 def test_every_output_of_an_attention_has_its_scale(bits, inputs, symmetric):
     model, params, state = start()
     config, weights = ActivationConfig("absmax", bits=inputs), codes(params, bits, symmetric)
