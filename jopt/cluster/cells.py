@@ -40,6 +40,27 @@ def cell_count(n: int, k: int) -> int:
     return max(k, min(n, max(256, min(4 * k, 4096), 2 * k)))
 
 
+def single(x: jax.Array, counted: jax.Array, cells: int) -> Cells:
+    """A cell for each value: of few values, so that the best way to join them is the best of all.
+
+    Args:
+      x: float32 [n].
+      counted: bool [n], which of them count.
+      cells: at least n.
+
+    Returns:
+      `Cells`.
+
+    Example:
+      >>> found = single(jnp.array([3.0, 1.0, 2.0]), jnp.array([True, True, False]), 4)
+      >>> found.means.tolist(), found.counts.tolist()
+      ([1.0, 3.0, inf, inf], [1.0, 1.0, 0.0, 0.0])
+    """
+    values = jnp.sort(jnp.where(counted, x, jnp.inf))
+    means = jnp.concatenate([values, jnp.full(cells - x.size, jnp.inf, jnp.float32)])
+    return Cells(means, jnp.isfinite(means).astype(jnp.float32))
+
+
 def split(x: jax.Array, counted: jax.Array, first: jax.Array, cells: int) -> Cells:
     r"""Splits cells at their means until there are `cells`, those with the largest error first.
 

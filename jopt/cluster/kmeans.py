@@ -62,7 +62,8 @@ def kmeans(
     the lower. A centroid moves to its cluster's mean. Iterations end where no entry changes its cluster. An array
     of at most k distinct values is represented exactly (then the largest value is repeated to fill the codebook).
 
-    Works under `jit` and `vmap`, is deterministic, and does not sort the array (but for `start='density'`).
+    Works under `jit` and `vmap`, is deterministic, and does not sort the array (but for `start='density'`, and a
+    small array, of which each entry has a cell: then the start decides nothing, and the error is the least).
 
     Args:
       w: a floating array of any shape, not empty, all finite. Computed in float32.
@@ -234,7 +235,9 @@ def _start(
 
 def _joined(x: jax.Array, counted: jax.Array, first: jax.Array, used: jax.Array) -> jax.Array:
     k = first.size
-    joined = cells.join(cells.split(x, counted, first, cells.cell_count(x.size, k)), k, used)
+    m = cells.cell_count(x.size, k)
+    found = cells.single(x, counted, m) if x.size <= m else cells.split(x, counted, first, m)
+    joined = cells.join(found, k, used)
     # Means of cells that are a few floats wide may be rounded past each other.
     return jnp.sort(joined)
 

@@ -144,8 +144,8 @@ def test_the_ends_of_float32_do_not_overflow():
     for x in (np.float32([3e38, -3e38, 1e38, 0]), np.float32([largest, -largest, 1e38, -1e30])):
         for bits in BITS:
             for spec in (Spec(bits, symmetric=False), Spec(bits, narrow=False)):
-                low, high = (np.float32(x.min()), np.float32(x.max()))
-                ends = (low, high) if not spec.symmetric else (-max(-low, high), max(-low, high))
+                low, high = np.asarray(x.min()), np.asarray(x.max())
+                ends = (low, high) if not spec.symmetric else (-np.maximum(-low, high), np.maximum(-low, high))
                 ours, stored = (
                     grid(spec, Range(*map(jnp.asarray, ends))),
                     codec_grid.grid(codec_grid.Spec(bits, spec.symmetric, narrow=spec.narrow), *ends),
