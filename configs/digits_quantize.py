@@ -6,9 +6,10 @@ The config takes the weights' code as an argument: `--config=configs/digits_quan
 `:int4`, `:int2`, `:ternary`. Activations get 8 bits in each. Binary weights have a config of their own.
 
 Time: 20 s in all, with start-up and compilation. Result with seed 0: dense 97.78 %, after training 97.78 %,
-trained so 98.06 % in a file of 51,529 bytes (`:int4` 98.33 %, 25,425 bytes; `:ternary` 97.78 %). Over 10 seeds,
-against dense: int8 +0.11 points [-0.08, +0.30], int4 +0.14 [-0.08, +0.35], ternary -0.19 [-0.52, +0.13].
-Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
+trained so 98.06 % in a file of 51,529 bytes (`:int4` 98.33 %, 25,929 bytes; `:int2` 97.50 %, 12,044;
+`:ternary` 97.78 %). Over 10 seeds, against dense: int8 +0.11 points [-0.08, +0.30], int4 +0.06 [-0.17, +0.28],
+ternary -0.19 [-0.52, +0.13]. Measured 2026-11-22, `:int4` and `:int2` 2026-11-30, on 2 cores of an AMD EPYC, CPU
+only, jax 0.10.2, nothing compiled before.
 """
 
 from jopt import data, models, optim, quantize
