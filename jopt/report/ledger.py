@@ -18,7 +18,7 @@ MEANINGS = {
     "codebook": "shared values",
     "tables": "Huffman code lengths",
     "scales": "scales, ranges and zero points",
-    "biases": "tensors with fewer than two axes",
+    "biases": "biases, scales and all else that is no weight",
     "header": "names, shapes, lengths, checksums, metadata",
 }
 
@@ -66,7 +66,7 @@ def kinds_table(ledger: Ledger, title: str = "Bytes by kind") -> Table:
 
 
 def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept weight)") -> Table:
-    """How the tensors are held and what they take, one a row; those with fewer than two axes share a row.
+    """How the tensors are held and what they take, one a row; those that are no weights share a row.
 
     Args:
       ledger: of the file.
