@@ -192,8 +192,9 @@ class _Walk:
             gone = set(numbers.collapsed_slice_dims)
             views = (_drop(view, [i for i in range(rank) if i in gone]) for view in operand.views)
             return [_Value(tuple(views))]
-        rows = numbers.start_index_map
-        axes = {"contract": rows, "outputs": [i for i in range(rank) if i not in rows]}
+        rows, copies = numbers.start_index_map, numbers.operand_batching_dims
+        free = [i for i in range(rank) if i not in rows and i not in copies]
+        axes = {"contract": rows, "outputs": free, "stack": copies}
         if operand.views:
             self._record(operand, "Embed", axes)
             return [_DATA]
@@ -251,24 +252,29 @@ class _Walk:
 
 
 def _drop(view: _View, axes: Sequence[int]) -> _View:
-    """One slice along axes of the value, which are gone: the parameter's own axes there run over copies."""
-    gone = frozenset(a for i in axes for a, _ in view.axes[i])
+    """One slice along axes of the value, which are gone: the parameter's axes there run over copies."""
     kept = tuple(factors for i, factors in enumerate(view.axes) if i not in axes)
-    return view._replace(axes=kept, stack=view.stack | gone)
+    return view._replace(axes=kept, stack=view.stack | _whole([view.axes[i] for i in axes], kept))
+
+
+def _whole(gone: Sequence[Factors], kept: Sequence[Factors]) -> frozenset[int]:
+    """The parameter's axes that are gone whole: a product in chunks cuts an axis, which makes no copies."""
+    left = {a for factors in kept for a, n in factors if n > 1}
+    return frozenset(a for factors in gone for a, _ in factors) - left
 
 
 def _resized(view: _View, shape: Sequence[int]) -> _View:
     """A part along some axes, or several things joined along one."""
-    axes, stack = [], set(view.stack)
+    axes, gone = [], []
     for factors, n in zip(view.axes, shape, strict=True):
         size = math.prod(k for _, k in factors)
         if n == 1 and size > 1:  # one slice: what is left of the axis stands for no axis of the parameter.
-            stack |= {a for a, _ in factors}
+            gone.append(factors)
             factors = ()
         elif n != size and factors:
             factors = tuple((a, n if i == 0 else 1) for i, (a, _) in enumerate(factors))
         axes.append(factors)
-    return view._replace(axes=tuple(axes), stack=frozenset(stack))
+    return view._replace(axes=tuple(axes), stack=view.stack | _whole(gone, axes))
 
 
 def _transposed(eqn: Any, view: _View) -> list[_View]:
@@ -295,7 +301,9 @@ def _sliced(eqn: Any, view: _View) -> list[_View]:
 def _reshaped(eqn: Any, view: _View) -> list[_View]:
     """Splits the factors, in order, over the new axes; where a factor has to be cut, both parts are that axis."""
     sizes = eqn.outvars[0].aval.shape
-    left = [list(factor) for factors in view.axes for factor in factors]
+    order = eqn.params["dimensions"]  # a transpose before it, which vmap's rules put there.
+    before = view.axes if order is None else [view.axes[i] for i in order]
+    left = [list(factor) for factors in before for factor in factors]
     if math.prod(n for _, n in left) != math.prod(sizes):
         return []
     axes: list[Factors] = []

@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from jopt.layers import flow, names
-from jopt.layers.parameter import Layers, Parameter
+from jopt.layers.parameter import Layers, Parameter, one_copy
 from jopt.rules import named_leaves
 
 if TYPE_CHECKING:
     from jopt.models.functional import Model
+
+_ORDERED = frozenset({"Conv", "ConvTranspose", "Dense", "DenseGeneral", "Embed", "Linear", "LinearGeneral"})
+"""Flax's layers whose kernels start with the window or the inputs: outputs before these are copies."""
 
 
 def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -> dict[str, Parameter]:
@@ -90,9 +93,15 @@ def parameters(params: Any, layers: Layers | None = None) -> list[Parameter]:
     return [known.get(path) or _assumed(path, leaf) for path, leaf in named_leaves(params)]
 
 
-def _assumed(path: str, leaf: Any) -> Parameter:
-    floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    return names.assumed(path, jnp.shape(leaf), floating=bool(floating))
+def _assumed(path: str, leaf: Any, stack: tuple[int, ...] = ()) -> Parameter:
+    """What is assumed of each copy, on the axes of the whole."""
+    shape, floating = jnp.shape(leaf), bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+    copy = names.assumed(path, one_copy(shape, stack), floating=floating)
+    others = [axis for axis in range(len(shape)) if axis not in stack]
+    contract, outputs, window = (
+        tuple(others[axis] for axis in axes) for axes in (copy.contract, copy.outputs, copy.window)
+    )
+    return copy._replace(contract=contract, outputs=outputs, window=window, stack=stack)
 
 
 def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str]) -> Parameter:
@@ -101,17 +110,34 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
     role, own = names.role(path), read.uses
     if not own:
         # Its name may still say that it is a kernel, read by something that the trace cannot follow.
-        if role in ("kernel", "embedding"):
-            return _assumed(path, leaf)._replace(layer=kind or "unknown")
         stack = tuple(sorted(read.stack))
+        if role in ("kernel", "embedding"):
+            return _assumed(path, leaf, stack)._replace(layer=kind or "unknown")
         outputs = (
             tuple(axis for axis in range(len(shape)) if axis not in stack) if role in ("bias", "scale") else ()
         )
         return Parameter(path, kind or "unknown", role or "other", (), outputs, stack=stack, source="traced")
+    if role in (None, "kernel") and all(use.kind == "Embed" and len(use.outputs) > 1 for use in own):
+        # A table of matrices: experts that each example picks, whose product with the data is not followed.
+        return Parameter(path, kind or "unknown", "kernel", source="traced")
     if role not in ("bias", "scale"):
         role = "embedding" if any(use.kind == "Embed" for use in own) else "kernel"
     layout = _layout(own, shape)
+    if kind in _ORDERED:
+        layout = _with_mapped_copies(layout)
     return Parameter(path, kind or own[0].kind, role, source="traced", **layout)
+
+
+def _with_mapped_copies(layout: dict[str, Any]) -> dict[str, Any]:
+    """The layout with outputs that come before the inputs as copies.
+
+    Where all copies read the same input, as in an ensemble, `vmap` makes one product of them, with more outputs.
+    """
+    copies = tuple(axis for axis in layout.get("outputs", ()) if axis < min(layout["contract"]))
+    if not copies or copies == layout["outputs"]:
+        return layout
+    outputs = tuple(axis for axis in layout["outputs"] if axis not in copies)
+    return {**layout, "outputs": outputs, "stack": tuple(sorted({*layout["stack"], *copies}))}
 
 
 def _layout(own: Sequence[flow.Use], shape: Sequence[int]) -> dict[str, Any]:

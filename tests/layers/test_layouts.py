@@ -112,6 +112,85 @@ def test_copies_of_a_scanned_block_are_its_stack(remat):
     assert (scale.role, scale.outputs, scale.stack, scale.layer) == ("scale", (1,), (0,), "LayerNorm")
 
 
+class Mapped(nn.Module):
+    """Three copies of a layer, each with its input, or all with the same one."""
+
+    layer: type
+    settings: dict
+    shared: bool
+
+    @nn.compact
+    def __call__(self, x):
+        options = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "axis_size": 3}
+        mapped = nn.vmap(self.layer, in_axes=None if self.shared else 0, **options)
+        return mapped(name="layer", **self.settings)(x if self.shared else jnp.stack([x] * 3)).sum(0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "settings", "axes"),
+    [
+        (nn.Dense, {"features": 3}, ((1,), (2,), ())),
+        (nn.Embed, {"num_embeddings": 3, "features": 5}, ((1,), (2,), ())),
+        (nn.Conv, {"features": 3, "kernel_size": (3, 3)}, ((1, 2, 3), (4,), (1, 2))),
+        # Sizes that a wrong order of axes fits just as well.
+        (
+            nn.Conv,
+            {"features": 6, "kernel_size": (3, 3), "feature_group_count": 2},
+            ((1, 2, 3), (4,), (1, 2)),
+        ),
+        (nn.ConvTranspose, {"features": 4, "kernel_size": (2, 3)}, ((1, 2, 3), (4,), (1, 2))),
+    ],
+)
+def test_copies_of_a_mapped_layer_are_its_stack(layer, settings, axes, shared):
+    model = models.from_linen(Mapped(layer, settings, shared))
+    x = jnp.ones((2, 3), jnp.int32) if layer is nn.Embed else jnp.ones((2, 8, 8, 6))
+    name = "layer/embedding" if layer is nn.Embed else "layer/kernel"
+    found = layers.trace(model, x)[name]
+    assert (found.contract, found.outputs, found.window, found.stack, found.source) == (*axes, (0,), "traced")
+
+
+def test_a_product_in_chunks_makes_no_copies():
+    """Slices of an axis that is also summed over, or also makes outputs, are parts of one kernel."""
+
+    def apply(p, state, x, *, train, key=None):
+        rows, columns = p["rows"].reshape(4, 2, 6), p["columns"].reshape(8, 3, 2).swapaxes(0, 1)
+        parts = x.reshape(-1, 4, 2).swapaxes(0, 1)
+        y = jax.lax.scan(lambda y, part: (y + part[0] @ part[1], None), jnp.zeros((2, 6)), (parts, rows))[0]
+        z = jax.lax.map(lambda part: x @ part, columns)
+        return y + jnp.concatenate(list(z), -1), state
+
+    params = {"rows": jnp.ones((8, 6)), "columns": jnp.ones((8, 6))}
+    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
+    assert axes(found, *params) == dict.fromkeys(params, ((0,), (1,), ()))
+
+
+def test_what_is_assumed_of_a_scanned_parameter_is_that_of_one_copy():
+    """A scale called 'weight' is a vector in each copy, and no kernel [copies, features]."""
+
+    def apply(p, state, x, *, train, key=None):
+        def block(x, copy):
+            x = x * copy["first"]["weight"][None]
+            return (x[:, :, None] * copy["kernel"][None]).sum(1), None  # a product that the trace does not follow.
+
+        return jax.lax.scan(block, x, p)[0], state
+
+    params = {"first": {"weight": jnp.ones((3, 4))}, "kernel": jnp.ones((3, 4, 4))}
+    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))
+    assert (found["first/weight"].role, found["first/weight"].stack) == ("other", (0,))
+    assert axes(found, "kernel") == {"kernel": ((1,), (2,), (0,))} and found["kernel"].source == "assumed"
+
+
+def test_matrices_that_are_looked_up_are_no_embedding():
+    def apply(p, state, x, *, train, key=None):
+        expert = jnp.argmax(x @ p["gate"], -1)
+        return jnp.einsum("bi,bio->bo", x, p["experts"][expert]), state
+
+    params = {"gate": jnp.ones((4, 3)), "experts": jnp.ones((3, 4, 5))}
+    experts = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))["experts"]
+    assert (experts.role, experts.contract, experts.outputs) == ("kernel", (), ())
+
+
 def test_functions_slices_and_shared_tables():
     """[out, in]; copies taken out of a stack, one by one or in a loop; a table that is looked up and multiplied."""
 
