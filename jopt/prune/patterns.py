@@ -243,10 +243,12 @@ def resolve(pattern: Pattern, parameter: Parameter, shape: Shape) -> Pattern:
       (Channel(axis=(1, 2)), NM(n=2, m=4, axis=0))
     """
     if isinstance(pattern, Block):
-        if len(pattern.shape) != 2 or pattern.axes is not None or not parameter.contract:
+        if pattern.axes is not None:
             return pattern
-        sides = parameter.inputs, parameter.outputs
-        plain = sides == ((len(shape) - 2,), (len(shape) - 1,)) or not all(sides)
+        sides, count = (parameter.inputs, parameter.outputs), len(pattern.shape)
+        if count != 2 or not all(sides):
+            sides = tuple((axis,) for axis in range(len(shape)) if axis not in parameter.stack)[-count:]
+        plain = sides == tuple((axis,) for axis in range(len(shape)))[-count:] or len(sides) < count
         return pattern if plain else dataclasses.replace(pattern, axes=sides)
     if isinstance(pattern, Unstructured):
         return pattern

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jopt.layers import Parameter
 from jopt.prune import NM, Block, Channel, Unstructured
-from jopt.prune.patterns import group_size
+from jopt.prune.patterns import group_size, in_copy, resolve
 
 pytestmark = pytest.mark.unoptimized
 
@@ -122,3 +123,11 @@ def test_what_is_expanded_pools_to_itself_and_covers_all(pattern, shape):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_block_of_one_side_does_not_run_across_copies():
+    last = Parameter("kernel", contract=(0,), outputs=(1,), stack=(2,))
+    pattern = resolve(Block((2,)), last, (8, 4, 3))
+    assert pattern.grid((8, 4, 3)) == (8, 3, 2) and in_copy(pattern, (2,), (8, 4, 3)).grid((8, 4)) == (8, 2)
+    first = Parameter("kernel", contract=(1,), outputs=(2,), stack=(0,))
+    assert resolve(Block((2,)), first, (3, 8, 4)) == Block((2,))
