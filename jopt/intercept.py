@@ -181,14 +181,13 @@ def statistics(
 
 
 def _per_feature(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Sums over all but the axes of features, and puts these in the order that is given."""
+    """Sums over all but the axes of features, whose order stays that of the array: Flax sorts a layer's axes."""
     features = [axis % x.ndim for axis in axes]
-    total = x.sum(tuple(axis for axis in range(x.ndim) if axis not in features))
-    return total.transpose([sorted(features).index(axis) for axis in features])
+    return x.sum(tuple(axis for axis in range(x.ndim) if axis not in features))
 
 
 def _feature_axes(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes of features of a layer's input, in the order in which its kernel has them, and of its output."""
+    """The axes of features of a layer's input and of its output."""
     batched = isinstance(module, nn.DenseGeneral) and _as_tuple(module.batch_dims)
     if batched or isinstance(module, nn.Einsum):
         what = f"layer {path_of(module)!r} ({type(module).__name__})"

@@ -180,6 +180,17 @@ def test_statistics_are_numpys_over_examples_positions_and_calls(name):
         assert stats[path].input_norm.dtype == stats[path].zero_share.dtype == jnp.float32
 
 
+def test_features_of_several_axes_are_in_the_order_of_the_kernel():
+    """Whatever the order in which a layer names the axes that it sums over: its kernel is [4, 4, 3]."""
+    module = nn.DenseGeneral(3, axis=(-1, -2))
+    x = jnp.arange(32.0).reshape(2, 4, 4)
+    params = module.init(jax.random.key(0), x)["params"]
+    found = intercept.statistics(lambda p, s, x, train: module.apply({"params": p}, x), params, {}, x)[""]
+    slopes = jax.jacrev(lambda w: module.apply({"params": {**params, "kernel": w}}, x))(params["kernel"])
+    # Of output 0: the derivative with respect to a kernel entry is the input that it is multiplied with.
+    np.testing.assert_allclose(found.input_norm, np.linalg.norm(slopes[:, 0, :, :, 0], axis=0), rtol=1e-6)
+
+
 def test_a_hand_worked_case():
     class Net(nn.Module):
         @nn.compact
