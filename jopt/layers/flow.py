@@ -62,11 +62,13 @@ class Reads(NamedTuple):
     """How a program reads a parameter.
 
     Attributes:
-      uses: the different contractions, in the order of the program.
+      uses: the different contractions with data, in the order of the program.
+      others: the products with what is no data, such as the learned queries of an attention.
       stack: the axes of which other operations with data take one slice at a time.
     """
 
     uses: list[Use]
+    others: list[Use]
     stack: frozenset[int]
 
 
@@ -89,14 +91,16 @@ def reads(jaxpr: Any, parameters: int) -> list[Reads]:
         else:
             inputs.append(_DATA if i == len(jaxpr.invars) - 1 else _NOTHING)
     walk.jaxpr(jaxpr, inputs)
-    return [Reads(list(found), frozenset(stack)) for found, stack in zip(walk.found, walk.stacks, strict=True)]
+    columns = zip(walk.found, walk.others, walk.stacks, strict=True)
+    return [Reads(list(found), list(others), frozenset(stack)) for found, others, stack in columns]
 
 
 class _Walk:
-    """A walk over a program; `found` and `stacks` fill up with what it reads."""
+    """A walk over a program; `found`, `others` and `stacks` fill up with what it reads."""
 
     def __init__(self, parameters: int):
         self.found: list[dict[Use, None]] = [{} for _ in range(parameters)]
+        self.others: list[dict[Use, None]] = [{} for _ in range(parameters)]
         self.stacks: list[set[int]] = [set() for _ in range(parameters)]
 
     def jaxpr(self, jaxpr: Any, inputs: Sequence[_Value]) -> list[_Value]:
@@ -138,8 +142,10 @@ class _Walk:
         ]
         return _Value(tuple(dict.fromkeys(view for value in same for view in value.views)))
 
-    def _record(self, value: _Value, kind: str, axes: Mapping[str, Sequence[int]], **more: int) -> None:
-        """Notes a use of the parameters that a value holds, given what each of its axes is there."""
+    def _record(
+        self, value: _Value, kind: str, axes: Mapping[str, Sequence[int]], *, data: bool = True, **more: int
+    ) -> None:
+        """Notes a use of the parameters that a value holds, with data or not, given what each axis is there."""
         if value.data:
             return
         for view in value.views:
@@ -150,7 +156,7 @@ class _Walk:
             general = kind == "Dense" and (len(contract) > 1 or len(outputs) > 1)
             if contract & outputs:  # an axis that was split into both: no axis of the parameter is either.
                 contract = outputs = set()
-            self.found[view.leaf][
+            (self.found if data else self.others)[view.leaf][
                 Use(
                     "DenseGeneral" if general else kind,
                     frozenset(contract),
@@ -165,11 +171,10 @@ class _Walk:
     def _dot_general(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         contracted, batch = eqn.params["dimension_numbers"]
         for side, other in ((0, 1), (1, 0)):
-            if inputs[other].data:
-                rank = len(eqn.invars[side].aval.shape)
-                free = [i for i in range(rank) if i not in contracted[side] and i not in batch[side]]
-                axes = {"contract": contracted[side], "outputs": free, "stack": batch[side]}
-                self._record(inputs[side], "Dense", axes)
+            rank = len(eqn.invars[side].aval.shape)
+            free = [i for i in range(rank) if i not in contracted[side] and i not in batch[side]]
+            axes = {"contract": contracted[side], "outputs": free, "stack": batch[side]}
+            self._record(inputs[side], "Dense", axes, data=inputs[other].data)
         return [_Value(data=inputs[0].data or inputs[1].data)]
 
     def _conv_general_dilated(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:

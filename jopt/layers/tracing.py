@@ -108,6 +108,8 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
     """The parameter of a path, given how the program reads it and the kinds of the modules that ran."""
     shape, kind = jnp.shape(leaf), kinds.get(path.rpartition("/")[0])
     role, own = names.role(path), read.uses
+    if not own and role == "kernel" and kind in _ORDERED and all(map(_in_order, read.others)):
+        own = read.others
     if not own:
         # Its name may still say that it is a kernel, read by something that the trace cannot follow.
         stack = tuple(sorted(read.stack))
@@ -126,6 +128,11 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
     if kind in _ORDERED:
         layout = _with_mapped_copies(layout)
     return Parameter(path, kind or own[0].kind, role, source="traced", **layout)
+
+
+def _in_order(use: flow.Use) -> bool:
+    """Whether it sums over axes before those of outputs, as a layer does to its input."""
+    return bool(use.contract) and bool(use.outputs) and max(use.contract) < max(use.outputs)
 
 
 def _with_mapped_copies(layout: dict[str, Any]) -> dict[str, Any]:

@@ -150,6 +150,25 @@ def test_copies_of_a_mapped_layer_are_its_stack(layer, settings, axes, shared):
     assert (found.contract, found.outputs, found.window, found.stack, found.source) == (*axes, (0,), "traced")
 
 
+def test_a_layer_of_learned_queries_is_a_layer():
+    """The pooling by attention at the end of many transformers: its query projection sees no data."""
+
+    class Pooling(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            probe = self.param("probe", nn.initializers.normal(), (1, 2, 6))
+            probe = jnp.broadcast_to(probe, (x.shape[0], 2, 6))
+            return nn.MultiHeadDotProductAttention(num_heads=2, name="pool")(nn.Dense(6)(probe), x)
+
+    found = layers.trace(models.from_linen(Pooling()), jnp.ones((2, 5, 6)))
+    assert axes(found, "Dense_0/kernel", "pool/query/kernel", "pool/key/kernel") == {
+        "Dense_0/kernel": ((0,), (1,), ()),
+        "pool/query/kernel": ((0,), (1, 2), ()),
+        "pool/key/kernel": ((0,), (1, 2), ()),
+    }
+    assert found["pool/query/kernel"].source == "traced" and found["probe"].role == "other"
+
+
 def test_a_product_in_chunks_makes_no_copies():
     """Slices of an axis that is also summed over, or also makes outputs, are parts of one kernel."""
 
