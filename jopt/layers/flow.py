@@ -154,15 +154,18 @@ class _Walk:
             if not contract:
                 continue
             general = kind == "Dense" and (len(contract) > 1 or len(outputs) > 1)
-            if contract & outputs:  # an axis that was split into both: no axis of the parameter is either.
-                contract = outputs = set()
+            stack = parts.get("stack", set()) - outputs  # part of an axis of outputs: there are more of them.
+            if contract & (
+                outputs | stack
+            ):  # an axis that was split into both is neither.
+                contract = outputs = stack = set()
             (self.found if data else self.others)[view.leaf][
                 Use(
                     "DenseGeneral" if general else kind,
                     frozenset(contract),
                     frozenset(outputs),
                     frozenset(parts.get("window", ())),
-                    view.stack | frozenset(parts.get("stack", ())),
+                    view.stack | frozenset(stack),
                     direct=view.direct,
                     **more,
                 )
@@ -216,6 +219,19 @@ class _Walk:
             return [_DATA]
         shape = eqn.outvars[0].aval.shape
         return [_Value(tuple(_resized(view, shape) for value in inputs for view in value.views))]
+
+    def _stack(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        if any(value.data for value in inputs):
+            return [_DATA]
+        axis = eqn.params["axis"]
+        views = (view for value in inputs for view in value.views)
+        return [_Value(tuple(v._replace(axes=(*v.axes[:axis], (), *v.axes[axis:])) for v in views))]
+
+    def _unstack(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
+        if inputs[0].data:
+            return [_DATA] * len(eqn.outvars)
+        views = tuple(_drop(view, [eqn.params["axis"]]) for view in inputs[0].views)
+        return [_Value(views)] * len(eqn.outvars)
 
     def _split(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         if inputs[0].data:
@@ -340,6 +356,7 @@ _MOVES = {
     "broadcast_in_dim": _broadcast,
     "slice": _sliced,
     "pad": _sliced,
+    "tile": _sliced,
     "reshape": _reshaped,
 }
 
@@ -351,6 +368,8 @@ _RULES = {
     "dynamic_slice": _Walk._dynamic_slice,
     "concatenate": _Walk._concatenate,
     "split": _Walk._split,
+    "stack": _Walk._stack,
+    "unstack": _Walk._unstack,
     "scan": _Walk._scan,
     "while": _Walk._while,
     "cond": _Walk._cond,

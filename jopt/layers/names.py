@@ -37,6 +37,16 @@ def role(path: str) -> str | None:
     return "other" if _OTHER.fullmatch(name) else None
 
 
+def is_kernel(path: str) -> bool:
+    """Whether a parameter is called a kernel, whatever its layer is called.
+
+    Example:
+      >>> is_kernel("norm_out/kernel"), role("norm_out/kernel")
+      (True, 'scale')
+    """
+    return bool(_KERNEL.fullmatch(_parts(path)[-1]))
+
+
 def assumed(path: str, shape: Sequence[int], *, floating: bool = True) -> Parameter:
     """What is assumed of a parameter from its name and shape.
 

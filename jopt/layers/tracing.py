@@ -122,6 +122,8 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
     if role in (None, "kernel") and all(use.kind == "Embed" and len(use.outputs) > 1 for use in own):
         # A table of matrices: experts that each example picks, whose product with the data is not followed.
         return Parameter(path, kind or "unknown", "kernel", source="traced")
+    if role == "scale" and names.is_kernel(path) and any(use.kind != "Embed" and use.outputs for use in own):
+        role = "kernel"  # of a layer inside something that is called a norm: a scale makes no new outputs.
     if role not in ("bias", "scale"):
         role = "embedding" if any(use.kind == "Embed" for use in own) else "kernel"
     layout = _layout(own, shape)

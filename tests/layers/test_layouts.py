@@ -184,6 +184,50 @@ def test_a_product_in_chunks_makes_no_copies():
     assert axes(found, *params) == dict.fromkeys(params, ((0,), (1,), ()))
 
 
+def test_parameters_that_are_stacked_unstacked_and_tiled_are_followed():
+    def apply(p, state, x, *, train, key=None):
+        both = jnp.stack([p["query"], p["key"]])
+        h = jnp.einsum("bi,koi->bko", x, both).sum(1)
+        for copy in jnp.unstack(p["copies"], axis=1):
+            h = h @ copy
+        return h @ jnp.tile(p["tiled"], (1, 2)), state
+
+    shapes = {"query": (6, 8), "key": (6, 8), "copies": (6, 3, 6), "tiled": (6, 4)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
+    assert axes(found, *shapes) == {
+        "query": ((1,), (0,), ()),
+        "key": ((1,), (0,), ()),
+        "copies": ((0,), (2,), (1,)),
+        "tiled": ((0,), (1,), ()),
+    }
+
+
+def test_groups_that_cut_an_axis_are_no_copies():
+    """A block-diagonal product: of an axis of outputs there are more; one of inputs has no axis for its groups."""
+
+    def apply(p, state, x, *, train, key=None):
+        grouped = x.reshape(-1, 2, 4)
+        y = jnp.einsum("bgi,gio->bgo", grouped, p["outputs"].reshape(4, 2, 6).swapaxes(0, 1))
+        return y + jnp.einsum("bgi,gio->bgo", grouped, p["inputs"].reshape(2, 4, 6)), state
+
+    params = {"outputs": jnp.ones((4, 12)), "inputs": jnp.ones((8, 6))}
+    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
+    assert axes(found, *params) == {"outputs": ((0,), (1,), ()), "inputs": ((), (), ())}
+
+
+def test_a_kernel_in_a_norm_is_a_kernel_where_it_makes_outputs():
+    def apply(p, state, x, *, train, key=None):
+        shift = x @ p["norm1"]["kernel"] + p["norm1"]["bias"][None]
+        return x * p["norm2"]["weight"][None] + shift, state
+
+    params = {"norm1": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}, "norm2": {"weight": jnp.ones(4)}}
+    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))
+    assert {path: p.role for path, p in found.items()} == {
+        "norm1/bias": "bias", "norm1/kernel": "kernel", "norm2/weight": "scale",
+    }  # fmt: skip
+
+
 def test_what_is_assumed_of_a_scanned_parameter_is_that_of_one_copy():
     """A scale called 'weight' is a vector in each copy, and no kernel [copies, features]."""
 
