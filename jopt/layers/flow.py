@@ -155,9 +155,7 @@ class _Walk:
                 continue
             general = kind == "Dense" and (len(contract) > 1 or len(outputs) > 1)
             stack = parts.get("stack", set()) - outputs  # part of an axis of outputs: there are more of them.
-            if contract & (
-                outputs | stack
-            ):  # an axis that was split into both is neither.
+            if contract & (outputs | stack):  # an axis that was split into both is neither.
                 contract = outputs = stack = set()
             (self.found if data else self.others)[view.leaf][
                 Use(
