@@ -1,6 +1,6 @@
 """Which arrays of an Optax state are moments of single weights, and their projection.
 
-What an optimizer keeps of a parameter of shape `[*P]` is one of four kinds, told from its shape:
+What an optimizer keeps of a parameter of shape `[*P]` is one of four kinds, decided by its shape:
 
 | shape | examples | what is done |
 |---|---|---|

@@ -45,7 +45,7 @@ def inputs(
       graph: the float graph.
       input_shape: of one example.
       mean: of the raw inputs, if the graph takes those.
-      std: likewise.
+      std: of the raw inputs, as mean.
       examples: [n, *input_shape], taken in turn. None: normal numbers, of this mean and standard deviation; where
         the graph makes integers of all that it takes, such as the rows of an embedding, integers from 0, below the
         smallest number of rows.

@@ -149,7 +149,7 @@ class _Walk:
         if value.data:
             return
         for view in value.views:
-            parts = {name: {a for i in own for a, _ in view.axes[i]} for name, own in axes.items()}
+            parts = {name: {a for i in places for a, _ in view.axes[i]} for name, places in axes.items()}
             contract, outputs = parts["contract"] | parts.get("window", set()), parts["outputs"]
             if not contract:
                 continue
@@ -250,8 +250,8 @@ class _Walk:
 
     def _carry(self, body: Any, consts: list[_Value], carry: list[_Value], slices: list[_Value]) -> list[_Value]:
         """What a loop's carry holds in every round: data spreads; a parameter that is passed on stays."""
-        own = body.invars[len(consts) : len(consts) + len(carry)]
-        passed = [a is b for a, b in zip(own, body.outvars, strict=False)]
+        carried = body.invars[len(consts) : len(consts) + len(carry)]
+        passed = [a is b for a, b in zip(carried, body.outvars, strict=False)]
         carry = [v if same else v._replace(views=()) for v, same in zip(carry, passed, strict=True)]
         while True:
             outputs = self.jaxpr(body, [*consts, *carry, *slices])
@@ -322,29 +322,29 @@ def _reshaped(eqn: Any, view: _View) -> list[_View]:
     sizes = eqn.outvars[0].aval.shape
     order = eqn.params["dimensions"]  # a transpose before it, which vmap's rules put there.
     before = view.axes if order is None else [view.axes[i] for i in order]
-    left = [list(factor) for factors in before for factor in factors]
+    left = [list(factor) for joined in before for factor in joined]
     if math.prod(n for _, n in left) != math.prod(sizes):
         return []
     axes: list[Factors] = []
     for position, size in enumerate(sizes):
-        own, rest = [], size
-        while left and rest > 1:
+        factors, remaining = [], size
+        while left and remaining > 1:
             axis, n = left[0]
-            part = math.gcd(n, rest)
+            part = math.gcd(n, remaining)
             if n > 1 and part == 1:
                 return []
-            own.append((axis, part))
-            rest //= part
+            factors.append((axis, part))
+            remaining //= part
             left[0][1] = n // part
             if left[0][1] == 1:
                 left.pop(0)
         following = sizes[position + 1] if position + 1 < len(sizes) else 0
         # A factor of size 1 goes with the axis before it, or makes an axis of size 1.
-        while left and left[0][1] == 1 and (following != 1 or (not own and size == 1)):
-            own.append((left.pop(0)[0], 1))
+        while left and left[0][1] == 1 and (following != 1 or (not factors and size == 1)):
+            factors.append((left.pop(0)[0], 1))
             if size == 1:
                 break
-        axes.append(tuple(own))
+        axes.append(tuple(factors))
     return [view._replace(axes=tuple(axes), direct=False)]
 
 

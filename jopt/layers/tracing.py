@@ -23,21 +23,21 @@ def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -
     The layout comes from the contraction that reads a parameter: its `dot_general`, `conv_general_dilated` or
     lookup, wherever it runs (scanned, rematerialized, mapped, jitted). The kind of layer comes from the Linen
     module of that path, or from the contraction. The role comes from the parameter's name; where that says nothing,
-    from the
-    contraction: what no contraction reads is no weight. What the model itself declares (`Model.layers`) comes
-      first.
+    from the contraction: what no contraction reads is no weight. What the model declares (`Model.layers`) comes
+    first.
 
     Args:
       model: a `jopt.models.Model`.
       x: one batch, an array or a `jax.ShapeDtypeStruct`; only its shape and dtype matter.
       params: the parameters, or their shapes; None: those of `model.init`.
-      model_state: the state, or its shapes; None likewise.
+      model_state: the state, or its shapes; None: that of `model.init`.
 
     Returns:
       From a parameter's path to its `Parameter`, in leaf order.
 
     Raises:
       ValueError: if the model declares a parameter that it does not have.
+      TypeError: if `x` is not one array.
 
     Example:
       >>> from flax import linen as nn
@@ -50,6 +50,8 @@ def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -
       >>> layers["query/bias"].reason
       'bias of DenseGeneral'
     """
+    if len(jax.tree.leaves(x)) != 1:
+        raise TypeError(f"x must be one array, got {jax.tree.structure(x)}")
     if params is None:
         params, model_state = jax.eval_shape(model.init, jax.random.key(0), x)
     declared = dict(model.layers or {})
@@ -64,8 +66,6 @@ def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -
         return _with_kinds(lambda: model.apply(params, model_state, x, train=False), kinds)
 
     jaxpr = jax.make_jaxpr(forward)(params, {} if model_state is None else model_state, x).jaxpr
-    if len(jax.tree.leaves(x)) != 1:
-        raise TypeError(f"x must be one array, got {jax.tree.structure(x)}")
     found = flow.reads(jaxpr, len(leaves))
     return {
         path: declared[path]._replace(path=path, source="declared")
@@ -107,10 +107,10 @@ def _assumed(path: str, leaf: Any, stack: tuple[int, ...] = ()) -> Parameter:
 def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str]) -> Parameter:
     """The parameter of a path, given how the program reads it and the kinds of the modules that ran."""
     shape, kind = jnp.shape(leaf), kinds.get(path.rpartition("/")[0])
-    role, own = names.role(path), read.uses
-    if not own and role == "kernel" and kind in _ORDERED and all(map(_in_order, read.others)):
-        own = read.others
-    if not own:
+    role, uses = names.role(path), read.uses
+    if not uses and role == "kernel" and kind in _ORDERED and all(map(_in_order, read.others)):
+        uses = read.others
+    if not uses:
         # Its name may still say that it is a kernel, read by something that the trace cannot follow.
         stack = tuple(sorted(read.stack))
         if role in ("kernel", "embedding"):
@@ -119,17 +119,17 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
             tuple(axis for axis in range(len(shape)) if axis not in stack) if role in ("bias", "scale") else ()
         )
         return Parameter(path, kind or "unknown", role or "other", (), outputs, stack=stack, source="traced")
-    if role in (None, "kernel") and all(use.kind == "Embed" and len(use.outputs) > 1 for use in own):
+    if role in (None, "kernel") and all(use.kind == "Embed" and len(use.outputs) > 1 for use in uses):
         # A table of matrices: experts that each example picks, whose product with the data is not followed.
         return Parameter(path, kind or "unknown", "kernel", source="traced")
-    if role == "scale" and names.is_kernel(path) and any(use.kind != "Embed" and use.outputs for use in own):
+    if role == "scale" and names.is_kernel(path) and any(use.kind != "Embed" and use.outputs for use in uses):
         role = "kernel"  # of a layer inside something that is called a norm: a scale makes no new outputs.
     if role not in ("bias", "scale"):
-        role = "embedding" if any(use.kind == "Embed" for use in own) else "kernel"
-    layout = _layout(own, shape)
+        role = "embedding" if any(use.kind == "Embed" for use in uses) else "kernel"
+    layout = _layout(uses, shape)
     if kind in _ORDERED:
         layout = _with_mapped_copies(layout)
-    return Parameter(path, kind or own[0].kind, role, source="traced", **layout)
+    return Parameter(path, kind or uses[0].kind, role, source="traced", **layout)
 
 
 def _in_order(use: flow.Use) -> bool:
@@ -149,24 +149,24 @@ def _with_mapped_copies(layout: dict[str, Any]) -> dict[str, Any]:
     return {**layout, "outputs": outputs, "stack": tuple(sorted({*layout["stack"], *copies}))}
 
 
-def _layout(own: Sequence[flow.Use], shape: Sequence[int]) -> dict[str, Any]:
+def _layout(uses: Sequence[flow.Use], shape: Sequence[int]) -> dict[str, Any]:
     """The one layout of all uses, empty where they differ; a lookup decides for a table that is multiplied too."""
-    own = [use for use in own if use.kind == "Embed"] or own
+    uses = [use for use in uses if use.kind == "Embed"] or uses
     wide = frozenset(axis for axis, n in enumerate(shape) if n != 1)
-    first = next((use for use in own if use.direct), own[0])
-    ways = {(use.contract & wide, use.outputs & wide, use.stack & wide) for use in own}
+    first = next((use for use in uses if use.direct), uses[0])
+    ways = {(use.contract & wide, use.outputs & wide, use.stack & wide) for use in uses}
     if len(ways) > 1 or not first.contract:
         return {}
     # An axis of size 1 that a reshape lost is summed over like any other.
     contract = frozenset(range(len(shape))) - first.outputs - first.stack
-    window = frozenset().union(*(use.window for use in own)) & contract
+    window = frozenset().union(*(use.window for use in uses)) & contract
     return {
         "contract": tuple(sorted(contract)),
         "outputs": tuple(sorted(first.outputs)),
         "window": tuple(sorted(window)),
         "stack": tuple(sorted(first.stack)),
-        "groups": max(use.groups for use in own),
-        "dilation": max(use.dilation for use in own),
+        "groups": max(use.groups for use in uses),
+        "dilation": max(use.dilation for use in uses),
     }
 
 

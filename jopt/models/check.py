@@ -15,7 +15,7 @@ def check(model: Model, x: Any) -> jax.ShapeDtypeStruct:
     """Checks what a model gives in training and evaluation, by shapes alone: nothing is computed or compiled.
 
     Args:
-      model: any model: `from_linen`, `from_nnx` or two functions of one's own.
+      model: any model: `from_linen`, `from_nnx` or a pair of functions.
       x: one batch [batch, ...], or its `jax.ShapeDtypeStruct`.
 
     Returns:

@@ -79,14 +79,14 @@ def from_linen(module: nn.Module, *, mode: str | None = "auto") -> Model:
     keywords = mode_keywords(type(module), mode)
     hidden = mode == "auto" and not keywords
 
-    def told(train: bool) -> dict[str, bool]:
+    def modes(train: bool) -> dict[str, bool]:
         return {name: value if train else not value for name, value in keywords.items()}
 
     def guard() -> contextlib.AbstractContextManager[None]:
         return no_hidden_modes(type(module)) if hidden else contextlib.nullcontext()
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
-        start = functools.partial(module.init, **told(False))
+        start = functools.partial(module.init, **modes(False))
         with guard():
             variables = dict(start(key, x))
         params = variables.pop("params", {})
@@ -95,7 +95,7 @@ def from_linen(module: nn.Module, *, mode: str | None = "auto") -> Model:
     def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
         # Flax draws the streams that it is not given from the one called 'params'.
         rngs = None if key is None else {"dropout": key, "params": keys.stream(key, "params")}
-        forward = functools.partial(module.apply, {"params": params, **model_state}, x, rngs=rngs, **told(train))
+        forward = functools.partial(module.apply, {"params": params, **model_state}, x, rngs=rngs, **modes(train))
         with guard():
             if train and model_state:
                 logits, updated = forward(mutable=list(model_state))

@@ -1,4 +1,4 @@
-"""Training mode and evaluation mode: the keyword by which a module is told, and modules that cannot be told."""
+"""Training mode and evaluation mode: the keyword that selects it, and modules without such a keyword."""
 
 import contextlib
 import inspect
