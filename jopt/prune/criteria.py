@@ -99,6 +99,12 @@ def _by_layer(name: str, p: Pruned, w: jax.Array, statistics: Mapping[str, Layer
     known = p.parameter.require_layout(f"score {name!r}")
     if known.stack:
         raise ValueError(f"{p.path}: {name!r} reads statistics of one layer, and those of stacked copies are one")
+    if name == "wanda" and parts[layer.count("/") + 1].endswith("_kernel"):
+        # Of a recurrence: the layer's statistics are those of its input, which only 'kernel' multiplies.
+        raise ValueError(
+            f"{p.path}: 'wanda' has no statistics of what it multiplies, the state of layer {layer!r}; a rule "
+            f"({p.path!r}, None) would leave it alone"
+        )
     try:
         if name == "wanda":
             return formulas.wanda(w, statistics[layer].input_norm, known.inputs)

@@ -158,6 +158,18 @@ def test_on_the_state_of_an_nnx_module_and_on_a_dict():
     same(wanda.update(wanda.init(params), params, step=0, statistics=stats).masks, state.masks)
 
 
+def test_wanda_has_no_norms_of_a_recurrent_state():
+    """They would be those of the layer's input, which may have as many features."""
+    params = {"Recurrent_0": {"kernel": jnp.ones((4, 4)), "recurrent_kernel": jnp.ones((4, 4))}}
+    stats, rule = {"Recurrent_0": LayerStatistics(jnp.ones(4), jnp.ones(4))}, ("Recurrent_0/recurrent_kernel", None)
+    wanda = prune.one_shot(0.5, score="wanda")
+    with pytest.raises(ValueError, match=r"recurrent_kernel: 'wanda' has no statistics of .* the state"):
+        wanda.update(wanda.init(params), params, step=0, statistics=stats)
+    wanda = prune.one_shot(0.5, score="wanda", rules=[rule])
+    state = wanda.update(wanda.init(params), params, step=0, statistics=stats)
+    assert int(state.masks["Recurrent_0"]["kernel"].sum()) == 8
+
+
 BAD = [
     (lambda: prune.one_shot(1.2), r"sparsity must lie in \[0, 1\), got 1.2"),
     (lambda: prune.one_shot(-0.1), r"sparsity must lie in \[0, 1\), got -0.1"),
