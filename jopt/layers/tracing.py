@@ -96,6 +96,9 @@ def parameters(params: Any, layers: Layers | None = None) -> list[Parameter]:
 def _assumed(path: str, leaf: Any, stack: tuple[int, ...] = ()) -> Parameter:
     """What is assumed of each copy, on the axes of the whole."""
     shape, floating = jnp.shape(leaf), bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+    whole = names.assumed(path, shape, floating=floating)
+    if whole.stack or not stack:
+        return whole
     copy = names.assumed(path, one_copy(shape, stack), floating=floating)
     others = [axis for axis in range(len(shape)) if axis not in stack]
     contract, outputs, window = (
