@@ -405,7 +405,7 @@ CONFIGS = {
     ),
     "prune_activation_of_inputs": (
         pruned(score="activation", pattern="channel", axis=-2),
-        "stages[0].prune.axis must be 'outputs' for score 'activation', got -2",
+        "stages[0].prune.axis must be None for score 'activation', got -2",
     ),
     "prune_movement_unmoved": (
         pruned("one_shot", score="movement"),
