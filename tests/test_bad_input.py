@@ -758,7 +758,7 @@ CALLS = {
         "'SET' reads key: update(..., key=...) must have it, got None",
     ),
     "layers_of_another_model": (
-        lambda: updated(prune.one_shot(0.5, score="wanda"), statistics={"Conv_0": None}),
+        lambda: updated(prune.one_shot(0.5, score="wanda"), layers={"Conv_0": None}),
         ValueError,
         "Dense_0/kernel: 'wanda' reads its layer's statistics; there are those of Conv_0",
     ),

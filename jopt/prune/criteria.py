@@ -18,8 +18,8 @@ NEEDS: dict[str, frozenset[str]] = {
     "movement": frozenset(),
     "saliency": frozenset({"grads"}),
     "snip": frozenset({"grads"}),
-    "wanda": frozenset({"statistics"}),
-    "activation": frozenset({"statistics"}),
+    "wanda": frozenset({"layers"}),
+    "activation": frozenset({"layers"}),
 }
 SCORES = tuple(NEEDS)
 
@@ -33,7 +33,7 @@ def rank(
     movement: Sequence[jax.Array] | None = None,
     grads: Sequence[jax.Array] | None = None,
     key: jax.Array | None = None,
-    statistics: Mapping[str, LayerStatistics] | None = None,
+    layers: Mapping[str, LayerStatistics] | None = None,
 ) -> list[jax.Array]:
     """The scores of the pruned parameters; pruned weights count as 0, whatever they hold.
 
@@ -45,7 +45,7 @@ def rank(
       movement: float32, the accumulated -w g, for 'movement'.
       grads: their gradients, for 'saliency' and 'snip'.
       key: a PRNG key, for 'random'.
-      statistics: of the layers, for 'wanda' and 'activation'.
+      layers: statistics of the layers, for 'wanda' and 'activation'.
 
     Returns:
       float32 arrays of the parameters' shapes.
@@ -63,9 +63,7 @@ def rank(
     if name == "movement":
         sums = require(movement, name, "movement")
         return [formulas.movement(jnp.where(m, s, jnp.float32(0))) for s, m in zip(sums, masks, strict=True)]
-    return [
-        _by_layer(name, p, w, require(statistics, name, "statistics")) for p, w in zip(pruned, kept, strict=True)
-    ]
+    return [_by_layer(name, p, w, require(layers, name, "layers")) for p, w in zip(pruned, kept, strict=True)]
 
 
 def noise(key: jax.Array, pruned: Sequence[Pruned], weights: Sequence[jax.Array]) -> list[jax.Array]:
