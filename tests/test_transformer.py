@@ -184,12 +184,16 @@ def test_scores_by_statistics_know_heads(score, pattern):
         np.testing.assert_array_equal(flat(masks["block_0"]["attention"][how]["kernel"], how), want)
 
 
-def test_wanda_leaves_a_dead_head_first():
-    """A head whose inputs are all zero scores zero, so that half of the weights are all of its own."""
-    out = known("plain")["block_0/attention/out/kernel"]._replace(path="out/kernel")
+@pytest.mark.parametrize("told", [True, False])
+def test_wanda_leaves_a_dead_head_first(told):
+    """A head whose inputs are all zero scores zero, so that half of the weights are all of its own.
+
+    The statistics have the axes of their layer, so they say which these are where nothing else does.
+    """
+    out = {"out/kernel": known("plain")["block_0/attention/out/kernel"]} if told else None
     x = jnp.ones((5, 2, 4)) * jnp.array([1.0, 0.0])[None, :, None]
     stats = {"out": type(statistics()["head"])(jnp.sqrt((x**2).sum(0)), jnp.zeros(8))}
-    t = prune.one_shot(0.5, score="wanda", layers={"out/kernel": out})
+    t = prune.one_shot(0.5, score="wanda", layers=out)
     params = {"out": {"kernel": tree()["block_0"]["attention"]["out"]["kernel"]}}
     mask = t.update(t.init(params), params, step=0, layers=stats).masks["out"]["kernel"]
     assert mask[0].all() and not mask[1].any()

@@ -94,7 +94,13 @@ def _by_layer(name: str, p: Pruned, w: jax.Array, statistics: Mapping[str, Layer
         raise ValueError(
             f"{p.path}: {name!r} reads its layer's statistics; there are those of {', '.join(statistics) or 'none'}"
         )
-    known = p.parameter.require_layout(f"score {name!r}")
+    known = p.parameter
+    inputs, outputs = (jnp.ndim(x) for x in statistics[layer])
+    if not known.contract and inputs + outputs == w.ndim:
+        # Statistics are of Linen layers, whose kernels, where they have no window, are [*inputs, *outputs].
+        axes = tuple(range(w.ndim))
+        known = known._replace(contract=axes[:inputs], outputs=axes[inputs:])
+    known = known.require_layout(f"score {name!r}")
     if known.stack:
         raise ValueError(f"{p.path}: {name!r} reads statistics of one layer, and those of stacked copies are one")
     try:
