@@ -1,22 +1,24 @@
-"""Which arrays of an Optax state are moments of single weights, and their projection.
+"""Which arrays of an Optax state are moments of single weights; how they are projected or cut.
 
-What an optimizer keeps of a parameter of shape `[*P]` is one of four kinds, decided by its shape:
+What an optimizer keeps of a parameter of shape `[*P]` is one of five kinds, decided by its shape:
 
-| shape | examples | what is done |
-|---|---|---|
-| `[*P]` | momenta, accumulated gradients, averages | projected |
-| `[k, *P]` for all parameters | the memory of L-BFGS | each of the k is projected |
-| one number, or `[*P]` without some axes | NovoGrad's norms; Adafactor's and SM3's rows and columns | left alone |
-| any other | a low-rank basis (GaLore), one flat vector (`optax.flatten`) | refused |
+| shape | examples | projection | cutting |
+|---|---|---|---|
+| `[*P]` | momenta, accumulated gradients, averages | projected | cut |
+| `[k, *P]` for all parameters | the memory of L-BFGS | each of the k is projected | each of the k is cut |
+| one number | NovoGrad's norms | left alone | left alone |
+| `[*P]` without some axes | Adafactor's and SM3's rows and columns | left alone | refused |
+| any other | a low-rank basis (GaLore), one flat vector (`optax.flatten`) | refused | refused |
 
 A statistic over several weights is left alone because it belongs to the kept ones too. It counts a pruned weight's
 gradient, which is zero after projection, as zero: averages forget it, maxima and sums stay upper bounds. It only
-scales gradients, so that it cannot move a weight whose gradient is zero.
+scales gradients, so that it cannot move a weight whose gradient is zero. Rows and columns are not cut because their
+shape does not tell which axis of a square matrix they have.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,24 @@ class _Entry:
     @property
     def shape(self) -> tuple[int, ...]:
         return jnp.shape(self.array)
+
+
+class _Change(NamedTuple):
+    """What is done to moments.
+
+    Attributes:
+      function: maps a tree of the parameters' structure to one of the same structure.
+      before: path to shape of each parameter that it changes.
+      after: the same after the change.
+      verb: 'projected' or 'cut'.
+      keeps_axes: whether a statistic over some axes of its parameter may stay as it is.
+    """
+
+    function: Callable[[Any], Any]
+    before: Mapping[str, tuple[int, ...]]
+    after: Mapping[str, tuple[int, ...]]
+    verb: str
+    keeps_axes: bool
 
 
 @jax.tree_util.register_pytree_node_class
@@ -80,22 +100,59 @@ def project_state(
       >>> new[0].mu["w"].tolist(), new[0].nu["w"].tolist()
       ([0.0, 0.0], 1.0)
     """
+    return _changed(_Change(project, shapes, shapes, "projected", keeps_axes=True), optimizer, opt_state)
+
+
+def cut_state(
+    cut: Callable[[Any], Any],
+    before: Mapping[str, tuple[int, ...]],
+    after: Mapping[str, tuple[int, ...]],
+    optimizer: Any,
+    opt_state: Any,
+) -> Any:
+    """An Optax state in which every moment has the shape of its smaller parameter.
+
+    Args:
+      cut: as `project` in `project_state`, but shapes may change.
+      before: path to shape of each parameter that `cut` makes smaller.
+      after: its new shape.
+      optimizer: the Optax transform that made `opt_state`.
+      opt_state: its state.
+
+    Returns:
+      The new state, of the same structure and dtypes.
+
+    Raises:
+      ValueError: for an array of such a parameter that is neither its moment nor one number, by its path.
+
+    Example:
+      >>> optimizer = optax.novograd(0.1)
+      >>> state = optimizer.init({"w": jnp.ones(3)})
+      >>> first_two = lambda tree: jax.tree.map(lambda x: x[:2], tree)
+      >>> new = cut_state(first_two, {"w": (3,)}, {"w": (2,)}, optimizer, state)
+      >>> new[0].mu["w"].shape, new[0].nu["w"].shape
+      ((2,), ())
+    """
+    return _changed(_Change(cut, before, after, "cut", keeps_axes=False), optimizer, opt_state)
+
+
+def _changed(change: _Change, optimizer: Any, opt_state: Any) -> Any:
     # Square matrices have the same shape in GaLore's basis.
     if any(map(_in_another_basis, jax.tree.leaves(opt_state, is_leaf=_in_another_basis))):
         raise ValueError(
             "optax.contrib.galore keeps its moments in a low-rank basis, where no entry belongs to one weight: "
-            "they cannot be projected; use another optimizer"
+            f"they cannot be {change.verb}; use another optimizer"
         )
     entries = jax.tree_util.tree_map_with_path(lambda path, x: _Entry(jax.tree_util.keystr(path), x), opt_state)
     like, is_parameters = _init_with_placeholder(optimizer)
 
     def visit(mark: Any, part: Any) -> Any:
         if is_parameters(mark):
-            return _project_tree(project, shapes, part)
+            return _change_tree(change, part)
         if jnp.shape(mark) != part.shape:
             raise ValueError(
                 f"optimizer state {part.path} has shape {part.shape}: it depends on the parameters but is not in "
-                "a tree of their structure (as with optax.flatten): moments in it cannot be projected"
+                f"a tree of their structure (as with optax.flatten): moments in it cannot be {change.verb}"
             )
         return part.array
 
@@ -120,25 +177,26 @@ def _init_with_placeholder(optimizer: Any) -> tuple[Any, Callable[[Any], bool]]:
     return state, lambda node: isinstance(node, type(placeholder))
 
 
-def _project_tree(project: Callable[[Any], Any], shapes: Mapping[str, tuple[int, ...]], part: Any) -> Any:
+def _change_tree(change: _Change, part: Any) -> Any:
     with_paths, structure = jax.tree_util.tree_flatten_with_path(part)
     entries = [entry for _, entry in with_paths]
-    owners = [_owner(path, shapes) for path, _ in with_paths]
+    owners = [_owner(path, change.before) for path, _ in with_paths]
     lead = {entry.shape[:1] for entry in entries}
-    known = [(entry, shapes[name]) for entry, name in zip(entries, owners, strict=True) if name is not None]
+    known = [(entry, change.before[name]) for entry, name in zip(entries, owners, strict=True) if name is not None]
     stacked = bool(known) and len(lead) == 1 and all(e.shape[1:] == shape != e.shape for e, shape in known)
-    if stacked:
-        project = jax.vmap(project)
 
     def is_moment(entry: _Entry, name: str | None) -> bool:
-        if name is None or stacked or entry.shape == shapes[name]:
+        if name is None or stacked or entry.shape == change.before[name]:
             return True
-        if _is_statistic(entry.shape, shapes[name]):
+        if _is_number(entry.shape) or (change.keeps_axes and _is_statistic(entry.shape, change.before[name])):
             return False
+        others = (
+            "one number or a statistic over some of the parameter's axes" if change.keeps_axes else "one number"
+        )
         raise ValueError(
-            f"optimizer state {entry.path} has shape {entry.shape}, but the parameter {name} has {shapes[name]}: "
-            "only an array of the parameter's shape can be projected, and only one number or a statistic over some "
-            "of the parameter's axes can be left alone; use another optimizer"
+            f"optimizer state {entry.path} has shape {entry.shape}, but the parameter {name} has "
+            f"{change.before[name]}: only an array of the parameter's shape can be {change.verb}, and only "
+            f"{others} can be left alone; use another optimizer"
         )
 
     moments = [is_moment(entry, name) for entry, name in zip(entries, owners, strict=True)]
@@ -146,13 +204,18 @@ def _project_tree(project: Callable[[Any], Any], shapes: Mapping[str, tuple[int,
         return jax.tree.unflatten(structure, [entry.array for entry in entries])
     given = [e.array if moment else optax.MaskedNode() for e, moment in zip(entries, moments, strict=True)]
     tree = jax.tree.unflatten(structure, given)
-    new = project(tree)
+    new = (jax.vmap(change.function) if stacked else change.function)(tree)
     if jax.tree.structure(new) != jax.tree.structure(tree):
         raise ValueError(f"project must keep the structure of a tree: {entries[0].path} and the others changed it")
     leaves = iter(jax.tree.leaves(new))
-    return jax.tree.unflatten(
-        structure, [_same_shape(e, next(leaves)) if m else e.array for e, m in zip(entries, moments, strict=True)]
-    )
+
+    def result(entry: _Entry, name: str | None, moment: bool) -> Any:
+        if not moment:
+            return entry.array
+        shape = entry.shape if name is None else (entry.shape[:1] if stacked else ()) + change.after[name]
+        return _of_shape(shape, entry, next(leaves))
+
+    return jax.tree.unflatten(structure, map(result, entries, owners, moments))
 
 
 def _owner(path: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -161,21 +224,26 @@ def _owner(path: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> str | 
     return next((name for name in names if name in shapes), None)
 
 
+def _is_number(shape: tuple[int, ...]) -> bool:
+    """Whether it is one number, or a placeholder for none."""
+    return all(size == 1 for size in shape) or 0 in shape
+
+
 def _is_statistic(shape: tuple[int, ...], parameter: tuple[int, ...]) -> bool:
-    """Whether it is one number (or a placeholder for none), or has some of the parameter's axes, in their order.
+    """Whether it has some of the parameter's axes, in their order.
 
     Example:
-      >>> [_is_statistic(shape, (3, 128, 256)) for shape in ((), (1,), (3, 256), (128,), (256, 3), (3, 64, 256))]
-      [True, True, True, True, False, False]
+      >>> [_is_statistic(shape, (3, 128, 256)) for shape in ((3, 256), (128,), (256, 3), (3, 64, 256))]
+      [True, True, False, False]
     """
     axes = iter(parameter)
-    return all(size == 1 for size in shape) or 0 in shape or all(size in axes for size in shape)
+    return all(size in axes for size in shape)
 
 
-def _same_shape(entry: _Entry, new: Any) -> Any:
-    if jnp.shape(new) != entry.shape:
+def _of_shape(shape: tuple[int, ...], entry: _Entry, new: Any) -> Any:
+    if jnp.shape(new) != shape:
+        rule = "project must keep shapes" if shape == entry.shape else f"cut must give the smaller shape {shape}"
         raise ValueError(
-            f"project must keep shapes: it makes {jnp.shape(new)} of the optimizer state {entry.path}, which has "
-            f"shape {entry.shape}"
+            f"{rule}: it makes {jnp.shape(new)} of the optimizer state {entry.path}, which has shape {entry.shape}"
         )
     return new

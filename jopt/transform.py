@@ -63,7 +63,7 @@ class ParamTransform(NamedTuple):
         that is cheaper. None: `apply`.
       observe: `(state, params, grads) -> state`, at every step, with the gradients before projection. None:
         nothing is kept.
-      needs: what `update` wants too: 'grads' (a mean gradient over training examples at `params`), 'statistics'
+      needs: what `update` wants too: 'grads' (a mean gradient over training examples at `params`), 'layers'
         (the keyword of that name: a mapping from a layer's path to its `LayerStatistics`).
       shapes: `state -> {path: shape}` of each parameter that `project` changes, which tells `project_moments` the
         moments from an optimizer's other state. None: `project` takes leaves of any shape.
@@ -147,12 +147,12 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         step,
         grads=None,
         key=None,
-        statistics: Mapping[str, LayerStatistics] | None = None,
+        layers: Mapping[str, LayerStatistics] | None = None,
     ) -> State:
         states = []
         for i, (t, s) in enumerate(_pairs(state)):
             subkey = None if key is None else jax.random.fold_in(key, i)
-            more = {"statistics": statistics} if "statistics" in t.needs else {}
+            more = {"layers": layers} if "layers" in t.needs else {}
             states.append(t.update(s, params, step=step, grads=grads, key=subkey, **more))
             params = t.apply(states[-1], params)
         return tuple(states)

@@ -405,7 +405,7 @@ CONFIGS = {
     ),
     "prune_activation_of_inputs": (
         pruned(score="activation", pattern="channel", axis=-2),
-        "stages[0].prune.axis must be -1, the outputs, for score 'activation', got -2",
+        "stages[0].prune.axis must be None for score 'activation', got -2",
     ),
     "prune_movement_unmoved": (
         pruned("one_shot", score="movement"),
@@ -770,7 +770,7 @@ CALLS = {
     "nothing_to_prune": (
         lambda: started(prune.one_shot(0.5), {"bias": jnp.zeros(3)}),
         ValueError,
-        "no parameter is pruned: none is floating with 2 or more axes, or has a rule; there are: bias",
+        "no parameter is pruned: none is a floating weight, or has a rule; there are: bias (bias, assumed)",
     ),
     "integers_pruned": (
         lambda: started(prune.one_shot(0.5, rules=[("count", 0.5)]), {"count": jnp.zeros(3, jnp.int32)}),

@@ -61,7 +61,7 @@ def calls(name: str) -> Calls:
         t = make(*numbers)
         if t.observe is not None:
             state = t.observe(state, params, grads)
-        more = {"statistics": LAYERS} if "statistics" in t.needs else {}
+        more = {"layers": LAYERS} if "layers" in t.needs else {}
         return t.update(state, params, step=step, grads=grads, key=key, **more)
 
     def look(numbers, state, params):

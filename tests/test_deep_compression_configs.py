@@ -41,11 +41,11 @@ def test_what_each_layer_keeps(network, dataset, kept):
     assert config.pack
     said = describe(config, 2, shapes(config, dataset))
     kernels, biases = ([row for row in said if row[0].endswith(kind)] for kind in ("kernel", "bias"))
-    for (_, _, pruning, sharing), count in zip(kernels, kept, strict=True):
+    for (_, _, _, pruning, sharing), count in zip(kernels, kept, strict=True):
         assert f" {count} weights" in pruning and "values" in sharing
     # All biases but the last layer's ten share eight values.
-    assert [row[3] for row in biases][-1] == "left as it is"
-    assert all("at most 8 values" in row[3] for row in biases[:-1])
+    assert [row[4] for row in biases][-1] == "left as it is"
+    assert all("at most 8 values" in row[4] for row in biases[:-1])
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -56,7 +56,7 @@ def test_mnist_has_the_papers_rates_and_codebooks(network):
     config = found.get_config("mnist")
     sizes = {row[0]: row for row in describe(config, 2, shapes(config, "mnist"))}
     for layer, row in zip(found.KEPT["mnist"], rows, strict=True):
-        assert str(2 ** int(row.value_bits)) in sizes[f"{layer}/kernel"][3]
+        assert str(2 ** int(row.value_bits)) in sizes[f"{layer}/kernel"][4]
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -14,9 +14,10 @@ import optax
 import pytest
 import quick
 import transformer
+from flax import linen as nn
 from transformer import TOKENS, WAYS, known, model, stacked, tree
 
-from jopt import clip, cluster, intercept, layers, measure, optim, prune, quantize
+from jopt import clip, cluster, intercept, layers, measure, models, optim, prune, quantize
 from jopt.quantize import Spec, binary, ternary
 from jopt.rules import named_leaves
 from jopt.transform import ParamTransform
@@ -172,25 +173,29 @@ def test_scores_by_statistics_know_heads(score, pattern):
     rules = [("embed.*", None)]  # nothing runs through an interceptor there
     sparsity = None if score == "wanda" else 0.5
     t = prune.one_shot(sparsity, score=score, pattern=pattern, rules=rules, layers=known("plain"))
-    masks = t.update(t.init(tree()), tree(), step=0, statistics=statistics()).masks
+    masks = t.update(t.init(tree()), tree(), step=0, layers=statistics()).masks
     for how in ("query", "out"):
         path = f"block_0/attention/{how}"
         kernel, own = tree()["block_0"]["attention"][how]["kernel"], statistics()[path]
         f = prune.one_shot(sparsity, score=score, pattern=pattern)
         params = {"layer": {"kernel": flat(kernel, how)}}
         ravelled = {"layer": type(own)(own.input_norm.ravel(), own.zero_share.ravel())}
-        want = f.update(f.init(params), params, step=0, statistics=ravelled).masks["layer"]["kernel"]
+        want = f.update(f.init(params), params, step=0, layers=ravelled).masks["layer"]["kernel"]
         np.testing.assert_array_equal(flat(masks["block_0"]["attention"][how]["kernel"], how), want)
 
 
-def test_wanda_leaves_a_dead_head_first():
-    """A head whose inputs are all zero scores zero, so that half of the weights are all of its own."""
-    out = known("plain")["block_0/attention/out/kernel"]._replace(path="out/kernel")
+@pytest.mark.parametrize("told", [True, False])
+def test_wanda_leaves_a_dead_head_first(told):
+    """A head whose inputs are all zero scores zero, so that half of the weights are all of its own.
+
+    The statistics have the axes of their layer, so they say which these are where nothing else does.
+    """
+    out = {"out/kernel": known("plain")["block_0/attention/out/kernel"]} if told else None
     x = jnp.ones((5, 2, 4)) * jnp.array([1.0, 0.0])[None, :, None]
     stats = {"out": type(statistics()["head"])(jnp.sqrt((x**2).sum(0)), jnp.zeros(8))}
-    t = prune.one_shot(0.5, score="wanda", layers={"out/kernel": out})
+    t = prune.one_shot(0.5, score="wanda", layers=out)
     params = {"out": {"kernel": tree()["block_0"]["attention"]["out"]["kernel"]}}
-    mask = t.update(t.init(params), params, step=0, statistics=stats).masks["out"]["kernel"]
+    mask = t.update(t.init(params), params, step=0, layers=stats).masks["out"]["kernel"]
     assert mask[0].all() and not mask[1].any()
 
 
@@ -214,7 +219,8 @@ def test_biases_are_corrected_by_heads():
 
 
 def test_unknown_axes_are_an_error_that_names_the_layer():
-    params = tree()
+    attention = tree()["block_0"]["attention"]
+    params = {"mix": {"key": attention["key"], "out": attention["out"]}}
     cases = {
         "a scale for each output channel": quantize.weights(Spec(4, axis="outputs")),
         "Channel": prune.one_shot(0.5, pattern=prune.Channel("outputs")),
@@ -223,7 +229,7 @@ def test_unknown_axes_are_an_error_that_names_the_layer():
         "Muon": None,
     }
     for what, t in cases.items():
-        message = rf"block_0/attention/key/kernel: {what}.* of layer 'block_0/attention/key'"
+        message = rf"mix/key/kernel: {what}.* of layer 'mix/key'"
         with pytest.raises(layers.LayoutError, match=message):
             if t is None:
                 config = optim.Config("muon") if what == "Muon" else optim.Config("sgd", adaptive_clip=0.1)
@@ -232,10 +238,30 @@ def test_unknown_axes_are_an_error_that_names_the_layer():
             else:
                 t.init(params)
     erk = prune.one_shot(0.5, budget="erk")
-    with pytest.raises(layers.LayoutError, match="block_0/attention/key/kernel: budget 'erk'"):
+    with pytest.raises(layers.LayoutError, match="mix/key/kernel: budget 'erk'"):
         erk.update(erk.init(params), params, step=0)
-    with pytest.raises(layers.LayoutError, match="attention/out/kernel: bias correction"):
-        quantize.correct_biases(params, params, {"block_0/attention/out": jnp.ones(8)})
+    with pytest.raises(layers.LayoutError, match="mix/out/kernel: bias correction"):
+        quantize.correct_biases(params, params, {"mix/out": jnp.ones(8)})
+
+
+class Named(nn.Module):
+    """As Flax names its parts by itself."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        scan = nn.scan(transformer.Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        return scan()(nn.MultiHeadDotProductAttention(num_heads=2)(nn.Dense(8)(x)), None)[0]
+
+
+def test_names_of_flax_say_what_a_trace_says():
+    """So that methods on a tree alone, with no model at hand, treat attention and scanned blocks rightly too."""
+    x = jnp.ones((1, 5, 8))
+    traced = layers.trace(models.from_linen(Named()), x)
+    shapes = jax.eval_shape(lambda: Named().init(KEY, x)["params"])
+    assert any(path.startswith("ScanBlock_0/attention/out") for path in traced)
+    for of_trace, of_name in zip(traced.values(), layers.parameters(shapes), strict=True):
+        for field in ("path", "role", "contract", "outputs", "stack"):
+            assert getattr(of_trace, field) == getattr(of_name, field), of_trace
 
 
 def test_a_plan_says_each_role():
@@ -299,8 +325,6 @@ def test_effective_flops_know_kernels_from_biases():
 
 def test_effective_flops_of_layers_that_cannot_be_seen_are_left_out():
     from flax import nnx
-
-    from jopt import models
 
     net = models.from_nnx(lambda rngs: nnx.Linear(4, 3, rngs=rngs))
     params, _ = net.init(KEY, jnp.ones((1, 4)))

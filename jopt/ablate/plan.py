@@ -176,8 +176,8 @@ def sizes_of(prepared: Prepared) -> Sizes:
     """What the strategy is chosen by."""
     stages = range(len(prepared.stages))
     counts = [sum(x.size for x in jax.tree.leaves(prepared.like(stage).params)) for stage in stages]
-    kernels = [x for stage in stages for x in jax.tree.leaves(prepared.like(stage).params) if len(x.shape) > 3]
-    return Sizes(jax.default_backend(), max(counts), bool(kernels))
+    convolutions = any(p.window for stage in stages for p in prepared.layers_of(stage).values())
+    return Sizes(jax.default_backend(), max(counts), convolutions)
 
 
 def memory_of(prepared: Prepared, budget: int) -> Memory:

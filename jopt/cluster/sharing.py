@@ -12,7 +12,7 @@ from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
 from jopt.cluster.means import cluster_means, cluster_sums, take, wide
 from jopt.cluster.plan import Rules, clusters_by_leaf
 from jopt.hyper import check_number
-from jopt.layers import Layers, to_copies
+from jopt.layers import Layers, assumed, to_copies
 from jopt.layers.copies import from_copies
 from jopt.rules import named_leaves, path_name
 from jopt.transform import ParamTransform, check_shape
@@ -121,14 +121,14 @@ def share(
     check_number("iterations", iterations, lambda x: x >= 0, "a number of at least 0")
     check_number("begin", begin, lambda x: x >= 0, "a step, at least 0")
 
-    def stack_of(path):
-        """The axes over copies of a parameter's layer; a name alone does not say that there are any."""
-        return layers[path].stack if layers and path in layers else ()
+    def stack_of(path, shape):
+        """The axes over copies of a parameter's layer."""
+        return ((layers or {}).get(path) or assumed(path, shape)).stack
 
     def init(params):
         counts = clusters_by_leaf(params, clusters, rules, keep_zero, layers)
         parts = [
-            None if k is None else _unshared(leaf, k, stack_of(name))
+            None if k is None else _unshared(leaf, k, stack_of(name, leaf.shape))
             for k, (name, leaf) in zip(counts, named_leaves(params), strict=True)
         ]
         return ShareState(jnp.zeros((), jnp.bool_), jax.tree.unflatten(jax.tree.structure(params), parts))
@@ -142,7 +142,7 @@ def share(
 
         def choose(position, name, shared, w):
             check_values(w, name)
-            stack = stack_of(name)
+            stack = stack_of(name, w.shape)
             subkey = None if key is None else jax.random.fold_in(key, position)
             one = partial(_update, start=start, keep_zero=keep_zero, trained=trained)
             if not stack:
@@ -202,7 +202,10 @@ def _parts(state: ShareState, tree: Any) -> tuple[list[Shared | None], list[Any]
 
 
 def _map(
-    function: Callable[[Shared, Any], Any], state: ShareState, tree: Any, stack_of: Callable[[str], Any]
+    function: Callable[[Shared, Any], Any],
+    state: ShareState,
+    tree: Any,
+    stack_of: Callable[[str, tuple[int, ...]], tuple[int, ...]],
 ) -> Any:
     def part(path: Any, shared: Shared | None, part: Any) -> Any:
         if shared is None:
@@ -210,7 +213,7 @@ def _map(
 
         def one(inner: Any, x: Any) -> Any:
             check_shape((*path, *inner), jnp.shape(x), shared.assignments.shape)
-            stack = stack_of(path_name(path))
+            stack = stack_of(path_name(path), shared.assignments.shape)
             if not stack:
                 return function(shared, x)
             copies = jax.vmap(function)(_split(shared, stack), to_copies(x, stack))

@@ -237,7 +237,10 @@ class _Walk:
         return [_Value(tuple(_resized(view, out.aval.shape) for view in inputs[0].views)) for out in eqn.outvars]
 
     def _scan(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
-        body, n, m = eqn.params["jaxpr"].jaxpr, eqn.params["num_consts"], eqn.params["num_carry"]
+        body = _open(eqn.params["jaxpr"])
+        # JAX 0.10 and 0.11 hold these counts in different ways; only what is sliced and stacked has one axis more.
+        m = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.outvars, body.outvars, strict=True))
+        n = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.invars, body.invars, strict=True)) - m
         slices = [_Value(tuple(_drop(view, [0]) for view in value.views), value.data) for value in inputs[n + m :]]
         carry = self._carry(body, inputs[:n], inputs[n : n + m], slices)
         outputs = self.jaxpr(body, [*inputs[:n], *carry, *slices])
@@ -245,7 +248,7 @@ class _Walk:
 
     def _while(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        body = eqn.params["body_jaxpr"].jaxpr
+        body = _open(eqn.params["body_jaxpr"])
         return self._carry(body, inputs[n : n + m], inputs[n + m :], [])
 
     def _carry(self, body: Any, consts: list[_Value], carry: list[_Value], slices: list[_Value]) -> list[_Value]:
@@ -263,7 +266,7 @@ class _Walk:
             carry = after
 
     def _cond(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
-        results = [self.jaxpr(branch.jaxpr, inputs[1:]) for branch in eqn.params["branches"]]
+        results = [self.jaxpr(_open(branch), inputs[1:]) for branch in eqn.params["branches"]]
         return [
             _Value(column[0].views if all(v == column[0] for v in column) else (), any(v.data for v in column))
             for column in zip(*results, strict=True)
@@ -374,11 +377,15 @@ _RULES = {
 }
 
 
+def _open(jaxpr: Any) -> Any:
+    """The jaxpr itself: JAX 0.10 holds it together with its constants."""
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
 def _inner(eqn: Any) -> Any:
     """The one jaxpr that an equation runs on its own inputs, if it is so."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = eqn.params.get(name)
-        inner = getattr(inner, "jaxpr", inner)
+        inner = _open(eqn.params.get(name))
         if hasattr(inner, "eqns") and len(inner.invars) == len(eqn.invars):
             return inner
     return None

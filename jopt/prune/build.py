@@ -27,11 +27,12 @@ def pattern_of(config: Config) -> Pattern:
       >>> pattern_of(Config(pattern="nm", n=1))
       NM(n=1, m=4, axis='outputs')
     """
+    axis = config.along if config.axis is None else config.axis
     return {
         "unstructured": Unstructured,
-        "nm": lambda: NM(config.n, config.m, config.axis),
+        "nm": lambda: NM(config.n, config.m, axis),
         "block": lambda: Block(config.block),
-        "channel": lambda: Channel(config.axis),
+        "channel": lambda: Channel(axis),
     }[config.pattern]()
 
 

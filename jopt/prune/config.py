@@ -22,15 +22,14 @@ PATTERNS = ("unstructured", "nm", "block", "channel")
 class Config:
     """Pruning of a stage.
 
-    Every number may be traced, but `n`, `m`, `block`, `axis` and the rules, which are structure. A number that the
-    method or the pattern does not read is ignored, so that one config can be swept over these names.
+    Every number may be traced, but `n`, `m`, `block`, `along`, `axis` and the rules, which are structure. A number
+    that the method or the pattern does not read is ignored, so that one config can be swept over these names.
 
     Attributes:
       method: 'one_shot', 'gradual', 'iterative', 'rigl' or 'set'; see the functions of these names in `jopt.prune`
         ('set' is `set_evolution`).
       score: one of `jopt.prune.SCORES`. 'rigl' and 'set' drop by 'magnitude' and take no other.
-      pattern: 'unstructured', 'nm' (`n` of every `m` along `axis`), 'block' (of the matrix [inputs, outputs]) or
-        'channel' (along `axis`).
+      pattern: 'unstructured', 'nm' (`n` of every `m`), 'block' (of the matrix [inputs, outputs]) or 'channel'.
       sparsity: the share of weights, or of blocks or channels, to prune, in [0, 1). 'nm' has its own.
       initial_sparsity: gradual: where the cubic starts, in [0, `sparsity`].
       budget: 'layer': each parameter has this sparsity; 'global': all parameters compete for one budget; 'erk':
@@ -46,8 +45,9 @@ class Config:
       n: nm: how many are kept, at least 1.
       m: nm: of how many, above `n`.
       block: block: the sides.
-      axis: nm and channel: along the 'outputs' or the 'inputs' of the layer, whichever axes of its kernel these
-        are; or an axis by its number, the same for every parameter.
+      along: nm and channel: along the 'outputs' or the 'inputs' of the layer, whichever axes of its kernel these
+        are.
+      axis: nm and channel: an axis by its number instead, the same for every parameter; None: as `along` says.
       rules: pairs of a pattern of a parameter's path and its own sparsity, or None to leave it alone. The first
         match wins; without rules every weight is pruned (`jopt.layers` says which these are).
 
@@ -68,7 +68,8 @@ class Config:
     n: int = 2
     m: int = 4
     block: tuple[int, ...] = (4, 4)
-    axis: str | int = "outputs"
+    along: str = "outputs"
+    axis: int | None = None
     rules: tuple[tuple[str, float | None], ...] = ()
 
 
@@ -107,8 +108,9 @@ def validate(config: Config, path: str = "prune") -> None:
     require(1 <= config.rounds < 2**31, join_path(path, "rounds"), config.rounds, "an integer, at least 1")
     require(config.n >= 1, join_path(path, "n"), config.n, "an integer, at least 1")
     require(config.m > config.n, join_path(path, "m"), config.m, f"above n ({config.n})")
-    if isinstance(config.axis, str):
-        choice(join_path(path, "axis"), config.axis, SIDES)
+    choice(join_path(path, "along"), config.along, SIDES)
+    if config.axis is not None:
+        require(config.along == "outputs", join_path(path, "along"), config.along, "left out where axis is given")
     fine = bool(config.block) and all(side >= 1 for side in config.block)
     require(fine, join_path(path, "block"), config.block, "one or more integers, at least 1")
     _validate_rules(config, path)
@@ -140,8 +142,8 @@ def _validate_combination(config: Config, path: str) -> None:
         need("budget", ("layer", "erk"), f"{why}, whose layers keep their counts")
     if config.score == "activation":
         need("pattern", ("channel",), "score 'activation', which is one number a neuron")
-        outputs = config.axis in ("outputs", -1)
-        require(outputs, join_path(path, "axis"), config.axis, "'outputs' for score 'activation'")
+        need("along", ("outputs",), "score 'activation', which is one number an output unit")
+        require(config.axis in (None, -1), join_path(path, "axis"), config.axis, "None for score 'activation'")
     if config.pattern == "nm":
         need("method", ("one_shot",), "pattern 'nm', whose sparsity cannot grow")
         need("budget", ("layer",), "pattern 'nm', which leaves nothing to share out")

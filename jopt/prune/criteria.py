@@ -18,8 +18,8 @@ NEEDS: dict[str, frozenset[str]] = {
     "movement": frozenset(),
     "saliency": frozenset({"grads"}),
     "snip": frozenset({"grads"}),
-    "wanda": frozenset({"statistics"}),
-    "activation": frozenset({"statistics"}),
+    "wanda": frozenset({"layers"}),
+    "activation": frozenset({"layers"}),
 }
 SCORES = tuple(NEEDS)
 
@@ -33,7 +33,7 @@ def rank(
     movement: Sequence[jax.Array] | None = None,
     grads: Sequence[jax.Array] | None = None,
     key: jax.Array | None = None,
-    statistics: Mapping[str, LayerStatistics] | None = None,
+    layers: Mapping[str, LayerStatistics] | None = None,
 ) -> list[jax.Array]:
     """The scores of the pruned parameters; pruned weights count as 0, whatever they hold.
 
@@ -45,7 +45,7 @@ def rank(
       movement: float32, the accumulated -w g, for 'movement'.
       grads: their gradients, for 'saliency' and 'snip'.
       key: a PRNG key, for 'random'.
-      statistics: of the layers, for 'wanda' and 'activation'.
+      layers: statistics of the layers, for 'wanda' and 'activation'.
 
     Returns:
       float32 arrays of the parameters' shapes.
@@ -63,9 +63,7 @@ def rank(
     if name == "movement":
         sums = require(movement, name, "movement")
         return [formulas.movement(jnp.where(m, s, jnp.float32(0))) for s, m in zip(sums, masks, strict=True)]
-    return [
-        _by_layer(name, p, w, require(statistics, name, "statistics")) for p, w in zip(pruned, kept, strict=True)
-    ]
+    return [_by_layer(name, p, w, require(layers, name, "layers")) for p, w in zip(pruned, kept, strict=True)]
 
 
 def noise(key: jax.Array, pruned: Sequence[Pruned], weights: Sequence[jax.Array]) -> list[jax.Array]:
@@ -96,7 +94,13 @@ def _by_layer(name: str, p: Pruned, w: jax.Array, statistics: Mapping[str, Layer
         raise ValueError(
             f"{p.path}: {name!r} reads its layer's statistics; there are those of {', '.join(statistics) or 'none'}"
         )
-    known = p.parameter.require_layout(f"score {name!r}")
+    known = p.parameter
+    inputs, outputs = (jnp.ndim(x) for x in statistics[layer])
+    if not known.contract and inputs + outputs == w.ndim:
+        # Statistics are of Linen layers, whose kernels, where they have no window, are [*inputs, *outputs].
+        axes = tuple(range(w.ndim))
+        known = known._replace(contract=axes[:inputs], outputs=axes[inputs:])
+    known = known.require_layout(f"score {name!r}")
     if known.stack:
         raise ValueError(f"{p.path}: {name!r} reads statistics of one layer, and those of stacked copies are one")
     if name == "wanda" and parts[layer.count("/") + 1].endswith("_kernel"):

@@ -32,8 +32,8 @@ def cut(tree: Any, removed: Sequence[Removed]) -> Any:
     """Leaves the kept units of every array whose path is named, the other arrays as they are.
 
     Args:
-      tree: any tree with the parameters' paths and shapes (gradients, a moment, masks; None where there is none),
-        or the model's state.
+      tree: any tree with the parameters' paths and shapes (gradients, a moment, masks; None where there is none;
+        or several such arrays in a parameter's place), or the model's state.
       removed: what `shrink_all` reports.
 
     Returns:
@@ -54,7 +54,8 @@ def cut(tree: Any, removed: Sequence[Removed]) -> Any:
                 cuts.setdefault(path, []).append((axis, one))
 
     def leaf(path: Any, x: Any) -> Any:
-        name = path_name(path)
+        prefixes = (path_name(path[:end]) for end in range(len(path), 0, -1))
+        name = next((prefix for prefix in prefixes if prefix in cuts), "")
         for axis, one in cuts.get(name, ()):
             if x.ndim < -axis or x.shape[axis] % one.before:
                 raise ValueError(

@@ -161,7 +161,7 @@ def _evolution(
     budget: str,
     pattern: Pattern,
     rules: Rules,
-    layers: Layers | None,
+    known: Layers | None,
     needs: frozenset[str],
 ) -> ParamTransform:
     if pattern != _ENTRIES:
@@ -174,7 +174,7 @@ def _evolution(
     last = jnp.asarray(sparsity, jnp.float32)
 
     def init(params: Any) -> PruneState:
-        return PruneState(full_masks(params, assign(params, rules, _ENTRIES, layers)), jnp.float32(0))
+        return PruneState(full_masks(params, assign(params, rules, _ENTRIES, known)), jnp.float32(0))
 
     def update(
         state: PruneState,
@@ -183,13 +183,13 @@ def _evolution(
         step: Any,
         grads: Any = None,
         key: jax.Array | None = None,
-        statistics: Mapping[str, LayerStatistics] | None = None,
+        layers: Mapping[str, LayerStatistics] | None = None,
     ) -> PruneState:
-        del statistics
+        del layers
         # Also where a caller passes one key to every update, no two of them grow the same places.
         stream: jax.Array = jax.random.fold_in(require(key, name, "key"), jnp.asarray(step, jnp.int32))
         t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
-        pruned = assign(params, rules, _ENTRIES, layers)
+        pruned = assign(params, rules, _ENTRIES, known)
         masks, weights = pick(params, pruned, state.masks), pick(params, pruned, params)
         grown = growth(pruned, weights, None if grads is None else pick(params, pruned, grads), stream)
         ends = [last if p.target is None else jnp.asarray(p.target, jnp.float32) for p in pruned]

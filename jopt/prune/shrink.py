@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from jopt import coupling
 from jopt.coupling import Coupling, CouplingError, Group
+from jopt.moments import cut_state
 from jopt.prune.cut import Removed, axes, cut, rows
 from jopt.prune.dead import fold_target, judge
 from jopt.rules import named_leaves, path_name
@@ -101,8 +102,9 @@ def shrink_all(
 ) -> Shrunk:
     """As `shrink`, with the model's state and the optimizer's, so that training can go on where it was.
 
-    Batch statistics are cut like parameters. So is every tree of the parameters' shape in the optimizer's state;
-    moments of a bias that took a constant in stay as they are. A constant that meets a convolution without bias
+    Batch statistics are cut like parameters. So is every moment in the optimizer's state, by the rules of
+    `jopt.project_moments`, but row and column statistics are refused. Moments of a bias that took in a constant
+    stay as they are; so do copies of its value, as in L-BFGS. A constant that meets a convolution without bias
     goes into the running mean of the normalization behind it: exact in evaluation mode.
 
     Args:
@@ -119,7 +121,8 @@ def shrink_all(
 
     Raises:
       CouplingError: as in `shrink`.
-      ValueError: as in `shrink`; and if a part of the state is missing or has another shape than its parameter.
+      ValueError: as in `shrink`; if a part of the state is missing or has another shape than its parameter; and for
+        moments in another form (`optax.flatten`, `optax.contrib.galore`), by path and shape.
     """
     if opt_state is not None and optimizer is None:
         raise ValueError("opt_state is cut by what its optimizer says of it: pass optimizer too")
@@ -132,10 +135,9 @@ def shrink_all(
         x = jax.ShapeDtypeStruct(found.example(shapes.__getitem__), jnp.float32)
     _check_shapes(small, *out, x)
     if opt_state is not None and optimizer is not None:
-        # With the whole tree as the leaf, so that every array has the path of its parameter.
-        opt_state = optax.tree.map_params(
-            optimizer, lambda tree: cut(tree, removed), opt_state, is_leaf=lambda tree: True
-        )
+        before, after = ({path: jnp.shape(leaf) for path, leaf in named_leaves(tree)} for tree in (params, out[0]))
+        smaller = {path: shape for path, shape in before.items() if shape != after[path]}
+        opt_state = cut_state(lambda tree: cut(tree, removed), smaller, after, optimizer, opt_state)
     return Shrunk(small, *out, opt_state, removed)
 
 

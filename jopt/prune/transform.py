@@ -196,7 +196,7 @@ def _pruner(
     pattern: Pattern,
     budget: str,
     rules: Rules,
-    layers: Layers | None,
+    known: Layers | None,
 ) -> ParamTransform:
     """The transform whose sparsity at a step is `target(step, last sparsity)`, which never falls."""
     check_name("score", score, SCORES)
@@ -207,7 +207,7 @@ def _pruner(
     last = jnp.asarray(pattern.sparsity if isinstance(pattern, NM) else sparsity, jnp.float32)
 
     def init(params: Any) -> PruneState:
-        pruned = assign(params, rules, pattern, layers)
+        pruned = assign(params, rules, pattern, known)
         sums = rebuild(params, pruned, [jnp.zeros(p.shape, jnp.float32) for p in pruned])
         return PruneState(full_masks(params, pruned), jnp.float32(0), sums if score == "movement" else ())
 
@@ -218,9 +218,9 @@ def _pruner(
         step: Any,
         grads: Any = None,
         key: jax.Array | None = None,
-        statistics: Mapping[str, LayerStatistics] | None = None,
+        layers: Mapping[str, LayerStatistics] | None = None,
     ) -> PruneState:
-        pruned = assign(params, rules, pattern, layers)
+        pruned = assign(params, rules, pattern, known)
         of = lambda tree: pick(params, pruned, tree)  # noqa: E731
         masks, weights = of(state.masks), of(params)
         ends = [last if p.target is None else jnp.asarray(p.target, jnp.float32) for p in pruned]
@@ -234,7 +234,7 @@ def _pruner(
             movement=of(state.movement) if score == "movement" else None,
             grads=None if grads is None else of(grads),
             key=key,
-            statistics=statistics,
+            layers=layers,
         )
         refuse_nan(due, pruned, weights, scores)
 

@@ -268,9 +268,9 @@ def build(
                     p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
                 ).mean()
             )(now)
-        if "statistics" in p.transform.needs:
+        if "layers" in p.transform.needs:
             activation = models.activation(network(p.config, stage))
-            more["statistics"] = intercept.statistics(
+            more["layers"] = intercept.statistics(
                 p.model.apply, now, state.model_state, inputs, activation=activation
             )
         more |= {"step": state.step, "grads": grads, "key": keys.stream(key, "choice")}

@@ -350,7 +350,13 @@ def test_every_parameter_of_our_models_is_known(name):
         ("layer/weight", (3, 4), "kernel", (), ()),  # [out, in] in PyTorch and Equinox, [in, out] elsewhere
         ("block/Conv_0/kernel/value", (3, 3, 4, 8), "kernel", (0, 1, 2), (3,)),
         ("ConvTranspose_0/kernel", (3, 3, 4, 8), "kernel", (), ()),
-        ("attention/query/kernel", (8, 2, 4), "kernel", (), ()),
+        ("attention/query/kernel", (8, 2, 4), "kernel", (0,), (1, 2)),
+        ("SelfAttention_0/out/kernel", (2, 4, 8), "kernel", (0, 1), (2,)),
+        ("query/kernel", (8, 2, 4), "kernel", (), ()),  # of what? a convolution may be called so
+        ("ScanBlock_0/Dense_0/kernel", (3, 8, 16), "kernel", (1,), (2,)),
+        ("ScanBlock_0/attn/key/kernel", (3, 8, 2, 4), "kernel", (1,), (2, 3)),
+        ("ScanBlock_0/Dense_0/bias", (3, 16), "bias", (), (1,)),
+        ("Scanner_0/kernel", (8, 16), "kernel", (0,), (1,)),
         ("attention/query/bias", (2, 4), "bias", (), (0, 1)),
         ("LayerNorm_0/scale", (3, 16), "scale", (), (0, 1)),
         ("norm1/weight", (3, 16), "scale", (), (0, 1)),
@@ -364,6 +370,7 @@ def test_every_parameter_of_our_models_is_known(name):
 def test_names(path, shape, role, contract, outputs):
     found = layers.assumed(path, shape)
     assert (found.role, found.contract, found.outputs) == (role, contract, outputs)
+    assert found.stack == ((0,) if path.startswith("ScanBlock") else ())
 
 
 def test_integers_are_no_weights_whatever_their_name():

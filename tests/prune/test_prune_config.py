@@ -28,7 +28,7 @@ FINE = [
     Config(),
     Config("one_shot", score="snip", budget="global"),
     Config("iterative", pattern="block", block=(2, 2), rounds=1),
-    Config("gradual", pattern="channel", axis=-2, initial_sparsity=0.9),
+    Config("gradual", pattern="channel", along="inputs", initial_sparsity=0.9),
     Config("gradual", "movement"),
     Config("one_shot", "activation", "channel", sparsity=0.5),
     Config("one_shot", "wanda", "nm", axis=-2),
@@ -79,7 +79,13 @@ BAD = [
     ({"method": "set", "pattern": "block"}, r"prune.pattern must be 'unstructured' for method 'set'"),
     ({"method": "rigl", "budget": "global"}, r"prune.budget must be 'layer' or 'erk' for method 'rigl'"),
     ({"score": "activation"}, r"prune.pattern must be 'channel' for score 'activation'.*got 'unstructured'"),
-    ({"score": "activation", "pattern": "channel", "axis": 0}, r"prune.axis must be .outputs. .*got 0"),
+    ({"score": "activation", "pattern": "channel", "axis": 0}, r"prune.axis must be None .*got 0"),
+    (
+        {"score": "activation", "pattern": "channel", "along": "inputs"},
+        r"prune.along must be 'outputs' .*got 'inputs'",
+    ),
+    ({"pattern": "channel", "along": "rows"}, r"prune.along must be one of 'inputs', 'outputs', got 'rows'"),
+    ({"pattern": "channel", "along": "inputs", "axis": 0}, r"prune.along must be left out .*got 'inputs'"),
     ({"pattern": "nm"}, r"prune.method must be 'one_shot' for pattern 'nm'.*got 'gradual'"),
     ({"pattern": "nm", "method": "one_shot", "budget": "erk"}, r"prune.budget must be 'layer' for pattern 'nm'"),
     (

@@ -145,11 +145,93 @@ def test_batch_statistics_go_on_too():
     close(ours[1], cut(state, small.removed))
 
 
-def test_a_moment_of_another_shape_is_refused():
+def pruned_columns():
     params = MODEL.init(jax.random.key(0), jnp.ones((1, 6)))["params"]
-    masks = {"Dense_0": {"kernel": jnp.ones((6, 12), bool).at[:, 0].set(False)}}
-    factored = optax.GradientTransformation(
-        lambda p: optax.TraceState(jax.tree.map(lambda a: jnp.zeros(5), p)), lambda g, s, p=None: (g, s)
+    masks = random_masks(params, np.random.default_rng(3))
+    return jax.tree.map(lambda a, m: jnp.where(m, a, 0.0), params, masks), masks
+
+
+def test_the_stacked_moments_of_lbfgs_are_cut():
+    """With its line search, whose `init` asks for the first leaf's dtype."""
+    optimizer = optax.lbfgs(memory_size=3)
+    params, masks = pruned_columns()
+    memory, *others = optimizer.init(params)
+    stacks = jax.tree.map(lambda p: jnp.stack([p, 2 * p, 3 * p]), params)
+    opt_state = (memory._replace(diff_params_memory=stacks), *others)
+    small = shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=opt_state)
+    expected = jax.tree.map(lambda p: jnp.stack([p, 2 * p, 3 * p]), small.params)
+    jax.tree.map(np.testing.assert_array_equal, small.opt_state[0].diff_params_memory, expected)
+    fresh = jax.eval_shape(optimizer.init, small.params)
+    assert jax.tree.map(jnp.shape, small.opt_state) == jax.tree.map(lambda s: s.shape, fresh)
+
+
+@pytest.mark.slow
+def test_lbfgs_goes_on_as_under_the_masks():
+    optimizer = optax.lbfgs(memory_size=3)
+    params, masks = pruned_columns()
+    ((x, y),) = batches((6,), 4, 1)
+
+    def trainer(model, masks):
+        def loss(params):
+            params = jax.tree.map(lambda a, m: jnp.where(m, a, 0.0), params, masks)
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply({"params": params}, x), y).mean()
+
+        @jit
+        def step(params, opt_state):
+            value, grad = optax.value_and_grad_from_state(loss)(params, state=opt_state)
+            updates, opt_state = optimizer.update(grad, opt_state, params, value=value, grad=grad, value_fn=loss)
+            return optax.apply_updates(params, updates), opt_state
+
+        return step
+
+    step, opt_state = trainer(MODEL, masks), optimizer.init(params)
+    for _ in range(3):
+        params, opt_state = step(params, opt_state)
+    small = shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=opt_state)
+    assert small.model.features[0] < 12
+    again, ours = trainer(small.model, cut(masks, small.removed)), (small.params, small.opt_state)
+    for _ in range(3):
+        params, opt_state = step(params, opt_state)
+        ours = again(*ours)
+    close(ours[0], cut(params, small.removed))
+
+
+def test_one_number_for_a_parameter_stays():
+    """NovoGrad's norms, and Adafactor's placeholders for rows and columns of small matrices."""
+    params, masks = pruned_columns()
+    for optimizer in (optax.novograd(0.1), optax.adafactor(0.1)):
+        small = shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=optimizer.init(params))
+        fresh = jax.eval_shape(optimizer.init, small.params)
+        assert jax.tree.map(jnp.shape, small.opt_state) == jax.tree.map(lambda s: s.shape, fresh)
+
+
+def test_several_moments_in_the_place_of_a_parameter_are_cut():
+    optimizer = optax.GradientTransformation(
+        lambda p: optax.TraceState(jax.tree.map(lambda a: [a, 2 * a], p)), lambda g, s, p=None: (g, s)
     )
-    with pytest.raises(ValueError, match=r"Dense_0/bias has shape \(5,\) here"):
-        shrink_all(MODEL, params, masks, optimizer=factored, opt_state=factored.init(params))
+    params, masks = pruned_columns()
+    small = shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=optimizer.init(params))
+    ours, cut_params = small.opt_state.trace["Dense_1"]["kernel"], small.params["Dense_1"]["kernel"]
+    np.testing.assert_array_equal(ours[0], cut_params)
+    np.testing.assert_array_equal(ours[1], 2 * cut_params)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (
+            optax.GradientTransformation(
+                lambda p: optax.TraceState(jax.tree.map(lambda a: jnp.zeros(5), p)), lambda g, s, p=None: (g, s)
+            ),
+            r"trace\['Dense_0'\]\['bias'\] has shape \(5,\), but the parameter Dense_0/bias has \(12,\)",
+        ),
+        (optax.adafactor(0.1, min_dim_size_to_factor=2), r"\['Dense_0'\]\['kernel'\] has shape \(\d+,\).* cut"),
+        (optax.flatten(optax.adam(0.1)), r"\.mu has shape \(241,\).*optax\.flatten.* cut"),
+        (optax.contrib.galore(0.1, rank=2), r"optax\.contrib\.galore .*cannot be cut"),
+    ],
+    ids=("another shape", "rows and columns", "flatten", "galore"),
+)
+def test_what_cannot_be_cut_is_refused_by_path(optimizer, message):
+    params, masks = pruned_columns()
+    with pytest.raises(ValueError, match=message):
+        shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=optimizer.init(params))

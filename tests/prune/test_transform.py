@@ -148,7 +148,7 @@ def test_each_score_by_name(score):
         assert pruner.observe is not None
         for seed in (2, 3):
             state = pruner.observe(state, tree(seed), tree(seed + 10))
-    state = pruner.update(state, params, step=0, grads=grads, key=KEY, statistics=stats)
+    state = pruner.update(state, params, step=0, grads=grads, key=KEY, layers=stats)
     w, g = (np.float64(t["Dense_0"]["kernel"]) for t in (params, grads))
     stat = stats["Dense_0"]
     ww, gg = ([np.float64(tree(s + d)["Dense_0"]["kernel"]) for s in (2, 3)] for d in (0, 10))
@@ -197,8 +197,8 @@ def test_movement_forgets_what_is_pruned_and_may_be_negative():
         ("saliency", "grads"),
         ("snip", "grads"),
         ("random", "key"),
-        ("wanda", "statistics"),
-        ("activation", "statistics"),
+        ("wanda", "layers"),
+        ("activation", "layers"),
     ],
 )
 def test_a_score_says_what_it_lacks(score, missing):
@@ -213,7 +213,7 @@ def test_statistics_must_fit_their_layer():
     stats = layers()
     stats["Dense_1"] = stats["Dense_1"]._replace(input_norm=jnp.ones(4))
     with pytest.raises(ValueError, match=r"Dense_1/kernel .*'Dense_1': x_norm must have shape \(12,\).*got \(4,\)"):
-        pruner.update(pruner.init(tree()), tree(), step=0, statistics=stats)
+        pruner.update(pruner.init(tree()), tree(), step=0, layers=stats)
     del stats["Dense_1"]
     with pytest.raises(ValueError, match=r"Dense_1/kernel: 'wanda' reads .* those of Conv_0, Dense_0"):
-        pruner.update(pruner.init(tree()), tree(), step=0, statistics=stats)
+        pruner.update(pruner.init(tree()), tree(), step=0, layers=stats)

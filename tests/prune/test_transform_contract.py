@@ -126,8 +126,8 @@ def test_masks_of_an_earlier_stage_of_another_pattern_are_respected():
 def test_in_a_chain_and_after_it():
     double = jopt.identity()._replace(apply=lambda s, p: jax.tree.map(lambda x: 2 * x, p))
     t = jopt.chain(prune.one_shot(0.5, score="wanda"), double)
-    assert t.needs == {"statistics"}
-    state = t.update(t.init(tree()), tree(), step=0, statistics=layers())
+    assert t.needs == {"layers"}
+    state = t.update(t.init(tree()), tree(), step=0, layers=layers())
     assert kept(state[0])["Dense_0"] == 96
     out = t.apply(state, tree())
     assert int((out["Dense_0"]["kernel"] != 0).sum()) == 96
@@ -155,7 +155,7 @@ def test_on_the_state_of_an_nnx_module_and_on_a_dict():
     # Statistics of a layer are found by its path, whatever follows it.
     stats = {"hidden": LayerStatistics(jnp.ones(6), jnp.ones(8)), "out": LayerStatistics(jnp.ones(8), jnp.ones(3))}
     wanda = prune.one_shot(0.75, rules=rules, score="wanda")
-    same(wanda.update(wanda.init(params), params, step=0, statistics=stats).masks, state.masks)
+    same(wanda.update(wanda.init(params), params, step=0, layers=stats).masks, state.masks)
 
 
 def test_wanda_has_no_norms_of_a_recurrent_state():
@@ -164,9 +164,9 @@ def test_wanda_has_no_norms_of_a_recurrent_state():
     stats, rule = {"Recurrent_0": LayerStatistics(jnp.ones(4), jnp.ones(4))}, ("Recurrent_0/recurrent_kernel", None)
     wanda = prune.one_shot(0.5, score="wanda")
     with pytest.raises(ValueError, match=r"recurrent_kernel: 'wanda' has no statistics of .* the state"):
-        wanda.update(wanda.init(params), params, step=0, statistics=stats)
+        wanda.update(wanda.init(params), params, step=0, layers=stats)
     wanda = prune.one_shot(0.5, score="wanda", rules=[rule])
-    state = wanda.update(wanda.init(params), params, step=0, statistics=stats)
+    state = wanda.update(wanda.init(params), params, step=0, layers=stats)
     assert int(state.masks["Recurrent_0"]["kernel"].sum()) == 8
 
 

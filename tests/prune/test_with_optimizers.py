@@ -27,7 +27,7 @@ EVERYTHING = {
     "accumulate_steps": 2,
 }
 # All of different last axes, so that a moment's shape says whose it is.
-SHAPES = {"bias": (7,), "kernel": (2, 3, 4), "matrix": (6, 5)}
+SHAPES = {"bias": (7,), "conv": (2, 3, 4), "matrix": (6, 5)}
 
 
 def normal(seed, *shape):
@@ -86,7 +86,7 @@ def test_pruned_entries_are_zero_everywhere_and_start_at_zero_when_they_grow(nam
     optimizer = optim.build(optim.Config(name, variant, learning_rate=0.05, **EVERYTHING))
     # Every weight moves in the dense first segment, and at each later boundary some die and some grow.
     loop = Loop(prune.set_evolution(0.6, begin=5, end=100, drop_fraction=0.5), optimizer)
-    before = {k: np.ones(SHAPES[k], bool) for k in ("kernel", "matrix")}
+    before = {k: np.ones(SHAPES[k], bool) for k in ("conv", "matrix")}
     for step in (0, 5, 10, 15):
         (masks, *chosen), updates = loop.segment(step)
         for k in before:
@@ -115,4 +115,4 @@ def test_gradual_pruning_ends_exact_whatever_moves_the_weights(name):
             mask = np.asarray(loop.masks.masks[k])
             for tree in (loop.params, loop.moments, loop.ema):
                 assert all(not x[..., ~mask].any() for x in owned(tree, k))
-    assert {k: int(m.sum()) for k, m in loop.masks.masks.items()} == {"bias": 3, "kernel": 2, "matrix": 3}
+    assert {k: int(m.sum()) for k, m in loop.masks.masks.items()} == {"bias": 3, "conv": 2, "matrix": 3}
