@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import Literal
 
-Factors = tuple[tuple[int, int], ...]
-"""The parameter's axes that one axis of a value is made of, slowest first, each with its size there."""
+from jopt.layers.views import MOVES, View, drop, resized
 
 
 class Use(NamedTuple):
@@ -38,19 +37,10 @@ class Use(NamedTuple):
     direct: bool = True
 
 
-class _View(NamedTuple):
-    """A parameter, its axes moved."""
-
-    leaf: int
-    axes: tuple[Factors, ...]  # of each axis of the value.
-    stack: frozenset[int] = frozenset()  # axes of the parameter of which this is one slice.
-    direct: bool = True
-
-
 class _Value(NamedTuple):
     """What is known of a variable: which parameters it holds, and whether it depends on data."""
 
-    views: tuple[_View, ...] = ()
+    views: tuple[View, ...] = ()
     data: bool = False
 
 
@@ -87,7 +77,7 @@ def reads(jaxpr: Any, parameters: int) -> list[Reads]:
     inputs = []
     for i, var in enumerate(jaxpr.invars):
         if i < parameters:
-            inputs.append(_Value((_View(i, tuple(((axis, n),) for axis, n in enumerate(var.aval.shape))),)))
+            inputs.append(_Value((View(i, tuple(((axis, n),) for axis, n in enumerate(var.aval.shape))),)))
         else:
             inputs.append(_DATA if i == len(jaxpr.invars) - 1 else _NOTHING)
     walk.jaxpr(jaxpr, inputs)
@@ -123,8 +113,8 @@ class _Walk:
         inner = _inner(eqn)
         if inner is not None:
             return self.jaxpr(inner, inputs)
-        if eqn.primitive.name in _MOVES and not inputs[0].data:
-            views = tuple(v for view in inputs[0].views for v in _MOVES[eqn.primitive.name](eqn, view))
+        if eqn.primitive.name in MOVES and not inputs[0].data:
+            views = tuple(v for view in inputs[0].views for v in MOVES[eqn.primitive.name](eqn, view))
             return [_Value(views)] * len(eqn.outvars)
         return [self._elementwise(eqn, inputs, i) for i in range(len(eqn.outvars))]
 
@@ -196,7 +186,7 @@ class _Walk:
             if operand.data or indices.data:
                 return [_DATA]
             gone = set(numbers.collapsed_slice_dims)
-            views = (_drop(view, [i for i in range(rank) if i in gone]) for view in operand.views)
+            views = (drop(view, [i for i in range(rank) if i in gone]) for view in operand.views)
             return [_Value(tuple(views))]
         rows, copies = numbers.start_index_map, numbers.operand_batching_dims
         free = [i for i in range(rank) if i not in rows and i not in copies]
@@ -210,13 +200,13 @@ class _Walk:
         if any(value.data for value in inputs):
             return [_DATA]
         sizes = eqn.params["slice_sizes"]
-        return [_Value(tuple(_resized(view, sizes) for view in inputs[0].views))]
+        return [_Value(tuple(resized(view, sizes) for view in inputs[0].views))]
 
     def _concatenate(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         if any(value.data for value in inputs):
             return [_DATA]
         shape = eqn.outvars[0].aval.shape
-        return [_Value(tuple(_resized(view, shape) for value in inputs for view in value.views))]
+        return [_Value(tuple(resized(view, shape) for value in inputs for view in value.views))]
 
     def _stack(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         if any(value.data for value in inputs):
@@ -228,20 +218,20 @@ class _Walk:
     def _unstack(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         if inputs[0].data:
             return [_DATA] * len(eqn.outvars)
-        views = tuple(_drop(view, [eqn.params["axis"]]) for view in inputs[0].views)
+        views = tuple(drop(view, [eqn.params["axis"]]) for view in inputs[0].views)
         return [_Value(views)] * len(eqn.outvars)
 
     def _split(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         if inputs[0].data:
             return [_DATA] * len(eqn.outvars)
-        return [_Value(tuple(_resized(view, out.aval.shape) for view in inputs[0].views)) for out in eqn.outvars]
+        return [_Value(tuple(resized(view, out.aval.shape) for view in inputs[0].views)) for out in eqn.outvars]
 
     def _scan(self, eqn: Any, inputs: list[_Value]) -> list[_Value]:
         body = _open(eqn.params["jaxpr"])
         # JAX 0.10 and 0.11 hold these counts in different ways; only what is sliced and stacked has one axis more.
         m = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.outvars, body.outvars, strict=True))
         n = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.invars, body.invars, strict=True)) - m
-        slices = [_Value(tuple(_drop(view, [0]) for view in value.views), value.data) for value in inputs[n + m :]]
+        slices = [_Value(tuple(drop(view, [0]) for view in value.views), value.data) for value in inputs[n + m :]]
         carry = self._carry(body, inputs[:n], inputs[n : n + m], slices)
         outputs = self.jaxpr(body, [*inputs[:n], *carry, *slices])
         return [*carry, *(_Value(data=value.data) for value in outputs[m:])]
@@ -271,95 +261,6 @@ class _Walk:
             _Value(column[0].views if all(v == column[0] for v in column) else (), any(v.data for v in column))
             for column in zip(*results, strict=True)
         ]
-
-
-def _drop(view: _View, axes: Sequence[int]) -> _View:
-    """One slice along axes of the value, which are gone: the parameter's axes there run over copies."""
-    kept = tuple(factors for i, factors in enumerate(view.axes) if i not in axes)
-    return view._replace(axes=kept, stack=view.stack | _whole([view.axes[i] for i in axes], kept))
-
-
-def _whole(gone: Sequence[Factors], kept: Sequence[Factors]) -> frozenset[int]:
-    """The parameter's axes that are gone whole: a product in chunks cuts an axis, which makes no copies."""
-    left = {a for factors in kept for a, n in factors if n > 1}
-    return frozenset(a for factors in gone for a, _ in factors) - left
-
-
-def _resized(view: _View, shape: Sequence[int]) -> _View:
-    """A part along some axes, or several things joined along one."""
-    axes, gone = [], []
-    for factors, n in zip(view.axes, shape, strict=True):
-        size = math.prod(k for _, k in factors)
-        if n == 1 and size > 1:  # one slice: what is left of the axis stands for no axis of the parameter.
-            gone.append(factors)
-            factors = ()
-        elif n != size and factors:
-            factors = tuple((a, n if i == 0 else 1) for i, (a, _) in enumerate(factors))
-        axes.append(factors)
-    return view._replace(axes=tuple(axes), stack=view.stack | _whole(gone, axes))
-
-
-def _transposed(eqn: Any, view: _View) -> list[_View]:
-    return [view._replace(axes=tuple(view.axes[i] for i in eqn.params["permutation"]))]
-
-
-def _squeezed(eqn: Any, view: _View) -> list[_View]:
-    gone = eqn.params["dimensions"]
-    kept = tuple(factors for i, factors in enumerate(view.axes) if i not in gone)
-    return [view._replace(axes=kept, direct=view.direct and not any(view.axes[i] for i in gone))]
-
-
-def _broadcast(eqn: Any, view: _View) -> list[_View]:
-    axes: list[Factors] = [()] * len(eqn.params["shape"])
-    for i, target in enumerate(eqn.params["broadcast_dimensions"]):
-        axes[target] = view.axes[i]
-    return [view._replace(axes=tuple(axes))]
-
-
-def _sliced(eqn: Any, view: _View) -> list[_View]:
-    return [_resized(view, eqn.outvars[0].aval.shape)]
-
-
-def _reshaped(eqn: Any, view: _View) -> list[_View]:
-    """Splits the factors, in order, over the new axes; where a factor has to be cut, both parts are that axis."""
-    sizes = eqn.outvars[0].aval.shape
-    order = eqn.params["dimensions"]  # a transpose before it, which vmap's rules put there.
-    before = view.axes if order is None else [view.axes[i] for i in order]
-    left = [list(factor) for joined in before for factor in joined]
-    if math.prod(n for _, n in left) != math.prod(sizes):
-        return []
-    axes: list[Factors] = []
-    for position, size in enumerate(sizes):
-        factors, remaining = [], size
-        while left and remaining > 1:
-            axis, n = left[0]
-            part = math.gcd(n, remaining)
-            if n > 1 and part == 1:
-                return []
-            factors.append((axis, part))
-            remaining //= part
-            left[0][1] = n // part
-            if left[0][1] == 1:
-                left.pop(0)
-        following = sizes[position + 1] if position + 1 < len(sizes) else 0
-        # A factor of size 1 goes with the axis before it, or makes an axis of size 1.
-        while left and left[0][1] == 1 and (following != 1 or (not factors and size == 1)):
-            factors.append((left.pop(0)[0], 1))
-            if size == 1:
-                break
-        axes.append(tuple(factors))
-    return [view._replace(axes=tuple(axes), direct=False)]
-
-
-_MOVES = {
-    "transpose": _transposed,
-    "squeeze": _squeezed,
-    "broadcast_in_dim": _broadcast,
-    "slice": _sliced,
-    "pad": _sliced,
-    "tile": _sliced,
-    "reshape": _reshaped,
-}
 
 
 _RULES = {

@@ -66,13 +66,13 @@ def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -
         return _with_kinds(lambda: model.apply(params, model_state, x, train=False), kinds)
 
     jaxpr = jax.make_jaxpr(forward)(params, {} if model_state is None else model_state, x).jaxpr
-    found = flow.reads(jaxpr, len(leaves))
-    return {
-        path: declared[path]._replace(path=path, source="declared")
-        if path in declared
-        else _parameter(path, leaf, read, kinds)
-        for (path, leaf), read in zip(leaves, found, strict=True)
+    found = {
+        path: _parameter(path, leaf, read, kinds)
+        for (path, leaf), read in zip(leaves, flow.reads(jaxpr, len(leaves)), strict=True)
     }
+    shapes = {path: jnp.shape(leaf) for path, leaf in leaves}
+    found = {path: _with_copies_of_kernel(p, found, shapes) for path, p in found.items()}
+    return found | {path: p._replace(path=path, source="declared") for path, p in declared.items()}
 
 
 def parameters(params: Any, layers: Layers | None = None) -> list[Parameter]:
@@ -117,7 +117,9 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
         # Its name may still say that it is a kernel, read by something that the trace cannot follow.
         stack = tuple(sorted(read.stack))
         if role in ("kernel", "embedding"):
-            return _assumed(path, leaf, stack)._replace(layer=kind or "unknown")
+            assumed = _assumed(path, leaf, stack)._replace(layer=kind or "unknown")
+            # The model was asked, and did not say: only Flax's layers still have the axes that names stand for.
+            return assumed if kind in _ORDERED else assumed._replace(contract=(), outputs=(), window=())
         outputs = (
             tuple(axis for axis in range(len(shape)) if axis not in stack) if role in ("bias", "scale") else ()
         )
@@ -133,6 +135,21 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
     if kind in _ORDERED:
         layout = _with_mapped_copies(layout)
     return Parameter(path, kind or uses[0].kind, role, source="traced", **layout)
+
+
+def _with_copies_of_kernel(
+    p: Parameter, found: Mapping[str, Parameter], shapes: Mapping[str, Sequence[int]]
+) -> Parameter:
+    """A bias with the copies that the kernel beside it has: `nn.vmap` adds all copies of it at once, whole."""
+    kernel = found.get(f"{p.path.rpartition('/')[0]}/kernel".lstrip("/"))
+    if p.role != "bias" or p.stack or kernel is None or not kernel.outputs:
+        return p
+    copies = tuple(range(len(kernel.stack)))
+    leading = kernel.stack == copies and shapes[p.path][: len(copies)] == shapes[kernel.path][: len(copies)]
+    if not leading or len(shapes[p.path]) != len(copies) + len(kernel.outputs):
+        return p
+    outputs = tuple(axis for axis in range(len(shapes[p.path])) if axis not in copies)
+    return p._replace(stack=copies, outputs=outputs)
 
 
 def _in_order(use: flow.Use) -> bool:

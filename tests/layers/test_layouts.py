@@ -241,7 +241,7 @@ def test_what_is_assumed_of_a_scanned_parameter_is_that_of_one_copy():
     params = {"first": {"weight": jnp.ones((3, 4))}, "kernel": jnp.ones((3, 4, 4))}
     found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))
     assert (found["first/weight"].role, found["first/weight"].stack) == ("other", (0,))
-    assert axes(found, "kernel") == {"kernel": ((1,), (2,), (0,))} and found["kernel"].source == "assumed"
+    assert axes(found, "kernel") == {"kernel": ((), (), (0,))} and found["kernel"].source == "assumed"
 
 
 def test_matrices_that_are_looked_up_are_no_embedding():
@@ -375,3 +375,23 @@ def test_names(path, shape, role, contract, outputs):
 
 def test_integers_are_no_weights_whatever_their_name():
     assert layers.parameters({"kernel": jnp.zeros((2, 2), jnp.int8)})[0].role == "other"
+
+
+def test_a_kernel_that_the_trace_did_not_follow_has_no_assumed_axes():
+    """Here it is [out, in], and its name alone would say [in, out]: unknown is right, an error where it matters."""
+
+    def apply(p, state, x, *, train, key=None):
+        return (x[:, None] * p["kernel"][None]).sum(-1), state
+
+    model = models.Model(lambda k, x: ({"kernel": jnp.ones((6, 8))}, {}), apply)
+    found = layers.trace(model, jnp.ones((2, 8)))["kernel"]
+    assert (found.role, found.contract, found.outputs, found.source) == ("kernel", (), (), "assumed")
+    assert layers.assumed("kernel", (6, 8)).outputs == (1,)
+
+
+def test_biases_of_mapped_layers_are_copies_like_their_kernels():
+    mapped = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=1, out_axes=1)
+    found = layers.trace(models.from_linen(mapped(5)), jnp.ones((2, 3, 4)))
+    assert (found["kernel"].stack, found["bias"].stack, found["bias"].outputs) == ((0,), (0,), (1,))
+    plain = layers.trace(models.from_linen(nn.Dense(5)), jnp.ones((2, 4)))
+    assert (plain["bias"].stack, plain["bias"].outputs) == ((), (0,))
