@@ -33,7 +33,7 @@ class LayerStatistics(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """How the values that a transform gave a parameter are held as integers, in a file and in integer execution.
+    """How the values that a transform gave a parameter are stored as integers, in a file and in integer execution.
 
     Attributes:
       spec: the `jopt.quantize.Spec`, with concrete bits.

@@ -84,10 +84,11 @@ class Parameter(NamedTuple):
         if self.contract:
             return self
         layer = self.path.rpartition("/")[0] or self.path
+        traced = self.source == "traced" or self.layer != "unknown"
+        remedy = "declare them in Model.layers" if traced else "give layers=jopt.layers.trace(model, x)"
         raise LayoutError(
             f"{self.path}: {what} needs to know which axes are inputs and outputs of layer {layer!r} "
-            f"({self.layer}), which nothing says: give layers=jopt.layers.trace(model, x), or declare them, or a "
-            f"rule ({self.path!r}, None) that leaves it alone"
+            f"({self.layer}), which nothing says: {remedy}, or a rule ({self.path!r}, None) that leaves it alone"
         )
 
 

@@ -140,7 +140,7 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
 def _with_copies_of_kernel(
     p: Parameter, found: Mapping[str, Parameter], shapes: Mapping[str, Sequence[int]]
 ) -> Parameter:
-    """A bias with the copies that the kernel beside it has: `nn.vmap` adds all copies of it at once, whole."""
+    """A bias with the copies of its layer's kernel: `nn.vmap` adds all copies of a bias at once."""
     kernel = found.get(f"{p.path.rpartition('/')[0]}/kernel".lstrip("/"))
     if p.role != "bias" or p.stack or kernel is None or not kernel.outputs:
         return p

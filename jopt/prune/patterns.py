@@ -19,7 +19,7 @@ from jopt.layers import Parameter
 Shape = tuple[int, ...]
 Axes = int | tuple[int, ...] | str
 SIDES = ("outputs", "inputs")
-"""The axes that go by the layer."""
+"""The names of axes that depend on the layer."""
 
 
 @dataclasses.dataclass(frozen=True)

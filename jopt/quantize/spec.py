@@ -102,7 +102,7 @@ class Spec:
         """
         if isinstance(self.axis, str):
             raise ValueError(
-                f"axis {self.axis!r} goes by the layer, and an array alone has none: give numbers, or let "
+                f"axis {self.axis!r} depends on the layer, and an array alone has none: give numbers, or let "
                 "jopt.quantize.weights put them in"
             )
         axes = () if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)

@@ -21,7 +21,7 @@ _SIGNS = {"binary": 1, "xnor": 1, "ternary": 2}
 
 
 def codes(config: Experiment, stage: int, state: TrainState, known: Layers | None = None) -> dict[str, Storage]:
-    """How the quantized parameters are held as integers at the end of a stage, as its own transform says.
+    """How the quantized parameters are stored as integers at the end of a stage, as its transform says.
 
     Args:
       config: the experiment, of plain Python values.
