@@ -225,6 +225,7 @@ def test_unknown_axes_are_an_error_that_names_the_layer():
         "a scale for each output channel": quantize.weights(Spec(4, axis="outputs")),
         "Channel": prune.one_shot(0.5, pattern=prune.Channel("outputs")),
         "NM": prune.one_shot(pattern=prune.NM(2, 4, "inputs")),
+        "Block": prune.one_shot(0.5, pattern=prune.Block((2, 2))),
         "adaptive clipping": None,
         "Muon": None,
     }

@@ -245,6 +245,8 @@ def resolve(pattern: Pattern, parameter: Parameter, shape: Shape) -> Pattern:
     if isinstance(pattern, Block):
         if pattern.axes is not None:
             return pattern
+        if len(pattern.shape) == 2 and parameter.is_weight and len(shape) > 2 + len(parameter.stack):
+            parameter.require_layout(str(pattern))
         sides, count = (parameter.inputs, parameter.outputs), len(pattern.shape)
         if count != 2 or not all(sides):
             sides = tuple((axis,) for axis in range(len(shape)) if axis not in parameter.stack)[-count:]

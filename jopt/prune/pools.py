@@ -96,6 +96,8 @@ def _erk_shares(
 
 def _kernel_shape(p: Pruned) -> tuple[int, ...]:
     """[*window, inputs, outputs] of one copy: what `erk` takes for a layer's shape."""
+    if len(p.copy_shape) == 2:  # either way round the sum and the product are the same
+        return p.copy_shape
     known = p.parameter.require_layout("budget 'erk'")
     sides = (math.prod(p.shape[axis] for axis in side) for side in (known.inputs, known.outputs))
     return (*(p.shape[axis] for axis in known.window), *sides)

@@ -159,6 +159,8 @@ def prepare(
 
     @functools.cache
     def layers_of(stage: int) -> Layers:
+        if stage and config.stages[stage].model is None:
+            return layers_of(stage - 1)  # the same network
         return compression.layers_of(config, stage, input_shape, model)
 
     def model_of(stage: int) -> models.Model:
