@@ -176,6 +176,8 @@ def test_what_is_seen_and_held_is_so_at_once(name):
         assert_same_bits(r["forward of held"], r["seen of held"])
         if case.idempotent:
             assert_same_bits(r["seen twice"], r["seen"])
+        if not case.repeatable:
+            continue
         for x, y in zip(jax.tree.leaves(r["seen twice"]), jax.tree.leaves(r["seen"]), strict=True):
             eps = float(jnp.finfo(x.dtype).eps)
             wide = [np.asarray(v).astype(np.float64) for v in (x, y)]

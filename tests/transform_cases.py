@@ -23,12 +23,14 @@ class Case(NamedTuple):
       keeps_zero: an exact zero is seen as an exact zero.
       idempotent: what is seen is seen as it is; if not, to float32 rounding only.
       means: `project` takes means, which are linear to rounding only.
+      repeatable: what is seen is seen as it is, to rounding at least.
     """
 
     make: Callable[[Any, Any], ParamTransform]
     keeps_zero: bool = True
     idempotent: bool = True
     means: bool = False
+    repeatable: bool = True
 
 
 PATTERNS = {
@@ -104,7 +106,9 @@ def integers(calibration: str, granularity: str, symmetric: bool) -> Case:
         return weights(spec, calibration=calibration, percentile=90.0)
 
     # The range of what was rounded is not the range that it was rounded to, where neither end need be a code.
-    return Case(make, idempotent=calibration in ("percentile", "mse") or (symmetric and calibration == "absmax"))
+    idempotent = calibration in ("percentile", "mse") or (symmetric and calibration == "absmax")
+    # At 2 to 4 bits the step of 'auto' is the range over n + 1/2, so what was rounded to n steps has a smaller one.
+    return Case(make, idempotent=idempotent, repeatable=not (symmetric and calibration == "auto"))
 
 
 QUANTIZATION = {
@@ -125,6 +129,7 @@ def _chain(*cases: Case) -> Case:
     return Case(
         lambda sparsity, bits: chain(*(case.make(sparsity, bits) for case in cases)),
         idempotent=all(case.idempotent for case in cases),
+        repeatable=all(case.repeatable for case in cases),
         means=any(case.means for case in cases),
     )
 
