@@ -13,7 +13,7 @@ from jopt.cluster.sharing import GRADIENTS, ShareState, share
 from jopt.cluster.starts import STARTS
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, known, swept
-from jopt.layers import Layers, one_copy, parameters
+from jopt.layers import Layers, parameters, to_copies
 from jopt.rules import named_leaves
 from jopt.transform import ParamTransform
 
@@ -160,25 +160,15 @@ def check(config: Config, state: ShareState, seen: Any, layers: Layers | None = 
     for (name, leaf), shared, parameter in zip(leaves, parts, parameters(seen, layers), strict=True):
         if shared is None:
             continue
-        values, k = np.asarray(leaf).astype(np.float32), shared.centroids.shape[-1]
-        copies = [values]
-        if parameter.stack:
-            copies = list(
-                np.moveaxis(values, parameter.stack, range(len(parameter.stack))).reshape(
-                    -1, *one_copy(values.shape, parameter.stack)
-                )
-            )
-            values = np.stack(copies)
-        for i, own in enumerate(copies):
-            if (found := np.unique(own).size) > k:
-                where = f"{name} of copy {i}" if parameter.stack else name
+        k, copies = shared.centroids.shape[-1], parameter.stack
+        # [copies, ...]: one copy of a layer that is not stacked.
+        values = np.asarray(to_copies(np.asarray(leaf).astype(np.float32), copies))
+        codes = np.asarray(to_copies(np.asarray(shared.assignments), copies))
+        for i, copy in enumerate(values):
+            if (found := np.unique(copy).size) > k:
+                where = f"{name} of copy {i}" if copies else name
                 out.append(f"{where}: {found} distinct values where at most {k} are shared")
-        has_zero = np.asarray(shared.has_zero)
-        codes = np.asarray(shared.assignments)
-        if parameter.stack:
-            codes = np.moveaxis(codes, parameter.stack, range(len(parameter.stack))).reshape(values.shape)
-        has_zero = np.asarray(shared.has_zero).reshape([-1] + [1] * (values.ndim - 1) if parameter.stack else [])
-        zeros = (codes == 0) & has_zero
+        zeros = (codes == 0) & np.asarray(shared.has_zero).reshape(-1, *[1] * (codes.ndim - 1))
         if wrong := int((values[zeros] != 0).sum()):
             out.append(f"{name}: {wrong} of {int(zeros.sum())} weights that are kept at zero are not zero")
     return out

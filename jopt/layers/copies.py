@@ -1,5 +1,6 @@
 """The copies of a stacked layer, one by one: what a method does to a layer, it does to each."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ def to_copies(x: jax.Array, stack: Sequence[int]) -> jax.Array:
       (2, 4, 3)
     """
     moved = jnp.moveaxis(x, tuple(stack), tuple(range(len(stack))))
-    return moved.reshape(-1, *moved.shape[len(stack) :])
+    return moved.reshape(math.prod(moved.shape[: len(stack)]), *moved.shape[len(stack) :])
 
 
 def from_copies(y: jax.Array, stack: Sequence[int], sizes: Sequence[int]) -> jax.Array:
