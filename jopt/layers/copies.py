@@ -41,14 +41,14 @@ def over_copies(function: Callable[..., Any], stack: Sequence[int]) -> Callable[
     return whole
 
 
-def to_copies(x: jax.Array, stack: Sequence[int]) -> jax.Array:
+def to_copies(x: jax.typing.ArrayLike, stack: Sequence[int]) -> jax.Array:
     """[copies, *shape of one copy], the axes of `stack` joined in row-major order.
 
     Example:
       >>> to_copies(jnp.zeros((4, 2, 3)), (1,)).shape
       (2, 4, 3)
     """
-    moved = jnp.moveaxis(x, tuple(stack), tuple(range(len(stack))))
+    moved = jnp.moveaxis(jnp.asarray(x), tuple(stack), tuple(range(len(stack))))
     return moved.reshape(math.prod(moved.shape[: len(stack)]), *moved.shape[len(stack) :])
 
 
