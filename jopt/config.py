@@ -1,18 +1,22 @@
 """Typed configuration trees: errors, type checks, JSON and identity.
 
-A config is a tree of plain, mutable dataclasses, whose leaves are `bool`, `int`, `float`, `str`, `None` and
-(nested) tuples of these; a `list` holds dataclasses. Each package owns the dataclass beside the function that
-reads it; this file owns what is the same for all of them.
+A config is a tree of dataclasses, whose leaves are `bool`, `int`, `float`, `str`, `None`, functions and classes
+that a reference can name (`jopt.reference`) and (nested) tuples of these; a `list` or a `tuple` holds
+dataclasses. Where a field is declared a base class, such as `jopt.method.Method`, its value may be of any class
+that derives from it, of jopt's or somebody else's: JSON names it under `class`. Each package owns the dataclass
+beside the function that reads it; this file owns what is the same for all of them.
 """
 
+import collections.abc
+import copy
 import dataclasses
 import functools
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C")
 
@@ -100,6 +104,8 @@ def _matches(value: Any, hint: Any, path: str) -> bool:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if origin is collections.abc.Callable:
+        return callable(value)
     if origin in (typing.Union, types.UnionType):
         return any(_matches(value, arg, path) for arg in args)
     if hint is type(None):
@@ -127,96 +133,189 @@ def _matches(value: Any, hint: Any, path: str) -> bool:
 def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(_type_name(a) for a in typing.get_args(hint))
+    if typing.get_origin(hint) is collections.abc.Callable:
+        return "a function"
     if typing.get_origin(hint) is not None:
         return str(hint).replace("typing.", "")
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
+CLASS = "class"
+"""The JSON key that names a value's class, where its field is declared a class that it derives from."""
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as JSON-ready dictionaries and lists, in declaration order."""
-    return {field.name: _plain(value) for field, _, value in fields(config)}
+    return {field.name: _plain(value, hint) for field, hint, value in fields(config)}
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
+def _plain(value: Any, hint: Any = None, fields_of: Callable[[Any], dict[str, Any]] = to_dict) -> Any:
+    """`value` as JSON; `fields_of` gives the fields of a dataclass."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {**_class_tag(value, hint), **fields_of(value)}
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+        return [_plain(v, h, fields_of) for v, h in zip(value, _element_hints(hint, len(value)), strict=True)]
+    if callable(value):
+        from jopt.reference import name_of
+
+        return name_of(value)
     return value
 
 
-def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
+def _class_tag(value: Any, hint: Any) -> dict[str, str]:
+    if hint is None or type(value) in (hint, *typing.get_args(hint)):
+        return {}
+    from jopt.reference import name_of
+
+    return {CLASS: name_of(type(value))}
+
+
+def _element_hints(hint: Any, count: int) -> list[Any]:
+    """The declared type of each of the elements of a tuple or a list; None where none is declared."""
+    args = [a for a in typing.get_args(hint) if a is not type(None)]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return _element_hints(next((a for a in args if typing.get_origin(a) in (tuple, list)), None), count)
+    if typing.get_origin(hint) is list or (len(args) == 1 and typing.get_origin(hint) is tuple):
+        return [args[0]] * count
+    args = [a for a in args if a is not Ellipsis]
+    return [*args, *[args[0] if len(args) == 1 else None] * count][:count] if args else [None] * count
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "", *, trusted: bool = False) -> C:
     """Rebuilds a config of type `cls` from what `to_dict` gave.
 
+    Args:
+      cls: the class.
+      values: JSON objects.
+      path: where it stands, for messages.
+      trusted: whether modules that the values name may be imported (`jopt.reference.resolve`).
+
     Raises:
-      ConfigError: for an unknown field or a value of another type.
+      ConfigError: for an unknown field, a value of another type, or a class that may not be imported.
     """
     hints = _hints(cls)
     for name in values:
-        if name not in hints:
+        if name not in hints or typing.get_origin(hints[name]) is ClassVar:
             raise ConfigError(
-                join_path(path, name), values[name], f"absent: {cls.__name__} has only {', '.join(hints)}"
+                join_path(path, name), values[name], f"absent: {cls.__name__} has only {', '.join(_names(cls))}"
             )
-    config = cls(**{k: _typed(v, hints[k], join_path(path, k)) for k, v in values.items()})
+    config = cls(**{k: _typed(v, hints[k], join_path(path, k), trusted) for k, v in values.items()})
     check_types(config, path)
     return config
 
 
-def _typed(value: Any, hint: Any, path: str) -> Any:
+def _names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _typed(value: Any, hint: Any, path: str, trusted: bool) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType) and value is not None:
-        return _typed(value, next(a for a in args if a is not type(None)), path)
+    if origin in (typing.Union, types.UnionType) and isinstance(value, Mapping | list):
+        kinds = [a for a in args if (typing.get_origin(a) in (tuple, list)) == isinstance(value, list)]
+        kinds = [a for a in kinds if isinstance(value, list) or dataclasses.is_dataclass(a)]
+        return _typed(value, kinds[0], path, trusted) if kinds else value
     if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, path)
+        base = typing.cast(type, hint)
+        if CLASS not in value:
+            return from_dict(base, value, path, trusted=trusted)
+        from jopt.reference import resolve
+
+        cls = resolve(value[CLASS], join_path(path, CLASS), trusted=trusted)
+        accepted = f"a class that derives from {base.__name__}"
+        require(isinstance(cls, type) and issubclass(cls, base), join_path(path, CLASS), value[CLASS], accepted)
+        return from_dict(cls, {k: v for k, v in value.items() if k != CLASS}, path, trusted=trusted)
     if isinstance(value, list) and origin in (tuple, list):
-        variadic = origin is list or (len(args) == 2 and args[1] is Ellipsis)
-        inner = [args[0]] * len(value) if variadic else list(args) + [Any] * (len(value) - len(args))
-        return origin(_typed(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, inner, strict=False)))
+        hints = _element_hints(hint, len(value))
+        pairs = enumerate(zip(value, hints, strict=True))
+        return origin(_typed(v, a, f"{path}[{i}]", trusted) for i, (v, a) in pairs)
     return value
+
+
+def is_node(value: Any) -> bool:
+    """Whether a value is a dataclass instance, which has fields of its own."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def nodes_of(name: str, path: str, value: Any) -> list[str] | None:
+    """The paths of the dataclasses in a list or a tuple; None for any other value.
+
+    An element whose class has a name (a method: `prune`) stands under its owner's path by that name, so that
+    its path does not depend on its place; others by their index.
+
+    Args:
+      name: of the field that holds it.
+      path: of the field's owner.
+      value: the field's value.
+
+    Example:
+      >>> nodes_of("rules", "prune", (("Dense_0/.*", 0.5),)) is None
+      True
+    """
+    if not isinstance(value, tuple | list) or not value or not all(map(is_node, value)):
+        return None
+    names = [class_name(v) for v in value]
+    return [join_path(path, n) if n else f"{join_path(path, name)}[{i}]" for i, n in enumerate(names)]
+
+
+def class_name(value: Any) -> str:
+    """The name that a class gives all of its instances, as `jopt.method.Method` does; "" without one."""
+    name = getattr(type(value), "name", "")
+    return name if isinstance(name, str) and "name" not in _names(type(value)) else ""
 
 
 def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `(dotted path, value)` of every leaf; list elements are written `stages[0].epochs`."""
     for field, _, value in fields(config):
-        yield from _leaves(value, join_path(path, field.name))
+        if is_node(value):
+            yield from leaves(value, join_path(path, field.name))
+        elif (paths := nodes_of(field.name, path, value)) is not None:
+            for inner, v in zip(paths, value, strict=True):
+                yield from leaves(v, inner)
+        else:
+            yield join_path(path, field.name), value
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if dataclasses.is_dataclass(value):
-        yield from leaves(value, path)
-    elif isinstance(value, list):
-        for i, v in enumerate(value):
-            yield from _leaves(v, f"{path}[{i}]")
-    else:
-        yield path, value
+def map_leaves(config: C, change: Callable[[str, Any, dataclasses.Field, Any], Any], path: str = "") -> C:
+    """A copy of `config` with `change(path, value, field, declared type)` in every leaf."""
+    values = {}
+    for field, hint, value in fields(config):
+        if is_node(value):
+            values[field.name] = map_leaves(value, change, join_path(path, field.name))
+        elif (paths := nodes_of(field.name, path, value)) is not None:
+            elements = [map_leaves(v, change, inner) for inner, v in zip(paths, value, strict=True)]
+            values[field.name] = type(value)(elements)
+        else:
+            values[field.name] = change(join_path(path, field.name), value, field, hint)
+    return replaced(config, values)
+
+
+def replaced(config: C, values: Mapping[str, Any]) -> C:
+    """A copy of a dataclass, frozen or not, with these fields set."""
+    new = copy.copy(config)
+    for name, value in values.items():
+        object.__setattr__(new, name, value)
+    return new
 
 
 def canonical_json(config: Any) -> str:
     """The fields that differ from their defaults, as sorted JSON: adding a defaulted field changes nothing."""
-    return json.dumps(_changed(config), sort_keys=True, separators=(",", ":"))
+    return json.dumps(changed(config), sort_keys=True, separators=(",", ":"))
 
 
-def _changed(config: Any) -> dict[str, Any]:
-    out = {}
-    for field, _, value in fields(config):
+def changed(config: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults, JSON-ready."""
+    values = {}
+    for field, hint, value in fields(config):
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         else:
             default = dataclasses.MISSING
-        if type(value) is type(default) and _plain(value) == _plain(default):
+        if type(value) is type(default) and _plain(value, hint) == _plain(default, hint):
             continue
-        out[field.name] = _changed_value(value)
-    return out
-
-
-def _changed_value(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _changed(value)
-    if isinstance(value, tuple | list):
-        return [_changed_value(v) for v in value]
-    return value
+        values[field.name] = _plain(value, hint, changed)
+    return values
 
 
 def fingerprint(config: Any) -> str:

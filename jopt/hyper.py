@@ -5,7 +5,6 @@ with `swept`, as a seed or a bit-width is; a float declared with `structural` is
 without clipping is another program than one that clips at 1. So are the numbers inside tuples.
 """
 
-import copy
 import dataclasses
 import hashlib
 import typing
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from jopt.config import canonical_json, fields, join_path, require
+from jopt.config import canonical_json, map_leaves, require
 
 Hyper = Mapping[str, Any]
 
@@ -200,21 +199,15 @@ def join(structure: Structure, hyper: Hyper) -> Any:
 
 def _replace(config: Any, path: str, change: Callable[[str, Any, Any], Any]) -> Any:
     """A copy of `config` with `change(path, value, declared type)` in its swept leaves."""
-    new = copy.copy(config)
-    for field, hint, value in fields(config):
-        name = join_path(path, field.name)
-        if _is_swept(field, hint, value):
-            setattr(new, field.name, change(name, value, hint))
-        elif dataclasses.is_dataclass(value):
-            setattr(new, field.name, _replace(value, name, change))
-        elif isinstance(value, list):
-            parts = [_replace(v, f"{name}[{i}]", change) for i, v in enumerate(value)]
-            setattr(new, field.name, parts)
-    return new
+
+    def swept_only(path: str, value: Any, field: dataclasses.Field, hint: Any) -> Any:
+        return change(path, value, hint) if _is_swept(field, hint, value) else value
+
+    return map_leaves(config, swept_only, path)
 
 
 def _is_swept(field: dataclasses.Field, hint: Any, value: Any) -> bool:
-    if value is None or isinstance(value, bool | str | tuple | list) or dataclasses.is_dataclass(value):
+    if value is None or isinstance(value, bool | str | tuple | list) or callable(value):
         return False
     return field.metadata.get("swept", _is_float(hint))
 

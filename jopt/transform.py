@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import optax
 
 Params = Any
+"""A pytree of arrays: what a model computes with."""
 State = Any
+Learned = Any
 
 
 class LayerStatistics(NamedTuple):
@@ -63,13 +65,20 @@ class ParamTransform(NamedTuple):
         that is cheaper. None: `apply`.
       observe: `(state, params, grads) -> state`, at every step, with the gradients before projection. None:
         nothing is kept.
-      needs: what `update` wants too: 'grads' (a mean gradient over training examples at `params`), 'layers'
-        (the keyword of that name: a mapping from a layer's path to its `LayerStatistics`).
+      needs: what `update` reads too: 'grads' (a mean gradient over training examples at `params`), 'layers' (the
+        keyword of that name: a mapping from a layer's path to its `LayerStatistics`), 'zeros' (entries that sparse
+        transforms later in a chain set to zero).
       shapes: `state -> {path: shape}` of each parameter that `project` changes, which tells `project_moments` the
         moments from an optimizer's other state. None: `project` takes leaves of any shape.
       storage: `(state, params) -> {path: Storage}`, the integers behind what `apply` makes of these parameters, of
         concrete arrays: what the packed file and integer execution take, so that nothing is said twice. None: the
         transform quantizes nothing.
+      learn: `(state, params) -> learned`, the first values of the transform's own trainable parameters (step sizes,
+        codebooks, clipping levels), a pytree of floating arrays that the optimizer moves beside the model's. With
+        it, `apply` and `forward` are `(state, params, learned) -> params`, and `storage` takes `learned` last too.
+        None: the transform has none.
+      sparse: promises that `apply` sets entries to zero and changes nothing else, as a mask does. In a chain,
+        transforms before it that need 'zeros' are updated once more, on what it leaves.
     """
 
     init: Callable[[Params], State]
@@ -80,7 +89,19 @@ class ParamTransform(NamedTuple):
     observe: Callable[[State, Params, Any], State] | None = None
     needs: frozenset[str] = frozenset()
     shapes: Callable[[State], Mapping[str, tuple[int, ...]]] | None = None
-    storage: Callable[[State, Params], dict[str, Storage]] | None = None
+    storage: Callable[..., dict[str, Storage]] | None = None
+    learn: Callable[[State, Params], Learned] | None = None
+    sparse: bool = False
+
+
+def see(transform: ParamTransform, state: State, params: Params, learned: Learned = None) -> Params:
+    """What the model sees: `transform.apply`, with the transform's trainable parameters where it has some.
+
+    Example:
+      >>> see(identity(), (), {"w": 1.0})
+      {'w': 1.0}
+    """
+    return transform.apply(state, params) if transform.learn is None else transform.apply(state, params, learned)
 
 
 def identity() -> ParamTransform:
@@ -99,16 +120,19 @@ def identity() -> ParamTransform:
 
 
 def hold(transform: ParamTransform) -> ParamTransform:
-    """The transform with its masks, ranges and codebooks left as they are: `update` and `observe` do nothing.
+    """The transform with its masks, ranges and codebooks frozen: `update` and `observe` do nothing.
 
     Example:
       >>> t = hold(identity())
       >>> t.update((), {"w": 1.0}, step=3)
       ()
     """
-    return transform._replace(
-        update=lambda state, params, *, step, grads=None, key=None: state, observe=None, needs=frozenset()
-    )
+
+    def update(state: State, params: Params, *, step, grads=None, key=None, learned: Learned = None) -> State:
+        del params, step, grads, key, learned
+        return state
+
+    return transform._replace(update=update, observe=None, needs=frozenset())
 
 
 def chain(*transforms: ParamTransform) -> ParamTransform:
@@ -122,7 +146,8 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
       *transforms: the transforms, in the order of application. None gives the identity.
 
     Returns:
-      A `ParamTransform` whose state is the tuple of the transforms' states.
+      A `ParamTransform` whose state is the tuple of the transforms' states. Where one of them has trainable
+      parameters, `learned` is the tuple of theirs, `()` for those that have none.
 
     Example:
       >>> double = ParamTransform(
@@ -132,13 +157,21 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
       >>> t.apply(t.init({"w": 1.0}), {"w": 1.0})
       {'w': 4.0}
     """
+    learns = any(t.learn for t in transforms)
 
     def init(params: Params) -> State:
         states = []
         for t in transforms:
             states.append(t.init(params))
-            params = t.apply(states[-1], params)
+            params = see(t, states[-1], params, None if t.learn is None else t.learn(states[-1], params))
         return tuple(states)
+
+    def learn(state: State, params: Params) -> Learned:
+        values = []
+        for t, s in _pairs(state):
+            values.append(() if t.learn is None else t.learn(s, params))
+            params = see(t, s, params, values[-1])
+        return tuple(values)
 
     def update(
         state: State,
@@ -148,23 +181,33 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         grads=None,
         key=None,
         layers: Mapping[str, LayerStatistics] | None = None,
+        learned: Learned = None,
     ) -> State:
-        states = []
-        for i, (t, s) in enumerate(_pairs(state)):
-            subkey = None if key is None else jax.random.fold_in(key, i)
-            more = {"layers": layers} if "layers" in t.needs else {}
-            states.append(t.update(s, params, step=step, grads=grads, key=subkey, **more))
-            params = t.apply(states[-1], params)
+        states, inputs = [], []
+        for i, (t, s, values) in enumerate(_triples(state, learned)):
+            context: dict[str, Any] = {"layers": layers} if "layers" in t.needs else {}
+            context |= {} if t.learn is None else {"learned": values}
+            inputs.append(params)
+            states.append(t.update(s, params, step=step, grads=grads, key=_key(key, i), **context))
+            params = see(t, states[-1], params, values)
+        for i, t in enumerate(transforms):
+            later = [j for j in range(i + 1, len(transforms)) if transforms[j].sparse]
+            if "zeros" in t.needs and later:
+                # Codebooks that were chosen before the masks learn in the same update which weights are pruned.
+                left = inputs[i]
+                for j in later:
+                    left = transforms[j].apply(states[j], left)
+                states[i] = t.update(states[i], left, step=step, key=_key(key, i))
         return tuple(states)
 
-    def apply(state: State, params: Params) -> Params:
-        for t, s in _pairs(state):
-            params = t.apply(s, params)
+    def apply(state: State, params: Params, learned: Learned = None) -> Params:
+        for t, s, values in _triples(state, learned):
+            params = see(t, s, params, values)
         return params
 
-    def forward(state: State, params: Params) -> Params:
-        for t, s in _pairs(state):
-            params = (t.forward or t.apply)(s, params)
+    def forward(state: State, params: Params, learned: Learned = None) -> Params:
+        for t, s, values in _triples(state, learned):
+            params = see(t if t.forward is None else t._replace(apply=t.forward), s, params, values)
         return params
 
     def project(state: State, tree: Any) -> Any:
@@ -176,23 +219,28 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         return tuple(s if t.observe is None else t.observe(s, params, grads) for t, s in _pairs(state))
 
     def shapes(state: State) -> dict[str, tuple[int, ...]]:
-        return {name: s for t, own in _pairs(state) if t.shapes for name, s in t.shapes(own).items()}
+        return {name: s for t, inner in _pairs(state) if t.shapes for name, s in t.shapes(inner).items()}
 
-    def storage(state: State, params: Params) -> dict[str, Storage]:
-        found: dict[str, Storage] = {}
-        pairs = _pairs(state)
-        while pairs[-1][0].storage is None:
-            pairs.pop()
-        for i, (t, s) in enumerate(pairs):
-            # What a later transform moves off a grid is found not to be on it where integers are made.
-            found |= {} if t.storage is None else t.storage(s, params)
-            params = t.apply(s, params) if i + 1 < len(pairs) else params
-        return found
+    def storage(state: State, params: Params, learned: Learned = None) -> dict[str, Storage]:
+        formats: dict[str, Storage] = {}
+        triples = _triples(state, learned)
+        while triples[-1][0].storage is None:
+            triples.pop()
+        for t, s, values in triples:
+            # Where a later transform moves a value off its grid, making integers of it fails by itself.
+            if t.storage is not None:
+                formats |= t.storage(s, params) if t.learn is None else t.storage(s, params, values)
+            params = see(t, s, params, values)
+        return formats
 
     def _pairs(state: State) -> list[tuple[ParamTransform, State]]:
         if len(state) != len(transforms):
             raise ValueError(f"chain of {len(transforms)} transforms was given a state of {len(state)} parts")
         return list(zip(transforms, state, strict=True))
+
+    def _triples(state: State, learned: Learned) -> list[tuple[ParamTransform, State, Learned]]:
+        values = [()] * len(transforms) if learned is None else learned
+        return [(t, s, v) for (t, s), v in zip(_pairs(state), values, strict=True)]
 
     return ParamTransform(
         init,
@@ -201,10 +249,17 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         project=project if any(t.project for t in transforms) else None,
         forward=forward if any(t.forward for t in transforms) else None,
         observe=observe if any(t.observe for t in transforms) else None,
-        needs=frozenset().union(*(t.needs for t in transforms)),
+        # What a chain leaves to be seen to by a chain around it is not known to it.
+        needs=frozenset().union(*(t.needs for t in transforms)) - {"zeros"},
         shapes=shapes if any(t.shapes for t in transforms) else None,
         storage=storage if any(t.storage for t in transforms) else None,
+        learn=learn if learns else None,
+        sparse=bool(transforms) and all(t.sparse for t in transforms),
     )
+
+
+def _key(key: jax.Array | None, position: int) -> jax.Array | None:
+    return None if key is None else jax.random.fold_in(key, position)
 
 
 def check_shape(path: Sequence[Any], shape: tuple[int, ...], parameter: tuple[int, ...]) -> None:
