@@ -48,19 +48,24 @@ def get_config(dataset: str = "digits") -> Experiment:
                 epochs=retrained,
                 # It begins above the dense network's rate, for what is left has to move, and ends far below it.
                 optimizer=optim.Config(name="adam", learning_rate=2e-3, schedule="cosine"),
-                prune=prune.Config(
-                    method="gradual",
-                    rules=tuple((f"{layer}/kernel", round(1 - kept, 4)) for layer, kept in KEPT[dataset].items()),
+                methods=(
+                    prune.Gradual(
+                        rules=tuple(
+                            (f"{layer}/kernel", round(1 - kept, 4)) for layer, kept in KEPT[dataset].items()
+                        )
+                    ),
                 ),
             ),
             Stage(
                 "share",
                 epochs=shared,
                 optimizer=optim.Config(name="adam", learning_rate=3e-4, schedule="cosine"),
-                share=cluster.Config(
-                    clusters=connected,
-                    # Ten biases are too few for a table.
-                    rules=(("Conv_.*/kernel", convolution), ("Dense_1/bias", None), (".*/bias", 8)),
+                methods=(
+                    cluster.Share(
+                        clusters=connected,
+                        # Ten biases are too few for a table.
+                        rules=(("Conv_.*/kernel", convolution), ("Dense_1/bias", None), (".*/bias", 8)),
+                    ),
                 ),
             ),
         ],

@@ -12,6 +12,8 @@ Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing com
 from jopt import clip, data, models, optim, quantize
 from jopt.train import Experiment, Stage
 
+SCHEMES = {"xnor": quantize.XNOR(), "binary": quantize.Binary(), "ternary": quantize.Ternary()}
+
 
 def get_config(scheme: str = "xnor") -> Experiment:
     """The scheme is `xnor` (a scale for each unit) or `binary` (no scale but one)."""
@@ -24,11 +26,6 @@ def get_config(scheme: str = "xnor") -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=40),
-            Stage(
-                "binary",
-                epochs=80,
-                quantize=quantize.Config(scheme=scheme),
-                clip=clip.Config(low=-1.0, high=1.0),
-            ),
+            Stage("binary", epochs=80, methods=(SCHEMES[scheme], clip.Range(low=-1.0, high=1.0))),
         ],
     )

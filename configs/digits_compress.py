@@ -25,13 +25,15 @@ def get_config() -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=40),
-            Stage("pruned", epochs=40, prune=prune.Config(method="gradual", sparsity=0.9, budget="erk")),
+            Stage("pruned", epochs=40, methods=(prune.Gradual(sparsity=0.9, budget="erk"),)),
             Stage(
                 "quantized",
                 epochs=20,
                 optimizer=optim.Config(name="adam", learning_rate=5e-4, schedule="cosine"),
-                quantize=quantize.Config(bits=4, granularity="channel"),
-                activations=quantize.ActivationConfig(bits=8, method="mse"),
+                methods=(
+                    quantize.Weights(bits=4, granularity="channel"),
+                    quantize.Activations(calibration="mse", bits=8),
+                ),
             ),
         ],
     )

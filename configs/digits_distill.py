@@ -15,7 +15,7 @@ from jopt.train import Experiment, Stage
 
 def get_config(student: str = "taught") -> Experiment:
     """The student is `taught` or `alone`."""
-    lesson = distill.Config(teacher="stage:teacher", temperature=4.0, weight=0.9) if student == "taught" else None
+    soft_targets = distill.SoftTargets(teacher="stage:teacher", temperature=4.0, weight=0.9)
     return Experiment(
         name=f"digits_distill_{student}",
         model=models.Config(name="lenet5"),
@@ -29,7 +29,7 @@ def get_config(student: str = "taught") -> Experiment:
                 epochs=100,
                 optimizer=optim.Config(name="adam", learning_rate=3e-3, schedule="cosine"),
                 model=models.Config(name="mlp", features=(160,)),
-                distill=lesson,
+                methods=(soft_targets,) if student == "taught" else (),
             ),
         ],
     )

@@ -24,7 +24,7 @@ def get_config() -> Experiment:
             f"ticket{r}",
             epochs=20,
             start="init",
-            prune=prune.Config(method="one_shot", sparsity=1 - (1 - SPARSITY) ** (r / ROUNDS), begin=0.0),
+            methods=(prune.OneShot(sparsity=1 - (1 - SPARSITY) ** (r / ROUNDS), begin=0.0),),
         )
         for r in range(1, ROUNDS + 1)
     ]

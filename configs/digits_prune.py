@@ -26,6 +26,6 @@ def get_config() -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=40),
-            Stage("prune", epochs=80, prune=prune.Config(method="gradual", sparsity=0.9, budget="erk")),
+            Stage("prune", epochs=80, methods=(prune.Gradual(sparsity=0.9, budget="erk"),)),
         ],
     )

@@ -22,8 +22,8 @@ def get_config() -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=40),
-            Stage("prune", epochs=40, prune=prune.Config(method="gradual", sparsity=0.9, budget="erk")),
-            Stage("share", epochs=10, share=cluster.Config(clusters=16)),
-            Stage("quantize", epochs=20, quantize=quantize.Config(bits=4, granularity="tensor")),
+            Stage("prune", epochs=40, methods=(prune.Gradual(sparsity=0.9, budget="erk"),)),
+            Stage("share", epochs=10, methods=(cluster.Share(clusters=16),)),
+            Stage("quantize", epochs=20, methods=(quantize.Weights(bits=4, granularity="tensor"),)),
         ],
     )

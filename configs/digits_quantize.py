@@ -19,9 +19,9 @@ from jopt.train import Experiment, Stage
 def get_config(code: str = "int8") -> Experiment:
     """The code is `int8`, `int4`, `int2` (or any other width) or `ternary`."""
     if code == "ternary":
-        weights = quantize.Config(scheme="ternary")
+        weights = quantize.Ternary()
     else:
-        weights = quantize.Config(bits=int(code.removeprefix("int")), granularity="channel")
+        weights = quantize.Weights(bits=int(code.removeprefix("int")), granularity="channel")
     return Experiment(
         name=f"digits_quantize_{code}",
         model=models.Config(name="mlp", features=(300, 100)),
@@ -31,7 +31,7 @@ def get_config(code: str = "int8") -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=40),
-            Stage("ptq", steps=0, quantize=weights, activations=quantize.ActivationConfig(method="mse")),
+            Stage("ptq", steps=0, methods=(weights, quantize.Activations(calibration="mse"))),
             Stage("qat", epochs=20, optimizer=optim.Config(name="adam", learning_rate=5e-4, schedule="cosine")),
         ],
     )

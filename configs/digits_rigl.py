@@ -13,6 +13,8 @@ Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing com
 from jopt import data, models, optim, prune
 from jopt.train import Experiment, Stage
 
+METHODS = {"rigl": prune.RigL(sparsity=0.9, budget="erk"), "set": prune.SET(sparsity=0.9, budget="erk")}
+
 
 def get_config(method: str = "rigl") -> Experiment:
     """The method is `rigl` or `set`."""
@@ -23,5 +25,5 @@ def get_config(method: str = "rigl") -> Experiment:
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,
-        stages=[Stage("sparse", epochs=80, prune=prune.Config(method=method, sparsity=0.9, budget="erk"))],
+        stages=[Stage("sparse", epochs=80, methods=(METHODS[method],))],
     )

@@ -25,6 +25,6 @@ def get_config() -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=40),
-            Stage("share", epochs=20, share=cluster.Config(clusters=16)),
+            Stage("share", epochs=20, methods=(cluster.Share(clusters=16),)),
         ],
     )

@@ -25,7 +25,7 @@ def get_config(part: str = "target") -> Experiment:
             optimizer=optim.Config(name="adam", learning_rate=1e-3),
             epochs=40,
         )
-    hidden = transfer.Config(
+    hidden = transfer.Transfer(
         "runs/digits_parity", reinitialize=("Dense_2/.*",), freeze=("Dense_0/.*", "Dense_1/.*")
     )
     head = [Stage("head", epochs=100, transfer=hidden)] if part == "target" else []

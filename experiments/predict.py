@@ -15,7 +15,7 @@ import rich.console
 from absl import flags
 
 from experiments.launch import launch, packed_file
-from jopt import data, measure, models, report, train
+from jopt import data, measure, report, train
 from jopt.config import ConfigError
 from jopt.measure import latency
 from jopt.quantize import integer
@@ -120,11 +120,11 @@ def integers(model: packed.PackedModel) -> Way:
     """
     if not model.integers:
         raise ConfigError("--integer", True, "absent: the file holds no tensor as integers with scales")
-    if model.activations is None or model.network is None:
+    activations = next((method for method in model.wrapping if method.name == "activations"), None)
+    if activations is None:
         raise ConfigError("--integer", True, "absent: the inputs of the file's layers are not quantized")
-    plain = models.model(model.network)
     try:
-        network = integer.network(plain, model.params, model.model_state, model.integers, model.activations)
+        network = integer.network(model.plain_model, model.params, model.model_state, model.integers, activations)
     except ValueError as error:
         raise ConfigError(
             "--integer", True, f"absent: the file cannot be computed in integers ({error})"

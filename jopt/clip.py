@@ -2,9 +2,8 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +11,12 @@ import numpy as np
 from jax.core import Tracer
 
 from jopt import rules as path_rules
+from jopt.checks import check_rules
 from jopt.config import check_types, join_path, require
 from jopt.hyper import as_traced, known
 from jopt.layers import Layers, PlanRow, parameters
-from jopt.transform import ParamTransform
+from jopt.method import Method
+from jopt.transform import Params, ParamTransform, State, identity
 
 Rules = Sequence[tuple[str, float | None]]
 
@@ -156,9 +157,9 @@ def _factors(params: Any, rules: Rules, layers: Layers | None) -> list[float | N
     return out
 
 
-@dataclasses.dataclass
-class Config:
-    """Clipping of weights to a range.
+@dataclasses.dataclass(frozen=True)
+class Range(Method):
+    """Weights are kept in a range: after every optimizer step they are clipped to it (`clip_params`).
 
     Attributes:
       low: the smallest weight, at most 0.
@@ -167,123 +168,67 @@ class Config:
         weights are clipped to [low, high].
 
     Example:
-      >>> validate(Config(low=-0.5, high=0.5, rules=(("Dense_2/.*", None),)))
+      >>> Range(low=-0.5, high=0.5, rules=(("Dense_2/.*", None),)).validate()
+      >>> Range(low=0.5).validate()
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: clip.low must be a finite number, at most 0, got 0.5
+      >>> transform = Range(high=0.5).build()
+      >>> transform.constrain((), {"kernel": jnp.array([[-3.0, 3.0]])})["kernel"].tolist()
+      [[-1.0, 0.5]]
     """
+
+    name: ClassVar[str] = "clip"
+    rank: ClassVar[int] = 50
+    chooses: ClassVar[bool] = False
 
     low: float = -1.0
     high: float = 1.0
     rules: tuple[tuple[str, float | None], ...] = ()
 
+    def validate(self, path: str = "clip") -> None:
+        """Raises `ConfigError` for a range without 0 or without width, or a factor that is not above 0."""
+        check_types(self, path)
+        low, high = self.low, self.high
+        accepted = "a finite number, at most 0"
+        require(math.isfinite(as_traced(low)) and low <= 0, join_path(path, "low"), low, accepted)
+        accepted = "a finite number, at least 0"
+        require(math.isfinite(as_traced(high)) and high >= 0, join_path(path, "high"), high, accepted)
+        accepted = f"above low ({low}): else every weight is zero"
+        require(as_traced(low) < as_traced(high), join_path(path, "high"), high, accepted)
 
-def validate(config: Config, path: str = "clip") -> None:
-    """Checks a config of plain Python values, before anything compiles.
+        def factor(field: str, value: float | None) -> None:
+            good = value is None or 0 < as_traced(value) < math.inf
+            require(good, field, value, "a finite factor above 0, or None")
 
-    Args:
-      config: the config.
-      path: its place in the experiment, for the message.
+        check_rules(self.rules, join_path(path, "rules"), factor)
 
-    Raises:
-      ConfigError: names the field, the value and what would be accepted.
+    def build(
+        self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None
+    ) -> ParamTransform:
+        """The transform whose `constrain` is `clip_params`."""
+        del begin, steps, last_update
+        known(self).validate("")
 
-    Example:
-      >>> validate(Config(low=0.5))
-      Traceback (most recent call last):
-      ...
-      jopt.config.ConfigError: clip.low must be a finite number, at most 0, got 0.5
-    """
-    check_types(config, path)
-    low, high = config.low, config.high
-    require(math.isfinite(as_traced(low)) and low <= 0, join_path(path, "low"), low, "a finite number, at most 0")
-    accepted = "a finite number, at least 0"
-    require(math.isfinite(as_traced(high)) and high >= 0, join_path(path, "high"), high, accepted)
-    accepted = f"above low ({low}): else every weight is zero"
-    require(as_traced(low) < as_traced(high), join_path(path, "high"), high, accepted)
-    for i, (pattern, factor) in enumerate(config.rules):
-        field = join_path(path, f"rules[{i}]")
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            require(False, field, pattern, f"a regular expression ({error})")
-        fine = factor is None or 0 < as_traced(factor) < math.inf
-        require(fine, field, factor, "a finite factor above 0, or None")
+        def constrain(state: State, params: Params) -> Params:
+            del state
+            return clip_params(params, self.low, self.high, self.rules, layers)
 
+        return identity()._replace(constrain=constrain)
 
-def build(config: Config, *, begin: Any = 0, steps: Any = 0, layers: Layers | None = None) -> ParamTransform:
-    """The transform of a config, whose numbers may be traced; `begin` and `steps` are not needed.
+    def plan(self, params: Params, layers: Layers | None = None) -> list[PlanRow]:
+        """What each parameter gets.
 
-    Raises:
-      ConfigError: as `validate`, for concrete numbers.
-    """
-    del begin, steps
-    validate(known(config), "")
-    return clip(config.low, config.high, config.rules, layers)
-
-
-def constrain(config: Config, params: Any, layers: Layers | None = None) -> Any:
-    """`clip_params` with a config's numbers, traced or not: for the loop, after each optimizer update.
-
-    Example:
-      >>> constrain(Config(high=0.5), {"kernel": jnp.array([[-3.0, 3.0]])})["kernel"].tolist()
-      [[-1.0, 0.5]]
-    """
-    return clip_params(params, config.low, config.high, config.rules, layers)
-
-
-def plan(config: Config, params: Any, layers: Layers | None = None) -> list[PlanRow]:
-    """What each parameter gets from a config, to be printed before a run.
-
-    Args:
-      config: the config, of plain numbers.
-      params: a pytree of arrays (or shapes).
-      layers: as for `clip_params`.
-
-    Returns:
-      A `PlanRow` for each leaf, in leaf order.
-
-    Raises:
-      RuleError: as `clip_params`.
-
-    Example:
-      >>> params = {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}
-      >>> [row.what for row in plan(Config(rules=((".*kernel", 0.5),)), params)]
-      ['left as it is', 'clipped to [-0.5, 0.5]']
-    """
-    rows = []
-    factors, known = _factors(params, config.rules, layers), parameters(params, layers)
-    for (name, leaf), factor, parameter in zip(path_rules.named_leaves(params), factors, known, strict=True):
-        what = "left as it is"
-        if factor is not None:
-            what = f"clipped to [{factor * config.low:g}, {factor * config.high:g}]"
-        rows.append(PlanRow(name, tuple(leaf.shape), what, parameter.reason))
-    return rows
-
-
-def check(config: Config, state: Any, seen: Any, layers: Layers | None = None) -> list[str]:
-    """What does not hold of the parameters that the model sees: clipped weights must lie in their range.
-
-    Args:
-      config: the config, of plain numbers.
-      state: not read.
-      seen: the parameters as the whole chain gives them.
-      layers: as for `clip_params`.
-
-    Returns:
-      A sentence for each leaf with weights outside (or NaN); none if all hold.
-
-    Example:
-      >>> check(Config(), (), {"kernel": jnp.array([[0.5, 2.0]])})
-      ['kernel: 1 of 2 weights lie outside [-1, 1]']
-    """
-    del state
-    out = []
-    for factor, (name, leaf) in zip(
-        _factors(seen, config.rules, layers), path_rules.named_leaves(seen), strict=True
-    ):
-        if factor is None:
-            continue
-        # The bounds as they were used, rounded to the leaf's dtype.
-        bounds = [np.asarray(_bound(b, factor, leaf.dtype)).astype(np.float64) for b in (config.low, config.high)]
-        values = np.asarray(leaf).astype(np.float64)
-        if wrong := int((~((values >= bounds[0]) & (values <= bounds[1]))).sum()):
-            out.append(f"{name}: {wrong} of {values.size} weights lie outside [{bounds[0]:g}, {bounds[1]:g}]")
-    return out
+        Example:
+          >>> params = {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}
+          >>> [row.what for row in Range(rules=((".*kernel", 0.5),)).plan(params)]
+          ['left as it is', 'clipped to [-0.5, 0.5]']
+        """
+        rows = []
+        factors, roles = _factors(params, self.rules, layers), parameters(params, layers)
+        for (name, leaf), factor, parameter in zip(path_rules.named_leaves(params), factors, roles, strict=True):
+            what = "left as it is"
+            if factor is not None:
+                what = f"clipped to [{factor * self.low:g}, {factor * self.high:g}]"
+            rows.append(PlanRow(name, tuple(leaf.shape), what, parameter.reason))
+        return rows

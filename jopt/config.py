@@ -214,6 +214,11 @@ def _typed(value: Any, hint: Any, path: str, trusted: bool) -> Any:
         kinds = [a for a in args if (typing.get_origin(a) in (tuple, list)) == isinstance(value, list)]
         kinds = [a for a in kinds if isinstance(value, list) or dataclasses.is_dataclass(a)]
         return _typed(value, kinds[0], path, trusted) if kinds else value
+    if isinstance(value, str) and _may_be_reference(hint):
+        from jopt.reference import is_reference, resolve
+
+        if is_reference(value):
+            resolve(value, path, trusted=trusted)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
         base = typing.cast(type, hint)
         if CLASS not in value:
@@ -229,6 +234,12 @@ def _typed(value: Any, hint: Any, path: str, trusted: bool) -> Any:
         pairs = enumerate(zip(value, hints, strict=True))
         return origin(_typed(v, a, f"{path}[{i}]", trusted) for i, (v, a) in pairs)
     return value
+
+
+def _may_be_reference(hint: Any) -> bool:
+    """Whether a string in a field of this type may name a function or a class of any module."""
+    args = typing.get_args(hint)
+    return str in args and any(typing.get_origin(a) is collections.abc.Callable for a in args)
 
 
 def is_node(value: Any) -> bool:

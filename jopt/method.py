@@ -6,7 +6,6 @@ A method of jopt's and a method of somebody else's are the same kind of class: a
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jopt.config import check_types
@@ -31,6 +30,36 @@ class InputRow(NamedTuple):
     path: str
     shape: tuple[int, ...]
     what: str
+
+
+class Applied(NamedTuple):
+    """A method where it stands.
+
+    Attributes:
+      method: the method.
+      path: its address in the experiment, such as `stages[1].prune`.
+      stage: the index of the stage that names it.
+    """
+
+    method: "Method"
+    path: str
+    stage: int
+
+
+class Context(NamedTuple):
+    """What acts in a stage beside one of its methods.
+
+    Attributes:
+      mine: that method.
+      applied: all methods that act in the stage, first to last, that one included.
+      optimizer: the stage's `jopt.optim.Config`.
+      optimizer_path: its address.
+    """
+
+    mine: Applied
+    applied: tuple[Applied, ...]
+    optimizer: Any
+    optimizer_path: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +115,8 @@ class Method:
         """
         check_types(self, path or self.name)
 
-    def validate_with(self, others: "Sequence[Method]", path: str = "") -> None:
-        """Checks what the method asks of the other methods that act in its stage.
-
-        Args:
-          others: all methods that act in the stage, in order, this one included.
-          path: as for `validate`.
+    def validate_with(self, context: "Context") -> None:
+        """Checks what the method asks of the other methods, and of the optimizer, of a stage in which it acts.
 
         Raises:
           ConfigError: naming the field, the value and what is accepted.

@@ -22,7 +22,7 @@ class TransferError(ValueError):
 
 
 @dataclasses.dataclass
-class Config:
+class Transfer:
     r"""Which parameters are taken from another run, which are left fresh, and which then stay as they are.
 
     All patterns are regular expressions that must match a parameter's whole path, such as `Dense_0/kernel`, or
@@ -39,7 +39,7 @@ class Config:
       include_state: copy the model's state too (batch statistics).
 
     Example:
-      >>> validate(Config("runs/big", rules=((r"Dense_(0|1)/(.*)", r"Dense_\1/\2"),), reinitialize=("Dense_2/.*",)))
+      >>> validate(Transfer("runs/big", rules=((r"Dense_(0|1)/(.*)", r"Dense_\1/\2"),), reinitialize=("Dense_2/.*",)))
     """
 
     source: str = ""
@@ -49,14 +49,14 @@ class Config:
     include_state: bool = True
 
 
-def validate(config: Config, path: str = "transfer") -> None:
+def validate(config: Transfer, path: str = "transfer") -> None:
     """Checks a config. Whether the source exists, and fits, is seen where it is loaded.
 
     Raises:
       ConfigError: names the field, the value and what would be accepted.
 
     Example:
-      >>> validate(Config("runs/big", freeze=("(",)))
+      >>> validate(Transfer("runs/big", freeze=("(",)))
       Traceback (most recent call last):
       ...
       jopt.config.ConfigError: transfer.freeze[0] must be a regular expression (missing ), unterminated subpattern
@@ -107,7 +107,7 @@ class Row(NamedTuple):
 
 
 def plan(
-    config: Config,
+    config: Transfer,
     target_params: Any,
     source_params: Any,
     target_state: Any = None,
@@ -133,7 +133,7 @@ def plan(
     Example:
       >>> new = {"Dense_0": {"kernel": jnp.zeros((3, 2))}, "head": {"kernel": jnp.zeros((2, 4))}}
       >>> old = {"Dense_0": {"kernel": jnp.ones((3, 2))}}
-      >>> for row in plan(Config(reinitialize=("head/.*",), freeze=("Dense_0/.*",)), new, old):
+      >>> for row in plan(Transfer(reinitialize=("head/.*",), freeze=("Dense_0/.*",)), new, old):
       ...     print(row.path, row.shape, row.source, row.status, sep="; ")
       Dense_0/kernel; (3, 2); Dense_0/kernel; copied, frozen
       head/kernel; (2, 4); None; fresh
@@ -169,7 +169,7 @@ def plan(
     return rows
 
 
-def _sources(config: Config, paths: Sequence[str]) -> dict[str, tuple[str | None, str]]:
+def _sources(config: Transfer, paths: Sequence[str]) -> dict[str, tuple[str | None, str]]:
     """For each path, the source's path (None: fresh), and why."""
     asked = [(p, (None, f"reinitialize {p!r}")) for p in config.reinitialize]
     asked += [(p, (template, f"rule {p!r}")) for p, template in config.rules]
@@ -191,7 +191,7 @@ def _expand(pattern: str, template: str, path: str) -> str:
         raise RuleError(f"rules: {template!r} is no path with groups of {pattern!r}: {error}") from error
 
 
-def _frozen(config: Config, paths: Sequence[str]) -> dict[str, str]:
+def _frozen(config: Transfer, paths: Sequence[str]) -> dict[str, str]:
     """The pattern that freezes a path, for each path that one does."""
     assigned = _assign("freeze", [(pattern, True) for pattern in config.freeze], paths)
     return {a.path: a.pattern for a in assigned if a.pattern is not None}
@@ -240,7 +240,7 @@ def transfer(rows: Sequence[Row], target: Any, source: Any, part: str = "params"
 
     Example:
       >>> new, old = {"a": jnp.zeros(2), "b": jnp.zeros(1)}, {"a": jnp.array([1.0, 2.0])}
-      >>> filled = transfer(plan(Config(reinitialize=("b",)), new, old), new, old)
+      >>> filled = transfer(plan(Transfer(reinitialize=("b",)), new, old), new, old)
       >>> filled["a"].tolist(), filled["b"].tolist()
       ([1.0, 2.0], [0.0])
     """
@@ -284,7 +284,7 @@ def describe(rows: Sequence[Row]) -> str:
 
     Example:
       >>> new, old = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(1)}, {"c": jnp.zeros((3, 2))}
-      >>> print(describe(plan(Config(rules=(("a", "c"),), reinitialize=("b",)), new, old)))
+      >>> print(describe(plan(Transfer(rules=(("a", "c"),), reinitialize=("b",)), new, old)))
       parameter  shape  from  status  why
       a          3x2    c     copied  rule 'a'
       b          1      -     fresh   reinitialize 'b'

@@ -77,6 +77,9 @@ class ParamTransform(NamedTuple):
         codebooks, clipping levels), a pytree of floating arrays that the optimizer moves beside the model's. With
         it, `apply` and `forward` are `(state, params, learned) -> params`, and `storage` takes `learned` last too.
         None: the transform has none.
+      constrain: `(state, params) -> params`, what becomes of the parameters after each optimizer step: the nearest that
+        the method allows. Where `project` is linear and holds gradients and moments too, this may be any function of
+        the parameters alone. None: nothing.
       sparse: promises that `apply` sets entries to zero and changes nothing else, as a mask does. In a chain,
         transforms before it that need 'zeros' are updated once more, on what it leaves.
     """
@@ -91,6 +94,7 @@ class ParamTransform(NamedTuple):
     shapes: Callable[[State], Mapping[str, tuple[int, ...]]] | None = None
     storage: Callable[..., dict[str, Storage]] | None = None
     learn: Callable[[State, Params], Learned] | None = None
+    constrain: Callable[[State, Params], Params] | None = None
     sparse: bool = False
 
 
@@ -215,6 +219,11 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
             tree = tree if t.project is None else t.project(s, tree)
         return tree
 
+    def constrain(state: State, params: Params) -> Params:
+        for t, s in _pairs(state):
+            params = params if t.constrain is None else t.constrain(s, params)
+        return params
+
     def observe(state: State, params: Params, grads: Any) -> State:
         return tuple(s if t.observe is None else t.observe(s, params, grads) for t, s in _pairs(state))
 
@@ -254,6 +263,7 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         shapes=shapes if any(t.shapes for t in transforms) else None,
         storage=storage if any(t.storage for t in transforms) else None,
         learn=learn if learns else None,
+        constrain=constrain if any(t.constrain for t in transforms) else None,
         sparse=bool(transforms) and all(t.sparse for t in transforms),
     )
 

@@ -32,7 +32,7 @@ def get_config() -> Ablation:
             batch_size=64,
             stages=[
                 Stage("dense", epochs=10),
-                Stage("prune", epochs=15, prune=prune.Config(method="gradual", budget="erk", end=0.5)),
+                Stage("prune", epochs=15, methods=(prune.Gradual(budget="erk", end=0.5),)),
             ],
         ),
         # The dense network is one, whatever its score: a product would hold it once a score.

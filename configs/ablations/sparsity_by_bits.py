@@ -26,11 +26,7 @@ def get_config() -> Ablation:
             optimizer=optim.Config(name="adam", learning_rate=3e-3),
             epochs=10,
             batch_size=64,
-            stages=[
-                Stage(
-                    "train", prune=prune.Config(method="gradual", budget="erk", end=0.5), quantize=quantize.Config()
-                )
-            ],
+            stages=[Stage("train", methods=(prune.Gradual(budget="erk", end=0.5), quantize.Weights()))],
         ),
         space=product(
             axis("stages[0].prune.sparsity", (0.0, 0.5, 0.8, 0.9, 0.95)),

@@ -29,10 +29,7 @@ def get_config() -> Search:
             batch_size=64,
             stages=[
                 Stage(
-                    "train",
-                    # The last layer keeps its channels: they are the classes.
-                    prune=prune.Config(method="gradual", end=0.6, rules=(("Dense_2/kernel", None),)),
-                    quantize=quantize.Config(),
+                    "train", methods=(prune.Gradual(end=0.6, rules=(("Dense_2/kernel", None),)), quantize.Weights())
                 )
             ],
         ),
@@ -48,8 +45,8 @@ def get_config() -> Search:
                     {
                         0: {"stages[0].share": None, _SCALES: "channel"},
                         # Shared values have one scale: several would split them.
-                        16: {"stages[0].share": cluster.Config(clusters=16, begin=0.6), _SCALES: "tensor"},
-                        8: {"stages[0].share": cluster.Config(clusters=8, begin=0.6), _SCALES: "tensor"},
+                        16: {"stages[0].share": cluster.Share(clusters=16, begin=0.6), _SCALES: "tensor"},
+                        8: {"stages[0].share": cluster.Share(clusters=8, begin=0.6), _SCALES: "tensor"},
                     },
                 ),
                 start=(0, 16),

@@ -58,9 +58,9 @@ def experiment(**methods: Any) -> Experiment:
 
 def methods() -> dict[str, dict[str, Any]]:
     """The fields of Stage of each of jopt's contenders."""
-    masks = prune.Config("one_shot", sparsity=0.9)
-    weights = quantize.Config(bits=8, granularity="channel")
-    inputs = quantize.ActivationConfig("moving_average", bits=8)
+    masks = prune.OneShot(sparsity=0.9)
+    weights = quantize.Weights(bits=8, granularity="channel")
+    inputs = quantize.MovingAverageActivations(bits=8)
     return {
         PLAIN: {},
         MASKS: {"prune": masks},

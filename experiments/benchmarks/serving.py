@@ -120,7 +120,7 @@ def quantized(network: Network) -> Quantized:
     spec = quantize.Spec(8, axis=-1)
     kernels = {path: leaf for path, leaf in named_leaves(params) if path.endswith("/kernel")}
     weights = {path: quantize.quantize(leaf, spec) for path, leaf in kernels.items()}
-    activations = quantize.ActivationConfig("absmax")
+    activations = quantize.Activations(calibration="absmax")
     params, model_state = quantize.calibrate(model, activations, params, model_state, x)
     return Quantized(model, params, model_state, weights, activations)
 

@@ -13,9 +13,8 @@ from jopt.ablate.space import Point, Space, label
 from jopt.ablate.summary import columns
 from jopt.ablate.trials import Trial, named, trials
 from jopt.config import ConfigError, choice, require
-from jopt.train import combining
 from jopt.train.config import Experiment
-from jopt.train.config import validate as validate_experiment
+from jopt.train.plan import validate as validate_experiment
 
 
 def validate(ablation: Ablation) -> list[Trial]:
@@ -53,7 +52,6 @@ def validate(ablation: Ablation) -> list[Trial]:
         try:
             require(not together, "data_parallel", together, "False: an ablation splits its trials over devices")
             validate_experiment(trial.config)
-            combining.validate(trial.config)
         except ConfigError as error:
             raise at_point(error, trial) from error
     _check_distinct(found)

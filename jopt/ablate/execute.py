@@ -15,20 +15,22 @@ from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
 from jopt.files import write_json
 from jopt.layers import Layers
-from jopt.train import codes, compression, metrics, packed
+from jopt.train import codes, describe, metrics, packed
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
+from jopt.train.config import STAGE
 from jopt.train.display import flops_of
 from jopt.train.loop import Boundary, run_segments
-from jopt.train.prepared import Prepared
+from jopt.train.plan import StagePlan, with_layers
+from jopt.train.prepared import Prepared, resolve
 from jopt.train.program import Program
 from jopt.train.schedule import Segment
 from jopt.train.session import InvariantError
 from jopt.train.signals import StopRequested
-from jopt.train.sources import STAGE
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, to_host
 from jopt.train.workdir import WorkdirError
+from jopt.transform import Storage
 
 
 class Chunk(NamedTuple):
@@ -76,8 +78,8 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
 
     @functools.cache
     def program_of(stage: int, steps: int) -> Program:
-        lesson = p.config.stages[stage].distill
-        own_teacher = lesson is not None and lesson.teacher.startswith(STAGE)
+        distillation = p.plans[stage].distillation
+        own_teacher = distillation is not None and distillation.teacher.startswith(STAGE)
         return lift.program(p.program_of(stage, steps), own_teacher=own_teacher)
 
     def like(stage: int) -> TrainState:
@@ -141,7 +143,7 @@ class ChunkRun:
                 compiler=self.compiler,
                 begin=self.staging.begin,
                 origin=self.staging.origin,
-                updated=lambda stage: compression.updates(p.config, stage),
+                updated=lambda stage: p.plans[stage].updates,
                 at_boundary=self._at_boundary,
                 state=state,
                 stage=None if at is None else at.stage,
@@ -165,7 +167,9 @@ class ChunkRun:
         self.bad = np.array(restored.state["bad"])
         place = (at.stage, at.stop)
         try:
-            rows = metrics.truncate(self.metrics, lambda row: (p.stage_named(row["stage"]), row["step"]) <= place)
+            rows = metrics.truncate(
+                self.metrics, lambda row: (p.stage_named(row["stage"]).index, row["step"]) <= place
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(f"{self.metrics} is damaged: {error}") from error
         return p.place(restored.state["state"]), at, rows
@@ -176,7 +180,7 @@ class ChunkRun:
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, like).state["state"]
 
     def _at_boundary(self, boundary: Boundary) -> None:
-        segment, stage = boundary.segment, self.prepared.config.stages[boundary.segment.stage].name
+        segment, stage = boundary.segment, self.prepared.plans[boundary.segment.stage].name
         parts = {"train": boundary.train, "validation": boundary.validation}
         if boundary.train is not None:
             self._mark(boundary.train["first_bad_step"])
@@ -210,22 +214,28 @@ class ChunkRun:
 
     def _check(self, stage: int, state: TrainState) -> None:
         """Raises InvariantError unless each trial holds what its methods hold."""
-        if not compression.parts(self.prepared.config, stage):
+        if not self.prepared.plans[stage].transforms:
             return
         masks, seen = jax.device_get((state.transform_state, self.staging.seen(stage, state).params))
         for i, trial in enumerate(self.chunk.trials):
             if self.bad[i] < 0:
-                known = self.prepared.layers_of(stage)
-                found = compression.violations(trial.config, stage, _row(masks, i), _row(seen, i), known)
-                if found:
-                    name = trial.config.stages[stage].name
-                    raise InvariantError(f"trial {trial.id}, at the end of stage {name!r}: {'; '.join(found[:5])}")
+                plan = self._plan(trial, stage)
+                problems = describe.violations(plan, _row(masks, i), _row(seen, i))
+                if problems:
+                    where = f"trial {trial.id}, at the end of stage {plan.name!r}"
+                    raise InvariantError(f"{where}: {'; '.join(problems[:5])}")
+
+    def _plan(self, trial: Trial, stage: int) -> StagePlan:
+        """A stage of a trial, with the trial's own numbers."""
+        p = self.chunk.prepared
+        plans = resolve(trial.config, p.dataset.train.labels.shape[0])
+        return with_layers(plans, [plan.layers for plan in p.plans])[stage]
 
     def _outcomes(self, state: TrainState) -> list[dict[str, Any]]:
         """A row and the curves of each trial."""
         p = self.prepared
-        last = len(p.stages) - 1
-        program = p.program_of(last, p.stages[last].segment_steps)
+        last = len(p.plans) - 1
+        program = p.program(p.plans[last])
         test = jax.device_get(self.compiler.call("test", last, program.evaluate, state, p.values, p.arrays["test"]))
         self._mark(np.where(np.isfinite(test["loss"]), -1, max(p.segments[-1].stop - 1, 0)).astype(np.int32))
         seen = jax.device_get(self.staging.seen(last, state))
@@ -242,19 +252,19 @@ class ChunkRun:
                 own = {name: float(values[i]) for name, values in test.items()}
                 row |= {"status": "finished", "diverged_step": None, **own}
                 row |= _last(curves[trial.id])
-                row |= _size(trial, last, _row(seen.params, i), by_layer, p.layers_of(last))
+                plan = self._plan(trial, last)
+                formats = codes.storage(plan, _row(ends, i))
+                row |= _size(formats, _row(seen.params, i), by_layer, plan.layers)
                 if trial.config.pack:
-                    row["bytes"] = self._packed(trial, last, _row(ends, i), _row(seen, i))
+                    row["bytes"] = self._packed(trial, plan, formats, _row(seen, i))
                 row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
             out.append({"row": row, "curves": curves[trial.id]})
         return out
 
-    def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Variables) -> int:
+    def _packed(self, trial: Trial, plan: StagePlan, formats: Mapping[str, Storage], seen: Variables) -> int:
         """The length of the packed file of a trial's network."""
-        held = codes.codes(trial.config, stage, state, self.prepared.layers_of(stage))
-        held = held if _quantized(trial, stage) else None
-        dataset = self.chunk.prepared.dataset
-        return packed.encode(packed.Packing(trial.config, stage, *seen, dataset, held)).ledger.total
+        packing = packed.Packing(trial.config, plan, *seen, self.chunk.prepared.dataset, formats)
+        return packed.encode(packing).ledger.total
 
 
 def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -268,9 +278,9 @@ def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int], known: Layers) -> dict[str, Any]:
+def _size(formats: Mapping[str, Storage], seen: Any, by_layer: Mapping[str, int], known: Layers) -> dict[str, Any]:
     """What a trial's network takes, as the model sees it."""
-    grids = codes.grids(trial.config, stage, seen, known) if _quantized(trial, stage) else None
+    grids = codes.grids(formats) if formats else None
     total = measure.total_storage(measure.storage(seen, grids), known)
     effective = measure.effective_flops(by_layer, seen, known)
     return {
@@ -282,10 +292,6 @@ def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int], know
         "flops": sum(by_layer.values()),
         "effective_flops": None if effective is None else sum(effective.values()),
     }
-
-
-def _quantized(trial: Trial, stage: int) -> bool:
-    return "quantize" in compression.acting(trial.config, stage)
 
 
 def _row(tree: Any, index: int) -> Any:

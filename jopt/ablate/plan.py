@@ -17,10 +17,10 @@ from jopt.ablate.trials import Group, Trial
 from jopt.config import ConfigError, canonical_json, require
 from jopt.report import Table, formats
 from jopt.rules import RuleError
-from jopt.train import compression
 from jopt.train.config import Experiment
 from jopt.train.display import flops_of
-from jopt.train.prepared import Prepared, check_lengths, prepare
+from jopt.train.plan import validate_lengths, with_layers
+from jopt.train.prepared import Prepared, check_parameters, prepare, resolve
 from jopt.transfer import TransferError
 
 # A guess to plan by, not a claim: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
@@ -88,8 +88,7 @@ class GroupPlan(NamedTuple):
     def compilations(self) -> int:
         """Programs that will be compiled, about."""
         lengths = {(s.stage, s.steps) for s in self.prepared.segments if s.steps}
-        config = self.prepared.config
-        each = sum(3 + compression.updates(config, stage) for stage in range(len(config.stages)))
+        each = sum(3 + plan.updates for plan in self.prepared.plans)
         return len(lengths) + each + 1
 
     @property
@@ -174,19 +173,18 @@ def identity(group: Group) -> str:
 
 def sizes_of(prepared: Prepared) -> Sizes:
     """What the strategy is chosen by."""
-    stages = range(len(prepared.stages))
-    counts = [sum(x.size for x in jax.tree.leaves(prepared.like(stage).params)) for stage in stages]
-    convolutions = any(p.window for stage in stages for p in prepared.layers_of(stage).values())
+    counts = [sum(x.size for x in jax.tree.leaves(prepared.like(plan.index).params)) for plan in prepared.plans]
+    convolutions = any(p.window for plan in prepared.plans for p in plan.layers.values())
     return Sizes(jax.default_backend(), max(counts), convolutions)
 
 
 def memory_of(prepared: Prepared, budget: int) -> Memory:
     """What a trial and the data take, by their shapes."""
-    state = max(_bytes(prepared.like(stage)) for stage in range(len(prepared.stages)))
+    state = max(_bytes(prepared.like(plan.index)) for plan in prepared.plans)
     x = jax.ShapeDtypeStruct((prepared.batch_size, *prepared.dataset.train.inputs.shape[1:]), np.float32)
     working = 0
-    for stage in range(len(prepared.stages)):
-        like, model = prepared.like(stage), prepared.model_of(stage)
+    for plan in prepared.plans:
+        like, model = prepared.like(plan.index), plan.wrapped
         kept = measure.intermediate_bytes(
             lambda p, s, x, model=model: model.apply(p, s, x, train=False)[0], like.params, like.model_state, x
         )
@@ -253,18 +251,19 @@ def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
     examples = prepared.dataset.train.labels.shape[0]
     for trial in trials[1:]:
         try:
-            check_lengths(trial.config, examples)
-            for stage in range(len(trial.config.stages)):
-                compression.describe(trial.config, stage, prepared.like(stage).params, prepared.layers_of(stage))
+            plans = resolve(trial.config, examples)
+            validate_lengths(plans)
+            for plan in with_layers(plans, [plan.layers for plan in prepared.plans]):
+                check_parameters(plan, prepared.input_shape)
         except (ConfigError, RuleError) as error:
             raise at_point(error, trial) from error
 
 
 def _training_flops(prepared: Prepared) -> float:
     """FLOPs of the forward passes of one trial's training steps."""
-    per_example = [sum(flops_of(prepared, stage).values()) for stage in range(len(prepared.stages))]
-    pairs = zip(per_example, prepared.stages, strict=True)
-    return float(sum(flops * stage.steps * prepared.batch_size for flops, stage in pairs))
+    per_example = [sum(flops_of(prepared, plan.index).values()) for plan in prepared.plans]
+    pairs = zip(per_example, prepared.plans, strict=True)
+    return float(sum(flops * plan.length.steps * prepared.batch_size for flops, plan in pairs))
 
 
 def _bytes(tree: Any) -> int:

@@ -63,7 +63,7 @@ def plan(config: Any, params: Any, layers: Layers | None = None) -> list[PlanRow
     """What each parameter gets from a config, to be printed before a run.
 
     Args:
-      config: a `jopt.cluster.Config`; only its structure is read.
+      config: a `jopt.cluster.Share`; only its structure is read.
       params: a pytree of arrays (or shapes).
       layers: as for `clusters_by_leaf`.
 
@@ -74,8 +74,8 @@ def plan(config: Any, params: Any, layers: Layers | None = None) -> list[PlanRow
       RuleError: as `clusters_by_leaf`.
 
     Example:
-      >>> from jopt.cluster import Config
-      >>> for row in plan(Config(clusters=4), {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}):
+      >>> from jopt.cluster import Share
+      >>> for row in plan(Share(clusters=4), {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}):
       ...     print(row.path, row.shape, row.what)
       bias (2,) left as it is
       kernel (3, 2) at most 4 values, one of them zero if any weight is, trained

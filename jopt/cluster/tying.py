@@ -4,18 +4,20 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jopt import rules as path_rules
+from jopt.checks import check_pattern
 from jopt.cluster.means import wide
 from jopt.config import check_types, join_path, require
 from jopt.layers import Layers, PlanRow, parameters
+from jopt.method import Context, Method
 from jopt.rules import RuleError
-from jopt.transform import ParamTransform
+from jopt.transform import Params, ParamTransform, State
 
 
 def tie(groups: Sequence[str]) -> ParamTransform:
@@ -144,93 +146,93 @@ def _see_tied_backward(residuals, gradients):
 _see_tied.defvjp(_see_tied_forward, _see_tied_backward)
 
 
-@dataclasses.dataclass
-class Config:
+@dataclasses.dataclass(frozen=True)
+class Tie(Method):
     """Which layers are tied.
 
     Attributes:
       groups: a pattern of whole paths for each group of parameters that are held equal.
 
     Example:
-      >>> validate(Config(groups=("Dense_[12]/kernel", "Dense_[12]/bias")))
-    """
-
-    groups: tuple[str, ...] = ()
-
-
-def validate(config: Config, path: str = "tie") -> None:
-    """Checks the config; which parameters match is known only with the parameters.
-
-    Raises:
-      ConfigError: names the field, the value and what would be accepted.
-
-    Example:
-      >>> validate(Config())
+      >>> Tie(groups=("Dense_[12]/kernel", "Dense_[12]/bias")).validate()
+      >>> Tie().validate()
       Traceback (most recent call last):
       ...
       jopt.config.ConfigError: tie.groups must be patterns of one or more groups, got ()
     """
-    check_types(config, path)
-    field = join_path(path, "groups")
-    require(bool(config.groups), field, config.groups, "patterns of one or more groups")
-    for i, pattern in enumerate(config.groups):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            require(False, f"{field}[{i}]", pattern, f"a regular expression ({error})")
 
+    name: ClassVar[str] = "tie"
+    rank: ClassVar[int] = 10
 
-def build(config: Config, *, begin: int = 0, steps: int = 0, layers: Layers | None = None) -> ParamTransform:
-    """The transform of a config; `begin` and `steps` are not needed."""
-    del begin, steps, layers
-    return tie(config.groups)
+    groups: tuple[str, ...] = ()
 
+    def validate(self, path: str = "tie") -> None:
+        """Raises `ConfigError` without groups, or for a pattern that is no regular expression."""
+        check_types(self, path)
+        field = join_path(path, "groups")
+        require(bool(self.groups), field, self.groups, "patterns of one or more groups")
+        for i, pattern in enumerate(self.groups):
+            check_pattern(pattern, f"{field}[{i}]")
 
-def plan(config: Config, params: Any, layers: Layers | None = None) -> list[PlanRow]:
-    """What each parameter gets from a config.
+    def validate_with(self, context: Context) -> None:
+        """Raises `ConfigError` where another method would treat tied layers, each by itself, unalike."""
+        order = [applied.method.name for applied in context.applied]
+        for other in context.applied:
+            offending = getattr(other.method, "splits_tied_layers", lambda: None)()
+            if offending is not None:
+                field, value, accepted = offending
+                why = f"{accepted} where layers are tied: for each layer it would choose by itself"
+                require(False, join_path(other.path, field), value, why)
+            field = join_path(context.mine.path, "groups")
+            if getattr(other.method, "chosen_between_segments", False):
+                accepted = f"in no later stage than {other.path}, which chose for each layer"
+                require(context.mine.stage <= other.stage, field, self.groups, accepted)
+            if hasattr(other.method, "splits_tied_layers") and other.method.name == "prune":
+                accepted = "before 'prune' among the methods: else tied layers are pruned apart"
+                require(order.index(self.name) < order.index("prune"), field, self.groups, accepted)
 
-    Raises:
-      RuleError: as `tie`.
+    def build(
+        self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None
+    ) -> ParamTransform:
+        """The transform of `tie`."""
+        del begin, steps, last_update, layers
+        return tie(self.groups)
 
-    Example:
-      >>> params = {"a": jnp.zeros(2), "b": jnp.zeros(2), "c": jnp.zeros(3)}
-      >>> [row.what for row in plan(Config(groups=("[ab]",)), params)]
-      ['tied with b', 'tied with a', 'left as it is']
-    """
-    named = list(path_rules.named_leaves(params))
-    what = ["left as it is"] * len(named)
-    for group in find_groups(config.groups, params):
-        for j in group:
-            what[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
-    roles = [parameter.reason for parameter in parameters(params, layers)]
-    return [PlanRow(name, tuple(x.shape), *rest) for (name, x), *rest in zip(named, what, roles, strict=True)]
+    def plan(self, params: Params, layers: Layers | None = None) -> list[PlanRow]:
+        """What each parameter gets.
 
+        Example:
+          >>> params = {"a": jnp.zeros(2), "b": jnp.zeros(2), "c": jnp.zeros(3)}
+          >>> [row.what for row in Tie(("[ab]",)).plan(params)]
+          ['tied with b', 'tied with a', 'left as it is']
+        """
+        named = list(path_rules.named_leaves(params))
+        what = ["left as it is"] * len(named)
+        for group in find_groups(self.groups, params):
+            for j in group:
+                what[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
+        roles = [parameter.reason for parameter in parameters(params, layers)]
+        return [
+            PlanRow(name, tuple(x.shape), text, role)
+            for (name, x), text, role in zip(named, what, roles, strict=True)
+        ]
 
-def check(config: Config, state: Any, seen: Any, layers: Layers | None = None) -> list[str]:
-    """What does not hold of the parameters that the model sees: tied leaves must be equal.
+    def check(self, state: State, seen: Params, layers: Layers | None = None) -> list[str]:
+        """A sentence for each pair of tied leaves that differs.
 
-    Args:
-      config: the config.
-      state: not read.
-      seen: the parameters as the whole chain gives them.
-      layers: not read: any parameters may be tied.
-
-    Returns:
-      A sentence for each pair that differs; none if all hold.
-
-    Example:
-      >>> check(Config(groups=("[ab]",)), (), {"a": jnp.array([1.0]), "b": jnp.array([2.0])})
-      ['b: 1 of 1 tied weights differ from a']
-    """
-    del state, layers
-    named = [(name, np.asarray(x)) for name, x in path_rules.named_leaves(seen)]
-    out = []
-    for group in find_groups(config.groups, seen):
-        name, first = named[group[0]]
-        for j in group[1:]:
-            if differ := int((named[j][1] != first).sum()):
-                out.append(f"{named[j][0]}: {differ} of {first.size} tied weights differ from {name}")
-    return out
+        Example:
+          >>> Tie(("[ab]",)).check((), {"a": jnp.array([1.0]), "b": jnp.array([2.0])})
+          ['b: 1 of 1 tied weights differ from a']
+        """
+        del state, layers
+        named = [(name, np.asarray(x)) for name, x in path_rules.named_leaves(seen)]
+        problems = []
+        for group in find_groups(self.groups, seen):
+            name, first = named[group[0]]
+            for j in group[1:]:
+                if differ := int((named[j][1] != first).sum()):
+                    problems.append(f"{named[j][0]}: {differ} of {first.size} tied weights differ from {name}")
+        return problems
 
 
 def _check_patterns(groups: Sequence[str]) -> tuple[str, ...]:

@@ -3,8 +3,6 @@
 Every loss is computed in float32, is a mean over the batch, and sends no gradient into the teacher.
 """
 
-from jopt.distill.config import Config as Config
-from jopt.distill.config import validate as validate
 from jopt.distill.features import FEATURE_LOSSES as FEATURE_LOSSES
 from jopt.distill.features import attention as attention
 from jopt.distill.features import feature_mse as feature_mse
@@ -12,4 +10,8 @@ from jopt.distill.features import similarity as similarity
 from jopt.distill.losses import combine as combine
 from jopt.distill.losses import loss as loss
 from jopt.distill.losses import mse as mse
-from jopt.distill.objective import objective as objective
+from jopt.distill.method import STAGE as STAGE
+from jopt.distill.method import Distillation as Distillation
+from jopt.distill.method import Features as Features
+from jopt.distill.method import LogitMSE as LogitMSE
+from jopt.distill.method import SoftTargets as SoftTargets

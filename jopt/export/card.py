@@ -14,10 +14,9 @@ from jopt.export.front_matter import front_matter
 from jopt.export.functions import Agreement
 from jopt.report import formats
 from jopt.report.tables import Table, escape, to_markdown
-from jopt.train import compression
-from jopt.train.config import network
 from jopt.train.display import command
 from jopt.train.finished import Finished
+from jopt.train.plan import final_network
 
 _TAGS = {
     "prune": "pruning",
@@ -62,8 +61,8 @@ def card(run: Finished, manifest: Mapping[str, Any], files: Sequence[File], abse
       The text. Only what the run's files say is in it: the same run gives the same card.
     """
     name, dataset = run.config.name, run.dataset
-    net = network(run.config, len(run.config.stages) - 1).name
-    what = f"a model of its own (not `{net}`)" if "model" in run.given else f"`{net}`"
+    net = final_network(run.config).name
+    what = f"a model of its own (not `{net}`)" if run.plan.network is None else f"`{net}`"
     shape = dataset.test.inputs.shape[1:]
     parts = [
         front_matter(_header(run, files)),
@@ -109,9 +108,9 @@ def _array(values: np.ndarray) -> str:
 
 def _header(run: Finished, files: Sequence[File]) -> dict[str, Any]:
     name, data_name = run.config.name, run.dataset.name
-    active = compression.acting(run.config, len(run.config.stages) - 1)
+    active = [applied.method.name for applied in run.plan.applied]
     tags = ["jopt", "jax", *(file.format for file in files), *(_TAGS[kind] for kind in active if kind in _TAGS)]
-    if any(stage.distill is not None for stage in run.config.stages):
+    if any(method.name == "distill" for stage in run.config.stages for method in stage.methods):
         tags.append("distillation")
     images = run.config.data.layout == "image" and run.dataset.test.inputs.ndim == 4
     found = {key: run.result.get(key) for key in ("accuracy", "loss")}
@@ -230,9 +229,7 @@ def _limits(run: Finished, files: Sequence[File]) -> Iterator[str]:
             "A StableHLO artefact can be run by versions of jaxlib up to 6 months newer, or 3 weeks older, than "
             "the one that wrote it, which its JSON file names."
         )
-    if any(file.name.startswith("shrunk.") for file in files) and "activations" in compression.acting(
-        run.config, len(run.config.stages) - 1
-    ):
+    if any(file.name.startswith("shrunk.") for file in files) and run.plan.wrapping:
         said.append(
             "In the shrunk function, a constant that a removed unit left to the next bias is not quantized."
         )

@@ -11,9 +11,7 @@ from jopt.config import choice
 from jopt.quantize import integer
 from jopt.quantize.activations import KEY, split
 from jopt.quantize.tensors import QTensor
-from jopt.train import compression
-from jopt.train.codes import codes, integers
-from jopt.train.config import network
+from jopt.train.codes import integers, seen_before, storage
 from jopt.train.finished import Finished
 from jopt.train.state import evaluated
 
@@ -141,17 +139,17 @@ def _forward(model: models.Model, params: Any, model_state: Any) -> Forward:
 
 
 def _own_model(run: Finished) -> bool:
-    return "model" in run.given and all(stage.model is None for stage in run.config.stages)
+    return run.plan.network is None
 
 
-def _plain(run: Finished, name: str) -> models.Model:
+def _plain(run: Finished) -> models.Model:
     """The model without quantized activations."""
-    last = len(run.config.stages) - 1
-    if not _own_model(run):
-        return compression.plain_model(run.config, last)
-    if "activations" in compression.acting(run.config, last):
-        raise Unavailable(f"no {name} function: the run was given a model of its own and quantizes its activations")
-    return run.model
+    return run.plan.model
+
+
+def _activations(run: Finished) -> Any:
+    """The method that quantizes the layers' inputs, if one does."""
+    return next((applied.method for applied in run.plan.wrapping if applied.method.name == "activations"), None)
 
 
 def _bare(name: str, tree: Any) -> Any:
@@ -165,13 +163,11 @@ def float_parts(run: Finished) -> Parts:
     Raises:
       Unavailable: if the run has none.
     """
-    last, params = len(run.config.stages) - 1, run.params
-    model = _plain(run, "float")
-    if "transform" not in run.given and "quantize" in compression.acting(run.config, last):
+    params = run.params
+    if any(applied.method.name == "quantize" for applied, _ in run.plan.transforms):
         latent = evaluated(run.state).params
-        states = run.state.transform_state
-        params = compression.before(run.config, last, "quantize", states, latent, run.layers)
-    return Parts(model, _bare("params", params), _bare("model_state", run.model_state))
+        params = seen_before(run.plan, "quantize", run.state.transform_state, latent)
+    return Parts(_plain(run), _bare("params", params), _bare("model_state", run.model_state))
 
 
 def integer_parts(run: Finished) -> IntegerParts:
@@ -180,24 +176,21 @@ def integer_parts(run: Finished) -> IntegerParts:
     Raises:
       Unavailable: if the run has none.
     """
-    last = len(run.config.stages) - 1
-    part = compression.acting(run.config, last).get("activations")
-    found = {}
-    if "transform" not in run.given:
-        found = integers(codes(run.config, last, run.state, run.layers), run.params)
-    if part is None or part.config.is_identity or not found:
+    part = _activations(run)
+    found = integers(run.plan, storage(run.plan, run.state), run.params)
+    if part is None or not found:
         what = "weights" if not found else "activations"
         raise Unavailable(f"no integer function: the run does not quantize its {what}")
-    return IntegerParts(_plain(run, "integer"), run.params, run.model_state, found, part.config)
+    return IntegerParts(_plain(run), run.params, run.model_state, found, part)
 
 
 def _shrunk(run: Finished) -> Parts:
-    last = len(run.config.stages) - 1
     if _own_model(run):
         raise Unavailable(
             "no shrunk function: the run was given a model of its own, which jopt.prune.shrink takes as a module"
         )
-    module = models.build(network(run.config, last))
+    assert run.plan.network is not None
+    module = models.build(run.plan.network)
     params, model_state = _bare("params", run.params), _bare("model_state", run.model_state)
     x = jax.ShapeDtypeStruct((1, *run.dataset.test.inputs.shape[1:]), np.float32)
     kept = jax.tree.map(lambda w: np.asarray(w) != 0, params)
@@ -206,9 +199,9 @@ def _shrunk(run: Finished) -> Parts:
     except ValueError as error:
         raise Unavailable(f"no shrunk function: {error}") from error
     model, params, model_state = models.from_linen(small.model), small.params, small.model_state
-    part = compression.acting(run.config, last).get("activations")
+    part = _activations(run)
     if part is not None:
-        model = quantize.activations(model, part.config)
+        model = part.wrap(model, frozen=True)
         params, model_state = (
             {**tree, KEY: old[KEY]} if KEY in old else tree
             for tree, old in ((params, run.params), (model_state or {}, run.model_state))

@@ -16,8 +16,9 @@ from jopt.export import functions, safetensors, stablehlo
 from jopt.export.card import File, card
 from jopt.files import write_bytes, write_text
 from jopt.train import finished, packed
-from jopt.train.config import Experiment, network
+from jopt.train.config import Experiment
 from jopt.train.finished import Finished
+from jopt.train.plan import final_network
 from jopt.train.state import digest
 from jopt.train.workdir import Workdir
 from jopt.transform import ParamTransform
@@ -210,7 +211,7 @@ def _onnx(source: _Source, absent: dict[str, str]) -> Iterator[File]:
 
     shape, run = source.inputs.shape[1:], source.run
     metadata = {"library": "jopt", "name": run.config.name, "digest": str(run.result["digest"])}
-    dtype = network(run.config, len(run.config.stages) - 1).dtype
+    dtype = final_network(run.config).dtype
     if source.own is None and dtype != "float32":
         reason = f"the model computes in {dtype}, for which ONNX Runtime has no operations on CPU"
         absent |= dict.fromkeys(("float.onnx", "quantized.onnx"), reason)

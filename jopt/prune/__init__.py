@@ -80,3 +80,4 @@ from jopt.prune.state import PruneState as PruneState
 from jopt.prune.transform import gradual as gradual
 from jopt.prune.transform import iterative as iterative
 from jopt.prune.transform import one_shot as one_shot
+from jopt.prune.shim import OneShot as OneShot, Gradual as Gradual, Iterative as Iterative, RigL as RigL, SET as SET

@@ -41,3 +41,14 @@ from jopt.quantize.recalibrate import recalibrate as recalibrate
 from jopt.quantize.spec import Spec as Spec
 from jopt.quantize.stored import integers as integers
 from jopt.quantize.weights import weights as weights
+from jopt.quantize.shim import (
+    Weights as Weights,
+    Binary as Binary,
+    XNOR as XNOR,
+    Ternary as Ternary,
+    Activations as Activations,
+    LSQActivations as LSQActivations,
+    PACTActivations as PACTActivations,
+    MovingAverageActivations as MovingAverageActivations,
+    activations_from_metadata as activations_from_metadata,
+)

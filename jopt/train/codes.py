@@ -1,74 +1,73 @@
 """The integers behind a stage's quantized parameters: which codes, scales and ranges the values stand for."""
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from jopt import measure, quantize
-from jopt.layers import Layers, Parameter
-from jopt.quantize.assign import assign, resolve
+from jopt import measure
 from jopt.quantize.integer import QTensor
-from jopt.quantize.spec import OUTPUTS
 from jopt.quantize.stored import of_values
-from jopt.train import compression
-from jopt.train.config import Experiment
+from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, evaluated
-from jopt.transform import Storage
-
-_SIGNS = {"binary": 1, "xnor": 1, "ternary": 2}
+from jopt.transform import Params, Storage, chain, see
 
 
-def codes(config: Experiment, stage: int, state: TrainState, known: Layers | None = None) -> dict[str, Storage]:
+def storage(plan: StagePlan, state: TrainState) -> dict[str, Storage]:
     """How the quantized parameters are stored as integers at the end of a stage, as its transform says.
 
     Args:
-      config: the experiment, of plain Python values.
-      stage: index of the stage.
+      plan: the stage, of plain Python values.
       state: the state that it ended in.
-      known: what the stage's model says about its parameters.
 
     Returns:
       Path to `Storage`, its range of NumPy arrays; parameters that are not quantized are absent.
     """
-    transform = compression.transform(config, stage, begin=0, steps=0, known=known)
-    if transform.storage is None:
+    if plan.transform.storage is None:
         return {}
-    found = transform.storage(state.transform_state, evaluated(state).params)
-    return {path: Storage(spec, jax.tree.map(np.asarray, range)) for path, (spec, range) in found.items()}
+    formats = plan.transform.storage(state.transform_state, evaluated(state).params)
+    return {path: Storage(spec, jax.tree.map(np.asarray, range)) for path, (spec, range) in formats.items()}
 
 
-def integers(found: dict[str, Storage], seen: Any) -> dict[str, QTensor]:
+def integers(plan: StagePlan, formats: Mapping[str, Storage], seen: Params) -> dict[str, QTensor]:
     """The integers of what the model sees, path by path: codes, scales, zero points, for integer execution.
 
     Args:
-      found: what `codes` gave.
+      plan: the stage.
+      formats: what `storage` gave.
       seen: what the model computes with.
 
     Returns:
       A `QTensor` for each parameter whose values are, to the bit, what its integers stand for.
     """
-    return of_values(found, compression.bare(seen))
+    return of_values(dict(formats), plan.trainables.model_only(seen))
 
 
-def grids(config: Experiment, stage: int, params: Any, known: Layers | None = None) -> dict[str, measure.Grid]:
+def grids(formats: Mapping[str, Storage]) -> dict[str, measure.Grid]:
     """How the integers of each quantized parameter would be held, for its theoretical size."""
-    code = compression.acting(config, stage)["quantize"].config
-    params = compression.bare(params)
-    found = {}
-    for path, leaf, spec, _ in quantize.specs(code, params, known):
-        if spec is not None and not spec.is_identity:
-            scales = math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
-            found[path] = measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
-    for path, leaf, scheme, parameter in assign(code.rules, params, code.scheme, known):
-        if scheme in _SIGNS:
-            spec = _signs(code, scheme, parameter, leaf.ndim)
-            found[path] = measure.Grid(_SIGNS[scheme], math.prod(quantize.scale_shape(tuple(leaf.shape), spec)))
-    return found
+    sizes = {path: (spec, int(np.size(range.low))) for path, (spec, range) in formats.items()}
+    return {
+        path: measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
+        for path, (spec, scales) in sizes.items()
+        if not spec.is_identity
+    }
 
 
-def _signs(code: quantize.Config, scheme: str, parameter: Parameter, ndim: int) -> quantize.Spec:
-    """The Spec of signs: XNOR-Net's, and ternary ones where the config says so, have a scale for each channel."""
-    by_channel = scheme == "xnor" or (scheme == "ternary" and code.granularity == "channel")
-    return resolve(quantize.Spec(_SIGNS[scheme], axis=OUTPUTS if by_channel else None), parameter, ndim)
+def seen_before(plan: StagePlan, name: str, states: tuple[Any, ...], params: Params) -> Params:
+    """What the method `name` of a stage is given: the parameters as the methods before it show them.
+
+    Args:
+      plan: the stage, of plain Python values.
+      name: of a method that has a transform in the stage.
+      states: the transforms' states.
+      params: what the optimizer moves, or its average.
+
+    Returns:
+      The model's parameters, without the methods' own trainables.
+    """
+    place = [applied.method.name for applied, _ in plan.transforms].index(name)
+    first = chain(*(transform for _, transform in plan.transforms[:place]))
+    learned = plan.trainables.learned_values(params)[:place]
+    model_params = plan.trainables.model_only(params)
+    return jax.jit(lambda s, p, v: see(first, s, p, v))(tuple(states[:place]), model_params, learned)

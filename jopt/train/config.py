@@ -2,15 +2,12 @@
 
 import dataclasses
 
-from jopt import clip as clipping
-from jopt import cluster, models, optim
 from jopt import data as data_sets
-from jopt import distill as distillation
-from jopt import prune as pruning
-from jopt import quantize as quantization
+from jopt import models, optim
 from jopt import transfer as transferring
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
+from jopt.method import Method
 
 STAGE = "stage:"
 """What begins the name of an earlier stage where a run's directory could stand."""
@@ -21,12 +18,11 @@ class Stage:
     """A part of a run, with a length, an optimizer and methods of its own.
 
     A stage starts from the state that the one before ended in, with a fresh optimizer state and the first step of
-    its own schedule. What is None is taken from the experiment, or does nothing. What a stage imposes on the
-    parameters (`tie`, `prune`, `share`, `quantize`, `clip`) or on the activations stays imposed in the later ones,
-    held as it is; ranges of activations that are learned, or averages, go on moving.
+    its own schedule. What is None is taken from the experiment. Methods persist: masks, ranges and codebooks of a
+    stage stay frozen in later stages until they are released.
 
     Attributes:
-      name: names the stage in metrics and reports; unique in its experiment.
+      name: names the stage in metrics, reports and addresses; unique in its experiment.
       epochs: the stage's length in passes over the training part, or
       steps: in optimizer steps. At most one of the two; 0 steps apply the stage's methods to what there is.
       segment_steps: optimizer steps between two updates of masks and codebooks, instead of the experiment's.
@@ -34,18 +30,15 @@ class Stage:
       model: another network, which starts afresh: a student, say.
       start: where parameters and model state come from once the stage's masks are chosen: 'previous' (they stay
         as they are), 'init' (those of step 0), 'random' (newly drawn) or the name of an earlier stage (its end).
-      tie: layers that share one parameter.
-      prune: which weights are zero.
-      share: which weights share one value.
-      quantize: the weights' integer codes.
-      activations: the activations' integer codes.
-      clip: the range that weights are kept in, after every step.
-      release: methods of the stages before that end here, such as ('prune',).
-      distill: a teacher to learn from.
+      methods: what the stage does to the network, in the order of application: `prune.Gradual(...)`,
+        `quantize.Weights(...)` and others of jopt's or of your own (`jopt.method.Method`). One of a name. A method
+        of a name that acted in the stage before takes its place.
+      release: names of methods of earlier stages that end here, such as ('prune',).
       transfer: parameters to take from another run as the stage starts.
-      calibration_examples: so many training examples, drawn anew each time, are looked at where a choice of masks
+      calibration_examples: so many training examples, newly drawn each time, are looked at where a choice of masks
         needs gradients or activations.
-      recalibrate: as the stage starts, batch-norm statistics are estimated anew from so many batches; 0 is not.
+      recalibrate: as the stage starts, batch-norm statistics are estimated again from so many batches; 0: they are
+        not.
     """
 
     name: str = "train"
@@ -55,15 +48,9 @@ class Stage:
     optimizer: optim.Config | None = None
     model: models.Config | None = None
     start: str = "previous"
-    tie: cluster.tying.Config | None = None
-    prune: pruning.Config | None = None
-    share: cluster.Config | None = None
-    quantize: quantization.Config | None = None
-    activations: quantization.ActivationConfig | None = None
-    clip: clipping.Config | None = None
+    methods: tuple[Method, ...] = ()
     release: tuple[str, ...] = ()
-    distill: distillation.Config | None = None
-    transfer: transferring.Config | None = None
+    transfer: transferring.Transfer | None = None
     calibration_examples: int = 512
     recalibrate: int = 0
 
@@ -95,7 +82,8 @@ class Experiment:
       checkpoint_every: save every so many segments; a stage's end always counts.
       keep_checkpoints: so many latest checkpoints are kept, and the best by validation accuracy.
       pack: end with the packed model, `model.jopt`, whose length is then the result's `bytes`.
-      order: in which the methods that act on the parameters are applied, first to last.
+      columns: what is reported of each stage besides the built-in columns: `jopt.columns.Column`s by reference,
+        'package.module:name'.
       stages: the parts of the run, one after the other.
     """
 
@@ -114,7 +102,7 @@ class Experiment:
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
     pack: bool = False
-    order: tuple[str, ...] = ("tie", "prune", "share", "quantize")
+    columns: tuple[str, ...] = ()
     stages: list[Stage] = dataclasses.field(default_factory=lambda: [Stage()])
 
 
@@ -150,7 +138,10 @@ def validate(config: Experiment, path: str = "") -> None:
     names = [stage.name for stage in config.stages]
     for i, stage in enumerate(config.stages):
         here = join_path(path, f"stages[{i}]")
-        require(bool(stage.name), f"{here}.name", stage.name, "not empty")
+        plain = bool(stage.name) and not set(".[]:=") & set(stage.name)
+        require(
+            plain, f"{here}.name", stage.name, "not empty, without . [ ] : and =, which addresses are made with"
+        )
         require(names.count(stage.name) == 1, f"{here}.name", stage.name, "another name than the other stages'")
         for name in ("epochs", "segment_steps", "calibration_examples"):
             positive(f"stages[{i}].{name}", getattr(stage, name))
@@ -163,34 +154,22 @@ def validate(config: Experiment, path: str = "") -> None:
             optim.validate(stage.optimizer, f"{here}.optimizer")
         if stage.model is not None:
             models.validate(stage.model, f"{here}.model")
-        starts = ("previous", "init", "random", *names[:i])
-        choice(f"{here}.start", stage.start, starts)
-        for name, package in (("clip", clipping), ("distill", distillation), ("transfer", transferring)):
-            if (own := getattr(stage, name)) is not None:
-                package.validate(own, f"{here}.{name}")
-        if stage.activations is not None:
-            quantization.validate_activations(stage.activations, f"{here}.activations")
-        for name, source in (("distill.teacher", stage.distill and stage.distill.teacher),
-                             ("transfer.source", stage.transfer and stage.transfer.source)):  # fmt: skip
-            if source and source.startswith(STAGE):
+        choice(f"{here}.start", stage.start, ("previous", "init", "random", *names[:i]))
+        applied = [method.name for method in stage.methods]
+        for method in stage.methods:
+            method.validate(f"{here}.{method.name}")
+            accepted = "one of each name"
+            require(applied.count(method.name) == 1, f"{here}.methods", tuple(applied), accepted)
+        if stage.transfer is not None:
+            transferring.validate(stage.transfer, f"{here}.transfer")
+        for field, source in sources(stage).items():
+            if source.startswith(STAGE):
                 accepted = f"a run's directory or stage:NAME of an earlier stage ({', '.join(names[:i]) or 'none'})"
-                require(source.removeprefix(STAGE) in names[:i], f"{here}.{name}", source, accepted)
+                require(source.removeprefix(STAGE) in names[:i], f"{here}.{field}", source, accepted)
 
 
-def stage_optimizer(config: Experiment, stage: int) -> optim.Config:
-    """The optimizer of stage number `stage`: its own, or else the experiment's; frozen is what it transfers so."""
-    here = config.stages[stage]
-    optimizer = here.optimizer or config.optimizer
-    if here.transfer is not None and here.transfer.freeze:
-        return dataclasses.replace(optimizer, freeze=(*optimizer.freeze, *here.transfer.freeze))
-    return optimizer
-
-
-def network(config: Experiment, stage: int) -> models.Config:
-    """The network of stage number `stage`: the last one that a stage up to it starts, or else the experiment's."""
-    return next((s.model for s in reversed(config.stages[: stage + 1]) if s.model is not None), config.model)
-
-
-def new_network(config: Experiment, stage: int) -> bool:
-    """Whether stage number `stage` starts a network afresh."""
-    return stage == 0 or config.stages[stage].model is not None
+def sources(stage: Stage) -> dict[str, str]:
+    """The networks that a stage learns from or takes parameters from, by the field that names each."""
+    named = {f"{method.name}.teacher": getattr(method, "teacher", "") for method in stage.methods}
+    named = {field: source for field, source in named.items() if source}
+    return named if stage.transfer is None else {**named, "transfer.source": stage.transfer.source}

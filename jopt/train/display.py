@@ -12,8 +12,8 @@ import numpy as np
 from jopt import codec, measure, optim, report
 from jopt.codec import Ledger
 from jopt.config import leaves, to_dict
-from jopt.train import compression, metrics
-from jopt.train.config import new_network, stage_optimizer
+from jopt.train import describe, metrics
+from jopt.train.plan import StagePlan
 from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
 
@@ -55,14 +55,13 @@ class Display:
             f"on {devices} ({jax.default_backend()})"
         )
         self._show(stage_table(p))
-        for index, stage in enumerate(p.config.stages):
-            optimizer = stage_optimizer(p.config, index)
-            if optimizer.learning_rate_rules or optimizer.weight_decay_rules or optimizer.freeze:
-                self._print(f"rules of stage {stage.name!r}", optim.describe(optimizer, p.like(index).params), "")
-            for table in method_tables(p, index):
+        for stage in p.plans:
+            if text := describe.optimizer_rules(stage, p.like(stage.index).params):
+                self._print(f"rules of stage {stage.name!r}", text, "")
+            for table in method_tables(p, stage):
                 self._show(table)
-            if index == 0 or stage.model is not None:
-                self._show(model_table(p, index))
+            if stage.starts_network:
+                self._show(model_table(p, stage.index))
 
     def resuming(self, step: int) -> None:
         """Says that the run goes on from a checkpoint."""
@@ -193,45 +192,43 @@ def _packed_parts(files: Workdir, name: str, ledger: Ledger | None) -> list[repo
     ]
 
 
-def method_tables(prepared: Prepared, stage: int) -> list[report.Table]:
+def method_tables(prepared: Prepared, stage: StagePlan) -> list[report.Table]:
     """What the methods that a stage names make of each parameter and activation; none for one that names none."""
-    p, here = prepared, prepared.config.stages[stage]
-    named = compression.imposed(p.config, stage)
-    tables = []
-    if any(part.stage == stage for part in named):
-        header = ("parameter", "shape", "role", *(part.kind + " (held)" * (part.stage != stage) for part in named))
-        rows = compression.describe(p.config, stage, p.like(stage).params, p.layers_of(stage))
-        tables.append(report.Table(f"Stage {here.name!r}: parameters", header, "l" * len(header), rows))
-    if here.transfer is not None:
+    p, tables = prepared, []
+    named = any(stage.names(applied) for applied in stage.applied)
+    columns, rows = describe.parameter_rows(stage, p.like(stage.index).params) if named else ((), [])
+    if rows:
+        header = ("parameter", "shape", "role", *columns)
+        tables.append(report.Table(f"Stage {stage.name!r}: parameters", header, "l" * len(header), rows))
+    if stage.transfer is not None:
         rows = [
             (row.path, "x".join(map(str, row.shape)) or "scalar", row.source or "-", row.status)
             for row in p.transferred(stage)
         ]
-        header = ("of the target", "shape", f"from {here.transfer.source}", "status")
-        tables.append(report.Table(f"Stage {here.name!r}: transfer", header, "llll", rows))
-    if here.activations is not None:
-        shape = p.dataset.train.inputs.shape[1:]
-        rows = compression.describe_activations(p.config, stage, shape, p.own_model)
-        tables.append(report.Table(f"Stage {here.name!r}: activations", ("input of", "shape", "code"), "lll", rows))
+        header = ("of the target", "shape", f"from {stage.transfer.source}", "status")
+        tables.append(report.Table(f"Stage {stage.name!r}: transfer", header, "llll", rows))
+    if named and (rows := describe.input_rows(stage, p.input_shape)):
+        tables.append(
+            report.Table(f"Stage {stage.name!r}: activations", ("input of", "shape", "code"), "lll", rows)
+        )
     return tables
 
 
 def stage_table(prepared: Prepared) -> report.Table:
     """A row for each stage: its length, and the optimizer's fields that are not at their defaults."""
     rows = []
-    for index, (stage, place) in enumerate(zip(prepared.config.stages, prepared.stages, strict=True)):
-        optimizer, default = stage_optimizer(prepared.config, index), dict(leaves(optim.Config()))
+    for stage in prepared.plans:
+        optimizer, default = stage.optimizer, dict(leaves(optim.Config()))
         changed = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in leaves(optimizer)
                    if v != default[k] and k not in ("name", "learning_rate")]  # fmt: skip
-        segments = [s for s in prepared.segments if s.stage == index and s.steps]
-        methods = [*compression.acting(prepared.config, index), *(["distill"] if stage.distill else [])]
+        segments = [s for s in prepared.segments if s.stage == stage.index and s.steps]
         rows.append(
             (
                 stage.name,
-                f"{place.steps:,}",
-                f"{len(segments):,} x {place.segment_steps:,}",
+                f"{stage.length.steps:,}",
+                f"{len(segments):,} x {stage.length.segment_steps:,}",
                 f"{prepared.batch_size:,}",
-                ", ".join(methods) or "-",
+                stage.describe(),
                 ", ".join([optimizer.name, f"learning_rate {optimizer.learning_rate:g}", *changed]),
             )
         )
@@ -251,9 +248,9 @@ def latency_table(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) 
     """Latency and throughput of each network of the run, at batch 1 and 256, by the clock of this machine."""
     rows = []
     for index, outcome in enumerate(outcomes):
-        if not new_network(prepared.config, index):
+        if not prepared.plans[index].starts_network:
             continue
-        state, model = prepared.like(index).model_state, prepared.model_of(index)
+        state, model = prepared.like(index).model_state, prepared.plans[index].wrapped
         state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
         for batch in (1, 256):
             x = np.zeros((batch, *prepared.dataset.train.inputs.shape[1:]), np.float32)
@@ -278,7 +275,7 @@ def latency_table(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) 
 
 def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:
     """FLOPs of one example's forward pass, by layer, in a stage's network."""
-    like, model = prepared.like(stage), prepared.model_of(stage)
+    like, model = prepared.like(stage), prepared.plans[stage].wrapped
     inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
 
     def logits(params: Any, model_state: Any, inputs: jax.Array) -> jax.Array:

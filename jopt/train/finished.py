@@ -1,19 +1,19 @@
 """A finished run, read back from its directory: what it learned, to teach or to start another run."""
 
 import os
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
 from jopt import data, hyper, keys, models
 from jopt.layers import Layers
-from jopt.train import compression, program, schedule
+from jopt.train import program
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.config import Experiment
+from jopt.train.plan import StagePlan, with_layers
+from jopt.train.prepared import resolve, traced
 from jopt.train.state import TrainState, digest
 from jopt.train.workdir import Workdir, WorkdirError
-from jopt.transform import ParamTransform
 
 
 class Finished(NamedTuple):
@@ -22,32 +22,38 @@ class Finished(NamedTuple):
     Attributes:
       config: its experiment.
       result: what its `result.json` holds.
-      model: the functions of its last stage's network.
+      plan: its last stage.
       params: what the model computes with, as the run's own evaluation saw them: averaged where the run keeps an
         average, then masked, shared and quantized.
       model_state: batch statistics and the like, as evaluated: of `params`.
       state: the whole state: `state.params` and `state.model_state` are what training moved.
       dataset: what it was trained on, with the mean and standard deviation that its inputs are normalized with.
-      given: what it was given besides its config: 'model', 'transform'.
-      layers: what its model says about its parameters.
     """
 
     config: Experiment
     result: dict[str, Any]
-    model: models.Model
+    plan: StagePlan
     params: Any
     model_state: Any
     state: TrainState
     dataset: data.Dataset
-    given: tuple[str, ...] = ()
-    layers: Layers = {}  # noqa: RUF012
+
+    @property
+    def model(self) -> models.Model:
+        """The functions of its last stage's network, as its methods make it compute."""
+        return self.plan.wrapped
+
+    @property
+    def layers(self) -> Layers:
+        """What its model says about its parameters."""
+        return self.plan.layers
 
 
 def load(
     directory: str | os.PathLike[str],
     *,
     model: models.Model | None = None,
-    transform: Callable[[Experiment, int], ParamTransform] | None = None,
+    trusted: bool = False,
 ) -> Finished:
     """Reads the last state of a finished run, and verifies it. A whole run's directory stays as it is.
 
@@ -57,7 +63,7 @@ def load(
     Args:
       directory: the run's directory.
       model: the model that the run was given instead of `config.model`, if it was given one.
-      transform: the transform that it was given, if it was given one.
+      trusted: whether modules that its config names may be imported, and so run.
 
     Raises:
       WorkdirError: if there is no run, it has not finished, it was given other things than these, or its last
@@ -69,26 +75,20 @@ def load(
         raise WorkdirError(f"{files.path} is not the directory of a run: there is no config.json")
     if not files.result.is_file():
         raise WorkdirError(f"the run in {files.path} has not finished: there is no result.json")
-    config, result = files.load_config(), files.load_json(files.result)
-    _check_given(files, {"model": model, "transform": transform})
+    config, result = files.load_config(trusted=trusted), files.load_json(files.result)
+    _check_given(files, {"model": model})
     dataset = data.load(config.data)
-    examples, last = dataset.train.labels.shape[0], len(config.stages) - 1
-    place = schedule.stages(config, examples)[last]
+    examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
     structure, numbers = hyper.split(config)
-    known = compression.layers_of(config, last, dataset.train.inputs.shape[1:], model)
-    end = program.build(
-        structure,
-        stage=last,
-        begin=place.start,
-        steps=place.segment_steps,
-        total_steps=place.steps,
-        last_update=place.last_update,
-        batch_size=schedule.batch_size(config, examples),
-        input_shape=dataset.train.inputs.shape[1:],
-        model=None if model is None else lambda _: model,
-        transform=transform,
-        layers=known,
-    )
+    plans = traced(resolve(config, examples, model), input_shape)
+    plan = plans[-1]
+
+    def with_numbers(values: hyper.Hyper) -> StagePlan:
+        again = resolve(hyper.join(structure, values), examples, model)
+        return with_layers(again, [stage.layers for stage in plans])[-1]
+
+    # Its own state needs none of the stages before: its structure is that of a first stage.
+    end = program.build(plan, with_numbers, input_shape=input_shape)
     like = jax.eval_shape(lambda seed: end.init(keys.root(seed), numbers), numbers["seed"])
     # Opening it would make the directory.
     if not files.checkpoints.is_dir():
@@ -103,9 +103,7 @@ def load(
             f"{files.result} tells of: their digests differ"
         )
     params, model_state = jax.device_get(jax.jit(end.seen)(state, numbers))
-    net = compression.model(config, last, model)
-    given = tuple(name for name, part in (("model", model), ("transform", transform)) if part is not None)
-    return Finished(config, result, net, params, model_state, state, dataset, given, known)
+    return Finished(config, result, plan, params, model_state, state, dataset)
 
 
 def _check_given(files: Workdir, now: dict[str, Any]) -> None:

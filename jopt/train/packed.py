@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,12 +13,13 @@ import numpy as np
 
 from jopt import codec, data, models, quantize
 from jopt.codec import Ledger
-from jopt.config import ConfigError, canonical_json, from_dict
-from jopt.quantize.activations import KEY
+from jopt.config import CLASS, ConfigError, changed, from_dict
+from jopt.method import Method
 from jopt.quantize.integer import QTensor
-from jopt.train import compression
-from jopt.train.codes import codes
-from jopt.train.config import Experiment, network
+from jopt.reference import name_of
+from jopt.train.codes import storage
+from jopt.train.config import Experiment
+from jopt.train.plan import StagePlan
 from jopt.transform import Storage
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class PackedModel(NamedTuple):
       name: the experiment's.
       network: the model's config; None where the run was given a model of its own.
       data: the data set's config, without augmentation.
-      activations: how the layers' inputs are quantized; None where they are not.
-      model: its functions, with quantized activations where it has them.
+      plain_model: its functions, before methods wrap them.
+      wrapping: the methods that wrap it: those that quantize its layers' inputs, say.
+      model: its functions, as these methods make it compute.
       params: what they compute with, NumPy arrays.
       model_state: batch statistics, ranges of activations and the like.
       integers: path to the integers behind a parameter that is held as such.
@@ -54,7 +56,8 @@ class PackedModel(NamedTuple):
     name: str
     network: models.Config | None
     data: data.Config
-    activations: quantize.ActivationConfig | None
+    plain_model: models.Model
+    wrapping: tuple[Method, ...]
     model: models.Model
     params: Any
     model_state: Any
@@ -72,21 +75,19 @@ class Packing(NamedTuple):
 
     Attributes:
       config: the experiment.
-      stage: index of the stage.
+      plan: the stage.
       params: what the model computes with, NumPy arrays.
       model_state: batch statistics and the like.
       dataset: what it was trained on.
-      codes: the integers behind quantized parameters; None: the values speak for themselves.
-      own_model: whether the run was given a model of its own, so that the config may name none.
+      formats: how quantized parameters are stored as integers; the other values are stored as they are.
     """
 
     config: Experiment
-    stage: int
+    plan: StagePlan
     params: Any
     model_state: Any
     dataset: data.Dataset
-    codes: Mapping[str, Storage] | None = None
-    own_model: bool = False
+    formats: Mapping[str, Storage] = {}
 
 
 def encode(packing: Packing) -> codec.Packed:
@@ -108,20 +109,12 @@ def save(path: str | os.PathLike[str], packing: Packing) -> Ledger:
 
 def of(run: Finished) -> Packing:
     """What the packed file of a finished run holds, also where its config asked for none."""
-    stage = len(run.config.stages) - 1
-    return Packing(
-        run.config,
-        stage,
-        run.params,
-        run.model_state,
-        run.dataset,
-        None if "transform" in run.given else codes(run.config, stage, run.state, run.layers),
-        "model" in run.given,
-    )
+    formats = storage(run.plan, run.state)
+    return Packing(run.config, run.plan, run.params, run.model_state, run.dataset, formats)
 
 
 def _options(packing: Packing) -> dict[str, Any]:
-    return {"model_state": packing.model_state, "storage": packing.codes, "metadata": metadata(packing)}
+    return {"model_state": packing.model_state, "storage": packing.formats, "metadata": metadata(packing)}
 
 
 def metadata(packing: Packing) -> dict[str, Any]:
@@ -133,9 +126,9 @@ def metadata(packing: Packing) -> dict[str, Any]:
       A dictionary for JSON: `name`, `model` (absent for a model of one's own), `data`, `input`, `classes`, `mean`,
       `std`, and `activations` where they are quantized.
     """
-    config, stage, dataset = packing.config, packing.stage, packing.dataset
-    source = {k: v for k, v in _changed(config.data).items() if k not in (*_AUGMENTATION, "data_dir")}
-    found = {
+    config, plan, dataset = packing.config, packing.plan, packing.dataset
+    source = {k: v for k, v in changed(config.data).items() if k not in (*_AUGMENTATION, "data_dir")}
+    described = {
         "name": config.name,
         "data": source,
         "input": list(dataset.train.inputs.shape[1:]),
@@ -143,19 +136,26 @@ def metadata(packing: Packing) -> dict[str, Any]:
         "mean": _numbers(dataset.mean),
         "std": _numbers(dataset.std),
     }
-    if not packing.own_model or any(s.model is not None for s in config.stages[: stage + 1]):
-        found["model"] = _changed(network(config, stage))
-    if (part := compression.acting(config, stage).get("activations")) is not None:
-        found["activations"] = _changed(part.config)
-    return found
+    if plan.network is not None:
+        described["model"] = changed(plan.network)
+    if plan.wrapping:
+        described["activations"] = [_described(applied.method) for applied in plan.wrapping]
+    return described
 
 
-def load(path: str | os.PathLike[str], *, model: models.Model | None = None) -> PackedModel:
+def _described(method: Method) -> dict[str, Any]:
+    """A method's class, unless it is the most frequent one, and the fields that differ from their defaults."""
+    tag = {} if type(method) is quantize.Activations else {CLASS: name_of(type(method))}
+    return {**tag, **changed(method)}
+
+
+def load(path: str | os.PathLike[str], *, model: models.Model | None = None, trusted: bool = False) -> PackedModel:
     """Rebuilds a network from its packed file.
 
     Args:
       path: of the file.
       model: the model that the run was given instead of `config.model`, if it was given one.
+      trusted: whether modules that the file names for its methods may be imported, and so run.
 
     Raises:
       OSError: if the file cannot be read.
@@ -164,7 +164,7 @@ def load(path: str | os.PathLike[str], *, model: models.Model | None = None) -> 
     """
     file = codec.read(path)
     try:
-        return _rebuilt(file, model)
+        return _rebuilt(file, model, trusted)
     except (ConfigError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         if isinstance(error, PackedError):
             raise PackedError(f"{os.fspath(path)}: {error}") from error
@@ -174,63 +174,85 @@ def load(path: str | os.PathLike[str], *, model: models.Model | None = None) -> 
         ) from error
 
 
-def _rebuilt(file: codec.File, own: models.Model | None) -> PackedModel:
-    said: Any = {} if file.metadata is None else file.metadata
-    if not isinstance(said, dict):
-        raise TypeError(f"they must be an object, got {type(said).__name__}")
-    named = said.get("model")
-    net = None if named is None else from_dict(models.Config, named, "model")
-    if net is None and own is None:
-        if "input" not in said:
+def _rebuilt(file: codec.File, own: models.Model | None, trusted: bool) -> PackedModel:
+    metadata: Any = {} if file.metadata is None else file.metadata
+    if not isinstance(metadata, dict):
+        raise TypeError(f"they must be an object, got {type(metadata).__name__}")
+    named = metadata.get("model")
+    network = None if named is None else from_dict(models.Config, named, "model")
+    if network is None and own is None:
+        if "input" not in metadata:
             raise KeyError("model")
-        raise PackedError("the run was given a model of its own: give it here too")
-    if net is not None:
-        models.validate(net)
-    plain = models.model(net) if net is not None else own
+        raise PackedError("the run was given a custom model: give it here too")
+    if network is not None:
+        models.validate(network)
+    plain = models.model(network) if network is not None else own
     assert plain is not None
-    ranges = said.get("activations")
-    activations = None if ranges is None else from_dict(quantize.ActivationConfig, ranges, "activations")
-    found = PackedModel(
-        name=str(said["name"]),
-        network=net,
-        data=from_dict(data.Config, said["data"], "data"),
-        activations=activations,
-        model=plain if activations is None else quantize.activations(plain, activations),
+    model, wrapping = plain, wrapping_methods(metadata.get("activations"), trusted)
+    keys = {method.key or method.name for method in wrapping}
+    for method in wrapping:
+        model = method.wrap(model, frozen=True)
+    rebuilt = PackedModel(
+        name=str(metadata["name"]),
+        network=network,
+        data=from_dict(data.Config, metadata["data"], "data"),
+        plain_model=plain,
+        wrapping=wrapping,
+        model=model,
         params=file.params,
         model_state=file.model_state,
-        integers={path: _tensor(q) for path, q in file.integers.items() if not path.startswith(f"{KEY}/")},
-        mean=np.array(said["mean"], np.float32),
-        std=np.array(said["std"], np.float32),
-        input_shape=tuple(int(n) for n in said["input"]),
-        num_classes=int(said["classes"]),
+        integers={path: _tensor(q) for path, q in file.integers.items() if path.split("/")[0] not in keys},
+        mean=np.array(metadata["mean"], np.float32),
+        std=np.array(metadata["std"], np.float32),
+        input_shape=tuple(int(n) for n in metadata["input"]),
+        num_classes=int(metadata["classes"]),
         ledger=file.ledger,
-        metadata=said,
+        metadata=metadata,
     )
-    _check(found)
-    return found
+    _check(rebuilt)
+    return rebuilt
 
 
-def _check(found: PackedModel) -> None:
+def wrapping_methods(described: Any, trusted: bool = False) -> tuple[Method, ...]:
+    """The methods that wrap a packed network, from its metadata: of this version, or of the first.
+
+    Example:
+      >>> wrapping_methods({"method": "lsq", "bits": 4})[0].bits
+      4
+    """
+    if described is None:
+        return ()
+    if isinstance(described, Mapping):
+        return (quantize.activations_from_metadata(described),)
+    holder = [{CLASS: "jopt.quantize:Activations", **fields} for fields in described]
+    methods = from_dict(_Wrapping, {"methods": holder}, trusted=trusted).methods
+    for method in methods:
+        method.validate(method.name)
+    return methods
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wrapping:
+    methods: tuple[Method, ...] = ()
+
+
+def _check(packed: PackedModel) -> None:
     """Raises unless the model takes the parameters that the file holds."""
-    x = jax.ShapeDtypeStruct((1, *found.input_shape), np.float32)
+    x = jax.ShapeDtypeStruct((1, *packed.input_shape), np.float32)
     try:
         shape = jax.eval_shape(
-            lambda x: found.model.apply(found.params, found.model_state, x, train=False)[0], x
+            lambda x: packed.model.apply(packed.params, packed.model_state, x, train=False)[0], x
         ).shape
     except Exception as error:
         raise PackedError(f"the network that its metadata name does not take its parameters: {error}") from error
-    if shape != (1, found.num_classes):
-        raise PackedError(f"the network gives logits {shape}, its metadata say {(1, found.num_classes)}")
+    if shape != (1, packed.num_classes):
+        raise PackedError(f"the network gives logits {shape}, its metadata say {(1, packed.num_classes)}")
 
 
 def _tensor(q: codec.Integers) -> QTensor:
     spec = quantize.Spec(q.spec.bits, q.spec.symmetric, q.spec.axis, q.spec.narrow, q.spec.group)
     codes, scale, zero_point, low, high = jax.tree.map(jnp.asarray, (q.codes, q.scale, q.zero_point, q.low, q.high))
     return QTensor(codes, scale, zero_point, spec, None if low is None else quantize.Range(low, high))
-
-
-def _changed(config: Any) -> dict[str, Any]:
-    return json.loads(canonical_json(config))
 
 
 def _numbers(values: np.ndarray) -> list[float]:

@@ -9,16 +9,15 @@ import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jopt import data, hyper, intercept, keys, models, optim, transfer
+from jopt import data, hyper, intercept, keys, layers, models, optim, transfer
 from jopt.config import ConfigError, require
-from jopt.layers import Layers
 from jopt.rules import RuleError
-from jopt.train import combining, compression, program, schedule
-from jopt.train.config import Experiment, stage_optimizer, validate
+from jopt.train import describe, plan, program, schedule
+from jopt.train.config import STAGE, Experiment
+from jopt.train.plan import StagePlan
 from jopt.train.program import Program
-from jopt.train.sources import STAGE, Source, along, load_source
+from jopt.train.sources import Source, along, load_source
 from jopt.train.state import TrainState
-from jopt.transform import ParamTransform
 
 
 class Prepared(NamedTuple):
@@ -28,37 +27,43 @@ class Prepared(NamedTuple):
       config: the resolved experiment.
       dataset: on the host.
       segments: what runs when.
-      stages: each stage's place and length, in steps.
+      plans: its stages, resolved.
       key: the root key, on the device.
       values: the swept numbers, on the device.
       arrays: `train`, `validation` and `test`, on the device.
-      program_of: `(stage, steps) -> Program`.
+      program_of: `(stage index, steps) -> Program`.
       place: puts a pytree of host arrays where the run's programs expect it.
-      like: `stage -> TrainState` of shapes and dtypes.
-      model_of: `stage ->` the functions of the model, with the config's own numbers.
-      layers_of: `stage ->` what its model says about its parameters.
-      batch_size: examples a step.
+      like: `stage index -> TrainState` of shapes and dtypes.
       sources: the finished runs that stages learn from or take parameters from, by directory.
       own_model: what the caller gave instead of `config.model`, or None.
-      own_transform: what the caller gave instead of the config's methods, or None.
     """
 
     config: Experiment
     dataset: data.Dataset
     segments: list[schedule.Segment]
-    stages: list[schedule.StageSteps]
+    plans: list[StagePlan]
     key: jax.Array
     values: dict[str, jax.Array]
     arrays: dict[str, data.Arrays]
     program_of: Callable[[int, int], Program]
     place: Callable[[Any], Any]
     like: Callable[[int], TrainState]
-    model_of: Callable[[int], models.Model]
-    layers_of: Callable[[int], Layers]
-    batch_size: int
     sources: dict[str, Source]
     own_model: models.Model | None
-    own_transform: Callable[[Experiment, int], ParamTransform] | None
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step."""
+        return self.plans[0].batch_size
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.dataset.train.inputs.shape[1:]
+
+    def program(self, plan: StagePlan) -> Program:
+        """The program of a stage, of segments as long as it says."""
+        return self.program_of(plan.index, plan.length.segment_steps)
 
     def boundary(self, mark: int) -> schedule.Segment:
         """The segment that ends at `mark`."""
@@ -68,188 +73,168 @@ class Prepared(NamedTuple):
         """The last segment of a stage."""
         return next(s for s in self.segments if s.stage == stage and s.last)
 
-    def teaches(self, stage: int) -> bool:
-        """Whether a teacher computes along as the stage trains; else its logits are known beforehand."""
-        return compression.teaches(self.config, stage)
-
-    def transferred(self, stage: int) -> list[transfer.Row]:
+    def transferred(self, stage: StagePlan) -> list[transfer.Row]:
         """What each leaf of a stage's network gets from elsewhere; empty where none gets anything."""
-        wanted = self.config.stages[stage].transfer
-        if wanted is None:
+        if stage.transfer is None:
             return []
-        if wanted.source.startswith(STAGE):
-            source: Any = self.like(self.stage_named(wanted.source.removeprefix(STAGE)))
+        if stage.transfer.source.startswith(STAGE):
+            source: Any = self.like(self.stage_named(stage.transfer.source.removeprefix(STAGE)).index)
         else:
-            source = self.sources[wanted.source]
-        target = self.like(stage)
-        return transfer.plan(wanted, target.params, source.params, target.model_state, source.model_state)
+            source = self.sources[stage.transfer.source]
+        target = self.like(stage.index)
+        return transfer.plan(stage.transfer, target.params, source.params, target.model_state, source.model_state)
 
-    def stage_named(self, name: str) -> int:
-        """The index of a stage."""
-        return [stage.name for stage in self.config.stages].index(name)
+    def stage_named(self, name: str) -> StagePlan:
+        """The stage of a name."""
+        return next(stage for stage in self.plans if stage.name == name)
 
 
 def prepare(
-    config: Experiment,
-    *,
-    model: models.Model | None = None,
-    transform: Callable[[Experiment, int], ParamTransform] | None = None,
-    dataset: data.Dataset | None = None,
+    config: Experiment, *, model: models.Model | None = None, dataset: data.Dataset | None = None
 ) -> Prepared:
     """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
 
     Args:
       config: the experiment.
-      model: a model of one's own, instead of `config.model`.
-      transform: `(experiment, stage) -> ParamTransform`.
+      model: a custom model, instead of `config.model`.
       dataset: what `data.load(config.data)` gives, where it has been loaded already.
 
     Raises:
       ConfigError: naming the field, its value and what is accepted.
       RuleError: for a rule that matches no parameter.
     """
-    validate(config)
-    combining.validate(config)
+    plan.validate(config)
     dataset = data.load(config.data) if dataset is None else dataset
     for name, network in _networks(config, model):
         field = f"{name}.num_classes"
         accepted = f"{dataset.num_classes}, the number of classes of {config.data.name!r}"
         require(network.num_classes == dataset.num_classes, field, network.num_classes, accepted)
-    examples = dataset.train.labels.shape[0]
-    batch = schedule.batch_size(config, examples)
-    stages = schedule.stages(config, examples)
-    per_epoch = data.steps_per_epoch(examples, batch)
-    mesh = _mesh(config, batch)
+    examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
+    plans = resolve(config, examples, model)
+    plan.validate_lengths(plans)
+    mesh = _mesh(config, plans[0].batch_size)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     place = functools.partial(jax.device_put, device=everywhere)
     structure, numbers = hyper.split(config)
-    own_model = None if model is None else (lambda _, model=model: model)
-    input_shape = dataset.train.inputs.shape[1:]
-    paths = [f"stages[{i}].optimizer" if stage.optimizer else "optimizer" for i, stage in enumerate(config.stages)]
-    check_lengths(config, examples)
     for name, network in _networks(config, model):
         _check_model(config, name, network.name, models.model(network), input_shape, dataset.num_classes)
     if model is not None:
         _check_model(config, "model", None, model, input_shape, dataset.num_classes)
+    plans = traced(plans, input_shape)
     sources = {
         directory: load_source(
             directory, field, input_shape, dataset.num_classes if field.endswith("teacher") else None
         )
-        for field, directory in compression.directories(config)
+        for field, directory in plan.source_fields(config)
+        if not directory.startswith(STAGE)
     }
 
-    @functools.cache
-    def program_of(stage: int, steps: int) -> Program:
-        return program.build(
-            structure,
-            stage=stage,
-            begin=stages[stage].start,
-            steps=steps,
-            total_steps=stages[stage].steps,
-            last_update=stages[stage].last_update,
-            batch_size=batch,
-            input_shape=input_shape,
-            aligned=stages[stage].start % per_epoch == stages[stage].segment_steps % per_epoch == 0,
-            model=own_model,
-            transform=transform,
-            teacher=teacher_of(stage),
-            mesh=mesh,
-            layers=layers_of(stage),
+    def with_numbers(values: hyper.Hyper) -> list[StagePlan]:
+        return plan.with_layers(
+            resolve(hyper.join(structure, values), examples, model), [stage.layers for stage in plans]
         )
 
     @functools.cache
-    def layers_of(stage: int) -> Layers:
-        if stage and config.stages[stage].model is None:
-            return layers_of(stage - 1)  # the same network
-        return compression.layers_of(config, stage, input_shape, model)
+    def program_of(index: int, steps: int) -> Program:
+        stage, per_epoch = plans[index], data.steps_per_epoch(examples, plans[index].batch_size)
+        return program.build(
+            stage,
+            lambda values: with_numbers(values)[index],
+            input_shape=input_shape,
+            steps=steps,
+            aligned=stage.length.start % per_epoch == stage.length.segment_steps % per_epoch == 0,
+            teacher=teacher_of(stage),
+            mesh=mesh,
+        )
 
-    def model_of(stage: int) -> models.Model:
-        return compression.model(config, stage, model)
-
-    def teacher_of(stage: int) -> Callable[[Experiment], models.Model] | None:
-        lesson = config.stages[stage].distill
-        if lesson is None or not compression.teaches(config, stage):
+    def teacher_of(stage: StagePlan) -> Callable[[hyper.Hyper], models.Model] | None:
+        if stage.distillation is None or not stage.teacher_computes_along:
             return None
-        if lesson.teacher.startswith(STAGE):
-            taught_in = [s.name for s in config.stages].index(lesson.teacher.removeprefix(STAGE))
-            return lambda traced: compression.model(traced, taught_in, model)
-        return lambda _, source=sources[lesson.teacher]: along(source, dataset)
+        name = stage.distillation.teacher
+        if name.startswith(STAGE):
+            index = next(s.index for s in plans if s.name == name.removeprefix(STAGE))
+            return lambda values: with_numbers(values)[index].wrapped
+        return lambda values, source=sources[name]: along(source, dataset)
 
     @functools.cache
-    def like(stage: int) -> TrainState:
-        program = program_of(stage, stages[stage].segment_steps)
-        more = (like(stage - 1),) if stage else ()
+    def like(index: int) -> TrainState:
+        program = program_of(index, plans[index].length.segment_steps)
+        before = (like(index - 1),) if index else ()
         return jax.eval_shape(
-            lambda seed, *previous: program.init(keys.root(seed), numbers, *previous), numbers["seed"], *more
+            lambda seed, *previous: program.init(keys.root(seed), numbers, *previous), numbers["seed"], *before
         )
 
     prepared = Prepared(
         config=config,
         dataset=dataset,
         segments=list(schedule.segments(config, examples)),
-        stages=stages,
+        plans=plans,
         key=place(keys.root(numbers["seed"])),
         values=place(numbers),
         arrays={part: data.device_arrays(dataset, part, everywhere) for part in ("train", "validation", "test")},
         program_of=program_of,
         place=place,
         like=like,
-        model_of=model_of,
-        layers_of=layers_of,
-        batch_size=batch,
         sources=sources,
         own_model=model,
-        own_transform=transform,
     )
-    for stage, path in enumerate(paths):
-        # Not of `like`, whose own use of the rules would say less where one is wrong.
-        params = _shapes(model_of(stage), input_shape)[0]
-        try:
-            optim.plan(stage_optimizer(config, stage), params)
-        except RuleError as error:
-            raise RuleError(f"{path}.{error}") from error
-        compression.describe(config, stage, params, layers_of(stage))
-        compression.describe_activations(config, stage, input_shape, model)
+    for stage in plans:
+        check_parameters(stage, input_shape)
         _check_features(prepared, stage, input_shape)
-        like(stage)
+        like(stage.index)
         try:
             prepared.transferred(stage)
         except (RuleError, transfer.TransferError) as error:
-            raise type(error)(f"stages[{stage}].transfer: {error}") from error
+            raise type(error)(f"{stage.path}.transfer: {error}") from error
     return prepared
 
 
-def check_lengths(config: Experiment, examples: int) -> None:
-    """Raises ConfigError where a stage is too short for its schedules, given the number of training examples."""
-    for index, length in enumerate(schedule.stages(config, examples)):
-        path = f"stages[{index}].optimizer" if config.stages[index].optimizer else "optimizer"
-        optim.validate(stage_optimizer(config, index), path, length.steps or None)
-        combining.check_length(config, index, length)
+def resolve(config: Experiment, examples: int, model: models.Model | None = None) -> list[StagePlan]:
+    """The stages of an experiment on so many training examples."""
+    return plan.stage_plans(config, schedule.stages(config, examples), schedule.batch_size(config, examples), model)
 
 
-def _shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Parameters and state of a model, as shapes."""
-    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-    return jax.eval_shape(lambda seed, x: model.init(keys.root(seed), x), jax.ShapeDtypeStruct((), np.uint32), x)
+def traced(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[StagePlan]:
+    """The plans with what their models say about their parameters, by one abstract trace of each network."""
+    known: list[layers.Layers] = []
+    for stage in plans:
+        if not stage.starts_network:
+            known.append(known[-1])
+        else:
+            x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+            known.append(layers.trace(stage.model, x))
+    return plan.with_layers(plans, known)
 
 
-def _check_features(prepared: Prepared, stage: int, input_shape: tuple[int, ...]) -> None:
+def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
+    """Raises where a stage's rules, methods and optimizer do not go with its network's parameters."""
+    # Not of the stage's first state, whose own use of the rules would say less where one is wrong.
+    params = plan.shapes(stage.wrapped, input_shape)[0]
+    try:
+        optim.plan(stage.optimizer, params)
+    except RuleError as error:
+        raise RuleError(f"{stage.optimizer_path}.{error}") from error
+    describe.parameter_rows(stage, params)
+    describe.input_rows(stage, input_shape)
+
+
+def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int, ...]) -> None:
     """Raises ConfigError unless the layers that a student is to match are there, in it and in its teacher."""
-    lesson = prepared.config.stages[stage].distill
-    if lesson is None or not lesson.features:
+    distillation = stage.distillation
+    if distillation is None or distillation.features is None:
         return
-    teacher: Any = prepared.sources.get(lesson.teacher)
-    if teacher is None:
-        teacher_model = prepared.model_of(prepared.stage_named(lesson.teacher.removeprefix(STAGE)))
+    source: Any = prepared.sources.get(distillation.teacher)
+    if source is None:
+        teacher_model = prepared.stage_named(distillation.teacher.removeprefix(STAGE)).wrapped
     else:
-        teacher_model = teacher.model
+        teacher_model = source.model
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-    for place, (whose, model) in enumerate((("student", prepared.model_of(stage)), ("teacher", teacher_model))):
-        params, state = _shapes(model, input_shape) if teacher is None or place == 0 else teacher[1:3]
-        known = intercept.names(model.apply, params, state, x, train=False)
-        for i, pair in enumerate(lesson.features):
-            field = f"stages[{stage}].distill.features[{i}]"
-            require(pair[place] in known, field, pair[place], f"a layer of the {whose} ({', '.join(known)})")
+    for place, (network, model) in enumerate((("student", stage.wrapped), ("teacher", teacher_model))):
+        params, state = plan.shapes(model, input_shape) if source is None or place == 0 else source[1:3]
+        names = intercept.names(model.apply, params, state, x, train=False)
+        for i, pair in enumerate(distillation.features.pairs):
+            field = f"{stage.path}.distill.features.pairs[{i}]"
+            require(pair[place] in names, field, pair[place], f"a layer of the {network} ({', '.join(names)})")
 
 
 def _networks(config: Experiment, own: models.Model | None) -> list[tuple[str, models.Config]]:

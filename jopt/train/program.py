@@ -1,23 +1,20 @@
-"""Program: the pure functions that a run is made of."""
+"""Program: the pure functions that a stage is made of."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jopt import clip, data, distill, hyper, intercept, keys, models, optim, quantize
-from jopt.layers import Layers
-from jopt.train import average, compression
+from jopt import data, hyper, intercept, keys, models, quantize
+from jopt.train import average
 from jopt.train.batches import cross_entropy, in_batches
-from jopt.train.config import Experiment, network, new_network, stage_optimizer
+from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, Variables, evaluated, merge
-from jopt.transform import ParamTransform, project_moments
+from jopt.train.step import Metrics, Parts, step
+from jopt.transform import chain, project_moments
 
-Metrics = dict[str, jax.Array]
 EVALUATION_BATCH = 512
 
 
@@ -27,7 +24,7 @@ class Program(NamedTuple):
     Attributes:
       init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that
         the stage before ended in, its step, parameters and model state are taken over, and the state of the
-        transforms that are held; the rest starts afresh.
+        transforms that are frozen; the rest starts afresh.
       segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss` and
         `accuracy`, means over the segment's examples as they were trained on, `first_bad_step`, the first step
         (0-based) whose loss was not finite, or -1, and the parts of the loss where there is a teacher. At its end
@@ -38,7 +35,7 @@ class Program(NamedTuple):
       rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
         what `Stage.start` draws, under the masks that were chosen; the optimizer has seen nothing.
       predict: `(state, hyper, data) -> logits`, float32 [examples, classes].
-      seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `state.evaluated`,
+      seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `evaluated(state)`,
         the parameters masked, shared and quantized.
     """
 
@@ -51,266 +48,87 @@ class Program(NamedTuple):
     seen: Callable[..., Variables]
 
 
-class Origin(NamedTuple):
-    """Where a stage's parameters come from, if not from the stage before."""
-
-    params: Any
-    model_state: Any
-
-
-class _Parts(NamedTuple):
-    """What a stage is made of, with the numbers (tracers, mostly) put in."""
-
-    config: Experiment
-    plain_model: models.Model
-    model: models.Model
-    optimizer: optax.GradientTransformationExtraArgs
-    transform: ParamTransform
-    constrain: Callable[[Any], Any]
-
-
 def build(
-    structure: hyper.Structure,
+    plan: StagePlan,
+    numbers: Callable[[hyper.Hyper], StagePlan],
     *,
-    stage: int = 0,
-    begin: int = 0,
-    steps: int,
-    total_steps: int,
-    last_update: int | None = None,
-    batch_size: int,
     input_shape: tuple[int, ...],
+    steps: int | None = None,
     aligned: bool = False,
-    model: Callable[[Experiment], models.Model] | None = None,
-    transform: Callable[[Experiment, int], ParamTransform] | None = None,
-    teacher: Callable[[Experiment], models.Model] | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    layers: Layers | None = None,
+    teacher: Callable[[hyper.Hyper], models.Model] | None = None,
+    mesh: Mesh | None = None,
 ) -> Program:
-    """Builds the program of one stage from the structure of its experiment.
+    """Builds the program of one stage.
 
     Args:
-      structure: `jopt.hyper.split(experiment)[0]`. The numbers come with every call, as `hyper`.
-      stage: index of the stage.
-      begin: the step at which the stage starts.
-      steps: optimizer steps in a segment.
-      total_steps: optimizer steps in the stage, which schedules may need.
-      last_update: the step of the stage's last update, which pruning may need; None: not known.
-      batch_size: examples a step.
+      plan: the stage; of its numbers only those that are structure are read.
+      numbers: the same stage with these numbers, concrete or traced, put in.
       input_shape: the shape of one example.
+      steps: optimizer steps in a segment; None: as the plan says.
       aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
-      model: what makes the model from the experiment; None is what the config names for this stage.
-      transform: `(experiment, stage) -> ParamTransform`, what makes the stage's; None is what the config names.
-      teacher: what makes the teacher's functions from the experiment, where its outputs are not in the data.
+      teacher: the teacher's functions, where its outputs are not in the data.
       mesh: a mesh with an axis `data`, over which each batch is split, everything else being the same on every
         device; None is one device.
-      layers: what the stage's model says about its parameters; None: it is traced for it.
 
     Returns:
       A `Program`.
     """
-    if layers is None:
-        config = structure.template
-        layers = compression.layers_of(config, stage, input_shape, None if model is None else model(config))
+    count = plan.length.segment_steps if steps is None else steps
+    replicate, split_batch = _placements(mesh)
 
-    def split_batch(x: jax.Array) -> jax.Array:
-        if mesh is None or x.shape[0] % mesh.size:
-            return x
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("data")))
-
-    def replicate(tree: Any) -> Any:
-        if mesh is None:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
-
-    def parts(values: hyper.Hyper) -> _Parts:
-        config = hyper.join(structure, values)
-        own = None if model is None else model(config)
-        acting = compression.acting(config, stage)
-        limits = acting["clip"].config if "clip" in acting else None
-        return _Parts(
-            config,
-            compression.plain_model(config, stage, own),
-            compression.model(config, stage, own),
-            optim.build(stage_optimizer(config, stage), max(total_steps, 1), layers),
-            compression.transform(
-                config, stage, begin=begin, steps=total_steps, last_update=last_update, known=layers
-            )
-            if transform is None
-            else transform(config, stage),
-            (lambda params: params)
-            if limits is None
-            else compression.beside(functools.partial(clip.constrain, limits, layers=layers)),
-        )
-
-    def fresh(net: models.Model, key: jax.Array, config: Experiment) -> tuple[Any, Any]:
-        here = config.stages[stage]
-        name = f"init/{here.name}" if here.start == "random" else "init"
-        return net.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
-
-    def settle(p: _Parts, state: TrainState, params: Any, model_state: Any) -> TrainState:
-        """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
-        params = p.constrain(_projected(p.transform, state.transform_state, params))
-        opt_state = project_moments(p.transform, state.transform_state, p.optimizer, p.optimizer.init(params))
-        ema = () if p.config.ema_decay is None else average.begun(params, model_state)
-        return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
-
-    def recalibrated(p: _Parts, state: TrainState, which: Variables, key: jax.Array, inputs: jax.Array) -> Any:
-        """The model state of `which` with batch statistics from whole batches of `inputs`."""
-        inputs = inputs[: inputs.shape[0] // batch_size * batch_size]
-        batches = inputs.reshape(-1, batch_size, *inputs.shape[1:])
-        seen = p.transform.apply(state.transform_state, which.params)
-        return quantize.recalibrate(p.model, seen, which.model_state, batches, key=keys.stream(key, "dropout"))
+    def parts(values: hyper.Hyper) -> Parts:
+        return Parts.of(numbers(values), None if teacher is None else teacher(values))
 
     def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
-        p = parts(values)
-        params, model_state = fresh(p.model, key, p.config)
-        if previous is None:
-            state = TrainState(jnp.int32(0), params, model_state, (), p.transform.init(params), ())
-            return replicate(settle(p, state, params, model_state))
-        if not new_network(p.config, stage):
-            params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
-        masks = p.transform.init(params)
-        if transform is None:
-            masks = compression.carried(p.config, stage, masks, previous.transform_state)
-        elif _alike(masks, previous.transform_state):
-            masks = previous.transform_state
-        state = previous._replace(transform_state=masks)
-        return replicate(settle(p, state, params, model_state))
+        return replicate(first_state(parts(values), key, input_shape, previous))
 
-    def rewind(state: TrainState, values: hyper.Hyper, origin: Origin | None = None) -> TrainState:
+    def rewind(state: TrainState, values: hyper.Hyper, origin: Variables | None = None) -> TrainState:
         p = parts(values)
-        params, model_state = fresh(p.model, keys.root(values["seed"]), p.config)
+        params, model_state = fresh(p, keys.root(values["seed"]), input_shape)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
-        # The ranges that were chosen for activations stay, as masks do.
-        params = compression.with_ranges(params, state.params)
-        model_state = compression.with_ranges(model_state, state.model_state)
-        return replicate(settle(p, state, params, model_state))
+        # What methods chose for activations stays, as masks do.
+        params, model_state = (
+            p.trainables.keep(params, state.params),
+            p.trainables.keep(model_state, state.model_state),
+        )
+        return replicate(settled(p, state, params, model_state))
 
-    def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays):
-        p = parts(values)
-        key = keys.root(values["seed"])
-        rows = data.indices(key, state.step, steps, batch_size, arrays.labels.shape[0], aligned=aligned)
-        see = p.transform.forward or p.transform.apply
-        lesson = p.config.stages[stage].distill
-
-        def loss_of(params, state: TrainState, inputs, labels, taught):
-            run = p.model.apply if lesson is None or not lesson.features else intercept.capture(p.model.apply)
-            out = run(
-                see(state.transform_state, params),
-                state.model_state,
-                inputs,
-                train=True,
-                key=keys.at(key, "dropout", state.step),
-            )
-            (logits, model_state), calls = out if run is not p.model.apply else (out, {})
-            losses = cross_entropy(logits, labels, p.config.label_smoothing)
-            loss, more = losses.mean(), {}
-            if lesson is not None:
-                outputs = {name: own[-1].output for name, own in calls.items()}
-                known, theirs = taught
-                loss, more = distill.objective(
-                    lesson, logits, losses, known, student_features=outputs, teacher_features=theirs
-                )
-            return loss, (jnp.sum(jnp.argmax(logits, -1) == labels), model_state, more)
-
-        def one_step(state: TrainState, row: jax.Array):
-            row = split_batch(row)
-            inputs, labels = arrays.inputs[row], arrays.labels[row]
-            inputs = data.augment(keys.at(key, "augment", state.step), inputs, p.config.data)
-            inputs = data.normalize(inputs, arrays.mean, arrays.std)
-            own_teacher = None if teacher is None else teacher(p.config)
-            taught = _lesson(lesson, own_teacher, arrays.teacher, row, inputs)
-            (loss, (correct, model_state, more)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-                state.params, state, inputs, labels, taught
-            )
-            masks = state.transform_state
-            if p.transform.observe is not None:
-                masks = p.transform.observe(masks, state.params, grads)
-            grads = _projected(p.transform, masks, grads)
-            updates, opt_state = p.optimizer.update(grads, state.opt_state, state.params)
-            if stage_optimizer(p.config, stage).name in optim.MIXING_NAMES:
-                updates = _projected(p.transform, masks, updates)
-            params = p.constrain(optax.apply_updates(state.params, updates))
-            ema = state.ema
-            if p.config.ema_decay is not None:
-                ema = average.moved(ema, params, p.config.ema_decay, state.step + 1 - begin)
-            return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (loss, correct, more)
-
-        first = state.step
-        state, (losses, correct, more) = jax.lax.scan(one_step, state, rows)
-        if p.config.ema_decay is not None:
-            key = keys.at(key, "average", state.step)
-            inputs, _ = _drawn(arrays, key, "recalibrate", average.examples(batch_size))
-            # All that is no batch statistic (ranges of activations, counts) is as training left it.
-            ema = Variables(state.ema.params, state.model_state)
-            state = state._replace(ema=ema._replace(model_state=recalibrated(p, state, ema, key, inputs)))
+    def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[TrainState, Metrics]:
+        p, key = parts(values), keys.root(values["seed"])
+        batch = p.plan.batch_size
+        rows = data.indices(key, state.step, count, batch, arrays.labels.shape[0], aligned=aligned)
+        begin = state.step
+        state, (losses, correct, terms) = jax.lax.scan(
+            lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
+        )
+        if p.plan.ema_decay is not None:
+            state = with_own_statistics(p, state, key, arrays)
         bad = ~jnp.isfinite(losses)
         metrics = {
             "loss": losses.mean(),
-            "accuracy": correct.sum() / (steps * batch_size),
-            "first_bad_step": jnp.where(bad.any(), first + jnp.argmax(bad).astype(jnp.int32), -1),
-            **{name: value.mean() for name, value in more.items()},
+            "accuracy": correct.sum() / (count * batch),
+            "first_bad_step": jnp.where(bad.any(), begin + jnp.argmax(bad).astype(jnp.int32), -1),
+            **{name: value.mean() for name, value in terms.items()},
         }
         return replicate((state, metrics))
 
     def update(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> TrainState:
-        p = parts(values)
-        here = p.config.stages[stage]
-        key = keys.at(keys.root(values["seed"]), "update", state.step)
-        inputs, labels = _drawn(arrays, key, "calibration", here.calibration_examples)
-        now = p.transform.apply(state.transform_state, state.params)
-        more, grads = {}, None
-        if "grads" in p.transform.needs:
-            # Of the weights that the model sees, the pruned ones included: what they would do if they grew back.
-            grads = jax.grad(
-                lambda seen: cross_entropy(
-                    p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
-                ).mean()
-            )(now)
-        if "layers" in p.transform.needs:
-            activation = models.activation(network(p.config, stage))
-            more["layers"] = intercept.statistics(
-                p.model.apply, now, state.model_state, inputs, activation=activation
-            )
-        more |= {"step": state.step, "grads": grads, "key": keys.stream(key, "choice")}
-        masks = p.transform.update(state.transform_state, state.params, **more)
-        params, ema = _projected(p.transform, masks, state.params), state.ema
-        if p.config.ema_decay is not None:
-            ema = ema._replace(params=_projected(p.transform, masks, ema.params))
-        opt_state = project_moments(p.transform, masks, p.optimizer, state.opt_state)
-        state = state._replace(params=params, ema=ema, opt_state=opt_state, transform_state=masks)
-        return replicate(
-            jax.lax.cond(state.step == begin, lambda s: at_start(p, s, key, arrays), lambda s: s, state)
-        )
-
-    def at_start(p: _Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
-        """What happens once, when the stage's masks are chosen: activations calibrated, batch statistics anew."""
-        here = p.config.stages[stage]
-        if here.activations is not None:
-            inputs, _ = _drawn(arrays, key, "activations", here.activations.examples)
-            seen = p.transform.apply(state.transform_state, state.params)
-            params, model_state = quantize.calibrate(
-                p.plain_model, here.activations, state.params, state.model_state, inputs, seen=seen
-            )
-            state = state._replace(params=params, model_state=model_state)
-        if here.recalibrate:
-            inputs, _ = _drawn(arrays, key, "recalibrate", here.recalibrate * batch_size)
-            which = Variables(state.params, state.model_state)
-            state = state._replace(model_state=recalibrated(p, state, which, key, inputs))
-        if p.config.ema_decay is not None:
-            # No step has been taken: the average still is the parameters, and starts from what they have now.
-            state = state._replace(ema=average.begun(state.params, state.model_state))
-        return state
+        p, key = parts(values), keys.at(keys.root(values["seed"]), "update", state.step)
+        state = chosen(p, state, key, arrays)
+        first = state.step == p.plan.length.start
+        return replicate(jax.lax.cond(first, lambda s: calibrated(p, s, key, arrays), lambda s: s, state))
 
     def seen(state: TrainState, values: hyper.Hyper) -> Variables:
-        which = evaluated(state)
-        return which._replace(params=parts(values).transform.apply(state.transform_state, which.params))
+        p = parts(values)
+        variables = evaluated(state)
+        return variables._replace(params=p.transform.apply(state.transform_state, variables.params))
 
     def predict(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
-        p, (params, model_state) = parts(values), seen(state, values)
+        p = parts(values)
+        params, model_state = seen(state, values)
 
-        def one_batch(inputs: jax.Array):
+        def one_batch(inputs: jax.Array) -> jax.Array:
             inputs = data.normalize(split_batch(inputs), arrays.mean, arrays.std)
             return p.model.apply(params, model_state, inputs, train=False)[0]
 
@@ -324,11 +142,121 @@ def build(
     return Program(init, segment, update, evaluate, rewind, predict, seen)
 
 
-def _projected(transform: ParamTransform, state: Any, tree: Any) -> Any:
-    return tree if transform.project is None else transform.project(state, tree)
+def fresh(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
+    name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
+    return p.model.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
 
 
-def _drawn(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
+def first_state(
+    p: Parts, key: jax.Array, input_shape: tuple[int, ...], previous: TrainState | None = None
+) -> TrainState:
+    """The state that a stage starts from, given the one in which the stage before ended."""
+    params, model_state = fresh(p, key, input_shape)
+    if previous is not None and not p.plan.starts_network:
+        params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
+    masks = p.transform.init(params)
+    whole = chain(*(transform for _, transform in p.plan.transforms))
+    params = p.trainables.start(whole, masks, params, p.trainables.learned)
+    if previous is None:
+        return settled(p, TrainState(jnp.int32(0), params, model_state, (), masks, ()), params, model_state)
+    if not p.plan.starts_network:
+        params = p.trainables.keep_frozen(params, previous.params)
+        masks = carried(p.plan, masks, previous.transform_state)
+    return settled(p, previous._replace(transform_state=masks), params, model_state)
+
+
+def carried(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The transforms' states at the start of a stage, given fresh ones and those in which the stage before ended.
+
+    A frozen method keeps its state; one that the stage names again says itself what it goes on from.
+    """
+    assert plan.previous is not None
+    old = {a.method.name: (a, state) for (a, _), state in zip(plan.previous.transforms, before, strict=True)}
+    states = []
+    for (applied, _), state in zip(plan.transforms, masks, strict=True):
+        if applied.method.name in old:
+            earlier, ended = old[applied.method.name]
+            state = ended if earlier.stage == applied.stage else applied.method.resume(state, ended, plan.name)
+        states.append(state)
+    return tuple(states)
+
+
+def settled(p: Parts, state: TrainState, params: Any, model_state: Any) -> TrainState:
+    """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
+    params = p.constrain(state.transform_state, p.project(state.transform_state, params))
+    opt_state = project_moments(p.transform, state.transform_state, p.optimizer, p.optimizer.init(params))
+    ema = () if p.plan.ema_decay is None else average.begun(params, model_state)
+    return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
+
+
+def chosen(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+    """The state with masks, ranges and codebooks chosen, and all that is held in their subspace projected."""
+    inputs, labels = drawn(arrays, key, "calibration", p.plan.calibration_examples)
+    now = p.transform.apply(state.transform_state, state.params)
+    context: dict[str, Any] = {"grads": None}
+    if "grads" in p.transform.needs:
+        # Of the weights that the model sees, the pruned ones included: what they would do if they grew back.
+        context["grads"] = jax.grad(
+            lambda seen: cross_entropy(
+                p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
+            ).mean()
+        )(now)
+    if "layers" in p.transform.needs:
+        context["layers"] = intercept.statistics(
+            p.model.apply, now, state.model_state, inputs, activation=p.plan.activation
+        )
+    context |= {"step": state.step, "key": keys.stream(key, "choice")}
+    masks = p.transform.update(state.transform_state, state.params, **context)
+    params, ema = p.project(masks, state.params), state.ema
+    if p.plan.ema_decay is not None:
+        ema = ema._replace(params=p.project(masks, ema.params))
+    opt_state = project_moments(p.transform, masks, p.optimizer, state.opt_state)
+    return state._replace(params=params, ema=ema, opt_state=opt_state, transform_state=masks)
+
+
+def calibrated(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+    """What happens once, when a stage's masks are chosen: methods calibrate, batch statistics are re-estimated."""
+    params, model_state = state.params, state.model_state
+    started = [a.method.key or a.method.name for a in p.plan.applied if p.plan.names(a)]
+    whole = chain(*(transform for _, transform in p.plan.transforms))
+    params = p.trainables.start(whole, state.transform_state, params, started)
+    for applied in p.plan.applied:
+        examples = applied.method.calibration_examples() if p.plan.names(applied) else 0
+        if examples:
+            inputs, _ = drawn(arrays, key, applied.method.name, examples)
+            seen = p.transform.apply(state.transform_state, params)
+            params, model_state = applied.method.calibrate(p.plan.model, params, model_state, inputs, seen=seen)
+    if p.plan.recalibrate:
+        inputs, _ = drawn(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
+        variables = Variables(params, model_state)
+        model_state = recalibrated(p, state._replace(params=params), variables, key, inputs)
+    state = state._replace(params=params, model_state=model_state)
+    if p.plan.ema_decay is not None:
+        # No step has been taken: the average still is the parameters, and starts from what they are now.
+        state = state._replace(ema=average.begun(params, model_state))
+    return state
+
+
+def with_own_statistics(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+    """The state with batch statistics of the moving average's own parameters, at the end of a segment."""
+    key = keys.at(key, "average", state.step)
+    inputs, _ = drawn(arrays, key, "recalibrate", average.examples(p.plan.batch_size))
+    # All that is no batch statistic (ranges of activations, counts) is as training left it.
+    ema = Variables(state.ema.params, state.model_state)
+    return state._replace(ema=ema._replace(model_state=recalibrated(p, state, ema, key, inputs)))
+
+
+def recalibrated(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> Any:
+    """The model state of `variables` with batch statistics from whole batches of `inputs`."""
+    size = p.plan.batch_size
+    inputs = inputs[: inputs.shape[0] // size * size]
+    batches = inputs.reshape(-1, size, *inputs.shape[1:])
+    seen = p.transform.apply(state.transform_state, variables.params)
+    return quantize.recalibrate(p.model, seen, variables.model_state, batches, key=keys.stream(key, "dropout"))
+
+
+def drawn(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
     """So many examples, drawn without replacement: normalized inputs and labels."""
     count = arrays.labels.shape[0]
     order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
@@ -336,22 +264,17 @@ def _drawn(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tup
     return data.normalize(arrays.inputs[row], arrays.mean, arrays.std), arrays.labels[row]
 
 
-def _alike(fresh: Any, old: Any) -> bool:
-    """Whether two trees have the same structure, shapes and dtypes."""
-    if jax.tree.structure(fresh) != jax.tree.structure(old):
-        return False
-    a, b = ([(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(tree)] for tree in (fresh, old))
-    return a == b
+def _placements(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[jax.Array], jax.Array]]:
+    """How values that are the same on every device, and the rows of a batch, are placed on a mesh."""
+    if mesh is None:
+        return (lambda tree: tree), (lambda row: row)
 
+    def replicate(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
-def _lesson(
-    config: distill.Config | None, teacher: models.Model | None, known: Any, row: jax.Array, inputs: jax.Array
-) -> tuple[Any, Any]:
-    """The teacher's logits for a batch, and its layers' outputs by path: looked up, or computed on these inputs."""
-    if config is None:
-        return None, {}
-    if teacher is None:
-        return known[row], {}
-    run = intercept.capture(teacher.apply)
-    (logits, _), calls = run(known["params"], known["model_state"], inputs, train=False)
-    return logits, {name: own[-1].output for name, own in calls.items()}
+    def split_batch(row: jax.Array) -> jax.Array:
+        if row.shape[0] % mesh.size:
+            return row
+        return jax.lax.with_sharding_constraint(row, NamedSharding(mesh, PartitionSpec("data")))
+
+    return replicate, split_batch

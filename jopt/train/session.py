@@ -11,7 +11,7 @@ import numpy as np
 
 from jopt import data, measure, models
 from jopt.files import write_json
-from jopt.train import codes, compression, metrics, packed
+from jopt.train import codes, describe, metrics, packed
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
@@ -24,7 +24,6 @@ from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
 from jopt.train.workdir import Workdir, WorkdirError
-from jopt.transform import ParamTransform
 
 
 def run(
@@ -32,7 +31,6 @@ def run(
     workdir: str | Path,
     *,
     model: models.Model | None = None,
-    transform: Callable[[Experiment, int], ParamTransform] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or goes on with it from its last checkpoint, or gives its result if it is done.
@@ -41,7 +39,6 @@ def run(
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a model of one's own, instead of `config.model`.
-      transform: `(experiment, stage) -> ParamTransform`; updated before every segment.
       quiet: print nothing.
 
     Returns:
@@ -60,7 +57,7 @@ def run(
     display = Display(quiet)
     if files.check(config) and files.result.exists():
         return _finished_before(files, display)
-    prepared = prepare(config, model=model, transform=transform)
+    prepared = prepare(config, model=model)
     display.plan(prepared)
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
@@ -69,7 +66,7 @@ def run(
             files.create(config)
         elif files.result.exists():
             return _finished_before(files, display)
-        given = [name for name, part in (("model", model), ("transform", transform)) if part is not None]
+        given = [] if model is None else ["model"]
         return _Session(prepared, files, display, begun, stop.is_set, given).run()
 
 
@@ -127,7 +124,7 @@ class _Session:
                         compiler=self.compiler,
                         begin=self.staging.begin,
                         origin=self.staging.origin,
-                        updated=self._updated,
+                        updated=lambda stage: p.plans[stage].updates,
                         at_boundary=self._at_boundary,
                         state=state,
                         stage=None if at is None else at.stage,
@@ -150,9 +147,6 @@ class _Session:
         self.checkpoints.wait()
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, self.prepared.like(stage)).state
 
-    def _updated(self, stage: int) -> bool:
-        return "transform" in self.given or compression.updates(self.prepared.config, stage)
-
     def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.Row]]:
         p = self.prepared
         restored, damaged = self.checkpoints.restore_latest(lambda mark: p.like(p.boundary(mark).stage))
@@ -170,7 +164,8 @@ class _Session:
         place = (-1, 0) if at is None else (at.stage, at.stop)
         try:
             return metrics.truncate(
-                self.files.metrics, lambda row: (self.prepared.stage_named(row["stage"]), row["step"]) <= place
+                self.files.metrics,
+                lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= place,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
@@ -232,7 +227,7 @@ class _Session:
             if not np.isfinite(boundary.validation["loss"]):
                 raise self._not_finite("validation", segment.stop - 1)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
-        if segment.last and "transform" not in self.given:
+        if segment.last:
             self._check(segment.stage, boundary.state)
         metrics.append(self.files.metrics, rows)
         self.step, self.mark = segment.stop, segment.mark
@@ -250,14 +245,13 @@ class _Session:
 
     def _check(self, stage: int, state: TrainState) -> None:
         """Raises InvariantError unless what the stage's methods hold is held in what the model sees."""
-        config = self.prepared.config
-        if not compression.parts(config, stage):
+        plan = self.prepared.plans[stage]
+        if not plan.transforms:
             return
         seen = self.staging.seen(stage, state).params
-        known = self.prepared.layers_of(stage)
-        found = compression.violations(config, stage, state.transform_state, seen, known)
-        if found:
-            raise InvariantError(f"at the end of stage {config.stages[stage].name!r}: {'; '.join(found[:5])}")
+        problems = describe.violations(plan, state.transform_state, seen)
+        if problems:
+            raise InvariantError(f"at the end of stage {plan.name!r}: {'; '.join(problems[:5])}")
 
     def _not_finite(self, part: str, step: int) -> NonFiniteError:
         self.checkpoints.wait()
@@ -270,7 +264,7 @@ class _Session:
     def _finish(self, state: TrainState) -> dict[str, Any]:
         p = self.prepared
         self.checkpoints.wait()
-        stage = len(p.stages) - 1
+        stage = len(p.plans) - 1
         known = metrics.read(self.files.metrics)
         outcomes = [self._outcome(index, state if index == stage else None) for index in range(stage + 1)]
         last = outcomes[-1]
@@ -306,7 +300,8 @@ class _Session:
         p = self.prepared
         state = self._end_of(stage) if state is None else state
         placed = p.place(state)
-        program = p.program_of(stage, p.stages[stage].segment_steps)
+        plan = p.plans[stage]
+        program = p.program(plan)
 
         def judge(state: TrainState, values: Any, arrays: data.Arrays) -> Any:
             return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
@@ -314,38 +309,24 @@ class _Session:
         test, predictions = jax.device_get(
             self.compiler.call("test", stage, judge, placed, p.values, p.arrays["test"])
         )
-        quantized = self._quantized(stage)
+        formats = codes.storage(plan, state)
         seen = jax.device_get(self.staging.seen(stage, placed))
         return measure.StageOutcome(
             p.config.stages[stage].name,
             seen.params,
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
-            latent=jax.device_get(evaluated(state).params) if quantized else None,
-            grids=codes.grids(p.config, stage, state.params, p.layers_of(stage)) if quantized else None,
+            latent=jax.device_get(evaluated(state).params) if formats else None,
+            grids=codes.grids(formats) if formats else None,
             flops=flops_of(p, stage),
             bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,
-            layers=p.layers_of(stage),
+            layers=plan.layers,
         )
-
-    def _quantized(self, stage: int) -> bool:
-        """Whether the config says which integers stand behind what the model sees."""
-        return "quantize" in compression.acting(self.prepared.config, stage) and "transform" not in self.given
 
     def _packing(self, stage: int, state: TrainState, seen: Variables) -> packed.Packing:
         """What the packed file of a stage holds."""
-        p = self.prepared
-        held = None
-        if self._quantized(stage):
-            held = codes.codes(p.config, stage, state, p.layers_of(stage))
-        return packed.Packing(
-            p.config,
-            stage,
-            *seen,
-            p.dataset,
-            held,
-            p.own_model is not None,
-        )
+        p, plan = self.prepared, self.prepared.plans[stage]
+        return packed.Packing(p.config, plan, *seen, p.dataset, codes.storage(plan, state))
 
 
 def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.Row:

@@ -6,11 +6,10 @@ from typing import Any, Protocol
 import jax
 
 from jopt import data, keys, transfer
-from jopt.train import compression, sources
+from jopt.train import sources
 from jopt.train.compilation import Compiler
+from jopt.train.config import STAGE
 from jopt.train.prepared import Prepared
-from jopt.train.program import Origin
-from jopt.train.sources import STAGE
 from jopt.train.state import TrainState, Variables, evaluated
 
 
@@ -54,29 +53,30 @@ class Staging:
     def seen(self, stage: int, state: Any) -> Variables:
         """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
         p = self.prepared
-        if p.own_transform is None and not compression.parts(p.config, stage):
+        plan = p.plans[stage]
+        if not plan.transforms:
             return evaluated(state)
-        program = p.program_of(stage, p.stages[stage].segment_steps)
+        program = p.program(plan)
         return self.compiler.call("seen", stage, program.seen, p.place(state), self.values)
 
     def begin(self, stage: int, previous: TrainState | None) -> TrainState:
         """The state that a stage starts from."""
         p = self.prepared
-        program = p.program_of(stage, p.stages[stage].segment_steps)
+        program = p.program(p.plans[stage])
         more = () if previous is None else (previous,)
         key = p.place(keys.roots(self.values["seed"]))
         state = self.compiler.call("init", stage, program.init, key, self.values, *more)
-        wanted = p.config.stages[stage].transfer
+        wanted = p.plans[stage].transfer
         if wanted is None:
             return state
 
-        def filled(params: Any, model_state: Any, source: Any) -> Origin:
+        def filled(params: Any, model_state: Any, source: Any) -> Variables:
             # Planned here, where the shapes are those of one trial.
             rows = transfer.plan(wanted, params, source["params"], model_state, source["model_state"])
             given = model_state
             if wanted.include_state:
                 given = transfer.transfer(rows, model_state, source["model_state"], "state")
-            return Origin(transfer.transfer(rows, params, source["params"]), given)
+            return Variables(transfer.transfer(rows, params, source["params"]), given)
 
         if self._over is not None:
             filled = self._over(filled, (True, True, wanted.source.startswith(STAGE)))
@@ -88,13 +88,13 @@ class Staging:
 
     def origin(self, stage: int) -> tuple[Any, ...] | None:
         """What `Program.rewind` is given besides, where a stage starts from an earlier point; else None."""
-        start = self.prepared.config.stages[stage].start
+        start = self.prepared.plans[stage].start
         if start == "previous":
             return None
         if start in ("init", "random"):
             return ()
-        state = self.end_of(self.prepared.stage_named(start))
-        return (self.prepared.place(Origin(state.params, state.model_state)),)
+        state = self.end_of(self.prepared.stage_named(start).index)
+        return (self.prepared.place(Variables(state.params, state.model_state)),)
 
     def arrays(self, stage: int) -> dict[str, data.Arrays]:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
@@ -109,22 +109,22 @@ class Staging:
             source = p.sources[name]
             share = p.place if self._over is None else self._over.share
             return share({"params": source.params, "model_state": source.model_state})
-        stage = p.stage_named(name.removeprefix(STAGE))
+        stage = p.stage_named(name.removeprefix(STAGE)).index
         return p.place(self.seen(stage, self.end_of(stage))._asdict())
 
     def _with_teacher(self, stage: int) -> dict[str, data.Arrays]:
         p = self.prepared
-        lesson = p.config.stages[stage].distill
+        lesson = p.plans[stage].distillation
         if lesson is None:
             return p.arrays
         train = p.arrays["train"]
-        if p.teaches(stage):
+        if p.plans[stage].teacher_computes_along:
             known = self._weights(lesson.teacher)
         elif lesson.teacher.startswith(STAGE):
             # Through the teacher's own program, which has the numbers (bit-widths, say) that it was trained with.
             earlier = p.stage_named(lesson.teacher.removeprefix(STAGE))
-            program = p.program_of(earlier, p.stages[earlier].segment_steps)
-            state = p.place(self.end_of(earlier))
+            program = p.program(earlier)
+            state = p.place(self.end_of(earlier.index))
             known = self.compiler.call("teacher", stage, program.predict, state, self.values, train)
         else:
             source = p.sources[lesson.teacher]

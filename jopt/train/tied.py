@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jopt import cluster, optim
+from jopt import optim
+from jopt.cluster.tying import find_groups
 from jopt.config import require
 from jopt.rules import named_leaves
 
 
-class Said(NamedTuple):
+class Assigned(NamedTuple):
     """What a config field gives each parameter.
 
     Attributes:
@@ -22,7 +23,7 @@ class Said(NamedTuple):
     given: Mapping[str, Any]
 
 
-def said_by_optimizer(config: optim.Config, field: str, params: Any) -> list[Said]:
+def optimizer_assignments(config: optim.Config, field: str, params: Any) -> list[Assigned]:
     """What the optimizer's rules give each parameter.
 
     Args:
@@ -33,12 +34,12 @@ def said_by_optimizer(config: optim.Config, field: str, params: Any) -> list[Sai
     Example:
       >>> import jax.numpy as jnp
       >>> config = optim.Config(learning_rate_rules=(("a", 0.5),))
-      >>> said_by_optimizer(config, "optimizer", {"a": jnp.zeros(1), "b": jnp.zeros(1)})[0].given
+      >>> optimizer_assignments(config, "optimizer", {"a": jnp.zeros(1), "b": jnp.zeros(1)})[0].given
       {'a': 0.5, 'b': 1.0}
     """
     rows = optim.plan(config, params)
     return [
-        Said(f"{field}.{name}", getattr(config, name), {row.path: getattr(row, attribute) for row in rows})
+        Assigned(f"{field}.{name}", getattr(config, name), {row.path: getattr(row, attribute) for row in rows})
         for attribute, name in (
             ("learning_rate", "learning_rate_rules"),
             ("weight_decay", "weight_decay_rules"),
@@ -47,7 +48,7 @@ def said_by_optimizer(config: optim.Config, field: str, params: Any) -> list[Sai
     ]
 
 
-def check(groups: Sequence[str], params: Any, said: Iterable[Said]) -> None:
+def check_tied(groups: Sequence[str], params: Any, assigned: Iterable[Assigned]) -> None:
     """Raises ConfigError where parameters of one group are given different things.
 
     The optimizer moves each tied parameter by itself, and they stay equal only because all that happens to them is.
@@ -56,7 +57,7 @@ def check(groups: Sequence[str], params: Any, said: Iterable[Said]) -> None:
     Args:
       groups: of `jopt.cluster.tie`.
       params: a pytree of arrays, or shapes.
-      said: what each rule gives.
+      assigned: what each rule gives.
 
     Raises:
       ConfigError: naming the field, and two parameters.
@@ -64,15 +65,15 @@ def check(groups: Sequence[str], params: Any, said: Iterable[Said]) -> None:
     Example:
       >>> import jax.numpy as jnp
       >>> params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
-      >>> check(["[ab]"], params, said_by_optimizer(optim.Config(freeze=("b",)), "optimizer", params))
+      >>> check_tied(["[ab]"], params, optimizer_assignments(optim.Config(freeze=("b",)), "optimizer", params))
       Traceback (most recent call last):
       ...
       jopt.config.ConfigError: optimizer.freeze must be the same for tied parameters, of which a gets False and b
       True, got ('b',)
     """
     paths = [path for path, _ in named_leaves(params)]
-    tied = [[paths[i] for i in group] for group in cluster.tying.find_groups(groups, params)]
-    for field, value, given in said:
+    tied = [[paths[i] for i in group] for group in find_groups(groups, params)]
+    for field, value, given in assigned:
         for first, *others in tied:
             for other in others:
                 accepted = (

@@ -57,10 +57,10 @@ class Workdir:
             )
         return True
 
-    def load_config(self) -> Experiment:
-        """The config that the run was started with."""
+    def load_config(self, trusted: bool = False) -> Experiment:
+        """The config that the run was started with; `trusted` as in `jopt.config.from_dict`."""
         try:
-            return from_dict(Experiment, json.loads(self.config.read_text()))
+            return from_dict(Experiment, json.loads(self.config.read_text()), trusted=trusted)
         except (OSError, ValueError, TypeError) as error:
             raise WorkdirError(f"{self.config} is not a config of this version of jopt: {error}") from error
 

@@ -1,6 +1,5 @@
 """Latency of a point: the forward pass of the float network of its shape, measured on this device."""
 
-import dataclasses
 import functools
 import json
 from typing import Any
@@ -11,7 +10,8 @@ import jax.numpy as jnp
 from jopt import data, models, prune
 from jopt.config import to_dict
 from jopt.measure import Latency, latency
-from jopt.train.config import Experiment, network
+from jopt.train.config import Experiment
+from jopt.train.plan import applied_methods, final_network
 
 
 def shape_key(config: Experiment) -> str:
@@ -20,15 +20,15 @@ def shape_key(config: Experiment) -> str:
     That is the network, and what is cut out of it: whole channels. Single weights that are zero, shared or rounded
     are float numbers in arrays of the same shape, and cost the same time.
     """
-    last = len(config.stages) - 1
     cut = channels(config)
-    return json.dumps([to_dict(network(config, last)), None if cut is None else to_dict(cut)], sort_keys=True)
+    return json.dumps([to_dict(final_network(config)), None if cut is None else to_dict(cut)], sort_keys=True)
 
 
-def channels(config: Experiment) -> prune.Config | None:
+def channels(config: Experiment) -> Any:
     """The pruning of whole channels that a trial ends with; None if it has none."""
-    found = next((stage.prune for stage in reversed(config.stages) if stage.prune is not None), None)
-    return found if found is not None and found.pattern == "channel" and found.sparsity > 0 else None
+    applied = applied_methods(config, len(config.stages) - 1)
+    pruning: Any = next((a.method for a in applied if a.method.name == "prune"), None)
+    return pruning if pruning is not None and pruning.pattern == "channel" and pruning.sparsity > 0 else None
 
 
 def measure(config: Experiment, batch: int = 1) -> Latency:
@@ -65,7 +65,7 @@ def smallest(config: Experiment, batch: int = 1) -> tuple[Any, Any, Any, jax.Arr
       The Flax module, its parameters, its other state, and zeros of the input's shape.
     """
     dataset = data.load(config.data)
-    model = models.build(network(config, len(config.stages) - 1))
+    model = models.build(final_network(config))
     x = jnp.zeros((batch, *dataset.train.inputs.shape[1:]), jnp.float32)
     state = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x))
     params = state.pop("params")
@@ -73,8 +73,8 @@ def smallest(config: Experiment, batch: int = 1) -> tuple[Any, Any, Any, jax.Arr
     if cut is None:
         return model, params, state, x
     # All at once, by magnitude: only the counts matter.
-    at_once = dataclasses.replace(cut, method="one_shot", score="magnitude", begin=0.0, end=1.0)
-    pruner = prune.build(at_once, begin=0, steps=1)
+    at_once = prune.OneShot(cut.sparsity, pattern=cut.pattern, budget=cut.budget, rules=cut.rules)
+    pruner = at_once.build(steps=1)
     masks = jax.jit(lambda tree: pruner.update(pruner.init(tree), tree, step=0).masks)(params)
     like = jax.ShapeDtypeStruct(x.shape, x.dtype)
     found = prune.shrink_all(model, params, masks, model_state=state or None, x=like)

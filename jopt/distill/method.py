@@ -1,0 +1,199 @@
+"""Distillation as a method of a stage: what a student learns, from whom, and how much of it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jopt.config import ConfigError, check_types, choice, join_path, require
+from jopt.distill.features import FEATURE_LOSSES
+from jopt.distill.losses import combine, loss, mse
+from jopt.distill.operands import float32
+from jopt.hyper import as_traced, check_number
+from jopt.method import Method
+from jopt.reference import is_reference, resolve
+
+# A teacher that is no directory is this and the name of an earlier stage.
+STAGE = "stage:"
+FeatureLoss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Layers whose outputs a student matches.
+
+    Attributes:
+      pairs: of a student's layer and the teacher's layer that it is to match, by path.
+      loss: one of `FEATURE_LOSSES`, a function `(student's, teacher's) -> float32 []`, or its reference.
+      weight: multiplies the sum of the pairs' losses; above 0.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    loss: str | FeatureLoss = "mse"
+    weight: float = 1.0
+
+    def validate(self, path: str) -> None:
+        """Raises `ConfigError` for a pair that is empty or there twice, an unknown loss or a weight of 0."""
+        check_types(self, path)
+        field = join_path(path, "pairs")
+        require(bool(self.pairs), field, self.pairs, "one or more pairs of layers")
+        for i, pair in enumerate(self.pairs):
+            require(all(n.strip() for n in pair), f"{field}[{i}]", pair, "a student's layer and a teacher's layer")
+            require(self.pairs.index(pair) == i, f"{field}[{i}]", pair, "another pair than those before it")
+        self.function(join_path(path, "loss"))
+        _number(path, "weight", self.weight, lambda x: x > 0, "a finite number above 0")
+
+    def function(self, field: str = "loss") -> FeatureLoss:
+        """The loss as a function."""
+        if callable(self.loss):
+            return self.loss
+        if is_reference(self.loss):
+            return resolve(self.loss, field)
+        choice(field, self.loss, FEATURE_LOSSES)
+        return FEATURE_LOSSES[self.loss]
+
+    def __call__(self, student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array]) -> jax.Array:
+        """The sum of the pairs' losses, float32 [], without the weight."""
+        total, match = jnp.float32(0), self.function()
+        for i, (ours, theirs) in enumerate(self.pairs):
+            pair = (_layer("student", student, ours, i), _layer("teacher", teacher, theirs, i))
+            try:
+                total += match(*pair)
+            except ValueError as error:
+                raise ValueError(f"features[{i}] ({ours!r}, {theirs!r}): {error}") from error
+        return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(Method):
+    """What every distillation has; a class of another loss derives from it and overrides `soft_loss`.
+
+    The loss is `(1 - weight) hard + weight soft + features.weight features(...)`. It lasts one stage.
+
+    Attributes:
+      teacher: the directory of a finished run, or `stage:<name>`, the state in which that earlier stage of the same
+        experiment ended.
+      weight: the share of the teacher's logits in the loss, in [0, 1]; the labels' is the rest.
+      features: layers that the student matches too; None: none.
+    """
+
+    name: ClassVar[str] = "distill"
+    rank: ClassVar[int] = 70
+    persists: ClassVar[bool] = False
+    chooses: ClassVar[bool] = False
+
+    teacher: str = ""
+    weight: float = 0.9
+    features: Features | None = None
+
+    def validate(self, path: str = "distill") -> None:
+        """Raises `ConfigError` without a teacher, or for a weight out of range; whether it exists is seen later."""
+        check_types(self, path)
+        accepted = f"the directory of a finished run, or {STAGE}<name of an earlier stage>"
+        require(bool(self.teacher.removeprefix(STAGE).strip()), join_path(path, "teacher"), self.teacher, accepted)
+        _number(path, "weight", self.weight, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+        if self.features is not None:
+            self.features.validate(join_path(path, "features"))
+
+    def soft_loss(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
+        """What is minimized between the logits, floating [batch, classes] each: float32 []."""
+        raise NotImplementedError
+
+    def objective(
+        self,
+        student_logits: jax.Array,
+        hard_losses: jax.Array,
+        teacher_logits: jax.Array,
+        *,
+        student_features: Mapping[str, jax.Array] | None = None,
+        teacher_features: Mapping[str, jax.Array] | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """What a distilled student minimizes on a batch.
+
+        Args:
+          student_logits: floating [batch, classes].
+          hard_losses: floating [batch], each example's loss on its label.
+          teacher_logits: floating [batch, classes], of the same examples as the student sees them.
+          student_features: from the names of layers to floating [batch, ...]; read where there are `features`.
+          teacher_features: the teacher's.
+
+        Returns:
+          The loss, float32 [], and its unweighted parts, float32 [] each: `hard`; `soft`; `features`, where there
+          are any; and `kl`, the divergence at T = 1, in nats, no part of the loss, in which runs of any loss and
+          temperature compare.
+
+        Raises:
+          ConfigError: for a concrete weight out of range, or a layer without features.
+          ValueError: for shapes that do not fit.
+
+        Example:
+          >>> student, teacher = jnp.array([[0.0, 0.0]]), jnp.array([[2.0, 0.0]])
+          >>> total, parts = LogitMSE("runs/big", weight=0.25).objective(student, jnp.array([1.0]), teacher)
+          >>> float(total), float(parts["hard"]), float(parts["soft"]), round(float(parts["kl"]), 4)
+          (1.25, 1.0, 2.0, 0.3278)
+        """
+        if hard_losses.shape != student_logits.shape[:-1]:
+            raise ValueError(
+                f"hard_losses must be of shape {student_logits.shape[:-1]}, one for each of the logits' examples, "
+                f"got {hard_losses.shape}"
+            )
+        soft = self.soft_loss(student_logits, teacher_logits)
+        total, parts = combine(float32("hard_losses", hard_losses).mean(), soft, self.weight)
+        if self.features is not None:
+            check_number("features.weight", self.features.weight, lambda x: x >= 0, "a finite number, at least 0")
+            parts["features"] = self.features(student_features or {}, teacher_features or {})
+            total += jnp.asarray(self.features.weight).astype(jnp.float32) * parts["features"]
+        parts["kl"] = loss(jax.lax.stop_gradient(student_logits), teacher_logits, 1.0)
+        return total, parts
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftTargets(Distillation):
+    """Distillation by the divergence of the softened outputs (`jopt.distill.loss`; Hinton et al. 2015).
+
+    Attributes:
+      temperature: T, above 0.
+
+    Example:
+      >>> SoftTargets(teacher="runs/big", temperature=2.0).validate()
+      >>> SoftTargets(teacher="runs/big", weight=1.5).validate()
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: distill.weight must be a number in [0, 1], got 1.5
+    """
+
+    temperature: float = 4.0
+
+    def validate(self, path: str = "distill") -> None:
+        """As `Distillation.validate`; the temperature too."""
+        super().validate(path)
+        _number(path, "temperature", self.temperature, lambda x: x > 0, "a finite number above 0")
+
+    def soft_loss(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
+        """`jopt.distill.loss` at the temperature."""
+        return loss(student, teacher, self.temperature)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitMSE(Distillation):
+    """Distillation by the mean squared error of the logits (`jopt.distill.mse`; Ba and Caruana 2014)."""
+
+    def soft_loss(self, student: jax.Array, teacher: jax.Array) -> jax.Array:
+        """`jopt.distill.mse`."""
+        return mse(student, teacher)
+
+
+def _number(path: str, name: str, value: float, good: Callable[[float], bool], accepted: str) -> None:
+    # In the program the number is a float32, where 1e-50 is 0.
+    fine = all(math.isfinite(x) and good(x) for x in (value, as_traced(value)))
+    require(fine, join_path(path, name), value, accepted)
+
+
+def _layer(network: str, features: Mapping[str, jax.Array], name: str, i: int) -> jax.Array:
+    if name not in features:
+        names = ", ".join(map(str, features)) or "none"
+        raise ConfigError(f"features[{i}]", name, f"a layer of the {network} whose output is kept ({names})")
+    return features[name]

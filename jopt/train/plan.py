@@ -1,0 +1,284 @@
+"""StagePlan: a stage, resolved. Everything downstream reads plans; nothing asks the config which methods act
+when.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jopt import data, models, optim, transfer
+from jopt.config import join_path, require
+from jopt.distill import Distillation
+from jopt.layers import Layers
+from jopt.method import Applied, Context
+from jopt.train.config import Experiment, sources
+from jopt.train.config import validate as validate_config
+from jopt.train.schedule import StageSteps
+from jopt.train.trainables import Trainables
+from jopt.transform import ParamTransform, chain
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """One stage with all that its programs are built from. Its numbers may be tracers.
+
+    Attributes:
+      index: its place in the run, from 0.
+      name: of the stage.
+      network: the config of its network; None: the caller's own model.
+      model: the functions of its network, before any method wraps them.
+      starts_network: whether the stage starts this network; else the stage before had it.
+      activation: the name of its hidden layers' activation, for statistics of their outputs.
+      optimizer: how its parameters move.
+      optimizer_path: the optimizer's address.
+      applied: the methods that act, in order: its own, and those of earlier stages, frozen.
+      distillation: the teacher that it learns from, if it has one.
+      transfer: what it takes from another run, if anything.
+      start: as `Stage.start`.
+      length: its place and length in steps.
+      calibration_examples: as `Stage.calibration_examples`.
+      recalibrate: as `Stage.recalibrate`.
+      batch_size: examples a step.
+      data: the data set's config, for augmentation.
+      label_smoothing: of the labels' part of the loss.
+      ema_decay: of the moving average; None: there is none.
+      previous: the stage before, where it trained the same network.
+      layers: what the model says about its parameters; empty until `with_layers`.
+    """
+
+    index: int
+    name: str
+    network: models.Config | None
+    model: models.Model
+    starts_network: bool
+    activation: str
+    optimizer: optim.Config
+    optimizer_path: str
+    applied: tuple[Applied, ...]
+    distillation: Distillation | None
+    transfer: transfer.Transfer | None
+    start: str
+    length: StageSteps
+    calibration_examples: int
+    recalibrate: int
+    batch_size: int
+    data: data.Config
+    label_smoothing: float | None
+    ema_decay: float | None
+    previous: "StagePlan | None" = None
+    layers: Layers = dataclasses.field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """The stage's address."""
+        return f"stages[{self.index}]"
+
+    def names(self, applied: Applied) -> bool:
+        """Whether the stage itself names a method that acts in it; else it is frozen."""
+        return applied.stage == self.index
+
+    @functools.cached_property
+    def transforms(self) -> tuple[tuple[Applied, ParamTransform], ...]:
+        """The methods that act on parameters, each with its transform."""
+        length, built = self.length, []
+        for applied in self.applied:
+            method = applied.method
+            if self.names(applied):
+                transform = method.build(
+                    begin=length.start, steps=length.steps, last_update=length.last_update, layers=self.layers
+                )
+            else:
+                transform = method.freeze(layers=self.layers)
+            if transform is not None:
+                built.append((applied, transform))
+        return tuple(built)
+
+    @functools.cached_property
+    def trainables(self) -> Trainables:
+        """Where the methods' own trainable parameters stand among what the optimizer moves."""
+        return Trainables.of(
+            [
+                (key(applied), transform.learn is not None, self.names(applied))
+                for applied, transform in self.transforms
+            ],
+            [(key(applied), self.names(applied)) for applied in self.wrapping],
+        )
+
+    @functools.cached_property
+    def transform(self) -> ParamTransform:
+        """The transform of all that the optimizer moves."""
+        return self.trainables.around(chain(*(transform for _, transform in self.transforms)))
+
+    @functools.cached_property
+    def wrapping(self) -> tuple[Applied, ...]:
+        """The methods that change how the network computes, beyond its parameters."""
+        kinds = [(applied, applied.method.wrap(self.model) is not self.model) for applied in self.applied]
+        return tuple(applied for applied, changes in kinds if changes)
+
+    @functools.cached_property
+    def wrapped(self) -> models.Model:
+        """The network as its methods make it compute."""
+        model = self.model
+        for applied in self.applied:
+            model = applied.method.wrap(model, frozen=not self.names(applied))
+        return model
+
+    @property
+    def updates(self) -> bool:
+        """Whether something is chosen or measured between the segments."""
+        return self.recalibrate > 0 or any(a.method.chooses for a in self.applied if self.names(a))
+
+    @property
+    def teacher_computes_along(self) -> bool:
+        """Whether the teacher must see what the student sees: its inputs vary, or its layers are matched."""
+        varied = self.data.shift or self.data.flip or self.data.crop_padding
+        return self.distillation is not None and bool(self.distillation.features or varied)
+
+    def describe(self) -> str:
+        """The names of the methods that act, for tables."""
+        return ", ".join(a.method.name for a in self.applied) or "-"
+
+
+def key(applied: Applied) -> str:
+    """The key under which a method's trainable parameters stand."""
+    return applied.method.key or applied.method.name
+
+
+def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
+    """The methods that act in a stage: what earlier stages applied, merged by rank with its own.
+
+    Both keep their order; of two heads the one of the lower rank comes first, and the frozen one where both are
+    equal.
+    """
+    frozen: list[Applied] = []
+    for i, stage in enumerate(config.stages[: index + 1]):
+        mine = [Applied(method, f"stages[{i}].{method.name}", i) for method in stage.methods]
+        named = {applied.method.name for applied in mine} | set(stage.release)
+        old = [a for a in frozen if stage.model is None and a.method.persists and a.method.name not in named]
+        frozen = _merged(old, mine)
+    return tuple(frozen)
+
+
+def _merged(a: Sequence[Applied], b: Sequence[Applied]) -> list[Applied]:
+    left, right, merged = list(a), list(b), []
+    while left and right:
+        merged.append((left if left[0].method.rank <= right[0].method.rank else right).pop(0))
+    return merged + left + right
+
+
+def stage_plans(
+    config: Experiment, lengths: Sequence[StageSteps], batch_size: int, own_model: models.Model | None = None
+) -> list[StagePlan]:
+    """Resolves an experiment into its stages. Pure; the config's numbers may be tracers.
+
+    Args:
+      config: the experiment.
+      lengths: what `jopt.train.schedule.stages` gives.
+      batch_size: examples a step.
+      own_model: a model of the caller's, instead of `config.model`.
+    """
+    plans: list[StagePlan] = []
+    network = config.model if own_model is None else None
+    for index, (stage, length) in enumerate(zip(config.stages, lengths, strict=True)):
+        network = network if stage.model is None else stage.model
+        applied = applied_methods(config, index)
+        optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
+        if stage.transfer is not None and stage.transfer.freeze:
+            optimizer = dataclasses.replace(optimizer, freeze=(*optimizer.freeze, *stage.transfer.freeze))
+        teachers = [a.method for a in applied if isinstance(a.method, Distillation)]
+        plans.append(
+            StagePlan(
+                index=index,
+                name=stage.name,
+                network=network,
+                model=own_model
+                if network is None and own_model is not None
+                else models.model(network or config.model),
+                starts_network=index == 0 or stage.model is not None,
+                activation=models.activation(network or config.model),
+                optimizer=optimizer,
+                optimizer_path="optimizer" if stage.optimizer is None else f"stages[{index}].optimizer",
+                applied=applied,
+                distillation=teachers[0] if teachers else None,
+                transfer=stage.transfer,
+                start=stage.start,
+                length=length,
+                calibration_examples=stage.calibration_examples,
+                recalibrate=stage.recalibrate,
+                batch_size=batch_size,
+                data=config.data,
+                label_smoothing=config.label_smoothing,
+                ema_decay=config.ema_decay,
+                previous=plans[-1] if plans and stage.model is None else None,
+            )
+        )
+    return plans
+
+
+def with_layers(plans: Sequence[StagePlan], layers: Sequence[Layers]) -> list[StagePlan]:
+    """The plans with what their models say about their parameters."""
+    known: list[StagePlan] = []
+    for plan, own in zip(plans, layers, strict=True):
+        previous = None if plan.previous is None else known[-1]
+        known.append(dataclasses.replace(plan, layers=own, previous=previous))
+    return known
+
+
+def validate(config: Experiment) -> None:
+    """Checks an experiment: each field, what its stages release, and which methods go together.
+
+    Raises:
+      ConfigError: naming the field, its value and what is accepted.
+    """
+    validate_config(config)
+    for index, stage in enumerate(config.stages):
+        before = {a.method.name for a in applied_methods(config, index - 1)} if index else set()
+        for name in stage.release:
+            accepted = f"a method that acts in the stage before ({', '.join(sorted(before)) or 'none does'})"
+            require(name in before, f"stages[{index}].release", name, accepted)
+        applied = applied_methods(config, index)
+        optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
+        path = "optimizer" if stage.optimizer is None else f"stages[{index}].optimizer"
+        for mine in applied:
+            mine.method.validate_with(Context(mine, applied, optimizer, path))
+
+
+def validate_lengths(plans: Sequence[StagePlan]) -> None:
+    """Checks that each stage is long enough for its schedules, and for what its methods do in it.
+
+    Raises:
+      ConfigError: naming the field, its value and what is accepted.
+    """
+    for plan in plans:
+        optim.validate(plan.optimizer, plan.optimizer_path, plan.length.steps or None)
+        for applied in plan.applied:
+            if plan.names(applied):
+                begin, steps, last = plan.length.start, plan.length.steps, plan.length.last_update
+                applied.method.validate_length(applied.path, begin=begin, steps=steps, last_update=last)
+
+
+def source_fields(config: Experiment) -> list[tuple[str, str]]:
+    """`(field, source)` of each network that a stage learns from or takes parameters from."""
+    return [
+        (join_path(f"stages[{i}]", field), source)
+        for i, stage in enumerate(config.stages)
+        for field, source in sources(stage).items()
+    ]
+
+
+def final_network(config: Experiment) -> models.Config:
+    """The config of the network that an experiment ends with."""
+    return next((stage.model for stage in reversed(config.stages) if stage.model is not None), config.model)
+
+
+def shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Parameters and state of a model, as shapes."""
+    import numpy as np
+
+    from jopt import keys
+
+    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    return jax.eval_shape(lambda seed, x: model.init(keys.root(seed), x), jax.ShapeDtypeStruct((), np.uint32), x)
