@@ -12,7 +12,7 @@ Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing com
 from jopt import clip, data, models, optim, quantize
 from jopt.train import Experiment, Stage
 
-SCHEMES = {"xnor": quantize.XNOR(), "binary": quantize.Binary(), "ternary": quantize.Ternary()}
+SCHEMES = {"xnor": quantize.XNOR(), "binary": quantize.Binary(), "ternary": quantize.Ternary(granularity="channel")}
 
 
 def get_config(scheme: str = "xnor") -> Experiment:

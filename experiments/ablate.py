@@ -7,12 +7,10 @@ import shlex
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from experiments.launch import ablation, launch, use_cores
+from experiments.launch import config_of, launch, use_cores
 from jopt import ablate, train
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the ablation: new, empty, or of the same grid or a part of it.", required=True
 )
@@ -31,7 +29,7 @@ def main(argv: list[str]) -> None:
     del argv
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
-    grid = ablation(_CONFIG)
+    grid = config_of(ablate.Ablation)
     if _STRATEGY.value is not None:
         grid.strategy = _STRATEGY.value
     ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), quiet=_QUIET.value)

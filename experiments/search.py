@@ -5,17 +5,13 @@ python -m experiments.search --config=configs/searches/digits.py --budget='accur
 
 import shlex
 import sys
-from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
-from experiments.launch import launch, use_cores
+from experiments.launch import config_of, launch, use_cores
 from jopt import train
 from jopt.ablate import budget
-from jopt.config import ConfigError, require
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
 _BUDGET = flags.DEFINE_string(
     "budget", None, "accuracy_drop<POINTS, bytes<N or latency_ms<T, or several, joined by commas.", required=True
 )
@@ -29,7 +25,6 @@ _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compil
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 _TRIAL = "python -m experiments.train --config=configs/searches/trial.py"
-_ACCEPTED = "a file whose get_config() returns a jopt.ablate.budget.Search"
 
 
 def main(argv: list[str]) -> None:
@@ -39,24 +34,13 @@ def main(argv: list[str]) -> None:
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
     budget.search(
-        _search(_CONFIG.value),
+        config_of(budget.Search),
         _WORKDIR.value,
         _BUDGET.value,
         command=_TRIAL,
         launch=" ".join(["python -m experiments.search", *map(shlex.quote, sys.argv[1:])]),
         quiet=_QUIET.value,
     )
-
-
-def _search(value: Any) -> budget.Search:
-    try:
-        # ml_collections stands in for a file that it could not load with what raises at any attribute.
-        getattr(value, "name", None)
-    except OSError as error:
-        reason = str(error.__cause__ or error).rpartition("\n")[2].strip()
-        raise ConfigError("--config", reason, _ACCEPTED) from error
-    require(isinstance(value, budget.Search), "--config", f"get_config() -> {type(value).__name__}", _ACCEPTED)
-    return value
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ named by its place, `stages[0].prune.sparsity`: so paths are written where no st
 """
 
 import ast
+import copy
 import dataclasses
 import difflib
 import re
@@ -114,13 +115,15 @@ def _subclasses(cls: type) -> typing.Iterator[Any]:
 def _explanation(config: Any, known: list[Slot], address: str) -> str:
     """Why an address names nothing: the fields that its owner has, or the nearest addresses."""
     owner, _, _ = address.rpartition(".")
-    inside = [slot.name.rpartition(".")[2] for slot in known if owner == slot.name.rpartition(".")[0]]
-    inside = inside or [slot.path.rpartition(".")[2] for slot in known if owner == slot.path.rpartition(".")[0]]
+    inside = [slot for slot in known if owner in (slot.name.rpartition(".")[0], slot.path.rpartition(".")[0])]
     if inside:
-        where = owner or type(config).__name__
-        return f"{where} has only {', '.join(dict.fromkeys(inside))}"
-    if owner and any(owner in (slot.name, slot.path) for slot in known):
-        return f"{owner} is None, which has no fields; give it a value first"
+        names = dict.fromkeys(slot.name.rpartition(".")[2] for slot in inside)
+        return f"{owner or type(config).__name__} has only {', '.join(names)}"
+    for slot in known:
+        if owner and owner in (slot.name, slot.path):
+            return f"{owner} is {get(config, owner)!r}, which has no fields; give it a value first"
+    if _absent_method(config, known, owner) is not None:
+        return f"there is no method {owner!r}; give the stage one first"
     near = difflib.get_close_matches(address, [slot.name for slot in known], n=3, cutoff=0.5)
     return f"no part of the config has this address; near are {', '.join(near) or 'none'}"
 
@@ -177,10 +180,11 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
     while left:
         paths = {address: _depth(config, address) for address in left}
         address = min(left, key=lambda a: paths[a])
-        value = left.pop(address)
+        # A copy: the configs of two trials share nothing that can be changed.
+        value = copy.deepcopy(left.pop(address))
         slot = resolve(config, address, value)
-        config = _set(config, steps(slot.path), as_declared(value, slot.hint), address)
-    return config
+        config = _set(config, steps(slot.path), value, address)
+    return as_declared(config, type(config))
 
 
 def _depth(config: Any, address: str) -> int:
@@ -221,6 +225,8 @@ def as_declared(value: Any, hint: Any) -> Any:
     What is of another type stays, for the config's own checks to name.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if is_node(value):
+        return replaced(value, {f.name: as_declared(v, own) for f, own, v in fields(value)})
     if origin in (typing.Union, types.UnionType):
         kinds = [a for a in args if a is not type(None)]
         if type(value) is int and float in kinds and int not in kinds:
@@ -229,8 +235,6 @@ def as_declared(value: Any, hint: Any) -> Any:
         return as_declared(value, tuples[0]) if tuples and isinstance(value, tuple | list) else value
     if hint is float and type(value) is int:
         return float(value)
-    if is_node(value):
-        return replaced(value, {f.name: as_declared(v, own) for f, own, v in fields(value)})
     if isinstance(value, tuple | list) and origin in (tuple, list):
         inner = [a for a in args if a is not Ellipsis]
         each = inner if Ellipsis not in args and len(inner) == len(value) else [*inner[:1]] * len(value)

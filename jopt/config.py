@@ -96,27 +96,32 @@ def check_types(config: Any, path: str = "") -> None:
     """
     for field, hint, value in fields(config):
         name = join_path(path, field.name)
-        if not _matches(value, hint, name):
-            raise ConfigError(name, value, f"of type {_type_name(hint)}")
+        if not matches(value, hint, name):
+            raise ConfigError(name, value, f"of type {type_name(hint)}")
 
 
-def _matches(value: Any, hint: Any, path: str) -> bool:
+def matches(value: Any, hint: Any, path: str = "") -> bool:
+    """Whether a value is of a declared type.
+
+    Raises:
+      ConfigError: where a field inside it is not.
+    """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if origin is collections.abc.Callable:
         return callable(value)
     if origin in (typing.Union, types.UnionType):
-        return any(_matches(value, arg, path) for arg in args)
+        return any(matches(value, arg, path) for arg in args)
     if hint is type(None):
         return value is None
     if origin in (tuple, list):
         if not isinstance(value, origin):
             return False
         if origin is list or (len(args) == 2 and args[1] is Ellipsis):
-            return all(_matches(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))
+            return all(matches(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))
         return len(value) == len(args) and all(
-            _matches(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, args, strict=True))
+            matches(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, args, strict=True))
         )
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, typing.cast(type, hint)):
@@ -130,9 +135,10 @@ def _matches(value: Any, hint: Any, path: str) -> bool:
     return isinstance(value, hint)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """A declared type, as messages name it."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_type_name(a) for a in typing.get_args(hint))
+        return " or ".join(type_name(a) for a in typing.get_args(hint))
     if typing.get_origin(hint) is collections.abc.Callable:
         return "a function"
     if typing.get_origin(hint) is not None:
@@ -146,15 +152,21 @@ CLASS = "class"
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The config as JSON-ready dictionaries and lists, in declaration order."""
-    return {field.name: _plain(value, hint) for field, hint, value in fields(config)}
+    return {field.name: encode(value, hint) for field, hint, value in fields(config)}
 
 
-def _plain(value: Any, hint: Any = None, fields_of: Callable[[Any], dict[str, Any]] = to_dict) -> Any:
-    """`value` as JSON; `fields_of` gives the fields of a dataclass."""
+def encode(value: Any, hint: Any = None, fields_of: Callable[[Any], dict[str, Any]] = to_dict) -> Any:
+    """A value, JSON-ready.
+
+    Args:
+      value: of a field.
+      hint: the field's declared type; a dataclass of another class is written with its own.
+      fields_of: gives the fields of a dataclass.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {**_class_tag(value, hint), **fields_of(value)}
     if isinstance(value, tuple | list):
-        return [_plain(v, h, fields_of) for v, h in zip(value, _element_hints(hint, len(value)), strict=True)]
+        return [encode(v, h, fields_of) for v, h in zip(value, _element_hints(hint, len(value)), strict=True)]
     if callable(value):
         from jopt.reference import name_of
 
@@ -199,7 +211,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "", *, truste
             raise ConfigError(
                 join_path(path, name), values[name], f"absent: {cls.__name__} has only {', '.join(_names(cls))}"
             )
-    config = cls(**{k: _typed(v, hints[k], join_path(path, k), trusted) for k, v in values.items()})
+    config = cls(**{k: decode(v, hints[k], join_path(path, k), trusted) for k, v in values.items()})
     check_types(config, path)
     return config
 
@@ -208,12 +220,13 @@ def _names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
 
 
-def _typed(value: Any, hint: Any, path: str, trusted: bool) -> Any:
+def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
+    """The value of a field of type `hint` from what `encode` gave; `path` and `trusted` as in `from_dict`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType) and isinstance(value, Mapping | list):
         kinds = [a for a in args if (typing.get_origin(a) in (tuple, list)) == isinstance(value, list)]
         kinds = [a for a in kinds if isinstance(value, list) or dataclasses.is_dataclass(a)]
-        return _typed(value, kinds[0], path, trusted) if kinds else value
+        return decode(value, kinds[0], path, trusted) if kinds else value
     if isinstance(value, str) and _may_be_reference(hint):
         from jopt.reference import is_reference, resolve
 
@@ -232,7 +245,7 @@ def _typed(value: Any, hint: Any, path: str, trusted: bool) -> Any:
     if isinstance(value, list) and origin in (tuple, list):
         hints = _element_hints(hint, len(value))
         pairs = enumerate(zip(value, hints, strict=True))
-        return origin(_typed(v, a, f"{path}[{i}]", trusted) for i, (v, a) in pairs)
+        return origin(decode(v, a, f"{path}[{i}]", trusted) for i, (v, a) in pairs)
     return value
 
 
@@ -323,9 +336,9 @@ def changed(config: Any) -> dict[str, Any]:
             default = field.default_factory()
         else:
             default = dataclasses.MISSING
-        if type(value) is type(default) and _plain(value, hint) == _plain(default, hint):
+        if type(value) is type(default) and encode(value, hint) == encode(default, hint):
             continue
-        values[field.name] = _plain(value, hint, changed)
+        values[field.name] = encode(value, hint, changed)
     return values
 
 

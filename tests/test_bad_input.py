@@ -61,11 +61,11 @@ def pruned(*args, **fields) -> Experiment:
 
 
 def shared(**fields) -> Experiment:
-    return of_stage(share=cluster.Config(**fields))
+    return of_stage(share=cluster.Share(**fields))
 
 
 def tied(*groups) -> Experiment:
-    return of_stage(tie=cluster.tying.Config(groups))
+    return of_stage(tie=cluster.Tie(groups))
 
 
 def quantized(*args, **fields) -> Experiment:
@@ -77,16 +77,16 @@ def activated(*args, **fields) -> Experiment:
 
 
 def clipped(**fields) -> Experiment:
-    return of_stage(clip=clip.Config(**fields))
+    return of_stage(clip=clip.Range(None=fields))
 
 
 def taught(**fields) -> Experiment:
     lesson = distill.Config(**{"teacher": "stage:teacher", **fields})
-    return of_stages(Stage("teacher"), Stage("student", distill=lesson))
+    return of_stages(Stage("teacher"), Stage("student", methods=(lesson,)))
 
 
 def taken(source="stage:other", **fields) -> Experiment:
-    return of_stages(Stage("other"), Stage("here", transfer=transfer.Config(source, **fields)))
+    return of_stages(Stage("other"), Stage("here", transfer=transfer.Transfer(source, None=fields)))
 
 
 def sequence(model) -> Experiment:
@@ -412,7 +412,7 @@ CONFIGS = {
         "stages[0].prune.begin must be above 0 for score 'movement', which must have seen steps before",
     ),
     "prune_segments_too_long": (
-        of_stage(prune=prune.Config("gradual", end=0.75), segment_steps=12),
+        of_stage(prune=prune.Gradual(end=0.75), segment_steps=12),
         "stages[0].prune.end must be such that the sparsity is reached at step 0 or before, where the stage's last",
     ),
     # cluster.Config and cluster.tying.Config
@@ -582,7 +582,7 @@ CONFIGS = {
         "stages[0].release must be a method that acts in the stage before (none does), got 'prune'",
     ),
     "release_twice": (
-        of_stages(Stage("a", clip=clip.Config()), Stage("b", release=("clip",)), Stage("c", release=("clip",))),
+        of_stages(Stage("a", methods=(clip.Range(),)), Stage("b", release=("clip",)), Stage("c", release=("clip",))),
         "stages[2].release must be a method that acts in the stage before (none does), got 'clip'",
     ),
     "start_of_no_stage": (
@@ -595,8 +595,8 @@ CONFIGS = {
     ),
     "share_then_ternary_channels": (
         of_stages(
-            Stage("share", share=cluster.Config()),
-            Stage("ternary", quantize=quantize.Config("ternary", granularity="channel")),
+            Stage("share", methods=(cluster.Share(),)),
+            Stage("ternary", methods=(quantize.Ternary(granularity="channel"),)),
         ),
         "stages[1].quantize.granularity must be 'tensor' where weights are shared",
     ),
@@ -649,7 +649,7 @@ def applied(transform, params=PARAMS):
 
 def moved(target, **fields):
     """The plan of taking a kernel of 2 x 3 into `target`."""
-    return transfer.plan(transfer.Config("runs/big", **fields), target, {"a": jnp.zeros((2, 3))})
+    return transfer.plan(transfer.Transfer("runs/big", None=fields), target, {"a": jnp.zeros((2, 3))})
 
 
 # Name to (what is called, its error, the error's text).
@@ -997,7 +997,7 @@ def test_a_directory_without_a_finished_run_teaches_nothing(tmp_path, field, mak
     make(tmp_path / "source")
     before, source = files_of(tmp_path), str(tmp_path / "source")
     kind = field.split(".")[0]
-    own = distill.Config(source) if kind == "distill" else transfer.Config(source)
+    own = distill.SoftTargets(teacher=source) if kind == "distill" else transfer.Transfer(source)
     with pytest.raises(ConfigError) as error:
         run(of_stage(**{kind: own}), tmp_path / "run", quiet=True)
     accepted = "the directory of a finished run, with result.json"
@@ -1007,7 +1007,7 @@ def test_a_directory_without_a_finished_run_teaches_nothing(tmp_path, field, mak
 
 def test_a_source_of_another_shape_is_refused(tmp_path):
     small = models.Config(name="mlp", features=(5,), num_classes=4)
-    stages = Stage("other"), Stage("here", model=small, transfer=transfer.Config("stage:other"))
+    stages = Stage("other"), Stage("here", model=small, transfer=transfer.Transfer("stage:other"))
     with pytest.raises(
         transfer.TransferError, match=r"Dense_0/kernel is 64x5, but Dense_0/kernel in the source is 64x16"
     ):
@@ -1017,17 +1017,7 @@ def test_a_source_of_another_shape_is_refused(tmp_path):
 
 WHOLE = experiment(
     stages=[
-        Stage(
-            optimizer=optim.Config(),
-            prune=prune.Config(),
-            share=cluster.Config(),
-            tie=cluster.tying.Config(("Dense_.*/bias",)),
-            quantize=quantize.Config(),
-            activations=quantize.ActivationConfig(),
-            clip=clip.Config(),
-            distill=distill.Config(),
-            transfer=transfer.Config(),
-        )
+        Stage(optimizer=optim.Config(), methods=(cluster.Tie(("Dense_.*/bias",)), prune.Gradual(), cluster.Share(), quantize.Weights(), clip.Range(), quantize.Activations(), distill.SoftTargets()), transfer=transfer.Transfer())
     ]
 )
 

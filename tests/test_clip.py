@@ -20,7 +20,7 @@ def test_values_by_hand():
     t = clip.clip(-0.5, 0.5)
     assert t.apply(t.init(PARAMS), PARAMS)["kernel"].tolist() == seen["kernel"].tolist()
     assert t.project is None and t.forward is None, "clipping is not linear"
-    assert clip.constrain(clip.Config(-0.5, 0.5), PARAMS)["kernel"].tolist() == seen["kernel"].tolist()
+    assert clip.constrain(clip.Range(-0.5, 0.5), PARAMS)["kernel"].tolist() == seen["kernel"].tolist()
 
 
 def test_the_gradient_is_one_inside_bounds_included_and_zero_outside():
@@ -57,7 +57,7 @@ def test_rules_scale_the_range():
     rules = (("bias", 2.0), (".*", None))
     seen = clip.clip_params(PARAMS, -1.0, 3.0, rules)
     assert seen["bias"].tolist() == [6.0] and seen["kernel"] is PARAMS["kernel"]
-    rows = clip.plan(clip.Config(-1.0, 3.0, rules), PARAMS)
+    rows = clip.plan(clip.Range(-1.0, 3.0, rules), PARAMS)
     assert [tuple(row)[:3] for row in rows] == [
         ("bias", (1,), "clipped to [-2, 6]"),
         ("kernel", (1, 6), "left as it is"),
@@ -70,7 +70,7 @@ def test_weights_stay_in_the_range_during_training():
     def step(carry, _):
         params, state = carry
         updates, state = optimizer.update(jax.tree.map(lambda x: jnp.cos(5 * x), params), state, params)
-        params = clip.constrain(clip.Config(-0.25, 0.5), optax.apply_updates(params, updates))
+        params = clip.constrain(clip.Range(-0.25, 0.5), optax.apply_updates(params, updates))
         return (params, state), jnp.stack([params["kernel"].min(), params["kernel"].max()])
 
     _, range_ = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), length=30))(PARAMS)
@@ -97,8 +97,8 @@ def test_traced_bounds_do_not_recompile_and_bits_are_the_same():
 
 
 def test_the_config_is_swept_in_its_bounds():
-    structure, numbers = hyper.split(clip.Config(-0.5, 0.5))
-    assert set(numbers) == {"low", "high"} and structure == hyper.split(clip.Config())[0]
+    structure, numbers = hyper.split(clip.Range(-0.5, 0.5))
+    assert set(numbers) == {"low", "high"} and structure == hyper.split(clip.Range())[0]
     t = jax.jit(lambda n, p: clip.build(hyper.join(structure, n), begin=3, steps=5).apply((), p))
     assert t(numbers, PARAMS)["kernel"].max() == 0.5
 
@@ -106,17 +106,17 @@ def test_the_config_is_swept_in_its_bounds():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (clip.Config(low=0.1), "clip.low must be a finite number, at most 0, got 0.1"),
-        (clip.Config(low=float("-inf")), "clip.low must be a finite number"),
-        (clip.Config(high=-0.1), "clip.high must be a finite number, at least 0, got -0.1"),
-        (clip.Config(high=float("nan")), "clip.high must be a finite number"),
-        (clip.Config(0.0, 0.0), r"clip.high must be above low \(0.0\): else every weight is zero, got 0.0"),
-        (clip.Config(rules=(("(", 1.0),)), r"clip.rules\[0\] must be a regular expression"),
+        (clip.Range(low=0.1), "clip.low must be a finite number, at most 0, got 0.1"),
+        (clip.Range(low=float("-inf")), "clip.low must be a finite number"),
+        (clip.Range(high=-0.1), "clip.high must be a finite number, at least 0, got -0.1"),
+        (clip.Range(high=float("nan")), "clip.high must be a finite number"),
+        (clip.Range(0.0, 0.0), r"clip.high must be above low \(0.0\): else every weight is zero, got 0.0"),
+        (clip.Range(rules=(("(", 1.0),)), r"clip.rules\[0\] must be a regular expression"),
         (
-            clip.Config(rules=(("a", None), ("b", 0.0))),
+            clip.Range(rules=(("a", None), ("b", 0.0))),
             r"clip.rules\[1\] must be a finite factor above 0, or None, got",
         ),
-        (clip.Config(low="a"), "clip.low must be of type float"),  # type: ignore[arg-type]
+        (clip.Range(low="a"), "clip.low must be of type float"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_configs_are_refused(config, message):
@@ -149,7 +149,7 @@ def test_integers_are_left_alone_and_a_rule_for_them_is_an_error():
 
 
 def test_the_check_counts_what_lies_outside():
-    config = clip.Config(-0.1, 0.1)
+    config = clip.Range(-0.1, 0.1)
     for dtype in (jnp.float32, jnp.bfloat16):  # in bfloat16, 0.1 is a little more than 0.1
         params = jax.tree.map(lambda x, dtype=dtype: x.astype(dtype), PARAMS)
         assert clip.check(config, (), clip.constrain(config, params)) == []

@@ -94,7 +94,7 @@ def test_tracers_pass_and_the_numbers_beside_them_do_not():
 
     # A tracer may stand on either side of a bound that joins two numbers.
     def masks(begin, end):
-        pruner = prune.build(prune.Config("gradual", begin=begin, end=end), begin=0, steps=10)
+        pruner = prune.build(prune.Gradual(begin=begin, end=end), begin=0, steps=10)
         return pruner.update(pruner.init({"w": X}), {"w": X}, step=10).masks["w"].sum()
 
     assert int(jax.jit(lambda begin: masks(begin, 0.9))(0.8)) == int(jax.jit(lambda end: masks(0.8, end))(0.9)) == 1
@@ -134,7 +134,7 @@ CALLS = {
     "begin": (lambda v: cluster.share(4, begin=v), (-1,)),
     "weight": (lambda v: distill.combine(1.0, 1.0, v), (-0.5, 1.5, NAN)),
     "feature_weight": (
-        lambda v: distill.objective(distill.Config(feature_weight=v), X, jnp.ones(2), X),
+        lambda v: distill.objective(distill.SoftTargets(), X, jnp.ones(2), X),
         (-1.0, NAN),
     ),
     "first_step": (lambda v: data.indices(jax.random.key(0), v, 3, 2, 9), (-1,)),

@@ -266,7 +266,7 @@ def test_names_of_flax_say_what_a_trace_says():
 
 
 def test_a_plan_says_each_role():
-    rows = quantize.plan(quantize.Config(bits=4), tree(0, "scanned"), known("scanned"))
+    rows = quantize.plan(quantize.Weights(bits=4), tree(0, "scanned"), known("scanned"))
     said = {row.path: (row.role, row.what) for row in rows}
     assert said["blocks/attention/query/bias"] == ("bias of DenseGeneral", "left as it is")
     assert said["blocks/norm_0/scale"] == ("scale of LayerNorm", "left as it is")
@@ -274,8 +274,8 @@ def test_a_plan_says_each_role():
     assert said["blocks/attention/query/kernel"][1].endswith("16 scales of 8 values")  # 2 copies x 2 heads x 4
     assert said["embed/embedding"][0] == "embedding of Embed"
     for package, config, what in (
-        (prune, prune.Config(sparsity=0.75), "keeps 32 of 128 weights in each of 2 copies, gradual by magnitude"),
-        (cluster, cluster.Config(4, keep_zero=False), "at most 4 values in each of 2 copies, trained"),
+        (prune, prune.Gradual(sparsity=0.75), "keeps 32 of 128 weights in each of 2 copies, gradual by magnitude"),
+        (cluster, cluster.Share(4, keep_zero=False), "at most 4 values in each of 2 copies, trained"),
     ):
         rows = package.plan(config, tree(0, "scanned"), known("scanned"))
         assert next(row.what for row in rows if row.path == "blocks/up/kernel") == what
@@ -286,11 +286,11 @@ def test_what_configs_build_holds_at_the_end(way):
     """`check` of each package: nothing to say of what the transform gave, something of what it did not."""
     params = tree(0, way)
     for package, config in (
-        (prune, prune.Config("one_shot", sparsity=0.5)),
-        (prune, prune.Config("one_shot", pattern="channel", sparsity=0.5)),
-        (quantize, quantize.Config(bits=3)),
-        (quantize, quantize.Config("xnor")),
-        (cluster, cluster.Config(4)),
+        (prune, prune.OneShot(sparsity=0.5)),
+        (prune, prune.OneShot(pattern="channel", sparsity=0.5)),
+        (quantize, quantize.Weights(bits=3)),
+        (quantize, quantize.XNOR()),
+        (cluster, cluster.Share(4)),
     ):
         t = package.build(config, begin=0, steps=10, layers=known(way))
 

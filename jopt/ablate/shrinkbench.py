@@ -36,8 +36,9 @@ def setting_of(experiment: Any) -> Setting:
       experiment: a `jopt.train.Experiment`.
     """
     for stage in reversed(experiment.stages):
-        if stage.prune is not None:
-            return _of_config(stage.prune)
+        for method in stage.methods:
+            if method.name == "prune":
+                return _of_config(method)
     return Setting(0.0, None)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jopt.ablate.results import COLUMNS, OUTCOMES
-from jopt.config import ConfigError, choice, require
+from jopt.config import ConfigError, canonical_json, changed, choice, require
+from jopt.method import Method
 
 Value = bool | int | float | str | None
 
@@ -70,7 +71,7 @@ def axis(field: str, values: Sequence[Any], name: str = "") -> Space:
     """One config field, value by value.
 
     Args:
-      field: dotted path, such as `optimizer.learning_rate` or `stages[0].prune.sparsity`.
+      field: its address (`jopt.address`), such as `optimizer.learning_rate`, `pruned.prune.sparsity` or `sparsity`.
       values: what it takes.
       name: of its column; '' is the path's last part, or the last two where a result is called so.
 
@@ -230,9 +231,10 @@ def label(value: Any) -> Value:
         return value
     if isinstance(value, tuple):
         return " ".join(map(str, value))
+    if isinstance(value, Method):
+        fields = ", ".join(f"{name}={part}" for name, part in changed(value).items())
+        return f"{type(value).__name__}({fields})" if fields else type(value).__name__
     if dataclasses.is_dataclass(value):
-        from jopt.config import canonical_json
-
         return canonical_json(value)
     return str(value)
 

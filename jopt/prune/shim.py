@@ -5,6 +5,7 @@ from typing import ClassVar, Any
 from jopt.method import Method
 from jopt.hyper import swept
 import importlib
+
 B = importlib.import_module("jopt.prune.build")
 from jopt.prune.config import Config, validate as V, SCHEDULED
 from jopt.config import require, join_path

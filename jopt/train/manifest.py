@@ -24,7 +24,6 @@ PACKAGES = (
     "numpy",
     "scipy",
     "scikit-learn",
-    "ml_collections",
     "tensorflow-datasets",
 )
 

@@ -17,7 +17,7 @@ def experiment(**fields):
     base = Experiment(
         model=Model(name="mlp", features=(16, 8), num_classes=4),
         data=Data(name="synthetic", synthetic=Synthetic(shape=(6, 6, 1), num_classes=4, train=32)),
-        stages=[Stage("train", prune=Prune(sparsity=0.0, rules=LAST), quantize=Quantize(bits=32))],
+        stages=[Stage("train", methods=(Prune(sparsity=0.0, rules=LAST), Quantize(bits=32)))],
     )
     return with_fields(base, {path.replace("__", "."): value for path, value in fields.items()})
 

@@ -19,7 +19,7 @@ SHARE = Ladder("c", choices("c", {0: {"c": None}, 16: {"c": 16}, 8: {"c": 8}}).p
 
 
 def experiment():
-    return Experiment(stages=[Stage("train", prune=Prune(), quantize=Quantize())])
+    return Experiment(stages=[Stage("train", methods=(Prune(), Quantize()))])
 
 
 def test_numbers_are_combined_and_structures_leave_the_control_one_at_a_time():

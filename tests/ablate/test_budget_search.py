@@ -18,11 +18,7 @@ BUDGET = "accuracy_drop<60,latency_ms<1e4"
 
 
 def config(**changes):
-    stage = Stage(
-        "train",
-        prune=prune.Config(method="gradual", end=0.4, rules=(("Dense_2/kernel", None),)),
-        quantize=quantize.Config(),
-    )
+    stage = Stage("train", methods=(prune.Gradual(end=0.4, rules=(("Dense_2/kernel", None),)), quantize.Weights()))
     return Search(**{
         "name": "tiny",
         "experiment": Experiment(

@@ -25,7 +25,7 @@ def experiment(**changes) -> Experiment:
         optimizer=optim.Config(name="adam", learning_rate=1e-2),
         epochs=2,
         batch_size=16,
-        stages=[Stage("train", quantize=quantize.Config())],
+        stages=[Stage("train", methods=(quantize.Weights(),))],
     )
     return dataclasses.replace(config, **changes)
 
@@ -116,7 +116,7 @@ def test_a_trial_in_the_grid_is_the_trial_alone():
 
 @pytest.mark.unoptimized
 def test_a_grid_compiles_each_function_once():
-    stage = Stage("train", prune=prune.Config(method="one_shot", sparsity=0.5))
+    stage = Stage("train", methods=(prune.OneShot(sparsity=0.5),))
     p, compiler, lift = prepare(experiment(stages=[stage])), Compiler(), Lift(Layout(1, 1))
     program = lift.program(p.program_of(0, 6))
     for rates in (RATES, RATES[::-1]):

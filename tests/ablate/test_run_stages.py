@@ -17,12 +17,12 @@ IMAGES = data.Synthetic(shape=(4, 4, 1), num_classes=3, train=32, validation=16,
 
 
 def pruned_shared_quantized():
-    half = prune.Config("one_shot", sparsity=0.5)
+    half = prune.OneShot(sparsity=0.5)
     stages = [
         Stage("dense"),
-        Stage("prune", prune=half, start="init"),
-        Stage("share", steps=0, share=cluster.Config(4)),
-        Stage("quantize", quantize=quantize.Config(), release=("share",), optimizer=optim.Config("adam")),
+        Stage("prune", methods=(half,), start="init"),
+        Stage("share", steps=0, methods=(cluster.Share(4),)),
+        Stage("quantize", methods=(quantize.Weights(),), release=("share",), optimizer=optim.Config("adam")),
     ]
     space = product(axis("stages[1].prune.sparsity", (0.0, 0.8)), axis("stages[3].quantize.bits", (2, 8)))
     return {"stages": stages}, space
@@ -31,42 +31,42 @@ def pruned_shared_quantized():
 def students():
     stages = [
         Stage("teacher"),
-        Stage("student", model=STUDENT, distill=distill.Config("stage:teacher")),
-        Stage("again", distill=distill.Config("stage:student"), start="random"),
+        Stage("student", model=STUDENT, methods=(distill.SoftTargets(teacher="stage:teacher"),)),
+        Stage("again", methods=(distill.SoftTargets(teacher="stage:student"),), start="random"),
     ]
     return {"stages": stages, "ema_decay": 0.8}, axis("stages[1].distill.temperature", (1.0, 4.0))
 
 
 def teachers_that_compute_along():
-    lesson = distill.Config("stage:teacher")
+    lesson = distill.SoftTargets(teacher="stage:teacher")
     stages = [
-        Stage("teacher", quantize=quantize.Config()),
-        Stage("student", release=("quantize",), model=STUDENT, distill=lesson),
+        Stage("teacher", methods=(quantize.Weights(),)),
+        Stage("student", release=("quantize",), model=STUDENT, methods=(lesson,)),
     ]
     shifted = data.Config(name="synthetic", shift=1, synthetic=IMAGES)
     return {"stages": stages, "data": shifted}, axis("stages[0].quantize.bits", (2, 8))
 
 
 def transferred():
-    taken = transfer.Config("stage:a", freeze=("Dense_0/.*",))
+    taken = transfer.Transfer("stage:a", freeze=("Dense_0/.*",))
     network = models.Config("mlp", features=(4,), num_classes=3)
     stages = [Stage("a"), Stage("b", model=network, transfer=taken), Stage("late", start="a", steps=4)]
     return {"stages": stages}, axis(RATE, (0.1, 0.2))
 
 
 def calibrated():
-    codes = {"quantize": quantize.Config(), "activations": quantize.ActivationConfig()}
+    codes = {"quantize": quantize.Weights(), "activations": quantize.Activations()}
     return {"stages": [Stage("a"), Stage("q", **codes)]}, axis("stages[1].activations.bits", (4, 8))
 
 
 def without_steps():
-    stages = [Stage("a", steps=0), Stage("q", steps=0, quantize=quantize.Config())]
+    stages = [Stage("a", steps=0), Stage("q", steps=0, methods=(quantize.Weights(),))]
     return {"stages": stages}, axis("stages[1].quantize.bits", (4, 8))
 
 
 def batch_norm():
-    half = prune.Config("one_shot", sparsity=0.5)
-    stages = [Stage("train", epochs=1), Stage("prune", steps=0, prune=half, recalibrate=2)]
+    half = prune.OneShot(sparsity=0.5)
+    stages = [Stage("train", epochs=1), Stage("prune", steps=0, methods=(half,), recalibrate=2)]
     network = models.Config("resnet18", features=(2,), num_classes=3)
     images = data.Config(name="synthetic", synthetic=IMAGES)
     return {"stages": stages, "model": network, "data": images, "ema_decay": 0.9}, axis(RATE, (0.1, 0.01))

@@ -19,7 +19,7 @@ from jopt.train import Experiment, Stage, prepare
 pytestmark = pytest.mark.unoptimized
 
 RATE = "optimizer.learning_rate"
-PRUNED = [Stage(prune=prune.Config("one_shot", sparsity=0.5), quantize=quantize.Config())]
+PRUNED = [Stage(methods=(prune.OneShot(sparsity=0.5), quantize.Weights()))]
 
 
 def ids(ablation):
@@ -76,7 +76,7 @@ def test_whole_numbers_within_rules_and_lists_of_stages_are_as_good_as_floats(gr
     def ids_of(number):
         rules = (("Dense_0/kernel", number), (".*", None))
         return ids(
-            grid(axis("stages", ([Stage(prune=prune.Config(rules=rules), clip=clip.Config(-1, number + 1))],)))
+            grid(axis("stages", ([Stage(methods=(prune.Gradual(rules=rules), clip.Range(-1, number + 1)))],)))
         )
 
     assert ids_of(0) == ids_of(0.0)
@@ -122,20 +122,20 @@ OVERRIDES = {
     "integers": ("model.features", (300, 100)),
     "no integers": ("model.features", ()),
     "floats": ("optimizer.boundaries", (0.5, 1)),
-    "strings": ("order", ("prune", "tie", "share", "quantize")),
+    "strings": ("optimizer.freeze", ("Dense_0/.*", "Dense_1/.*")),
     "rules": ("stages[0].prune.rules", (("Dense_0/kernel", 0.5), (".*", None))),
     "rules of integers": ("stages[0].quantize.rules", (("Dense_0/kernel", 4), (".*", None))),
-    "pairs": ("stages[0].distill", distill.Config("stage:a", features=(("x", "y"),))),
+    "pairs": ("stages[0].distill", distill.SoftTargets(teacher="stage:a", features=distill.Features(pairs=(("x", "y"),)))),
     "a number in a stage": ("stages[0].prune.sparsity", 0.9),
     "a part of a config": ("optimizer", optim.Config("adamw", weight_decay=0.1, freeze=("Dense_0",))),
-    "a config where none was": ("stages[0].share", cluster.Config()),
+    "a config where none was": ("stages[0].share", cluster.Share()),
     "a config within": ("data.synthetic", data.Synthetic(shape=(4, 4, 1), num_classes=4)),
     "a model": ("stages[0].model", models.Config("cnn", features=(4,))),
-    "activations": ("stages[0].activations", quantize.ActivationConfig()),
-    "a transfer": ("stages[0].transfer", transfer.Config("a", rules=(("a", "b"), ("c", None)))),
+    "activations": ("stages[0].activations", quantize.Activations()),
+    "a transfer": ("stages[0].transfer", transfer.Transfer("a", rules=(("a", "b"), ("c", None)))),
     "all stages": (
         "stages",
-        [Stage("dense", epochs=1), Stage("prune", steps=0, prune=prune.Config(sparsity=0.75), start="dense")],
+        [Stage("dense", epochs=1), Stage("prune", steps=0, methods=(prune.Gradual(sparsity=0.75),), start="dense")],
     ),
 }  # fmt: skip
 
@@ -191,9 +191,9 @@ KINDS = {
         ("data.synthetic.noise", (10.0, 20.0)),
         ("data.validation_fraction", (0.1, 0.2)),
         ("data.shift", (0, 1)),
-        ("stages[0].prune.method", ("one_shot", "gradual")),
+        ("stages[0].prune", (prune.OneShot(0.5), prune.Gradual(0.5))),
         ("stages[0].prune.score", ("magnitude", "random")),
-        ("stages[0].quantize", (None, quantize.Config())),
+        ("stages[0].quantize", (None, quantize.Weights())),
         ("stages", ([Stage("a")], [Stage("a"), Stage("b")])),
     ],
 }
@@ -239,7 +239,7 @@ def test_the_trials_of_a_group_have_the_same_numbers_by_name(grid, small):
 def beginning(config, stage=0):
     """A trial's first parameters, and the examples of its first epochs."""
     p = prepare(config)
-    state = p.program_of(stage, p.stages[stage].segment_steps).init(p.key, p.values)
+    state = p.program_of(stage, p.plans[stage].length.segment_steps).init(p.key, p.values)
     order = data.indices(p.key, 0, 8, p.batch_size, p.dataset.train.labels.shape[0])
     return state.params, np.asarray(order)
 

@@ -55,7 +55,7 @@ def test_the_lifted_segment_and_pytorch_train_the_same_trials(case):
 
 
 def test_the_loops_numbers_are_constants_in_its_programs():
-    stage = Stage("train", prune=prune.Config(method="gradual", sparsity=0.5), quantize=quantize.Config(bits=4))
+    stage = Stage("train", methods=(prune.Gradual(sparsity=0.5), quantize.Weights(bits=4)))
     config = Experiment(
         model=models.Config("mlp", features=(4,)), data=SMALL, batch_size=16, epochs=4, stages=[stage]
     )

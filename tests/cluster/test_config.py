@@ -35,18 +35,18 @@ PARAMS = {"a": {"kernel": jnp.arange(12.0).reshape(3, 4)}, "b": {"kernel": jnp.o
 )
 def test_bad_configs_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
-        cluster.validate(cluster.Config(**change))
+        cluster.validate(cluster.Share(**change))
 
 
 def test_a_config_survives_json():
-    config = cluster.Config(8, "density", rules=(("a/.*", None), (".*", 4)))
+    config = cluster.Share(8, "density", rules=(("a/.*", None), (".*", 4)))
     cluster.validate(config)
     assert from_dict(cluster.Config, to_dict(config)) == config
 
 
 def test_numbers_are_traced_and_structure_is_not():
-    one, two = cluster.Config(begin=0.25, iterations=5), cluster.Config(begin=0.5, iterations=7)
-    assert hyper.split(one)[0] == hyper.split(two)[0] != hyper.split(cluster.Config(8))[0]
+    one, two = cluster.Share(begin=0.25, iterations=5), cluster.Share(begin=0.5, iterations=7)
+    assert hyper.split(one)[0] == hyper.split(two)[0] != hyper.split(cluster.Share(8))[0]
     structure, numbers = hyper.split(one)
     assert set(numbers) == {"begin", "iterations"}
     traces = []
@@ -64,7 +64,7 @@ def test_numbers_are_traced_and_structure_is_not():
 
 def test_the_plan():
     rows = cluster.plan(
-        cluster.Config(4, keep_zero=False, trained=False, rules=((".*/bias", 2), ("a/.*", None))), PARAMS
+        cluster.Share(4, keep_zero=False, trained=False, rules=((".*/bias", 2), ("a/.*", None))), PARAMS
     )
     assert [tuple(row)[:3] for row in rows] == [
         ("a/kernel", (3, 4), "left as it is"),
@@ -72,11 +72,11 @@ def test_the_plan():
         ("b/kernel", (2, 2), "at most 4 values, fixed"),
     ]
     with pytest.raises(RuleError, match="matches no parameter"):
-        cluster.plan(cluster.Config(rules=(("c/.*", 2),)), jax.eval_shape(lambda: PARAMS))
+        cluster.plan(cluster.Share(rules=(("c/.*", 2),)), jax.eval_shape(lambda: PARAMS))
 
 
 def test_the_check_says_what_is_broken():
-    config = cluster.Config(3)
+    config = cluster.Share(3)
     t = cluster.build(config, begin=0, steps=10)
     params = {"w": jnp.array([[0.0, 1.0, 2.0, 9.0]]), "bias": jnp.arange(9.0)}
     state = t.init(params)

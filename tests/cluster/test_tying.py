@@ -71,7 +71,7 @@ def test_layers_stay_tied(optimizer):
 
     start = t.project((), PARAMS)
     (end, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), jnp.arange(20.0)))(start)
-    assert tying.check(tying.Config(GROUPS), (), end) == []
+    assert tying.check(cluster.Tie(GROUPS), (), end) == []
     assert (end["Dense_0"]["kernel"] != start["Dense_0"]["kernel"]).all()
 
 
@@ -112,7 +112,7 @@ def test_integers_and_a_bare_string_are_refused():
 
 
 def test_the_config():
-    config = tying.Config(GROUPS)
+    config = cluster.Tie(GROUPS)
     tying.validate(config)
     t = tying.build(config, begin=3, steps=7)
     assert tying.check(config, (), t.apply((), PARAMS)) == []
@@ -129,6 +129,6 @@ def test_the_config():
         ((), "stage.tie.groups must be"),
     ):
         with pytest.raises(ConfigError, match=message):
-            tying.validate(tying.Config(bad), "stage.tie")
+            tying.validate(cluster.Tie(bad), "stage.tie")
     with pytest.raises(ConfigError, match="of type"):
-        tying.validate(tying.Config("Dense"))  # type: ignore[arg-type]
+        tying.validate(cluster.Tie("Dense"))  # type: ignore[arg-type]

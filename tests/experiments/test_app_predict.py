@@ -21,7 +21,7 @@ CONFIG = Experiment(
     batch_size=16,
     epochs=1,
     pack=True,
-    stages=[Stage(quantize=quantize.Config(bits=8), activations=quantize.ActivationConfig("absmax", bits=8))],
+    stages=[Stage(methods=(quantize.Weights(bits=8), quantize.Activations(calibration="absmax", bits=8)))],
 )
 LOW, HIGH = -1.0, 1.55  # steps of 0.01, and 0 is code 100
 

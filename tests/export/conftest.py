@@ -44,13 +44,7 @@ def config() -> Experiment:
         ),
         batch_size=16,
         stages=[
-            Stage(
-                "compress",
-                steps=2,
-                prune=prune.Config("one_shot", sparsity=0.5, pattern="channel", rules=(("Dense_1/kernel", None),)),
-                quantize=quantize.Config(bits=4),
-                activations=quantize.ActivationConfig("absmax"),
-            )
+            Stage("compress", steps=2, methods=(prune.OneShot(sparsity=0.5, pattern="channel", rules=(("Dense_1/kernel", None),)), quantize.Weights(bits=4), quantize.Activations(calibration="absmax")))
         ],
     )
 

@@ -76,8 +76,8 @@ def whole(tiny, **changes) -> Experiment:
 
 
 def test_the_average_is_the_recursion_with_warm_up_and_starts_again_in_each_stage(tiny):
-    half = prune.Config("one_shot", sparsity=0.5)
-    p = prepare(tiny(ema_decay=0.3, stages=[Stage("a", steps=5), Stage("b", steps=5, prune=half)]))
+    half = prune.OneShot(sparsity=0.5)
+    p = prepare(tiny(ema_decay=0.3, stages=[Stage("a", steps=5), Stage("b", steps=5, methods=(half,))]))
     state = None
     for stage in range(2):
         program = p.program_of(stage, 1)
@@ -149,7 +149,7 @@ def ended(tmp_path_factory):
         batch_size=0,
         ema_decay=0.5,
         pack=True,
-        stages=[Stage(steps=6, quantize=quantize.Config(bits=8))],
+        stages=[Stage(steps=6, methods=(quantize.Weights(bits=8),))],
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure", lambda *_, **__: None)
@@ -193,9 +193,7 @@ def test_another_run_learns_from_the_average_with_its_own_statistics(ended, monk
 
 
 def test_later_stages_learn_and_take_from_the_average_with_its_own_statistics(tiny):
-    later = Stage(
-        "b", steps=4, distill=distill.Config("stage:a"), transfer=transfer.Config("stage:a", include_state=True)
-    )
+    later = Stage("b", steps=4, methods=(distill.SoftTargets(teacher="stage:a"),), transfer=transfer.Transfer("stage:a", include_state=True))
     p = prepare(whole(tiny, stages=[Stage("a", steps=4), later]), model=NET)
     program = p.program_of(0, 4)
     state = jit(program.segment)(jit(program.init)(p.key, p.values), p.values, p.arrays["train"])[0]

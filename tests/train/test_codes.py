@@ -20,19 +20,15 @@ PARAMS = {
     },
     "Dense_1": {"kernel": _RANDOM.normal(size=(6, 4)).astype(np.float32)},
 }
-PRUNED = prune.Config(method="one_shot", sparsity=0.5)
+PRUNED = prune.OneShot(sparsity=0.5)
 CASES = {
-    "each channel": Stage(prune=PRUNED, quantize=quantize.Config(bits=4, granularity="channel")),
-    "asymmetric groups": Stage(
-        quantize=quantize.Config(bits=3, symmetric=False, granularity="group", group=2, rules=((".*bias", None),))
-    ),
-    "clipped": Stage(quantize=quantize.Config(bits=4, calibration="mse")),
-    "one bit": Stage(prune=PRUNED, quantize=quantize.Config(bits=1, granularity="channel")),
-    "signs and integers": Stage(quantize=quantize.Config(scheme="xnor", rules=(("Dense_0/kernel", 5),))),
-    "three values": Stage(quantize=quantize.Config(scheme="ternary", granularity="tensor")),
-    "shared": Stage(
-        share=cluster.Config(clusters=4), quantize=quantize.Config(bits=4, granularity="tensor", symmetric=False)
-    ),
+    "each channel": Stage(methods=(PRUNED, quantize.Weights(bits=4, granularity="channel"))),
+    "asymmetric groups": Stage(methods=(quantize.Weights(bits=3, symmetric=False, group=2, rules=((".*bias", None),)),)),
+    "clipped": Stage(methods=(quantize.Weights(bits=4, calibration="mse"),)),
+    "one bit": Stage(methods=(PRUNED, quantize.Weights(bits=1, granularity="channel"))),
+    "signs and integers": Stage(methods=(quantize.XNOR(rules=(("Dense_0/kernel", 5),)),)),
+    "three values": Stage(methods=(quantize.Ternary(granularity="tensor"),)),
+    "shared": Stage(methods=(cluster.Share(clusters=4), quantize.Weights(bits=4, granularity="tensor", symmetric=False))),
 }
 
 
@@ -76,5 +72,5 @@ def test_values_beside_their_integers_are_left_out():
 
 
 def test_without_quantization_there_are_none():
-    config = Experiment(stages=[Stage(prune=PRUNED)])
+    config = Experiment(stages=[Stage(methods=(PRUNED,))])
     assert codes(config, 0, ended(config)[0]) == {}

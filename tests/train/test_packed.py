@@ -22,11 +22,7 @@ from jopt.train.state import TrainState, Variables
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py"))
 LARGE = ("cifar10_resnet18", "digits_resnet18", "cifar10_cnn", "mnist_lenet5")
-QUANTIZED = Stage(
-    prune=prune.Config(method="one_shot", sparsity=0.75),
-    quantize=quantize.Config(bits=4, granularity="channel"),
-    activations=quantize.ActivationConfig(bits=8, method="mse"),
-)
+QUANTIZED = Stage(methods=(prune.OneShot(sparsity=0.75), quantize.Weights(bits=4, granularity="channel"), quantize.Activations(calibration="mse", bits=8)))
 
 
 def same(a, b):

@@ -28,7 +28,7 @@ def test_defaults_reach_their_sparsity_in_a_stage_of_any_length(method):
     fresh = prune.build(own, begin=0, steps=1).init(PARAMS)
     for length in LENGTHS:
         for segment_steps in (None, 7):
-            whole = [Stage("before", steps=5), Stage("pruned", prune=own, segment_steps=segment_steps, **length)]
+            whole = [Stage("before", steps=5), Stage("pruned", methods=(own,), segment_steps=segment_steps, **length)]
             config = Experiment(batch_size=BATCH, stages=whole)
             place = stages(config, EXAMPLES)[1]
             check_length(config, 1, place)
@@ -49,13 +49,13 @@ def test_a_long_stage_ends_where_it_always_did():
             ]
             assert due[0] == due[1] == 3 + round(0.75 * steps)
     # Begun after three quarters, it is reached at once; and an end that is asked for is never moved.
-    assert prune.reached_at(prune.Config("gradual", begin=0.8), begin=0, steps=10, last_update=9) == 8
-    assert prune.reached_at(prune.Config("gradual", end=0.75), begin=0, steps=10, last_update=5) == 8
+    assert prune.reached_at(prune.Gradual(begin=0.8), begin=0, steps=10, last_update=9) == 8
+    assert prune.reached_at(prune.Gradual(end=0.75), begin=0, steps=10, last_update=5) == 8
 
 
 @pytest.mark.usefixtures("unoptimized")
 def test_the_program_of_a_short_stage_is_pruned_by_the_defaults(tiny):
-    p = prepare(tiny(stages=[Stage("three epochs", epochs=3, prune=prune.Config(sparsity=0.5))]))
+    p = prepare(tiny(stages=[Stage("three epochs", epochs=3, methods=(prune.Gradual(sparsity=0.5),))]))
     program = p.program_of(0, p.segments[0].steps)
     state, update = program.init(p.key, p.values), jax.jit(program.update)
     for segment in p.segments:
@@ -66,7 +66,7 @@ def test_the_program_of_a_short_stage_is_pruned_by_the_defaults(tiny):
 
 
 def test_movement_that_would_have_seen_no_step_is_refused():
-    stage = Stage("pruned", epochs=1, prune=prune.Config(score="movement"))
+    stage = Stage("pruned", epochs=1, methods=(prune.Gradual(score="movement"),))
     config = Experiment(batch_size=BATCH, stages=[stage])
     with pytest.raises(
         ConfigError, match=r"stages\[0\]\.prune\.score must be not 'movement' where the sparsity is"

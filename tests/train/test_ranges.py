@@ -17,8 +17,8 @@ pytestmark = pytest.mark.unoptimized
 
 
 def calibrated(tiny, **changes):
-    lsq = quantize.ActivationConfig("lsq", bits=4)
-    p = prepare(tiny(stages=[Stage("train", activations=lsq)], **changes))
+    lsq = quantize.LSQActivations(bits=4)
+    p = prepare(tiny(stages=[Stage("train", methods=(lsq,))], **changes))
     program = p.program_of(0, 6)
     state = jax.jit(program.init)(p.key, p.values)
     return p, program, jax.jit(program.update)(state, p.values, p.arrays["train"])
@@ -41,7 +41,7 @@ def test_a_rewind_keeps_the_calibrated_ranges(tiny):
 
 
 def test_the_range_that_weights_are_kept_in_is_not_that_of_activations():
-    limits = functools.partial(clip.constrain, clip.Config(-0.5, 0.5, rules=((".*", 1.0),)))
+    limits = functools.partial(clip.constrain, clip.Range(-0.5, 0.5, rules=((".*", 1.0),)))
     params = {"Dense_0": {"kernel": jnp.array([[3.0, -3.0]])}, KEY: {"Dense_0": {"alpha": jnp.float32(6)}}}
     kept = compression.beside(limits)(params)
     assert kept["Dense_0"]["kernel"].tolist() == [[0.5, -0.5]]

@@ -22,7 +22,7 @@ from jopt.train.staging import Staging
 # The apps' tests draw, and `test_run.py` looks at programs as users run them.
 pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("undrawn")]
 
-HALF = prune.Config("one_shot", sparsity=0.5)
+HALF = prune.OneShot(sparsity=0.5)
 KERNELS = ("Dense_0", "Dense_1")
 
 
@@ -48,7 +48,7 @@ def same(a, b):
 
 
 def test_a_stage_without_steps_applies_its_methods_to_what_there_is(tmp_path, tiny):
-    config = tiny(stages=[Stage("dense", epochs=2), Stage("prune", steps=0, prune=HALF)])
+    config = tiny(stages=[Stage("dense", epochs=2), Stage("prune", steps=0, methods=(HALF,))])
     result = run(config, tmp_path, quiet=True)
     (dense, pruned), _ = ends(config, tmp_path)
     assert int(dense.step) == int(pruned.step) == 12
@@ -66,7 +66,7 @@ def test_a_stage_without_steps_applies_its_methods_to_what_there_is(tmp_path, ti
 def test_what_a_stage_imposes_later_ones_keep_until_it_is_released(tmp_path, tiny):
     config = tiny(
         stages=[
-            Stage("prune", epochs=2, prune=HALF),
+            Stage("prune", epochs=2, methods=(HALF,)),
             Stage("train", epochs=2, optimizer=optim.Config("momentum", weight_decay=0.1, l1=0.1)),
             Stage("free", epochs=1, release=("prune",)),
         ]
@@ -83,8 +83,8 @@ def test_what_a_stage_imposes_later_ones_keep_until_it_is_released(tmp_path, tin
 
 
 def test_pruning_named_again_goes_on_from_the_masks_that_there_are(tmp_path, tiny):
-    scores = [prune.Config("one_shot", "random", sparsity=s) for s in (0.5, 0.75)]
-    config = tiny(stages=[Stage(f"s{i}", epochs=1, prune=c) for i, c in enumerate(scores)])
+    scores = [prune.OneShot(score="random", sparsity=s) for s in (0.5, 0.75)]
+    config = tiny(stages=[Stage(f"s{i}", epochs=1, methods=(c,)) for i, c in enumerate(scores)])
     run(config, tmp_path, quiet=True)
     (first, second), _ = ends(config, tmp_path)
     for name in KERNELS:
@@ -93,9 +93,9 @@ def test_pruning_named_again_goes_on_from_the_masks_that_there_are(tmp_path, tin
 
 
 def test_a_rule_that_would_let_pruned_weights_go_is_refused(tiny):
-    first = prune.Config("one_shot", sparsity=0.5)
-    second = prune.Config("one_shot", sparsity=0.75, rules=(("Dense_0/kernel", 0.75), (".*", None)))
-    config = tiny(stages=[Stage("a", epochs=1, prune=first), Stage("b", epochs=1, prune=second)])
+    first = prune.OneShot(sparsity=0.5)
+    second = prune.OneShot(sparsity=0.75, rules=(("Dense_0/kernel", 0.75), (".*", None)))
+    config = tiny(stages=[Stage("a", epochs=1, methods=(first,)), Stage("b", epochs=1, methods=(second,))])
     with pytest.raises(RuleError, match="stage 'b' prunes anew but leaves Dense_1/kernel alone"):
         prepare(config)
 
@@ -105,7 +105,7 @@ def test_rewinding_takes_the_old_weights_under_the_new_masks(tmp_path, tiny):
         stages=[
             Stage("warm", steps=3),
             Stage("dense", epochs=2),
-            Stage("init", steps=0, prune=HALF, start="init"),
+            Stage("init", steps=0, methods=(HALF,), start="init"),
             Stage("late", steps=0, start="warm"),
             Stage("random", steps=0, start="random"),
         ]
@@ -126,8 +126,8 @@ def test_rewinding_takes_the_old_weights_under_the_new_masks(tmp_path, tiny):
 
 def test_a_student_learns_from_an_earlier_stage(tmp_path, tiny):
     student = models.Config("mlp", features=(5,), num_classes=4)
-    lesson = distill.Config("stage:teacher", temperature=2.0, weight=1.0)
-    stages = [Stage("teacher", epochs=3), Stage("student", epochs=8, model=student, distill=lesson)]
+    lesson = distill.SoftTargets(teacher="stage:teacher", temperature=2.0, weight=1.0)
+    stages = [Stage("teacher", epochs=3), Stage("student", epochs=8, model=student, methods=(lesson,))]
     result = run(tiny(stages=stages), tmp_path, quiet=True)
     rows = [r for r in read(tmp_path / "metrics.jsonl") if r["stage"] == "student" and r["split"] == "train"]
     assert rows[-1]["kl"] < rows[0]["kl"] / 2 and {"hard", "soft"} <= rows[0].keys()
@@ -137,8 +137,8 @@ def test_a_student_learns_from_an_earlier_stage(tmp_path, tiny):
 
 def test_known_logits_and_a_teacher_that_computes_along_teach_the_same(tiny):
     """Without augmentation both are the same function; the sums may differ in their order."""
-    lesson = distill.Config("stage:teacher")
-    config = tiny(stages=[Stage("teacher", epochs=1), Stage("student", epochs=1, distill=lesson, start="random")])
+    lesson = distill.SoftTargets(teacher="stage:teacher")
+    config = tiny(stages=[Stage("teacher", epochs=1), Stage("student", epochs=1, methods=(lesson,), start="random")])
     p = prepare(config)
     teacher = p.program_of(0, 6).init(p.key, p.values)
     staging = Staging(p, Compiler(), lambda stage: teacher)
@@ -154,10 +154,8 @@ def test_known_logits_and_a_teacher_that_computes_along_teach_the_same(tiny):
 
 
 def test_features_are_matched_and_shifted_inputs_reach_the_teacher(tmp_path, tiny):
-    lesson = distill.Config(
-        "stage:teacher", features=(("Dense_0", "Dense_0"),), feature_loss="similarity", feature_weight=5.0
-    )
-    config = tiny(stages=[Stage("teacher", epochs=2), Stage("student", epochs=3, distill=lesson, start="random")])
+    lesson = distill.SoftTargets(teacher="stage:teacher", features=distill.Features(pairs=(("Dense_0", "Dense_0"),), loss="similarity", weight=5.0))
+    config = tiny(stages=[Stage("teacher", epochs=2), Stage("student", epochs=3, methods=(lesson,), start="random")])
     config.data.shift = 1
     run(config, tmp_path, quiet=True)
     rows = [r for r in read(tmp_path / "metrics.jsonl") if "features" in r]
@@ -168,7 +166,7 @@ def test_parameters_come_from_another_run_and_stay_where_they_are_frozen(tmp_pat
     parity = tiny(model=models.Config("mlp", features=(16,), num_classes=2))
     parity.data.relabel = (0, 1, 0, 1)
     run(parity, tmp_path / "source", quiet=True)
-    take = transfer.Config(str(tmp_path / "source"), reinitialize=("Dense_1/.*",), freeze=("Dense_0/.*",))
+    take = transfer.Transfer(str(tmp_path / "source"), reinitialize=("Dense_1/.*",), freeze=("Dense_0/.*",))
     config = tiny(stages=[Stage("head", epochs=2, transfer=take), Stage("all", epochs=1)])
     run(config, tmp_path / "target", quiet=True)
     (source,), _ = ends(parity, tmp_path / "source")
@@ -179,7 +177,7 @@ def test_parameters_come_from_another_run_and_stay_where_they_are_frozen(tmp_pat
 
 
 def test_weights_stay_in_their_range(tmp_path, tiny):
-    config = tiny(stages=[Stage("dense", epochs=1), Stage("clip", epochs=1, clip=clip.Config(-0.1, 0.05))])
+    config = tiny(stages=[Stage("dense", epochs=1), Stage("clip", epochs=1, methods=(clip.Range(-0.1, 0.05),))])
     run(config, tmp_path, quiet=True)
     (dense, clipped), _ = ends(config, tmp_path)
     kernel = clipped.params["Dense_0"]["kernel"]
@@ -188,9 +186,9 @@ def test_weights_stay_in_their_range(tmp_path, tiny):
 
 
 ALL = {
-    "prune": prune.Config("gradual", sparsity=0.75, end=0.5),
-    "share": cluster.Config(clusters=5),
-    "quantize": quantize.Config(bits=3, granularity="tensor"),
+    "prune": prune.Gradual(sparsity=0.75, end=0.5),
+    "share": cluster.Share(clusters=5),
+    "quantize": quantize.Weights(bits=3, granularity="tensor"),
 }
 
 
@@ -224,15 +222,15 @@ def test_a_broken_promise_is_an_error_and_no_result(tmp_path, tiny, monkeypatch)
     monkeypatch.setattr(
         prune, "check", lambda config, state, seen, layers: ["Dense_0/kernel: 3 pruned weights are not zero"]
     )
-    config = tiny(stages=[Stage("dense", epochs=1), Stage("prune", epochs=1, prune=HALF)])
+    config = tiny(stages=[Stage("dense", epochs=1), Stage("prune", epochs=1, methods=(HALF,))])
     with pytest.raises(InvariantError, match="at the end of stage 'prune': prune: Dense_0/kernel: 3 pruned"):
         run(config, tmp_path, quiet=True)
     assert not (tmp_path / "result.json").exists()
 
 
 def test_activations_are_calibrated_where_they_are_named_and_held_after(tmp_path, tiny):
-    own = quantize.ActivationConfig("absmax", bits=4)
-    config = tiny(stages=[Stage("dense", epochs=1), Stage("ptq", steps=0, activations=own), Stage("qat", epochs=1)])
+    own = quantize.Activations(calibration="absmax", bits=4)
+    config = tiny(stages=[Stage("dense", epochs=1), Stage("ptq", steps=0, methods=(own,)), Stage("qat", epochs=1)])
     run(config, tmp_path, quiet=True)
     (dense, ptq, qat), _ = ends(config, tmp_path)
     ranges = ptq.model_state["activation_ranges"]
@@ -246,8 +244,8 @@ def test_activations_are_calibrated_where_they_are_named_and_held_after(tmp_path
 def test_learned_ranges_are_trained_beside_pruned_weights(tmp_path, tiny, method):
     config = tiny(
         stages=[
-            Stage("prune", epochs=1, prune=HALF),
-            Stage("start", steps=0, activations=quantize.ActivationConfig(method, bits=4)),
+            Stage("prune", epochs=1, methods=(HALF,)),
+            Stage("start", steps=0, methods=(quantize.ActivationConfig(method, bits=4),)),
             Stage("qat", epochs=1),
         ]
     )
@@ -271,7 +269,7 @@ def test_batch_statistics_are_estimated_anew_for_what_was_pruned(tmp_path, tiny)
     model = models.from_linen(Normalized())
     stages = [
         Stage("dense", epochs=1),
-        Stage("prune", steps=0, prune=HALF),
+        Stage("prune", steps=0, methods=(HALF,)),
         Stage("recalibrate", steps=0, recalibrate=6),
     ]
     run(tiny(stages=stages), tmp_path, model=model, quiet=True)
@@ -291,12 +289,11 @@ class Interruption(BaseException):
 
 MANY = [
     Stage("dense", epochs=1),
-    Stage("prune", epochs=2, prune=prune.Config("gradual", "movement", sparsity=0.75, end=0.5)),
+    Stage("prune", epochs=2, methods=(prune.Gradual(score="movement", sparsity=0.75, end=0.5),)),
     Stage("rewind", steps=0, start="dense"),
-    Stage("ptq", steps=0, quantize=quantize.Config(bits=4), activations=quantize.ActivationConfig("lsq", bits=4)),
+    Stage("ptq", steps=0, methods=(quantize.Weights(bits=4), quantize.LSQActivations(bits=4))),
     Stage("qat", steps=8),
-    Stage("student", epochs=1, model=models.Config("mlp", features=(5,), num_classes=4),
-          distill=distill.Config("stage:prune")),
+    Stage("student", epochs=1, model=models.Config("mlp", features=(5,), num_classes=4), methods=(distill.SoftTargets(teacher="stage:prune"),)),
 ]  # fmt: skip
 
 
@@ -328,7 +325,7 @@ def test_a_run_of_many_stages_resumes_exactly_at_every_boundary(tmp_path, tiny, 
 
 
 def test_the_ends_of_stages_are_kept_whatever_else_is(tmp_path, tiny):
-    stages = [Stage("a", epochs=2), Stage("b", steps=0, prune=HALF), Stage("c", epochs=4)]
+    stages = [Stage("a", epochs=2), Stage("b", steps=0, methods=(HALF,)), Stage("c", epochs=4)]
     run(tiny(stages=stages, keep_checkpoints=1, checkpoint_every=1), tmp_path, quiet=True)
     marks = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()}
     assert {12, 13, 37} <= marks and len(marks) <= 4  # and the best
@@ -336,7 +333,7 @@ def test_the_ends_of_stages_are_kept_whatever_else_is(tmp_path, tiny):
 
 def test_sparsity_and_bits_are_numbers_in_one_program(tiny):
     def structure(sparsity, bits, scheme="integer"):
-        stage = Stage("a", prune=prune.Config(sparsity=sparsity), quantize=quantize.Config(scheme, bits))
+        stage = Stage("a", methods=(prune.Gradual(sparsity=sparsity), quantize.Config(scheme, bits)))
         return hyper.split(tiny(stages=[stage]))[0]
 
     assert structure(0.5, 4) == structure(0.9, 8)
@@ -353,25 +350,25 @@ def stage(**changes):
         (stage(start="third"), r"stages\[1\]\.start must be one of 'first', 'init', 'previous', 'random', got"),
         (stage(start="second"), r"stages\[1\]\.start"),
         (stage(release=("prune",)), r"stages\[1\]\.release must be a method that acts in the stage before"),
-        (stage(prune=prune.Config(sparsity=1.0)), r"stages\[1\]\.prune\.sparsity"),
-        (stage(prune=prune.Config(sparsity=-0.1)), r"stages\[1\]\.prune\.sparsity"),
-        (stage(prune=prune.Config(end=1.0)), r"stages\[1\]\.prune\.end must be such that the sparsity is reached"),
+        (stage(prune=prune.Gradual(sparsity=1.0)), r"stages\[1\]\.prune\.sparsity"),
+        (stage(prune=prune.Gradual(sparsity=-0.1)), r"stages\[1\]\.prune\.sparsity"),
+        (stage(prune=prune.Gradual(end=1.0)), r"stages\[1\]\.prune\.end must be such that the sparsity is reached"),
         (stage(prune=prune.Config("iterativ")), r"stages\[1\]\.prune\.method"),
-        (stage(quantize=quantize.Config(bits=9)), r"stages\[1\]\.quantize\.bits"),
+        (stage(quantize=quantize.Weights(bits=9)), r"stages\[1\]\.quantize\.bits"),
         (stage(quantize=quantize.Config("integr")), r"stages\[1\]\.quantize\.scheme"),
-        (stage(share=cluster.Config(clusters=0)), r"stages\[1\]\.share\.clusters"),
-        (stage(clip=clip.Config(low=0.5)), r"stages\[1\]\.clip\.low"),
-        (stage(activations=quantize.ActivationConfig(bits=0)), r"stages\[1\]\.activations\.bits"),
-        (stage(distill=distill.Config("stage:third")), r"stages\[1\]\.distill\.teacher must be a run's directory"),
-        (stage(distill=distill.Config("/nowhere")), r"stages\[1\]\.distill\.teacher must be the directory of a"),
-        (stage(transfer=transfer.Config("/nowhere")), r"stages\[1\]\.transfer\.source must be the directory of a"),
+        (stage(share=cluster.Share(clusters=0)), r"stages\[1\]\.share\.clusters"),
+        (stage(clip=clip.Range(low=0.5)), r"stages\[1\]\.clip\.low"),
+        (stage(activations=quantize.Activations(bits=0)), r"stages\[1\]\.activations\.bits"),
+        (stage(distill=distill.SoftTargets(teacher="stage:third")), r"stages\[1\]\.distill\.teacher must be a run's directory"),
+        (stage(distill=distill.SoftTargets(teacher="/nowhere")), r"stages\[1\]\.distill\.teacher must be the directory of a"),
+        (stage(transfer=transfer.Transfer("/nowhere")), r"stages\[1\]\.transfer\.source must be the directory of a"),
         (stage(steps=-1, epochs=None), r"stages\[1\]\.steps must be 0 or a positive integer, got -1"),
         (stage(recalibrate=-1), r"stages\[1\]\.recalibrate"),
         (stage(calibration_examples=0), r"stages\[1\]\.calibration_examples"),
         (stage(segment_steps=0), r"stages\[1\]\.segment_steps"),
         (stage(model=models.Config("mlp", num_classes=3)), r"stages\[1\]\.model\.num_classes must be 4"),
         (
-            stage(share=cluster.Config(), quantize=quantize.Config(granularity="channel")),
+            stage(share=cluster.Share(), quantize=quantize.Weights(granularity="channel")),
             r"stages\[1\]\.quantize\.granularity must be 'tensor' where weights are shared",
         ),
     ],
@@ -385,12 +382,12 @@ def test_bad_stages_are_refused_before_anything_compiles(tmp_path, tiny, stages,
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"prune": prune.Config("one_shot", rules=(("Dens_0/kernel", 0.5),))}, "Dens_0/kernel"),
-        ({"prune": prune.Config("one_shot", pattern="nm", n=2, m=5)}, "Dense_"),
-        ({"share": cluster.Config(rules=(("Dens_0/kernel", 4),))}, "Dens_0/kernel"),
-        ({"quantize": quantize.Config(rules=(("Dens_0/kernel", 4),))}, "Dens_0/kernel"),
-        ({"activations": quantize.ActivationConfig(rules=(("Dens_0", 4),))}, "Dens_0"),
-        ({"clip": clip.Config(rules=(("Dens_0", 1.0),))}, "Dens_0"),
+        ({"prune": prune.OneShot(rules=(("Dens_0/kernel", 0.5),))}, "Dens_0/kernel"),
+        ({"prune": prune.NofM(n=2, m=5)}, "Dense_"),
+        ({"share": cluster.Share(rules=(("Dens_0/kernel", 4),))}, "Dens_0/kernel"),
+        ({"quantize": quantize.Weights(rules=(("Dens_0/kernel", 4),))}, "Dens_0/kernel"),
+        ({"activations": quantize.Activations(rules=(("Dens_0", 4),))}, "Dens_0"),
+        ({"clip": clip.Range(rules=(("Dens_0", 1.0),))}, "Dens_0"),
     ],
 )
 def test_rules_that_fit_nothing_are_refused_before_anything_compiles(tmp_path, tiny, changes, error):
