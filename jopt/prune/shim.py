@@ -56,6 +56,9 @@ class Pruning(Method):
                 "not 'movement' where the sparsity is due as the stage starts",
             )
 
+    def reached_at(self, **kw):
+        return B.reached_at(self._config(), **kw)
+
     def splits_tied_layers(self):
         c = self._config()
         for name, fine in (

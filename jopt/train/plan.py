@@ -159,6 +159,8 @@ def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
         named = {applied.method.name for applied in mine} | set(stage.release)
         old = [a for a in frozen if stage.model is None and a.method.persists and a.method.name not in named]
         frozen = _merged(old, mine)
+        if sorted(stage.order) == sorted(applied.method.name for applied in frozen):
+            frozen.sort(key=lambda applied: stage.order.index(applied.method.name))
     return tuple(frozen)
 
 
@@ -185,6 +187,9 @@ def stage_plans(
     for index, (stage, length) in enumerate(zip(config.stages, lengths, strict=True)):
         network = network if stage.model is None else stage.model
         applied = applied_methods(config, index)
+        names = sorted(a.method.name for a in applied)
+        accepted = f"() or an order of all methods that act in the stage ({', '.join(names)})"
+        require(not stage.order or sorted(stage.order) == names, f"stages[{index}].order", stage.order, accepted)
         optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
         if stage.transfer is not None and stage.transfer.freeze:
             optimizer = dataclasses.replace(optimizer, freeze=(*optimizer.freeze, *stage.transfer.freeze))
@@ -240,6 +245,9 @@ def validate(config: Experiment) -> None:
             accepted = f"a method that acts in the stage before ({', '.join(sorted(before)) or 'none does'})"
             require(name in before, f"stages[{index}].release", name, accepted)
         applied = applied_methods(config, index)
+        names = sorted(a.method.name for a in applied)
+        accepted = f"() or an order of all methods that act in the stage ({', '.join(names)})"
+        require(not stage.order or sorted(stage.order) == names, f"stages[{index}].order", stage.order, accepted)
         optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
         path = "optimizer" if stage.optimizer is None else f"stages[{index}].optimizer"
         for mine in applied:

@@ -193,7 +193,12 @@ def test_another_run_learns_from_the_average_with_its_own_statistics(ended, monk
 
 
 def test_later_stages_learn_and_take_from_the_average_with_its_own_statistics(tiny):
-    later = Stage("b", steps=4, methods=(distill.SoftTargets(teacher="stage:a"),), transfer=transfer.Transfer("stage:a", include_state=True))
+    later = Stage(
+        "b",
+        steps=4,
+        methods=(distill.SoftTargets(teacher="stage:a"),),
+        transfer=transfer.Transfer("stage:a", include_state=True),
+    )
     p = prepare(whole(tiny, stages=[Stage("a", steps=4), later]), model=NET)
     program = p.program_of(0, 4)
     state = jit(program.segment)(jit(program.init)(p.key, p.values), p.values, p.arrays["train"])[0]

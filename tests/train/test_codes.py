@@ -8,8 +8,9 @@ import pytest
 from jopt import cluster, prune, quantize
 from jopt.rules import named_leaves
 from jopt.train import Experiment, Stage
-from jopt.train.codes import codes, integers
-from jopt.train.compression import transform
+from jopt.train.codes import integers, storage
+from jopt.train.plan import StagePlan
+from jopt.train.prepared import resolve
 from jopt.train.state import TrainState, Variables
 
 _RANDOM = np.random.default_rng(0)
@@ -22,19 +23,28 @@ PARAMS = {
 }
 PRUNED = prune.OneShot(sparsity=0.5)
 CASES = {
+    "pruned": Stage(methods=(PRUNED,)),
     "each channel": Stage(methods=(PRUNED, quantize.Weights(bits=4, granularity="channel"))),
-    "asymmetric groups": Stage(methods=(quantize.Weights(bits=3, symmetric=False, group=2, rules=((".*bias", None),)),)),
+    "asymmetric groups": Stage(
+        methods=(quantize.Weights(bits=3, symmetric=False, group=2, rules=((".*bias", None),)),)
+    ),
     "clipped": Stage(methods=(quantize.Weights(bits=4, calibration="mse"),)),
     "one bit": Stage(methods=(PRUNED, quantize.Weights(bits=1, granularity="channel"))),
     "signs and integers": Stage(methods=(quantize.XNOR(rules=(("Dense_0/kernel", 5),)),)),
     "three values": Stage(methods=(quantize.Ternary(granularity="tensor"),)),
-    "shared": Stage(methods=(cluster.Share(clusters=4), quantize.Weights(bits=4, granularity="tensor", symmetric=False))),
+    "shared": Stage(
+        methods=(cluster.Share(clusters=4), quantize.Weights(bits=4, granularity="tensor", symmetric=False))
+    ),
 }
 
 
-def ended(config: Experiment, *, averaged: bool = False) -> tuple[TrainState, dict]:
+def plan_of(case: str, **changes) -> StagePlan:
+    return resolve(Experiment(stages=[CASES[case]], **changes), 640)[0]
+
+
+def ended(plan: StagePlan, *, averaged: bool = False) -> tuple[TrainState, dict]:
     """A state at the end of the one stage, and what the model sees; the average is another set of parameters."""
-    acts = transform(config, 0, begin=0, steps=1)
+    acts = plan.transform
     moved = jax.tree.map(jnp.asarray, PARAMS)
     ema = Variables(jax.tree.map(lambda x: x[::-1] * 0.9, moved), {}) if averaged else ()
     state = acts.update(acts.init(moved), moved, step=1, key=jax.random.key(0))
@@ -42,13 +52,13 @@ def ended(config: Experiment, *, averaged: bool = False) -> tuple[TrainState, di
     return TrainState(jnp.int32(1), moved, {}, (), state, ema), seen
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "pruned"])
 def test_the_integers_stand_for_what_the_model_sees(name):
     averaged = name == "each channel"
-    config = Experiment(ema_decay=0.9 if averaged else None, stages=[CASES[name]])
-    state, seen = ended(config, averaged=averaged)
-    found = codes(config, 0, state)
-    held = integers(found, seen)
+    plan = plan_of(name, ema_decay=0.9 if averaged else None)
+    state, seen = ended(plan, averaged=averaged)
+    found = storage(plan, state)
+    held = integers(plan, found, seen)
     assert sorted(held) == sorted(found) == ["Dense_0/kernel", "Dense_1/kernel"]
     leaves = dict(named_leaves(seen))
     for path, q in held.items():
@@ -58,19 +68,19 @@ def test_the_integers_stand_for_what_the_model_sees(name):
 
 def test_signs_are_one_bit_and_three_values_two():
     for name, bits in (("signs and integers", [5, 1]), ("three values", [2, 2])):
-        config = Experiment(stages=[CASES[name]])
-        found = codes(config, 0, ended(config)[0])
+        plan = plan_of(name)
+        found = storage(plan, ended(plan)[0])
         assert [found[f"Dense_{i}/kernel"].spec.bits for i in range(2)] == bits
 
 
 def test_values_beside_their_integers_are_left_out():
-    config = Experiment(stages=[CASES["each channel"]])
-    state, seen = ended(config)
-    found = codes(config, 0, state)
+    plan = plan_of("each channel")
+    state, seen = ended(plan)
+    found = storage(plan, state)
     seen["Dense_0"]["kernel"] = seen["Dense_0"]["kernel"] * np.float32(1 + 1e-6)
-    assert list(integers(found, seen)) == ["Dense_1/kernel"]
+    assert list(integers(plan, found, seen)) == ["Dense_1/kernel"]
 
 
 def test_without_quantization_there_are_none():
-    config = Experiment(stages=[Stage(methods=(PRUNED,))])
-    assert codes(config, 0, ended(config)[0]) == {}
+    plan = plan_of("pruned")
+    assert storage(plan, ended(plan)[0]) == {}

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import shutil
+import sys
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 
 from jopt import data, models, optim
+from jopt.method import Method
 from jopt.train import Experiment, Stage, digest, run
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.finished import load
@@ -75,21 +78,35 @@ def test_it_computes_what_the_run_evaluated(finished):
     assert -log_p.mean() == pytest.approx(result["loss"], rel=1e-5)
 
 
-def test_a_run_that_was_given_a_model_and_a_transform(tmp_path):
-    def halves(config, stage):
-        del config, stage
+@dataclasses.dataclass(frozen=True)
+class Halves(Method):
+    """A method of somebody else's."""
+
+    name: ClassVar[str] = "halves"
+
+    def build(self, **context):
+        del context
         return identity()._replace(apply=lambda state, params: jax.tree.map(lambda x: x / 2, params))
 
-    given = {"model": models.model(models.Config(name="xor", features=(5,), num_classes=2)), "transform": halves}
-    config = xor(ema_decay=None, stages=[Stage(steps=4)], segment_steps=4)
-    run(config, tmp_path / "a", quiet=True, **given)
-    found = load(tmp_path / "a", **given)
+
+def test_a_run_with_a_model_and_a_method_of_somebody_else(tmp_path):
+    model = models.model(models.Config(name="xor", features=(5,), num_classes=2))
+    config = xor(ema_decay=None, stages=[Stage(steps=4, methods=(Halves(),))], segment_steps=4)
+    run(config, tmp_path / "a", quiet=True, model=model)
+    found = load(tmp_path / "a", model=model)
     assert found.params["Dense_0"]["kernel"].shape == (2, 5)
     assert digest(found.params) == digest(jax.tree.map(lambda x: x / 2, found.state.params))
-    with pytest.raises(WorkdirError, match="was given a model of its own: give the same to load it"):
-        load(tmp_path / "a", transform=halves)
-    with pytest.raises(WorkdirError, match="was given a transform of its own: give the same"):
-        load(tmp_path / "a", model=given["model"])
+    with pytest.raises(WorkdirError, match="was given a model"):
+        load(tmp_path / "a")
+
+
+def test_a_config_that_names_code_of_another_module_runs_it_only_when_trusted(finished, copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["stages"][0]["methods"] = [{"class": "this:Zen"}]
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WorkdirError, match="import this first, if you trust it"):
+        load(copied)
+    assert "this" not in sys.modules
 
 
 def test_what_is_no_finished_run(finished, copied, tmp_path):

@@ -13,16 +13,23 @@ from quick import start
 from jopt import codec, data, models, prune, quantize
 from jopt.codec import CodecError
 from jopt.rules import named_leaves
-from jopt.train import Stage, compression, packed, run
-from jopt.train.codes import codes
-from jopt.train.config import network
+from jopt.train import Stage, packed, run
+from jopt.train.codes import storage
 from jopt.train.finished import load
 from jopt.train.packed import PackedError, Packing
+from jopt.train.plan import final_network
+from jopt.train.prepared import resolve
 from jopt.train.state import TrainState, Variables
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py"))
 LARGE = ("cifar10_resnet18", "digits_resnet18", "cifar10_cnn", "mnist_lenet5")
-QUANTIZED = Stage(methods=(prune.OneShot(sparsity=0.75), quantize.Weights(bits=4, granularity="channel"), quantize.Activations(calibration="mse", bits=8)))
+QUANTIZED = Stage(
+    methods=(
+        prune.OneShot(sparsity=0.75),
+        quantize.Weights(bits=4, granularity="channel"),
+        quantize.Activations(calibration="mse", bits=8),
+    )
+)
 
 
 def same(a, b):
@@ -49,7 +56,7 @@ def test_a_run_that_is_packed_leaves_its_network(tmp_path, tiny, unoptimized, un
     assert same(found.model_state, whole.model_state)
     assert found.network == config.model
     assert found.data == config.data
-    assert found.activations == QUANTIZED.activations
+    assert found.wrapping == QUANTIZED.methods[2:]
     assert sorted(found.integers) == ["Dense_0/kernel", "Dense_1/kernel"]
     for path, q in found.integers.items():
         assert same(np.asarray(quantize.dequantize(q)), dict(named_leaves(whole.params))[path])
@@ -74,9 +81,9 @@ def packing(config, *, own_model=False) -> Packing:
     shape = {"xor": (2,), "mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}.get(config.data.name)
     shape = shape or config.data.synthetic.shape
     shape = (shape[0], shape[1] * shape[2]) if config.data.layout == "sequence" else shape
-    net = compression.plain_model(config, stage)
-    params, model_state = start(net, np.zeros((1, *shape), np.float32))
-    acts = compression.transform(config, stage, begin=0, steps=1)
+    plan = resolve(config, 100_000, models.model(config.model) if own_model else None)[stage]
+    params, model_state = start(plan.model, np.zeros((1, *shape), np.float32))
+    acts = plan.transform
     state = acts.init(params)
     seen = jax.device_get(acts.apply(state, params))
     ema = () if config.ema_decay is None else Variables(params, model_state)
@@ -84,10 +91,8 @@ def packing(config, *, own_model=False) -> Packing:
     part = data.source.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
     channels = shape[-1]
     mean, std = np.full(channels, 0.1, np.float32), np.full(channels, 1 / 3, np.float32)
-    dataset = data.Dataset(config.data.name, part, part, part, mean, std, network(config, stage).num_classes, "")
-    quantized = "quantize" in compression.acting(config, stage)
-    own = codes(config, stage, ended) if quantized else None
-    return Packing(config, stage, seen, jax.device_get(model_state), dataset, own, own_model)
+    dataset = data.Dataset(config.data.name, part, part, part, mean, std, final_network(config).num_classes, "")
+    return Packing(config, plan, seen, jax.device_get(model_state), dataset, storage(plan, ended))
 
 
 @pytest.mark.parametrize(
@@ -103,14 +108,13 @@ def test_the_file_of_each_config_is_as_long_as_its_ledger_says(name, tmp_path):
     assert found.metadata == packed.metadata(wanted)
     assert same(found.params, wanted.params)
     assert same(found.model_state, wanted.model_state)
-    if wanted.codes is not None:
-        assert set(found.integers) <= set(wanted.codes)
+    assert set(found.integers) <= set(wanted.formats)
 
 
 def test_the_metadata_are_few(tiny):
     said = packed.metadata(packing(tiny(stages=[QUANTIZED])))
     assert said["model"] == {"features": [16], "num_classes": 4}
-    assert said["activations"] == {"method": "mse"}
+    assert said["activations"] == [{"calibration": "mse"}]
     assert len(json.dumps(said)) < 330
 
 
@@ -150,7 +154,7 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
 def test_a_model_of_ones_own_is_given_again(tmp_path, tiny):
     wanted = packing(tiny(), own_model=True)
     packed.save(tmp_path / "m", wanted)
-    with pytest.raises(PackedError, match="model of its own: give it here too"):
+    with pytest.raises(PackedError, match="custom model: give it here too"):
         packed.load(tmp_path / "m")
     own = models.model(wanted.config.model)
     assert packed.load(tmp_path / "m", model=own).model is own

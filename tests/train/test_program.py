@@ -1,6 +1,7 @@
 """The engine: a scanned segment is the textbook loop, for any model, on one device or several."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 from quick import jit
 
 from jopt import data, hyper, keys, models, optim
+from jopt.method import Method
 from jopt.train import Experiment, Stage, TrainState, prepare
 from jopt.train.program import cross_entropy, in_batches
 from jopt.transform import ParamTransform
@@ -247,23 +249,28 @@ def test_the_first_step_with_a_non_finite_loss_is_named(tiny):
     assert good["first_bad_step"] == -1
 
 
-def halve() -> ParamTransform:
+@dataclasses.dataclass(frozen=True)
+class Halve(Method):
     """Shows the model its weights times a factor, which each update halves."""
-    return ParamTransform(
-        init=lambda params: jnp.float32(1),
-        update=lambda state, params, *, step, grads=None, key=None: state / 2,
-        apply=lambda state, params: jax.tree.map(lambda x: x * state, params),
-    )
+
+    name: ClassVar[str] = "halve"
+
+    def build(self, **context):
+        del context
+        return ParamTransform(
+            init=lambda params: jnp.float32(1),
+            update=lambda state, params, *, step, grads=None, key=None: state / 2,
+            apply=lambda state, params: jax.tree.map(lambda x: x * state, params),
+        )
 
 
 def test_a_param_transform_is_what_the_model_sees_and_update_moves_it(tiny):
-    config = tiny()
-    p = prepare(config, transform=lambda config, stage: halve())
+    p = prepare(tiny(stages=[Stage(methods=(Halve(),))]))
     program = p.program_of(0, 2)
     state = jit(program.init)(p.key, p.values)
     halved = jit(program.update)(state, p.values, p.arrays["train"])
-    assert halved.transform_state == 0.5
-    plain = prepare(config).program_of(0, 2)
+    assert halved.transform_state == (0.5,)
+    plain = prepare(tiny()).program_of(0, 2)
     by_hand = state._replace(params=jax.tree.map(lambda x: x / 2, state.params), transform_state=())
     a = jit(program.evaluate)(halved, p.values, p.arrays["test"])
     b = jit(plain.evaluate)(by_hand, p.values, p.arrays["test"])
@@ -294,18 +301,11 @@ def test_the_model_state_and_everything_else_keeps_its_types(tiny):
 
 
 def test_masks_outlive_the_stage_that_chose_them(tiny):
-    p = prepare(
-        tiny(stages=[Stage("prune", steps=2), Stage("tune", steps=2)]), transform=lambda config, stage: halve()
-    )
+    halved = Stage("halve", steps=2, methods=(Halve(),))
+    p = prepare(tiny(stages=[halved, Stage("tune", steps=2), Stage("plain", steps=2, release=("halve",))]))
     state = jit(p.program_of(0, 2).init)(p.key, p.values)
     state = p.program_of(0, 2).update(state, p.values, p.arrays["train"])
-    assert p.program_of(1, 2).init(p.key, p.values, state).transform_state == 0.5
-    fresh = prepare(
-        tiny(stages=[Stage("prune", steps=2), Stage("plain", steps=2)]),
-        transform=lambda config, stage: (
-            halve()
-            if stage == 0
-            else ParamTransform(init=lambda params: (), update=lambda s, p, **_: s, apply=lambda s, p: p)
-        ),
-    )
-    assert fresh.program_of(1, 2).init(p.key, p.values, state).transform_state == ()
+    tuned = p.program_of(1, 2).init(p.key, p.values, state)
+    assert tuned.transform_state == (0.5,)
+    assert p.program_of(1, 2).update(tuned, p.values, p.arrays["train"]).transform_state == (0.5,)
+    assert p.program_of(2, 2).init(p.key, p.values, tuned).transform_state == ()

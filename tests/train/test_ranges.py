@@ -1,7 +1,5 @@
 """Ranges of activations reach what is evaluated, outlast a rewind, and are not clipped as weights are."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +7,10 @@ import pytest
 
 from jopt import clip, data, models, quantize
 from jopt.quantize.activations import KEY
-from jopt.train import Stage, compression, prepare
-from jopt.train.program import Origin
+from jopt.train import Stage, prepare
+from jopt.train.prepared import resolve
 from jopt.train.sources import Source, along, logits
+from jopt.train.state import Variables
 
 pytestmark = pytest.mark.unoptimized
 
@@ -35,15 +34,17 @@ def test_a_rewind_keeps_the_calibrated_ranges(tiny):
     p, program, state = calibrated(tiny)
     before = jax.device_get((state.params[KEY], state.model_state[KEY]))
     fresh = jax.jit(program.init)(p.key, p.values)
-    back = jax.jit(program.rewind)(state, p.values, Origin(fresh.params, fresh.model_state))
+    back = jax.jit(program.rewind)(state, p.values, Variables(fresh.params, fresh.model_state))
     assert jax.tree.all(jax.tree.map(np.array_equal, before, (back.params[KEY], back.model_state[KEY])))
     np.testing.assert_array_equal(back.params["Dense_0"]["kernel"], fresh.params["Dense_0"]["kernel"])
 
 
-def test_the_range_that_weights_are_kept_in_is_not_that_of_activations():
-    limits = functools.partial(clip.constrain, clip.Range(-0.5, 0.5, rules=((".*", 1.0),)))
+def test_the_range_that_weights_are_kept_in_is_not_that_of_activations(tiny):
+    limits = clip.Range(-0.5, 0.5, rules=((".*", 1.0),))
+    stage = Stage("train", methods=(limits, quantize.PACTActivations(bits=4)))
+    transform = resolve(tiny(stages=[stage]), 96)[0].transform
     params = {"Dense_0": {"kernel": jnp.array([[3.0, -3.0]])}, KEY: {"Dense_0": {"alpha": jnp.float32(6)}}}
-    kept = compression.beside(limits)(params)
+    kept = transform.constrain(transform.init(params), params)
     assert kept["Dense_0"]["kernel"].tolist() == [[0.5, -0.5]]
     assert float(kept[KEY]["Dense_0"]["alpha"]) == 6
 

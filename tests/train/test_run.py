@@ -7,13 +7,17 @@ import re
 import shutil
 import signal
 import threading
+from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from jopt import models, optim
 from jopt.config import from_dict, to_dict
+from jopt.method import Method
 from jopt.train import Experiment, NonFiniteError, Stage, metrics, run, session
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.signals import StopRequested
@@ -342,25 +346,31 @@ def test_events_and_rows_agree_after_a_resume(tmp_path, tiny, monkeypatch):
     assert losses == sorted((step, tag, np.float32(value)) for step, tag, value in expected), "each of them once"
 
 
-def halving() -> ParamTransform:
-    import jax
-    import jax.numpy as jnp
+@dataclasses.dataclass(frozen=True)
+class Halving(Method):
+    """A method of somebody else's, whose state is random and moves at every update."""
 
-    return ParamTransform(
-        init=lambda params: jnp.float32(1),
-        update=lambda state, params, *, step, grads=None, key=None: state * 0.9 + 0.01 * jax.random.uniform(key),
-        apply=lambda state, params: jax.tree.map(lambda x: x * state, params),
-    )
+    name: ClassVar[str] = "halving"
+
+    def build(self, **context):
+        del context
+        return ParamTransform(
+            init=lambda params: jnp.float32(1),
+            update=lambda state, params, *, step, grads=None, key=None: (
+                state * 0.9 + 0.01 * jax.random.uniform(key)
+            ),
+            apply=lambda state, params: jax.tree.map(lambda x: x * state, params),
+        )
 
 
 @undrawn
 def test_a_transform_is_updated_before_each_segment_and_resumes_exactly(tmp_path, tiny, monkeypatch):
-    config = dataclasses.replace(tiny(), checkpoint_every=1)
-    whole = run(config, tmp_path / "whole", transform=lambda config, stage: halving(), quiet=True)
+    config = tiny(stages=[Stage(methods=(Halving(),))], checkpoint_every=1)
+    whole = run(config, tmp_path / "whole", quiet=True)
     with monkeypatch.context() as patched:
         interrupted_at(patched, 12)
         with pytest.raises(Interruption):
-            run(config, tmp_path / "cut", transform=lambda config, stage: halving(), quiet=True)
-    resumed = run(config, tmp_path / "cut", transform=lambda config, stage: halving(), quiet=True)
-    assert resumed["digest"] == whole["digest"] != run(config, tmp_path / "plain", quiet=True)["digest"]
+            run(config, tmp_path / "cut", quiet=True)
+    resumed = run(config, tmp_path / "cut", quiet=True)
+    assert resumed["digest"] == whole["digest"] != run(tiny(), tmp_path / "plain", quiet=True)["digest"]
     assert manifest_of(tmp_path / "whole")["events"][-1]["compilations"]["update"] == 1

@@ -16,6 +16,8 @@ from jopt.train import Experiment, Stage, build, prepare, run
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
 from jopt.train.metrics import read, without_timing
+from jopt.train.plan import with_layers
+from jopt.train.prepared import resolve
 from jopt.train.session import InvariantError
 from jopt.train.staging import Staging
 
@@ -32,7 +34,7 @@ def ends(config, path, model=None):
     with Checkpoints(path / "checkpoints", config.keep_checkpoints) as checkpoints:
         states = [checkpoints.restore(p.end_of(i).mark, p.like(i)).state for i in range(len(config.stages))]
     seen = [
-        jax.device_get(p.program_of(i, p.stages[i].segment_steps).seen(p.place(state), p.values).params)
+        jax.device_get(p.program(p.plans[i]).seen(p.place(state), p.values).params)
         for i, state in enumerate(states)
     ]
     return states, seen
@@ -138,24 +140,35 @@ def test_a_student_learns_from_an_earlier_stage(tmp_path, tiny):
 def test_known_logits_and_a_teacher_that_computes_along_teach_the_same(tiny):
     """Without augmentation both are the same function; the sums may differ in their order."""
     lesson = distill.SoftTargets(teacher="stage:teacher")
-    config = tiny(stages=[Stage("teacher", epochs=1), Stage("student", epochs=1, methods=(lesson,), start="random")])
+    config = tiny(
+        stages=[Stage("teacher", epochs=1), Stage("student", epochs=1, methods=(lesson,), start="random")]
+    )
     p = prepare(config)
     teacher = p.program_of(0, 6).init(p.key, p.values)
     staging = Staging(p, Compiler(), lambda stage: teacher)
     state = staging.begin(1, teacher)
     known = p.program_of(1, 6).segment(state, p.values, staging.arrays(1)["train"])
     arrays = p.arrays["train"]._replace(teacher={"params": teacher.params, "model_state": teacher.model_state})
-    along = build(
-        hyper.split(config)[0], stage=1, begin=6, steps=6, total_steps=6, batch_size=16, input_shape=(6, 6, 1),
-        teacher=lambda config: p.model_of(0),
-    ).segment(state, p.values, arrays)  # fmt: skip
+    structure = hyper.split(config)[0]
+
+    def numbers(values):
+        plans = resolve(hyper.join(structure, values), 96)
+        return with_layers(plans, [plan.layers for plan in p.plans])[1]
+
+    along = build(p.plans[1], numbers, input_shape=(6, 6, 1), teacher=lambda values: p.plans[0].wrapped)
+    along = along.segment(state, p.values, arrays)
     for a, b in zip(jax.tree.leaves(known), jax.tree.leaves(along), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_matched_and_shifted_inputs_reach_the_teacher(tmp_path, tiny):
-    lesson = distill.SoftTargets(teacher="stage:teacher", features=distill.Features(pairs=(("Dense_0", "Dense_0"),), loss="similarity", weight=5.0))
-    config = tiny(stages=[Stage("teacher", epochs=2), Stage("student", epochs=3, methods=(lesson,), start="random")])
+    lesson = distill.SoftTargets(
+        teacher="stage:teacher",
+        features=distill.Features(pairs=(("Dense_0", "Dense_0"),), loss="similarity", weight=5.0),
+    )
+    config = tiny(
+        stages=[Stage("teacher", epochs=2), Stage("student", epochs=3, methods=(lesson,), start="random")]
+    )
     config.data.shift = 1
     run(config, tmp_path, quiet=True)
     rows = [r for r in read(tmp_path / "metrics.jsonl") if "features" in r]
@@ -195,19 +208,20 @@ ALL = {
 @pytest.mark.parametrize(
     ("order", "apart"),
     [
-        (("tie", "prune", "share", "quantize"), True),
-        (("quantize", "share", "prune", "tie"), False),
-        pytest.param(("tie", "prune", "share", "quantize"), False, marks=pytest.mark.slow),
-        pytest.param(("share", "quantize", "tie", "prune"), True, marks=pytest.mark.slow),
-        pytest.param(("quantize", "share", "prune", "tie"), True, marks=pytest.mark.slow),
+        (("prune", "share", "quantize"), True),
+        (("quantize", "share", "prune"), False),
+        pytest.param(("prune", "share", "quantize"), False, marks=pytest.mark.slow),
+        pytest.param(("share", "quantize", "prune"), True, marks=pytest.mark.slow),
+        pytest.param(("quantize", "share", "prune"), True, marks=pytest.mark.slow),
     ],
 )
 def test_sparsity_shared_values_and_the_grid_hold_together(tmp_path, tiny, order, apart):
-    named = [name for name in order if name in ALL]
-    stages = (
-        [Stage(name, epochs=3, **{name: ALL[name]}) for name in named] if apart else [Stage("all", epochs=6, **ALL)]
-    )
-    config = tiny(order=order, stages=stages)
+    if apart:
+        stages = [Stage(name, epochs=3, methods=(ALL[name],)) for name in order]
+        stages[-1].order = order
+    else:
+        stages = [Stage("all", epochs=6, methods=tuple(ALL[name] for name in order))]
+    config = tiny(stages=stages)
     run(config, tmp_path, quiet=True)
     _, seen = ends(config, tmp_path)
     for name in KERNELS:
@@ -219,9 +233,8 @@ def test_sparsity_shared_values_and_the_grid_hold_together(tmp_path, tiny, order
 
 
 def test_a_broken_promise_is_an_error_and_no_result(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(
-        prune, "check", lambda config, state, seen, layers: ["Dense_0/kernel: 3 pruned weights are not zero"]
-    )
+    broken = ["Dense_0/kernel: 3 pruned weights are not zero"]
+    monkeypatch.setattr(prune.OneShot, "check", lambda self, state, seen, layers: broken)
     config = tiny(stages=[Stage("dense", epochs=1), Stage("prune", epochs=1, methods=(HALF,))])
     with pytest.raises(InvariantError, match="at the end of stage 'prune': prune: Dense_0/kernel: 3 pruned"):
         run(config, tmp_path, quiet=True)
@@ -240,20 +253,26 @@ def test_activations_are_calibrated_where_they_are_named_and_held_after(tmp_path
     same(qat.model_state["activation_ranges"], ranges)
 
 
-@pytest.mark.parametrize("method", ["lsq", pytest.param("pact", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", [quantize.LSQActivations, pytest.param(quantize.PACTActivations, marks=pytest.mark.slow)]
+)
 def test_learned_ranges_are_trained_beside_pruned_weights(tmp_path, tiny, method):
     config = tiny(
         stages=[
             Stage("prune", epochs=1, methods=(HALF,)),
-            Stage("start", steps=0, methods=(quantize.ActivationConfig(method, bits=4),)),
-            Stage("qat", epochs=1),
+            Stage("start", steps=0, methods=(method(bits=4),)),
+            Stage("qat", epochs=1, methods=(method(bits=4),)),
+            Stage("frozen", epochs=1),
         ]
     )
     run(config, tmp_path, quiet=True)
-    (pruned, start, qat), _ = ends(config, tmp_path)
+    (pruned, start, qat, frozen), _ = ends(config, tmp_path)
     a, b = (list(jax.tree.leaves(s.params["activation_ranges"])) for s in (start, qat))
     assert all(x > 0 for x in a) and all(x != y for x, y in zip(a, b, strict=True))
     same(zeros(pruned.params), zeros(qat.params))
+    # In a later stage they stay as they ended, though weights go on moving.
+    same(frozen.params["activation_ranges"], qat.params["activation_ranges"])
+    assert not np.array_equal(frozen.params["Dense_0"]["kernel"], qat.params["Dense_0"]["kernel"])
 
 
 class Normalized(nn.Module):
@@ -293,7 +312,8 @@ MANY = [
     Stage("rewind", steps=0, start="dense"),
     Stage("ptq", steps=0, methods=(quantize.Weights(bits=4), quantize.LSQActivations(bits=4))),
     Stage("qat", steps=8),
-    Stage("student", epochs=1, model=models.Config("mlp", features=(5,), num_classes=4), methods=(distill.SoftTargets(teacher="stage:prune"),)),
+    Stage("student", epochs=1, model=models.Config("mlp", features=(5,), num_classes=4),
+          methods=(distill.SoftTargets(teacher="stage:prune"),)),
 ]  # fmt: skip
 
 
@@ -332,16 +352,16 @@ def test_the_ends_of_stages_are_kept_whatever_else_is(tmp_path, tiny):
 
 
 def test_sparsity_and_bits_are_numbers_in_one_program(tiny):
-    def structure(sparsity, bits, scheme="integer"):
-        stage = Stage("a", methods=(prune.Gradual(sparsity=sparsity), quantize.Config(scheme, bits)))
+    def structure(sparsity, bits):
+        stage = Stage("a", methods=(prune.Gradual(sparsity=sparsity), quantize.Weights(bits)))
         return hyper.split(tiny(stages=[stage]))[0]
 
     assert structure(0.5, 4) == structure(0.9, 8)
-    assert structure(0.5, 4) != structure(0.5, 4, "identity")
+    assert structure(0.5, 4) != structure(0.5, None)
 
 
-def stage(**changes):
-    return [Stage("first", epochs=1), Stage("second", **{"epochs": 1, **changes})]
+def stage(*methods, **changes):
+    return [Stage("first", epochs=1), Stage("second", **{"epochs": 1, "methods": methods, **changes})]
 
 
 @pytest.mark.parametrize(
@@ -350,25 +370,32 @@ def stage(**changes):
         (stage(start="third"), r"stages\[1\]\.start must be one of 'first', 'init', 'previous', 'random', got"),
         (stage(start="second"), r"stages\[1\]\.start"),
         (stage(release=("prune",)), r"stages\[1\]\.release must be a method that acts in the stage before"),
-        (stage(prune=prune.Gradual(sparsity=1.0)), r"stages\[1\]\.prune\.sparsity"),
-        (stage(prune=prune.Gradual(sparsity=-0.1)), r"stages\[1\]\.prune\.sparsity"),
-        (stage(prune=prune.Gradual(end=1.0)), r"stages\[1\]\.prune\.end must be such that the sparsity is reached"),
-        (stage(prune=prune.Config("iterativ")), r"stages\[1\]\.prune\.method"),
-        (stage(quantize=quantize.Weights(bits=9)), r"stages\[1\]\.quantize\.bits"),
-        (stage(quantize=quantize.Config("integr")), r"stages\[1\]\.quantize\.scheme"),
-        (stage(share=cluster.Share(clusters=0)), r"stages\[1\]\.share\.clusters"),
-        (stage(clip=clip.Range(low=0.5)), r"stages\[1\]\.clip\.low"),
-        (stage(activations=quantize.Activations(bits=0)), r"stages\[1\]\.activations\.bits"),
-        (stage(distill=distill.SoftTargets(teacher="stage:third")), r"stages\[1\]\.distill\.teacher must be a run's directory"),
-        (stage(distill=distill.SoftTargets(teacher="/nowhere")), r"stages\[1\]\.distill\.teacher must be the directory of a"),
-        (stage(transfer=transfer.Transfer("/nowhere")), r"stages\[1\]\.transfer\.source must be the directory of a"),
+        (stage(prune.Gradual(sparsity=1.0)), r"stages\[1\]\.prune\.sparsity"),
+        (stage(prune.Gradual(sparsity=-0.1)), r"stages\[1\]\.prune\.sparsity"),
+        (stage(prune.Gradual(end=1.0)), r"stages\[1\]\.prune\.end must be such that the sparsity is reached"),
+        (stage(quantize.Weights(bits=9)), r"stages\[1\]\.quantize\.bits"),
+        (stage(cluster.Share(clusters=0)), r"stages\[1\]\.share\.clusters"),
+        (stage(clip.Range(low=0.5)), r"stages\[1\]\.clip\.low"),
+        (stage(quantize.Activations(bits=0)), r"stages\[1\]\.activations\.bits"),
+        (
+            stage(distill.SoftTargets(teacher="stage:third")),
+            r"stages\[1\]\.distill\.teacher must be a run's directory",
+        ),
+        (
+            stage(distill.SoftTargets(teacher="/nowhere")),
+            r"stages\[1\]\.distill\.teacher must be the directory of a",
+        ),
+        (
+            stage(transfer=transfer.Transfer("/nowhere")),
+            r"stages\[1\]\.transfer\.source must be the directory of a",
+        ),
         (stage(steps=-1, epochs=None), r"stages\[1\]\.steps must be 0 or a positive integer, got -1"),
         (stage(recalibrate=-1), r"stages\[1\]\.recalibrate"),
         (stage(calibration_examples=0), r"stages\[1\]\.calibration_examples"),
         (stage(segment_steps=0), r"stages\[1\]\.segment_steps"),
         (stage(model=models.Config("mlp", num_classes=3)), r"stages\[1\]\.model\.num_classes must be 4"),
         (
-            stage(share=cluster.Share(), quantize=quantize.Weights(granularity="channel")),
+            stage(cluster.Share(), quantize.Weights(granularity="channel")),
             r"stages\[1\]\.quantize\.granularity must be 'tensor' where weights are shared",
         ),
     ],
@@ -380,25 +407,27 @@ def test_bad_stages_are_refused_before_anything_compiles(tmp_path, tiny, stages,
 
 
 @pytest.mark.parametrize(
-    ("changes", "error"),
+    ("method", "error"),
     [
-        ({"prune": prune.OneShot(rules=(("Dens_0/kernel", 0.5),))}, "Dens_0/kernel"),
-        ({"prune": prune.NofM(n=2, m=5)}, "Dense_"),
-        ({"share": cluster.Share(rules=(("Dens_0/kernel", 4),))}, "Dens_0/kernel"),
-        ({"quantize": quantize.Weights(rules=(("Dens_0/kernel", 4),))}, "Dens_0/kernel"),
-        ({"activations": quantize.Activations(rules=(("Dens_0", 4),))}, "Dens_0"),
-        ({"clip": clip.Range(rules=(("Dens_0", 1.0),))}, "Dens_0"),
+        (prune.OneShot(rules=(("Dens_0/kernel", 0.5),)), "Dens_0/kernel"),
+        (prune.NofM(n=2, m=5), "Dense_"),
+        (cluster.Share(rules=(("Dens_0/kernel", 4),)), "Dens_0/kernel"),
+        (quantize.Weights(rules=(("Dens_0/kernel", 4),)), "Dens_0/kernel"),
+        (quantize.Activations(rules=(("Dens_0", 4),)), "Dens_0"),
+        (clip.Range(rules=(("Dens_0", 1.0),)), "Dens_0"),
     ],
 )
-def test_rules_that_fit_nothing_are_refused_before_anything_compiles(tmp_path, tiny, changes, error):
+def test_rules_that_fit_nothing_are_refused_before_anything_compiles(tmp_path, tiny, method, error):
     with pytest.raises((RuleError, ValueError), match=error):
-        run(tiny(stages=stage(**changes)), tmp_path / "run", quiet=True)
+        run(tiny(stages=stage(method)), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_order_names_every_method_once(tiny):
-    with pytest.raises(ConfigError, match="order must be some order of"):
-        prepare(tiny(order=("prune", "quantize")))
+def test_an_order_names_every_method_that_acts(tiny):
+    stages = [Stage("a", methods=(HALF,)), Stage("b", methods=(quantize.Weights(),), order=("quantize",))]
+    with pytest.raises(ConfigError) as error:
+        prepare(tiny(stages=stages))
+    assert error.value.field == "stages[1].order"
 
 
 def test_a_config_of_stages_survives_json(tiny):
