@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.launch import ablation, launch, use_cores
-from jopt import ablate, train
+from jopt import ablate, report, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
 _WORKDIR = flags.DEFINE_string(
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     grid = ablation(_CONFIG)
     if _STRATEGY.value is not None:
         grid.strategy = _STRATEGY.value
-    ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), quiet=_QUIET.value)
+    ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), observer=report.Console(_QUIET.value))
 
 
 def config_arguments(argv: list[str]) -> str:

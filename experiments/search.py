@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.launch import launch, use_cores
-from jopt import train
+from jopt import report, train
 from jopt.ablate import budget
 from jopt.config import ConfigError, require
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
         _BUDGET.value,
         command=_TRIAL,
         launch=" ".join(["python -m experiments.search", *map(shlex.quote, sys.argv[1:])]),
-        quiet=_QUIET.value,
+        observer=report.Console(_QUIET.value),
     )
 
 

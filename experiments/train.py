@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments.launch import experiment, launch
-from jopt import train
+from jopt import report, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File that defines get_config().")
 _WORKDIR = flags.DEFINE_string(
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
     train.enable_cache(_CACHE.value)
-    train.run(experiment(_CONFIG, _TRIAL.value), _WORKDIR.value, quiet=_QUIET.value)
+    train.run(experiment(_CONFIG, _TRIAL.value), _WORKDIR.value, observer=report.Console(_QUIET.value))
 
 
 if __name__ == "__main__":

@@ -242,19 +242,26 @@ class ChunkRun:
                 own = {name: float(values[i]) for name, values in test.items()}
                 row |= {"status": "finished", "diverged_step": None, **own}
                 row |= _last(curves[trial.id])
-                row |= _size(trial, last, _row(seen.params, i), by_layer, p.layers_of(last))
-                if trial.config.pack:
-                    row["bytes"] = self._packed(trial, last, _row(ends, i), _row(seen, i))
+                row |= self._columns(trial, last, _row(ends, i), _row(seen, i), by_layer)
                 row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
             out.append({"row": row, "curves": curves[trial.id]})
         return out
 
-    def _packed(self, trial: Trial, stage: int, state: TrainState, seen: Variables) -> int:
-        """The length of the packed file of a trial's network."""
-        held = codes.codes(trial.config, stage, state, self.prepared.layers_of(stage))
-        held = held if _quantized(trial, stage) else None
-        dataset = self.chunk.prepared.dataset
-        return packed.encode(packed.Packing(trial.config, stage, *seen, dataset, held)).ledger.total
+    def _columns(
+        self, trial: Trial, stage: int, state: TrainState, seen: Variables, by_layer: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """What the registry of columns computes from a trial's network, as the model sees it."""
+        known, quantized = self.prepared.layers_of(stage), _quantized(trial, stage)
+        grids = codes.grids(trial.config, stage, seen.params, known) if quantized else None
+        length = None
+        if trial.config.pack:
+            integers = codes.codes(trial.config, stage, state, known) if quantized else None
+            packing = packed.Packing(trial.config, stage, *seen, self.chunk.prepared.dataset, integers)
+            length = packed.encode(packing).ledger.total
+        outcome = measure.StageOutcome(
+            trial.config.stages[stage].name, seen.params, grids=grids, flops=by_layer, bytes=length, layers=known
+        )
+        return measure.trial_row(outcome)
 
 
 def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -266,22 +273,6 @@ def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if "train" in rows:
         found["train_loss"] = rows["train"]["loss"]
     return found
-
-
-def _size(trial: Trial, stage: int, seen: Any, by_layer: Mapping[str, int], known: Layers) -> dict[str, Any]:
-    """What a trial's network takes, as the model sees it."""
-    grids = codes.grids(trial.config, stage, seen, known) if _quantized(trial, stage) else None
-    total = measure.total_storage(measure.storage(seen, grids), known)
-    effective = measure.effective_flops(by_layer, seen, known)
-    return {
-        "parameters": total.parameters,
-        "nonzero_parameters": total.nonzero_parameters,
-        "sparsity": total.sparsity,
-        "theoretical_bytes": total.bytes,
-        "bits_per_parameter": total.bits_per_parameter,
-        "flops": sum(by_layer.values()),
-        "effective_flops": None if effective is None else sum(effective.values()),
-    }
 
 
 def _quantized(trial: Trial, stage: int) -> bool:

@@ -11,12 +11,13 @@ import numpy as np
 
 from jopt import data, measure, models
 from jopt.files import write_json
+from jopt.report import SILENT, Observer
 from jopt.train import codes, compression, metrics, packed
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
 from jopt.train.config import Experiment
-from jopt.train.display import Display, flops_of
+from jopt.train.display import finished_parts, flops_of, numbers, plan_parts, training, write_report
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
@@ -33,6 +34,7 @@ def run(
     *,
     model: models.Model | None = None,
     transform: Callable[[Experiment, int], ParamTransform] | None = None,
+    observer: Observer = SILENT,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or goes on with it from its last checkpoint, or gives its result if it is done.
@@ -42,7 +44,8 @@ def run(
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a model of one's own, instead of `config.model`.
       transform: `(experiment, stage) -> ParamTransform`; updated before every segment.
-      quiet: print nothing.
+      observer: is told what goes on; `jopt.report.Console()` prints it.
+      quiet: without effect, as nothing is printed without an observer.
 
     Returns:
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
@@ -57,29 +60,28 @@ def run(
     """
     begun = time.perf_counter()
     files = Workdir(workdir)
-    display = Display(quiet)
     if files.check(config) and files.result.exists():
-        return _finished_before(files, display)
+        return _finished_before(files, observer)
     prepared = prepare(config, model=model, transform=transform)
-    display.plan(prepared)
+    observer.plan(lambda: plan_parts(prepared))
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
         # Once more, now that nobody else writes here.
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return _finished_before(files, display)
+            return _finished_before(files, observer)
         given = [name for name, part in (("model", model), ("transform", transform)) if part is not None]
-        return _Session(prepared, files, display, begun, stop.is_set, given).run()
+        return _Session(prepared, files, observer, begun, stop.is_set, given).run()
 
 
-def _finished_before(files: Workdir, display: Display) -> dict[str, Any]:
+def _finished_before(files: Workdir, observer: Observer) -> dict[str, Any]:
     result = files.load_json(files.result)
     if files.load_config().pack and not files.packed.is_file():
-        display.warn(
+        observer.warn(
             f"{files.packed} is gone; python -m experiments.export {files.path} --format=packed writes it again"
         )
-    display.finished_before(files, result)
+    observer.finished(lambda: finished_parts(files, result, before=True))
     return result
 
 
@@ -94,12 +96,12 @@ class _Session:
         self,
         prepared: Prepared,
         files: Workdir,
-        display: Display,
+        observer: Observer,
         begun: float,
         asked_to_stop: Callable[[], bool],
         given: list[str],
     ):
-        self.prepared, self.files, self.display, self.begun = prepared, files, display, begun
+        self.prepared, self.files, self.observer, self.begun = prepared, files, observer, begun
         self.asked_to_stop, self.given = asked_to_stop, given
         self.compiler = Compiler()
         self.before = {"wall_seconds": 0.0, "compile_seconds": 0.0}
@@ -118,7 +120,7 @@ class _Session:
             self._open_manifest(first)
             status = "failed"
             try:
-                with self.display.training(p, self.files, rows) as self.shown:
+                with training(self.observer, p, self.files, rows) as self.shown:
                     state = run_segments(
                         p.program_of,
                         p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
@@ -142,7 +144,7 @@ class _Session:
                 raise
             finally:
                 self._close_manifest(status)
-        self.display.finished(self.files, result)
+        self.observer.finished(lambda: finished_parts(self.files, result))
         return result
 
     def _end_of(self, stage: int) -> TrainState:
@@ -157,13 +159,13 @@ class _Session:
         p = self.prepared
         restored, damaged = self.checkpoints.restore_latest(lambda mark: p.like(p.boundary(mark).stage))
         for sentence in damaged:
-            self.display.warn(sentence)
+            self.observer.warn(sentence)
         if restored is None:
             return None, None, self._rows_up_to(None)
         at = p.boundary(restored.step)
         self.step, self.mark = at.stop, at.mark
         self.before = {name: restored.notes[name] for name in self.before}
-        self.display.resuming(at.stop)
+        self.observer.note(f"going on from the checkpoint of step {at.stop:,}")
         return p.place(restored.state), at, self._rows_up_to(at)
 
     def _rows_up_to(self, at: Segment | None) -> list[metrics.Row]:
@@ -297,7 +299,9 @@ class _Session:
             "digest": model_digest,
         }
         self.manifest["digest"] = model_digest
-        result |= self.display.report(p, self.files, self.manifest, result, outcomes, ledger)
+        added = numbers(p, outcomes)
+        result |= added.fields()
+        write_report(p, self.files, self.manifest, result, outcomes, added, ledger)
         write_json(self.files.result, result)
         return result
 
