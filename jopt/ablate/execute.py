@@ -14,7 +14,6 @@ from jopt import hyper, measure
 from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
 from jopt.files import write_json
-from jopt.layers import Layers
 from jopt.train import codes, compression, metrics, packed
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler

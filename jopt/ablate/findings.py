@@ -104,8 +104,9 @@ def _smallest(results: Results, rows: Sequence[Row]) -> list[str]:
     names = [axis.name for axis in results.axes]
     kind = columns[key].label
     return [
-        f"The smallest point that is not shown to be worse than the control is {label({k: row[k] for k in names})}: "
-        f"{kind} {formats.binary(row[size])}, {control[size] / row[size]:.1f} times smaller, mean {results.metric} "
+        f"The smallest point that is not shown to be worse than the control is "
+        f"{label({k: row[k] for k in names})}: {kind} {formats.binary(row[size])}, "
+        f"{control[size] / row[size]:.1f} times smaller, mean {results.metric} "
         f"{row[f'{results.metric}_mean']:.4g}."
     ]
 

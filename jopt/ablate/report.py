@@ -10,10 +10,13 @@ from jopt.ablate.study import study, trial_columns
 from jopt.files import write_text
 from jopt.measure import BUILT_IN, Column
 from jopt.report import formats
-from jopt.report.grid_figures import grid_figures
+from jopt.report.grid_curves import curves, sensitivity
+from jopt.report.grid_figures import forest, heat_map, tradeoff
 from jopt.report.page import Code, Details, Findings, Heading, Part, parts_markdown, write_html
 from jopt.report.study import Study, StudyPoint, text
 from jopt.report.tables import Table
+
+_FIGURES = (tradeoff, heat_map, curves, sensitivity, forest)
 
 
 def write(
@@ -67,11 +70,15 @@ def report_parts(
     parts += [Heading("Summary"), _note(drawn), summary_table(results, drawn, summary)]
     for table in extra_tables:
         parts += [Heading(table.title), table._replace(title="")]
-    parts += [Heading("Figures"), *grid_figures(drawn)]
+    made = [draw(drawn) for draw in _FIGURES]
+    parts += [Heading("Figures"), *(figure for figure in made if figure is not None)]
     if plan:
         parts += [Heading("How it was run"), *plan]
     trials = sum(len(point.trials) for point in drawn.points)
-    parts += [Heading(f"All {trials} trials"), "The settings of each point, and the command that runs each of its trials."]
+    parts += [
+        Heading(f"All {trials} trials"),
+        "The settings of each point, and the command that runs each of its trials.",
+    ]
     columns = trial_columns(results)
     return [*parts, *(_details(drawn, point, columns) for point in drawn.points)]
 
@@ -88,7 +95,9 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[Row]) -> Tab
     header = [axis.name for axis in drawn.axes] + ["n", drawn.outcome_name]
     header += ["difference to the control, adjusted interval", "p (Holm)", "verdict"] * compared
     header += [formats.titled(column) for column in shown] + ["notes"]
-    align = "".join("r" if a.numeric else "l" for a in drawn.axes) + "rr" + "rrl" * compared + "r" * len(shown) + "l"
+    align = (
+        "".join("r" if a.numeric else "l" for a in drawn.axes) + "rr" + "rrl" * compared + "r" * len(shown) + "l"
+    )
     rows = []
     for point, row in zip(drawn.points, summary, strict=True):
         cells = [axis.texts[i] for axis, i in zip(drawn.axes, point.at, strict=True)]
@@ -115,7 +124,13 @@ def _details(drawn: Study, point: StudyPoint, columns: Sequence[Column]) -> Deta
     shown = [c for c in columns if any(c in trial.results for trial in point.trials)]
     header = ("trial", "seed", "status", *(formats.titled(c) for c in shown), "command")
     rows = [
-        (trial.id, str(trial.seed), trial.status, *(formats.text(c, trial.results.get(c)) for c in shown), trial.command)
+        (
+            trial.id,
+            str(trial.seed),
+            trial.status,
+            *(formats.text(c, trial.results.get(c)) for c in shown),
+            trial.command,
+        )
         for trial in point.trials
     ]
     summary = f"{drawn.label(point) or 'all trials'}: {drawn.estimate(point.outcome)}"

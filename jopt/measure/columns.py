@@ -1,8 +1,8 @@
 """The registry of columns: every number that tables, CSV files and figures show of a stage, a trial or a run.
 
-A column says what it is called, in which unit, whether more of it is better, how it is written and how it is computed.
-Terminal, Markdown, CSV and HTML read this registry and nothing else, so a new column is added in one place. A column
-from outside the package is a `Column` like these, named `package.module:name` or given as an object.
+A column has a name, a unit, a direction, a format and a computation. Terminal, Markdown, CSV and HTML read this
+registry and nothing else, so a new column is added in one place. A column from outside the package is a `Column`
+like these, named `package.module:name` or given as an object.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Column:
       ConfigError: for a key that is no identifier, or an unknown direction, scope or format.
 
     Example:
-      >>> total = Column("weights_sum", "sum of the weights", "", None, ".3f", compute=lambda m: m.outcome.params.sum())
+      >>> total = Column("weights_sum", "sum of weights", "", None, ".3f", lambda m: m.outcome.params.sum())
       >>> stage_rows([StageOutcome("dense", np.float32([[1, 2], [3, 4]]))], columns=[total])[0]["weights_sum"]
       10.0
     """
@@ -219,7 +219,8 @@ BUILT_IN = (
     Column("bits_per_parameter", "theoretical bits/parameter", "", "lower", ".2f",
            lambda m: m.storage.bits_per_parameter, short="bits"),
     Column("flops", "FLOPs", "", "lower", "si", _flops, scopes=("run", "stage", "trial")),
-    Column("effective_flops", "theoretical effective FLOPs", "", "lower", "si", _effective, short="FLOPs", cost=True),
+    Column("effective_flops", "theoretical effective FLOPs", "", "lower", "si", _effective, short="FLOPs",
+           cost=True),
     Column("sqnr_db", "SQNR", "dB", "higher", ".1f", _noise, scopes=_STAGE),
     Column("wall_seconds", "wall time", "s", "lower", "seconds", scopes=_RUN),
     Column("compile_seconds", "compile time", "s", "lower", "seconds", scopes=_RUN),
@@ -247,8 +248,8 @@ def load_columns(columns: Sequence[Column | str]) -> tuple[Column, ...]:
     """Columns from outside, imported where only their name is given.
 
     Raises:
-      ConfigError: for a name that is not `package.module:name`, cannot be imported or is no `Column`; for a key that
-        two columns have.
+      ConfigError: for a name that is not `package.module:name`, cannot be imported or is no `Column`; for a key
+        that two columns have.
 
     Example:
       >>> load_columns(["jopt.measure.columns:Grid"])
@@ -294,10 +295,10 @@ def stage_rows(
 
     Returns:
       For each stage: `stage`, its metrics, and the columns of scope 'stage' for which the data are there: always
-      `parameters`, `nonzero_parameters`, `sparsity`, `distinct_values`, `bits_per_parameter` and `theoretical_bytes`
-      (see `storage`); `accuracy_change` and `churn` (against the first stage), `bytes`, `flops`, `effective_flops`
-      (None where a model's layers cannot be seen) and `sqnr_db` (None where nothing was rounded: JSON has no
-      infinity).
+      `parameters`, `nonzero_parameters`, `sparsity`, `distinct_values`, `bits_per_parameter`, `theoretical_bytes`
+      (see `storage`); `accuracy_change` and `churn` (against the first stage), `bytes`, `flops`,
+      `effective_flops` (None where a model's layers cannot be seen) and `sqnr_db` (None where nothing was rounded:
+      JSON has no infinity).
 
     Raises:
       ValueError: if a stage's predictions are of other examples than the first's or the labels.

@@ -50,7 +50,7 @@ class Observer(Protocol):
         ...
 
     def training(self, total: int, start: int = 0) -> AbstractContextManager[Update]:
-        """Around the training of `total` steps, of which `start` are done; gives the function that takes progress."""
+        """Encloses the training of `total` steps, of which `start` are done; gives what takes the progress."""
         ...
 
     def finished(self, parts: Callable[[], Sequence[Shown]]) -> None:

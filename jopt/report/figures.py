@@ -93,7 +93,7 @@ def layout(height: int, **changes: Any) -> Json:
         "plot_bgcolor": "#ffffff", "font": {"family": "system-ui, sans-serif", "size": 12, "color": INK},
         "margin": {"l": 44, "r": 14, "t": _TOP, "b": _BOTTOM}, "colorway": list(PALETTE),
         "hoverlabel": {"align": "left", "bgcolor": "#ffffff", "bordercolor": QUIET, "font": {"color": INK}},
-        "legend": {"orientation": "h", "xref": "container", "x": 0.02, "xanchor": "left", "y": -58 / drawn, "yanchor": "top",
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -58 / drawn, "yanchor": "top",
                    "font": {"size": 11}, "tracegroupgap": 4},
     }  # fmt: skip
     return {**base, **changes}
@@ -135,7 +135,7 @@ def choose(views: Sequence[View], base: Json) -> tuple[list[Json], Json]:
 
 
 def _menu_text(name: str) -> str:
-    return literal(formats.shorten(name, 44))
+    return literal(formats.shorten(name, 40))
 
 
 def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

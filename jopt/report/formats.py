@@ -7,6 +7,7 @@ from typing import Any
 
 from jopt.measure.columns import BUILT_IN, Column, Scope
 
+
 def printable(text: str) -> str:
     r"""Text that anybody may have written, without what a terminal could take for a command.
 
@@ -30,7 +31,9 @@ def column(key: str, scope: Scope = "run") -> Column:
         label = candidate.label if scope in candidate.scopes else _spaced(key)
         return dataclasses.replace(candidate, label=label)
     endings = {"accuracy": "percent", "sparsity": "percent", "seconds": "seconds", "bytes": "bytes", "flops": "si"}
-    return Column(key if key.isidentifier() else "metric", _spaced(key) or "-", format=endings.get(_last(key), "number"))
+    return Column(
+        key if key.isidentifier() else "metric", _spaced(key) or "-", format=endings.get(_last(key), "number")
+    )
 
 
 def _spaced(key: str) -> str:

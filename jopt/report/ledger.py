@@ -1,4 +1,4 @@
-"""A packed file's ledger as tables, as JSON and as bars in characters: bytes by kind, by layer, by tensor and kind."""
+"""A packed file's ledger as tables, as JSON and as bars in characters: bytes by kind, by layer and by tensor."""
 
 from __future__ import annotations
 

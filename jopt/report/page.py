@@ -89,8 +89,14 @@ details > details { margin-left: 1rem; }
 }
 """.strip()
 
-_CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
-_NOSCRIPT = "<noscript><p>The figures need JavaScript, which is part of this page; the tables need none.</p></noscript>"
+_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+}
+_NOSCRIPT = (
+    "<noscript><p>The figures need JavaScript, which is part of this page; the tables need none.</p></noscript>"
+)
 
 
 def to_html(title: str, parts: Sequence[Part]) -> str:
@@ -131,7 +137,8 @@ def parts_markdown(parts: Sequence[Part], page: str = PAGE) -> str:
     """The same parts as GitHub Markdown; a figure is a link to the page that has it.
 
     Example:
-      >>> print(parts_markdown([Heading("Result"), Findings(["It fits."]), Figure("loss", "Loss", "By step.", [], {})]))
+      >>> loss = Figure("loss", "Loss", "By step.", [], {})
+      >>> print(parts_markdown([Heading("Result"), Findings(["It fits."]), loss]))
       ## Result
       <BLANKLINE>
       - It fits.

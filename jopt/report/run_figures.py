@@ -130,9 +130,10 @@ def _panels(metrics: Sequence[str], rows: Sequence[Row], ends: Sequence[tuple[st
 def _value_axis(metric: str, values: Sequence[float]) -> Json:
     if metric == "accuracy":
         return figures.axis("accuracy", tickformat=",.3~%", range=figures.accuracy_limits(values))
+    title = f"loss ({formats.column('loss', 'stage').unit})"
     if figures.spans_decade(values):
-        return figures.axis("loss", type="log", exponentformat="none", dtick="D2" if len(values) > 1 else None)
-    return figures.axis("loss")
+        return figures.axis(title, type="log", exponentformat="none", dtick="D2" if len(values) > 1 else None)
+    return figures.axis(title)
 
 
 def _ends_of_stages(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
@@ -179,10 +180,11 @@ def ledger_figure(ledger: Ledger, title: str = "") -> Figure:
     largest = max(totals, default=0)
     places = binary_ticks(largest)
     made = figures.layout(
-        round(drawn) + 110, barmode="stack", annotations=ends, showlegend=True,
-        xaxis=figures.axis(range=[0, 1.8 * max(largest, 1)], tickmode="array", tickvals=places, anchor="y", tickangle=0,
-                           ticktext=[figures.round_text(formats.binary(v)) for v in places]),
-        yaxis={**figures.category_axis([name for name, _ in rows] or [""], 20), "domain": [0, split], "anchor": "x"},
+        round(drawn) + 150, barmode="stack", annotations=ends, showlegend=True,
+        xaxis=figures.axis(range=[0, 1.8 * max(largest, 1)], tickmode="array", tickvals=places, anchor="y",
+                           tickangle=0, ticktext=[figures.round_text(formats.binary(v)) for v in places]),
+        yaxis={**figures.category_axis([name for name, _ in rows] or [""], 20), "domain": [0, split], "anchor": "x",
+               "tickfont": {"size": 10}},
         xaxis2={"range": [0, max(ledger.total, 1)], "visible": False, "anchor": "y2"},
         yaxis2={**figures.category_axis(["whole file"]), "domain": [1 - 30 / drawn, 1], "anchor": "x2"},
     )  # fmt: skip
@@ -196,7 +198,8 @@ def _stack(kind: str, rows: Sequence[tuple[str, Mapping[str, int]]], number: str
         "x": [n for _, _, n in present], "y": [k for k, _, _ in present], "width": 0.76,
         "xaxis": f"x{number}", "yaxis": f"y{number}",
         "marker": {"color": COLORS[kind], "line": {"color": "#ffffff", "width": 0.5}},
-        "hovertext": [figures.hover(label, [f"{kind}: {n:,} bytes"]) for _, label, n in present], "hoverinfo": "text",
+        "hovertext": [figures.hover(label, [f"{kind}: {n:,} bytes"]) for _, label, n in present],
+        "hoverinfo": "text",
     }  # fmt: skip
 
 
@@ -209,5 +212,3 @@ def binary_ticks(largest: int) -> list[int]:
     """
     step = next(1 << n for n in range(largest.bit_length() + 1) if largest <= 4 << n)
     return list(range(0, largest + 1, step))
-
-

@@ -34,19 +34,19 @@ _SPARSE_STAGES = 3
 _NOTE = (
     "Theoretical numbers are computed from the values that the model sees, not measured on a file or by a clock. A "
     "size is the sum over the arrays of the fixed-width code that needs the fewest bits (dense or sparse values, a "
-    "codebook, integers with their scales); effective FLOPs are the FLOPs of each layer times the share of its kernel "
-    "that is not zero. The size of a packed file is its length, headers included. Change and churn (the share of test "
-    "examples whose predicted class differs) are against the first stage. Distinct values are the most that any "
-    "kernel has."
+    "codebook, integers with their scales); effective FLOPs are the FLOPs of each layer times the share of its "
+    "kernel that is not zero. The size of a packed file is its length, headers included. Change and churn (the "
+    "share of test examples whose predicted class differs) are against the first stage. Distinct values are the "
+    "most that any kernel has."
 )
 _SPEED_NOTE = (
-    "Of the forward pass, by the clock of this machine, with whatever else runs on it. Masks and fake quantization do "
-    "not change the shapes of the arrays, so they do not change it; a smaller network does, as jopt.prune.shrink "
-    "makes one."
+    "Of the forward pass, by the clock of this machine, with whatever else runs on it. Masks and fake quantization "
+    "do not change the shapes of the arrays, so they do not change it; a smaller network does, as "
+    "jopt.prune.shrink makes one."
 )
 _ONE_SEED = (
-    "This is one run with one seed: a difference of a few examples may be noise. For a claim, repeat it with several "
-    "seeds (experiments.ablate)."
+    "This is one run with one seed: a difference of a few examples may be noise. For a claim, repeat it with "
+    "several seeds (experiments.ablate)."
 )
 
 
@@ -74,9 +74,8 @@ def run_findings(result: Row, stages: Sequence[Row] = ()) -> list[str]:
     if len(stages) > 1:
         sentences += [*_changes(stages[0], stages[-1]), *_sizes(stages)]
     elif isinstance(result.get("bytes"), int):
-        sentences.append(
-            f"It has {formats.integer(result.get('parameters', 0))} parameters in {formats.binary(result['bytes'])}."
-        )
+        count = formats.integer(result.get("parameters", 0))
+        sentences.append(f"It has {count} parameters in {formats.binary(result['bytes'])}.")
     return [*sentences, _ONE_SEED]
 
 
@@ -170,8 +169,8 @@ def packed_parts(name: str, ledger: Ledger) -> list[Part]:
     """
     return [
         Heading("Packed file"),
-        f"{name}, {ledger.total:,} bytes, is {ledger.ratio:.1f} times smaller than the arrays that it holds. Each byte "
-        "is accounted for: the sums are the length of the file.",
+        f"{name}, {ledger.total:,} bytes, is {ledger.ratio:.1f} times smaller than the arrays that it holds. Each "
+        "byte is accounted for: the sums are the length of the file.",
         *ledger_tables(ledger),
         ledger_figure(ledger, "Where the bytes of the packed file are"),
     ]
@@ -203,7 +202,8 @@ def compression_parts(
       >>> import numpy as np
       >>> dense = StageOutcome("dense", {"kernel": np.float32([[1, 2], [3, 4]])}, {"accuracy": 0.5})
       >>> outcomes = [dense, dense._replace(name="same")]
-      >>> [part.name for part in compression_parts(outcomes, measure.stage_rows(outcomes)) if hasattr(part, "traces")]
+      >>> parts = compression_parts(outcomes, measure.stage_rows(outcomes))
+      >>> [part.name for part in parts if hasattr(part, "traces")]
       ['compression', 'accuracy_against_size', 'weights']
     """
     if not outcomes:
@@ -238,7 +238,9 @@ def _sparse_stages(outcomes: Sequence[StageOutcome]) -> dict[str, Mapping[str, f
     previous: Mapping[str, float] = {}
     for i, outcome in enumerate(outcomes):
         kernels = {r.path for r in measure.layers(outcome.params) if is_weight(r.path, r.shape)}
-        by_path = {p: s for p, s in measure.sparsity_by_layer(outcome.params).items() if p in kernels or not kernels}
+        by_path = {
+            p: s for p, s in measure.sparsity_by_layer(outcome.params).items() if p in kernels or not kernels
+        }
         if by_path != previous and (previous or any(by_path.values())):
             name = outcome.name if all(outcome.name != n for n, _ in changed) else f"{outcome.name} ({i + 1})"
             changed.append((name, by_path))

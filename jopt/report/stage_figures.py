@@ -112,7 +112,10 @@ def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against si
          "hoverinfo": "skip", "showlegend": False}
     ]  # fmt: skip
     for row, color in zip(known, figures.colors(len(known)), strict=True):
-        lines = [f"test accuracy {formats.percent(row['accuracy'])}", f"{size.label} {formats.text(size, row[size.key])}"]
+        lines = [
+            f"test accuracy {formats.percent(row['accuracy'])}",
+            f"{size.label} {formats.text(size, row[size.key])}",
+        ]
         stage = str(row["stage"])
         traces.append(
             {"type": "scatter", "mode": "markers", "x": [row[size.key]], "y": [row["accuracy"]],
@@ -124,7 +127,8 @@ def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against si
     made = figures.layout(
         380, showlegend=True,
         xaxis=figures.axis(size.label, type="log", tickmode="array", tickvals=places, ticktext=texts),
-        yaxis=figures.axis("test accuracy", tickformat=",.3~%", range=[min(y) - room, max(y) + room] if y else None),
+        yaxis=figures.axis("test accuracy", tickformat=",.3~%",
+                           range=[min(y) - room, max(y) + room] if y else None),
     )  # fmt: skip
     return Figure("accuracy_against_size", title, f"Test accuracy against the size: {size.label}.", traces, made)
 
@@ -147,7 +151,7 @@ def sparsity_bars(stages: Mapping[str, Mapping[str, float]], title: str = "Spars
              "x": list(values.values()), "y": [place[path] for path in values], "marker": {"color": color},
              "text": texts if len(stages) <= 4 else None, "textposition": "outside", "cliponaxis": False,
              "textfont": {"size": 10},
-             "hovertext": [figures.hover(path, [f"{stage}: {text}"]) for path, text in zip(values, texts, strict=True)],
+             "hovertext": [figures.hover(path, [f"{stage}: {t}"]) for path, t in zip(values, texts, strict=True)],
              "hoverinfo": "text"}
         )  # fmt: skip
     made = figures.layout(
@@ -193,9 +197,12 @@ def class_bars(
         340, shapes=[line] if total else [],
         xaxis=figures.axis("class", tickmode="array", tickvals=list(range(0, len(labels), every)), showgrid=False,
                            ticktext=[figures.literal(formats.shorten(label, 18)) for label in labels[::every]]),
-        yaxis=figures.axis("percentage points", zeroline=True, zerolinecolor=QUIET, range=[low - room, high + room]),
+        yaxis=figures.axis("percentage points", zeroline=True, zerolinecolor=QUIET,
+                           range=[low - room, high + room]),
     )  # fmt: skip
-    caption = f"Percentage points by class; the dotted line is the change over all examples, {mean:+.2f}." * bool(total)
+    caption = f"Percentage points by class; the dotted line is the change over all examples, {mean:+.2f}." * bool(
+        total
+    )
     return Figure("classes", title, caption, [trace], made)
 
 
@@ -228,10 +235,12 @@ def weight_histograms(before: Any, after: Any, title: str = "Weights before and 
         number = "" if k == 0 else str(k + 1)
         top = 1 - row / lines
         left = 0.54 * column
-        made[f"xaxis{number}"] = figures.axis(domain=[left, left + 0.46], anchor=f"y{number}", nticks=5, showgrid=False)
+        made[f"xaxis{number}"] = figures.axis(
+            domain=[left, left + 0.46], anchor=f"y{number}", nticks=5, showgrid=False
+        )
         made[f"yaxis{number}"] = figures.axis(
-            domain=[top - 0.62 / lines, top - 0.1 / lines], anchor=f"x{number}", showticklabels=False, showgrid=False,
-            ticks="", showline=False, rangemode="tozero",
+            domain=[top - 0.62 / lines, top - 0.1 / lines], anchor=f"x{number}", showticklabels=False,
+            showgrid=False, ticks="", showline=False, rangemode="tozero",
         )  # fmt: skip
         text = f"{figures.literal(formats.shorten(path, 24))}<br>{_zeros(old[path], new.get(path))}"
         made["annotations"].append(

@@ -246,8 +246,9 @@ class Study(NamedTuple):
 
         Example:
           >>> study = Study("t", ACCURACY, (), ())
-          >>> study.estimate(MeanEstimate(0.97, 0.965, 0.975)), study.estimate(MeanEstimate(0.97)), study.estimate(None)
-          ('97.00% [96.50, 97.50]', '97.00% (no interval)', '-')
+          >>> estimates = (MeanEstimate(0.97, 0.965, 0.975), MeanEstimate(0.97), None)
+          >>> [study.estimate(estimate) for estimate in estimates]
+          ['97.00% [96.50, 97.50]', '97.00% (no interval)', '-']
         """
         if estimate is None:
             return "-"
@@ -268,7 +269,8 @@ class Study(NamedTuple):
         show = formats.points if self.fraction else signed
         if estimate.low is None or estimate.high is None:
             return f"{show(estimate.mean)} (no interval)"
-        return f"{show(estimate.mean)} [{', '.join(show(v).removesuffix(' pp') for v in (estimate.low, estimate.high))}]"
+        ends = ", ".join(show(v).removesuffix(" pp") for v in (estimate.low, estimate.high))
+        return f"{show(estimate.mean)} [{ends}]"
 
 
 def text(value: Any) -> str:
@@ -295,10 +297,19 @@ def signed(value: float) -> str:
     return f"{value:+.4g}" if value and math.isfinite(value) else f"{value:.4g}"
 
 
-def labels(study: Study, longest: int) -> list[str]:
-    """All points in words; where one is longer than `longest`, all in values: a cut might hide what differs."""
+def labels(study: Study, longest: int) -> tuple[list[str], str]:
+    """The points in words, and a title; where a text is longer than `longest`, values alone under the axes' names.
+
+    Example:
+      >>> axes = (StudyAxis("width", (8, 16)), StudyAxis("same", (1,)), StudyAxis("bits", (4, 8)))
+      >>> study = Study("t", ACCURACY, axes, (StudyPoint((0, 0, 1)),))
+      >>> labels(study, 40), labels(study, 10)
+      ((['width=8, bits=8'], ''), (['8, 8'], 'width, bits'))
+    """
     texts = [study.label(point) for point in study.points]
     if max(map(len, texts), default=0) <= longest:
-        return texts
+        return texts, ""
+    # All in values: a cut might hide what differs.
     varied = [k for k, axis in enumerate(study.axes) if len(axis.values) > 1]
-    return [", ".join(study.axes[k].texts[point.at[k]] for k in varied) for point in study.points]
+    title = ", ".join(study.axes[k].name for k in varied)
+    return [", ".join(study.axes[k].texts[point.at[k]] for k in varied) for point in study.points], title

@@ -220,7 +220,9 @@ def method_tables(prepared: Prepared, stage: int) -> list[report.Table]:
     if config.activations is not None:
         shape = p.dataset.train.inputs.shape[1:]
         rows = compression.describe_activations(p.config, stage, shape, p.own_model)
-        tables.append(report.Table(f"Stage {config.name!r}: activations", ("input of", "shape", "code"), "lll", rows))
+        tables.append(
+            report.Table(f"Stage {config.name!r}: activations", ("input of", "shape", "code"), "lll", rows)
+        )
     return tables
 
 

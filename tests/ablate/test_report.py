@@ -6,16 +6,16 @@ import subprocess
 
 import pytest
 from example_results import grid, optimizers_by_rate, sparsity_by_bits
+from jopt.ablate.figures import pictures
+from jopt.report.canvas import PALETTE
 from PIL import Image, ImageColor
 
 from jopt.ablate import report
-from jopt.ablate.figures import pictures
 from jopt.ablate.report import summary_table
 from jopt.ablate.study import curve, study
 from jopt.ablate.summary import summarize
 from jopt.config import ConfigError
 from jopt.report import Table
-from jopt.report.canvas import PALETTE
 
 pytestmark = pytest.mark.unoptimized
 

@@ -6,10 +6,10 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jopt.report.canvas import spread
 from PIL import Image
 
 from jopt.report import compare_runs, learning_curves, save_figure
-from jopt.report.canvas import spread
 
 
 def drawn(axis, label):

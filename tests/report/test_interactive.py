@@ -4,8 +4,6 @@ import re
 
 import numpy as np
 import pytest
-
-from jopt.report import interactive
 from jopt.report.interactive import (
     Axis,
     Curve,
@@ -20,6 +18,8 @@ from jopt.report.interactive import (
     tradeoff,
 )
 from jopt.report.interactive.plot import encode, labels, scale, shades, size_ticks
+
+from jopt.report import interactive
 from jopt.report.tables import Table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -47,7 +47,9 @@ def round_note(round: Round, done: bool) -> str:
         f"{round.name}: {round.trials} trials, seeds {round.seeds[0]} to {round.seeds[-1]}, {len(round.new)} new "
         f"points, {len(round.again)} again, the control; {round.why}" + ("; it is done" if done else "")
     )
-    points = [f"  {kind}: {words(p)}" for kind, listed in (("new", round.new), ("again", round.again)) for p in listed]
+    points = [
+        f"  {kind}: {words(p)}" for kind, listed in (("new", round.new), ("again", round.again)) for p in listed
+    ]
     omitted = len(points) - _LISTED
     ending = [f"  and {omitted} more, in search.json"] if omitted > 0 else []
     return "\n".join([sentence, *points[:_LISTED], *ending])
