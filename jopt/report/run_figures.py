@@ -84,8 +84,8 @@ def _metrics_of(rows: Sequence[Row]) -> list[str]:
 def _points(panel: int, name: str, x: Sequence[int], y: Sequence[float], metric: str) -> Json:
     value = "%{y:.2%}" if metric == "accuracy" else "%{y:.4g}"
     return {
-        "type": "scatter", "name": figures.literal(formats.shorten(name, 40)), "legendgroup": name, "x": list(x),
-        "y": list(y), "xaxis": "x", "yaxis": "y" if panel == 0 else "y2", "showlegend": panel == 0,
+        "type": "scatter", "name": figures.literal(formats.shorten(name, 40)), "legendgroup": figures.literal(name),
+        "x": list(x), "y": list(y), "xaxis": "x", "yaxis": "y" if panel == 0 else "y2", "showlegend": panel == 0,
         "hovertemplate": f"%{{fullData.name}}<br>step %{{x}}: {value}<extra></extra>",
     }  # fmt: skip
 
@@ -98,7 +98,7 @@ def _curve(
         return []
     mode = "lines+markers" if marks else "lines"
     return [{**_points(panel, name, x, y, metric), "mode": mode, "line": line, "marker": {"size": 4},
-             "legendgroup": group or name}]  # fmt: skip
+             "legendgroup": figures.literal(group or name)}]  # fmt: skip
 
 
 def _panels(metrics: Sequence[str], rows: Sequence[Row], ends: Sequence[tuple[str, int, int]]) -> Json:
@@ -114,7 +114,7 @@ def _panels(metrics: Sequence[str], rows: Sequence[Row], ends: Sequence[tuple[st
         {"text": figures.literal(name), "xref": "x", "yref": "paper", "x": (begin + end) / 2, "y": 1,
          "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": QUIET}}
         # A name that is wider than its stage would run into the next; 420 pixels hold some 55 characters.
-        for name, begin, end in ends if (end - begin) / width > 0.02 * len(name)
+        for name, begin, end in ends if (end - begin) / width > 0.018 * len(name)
     ]  # fmt: skip
     made = figures.layout(
         height, shapes=shapes, annotations=names,

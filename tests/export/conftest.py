@@ -59,9 +59,7 @@ def config() -> Experiment:
 def exported(tmp_path_factory) -> Exported:
     where = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch, quick.compilation():
-        patch.setattr(
-            "matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure", lambda self, file, **_: file.write(b"")
-        )
+        patch.setattr("plotly.offline.get_plotlyjs", lambda: "")
         run(config(), where / "run", quiet=True)
     formats = ("packed", "stablehlo", "safetensors")
     written = export(where / "run", where / "out", formats)
