@@ -9,7 +9,7 @@ import sys
 from absl import flags
 
 from experiments.launch import config_of, launch, use_cores
-from jopt import ablate, train
+from jopt import ablate, report, train
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the ablation: new, empty, or of the same grid or a part of it.", required=True
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     grid = config_of(ablate.Ablation)
     if _STRATEGY.value is not None:
         grid.strategy = _STRATEGY.value
-    ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), quiet=_QUIET.value)
+    ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), observer=report.Console(_QUIET.value))
 
 
 def config_arguments(argv: list[str]) -> str:

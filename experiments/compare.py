@@ -16,12 +16,12 @@ from jopt import report
 from jopt.config import ConfigError
 from jopt.files import write_text
 from jopt.report import differences
-from jopt.report.tables import escape
 from jopt.train import metrics
 from jopt.train.workdir import Workdir, WorkdirError
 
-_OUT = flags.DEFINE_string("out", "comparison", "Directory for comparison.md and comparison.png; made if need be.")
+_OUT = flags.DEFINE_string("out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
 
+_FILES = ("comparison.md", "comparison.html")
 _LONGEST_NAME = 16  # of a column in a terminal.
 _MARK = "<!-- written by experiments.compare -->"
 _CAVEAT = (
@@ -52,12 +52,12 @@ def main(argv: list[str]) -> None:
     tables, sentences = _tables(runs), _sentences(runs)
 
     console = rich.console.Console(highlight=False)
+    console.print(*(f"- {sentence}" for sentence in sentences), sep="\n", soft_wrap=False)
     for table in tables if max(map(len, runs)) <= _LONGEST_NAME else _with_numbers(runs):
-        for part in differences.fit(table, console.width) if table.rows else []:
+        for part in report.fit(table, console.width) if table.rows else []:
             report.show(part, console)
-    console.print(*sentences, sep="\n", soft_wrap=False)
     _write(out, runs, tables, sentences)
-    console.print(f"\nreport: {out / 'comparison.md'}    curves: {out / 'comparison.png'}", soft_wrap=True)
+    console.print(f"\nreport: {out / _FILES[0]}    curves: {out / _FILES[1]}", soft_wrap=True)
 
 
 def _read(path: Path) -> Run:
@@ -68,8 +68,8 @@ def _read(path: Path) -> Run:
     """
     files = Workdir(path)
     if not files.config.is_file():
-        what = "there is no config.json in it" if path.is_dir() else "there is no such directory"
-        raise WorkdirError(f"{path} is not a run directory: {what}")
+        reason = "there is no config.json in it" if path.is_dir() else "there is no such directory"
+        raise WorkdirError(f"{path} is not a run directory: {reason}")
 
     def load(file: Path) -> dict[str, Any]:
         value = files.load_json(file)
@@ -111,62 +111,61 @@ def _with_numbers(runs: dict[str, Run]) -> list[report.Table]:
 
 
 def _sentences(runs: dict[str, Run]) -> list[str]:
-    """What the tables must not be read without."""
-    out = []
+    """The findings: what is equal where no table says so, what the numbers cannot show, what is not comparable."""
+    sentences: list[str] = []
     if not differences.differing({name: r.config for name, r in runs.items()}):
-        out.append("The configs are equal.")
+        sentences.append("The configs are equal.")
         if len({r.result["digest"] for r in runs.values() if "digest" in r.result}) > 1:
-            out.append("Yet the digests differ: the runs did not reproduce one another.")
+            sentences.append("But the digests differ: the runs did not reproduce one another.")
     if len(_environments(runs)) > 1 and not differences.differing(_environments(runs)):
-        out.append("The environments are equal.")
+        sentences.append("The environments are equal.")
     data = [r.manifest.get("dataset_fingerprint") for r in runs.values()]
     if any(fingerprint != data[0] for fingerprint in data if None not in (fingerprint, data[0])):
-        out.append("The data are not the same: losses and accuracies are of different tasks.")
+        sentences.append("The data sets differ: the losses and accuracies are of different tasks.")
     for name, r in runs.items():
         if not r.manifest:
-            out.append(f"{name} has no manifest.json: its environment is not known.")
+            sentences.append(f"{name} has no manifest.json: its environment is not known.")
         if not r.result:
-            out.append(f"{name} has not finished: its numbers are of the last step that it recorded.")
+            sentences.append(f"{name} has not finished: its numbers are of the last step that it recorded.")
         for event in r.manifest.get("events", []):
             if changed := event.get("differs"):
-                out.append(f"{name} went on at step {event['step']} with another {', '.join(changed)}.")
-    return [*out, _CAVEAT]
+                sentences.append(f"{name} went on at step {event['step']} with another {', '.join(changed)}.")
+    return [*sentences, _CAVEAT]
 
 
 def _claim(out: Path) -> None:
-    """Makes the directory and sees that nothing of anybody else's will be replaced.
+    """Makes the directory and checks that no file of somebody else would be replaced.
 
     Raises:
-      WorkdirError: if it cannot be made or written, or holds files of our names that are not ours.
+      WorkdirError: if it cannot be made or written, or holds files of these names that this app did not write.
     """
-    markdown, figure = out / "comparison.md", out / "comparison.png"
+    files = [out / name for name in _FILES]
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".comparison.probe"
         probe.touch()
         probe.unlink()
-        ours = markdown.is_file() and _MARK in markdown.read_text(errors="replace")
+        written_here = files[0].is_file() and _MARK in files[0].read_text(errors="replace")
     except OSError as error:
         raise WorkdirError(f"--out={out} cannot be written: {error}") from error
-    if not ours and (there := [p.name for p in (markdown, figure) if p.exists()]):
+    if not written_here and (foreign := [p.name for p in files if p.exists()]):
         raise WorkdirError(
-            f"--out={out} holds {' and '.join(there)} that this command did not write; give another directory"
+            f"--out={out} holds {' and '.join(foreign)} that this command did not write; give another directory"
         )
 
 
 def _write(out: Path, runs: dict[str, Run], tables: Sequence[report.Table], sentences: Sequence[str]) -> None:
-    escaped = {name: escape(name) for name in runs}
-    parts = [f"# {' against '.join(escaped.values())}", _MARK]
-    parts.append("\n".join(f"- {escaped[name]}: `{r.path}`" for name, r in runs.items()))
-    parts.append("\n".join(f"- {escape(sentence)}" for sentence in sentences))
-    parts.append("![Training (dashed) and validation (solid) of all runs](<comparison.png>)")
+    title = " against ".join(runs)
+    directories = report.Table("", ("run", "directory"), "ll", [(name, str(r.path)) for name, r in runs.items()])
+    parts: list[report.Part] = [report.Heading(title, 1), report.Findings(sentences), directories]
     for table in tables:
         if table.rows:
-            parts += [f"## {escape(table.title)}", report.to_markdown(table._replace(title=""))]
+            parts += [report.Heading(table.title), table._replace(title="")]
+    parts.append(report.compare_runs({name: r.rows for name, r in runs.items()}))
+    markdown = report.parts_markdown(parts, page=_FILES[1])
     try:
-        write_text(out / "comparison.md", "\n\n".join(parts) + "\n")
-        figure = report.compare_runs({name: r.rows for name, r in runs.items()})
-        report.save_figure(figure, out / "comparison.png")
+        write_text(out / _FILES[0], f"{markdown}\n\n{_MARK}\n")
+        report.write_html(out / _FILES[1], title, parts)
     except OSError as error:
         raise WorkdirError(f"--out={out} cannot be written: {error}") from error
 

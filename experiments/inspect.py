@@ -1,7 +1,8 @@
-"""Shows where the bytes of a packed model file go: by kind, by layer, by tensor, and as a picture.
+"""Shows where the bytes of a packed model file go: by kind, by layer and by tensor, in a terminal or as a page.
 
 python -m experiments.inspect runs/a/model.jopt
 python -m experiments.inspect runs/a/model.jopt --paper=lenet300
+python -m experiments.inspect runs/a/model.jopt --html=bytes.html
 python -m experiments.inspect runs/a/model.jopt --json
 """
 
@@ -17,9 +18,10 @@ from experiments.launch import launch, packed_file
 from jopt import codec, report
 from jopt.config import ConfigError, require
 from jopt.report import formats
+from jopt.report.run_report import packed_parts
 from jopt.train.workdir import WorkdirError
 
-_PNG = flags.DEFINE_string("png", None, "File for the picture, '' for none; by default FILE.png, beside the file.")
+_HTML = flags.DEFINE_string("html", None, "File for a page with the tables and their figure; by default none.")
 _JSON = flags.DEFINE_bool("json", False, "Print the ledger and the metadata as JSON, and nothing else.")
 _PAPER = flags.DEFINE_enum(
     "paper",
@@ -35,7 +37,7 @@ _WIDEST_BARS = 110
 def main(argv: list[str]) -> None:
     """Shows the packed model file that `argv` names."""
     path = packed_file(argv)
-    picture = _picture(path)
+    page = _page(path)
     file = codec.read(path)
     _check(path, file.ledger)
     if _JSON.value:
@@ -43,21 +45,21 @@ def main(argv: list[str]) -> None:
         print(json.dumps(described, indent=2))
     else:
         _print(path, file)
-    if picture is not None:
-        _draw(picture, report.ledger_figure(file.ledger, report.ledger_headline(file.ledger, path.name)))
+    if page is not None:
+        _write(page, path, file)
         if not _JSON.value:
-            print(f"picture: {picture}")
+            print(f"page: {page}")
 
 
-def _picture(path: Path) -> Path | None:
-    """Where the picture goes; beside JSON there is one only where it is asked for."""
-    if _PNG.value == "" or (_PNG.value is None and _JSON.value):
+def _page(path: Path) -> Path | None:
+    """The file of the page; None if none is asked for."""
+    if not _HTML.value:
         return None
-    picture = Path(_PNG.value) if _PNG.value else path.with_name(f"{path.name}.png")
-    require(picture.suffix.lower() == ".png", "--png", _PNG.value, "a file that ends in .png")
-    if picture.resolve() == path.resolve():
-        raise ConfigError("--png", _PNG.value, "another file than the packed model")
-    return picture
+    page = Path(_HTML.value)
+    require(page.suffix.lower() == ".html", "--html", _HTML.value, "a file that ends in .html")
+    if page.resolve() == path.resolve():
+        raise ConfigError("--html", _HTML.value, "another file than the packed model")
+    return page
 
 
 def _check(path: Path, ledger: codec.Ledger) -> None:
@@ -82,8 +84,8 @@ def _print(path: Path, file: codec.File) -> None:
 
 def _paper(file: codec.File, network: str) -> report.Table:
     """The paper's table beside this model's, packed again with and without Huffman coding."""
-    specs = {path: held.spec for path, held in file.integers.items()}
-    ranges = {path: (held.low, held.high) for path, held in file.integers.items()}
+    specs = {path: integers.spec for path, integers in file.integers.items()}
+    ranges = {path: (integers.low, integers.high) for path, integers in file.integers.items()}
     fixed, coded = (
         codec.encode(file.params, model_state=file.model_state, specs=specs, ranges=ranges, metadata=file.metadata,
                      huffman=huffman).ledger
@@ -111,11 +113,13 @@ def _brief(value: Any) -> str:
     return formats.shorten(formats.printable(text), 90)
 
 
-def _draw(path: Path, figure: Any) -> None:
+def _write(page: Path, path: Path, file: codec.File) -> None:
+    headline = report.ledger_headline(file.ledger, path.name)
+    parts = [report.Heading(path.name, 1), report.Findings([headline]), *packed_parts(path.name, file.ledger)]
     try:
-        report.save_figure(figure, path)
+        report.write_html(page, path.name, parts)
     except OSError as error:
-        raise WorkdirError(f"the picture {path} cannot be written: {error.strerror}") from error
+        raise WorkdirError(f"the page {page} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from absl import flags
 
 from experiments.launch import config_of, launch, use_cores
-from jopt import train
+from jopt import report, train
 from jopt.ablate import budget
 
 _BUDGET = flags.DEFINE_string(
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         _BUDGET.value,
         command=_TRIAL,
         launch=" ".join(["python -m experiments.search", *map(shlex.quote, sys.argv[1:])]),
-        quiet=_QUIET.value,
+        observer=report.Console(_QUIET.value),
     )
 
 

@@ -6,7 +6,7 @@ python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --co
 from absl import flags
 
 from experiments.launch import experiment, launch
-from jopt import train
+from jopt import report, train
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: new, empty, or of the same config.", required=True
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
     train.enable_cache(_CACHE.value)
-    train.run(experiment(_TRIAL.value), _WORKDIR.value, quiet=_QUIET.value)
+    train.run(experiment(_TRIAL.value), _WORKDIR.value, observer=report.Console(_QUIET.value))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from experiments.launch import launch
-from jopt import train
+from jopt import report, train
 from jopt.config import ConfigError
 from jopt.report.differences import differing
 from jopt.train import metrics
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         second = Workdir(_AGAIN.value or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "again")
         if second.path.is_dir() and any(second.path.iterdir()):
             raise WorkdirError(f"--again={second.path} is not empty: a run that is there would not be run again")
-        again = train.run(config, second.path, quiet=_QUIET.value)
+        again = train.run(config, second.path, observer=report.Console(_QUIET.value))
         rows_again = _rows(second)
         problems = [*_results(result, again), *_metrics(rows, rows_again), *_packed(first, second)]
         environment = _environment(first, second)

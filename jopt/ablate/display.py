@@ -1,7 +1,10 @@
-"""What an ablation shows while it goes on, and the report that it leaves."""
+"""What an ablation tells an observer: its plan, its progress and its summary, as parts of a report."""
+
+from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,132 +16,132 @@ from jopt.ablate.execute import Chunk, Told
 from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import Judgement
 from jopt.ablate.plan import GroupPlan, plan_table
+from jopt.ablate.report import axis_text, write
 from jopt.ablate.results import Axis, Results, Row
 from jopt.ablate.trials import Trial, named
+from jopt.measure import BUILT_IN
 from jopt.report import formats
+from jopt.report.page import Findings, Part
 
 
-class Display:
-    """Prints the plan, the progress and the summary, unless it is quiet; writes the report in any case."""
+def plan_parts(
+    ablation: Ablation, axes: Sequence[Axis], plans: Sequence[GroupPlan], done: Callable[[Trial], bool]
+) -> list[Part]:
+    """What will be run: the axes and the groups of trials that share a program.
 
-    def __init__(self, quiet: bool = False):
-        """Quiet displays print nothing."""
-        self._quiet = quiet
+    Args:
+      ablation: the grid.
+      axes: what varies.
+      plans: one a group.
+      done: whether a trial has its result already.
+    """
+    trials = [trial for p in plans for trial in p.group.trials]
+    finished = sum(map(done, trials))
+    sentence = (
+        f"{ablation.name}: {len(trials):,} trials, {len(ablation.space):,} points with {len(ablation.seeds)} seeds "
+        f"each, {plans[0].prepared.dataset.name}, {jax.default_backend()} x {jax.local_device_count()}"
+    )
+    return [sentence + (f"; {finished:,} are done" if finished else ""), axes_table(axes), plan_table(plans, done)]
 
-    def _print(self, *lines: str) -> None:
-        if not self._quiet:
-            print(*lines, sep="\n", flush=True)
 
-    def show(self, table: report.Table) -> None:
-        """Prints a table."""
-        if not self._quiet:
-            # In a file, such as a job's log, tables need not fold at 80 columns.
-            report.show(table, width=140)
+@contextlib.contextmanager
+def training(
+    observer: report.Observer, total: int, chunks: int
+) -> Iterator[Callable[[GroupPlan, Chunk], Callable[[Told], None]]]:
+    """Tells how far the grid is, in trial-steps, with the median of loss and accuracy over trials.
 
-    def plan(
-        self, ablation: Ablation, axes: Sequence[Axis], plans: Sequence[GroupPlan], done: Callable[[Trial], bool]
-    ) -> None:
-        """What will be run."""
-        if self._quiet:
-            return
-        count = sum(len(p.group.trials) for p in plans)
-        found = sum(done(trial) for p in plans for trial in p.group.trials)
-        self._print(
-            f"{ablation.name}: {count:,} trials, {len(ablation.space):,} points with {len(ablation.seeds)} seeds "
-            f"each, {plans[0].prepared.dataset.name}, {jax.default_backend()} x {jax.local_device_count()}"
-            + (f"; {found:,} are done" if found else "")
-        )
-        self.show(axes_table(axes))
-        self.show(plan_table(plans, done))
+    Args:
+      observer: is told.
+      total: trial-steps to do.
+      chunks: chunks to do.
 
-    @contextlib.contextmanager
-    def training(self, total: int, chunks: int) -> Iterator[Callable[[GroupPlan, Chunk], Callable[[Told], None]]]:
-        """Shows how far the grid is, in trial-steps, with the median of loss and accuracy over trials.
+    Yields:
+      `(plan, chunk) ->` the function that takes what the chunk tells.
+    """
+    trial_steps = started = 0
+    with observer.training(total) as update:
 
-        Args:
-          total: trial-steps to do.
-          chunks: chunks to do.
+        def start(plan: GroupPlan, chunk: Chunk) -> Callable[[Told], None]:
+            nonlocal trial_steps, started
+            before = trial_steps
+            trial_steps += plan.steps * len(chunk.trials)
+            started += 1
+            name = f"group {plan.group.index}, chunk {started}/{chunks}"
 
-        Yields:
-          `(plan, chunk) ->` what takes what the chunk tells.
-        """
-        begun = [0, 0]
-        with contextlib.ExitStack() as stack:
-            bar = None if self._quiet or not total else stack.enter_context(report.Progress(total))
+            def take(told: Told) -> None:
+                done = before + told.segment.stop * len(chunk.trials)
+                speed = told.segment.steps * len(chunk.trials) / told.seconds if told.seconds else None
+                for split in ("train", "validation"):
+                    rows = [row for row in told.rows if row["split"] == split]
+                    if rows:
+                        medians: dict[str, Any] = {
+                            k: float(np.median([row[k] for row in rows])) for k in ("loss", "accuracy")
+                        }
+                        update(done, name, medians | {"split": split, "steps_per_second": speed})
 
-            def start(plan: GroupPlan, chunk: Chunk) -> Callable[[Told], None]:
-                before = begun[0]
-                begun[0] += plan.steps * len(chunk.trials)
-                begun[1] += 1
-                name = f"group {plan.group.index}, chunk {begun[1]}/{chunks}"
+            return take
 
-                def take(told: Told) -> None:
-                    if bar is None:
-                        return
-                    done = before + told.segment.stop * len(chunk.trials)
-                    speed = told.segment.steps * len(chunk.trials) / told.seconds if told.seconds else None
-                    for split in ("train", "validation"):
-                        rows = [row for row in told.rows if row["split"] == split]
-                        if rows:
-                            middle: dict[str, Any] = {
-                                k: float(np.median([row[k] for row in rows])) for k in ("loss", "accuracy")
-                            }
-                            bar.update(done, name, middle | {"split": split, "steps_per_second": speed})
+        yield start
 
-                return take
 
-            yield start
+def findings(ablation: Ablation, plans: Sequence[GroupPlan], results: Results, judgement: Judgement) -> list[str]:
+    """The sentences that the terminal and both reports begin with: what was decided, then what was run."""
+    diverged = sum(row["status"] == "diverged" for row in results.trials)
+    strategies = sorted({p.strategy for p in plans})
+    programs = f"{len(plans)} {'program' if len(plans) == 1 else 'programs'} ({' and '.join(strategies)})"
+    return [
+        *judgement.sentences,
+        f"{len(results.trials):,} trials: {len(ablation.space):,} points, {len(ablation.seeds)} seeds each, "
+        f"{programs}; {diverged} diverged.",
+    ]
 
-    def report(
-        self,
-        files: AblationDir,
-        ablation: Ablation,
-        plans: Sequence[GroupPlan],
-        results: Results,
-        summary: Sequence[Row],
-        found: Judgement,
-        command: str,
-    ) -> None:
-        """Writes `report.md`, `report.html` and the pictures."""
-        from jopt.ablate.report import write
 
-        diverged = sum(row["status"] == "diverged" for row in results.trials)
-        ways = sorted({p.strategy for p in plans})
-        programs = f"{len(plans)} {'program' if len(plans) == 1 else 'programs'} ({' and '.join(ways)})"
-        about = [
-            f"{len(results.trials):,} trials: {len(ablation.space):,} points, {len(ablation.seeds)} seeds each, "
-            f"{programs}; {diverged} diverged.",
-            *found.sentences,
-        ]
-        write(
-            files.path,
-            results,
-            list(summary),
-            sentences=about,
-            extra_tables=found.tables,
-            command=command,
-            confidence=ablation.confidence,
-            plan=[axes_table(results.axes), groups_table(plans)],
-        )
+def write_report(
+    files: AblationDir,
+    ablation: Ablation,
+    plans: Sequence[GroupPlan],
+    results: Results,
+    summary: Sequence[Row],
+    judgement: Judgement,
+    command: str,
+) -> list[Path]:
+    """Writes `report.md` and `report.html`."""
+    return write(
+        files.path,
+        results,
+        summary,
+        findings=findings(ablation, plans, results, judgement),
+        extra_tables=judgement.tables,
+        command=command,
+        confidence=ablation.confidence,
+        plan=[axes_table(results.axes), groups_table(plans)],
+    )
 
-    def finished(self, files: AblationDir, results: Results, summary: Sequence[Row], seconds: float) -> None:
-        """The summary, and where to read more."""
-        if self._quiet:
-            return
-        self.show(summary_table(results, summary))
-        diverged = sum(row["status"] == "diverged" for row in results.trials)
-        self._print(
-            f"{len(results.trials):,} trials, {diverged} diverged, {formats.duration(seconds)}",
-            f"report: {files.path / 'report.html'}    tables: {files.trials}, {files.summary}",
-        )
+
+def finished_parts(
+    files: AblationDir, results: Results, summary: Sequence[Row], sentences: Sequence[str], seconds: float
+) -> list[Part]:
+    """What is shown at the end: the findings, the summary, and where to read more.
+
+    Args:
+      files: of the ablation.
+      results: of the ablation.
+      summary: what `jopt.ablate.summary.summarize` made of them.
+      sentences: what `findings` gave.
+      seconds: that the launch took.
+    """
+    diverged = sum(row["status"] == "diverged" for row in results.trials)
+    return [
+        Findings(sentences),
+        summary_table(results, summary),
+        f"{len(results.trials):,} trials, {diverged} diverged, {formats.duration(seconds)}",
+        f"report: {files.path / 'report.html'}    tables: {files.trials}, {files.summary}",
+    ]
 
 
 def axes_table(axes: Sequence[Axis]) -> report.Table:
-    """What varies, and what it makes of the program."""
-    rows = []
-    for axis in axes:
-        values = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in axis.values)
-        rows.append((axis.name, ", ".join(axis.fields), axis.kind, formats.shorten(values, 60)))
+    """What varies, and whether it is a number of the program or makes another program."""
+    rows = [(axis.name, ", ".join(axis.fields), axis.kind, axis_text(axis.values)) for axis in axes]
     return report.Table("Axes", ("axis", "field", "kind", "values"), "llll", rows)
 
 
@@ -160,11 +163,14 @@ def groups_table(plans: Sequence[GroupPlan]) -> report.Table:
 
 
 def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
-    """A row a point: the mean with its interval, and the difference with the interval that the verdict goes by."""
+    """A row a point, for a terminal: the mean with its interval, and the difference with the adjusted interval."""
     names, compared = [axis.name for axis in results.axes], results.control is not None
-    metric, scale = results.metric, 100 if "accuracy" in results.metric else 1
-    header = (*names, "n", f"{metric} %" if scale == 100 else metric, "interval")
+    metric, fraction = results.metric, results.decisive.fraction
+    scale = 100 if fraction else 1
+    outside = [column for column in results.columns if column not in BUILT_IN]
+    header = (*names, "n", f"{metric} %" if fraction else metric, "interval")
     header += ("difference", "adjusted interval", "verdict") if compared else ()
+    header += tuple(formats.titled(column) for column in outside)
 
     def number(row: Row, key: str, form: str) -> str:
         return "" if row.get(key) is None else format(scale * row[key], form)
@@ -181,5 +187,7 @@ def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
         if compared:
             adjusted = between(row, "difference_low_adjusted", "difference_high_adjusted", "+.2f")
             cells += [number(row, "difference", "+.2f"), adjusted, str(row["verdict"] or "")]
+        cells += [formats.text(column, row.get(f"{column.key}_mean")) for column in outside]
         rows.append(tuple(cells))
-    return report.Table("Summary", header, "l" * len(names) + "rrl" + "rll" * compared, rows)
+    align = "l" * len(names) + "rrl" + "rll" * compared + "r" * len(outside)
+    return report.Table("Summary", header, align, rows)

@@ -14,7 +14,6 @@ from jopt import hyper, measure
 from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
 from jopt.files import write_json
-from jopt.layers import Layers
 from jopt.train import codes, describe, metrics, packed
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
@@ -30,7 +29,6 @@ from jopt.train.signals import StopRequested
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, to_host
 from jopt.train.workdir import WorkdirError
-from jopt.transform import Storage
 
 
 class Chunk(NamedTuple):
@@ -252,19 +250,28 @@ class ChunkRun:
                 own = {name: float(values[i]) for name, values in test.items()}
                 row |= {"status": "finished", "diverged_step": None, **own}
                 row |= _last(curves[trial.id])
-                plan = self._plan(trial, last)
-                formats = codes.storage(plan, _row(ends, i))
-                row |= _size(formats, _row(seen.params, i), by_layer, plan.layers)
-                if trial.config.pack:
-                    row["bytes"] = self._packed(trial, plan, formats, _row(seen, i))
+                row |= self._columns(trial, self._plan(trial, last), _row(ends, i), _row(seen, i), by_layer)
                 row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
             out.append({"row": row, "curves": curves[trial.id]})
         return out
 
-    def _packed(self, trial: Trial, plan: StagePlan, formats: Mapping[str, Storage], seen: Variables) -> int:
-        """The length of the packed file of a trial's network."""
-        packing = packed.Packing(trial.config, plan, *seen, self.chunk.prepared.dataset, formats)
-        return packed.encode(packing).ledger.total
+    def _columns(
+        self, trial: Trial, plan: StagePlan, state: TrainState, seen: Variables, by_layer: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """What the registry of columns computes from a trial's network, as the model sees it."""
+        formats, length = codes.storage(plan, state), None
+        if trial.config.pack:
+            packing = packed.Packing(trial.config, plan, *seen, self.chunk.prepared.dataset, formats)
+            length = packed.encode(packing).ledger.total
+        outcome = measure.StageOutcome(
+            plan.name,
+            seen.params,
+            grids=codes.grids(formats) or None,
+            flops=by_layer,
+            bytes=length,
+            layers=plan.layers,
+        )
+        return measure.trial_row(outcome, columns=trial.config.columns)
 
 
 def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -276,22 +283,6 @@ def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if "train" in rows:
         found["train_loss"] = rows["train"]["loss"]
     return found
-
-
-def _size(formats: Mapping[str, Storage], seen: Any, by_layer: Mapping[str, int], known: Layers) -> dict[str, Any]:
-    """What a trial's network takes, as the model sees it."""
-    grids = codes.grids(formats) if formats else None
-    total = measure.total_storage(measure.storage(seen, grids), known)
-    effective = measure.effective_flops(by_layer, seen, known)
-    return {
-        "parameters": total.parameters,
-        "nonzero_parameters": total.nonzero_parameters,
-        "sparsity": total.sparsity,
-        "theoretical_bytes": total.bytes,
-        "bits_per_parameter": total.bits_per_parameter,
-        "flops": sum(by_layer.values()),
-        "effective_flops": None if effective is None else sum(effective.values()),
-    }
 
 
 def _row(tree: Any, index: int) -> Any:

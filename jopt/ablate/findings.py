@@ -1,4 +1,4 @@
-"""What a summary says, and what it cannot say, in sentences for the report."""
+"""What a summary shows, and what it cannot show, as sentences: the list that every report begins with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from jopt.ablate.paired import LEAST_SEEDS
 from jopt.ablate.ranking import best
 from jopt.ablate.results import Results, Row
 from jopt.ablate.summary import summarize
+from jopt.report import formats
 
 
 def label(point: Mapping[str, Any]) -> str:
@@ -29,12 +30,14 @@ def sentences(results: Results, rows: Sequence[Row] | None = None, confidence: f
       confidence: of the intervals.
 
     Returns:
-      Sentences: the comparison with the control, the best point, what so few seeds cannot show, what diverged.
+      Sentences: the best point, the comparison with the control, the smallest point that is not shown to be worse,
+      what so few seeds cannot show, what diverged.
     """
     rows = summarize(results, confidence) if rows is None else rows
     return [
-        *_against_control(results, rows, confidence),
         *_the_best(results, rows, confidence),
+        *_against_control(results, rows, confidence),
+        *_smallest(results, rows),
         *few_seeds([row["n"] for row in rows], confidence),
         *_diverged(results, rows),
     ]
@@ -50,16 +53,16 @@ def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
       distributed.
     """
     n = min(counts, default=0)
-    out = []
+    limits = []
     if 0 < n < LEAST_SEEDS:
-        out.append(f"Fewer than {LEAST_SEEDS} seeds ({n}) finished in some points: nothing is decided for them.")
+        limits.append(f"Fewer than {LEAST_SEEDS} seeds ({n}) finished in some points: nothing is decided for them.")
     if n > 0 and smallest_p(n) > 1 - confidence:
-        out.append(
+        limits.append(
             f"With {n} seed{'s' * (n > 1)} no exact test can give a p below {smallest_p(n):g}: none of these "
             f"comparisons can be significant at {1 - confidence:.3g} by it, whatever the difference. Verdicts rest "
             "on t intervals, which take the differences to be normally distributed."
         )
-    return out
+    return limits
 
 
 def _against_control(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
@@ -68,7 +71,7 @@ def _against_control(results: Results, rows: Sequence[Row], confidence: float) -
     compared = [row for row in rows if row["verdict"] not in (None, "control")]
     counts = {name: sum(row["verdict"] == name for row in compared) for name in ("better", "worse", "undecided")}
     others = len(compared) - sum(counts.values())
-    out = [
+    claims = [
         f"Of {len(compared)} points compared with the control ({label(results.control)}) by {results.metric}, "
         f"paired by seed: better {counts['better']}, worse {counts['worse']}, undecided {counts['undecided']}"
         + (f", not judged {others}" if others else "")
@@ -76,12 +79,36 @@ def _against_control(results: Results, rows: Sequence[Row], confidence: float) -
     ]
     spans = [row["detectable"] for row in compared if row["detectable"] is not None]
     if spans:
-        out.append(
+        claims.append(
             f"Undecided is not equal: a true difference below {_amount(min(spans), results.metric)} "
             f"({_amount(max(spans), results.metric)} at the noisiest point) would be missed more often than one "
             "time in five."
         )
-    return out
+    return claims
+
+
+def _smallest(results: Results, rows: Sequence[Row]) -> list[str]:
+    """The smallest of the points that are not shown to be worse than the control, and how much smaller it is."""
+    control = next((row for row in rows if row["verdict"] == "control"), None)
+    if results.control is None or control is None:
+        return []
+    columns = {column.key: column for column in results.columns}
+    key = "bytes" if all(row.get("bytes_mean") is not None for row in rows) else "theoretical_bytes"
+    size = f"{key}_mean"
+    candidates = [row for row in rows if row["verdict"] in ("better", "undecided", "control") and row.get(size)]
+    if not candidates or not control.get(size):
+        return []
+    row = min(candidates, key=lambda row: row[size])
+    if row is control or row[size] >= control[size]:
+        return []
+    names = [axis.name for axis in results.axes]
+    kind = columns[key].label
+    return [
+        f"The smallest point that is not shown to be worse than the control is "
+        f"{label({k: row[k] for k in names})}: {kind} {formats.binary(row[size])}, "
+        f"{control[size] / row[size]:.1f} times smaller, mean {results.metric} "
+        f"{row[f'{results.metric}_mean']:.4g}."
+    ]
 
 
 def _amount(value: float, metric: str) -> str:
@@ -89,25 +116,25 @@ def _amount(value: float, metric: str) -> str:
 
 
 def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
-    found = best(results, confidence)
-    if found.index is None:
+    leader = best(results, confidence)
+    if leader.index is None:
         return ["No point finished with all its seeds: there is no best one."]
     names = [axis.name for axis in results.axes]
-    row = rows[found.index]
+    row = rows[leader.index]
     mean, sd = row[f"{results.metric}_mean"], row[f"{results.metric}_sd"]
     spread = "" if sd is None else f", sd {sd:.2g}"
     text = (
         f"The best mean {results.metric} is {mean:.4g} ({label({k: row[k] for k in names})}; n {row['n']}{spread})"
     )
-    if found.compared == 1:
+    if leader.compared == 1:
         return [f"{text}: the only point that finished with all its seeds."]
-    alike = len(found.alike) - 1
+    alike = len(leader.alike) - 1
     if alike:
-        shown = [label({k: rows[index][k] for k in names}) for index in found.alike[1:4]]
-        more = f" and {alike - len(shown)} more" if alike > len(shown) else ""
+        shown = [label({k: rows[index][k] for k in names}) for index in leader.alike[1:4]]
+        others = f" and {alike - len(shown)} more" if alike > len(shown) else ""
         plural = "" if alike == 1 else "s"
-        return [f"{text}; {alike} other point{plural} cannot be told apart from it: {'; '.join(shown)}{more}."]
-    return [f"{text}, better than {'the other one' if found.compared == 2 else 'each of the others'}."]
+        return [f"{text}; {alike} other point{plural} cannot be distinguished from it: {'; '.join(shown)}{others}."]
+    return [f"{text}, better than {'the other one' if leader.compared == 2 else 'each of the others'}."]
 
 
 def _diverged(results: Results, rows: Sequence[Row]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jopt.ablate import intervals
 from jopt.ablate.paired import compare, resolution, verdict
 from jopt.ablate.results import Results
-from jopt.ablate.summary import HIGHER_IS_BETTER, by_seed, grouped
+from jopt.ablate.summary import by_seed, grouped
 
 
 class Best(NamedTuple):
@@ -45,7 +45,7 @@ def best(results: Results, confidence: float = 0.95) -> Best:
             values[index] = own
     if not values:
         return Best(None, (), 0)
-    higher = results.metric in HIGHER_IS_BETTER
+    higher = results.decisive.better == "higher"
     means = {index: intervals.mean(list(own.values())) * (1 if higher else -1) for index, own in values.items()}
     ranked = sorted(values, key=lambda index: (-means[index], index))
     step = resolution(x for own in values.values() for x in own.values())

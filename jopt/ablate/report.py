@@ -1,31 +1,30 @@
-"""The report of an ablation: `report.md`, `report.html` and pictures."""
+"""The report of an ablation as parts, and the files that hold it: `report.html` and `report.md`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jopt.ablate.results import Results, Row
-from jopt.files import write_bytes, write_text
-from jopt.report import formats, interactive
-from jopt.report.interactive.data import SIZES, Study, text
-from jopt.report.tables import Table, escape, to_markdown
+from jopt.ablate.study import study, trial_columns
+from jopt.files import write_text
+from jopt.measure import BUILT_IN, Column
+from jopt.report import formats
+from jopt.report.grid_curves import curves, sensitivity
+from jopt.report.grid_figures import forest, heat_map, tradeoff
+from jopt.report.page import Code, Details, Findings, Heading, Part, parts_markdown, write_html
+from jopt.report.study import Study, StudyPoint, text
+from jopt.report.tables import Table
 
-_SHOWN = {
-    "bytes": "bytes of the packed file",
-    "theoretical_bytes": "theoretical bytes",
-    "nonzero_parameters": "nonzero parameters",
-    "effective_flops": "effective FLOPs",
-}
+_FIGURES = (tradeoff, heat_map, curves, sensitivity, forest)
 
 
 def write(
     directory: Path,
     results: Results,
-    summary: list[Row],
+    summary: Sequence[Row],
     *,
-    sentences: Sequence[str] = (),
+    findings: Sequence[str] = (),
     extra_tables: Sequence[Table] = (),
     command: str,
     plan: Sequence[Table] = (),
@@ -34,143 +33,130 @@ def write(
     """Writes the report of an ablation. The same input gives the same bytes.
 
     Args:
-      directory: of the ablation; it is there.
+      directory: of the ablation; it exists.
       results: of the ablation.
       summary: what `jopt.ablate.summary.summarize` made of them.
-      sentences: what was run and what is found, as plain text; one paragraph.
+      findings: sentences that the report begins with, as plain text.
       extra_tables: shown under the summary.
-      command: what runs the ablation.
-      plan: tables of how it was run, shown behind the plots.
+      command: runs the ablation.
+      plan: tables of how it was run, shown behind the figures.
       confidence: of the summary's intervals.
 
     Returns:
-      The files: `report.html`, whole in itself; `report.md`; and the pictures of `report.md`, those for which there
-      are data: `accuracy_against_size.png`, `heat_map.png`, `learning_curves.png`, `sensitivity.png`,
-      `differences.png`.
+      The files: `report.html`, which needs no other, and `report.md`, which links to its figures.
 
     Raises:
       ConfigError: if the summary is not of these results.
     """
-    from jopt.ablate.drawing import encode
-    from jopt.ablate.figures import PICTURES, pictures
-    from jopt.ablate.study import study
-
-    own = study(results, summary, confidence)
-    drawn = pictures(own)
-    for name in PICTURES:
-        if name in drawn:
-            write_bytes(directory / name, encode(drawn[name][1]))
-        else:
-            # Of an earlier report, of which nothing speaks any more.
-            (directory / name).unlink(missing_ok=True)
-    paths = [directory / name for name in drawn]
-    captions = [(name, caption) for name, (caption, _) in drawn.items()]
-    write_text(directory / "report.html", _html(own, summary, sentences, extra_tables, command, plan))
-    write_text(directory / "report.md", _markdown(own, summary, sentences, extra_tables, command, plan, captions))
-    return [directory / "report.html", directory / "report.md", *paths]
+    parts = report_parts(results, summary, findings, extra_tables, command, plan, confidence)
+    page, markdown = directory / "report.html", directory / "report.md"
+    write_html(page, results.name, parts)
+    write_text(markdown, parts_markdown(parts) + "\n")
+    return [page, markdown]
 
 
-def summary_table(own: Study, summary: Sequence[Row]) -> tuple[Table, list[list[float | str | None]]]:
-    """The summary as it is shown, and what its cells are sorted by.
+def report_parts(
+    results: Results,
+    summary: Sequence[Row],
+    findings: Sequence[str],
+    extra_tables: Sequence[Table],
+    command: str,
+    plan: Sequence[Table],
+    confidence: float = 0.95,
+) -> list[Part]:
+    """What `write` writes: findings, command, summary, figures, how it was run, and every point with its trials."""
+    drawn = study(results, summary, confidence)
+    parts: list[Part] = [Heading(results.name, 1), Findings(findings), Code(command)]
+    parts += [Heading("Summary"), _note(drawn), summary_table(results, drawn, summary)]
+    for table in extra_tables:
+        parts += [Heading(table.title), table._replace(title="")]
+    made = [draw(drawn) for draw in _FIGURES]
+    parts += [Heading("Figures"), *(figure for figure in made if figure is not None)]
+    if plan:
+        parts += [Heading("How it was run"), *plan]
+    trials = sum(len(point.trials) for point in drawn.points)
+    parts += [
+        Heading(f"All {trials} trials"),
+        "The settings of each point, and the command that runs each of its trials.",
+    ]
+    columns = trial_columns(results)
+    return [*parts, *(_details(drawn, point, columns) for point in drawn.points)]
 
-    Means stand with their intervals, sizes with their standard deviation, unless all seeds have the same.
+
+def summary_table(results: Results, drawn: Study, summary: Sequence[Row]) -> Table:
+    """The summary as a report shows it.
+
+    Means are shown with their intervals; costs and columns from outside with their standard deviation, unless all
+    seeds have the same.
     """
-    compared = any(p.difference is not None or p.verdict == "control" for p in own.points)
-    sizes = [key for key in SIZES if any(key in point.sizes for point in own.points)]
-    header = [axis.name for axis in own.axes] + ["n", own.outcome_name]
+    compared = any(p.difference is not None or p.verdict == "control" for p in drawn.points)
+    shown = [c for c in results.columns if (c in drawn.costs or c not in BUILT_IN) and c != results.decisive]
+    shown = [c for c in shown if any(row.get(f"{c.key}_mean") is not None for row in summary)]
+    header = [axis.name for axis in drawn.axes] + ["n", drawn.outcome_name]
     header += ["difference to the control, adjusted interval", "p (Holm)", "verdict"] * compared
-    header += [_SHOWN[key] for key in sizes] + ["notes"]
-    align = "".join("r" if a.numeric else "l" for a in own.axes) + "rr" + "rrl" * compared + "r" * len(sizes) + "l"
-    rows, keys = [], []
-    for point, row in zip(own.points, summary, strict=True):
-        values = [a.values[i] for a, i in zip(own.axes, point.at, strict=True)]
-        cells = [text(value) for value in values]
-        key: list[Any] = [v if a.numeric else text(v) for a, v in zip(own.axes, values, strict=True)]
-        finished = len(point.trials) - point.diverged
-        cells += [str(finished), "diverged" if point.outcome is None else own.estimate(point.outcome)]
-        key += [finished, point.outcome and point.outcome.mean]
+    header += [formats.titled(column) for column in shown] + ["notes"]
+    align = (
+        "".join("r" if a.numeric else "l" for a in drawn.axes) + "rr" + "rrl" * compared + "r" * len(shown) + "l"
+    )
+    rows = []
+    for point, row in zip(drawn.points, summary, strict=True):
+        cells = [axis.texts[i] for axis, i in zip(drawn.axes, point.at, strict=True)]
+        cells += [str(len(point.trials) - point.diverged)]
+        cells += ["diverged" if point.outcome is None else drawn.estimate(point.outcome)]
         if compared:
             p = row.get("p_holm")
-            cells += [own.change(point.decisive), "-" if p is None else f"{p:.3g}", point.verdict or "-"]
-            key += [point.difference and point.difference.mean, p, point.verdict]
-        cells += [_size(row, name) for name in sizes] + [str(row.get("flags") or "")]
-        key += [row.get(f"{name}_mean") for name in sizes] + [str(row.get("flags") or "")]
+            cells += [drawn.change(point.decisive), "-" if p is None else f"{p:.3g}", point.verdict or "-"]
+        cells += [_mean_cell(row, column) for column in shown] + [str(row.get("flags") or "")]
         rows.append(tuple(cells))
-        keys.append(key)
-    return Table("", tuple(header), align, rows), keys
+    return Table("", tuple(header), align, rows)
 
 
-def _size(row: Row, key: str) -> str:
-    mean, sd = row.get(f"{key}_mean"), row.get(f"{key}_sd")
-    if mean is None:
-        return "-"
-    return formats.integer(mean) + (f" ± {formats.integer(sd)}" if sd and sd >= 0.5 else "")
+def _mean_cell(row: Row, column: Column) -> str:
+    mean, sd = row.get(f"{column.key}_mean"), row.get(f"{column.key}_sd")
+    # A spread of a byte or a weight is no spread to speak of.
+    visible = sd is not None and sd >= (0.5 if column in BUILT_IN else 1e-12)
+    return formats.text(column, mean) + (f" ± {formats.text(column, sd)}" if visible else "")
 
 
-def trials_table(own: Study) -> Table:
-    """Every trial with the command that runs it alone."""
+def _details(drawn: Study, point: StudyPoint, columns: Sequence[Column]) -> Details:
+    """A point's settings, and its trials with the commands that run them alone."""
+    settings = Table("", ("field", "value"), "ll", list(point.settings.items()))
+    shown = [c for c in columns if any(c in trial.results for trial in point.trials)]
+    header = ("trial", "seed", "status", *(formats.titled(c) for c in shown), "command")
     rows = [
-        (trial.id, own.label(point), str(trial.seed), trial.status, trial.result or "-", trial.command)
-        for point in own.points
+        (
+            trial.id,
+            str(trial.seed),
+            trial.status,
+            *(formats.text(c, trial.results.get(c)) for c in shown),
+            trial.command,
+        )
         for trial in point.trials
     ]
-    return Table("", ("trial", "point", "seed", "status", "result", "command"), "llrlll", rows)
+    summary = f"{drawn.label(point) or 'all trials'}: {drawn.estimate(point.outcome)}"
+    trials = Table("", header, "lrl" + "r" * len(shown) + "l", rows)
+    return Details(summary, [settings, trials] if point.settings else [trials])
 
 
-def _note(own: Study) -> str:
+def _note(drawn: Study) -> str:
     note = (
-        f"Each row is a point of the grid: the mean over the n seeds that finished, with its {own.percent} "
+        f"Each row is a point of the grid: the mean over the n seeds that finished, with its {drawn.percent} "
         "interval (Student's t)."
     )
-    if any(p.difference is not None for p in own.points):
+    if any(p.difference is not None for p in drawn.points):
         note += (
-            " Differences are paired by seed; their intervals, which the verdicts go by, and the p values are "
-            "adjusted for all comparisons. Nothing is called better or worse whose interval holds 0. The plot of "
-            "differences and summary.csv have the intervals of each alone, too."
+            " Differences are paired by seed; their intervals, which decide the verdicts, and the p values are "
+            "adjusted for all comparisons. A point is called better or worse only if its interval excludes 0. The "
+            "figure of differences and summary.csv also have the interval of each comparison alone."
         )
-    return note + " Sizes and FLOPs are theoretical; where seeds differ, their standard deviation stands behind ±."
+    return note + " Theoretical sizes and FLOPs are computed; where seeds differ, ± is their standard deviation."
 
 
-def _html(
-    own: Study, summary: Sequence[Row], sentences: Sequence[str], extra: Sequence[Table], command: str,
-    plan: Sequence[Table],
-) -> str:  # fmt: skip
-    table, keys = summary_table(own, summary)
-    targets = [f"point={i}" for i in range(len(own.points))]
-    before = [
-        interactive.Section("Summary", interactive.paragraph(_note(own)) + interactive.table(table, keys, targets)),
-        *(interactive.Section(t.title, interactive.table(t._replace(title=""))) for t in extra),
-    ]
-    trials = trials_table(own)
-    targets = [f"trial={row[0]}" for row in trials.rows]
-    after = [interactive.Section("How it was run", "\n".join(map(interactive.table, plan)))] if plan else []
-    after.append(
-        interactive.Section(
-            f"All {len(trials.rows)} trials", interactive.table(trials, (), targets, "command"), folded=True
-        )
-    )
-    lead = (interactive.paragraph(" ".join(sentences)) if sentences else "") + interactive.command(command)
-    return interactive.page(own, lead, before, after)
+def axis_text(values: Sequence[object]) -> str:
+    """The values of an axis on one line.
 
-
-def _markdown(
-    own: Study, summary: Sequence[Row], sentences: Sequence[str], extra: Sequence[Table], command: str,
-    plan: Sequence[Table], captions: Sequence[tuple[str, str]],
-) -> str:  # fmt: skip
-    parts = [f"# {escape(own.title)}", *([escape(" ".join(sentences))] if sentences else []), _fence(command)]
-    parts += ["The same with interactive plots: [report.html](report.html).", "## Summary", _note(own)]
-    parts.append(to_markdown(summary_table(own, summary)[0]))
-    parts += [part for t in extra for part in (f"## {escape(t.title)}", to_markdown(t._replace(title="")))]
-    for name, caption in captions:
-        parts.append(f"![{escape(caption)}](<{name}>)\n\n*{escape(caption)}*")
-    parts += ["## How it was run", *map(to_markdown, plan)] if plan else []
-    trials = to_markdown(trials_table(own))
-    parts.append(f"## Trials\n\n<details><summary>Every trial and its command</summary>\n\n{trials}\n\n</details>")
-    return "\n\n".join(parts) + "\n"
-
-
-def _fence(text: str) -> str:
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}sh\n{text}\n{fence}"
+    Example:
+      >>> axis_text((0.1, None, "a"))
+      '0.1, none, a'
+    """
+    return formats.shorten(", ".join(map(text, values)), 60)

@@ -11,19 +11,21 @@ import jax
 from jopt.ablate import summary as summaries
 from jopt.ablate.checks import control, validate
 from jopt.ablate.config import Ablation
-from jopt.ablate.display import Display
+from jopt.ablate.display import findings, finished_parts, plan_parts, training, write_report
 from jopt.ablate.execute import Chunk, ChunkRun
 from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import check, check_budget, judge
 from jopt.ablate.lift import Layout
 from jopt.ablate.measured import fastest
 from jopt.ablate.plan import GroupPlan, Loader, identity, plan
-from jopt.ablate.results import OUTCOMES, Axis, Results, Row
+from jopt.ablate.results import Axis, Results, Row
 from jopt.ablate.strategy import chunks
 from jopt.ablate.table import write_csv
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
 from jopt.files import write_json, write_text
+from jopt.measure import columns_of
+from jopt.report import SILENT, Observer
 from jopt.train import manifest as manifests
 from jopt.train.compilation import Compiler
 from jopt.train.signals import StopRequested, stop_on_sigterm
@@ -34,7 +36,13 @@ _OF_A_LAUNCH = ("datasets", "digest", "events", "exit_status", "groups")
 
 
 def run(
-    ablation: Ablation, workdir: str | Path, *, arguments: str = "", devices: int | None = None, quiet: bool = False
+    ablation: Ablation,
+    workdir: str | Path,
+    *,
+    arguments: str = "",
+    devices: int | None = None,
+    observer: Observer = SILENT,
+    quiet: bool = False,
 ) -> Results:
     """Runs what a grid asks for and `workdir` does not hold yet, and writes its tables and its report.
 
@@ -43,7 +51,8 @@ def run(
       workdir: a new or empty directory, or one that holds this grid or a part of it.
       arguments: what the apps are given to find the grid, such as `--config=grid.py`; '' where they cannot.
       devices: local devices to use at most; None is all.
-      quiet: print nothing.
+      observer: is told what goes on; `jopt.report.Console()` prints it.
+      quiet: without effect, as nothing is printed without an observer.
 
     Returns:
       The results, as `trials.csv` has them.
@@ -55,7 +64,7 @@ def run(
     """
     begun = time.perf_counter()
     trials = validate(ablation)
-    files, display = AblationDir(workdir), Display(quiet)
+    files = AblationDir(workdir)
     recorded = files.recorded()
     if recorded is not None:
         files.check_same(recorded, ablation, trials)
@@ -72,7 +81,7 @@ def run(
             files.check_same(again, ablation, trials)
             known = _lanes(files, again, ablation)
             plans = plan(ablation, groups(trials), usable, known, loader)
-        session = _Session(ablation, trials, found, plans, files, display, stop.is_set, arguments, begun)
+        session = _Session(ablation, trials, found, plans, files, observer, stop.is_set, arguments, begun)
         return session.run(known)
 
 
@@ -105,13 +114,13 @@ class _Session:
         found: tuple[Axis, ...],
         plans: list[GroupPlan],
         files: AblationDir,
-        display: Display,
+        observer: Observer,
         asked_to_stop: Any,
         arguments: str,
         begun: float,
     ):
         self.ablation, self.trials, self.axes, self.plans = ablation, trials, found, plans
-        self.files, self.display, self.asked_to_stop = files, display, asked_to_stop
+        self.files, self.observer, self.asked_to_stop = files, observer, asked_to_stop
         self.arguments, self.begun = arguments, begun
         self.compilations: dict[str, dict[str, int]] = {}
 
@@ -119,7 +128,7 @@ class _Session:
         done = self.files.done()
         if any(self.files.chunks.glob("*/")):
             self._check_data()
-        self.display.plan(self.ablation, self.axes, self.plans, lambda trial: trial.id in done)
+        self.observer.plan(lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done))
         self._choose(known)
         # First of all files: it is what makes the directory one to go on with.
         self._record()
@@ -135,7 +144,8 @@ class _Session:
             raise
         finally:
             self._close_manifest(status)
-        self.display.finished(self.files, results, self.summary, time.perf_counter() - self.begun)
+        seconds = time.perf_counter() - self.begun
+        self.observer.finished(lambda: finished_parts(self.files, results, self.summary, self.findings, seconds))
         return results
 
     def _choose(self, known: dict[str, int]) -> None:
@@ -145,7 +155,7 @@ class _Session:
         for index, p in enumerate(self.plans):
             if identity(p.group) not in known:
                 lanes, table = fastest(p)
-                self.display.show(table)
+                self.observer.plan(lambda table=table: [table])
                 layout = Layout(lanes, max(1, min(p.layout.devices, -(-len(p.group.trials) // lanes))))
                 most = min(max(p.width, layout.multiple), p.memory.room(layout))
                 count, width = chunks(len(p.group.trials), layout, most)
@@ -171,7 +181,7 @@ class _Session:
         self.files.forget([chunk["id"] for chunk in begun])
         left = [(p, self._chunks(p, done, begun)) for p in self.plans]
         total = sum(p.steps * len(chunk.trials) for p, own in left for chunk in own)
-        with self.display.training(total, sum(len(own) for _, own in left)) as shown:
+        with training(self.observer, total, sum(len(own) for _, own in left)) as shown:
             for p, own in left:
                 compilers: dict[tuple[int, Layout], Compiler] = {}
                 for chunk in own:
@@ -216,9 +226,10 @@ class _Session:
         of_group = {trial.id: p.group.index for p in self.plans for trial in p.group.trials}
         rows: list[Row] = []
         curves: list[Row] = []
+        columns = columns_of("trial")
         for trial in self.trials:
             found = done[trial.id]["row"]
-            outcome = {name: found.get(name) for name in OUTCOMES}
+            outcome = {column.key: found.get(column.key) for column in columns}
             rows.append(
                 {"trial": trial.id, "group": of_group[trial.id], **trial.point, "seed": trial.seed}
                 | {name: found.get(name) for name in ("status", "diverged_step")}
@@ -229,7 +240,7 @@ class _Session:
             curves += [{"trial": trial.id, **row} for row in done[trial.id]["curves"]]
         overrides = {trial.id: trial.overrides for trial in self.trials}
         a = self.ablation
-        return Results(a.name, self.axes, control(a), a.metric, rows, curves, overrides)
+        return Results(a.name, self.axes, control(a), a.metric, rows, curves, overrides, columns)
 
     def _command(self, trial: Trial) -> str:
         if self.arguments:
@@ -250,7 +261,8 @@ class _Session:
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
             command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
-        self.display.report(files, self.ablation, self.plans, results, self.summary, found, command)
+        self.findings = findings(self.ablation, self.plans, results, found)
+        write_report(files, self.ablation, self.plans, results, self.summary, found, command)
 
     def _open_manifest(self, done: int) -> None:
         files, first = self.files, self.plans[0].prepared

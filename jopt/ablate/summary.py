@@ -10,11 +10,12 @@ from jopt.ablate.multiple import holm
 from jopt.ablate.paired import LEAST_SEEDS, Comparison, compare, resolution, verdict
 from jopt.ablate.results import OUTCOMES, Results, Row
 from jopt.config import ConfigError, choice, require
+from jopt.measure import columns_of
 
-HIGHER_IS_BETTER = ("accuracy", "validation_accuracy", "sparsity")
+HIGHER_IS_BETTER = tuple(column.key for column in columns_of("trial") if column.better == "higher")
 """Of `OUTCOMES`. Of the others, losses and sizes, less is better."""
 
-SHARES = ("accuracy", "validation_accuracy", "sparsity")
+SHARES = tuple(column.key for column in columns_of("trial") if column.fraction)
 """Of `OUTCOMES`, those that lie in [0, 1]."""
 
 _AGAINST = (
@@ -32,12 +33,13 @@ _AGAINST = (
 )
 
 
-def columns(axes: Sequence[str], metric: str = "accuracy") -> list[str]:
+def columns(axes: Sequence[str], metric: str = "accuracy", outcomes: Sequence[str] = OUTCOMES) -> list[str]:
     """The columns of `summary.csv`, in order.
 
     Args:
       axes: the names of the axes, the seed left out.
       metric: the outcome that decides.
+      outcomes: the keys of the columns of trials.
 
     Raises:
       ConfigError: for an axis with the name of another column, or an unknown metric.
@@ -46,9 +48,9 @@ def columns(axes: Sequence[str], metric: str = "accuracy") -> list[str]:
       >>> columns(["bits"])[:6]
       ['bits', 'n', 'diverged', 'accuracy_mean', 'accuracy_sd', 'accuracy_low']
     """
-    choice("metric", metric, OUTCOMES)
+    choice("metric", metric, outcomes)
     own = ["n", "diverged"]
-    for name in (metric, *(name for name in OUTCOMES if name != metric)):
+    for name in (metric, *(name for name in outcomes if name != metric)):
         own += [f"{name}_mean", f"{name}_sd"]
         if name == metric:
             own += [
@@ -81,7 +83,7 @@ def summarize(results: Results, confidence: float = 0.95, comparisons: int | Non
       ConfigError: for a control that no point of the grid matches, or an axis with the name of another column.
     """
     intervals.check_confidence(confidence)
-    header = columns([axis.name for axis in results.axes], results.metric)
+    header = columns([axis.name for axis in results.axes], results.metric, results.outcomes)
     points = results.points()
     controls = control_of(results)
     made = sum(control not in (None, index) for index, control in enumerate(controls))
@@ -90,7 +92,7 @@ def summarize(results: Results, confidence: float = 0.95, comparisons: int | Non
     trials_of = grouped(results)
     rows, found = [], []
     for point, trials, control in zip(points, trials_of, controls, strict=True):
-        rows.append({**point, **_alone(trials, results.metric, confidence)})
+        rows.append({**point, **_alone(trials, results.metric, confidence, results.outcomes)})
         other = None if control is None else trials_of[control]
         found.append(None if other is None else _compare(trials, other, results.metric, confidence, planned, step))
     adjusted = holm(
@@ -164,12 +166,12 @@ def _outcome(row: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _alone(trials: Sequence[Row], metric: str, confidence: float) -> Row:
+def _alone(trials: Sequence[Row], metric: str, confidence: float, outcomes: Sequence[str]) -> Row:
     row: Row = {
         "n": sum(trial["status"] == "finished" for trial in trials),
         "diverged": sum(trial["status"] != "finished" for trial in trials),
     }
-    for name in OUTCOMES:
+    for name in outcomes:
         values = list(by_seed(trials, name).values())
         row[f"{name}_mean"] = _known(intervals.mean(values))
         row[f"{name}_sd"] = _known(intervals.sd(values))
@@ -222,7 +224,7 @@ def _judge(
         return "diverged"
     if comparison is None or control is None:
         return None
-    found = verdict(comparison, results.metric in HIGHER_IS_BETTER)
+    found = verdict(comparison, results.decisive.better == "higher")
     # A control that lost seeds is no longer the control that was asked for.
     whole = not control["diverged"] and comparison.n == row["n"] == control["n"]
     return found if whole or found == "too few seeds" else "undecided"

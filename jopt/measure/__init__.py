@@ -5,6 +5,14 @@ from jopt.measure.bits import LayerStorage as LayerStorage
 from jopt.measure.bits import Storage as Storage
 from jopt.measure.bits import storage as storage
 from jopt.measure.bits import total_storage as total_storage
+from jopt.measure.columns import BUILT_IN as BUILT_IN
+from jopt.measure.columns import Column as Column
+from jopt.measure.columns import Measured as Measured
+from jopt.measure.columns import StageOutcome as StageOutcome
+from jopt.measure.columns import columns_of as columns_of
+from jopt.measure.columns import load_columns as load_columns
+from jopt.measure.columns import stage_rows as stage_rows
+from jopt.measure.columns import trial_row as trial_row
 from jopt.measure.effective import effective_flops as effective_flops
 from jopt.measure.flops import Operations as Operations
 from jopt.measure.flops import flops as flops
@@ -33,5 +41,3 @@ from jopt.measure.size import Layer as Layer
 from jopt.measure.size import Size as Size
 from jopt.measure.size import layers as layers
 from jopt.measure.size import size as size
-from jopt.measure.stages import StageOutcome as StageOutcome
-from jopt.measure.stages import stage_rows as stage_rows

@@ -246,29 +246,3 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
         unlike = (n for n in lengths if all(p.parts[-n:] != path.parts[-n:] for p in others))
         names.append("/".join(path.parts[-next(unlike, len(path.parts)) :]))
     return [n if names[:i].count(n) == 0 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]
-
-
-def fit(table: Table, width: int) -> list[Table]:
-    """Cuts a table with too many columns into tables that are at most `width` wide; each has the first column.
-
-    Example:
-      >>> wide = Table("T", ("", "aaaa", "bbbb", "cccc"), "lrrr", [("x", "1", "2", "3")])
-      >>> [part.header for part in fit(wide, 20)]
-      [('', 'aaaa', 'bbbb'), ('', 'cccc')]
-    """
-    columns = list(zip(table.header, *table.rows, strict=True))
-    gap, widest = 3, 32  # Longer cells fold.
-    sizes = [min(max(map(len, column)), widest) + gap for column in columns]
-    parts: list[list[int]] = [[]]
-    for i in range(1, len(columns)):
-        if parts[-1] and sizes[0] + sum(sizes[j] for j in parts[-1]) + sizes[i] > width:
-            parts.append([])
-        parts[-1].append(i)
-    return [_columns(table, [0, *part], " (continued)" if n else "") for n, part in enumerate(parts)]
-
-
-def _columns(table: Table, keep: Sequence[int], suffix: str) -> Table:
-    def cut(cells: Sequence[str]) -> tuple[str, ...]:
-        return tuple(cells[i] for i in keep)
-
-    return Table(table.title + suffix, cut(table.header), "".join(cut(table.align)), [cut(r) for r in table.rows])

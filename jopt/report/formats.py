@@ -1,14 +1,11 @@
 """Numbers and names as people read them."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
-_NAMES = {
-    "nonzero_parameters": "nonzero parameters",
-    "flops": "FLOPs",
-    "wall_seconds": "wall time",
-    "compile_seconds": "compile time",
-}
+from jopt.measure.columns import BUILT_IN, Column, Scope
 
 
 def printable(text: str) -> str:
@@ -21,18 +18,44 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def column(key: str, scope: Scope = "run") -> Column:
+    """The column of a metric; one that the registry does not have is made from its name.
+
+    Example:
+      >>> column("nonzero_parameters").label, column("best_validation_accuracy").label, column("f1_score").format
+      ('nonzero parameters', 'best validation accuracy', 'number')
+    """
+    known = [c for c in BUILT_IN if c.key == key]
+    # A metric of a run may have a label of its own there, and is written as elsewhere.
+    for candidate in sorted(known, key=lambda c: scope not in c.scopes):
+        label = candidate.label if scope in candidate.scopes else _spaced(key)
+        return dataclasses.replace(candidate, label=label)
+    endings = {"accuracy": "percent", "sparsity": "percent", "seconds": "seconds", "bytes": "bytes", "flops": "si"}
+    return Column(
+        key if key.isidentifier() else "metric", _spaced(key) or "-", format=endings.get(_last(key), "number")
+    )
+
+
+def _spaced(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _last(key: str) -> str:
+    return key.rsplit("_", 1)[-1]
+
+
 def name(key: str) -> str:
-    """The name of a metric in a table.
+    """The label of a metric of a run.
 
     Example:
       >>> name("nonzero_parameters"), name("test_accuracy")
       ('nonzero parameters', 'test accuracy')
     """
-    return _NAMES.get(key, key.replace("_", " "))
+    return column(key).label
 
 
 def value(key: str, v: Any) -> str:
-    """The value of the metric `key`, in the unit that its name implies.
+    """The value of the metric `key` of a run, in full.
 
     Example:
       >>> value("accuracy", 0.98765), value("wall_seconds", 75.2), value("bytes", 2048), value("loss", 0.12345678)
@@ -44,16 +67,54 @@ def value(key: str, v: Any) -> str:
         return "-"
     if isinstance(v, bool) or not isinstance(v, int | float):
         return str(v)
-    last = key.rsplit("_", 1)[-1]
-    if last in ("accuracy", "sparsity"):
-        return percent(v)
-    if last == "seconds":
-        return duration(v)
-    if last == "bytes":
+    described = column(key)
+    if described.format == "bytes":
         return f"{integer(v)} ({binary(v)})" if v >= 1024 else integer(v)
-    if last == "flops":
+    if described.format == "si":
         return f"{integer(v)} ({si(v)})" if v >= 1e6 else integer(v)
-    return integer(v) if isinstance(v, int) else number(v)
+    if described.format == "number" and isinstance(v, int):
+        return integer(v)
+    return text(described, v)
+
+
+def text(column: Column, v: float | int | None) -> str:
+    """A number of a column as tables and figures show it.
+
+    Example:
+      >>> from jopt.measure import Column
+      >>> text(Column("ms", "latency", "ms", "lower", ".3f"), 1.5), text(Column("n", "n", format="bytes"), 4096)
+      ('1.500 ms', '4.00 KiB')
+      >>> text(Column("n", "n"), None), text(Column("loss", "loss", "nats"), 0.25)
+      ('-', '0.25')
+    """
+    if v is None:
+        return "-"
+    named = _NAMED.get(column.format)
+    # The named formats bring their unit along; `number` leaves it to the header.
+    return named(v) if named else f"{format(v, column.format)} {column.unit}".rstrip()
+
+
+def short(column: Column, v: float | int | None) -> str:
+    """The same where 80 columns must do: fewer digits, and units left to the header.
+
+    Example:
+      >>> from jopt.measure import Column
+      >>> short(Column("churn", "churn", format="percent"), 0.025), short(Column("d", "d", format="points"), -0.01)
+      ('2.5%', '-1.00')
+    """
+    if v is not None and column.format == "percent" and column.key != "accuracy":
+        return f"{100 * v:.1f}%"
+    return text(column, v).removesuffix(" pp")
+
+
+def titled(column: Column) -> str:
+    """The label with its unit, as an axis has it.
+
+    Example:
+      >>> titled(column("loss", "stage")), titled(column("accuracy", "stage"))
+      ('test loss (nats)', 'test accuracy')
+    """
+    return f"{column.label} ({column.unit})" if column.unit else column.label
 
 
 def number(v: float) -> str:
@@ -170,3 +231,9 @@ def shorten(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+_NAMED: dict[str, Callable[[float], str]] = {
+    "percent": percent, "points": points, "bytes": binary, "si": si, "integer": integer, "number": number,
+    "seconds": duration,
+}  # fmt: skip

@@ -1,12 +1,18 @@
-"""Tables of a packed file's ledger: bytes by kind, by layer, and by tensor and kind."""
+"""A packed file's ledger as tables, as JSON and as bars in characters: bytes by kind, by layer and by tensor."""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jopt.codec.ledger import KINDS, Entry, Ledger
 from jopt.layers import is_weight
 from jopt.report import formats
+from jopt.report.figures import BEFORE, PALETTE, QUIET
 from jopt.report.tables import Table
+
+if TYPE_CHECKING:
+    import rich.text
 
 POSITIONS = ("gaps", "filler")
 """The kinds that say where the weights are that are not zero."""
@@ -22,7 +28,31 @@ MEANINGS = {
     "header": "names, shapes, lengths, checksums, metadata",
 }
 
-_NAME, _FILE = 56, "(file header)"
+_NAME, _FILE, _MOST = 56, "(file header)", 24
+
+
+class _Look(NamedTuple):
+    """How a kind is drawn: its color, and its character where there may be no color, or ASCII alone."""
+
+    color: str
+    glyph: str
+    ascii: str
+
+
+# Gaps and filler, which stand side by side and belong together, are the two warm colors, apart in lightness too.
+_LOOKS = {
+    "values": _Look(PALETTE[0], "█", "#"),
+    "gaps": _Look(PALETTE[4], "▓", "="),
+    "filler": _Look(PALETTE[1], "▒", "~"),
+    "codebook": _Look(PALETTE[2], "◆", "c"),
+    "tables": _Look(PALETTE[3], "▲", "t"),
+    "scales": _Look(PALETTE[5], "●", "s"),
+    "biases": _Look(QUIET, "■", "b"),
+    "header": _Look(BEFORE, "░", "."),
+}
+
+COLORS = {kind: look.color for kind, look in _LOOKS.items()}
+"""Of each kind, in figures and in a terminal."""
 
 
 def ledger_tables(ledger: Ledger) -> list[Table]:
@@ -218,3 +248,87 @@ def _same(texts: Iterable[str]) -> str:
     """What all of them are; empty where they differ."""
     found = set(texts)
     return found.pop() if len(found) == 1 else ""
+
+
+def ledger_bars(ledger: Ledger, width: int = 80, ascii_only: bool = False) -> rich.text.Text:
+    """The same picture in characters: a line for the kinds, then one for each tensor; colors where there are any.
+
+    Args:
+      ledger: of the file.
+      width: columns of the terminal, at least 40.
+      ascii_only: draw with ASCII characters.
+
+    Returns:
+      Lines of at most `width` columns. A bar's length is the tensor's bytes, by the largest tensor; it is divided
+      among its kinds by largest remainders, and what is too small for a character has a thin stroke.
+
+    Example:
+      >>> from jopt.codec.ledger import Entry
+      >>> kernel = Entry("Dense_0/kernel", (64, 10), "float32", "", 640, 64, {"values": 96, "gaps": 32})
+      >>> bias = Entry("Dense_0/bias", (10,), "float32", "", 10, 10, {"biases": 40})
+      >>> print(ledger_bars(Ledger((kernel, bias)), width=50).plain)
+      █ values 57.1%  ▓ gaps 19.0%  ■ biases 23.8%
+      Dense_0/kernel ████████████████▓▓▓▓▓  128 B  76.2%
+      Dense_0/bias   ■■■■■■■                 40 B  23.8%
+    """
+    rows, kinds = named_entries(ledger, _MOST), ledger.by_kind()
+    ends = [f"{formats.binary(sum(k.values()))}  {share(sum(k.values()), ledger.total):>5}" for _, k in rows]
+    last = max(map(len, ends), default=0)
+    column = min(max((len(name) for name, _ in rows), default=0), (width - last) // 2)
+    room = max(width - last - column - 3, 1)
+    largest = max((sum(k.values()) for _, k in rows), default=0)
+    out = _key(kinds, ledger.total, width, ascii_only)
+    for end, (name, amounts) in zip(ends, rows, strict=True):
+        out.append(f"\n{_cut(name, column, ascii_only):<{column}} ")
+        bar = _bar(amounts, room * sum(amounts.values()) / max(largest, 1), ascii_only)
+        out.append_text(bar)
+        out.append(f"{'':<{room - len(bar)}}  {end:>{last}}")
+    return out
+
+
+def _cut(name: str, width: int, ascii_only: bool) -> str:
+    if not ascii_only:
+        return formats.shorten(name, width)
+    return formats.shorten(name, width).replace("…", "~").encode("ascii", "replace").decode()
+
+
+def _key(kinds: dict[str, int], total: int, width: int, ascii_only: bool) -> rich.text.Text:
+    import rich.text
+
+    out, used = rich.text.Text(), 0
+    for kind, n in kinds.items():
+        look = _LOOKS[kind]
+        text = f" {kind} {share(n, total)}"
+        gap = "" if not used else "  " if used + len(text) + 3 <= width else "\n"
+        used = (0 if gap == "\n" else used + len(gap)) + len(text) + 1
+        out.append(gap).append(look.ascii if ascii_only else look.glyph, style=look.color).append(text)
+    return out
+
+
+def _bar(amounts: dict[str, int], length: float, ascii_only: bool) -> rich.text.Text:
+    import rich.text
+
+    out = rich.text.Text()
+    total, cells = sum(amounts.values()), round(length)
+    if total and not cells:
+        kind = max(amounts, key=lambda k: amounts[k])
+        return out.append("|" if ascii_only else "▏", style=_LOOKS[kind].color)
+    for kind, n in _apportion(amounts, cells).items():
+        look = _LOOKS[kind]
+        out.append((look.ascii if ascii_only else look.glyph) * n, style=look.color)
+    return out
+
+
+def _apportion(amounts: dict[str, int], cells: int) -> dict[str, int]:
+    """Whole cells in proportion to the amounts, by largest remainders; their sum is `cells`.
+
+    Example:
+      >>> _apportion({"values": 5, "gaps": 3, "header": 2}, 4)
+      {'values': 2, 'gaps': 1, 'header': 1}
+    """
+    total = sum(amounts.values())
+    exact = {kind: cells * n / total for kind, n in amounts.items()} if total else {}
+    out = {kind: int(n) for kind, n in exact.items()}
+    for kind in sorted(exact, key=lambda k: out[k] - exact[k])[: cells - sum(out.values())]:
+        out[kind] += 1
+    return out

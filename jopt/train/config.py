@@ -33,8 +33,8 @@ class Stage:
       methods: what the stage does to the network, in the order of application: `prune.Gradual(...)`,
         `quantize.Weights(...)` and others of jopt's or of your own (`jopt.method.Method`). One of a name. A method
         of a name that acted in the stage before takes its place.
-      order: the names of all methods that act in the stage, first to last, those of earlier stages included; () puts
-        them by their rank (`Method.rank`), its own in the order of `methods`.
+      order: the names of all methods that act in the stage, first to last, those of earlier stages included; ()
+        puts them by their rank (`Method.rank`), its own in the order of `methods`.
       release: names of methods of earlier stages that end here, such as ('prune',).
       transfer: parameters to take from another run as the stage starts.
       calibration_examples: so many training examples, newly drawn each time, are looked at where a choice of masks

@@ -1,10 +1,8 @@
-"""What a run shows while it goes on, and the report that it leaves."""
+"""What a run tells an observer, the numbers that its stages add to the result, and the report that it leaves."""
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,184 +10,195 @@ import numpy as np
 from jopt import codec, measure, optim, report
 from jopt.codec import Ledger
 from jopt.config import leaves, to_dict
+from jopt.measure import Column
+from jopt.report.console import Shown
+from jopt.report.page import Findings, Part, parts_markdown
+from jopt.report.run_report import packed_parts
 from jopt.train import describe, metrics
 from jopt.train.plan import StagePlan
 from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
 
-_WIDEST_BARS = 110
-_OF_SPEED = (
-    "Of the forward pass, by this machine's clock, other work on it included. Masks and fake quantization keep the "
-    "arrays' shapes, so they do not change it; a smaller network does, as jopt.prune.shrink makes one."
-)
+
+class Speed(NamedTuple):
+    """The measured latency of one network at one batch size.
+
+    Attributes:
+      network: the name of its stage.
+      batch: examples a call.
+      latency: of a call.
+    """
+
+    network: str
+    batch: int
+    latency: measure.Latency
 
 
-class Display:
-    """Prints the plan, the progress and the result, unless it is quiet; writes the report in any case."""
+class Numbers(NamedTuple):
+    """What the outcomes of the stages add to a run's result.
 
-    def __init__(self, quiet: bool = False):
-        """Quiet displays print nothing but warnings."""
-        self._quiet = quiet
+    Attributes:
+      stages: a row of numbers for each stage.
+      speeds: the measured latencies; none for a single stage.
+    """
 
-    def _print(self, *lines: str) -> None:
-        if not self._quiet:
-            print(*lines, sep="\n", flush=True)
+    stages: list[dict[str, Any]]
+    speeds: list[Speed]
 
-    def _show(self, table: report.Table) -> None:
-        if not self._quiet:
-            report.show(table)
-
-    def warn(self, sentence: str) -> None:
-        """Says on standard error what must not be overlooked."""
-        print(f"warning: {sentence}", file=sys.stderr, flush=True)
-
-    def plan(self, prepared: Prepared) -> None:
-        """What will be run: data, stages, resolved rules, parameters and FLOPs."""
-        if self._quiet:
-            return
-        p, data = prepared, prepared.dataset
-        sizes = " / ".join(f"{len(part.labels):,}" for part in (data.train, data.validation, data.test))
-        devices = "all local devices" if p.config.data_parallel else "one device"
-        self._print(
-            f"{p.config.name}: {data.name}, {sizes} examples (train / validation / test), seed {p.config.seed}, "
-            f"on {devices} ({jax.default_backend()})"
-        )
-        self._show(stage_table(p))
-        for stage in p.plans:
-            if text := describe.optimizer_rules(stage, p.like(stage.index).params):
-                self._print(f"rules of stage {stage.name!r}", text, "")
-            for table in method_tables(p, stage):
-                self._show(table)
-            if stage.starts_network:
-                self._show(model_table(p, stage.index))
-
-    def resuming(self, step: int) -> None:
-        """Says that the run goes on from a checkpoint."""
-        self._print(f"going on from the checkpoint of step {step:,}")
-
-    @contextlib.contextmanager
-    def training(
-        self, prepared: Prepared, files: Workdir, rows: list[metrics.Row]
-    ) -> Iterator[Callable[[list[metrics.Row]], None]]:
-        """Shows and mirrors metric rows: in the progress bar, and as TensorBoard events.
-
-        Args:
-          prepared: the run.
-          files: its directory.
-          rows: those that are known already, after a resume.
-
-        Yields:
-          What takes new rows.
-        """
-        if rows or any(files.path.glob("events.out.tfevents.*")):
-            report.rewrite(files.path, rows)
-        start = rows[-1]["step"] if rows else 0
-        total = prepared.segments[-1].stop
-        with contextlib.ExitStack() as stack:
-            writer = stack.enter_context(report.Writer(files.path))
-            bar = None if self._quiet else stack.enter_context(report.Progress(total, start))
-
-            def take(new: list[metrics.Row]) -> None:
-                writer.write(new)
-                if bar is not None:
-                    for row in new:
-                        bar.update(row["step"], row["stage"], row)
-
-            yield take
-
-    def report(
-        self,
-        prepared: Prepared,
-        files: Workdir,
-        manifest: dict[str, Any],
-        result: dict[str, Any],
-        outcomes: list[measure.StageOutcome],
-        ledger: Ledger | None = None,
-    ) -> dict[str, Any]:
-        """Writes `report.md` and its pictures; for several stages what each cost and saved, and `report.html` too.
-
-        Args:
-          prepared: the run.
-          files: its directory.
-          manifest: of the run.
-          result: of the run, as far as it is known.
-          outcomes: what each stage ended with.
-          ledger: of the packed model, where there is one.
-
-        Returns:
-          What the outcomes add to the result: the numbers of each stage, if there are several.
-        """
-        rows = metrics.read(files.metrics)
-        name = prepared.config.name
-        report.save_figure(report.learning_curves(rows, title=name), files.path / "learning_curves.png")
-        curves = report.Picture("Learning curves", "learning_curves.png")
-        shown = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")} | {
-            "argv": command(manifest["argv"])
-        }
-        last = len(outcomes) - 1
-        table = model_table(prepared, last, outcomes[last].params)
-        packed = _packed_parts(files, name, ledger)
-        found, more = None, report.parts_markdown(packed)
-        if last:
-            labels = prepared.dataset.test.labels
-            found = report.compression(files.path, outcomes, labels, title=name)
-            speed = [report.Heading("Speed, measured"), latency_table(prepared, outcomes), _OF_SPEED]
-            more = "\n\n".join(filter(None, (found.markdown, more, report.parts_markdown(speed))))
-            training = [report.Heading("Training"), curves, table]
-            parts = [report.result_table(result), *found.parts, *packed, *speed, *training]
-            report.write_html(files.path / "report.html", name, parts)
-        text = report.report_markdown(
-            to_dict(prepared.config), shown, rows, result, {curves.caption: curves.path}, table, more
-        )
-        files.write_report(text)
-        return {} if found is None else {"stages": found.rows}
-
-    def finished(self, files: Workdir, result: dict[str, Any]) -> None:
-        """The result, and where to read more."""
-        if "stages" in result:
-            self._show(report.stages_table(result["stages"], brief=True))
-        self._ledger(files.packed)
-        self._show(report.result_table(result, title="Result"))
-        picture = "compression.png" if "stages" in result else "learning_curves.png"
-        self._print(f"report: {files.report}    picture: {files.path / picture}")
-        if files.packed.is_file():
-            size = files.packed.stat().st_size
-            self._print(
-                f"packed model: {files.packed}, {size:,} bytes (python -m experiments.inspect {files.packed})"
-            )
-
-    def _ledger(self, path: Path) -> None:
-        """Where the bytes of the packed model are, as wide as the terminal."""
-        if self._quiet or not path.is_file():
-            return
-        import rich.console
-
-        ledger = codec.read(path).ledger
-        console = rich.console.Console(highlight=False)
-        report.show(
-            report.ledger_tables(ledger)[0]._replace(title=report.ledger_headline(ledger, path.name)), console
-        )
-        console.print(report.ledger_bars(ledger, min(console.width, _WIDEST_BARS), console.options.ascii_only), "")
-
-    def finished_before(self, files: Workdir, result: dict[str, Any]) -> None:
-        """As `finished`, for a run that had been finished already."""
-        self._print(f"{files.path} holds this run, finished; nothing was run")
-        self._ledger(files.packed)
-        self._show(report.result_table(result, title="Result"))
+    def fields(self, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
+        """The fields of result.json: `stages` if there are several, and the last stage's columns from outside."""
+        outside = {c.key: self.stages[-1].get(c.key) for c in measure.load_columns(columns)}
+        return outside | ({"stages": self.stages} if len(self.stages) > 1 else {})
 
 
-def _packed_parts(files: Workdir, name: str, ledger: Ledger | None) -> list[report.Part]:
-    """The packed file's part of a report, its picture drawn."""
-    if ledger is None:
-        return []
-    report.save_figure(report.ledger_figure(ledger, f"{name}: where the bytes are"), files.path / "bytes.png")
-    return [
-        report.Heading("Packed file"),
-        f"{files.packed.name}, {ledger.total:,} bytes, is {ledger.ratio:.1f} times smaller than the arrays that it "
-        "holds. Each byte is accounted for: the sums are the file's length.",
-        *report.ledger_tables(ledger),
-        report.Picture("Where the bytes of the packed file are", "bytes.png"),
+def numbers(
+    prepared: Prepared, outcomes: Sequence[measure.StageOutcome], columns: Sequence[Column | str] = ()
+) -> Numbers:
+    """Computes what the outcomes of the stages add to the result. Nothing is written or drawn.
+
+    Args:
+      prepared: the run.
+      outcomes: what each stage ended with.
+      columns: columns from outside, or their names.
+    """
+    rows = measure.stage_rows(outcomes, prepared.dataset.test.labels, columns=columns)
+    return Numbers(rows, speeds(prepared, outcomes) if len(outcomes) > 1 else [])
+
+
+def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list[Speed]:
+    """Measures each network of the run, at batch 1 and 256, by the clock of this machine."""
+    measured = []
+    for index, outcome in enumerate(outcomes):
+        plan = prepared.plans[index]
+        if not plan.starts_network:
+            continue
+        state, model = prepared.like(index).model_state, plan.wrapped
+        state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
+
+        def forward(params: Any, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
+            return model.apply(params, state, x, train=False)[0]
+
+        for batch in (1, 256):
+            x = np.zeros((batch, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+            measured.append(Speed(outcome.name, batch, measure.latency(forward, outcome.params, x)))
+    return measured
+
+
+def write_report(
+    prepared: Prepared,
+    files: Workdir,
+    manifest: Mapping[str, Any],
+    result: Mapping[str, Any],
+    outcomes: Sequence[measure.StageOutcome],
+    numbers: Numbers,
+    ledger: Ledger | None = None,
+    columns: Sequence[Column | str] = (),
+) -> None:
+    """Writes `report.html` and `report.md`.
+
+    Args:
+      prepared: the run.
+      files: its directory.
+      manifest: of the run.
+      result: of the run.
+      outcomes: what each stage ended with.
+      numbers: what the function of this name gave of them.
+      ledger: of the packed model, where there is one.
+      columns: columns from outside, or their names.
+    """
+    environment = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")}
+    several = len(outcomes) > 1
+    labels = prepared.dataset.test.labels
+    parts = report.run_parts(
+        to_dict(prepared.config),
+        environment | {"argv": command(manifest["argv"])},
+        metrics.read(files.metrics),
+        result,
+        stages=numbers.stages,
+        compression=report.compression_parts(outcomes, numbers.stages, labels, columns=columns) if several else (),
+        packed=packed_parts(files.packed.name, ledger) if ledger is not None else (),
+        speed=speed_table(numbers.speeds) if numbers.speeds else None,
+        model=model_table(prepared, len(outcomes) - 1, outcomes[-1].params),
+        columns=columns,
+    )
+    report.write_html(files.path / "report.html", prepared.config.name, parts)
+    files.write_report(parts_markdown(parts) + "\n")
+
+
+def plan_parts(prepared: Prepared) -> list[Part]:
+    """What will be run: data, stages, resolved rules, parameters and FLOPs."""
+    p, data = prepared, prepared.dataset
+    sizes = " / ".join(f"{len(part.labels):,}" for part in (data.train, data.validation, data.test))
+    devices = "all local devices" if p.config.data_parallel else "one device"
+    parts: list[Part] = [
+        f"{p.config.name}: {data.name}, {sizes} examples (train / validation / test), seed {p.config.seed}, "
+        f"on {devices} ({jax.default_backend()})",
+        stage_table(p),
     ]
+    for stage in p.plans:
+        if text := describe.optimizer_rules(stage, p.like(stage.index).params):
+            parts += [f"rules of stage {stage.name!r}", text, ""]
+        parts += method_tables(p, stage)
+        if stage.starts_network:
+            parts.append(model_table(p, stage.index))
+    return parts
+
+
+@contextlib.contextmanager
+def training(
+    observer: report.Observer, prepared: Prepared, files: Workdir, rows: list[metrics.Row]
+) -> Iterator[Callable[[list[metrics.Row]], None]]:
+    """Tells an observer of metric rows, and mirrors them as TensorBoard events.
+
+    Args:
+      observer: is told.
+      prepared: the run.
+      files: its directory.
+      rows: those that are known already, after a resume.
+
+    Yields:
+      The function that takes new rows.
+    """
+    if rows or any(files.path.glob("events.out.tfevents.*")):
+        report.rewrite(files.path, rows)
+    start = rows[-1]["step"] if rows else 0
+    total = prepared.segments[-1].stop
+    with report.Writer(files.path) as writer, observer.training(total, start) as update:
+
+        def take(new: list[metrics.Row]) -> None:
+            writer.write(new)
+            for row in new:
+                update(row["step"], row["stage"], row)
+
+        yield take
+
+
+def finished_parts(
+    files: Workdir, result: Mapping[str, Any], columns: Sequence[Column | str] = (), before: bool = False
+) -> list[Shown]:
+    """What is shown at the end: findings, stages, bytes and result, and where to read more.
+
+    Args:
+      files: of the run.
+      result: of the run.
+      columns: columns from outside, or their names.
+      before: whether an earlier launch had finished the run.
+    """
+    stages = result.get("stages", ())
+    parts: list[Shown] = [Findings(report.run_findings(result, stages))]
+    if before:
+        parts.insert(0, f"{files.path} holds this run, finished; nothing was run")
+    if stages:
+        parts.append(report.stages_table(stages, brief=True, columns=columns))
+    if files.packed.is_file():
+        ledger = codec.read(files.packed).ledger
+        headline = report.ledger_headline(ledger, files.packed.name)
+        parts += [report.ledger_tables(ledger)[0]._replace(title=headline), ledger]
+    parts += [report.result_table(result, columns=columns), f"report: {files.path / 'report.html'}"]
+    if files.packed.is_file():
+        size = files.packed.stat().st_size
+        parts.append(f"packed model: {files.packed}, {size:,} bytes (python -m experiments.inspect {files.packed})")
+    return parts
 
 
 def method_tables(prepared: Prepared, stage: StagePlan) -> list[report.Table]:
@@ -244,31 +253,20 @@ def model_table(prepared: Prepared, stage: int = 0, params: Any = None) -> repor
     return report.model_table(measure.layers(params), flops_of(prepared, stage))
 
 
-def latency_table(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> report.Table:
-    """Latency and throughput of each network of the run, at batch 1 and 256, by the clock of this machine."""
+def speed_table(speeds: Sequence[Speed]) -> report.Table:
+    """Latency and throughput of each network."""
     rows = []
-    for index, outcome in enumerate(outcomes):
-        if not prepared.plans[index].starts_network:
-            continue
-        state, model = prepared.like(index).model_state, prepared.plans[index].wrapped
-        state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
-        for batch in (1, 256):
-            x = np.zeros((batch, *prepared.dataset.train.inputs.shape[1:]), np.float32)
-            found = measure.latency(
-                lambda params, x, model=model, state=state: model.apply(params, state, x, train=False)[0],
-                outcome.params,
-                x,
+    for network, batch, latency in speeds:
+        milliseconds = [f"{1e3 * value:.3g}" for value in (latency.median, latency.p10, latency.p90)]
+        low, high = measure.throughput_spread(latency, batch)
+        rows.append(
+            (
+                network,
+                str(batch),
+                f"{milliseconds[0]} [{milliseconds[1]}, {milliseconds[2]}]",
+                f"{measure.throughput(latency, batch):,.0f} [{low:,.0f}, {high:,.0f}]",
             )
-            milliseconds = [f"{1e3 * value:.3g}" for value in (found.median, found.p10, found.p90)]
-            low, high = measure.throughput_spread(found, batch)
-            rows.append(
-                (
-                    outcome.name,
-                    str(batch),
-                    f"{milliseconds[0]} [{milliseconds[1]}, {milliseconds[2]}]",
-                    f"{measure.throughput(found, batch):,.0f} [{low:,.0f}, {high:,.0f}]",
-                )
-            )
+        )
     header = ("network", "batch", "ms a batch, median [p10, p90]", "examples a second [p10, p90]")
     return report.Table("", header, "lrrr", rows)
 

@@ -33,6 +33,8 @@ class Boundary(NamedTuple):
 class NonFiniteError(RuntimeError):
     """A loss was not finite."""
 
+    exit_status = "diverged"
+
 
 def run_segments(
     program_of: Callable[[int, int], Program],

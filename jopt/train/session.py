@@ -1,5 +1,6 @@
-"""A run in its directory: start or go on, keep everything, end with a result."""
+"""A run in its directory: start or resume, keep everything, end with a result."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,19 +12,21 @@ import numpy as np
 
 from jopt import data, measure, models
 from jopt.files import write_json
+from jopt.report import SILENT, Observer
 from jopt.train import codes, describe, metrics, packed
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compilation import Compiler
 from jopt.train.config import Experiment
-from jopt.train.display import Display, flops_of
+from jopt.train.directory import Launch, WorkdirError
+from jopt.train.display import finished_parts, flops_of, numbers, plan_parts, training, write_report
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
 from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.train.workdir import Workdir
 
 
 def run(
@@ -31,20 +34,23 @@ def run(
     workdir: str | Path,
     *,
     model: models.Model | None = None,
-    quiet: bool = False,
+    observer: Observer = SILENT,
+    quiet: bool = True,
 ) -> dict[str, Any]:
-    """Runs `config` in `workdir`, or goes on with it from its last checkpoint, or gives its result if it is done.
+    """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
     Args:
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
-      model: a model of one's own, instead of `config.model`.
-      quiet: print nothing.
+      model: a custom model, instead of `config.model`.
+      observer: hears what goes on; `jopt.report.Console()` prints it.
+      quiet: has no effect: without an observer nothing is printed.
 
     Returns:
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
       (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
-      forward), wall_seconds, compile_seconds, digest.
+      forward), wall_seconds, compile_seconds, digest, the config's own columns, and `stages` where there are
+      several.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
@@ -52,94 +58,87 @@ def run(
       NonFiniteError: if a loss is not finite, naming the step and the last good checkpoint.
       StopRequested: after SIGTERM, when the state has been saved.
     """
+    del quiet
     begun = time.perf_counter()
     files = Workdir(workdir)
-    display = Display(quiet)
     if files.check(config) and files.result.exists():
-        return _finished_before(files, display)
+        return _finished_before(files, observer)
     prepared = prepare(config, model=model)
-    display.plan(prepared)
+    observer.plan(lambda: plan_parts(prepared))
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
         # Once more, now that nobody else writes here.
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return _finished_before(files, display)
-        given = [] if model is None else ["model"]
-        return _Session(prepared, files, display, begun, stop.is_set, given).run()
+            return _finished_before(files, observer)
+        return _Session(prepared, files, observer, begun, stop.is_set).run()
 
 
-def _finished_before(files: Workdir, display: Display) -> dict[str, Any]:
-    result = files.load_json(files.result)
-    if files.load_config().pack and not files.packed.is_file():
-        display.warn(
+def _finished_before(files: Workdir, observer: Observer) -> dict[str, Any]:
+    result, config = files.load_json(files.result), files.load_config()
+    if config.pack and not files.packed.is_file():
+        observer.warn(
             f"{files.packed} is gone; python -m experiments.export {files.path} --format=packed writes it again"
         )
-    display.finished_before(files, result)
+    observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
     return result
 
 
 class InvariantError(RuntimeError):
-    """What a stage's methods should hold is not held: a defect, never a matter of the config."""
+    """A stage's methods broke their own invariant: a defect, never a matter of the config."""
 
 
+@dataclasses.dataclass
 class _Session:
-    """One process's part of a run."""
+    """One process's part of a run.
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        files: Workdir,
-        display: Display,
-        begun: float,
-        asked_to_stop: Callable[[], bool],
-        given: list[str],
-    ):
-        self.prepared, self.files, self.display, self.begun = prepared, files, display, begun
-        self.asked_to_stop, self.given = asked_to_stop, given
-        self.compiler = Compiler()
-        self.before = {"wall_seconds": 0.0, "compile_seconds": 0.0}
-        self.step = self.mark = 0
-        self.manifest: dict[str, Any] = {}
+    Attributes:
+      begun: when the process began with it, by `time.perf_counter`.
+      stop_requested: whether to save and leave at the next boundary.
+      spent: seconds that earlier processes spent on it.
+      step: the step that it has reached.
+    """
+
+    prepared: Prepared
+    files: Workdir
+    observer: Observer
+    begun: float
+    stop_requested: Callable[[], bool]
+    compiler: Compiler = dataclasses.field(default_factory=Compiler)
+    spent: dict[str, float] = dataclasses.field(
+        default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
+    )
+    step: int = 0
 
     def run(self) -> dict[str, Any]:
-        p, config = self.prepared, self.prepared.config
+        p = self.prepared
         ends = [segment.mark for segment in p.segments if segment.last]
-        with Checkpoints(self.files.checkpoints, config.keep_checkpoints, ends) as self.checkpoints:
+        with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of)
             # Read before anything changes, so that a damaged one stops the run as it is.
-            first = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else None
-            self._check_given(first)
-            state, at, rows = self._restore()
-            self._open_manifest(first)
-            status = "failed"
-            try:
-                with self.display.training(p, self.files, rows) as self.shown:
-                    state = run_segments(
-                        p.program_of,
-                        p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
-                        p.values,
-                        self.staging.arrays,
-                        compiler=self.compiler,
-                        begin=self.staging.begin,
-                        origin=self.staging.origin,
-                        updated=lambda stage: p.plans[stage].updates,
-                        at_boundary=self._at_boundary,
-                        state=state,
-                        stage=None if at is None else at.stage,
-                    )
-                    result = self._finish(state)
-                status = "finished"
-            except NonFiniteError:
-                status = "diverged"
-                raise
-            except (StopRequested, KeyboardInterrupt):
-                status = "stopped"
-                raise
-            finally:
-                self._close_manifest(status)
-        self.display.finished(self.files, result)
+            launch = Launch(self.files)
+            self._check_model(launch.first)
+            state, last, rows = self._restore()
+            with (
+                launch.recorded(self._facts(), self._compilations, step=lambda: self.step) as self.manifest,
+                training(self.observer, p, self.files, rows) as self.shown,
+            ):
+                state = run_segments(
+                    p.program_of,
+                    p.segments if last is None else [s for s in p.segments if s.mark > last.mark],
+                    p.values,
+                    self.staging.arrays,
+                    compiler=self.compiler,
+                    begin=self.staging.begin,
+                    origin=self.staging.origin,
+                    updated=lambda stage: p.plans[stage].updates,
+                    at_boundary=self._at_boundary,
+                    state=state,
+                    stage=None if last is None else last.stage,
+                )
+                result = self._finish(state)
+        self.observer.finished(lambda: finished_parts(self.files, result, p.config.columns))
         return result
 
     def _end_of(self, stage: int) -> TrainState:
@@ -148,71 +147,63 @@ class _Session:
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, self.prepared.like(stage)).state
 
     def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.Row]]:
+        """The state to resume from, the segment that ended there, and the metric rows up to it."""
         p = self.prepared
         restored, damaged = self.checkpoints.restore_latest(lambda mark: p.like(p.boundary(mark).stage))
         for sentence in damaged:
-            self.display.warn(sentence)
+            self.observer.warn(sentence)
         if restored is None:
             return None, None, self._rows_up_to(None)
-        at = p.boundary(restored.step)
-        self.step, self.mark = at.stop, at.mark
-        self.before = {name: restored.notes[name] for name in self.before}
-        self.display.resuming(at.stop)
-        return p.place(restored.state), at, self._rows_up_to(at)
+        last = p.boundary(restored.step)
+        self.step = last.stop
+        self.spent = {name: restored.notes[name] for name in self.spent}
+        self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
+        return p.place(restored.state), last, self._rows_up_to(last)
 
-    def _rows_up_to(self, at: Segment | None) -> list[metrics.Row]:
-        place = (-1, 0) if at is None else (at.stage, at.stop)
+    def _rows_up_to(self, last: Segment | None) -> list[metrics.Row]:
+        # Rows of segments that were trained after the checkpoint are written again.
+        place = (-1, 0) if last is None else (last.stage, last.stop)
         try:
             return metrics.truncate(
                 self.files.metrics,
                 lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= place,
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
 
-    def _check_given(self, first: dict[str, Any] | None) -> None:
-        if first is not None and first.get("given") != self.given:
-            theirs, ours = (", ".join(names or []) or "nothing" for names in (first.get("given"), self.given))
+    @property
+    def _given(self) -> list[str]:
+        return [] if self.prepared.own_model is None else ["model"]
+
+    def _check_model(self, first: Mapping[str, Any] | None) -> None:
+        """Raises WorkdirError where one launch was given a custom model and another was not."""
+        if first is not None and first.get("given") != self._given:
+            before, now = (", ".join(names or []) or "nothing" for names in (first.get("given"), self._given))
             raise WorkdirError(
-                f"{self.files.path} holds a run that was given {theirs} of its own besides the config; "
-                f"now {ours} was given"
+                f"{self.files.path} holds a run that was given {before} in addition to its config; now it is given "
+                f"{now}"
             )
 
-    def _open_manifest(self, first: dict[str, Any] | None) -> None:
+    def _facts(self) -> dict[str, Any]:
         p = self.prepared
-        self.manifest = manifests.collect(p.config, p.dataset.fingerprint) | {
-            "given": self.given,
+        return manifests.collect(p.config, p.dataset.fingerprint) | {
+            "given": self._given,
             "sources": {directory: source.digest for directory, source in p.sources.items()},
         }
-        name = "start"
-        if first is not None:
-            # The first session's facts stay; a later one records what differs from them in its event.
-            facts = {k: v for k, v in self.manifest.items() if k not in ("events", "exit_status", "digest")}
-            differs = {k: v for k, v in facts.items() if first.get(k) != v}
-            self.manifest = first
-            name, more = "resume", {"differs": differs} if differs else {}
-        else:
-            more = {}
-        self.manifest["exit_status"] = None
-        self.manifest["events"].append(manifests.event(name, self.step, **more))
-        write_json(self.files.manifest, self.manifest)
 
-    def _close_manifest(self, status: str) -> None:
-        counts = dict(sorted(self.compiler.counts.items()))
-        self.manifest["exit_status"] = status
-        self.manifest["events"].append(manifests.event("stop", self.step, status=status, compilations=counts))
-        write_json(self.files.manifest, self.manifest)
+    def _compilations(self) -> dict[str, Any]:
+        return {"compilations": dict(sorted(self.compiler.counts.items()))}
 
     def _times(self) -> dict[str, float]:
-        """Seconds that went into the run up to here, those of the sessions before included."""
+        """Seconds that went into the run up to here, those of earlier processes included."""
         return {
-            "wall_seconds": self.before["wall_seconds"] + time.perf_counter() - self.begun,
-            "compile_seconds": self.before["compile_seconds"] + self.compiler.seconds,
+            "wall_seconds": self.spent["wall_seconds"] + time.perf_counter() - self.begun,
+            "compile_seconds": self.spent["compile_seconds"] + self.compiler.seconds,
         }
 
     def _at_boundary(self, boundary: Boundary) -> None:
         segment = boundary.segment
-        stage = self.prepared.config.stages[segment.stage].name
+        stage = self.prepared.plans[segment.stage].name
         rows = []
         if boundary.train is not None:
             bad = int(boundary.train.pop("first_bad_step"))
@@ -230,17 +221,17 @@ class _Session:
         if segment.last:
             self._check(segment.stage, boundary.state)
         metrics.append(self.files.metrics, rows)
-        self.step, self.mark = segment.stop, segment.mark
+        self.step = segment.stop
         self.shown(rows)
-        stop = self.asked_to_stop()
+        stop = self.stop_requested()
         if segment.checkpoint or stop:
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
             accuracy = -1.0 if boundary.validation is None else float(boundary.validation["accuracy"])
-            self.checkpoints.save(self.mark, boundary.state, {"accuracy": accuracy, **self._times()})
+            self.checkpoints.save(segment.mark, boundary.state, {"accuracy": accuracy, **self._times()})
         if stop:
             self.checkpoints.wait()
             raise StopRequested(
-                f"stopped at step {self.step} as asked, and saved; the same command goes on from there"
+                f"stopped at step {self.step} as asked, and saved; the same command resumes from there"
             )
 
     def _check(self, stage: int, state: TrainState) -> None:
@@ -265,13 +256,12 @@ class _Session:
         p = self.prepared
         self.checkpoints.wait()
         stage = len(p.plans) - 1
-        known = metrics.read(self.files.metrics)
         outcomes = [self._outcome(index, state if index == stage else None) for index in range(stage + 1)]
         last = outcomes[-1]
         if not np.isfinite(last.metrics["loss"]):
             raise self._not_finite("test", self.step - 1)
-        if not any(row["split"] == "test" for row in known):
-            rows = [_row(self.step, p.config.stages[stage].name, "test", last.metrics)]
+        if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
+            rows = [_row(self.step, p.plans[stage].name, "test", last.metrics)]
             metrics.append(self.files.metrics, rows)
             self.shown(rows)
         size = measure.size(last.params)
@@ -291,7 +281,9 @@ class _Session:
             "digest": model_digest,
         }
         self.manifest["digest"] = model_digest
-        result |= self.display.report(p, self.files, self.manifest, result, outcomes, ledger)
+        added = numbers(p, outcomes, p.config.columns)
+        result |= added.fields(p.config.columns)
+        write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
         write_json(self.files.result, result)
         return result
 
@@ -312,7 +304,7 @@ class _Session:
         formats = codes.storage(plan, state)
         seen = jax.device_get(self.staging.seen(stage, placed))
         return measure.StageOutcome(
-            p.config.stages[stage].name,
+            plan.name,
             seen.params,
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,

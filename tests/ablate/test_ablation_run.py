@@ -43,7 +43,7 @@ def copy(first, tmp_path):
 
 def test_a_finished_grid_leaves_its_files(first):
     path, results = first
-    left = {p.name for p in path.iterdir() if p.suffix != ".png"}
+    left = {p.name for p in path.iterdir()}
     reports = {"report.md", "report.html", "manifest.json", ".lock", "chunks"}
     assert left == {*TABLES, *reports}
     manifest = json.loads((path / "manifest.json").read_text())

@@ -228,7 +228,11 @@ GRIDS = {
         "stages (at the point stages = [])",
     ),
     "an unknown teacher": (
-        lambda: {"space": choices("way", {"a": {}, "b": {"stages[0].distill": distill.SoftTargets(teacher="stage:nope")}})},
+        lambda: {
+            "space": choices(
+                "way", {"a": {}, "b": {"stages[0].distill": distill.SoftTargets(teacher="stage:nope")}}
+            )
+        },
         "stages[0].distill.teacher (at the point way = b)",
     ),
     "a source that never ran": (

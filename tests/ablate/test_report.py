@@ -1,21 +1,19 @@
 import html
-import json
 import re
 import shutil
 import subprocess
 
+import plotly.graph_objects as go
 import pytest
 from example_results import grid, optimizers_by_rate, sparsity_by_bits
-from PIL import Image, ImageColor
 
 from jopt.ablate import report
-from jopt.ablate.figures import pictures
-from jopt.ablate.report import summary_table
+from jopt.ablate.report import report_parts, summary_table
 from jopt.ablate.study import curve, study
 from jopt.ablate.summary import summarize
 from jopt.config import ConfigError
-from jopt.report import Table
-from jopt.report.canvas import PALETTE
+from jopt.measure import Column, columns_of
+from jopt.report import Details, Figure, Table
 
 pytestmark = pytest.mark.unoptimized
 
@@ -27,26 +25,19 @@ FLAGS = [
     "--window-size=1400,2400", "--virtual-time-budget=5000", "--dump-dom",
 ]  # fmt: skip
 
-# Chooses every value of every choice, sorts by the accuracy, and says which row then stands first.
+# Chooses every entry of every menu, and says how many there were and what went wrong.
 SCRIPT = """
 <script>
-setTimeout(() => {
-  const all = [...document.querySelectorAll("select")].map((select) => [
-    select.closest(".plot").id, select.name, [...select.options].map((option) => option.value)]);
-  let changed = 0;
-  for (const [id, name, values] of all) {
-    for (const value of values) {
-      const own = document.querySelector(`#${id} select[name="${name}"]`);
-      own.value = value;
-      own.dispatchEvent(new Event("change"));
-      changed += 1;
+window.onerror = (message) => { document.documentElement.dataset.error = message; };
+setTimeout(async () => {
+  let chosen = 0;
+  for (const chart of document.querySelectorAll(".js-plotly-plot")) {
+    for (const button of chart.layout.updatemenus?.[0]?.buttons ?? []) {
+      await Plotly.update(chart, button.args[0], button.args[1]);
+      chosen += 1;
     }
   }
-  const heads = document.querySelectorAll("table.sortable th");
-  heads[3].querySelector("button").click();
-  const cells = document.querySelector("table.sortable tbody tr").cells;
-  const first = `${cells[0].textContent},${cells[1].textContent}`;
-  Object.assign(document.documentElement.dataset, { changed, first });
+  document.documentElement.dataset.chosen = chosen;
 }, 1000);
 </script>
 """
@@ -54,11 +45,19 @@ setTimeout(() => {
 
 def write(directory, results, **changes):
     own = {
-        "sentences": ["6 trials & more."],
+        "findings": ["6 trials & more."],
         "command": "python -m experiments.ablate --workdir='runs/<a>'",
         **changes,
     }
     return report.write(directory, results, summarize(results), **own)
+
+
+def parts_of(results):
+    return report_parts(results, summarize(results), [], [], "", [])
+
+
+def figures_of(results):
+    return {part.name: part for part in parts_of(results) if isinstance(part, Figure)}
 
 
 @pytest.fixture(scope="module")
@@ -71,36 +70,44 @@ def written(tmp_path_factory):
 
 def test_the_files_of_a_report(written):
     directory, _, paths = written
-    names = ["report.html", "report.md", "accuracy_against_size.png", "heat_map.png", "learning_curves.png",
-             "sensitivity.png", "differences.png"]  # fmt: skip
-    assert [p.name for p in paths] == names
-    assert sorted(p.name for p in directory.iterdir()) == sorted(names)
-    assert all(p.read_bytes()[:4] == b"\x89PNG" for p in paths[2:])
+    assert [p.name for p in paths] == ["report.html", "report.md"]
+    assert sorted(p.name for p in directory.iterdir()) == sorted(p.name for p in paths)
     markdown = (directory / "report.md").read_text()
-    assert re.findall(r"\]\(<(.*?)>\)", markdown) == names[2:]
+    names = ["tradeoff", "heat_map", "curves", "sensitivity", "differences"]
+    assert re.findall(r"\(<report.html#(\w+)>\)", markdown) == names
+    page = (directory / "report.html").read_text()
+    assert re.findall(r'<figure id="(\w+)">', page) == names
 
 
 def test_every_trial_has_its_command_in_both_reports(written):
     directory, results, _ = written
     page, markdown = (directory / "report.html").read_text(), (directory / "report.md").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
-    assert sum(len(point["trials"]) for point in data["points"]) == 100
-    in_data = {trial["id"]: trial["command"] for point in data["points"] for trial in point["trials"]}
     for row in results.trials:
-        assert in_data[row["trial"]] == row["command"]
         assert f"<code>{html.escape(row['command'])}</code>" in page
-        assert row["trial"] in markdown
-    settings = dict(data["points"][1]["settings"])
-    assert settings == {"stages[0].prune.sparsity": "0", "stages[0].quantize.bits": "4"}
+        assert row["trial"] in markdown and row["command"].replace("_", "\\_").replace("[", "\\[")[:60] in markdown
+    details = [part for part in parts_of(results) if isinstance(part, Details)]
+    assert len(details) == 20 and sum(len(part.parts[1].rows) for part in details) == 100
+    assert details[1].parts[0].rows == [("stages[0].prune.sparsity", "0"), ("stages[0].quantize.bits", "4")]
+    assert details[1].summary.startswith("target=0, bits=4: 9")
+
+
+def test_every_mark_has_its_command(written):
+    _, results, _ = written
+    commands = {row["command"] for row in results.trials}
+    for name in ("tradeoff", "sensitivity", "differences"):
+        traces = figures_of(results)[name].traces
+        marked = {command for t in traces if "customdata" in t for command in t["customdata"]}
+        assert marked <= commands and len(marked) >= 19, name
 
 
 def test_sentences_tables_and_command_are_there(written):
     directory = written[0]
     page, markdown = (directory / "report.html").read_text(), (directory / "report.md").read_text()
-    assert "<p>6 trials &amp; more.</p>" in page and "6 trials & more." in markdown
+    assert "<li>6 trials &amp; more.</li>" in page and "\n- 6 trials & more.\n" in markdown
     assert "--workdir=&#x27;runs/&lt;a&gt;&#x27;" in page and "--workdir='runs/<a>'\n```" in markdown
-    order = ["<h2>Summary", "<h2>Best of each", 'id="tradeoff"', 'id="heat"', 'id="curves"', 'id="sensitivity"',
-             'id="forest"', "<h2>How it was run", "<caption>Groups", "<h2>All 100 trials"]  # fmt: skip
+    order = ["<li>6 trials", "<h2>Summary", "<h2>Best of each", 'id="tradeoff"', 'id="heat_map"', 'id="curves"',
+             'id="sensitivity"', 'id="differences"', "<h2>How it was run", "<caption>Groups",
+             "<h2>All 100 trials"]  # fmt: skip
     places = [page.index(part) for part in order]
     assert places == sorted(places)
 
@@ -108,11 +115,11 @@ def test_sentences_tables_and_command_are_there(written):
 def test_no_mean_stands_without_its_interval():
     for results, missing in ((sparsity_by_bits(epochs=1), 0), (sparsity_by_bits(seeds=(0,), epochs=1), 20)):
         summary = summarize(results)
-        table, keys = summary_table(study(results, summary), summary)
+        table = summary_table(results, study(results, summary), summary)
         cells = [row[table.header.index("test accuracy")] for row in table.rows]
         assert sum(bool(re.fullmatch(r"[\d.]+% \[[\d.]+, [\d.]+\]", cell)) for cell in cells) == 20 - missing
         assert sum(cell.endswith("% (no interval)") for cell in cells) == missing
-        assert [len(row) for row in keys] == [len(table.header)] * 20
+        assert [len(row) for row in table.rows] == [len(table.header)] * 20
     control = next(row for row in table.rows if row[:2] == ("0", "32"))
     assert control[table.header.index("verdict")] == "control"
 
@@ -141,16 +148,22 @@ def test_the_same_results_give_the_same_bytes(tmp_path):
 def test_any_grid_is_drawn(results, tmp_path):
     write(tmp_path, results)
     text = (tmp_path / "report.html").read_text()
-    assert HOSTILE not in text and "NaN" not in re.search(r'id="data">(.*?)</script>', text, re.S)[1]
+    assert HOSTILE not in text and "<img" not in text.partition("</script>")[2]
+    assert "NaN" not in text.rpartition("</noscript>")[2]
+    for figure in figures_of(results).values():
+        # Plotly's own classes know each property and its values.
+        go.Figure(figure.to_dict())
     markdown = (tmp_path / "report.md").read_text()
-    columns = [line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")]
-    assert len(set(columns)) == 2, "the summary's columns and the trials'"
+    tables = re.findall(r"(?:^\|.*\n?)+", markdown, re.M)
+    for table in tables:
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1
 
 
 def test_the_interval_beside_a_verdict_is_the_adjusted_one(written):
-    directory, results, _ = written
+    _, results, _ = written
     summary = summarize(results)
-    table, _ = summary_table(study(results, summary), summary)
+    drawn = study(results, summary)
+    table = summary_table(results, drawn, summary)
     place = table.header.index("difference to the control, adjusted interval")
     for row, cells in zip(summary, table.rows, strict=True):
         found = re.findall(r"[-+]?\d+\.\d+", cells[place])
@@ -160,49 +173,53 @@ def test_the_interval_beside_a_verdict_is_the_adjusted_one(written):
         low, high = (row[f"difference_{end}_adjusted"] for end in ("low", "high"))
         assert [float(v) for v in found[1:]] == pytest.approx([100 * low, 100 * high], abs=0.0051)
         assert (float(found[1]) < 0 < float(found[2])) == (row["verdict"] == "undecided")
-    page = (directory / "report.html").read_text()
-    changes = [p["change"] for p in json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["points"]]
-    assert changes == [cells[place].replace("-", "", cells[place] == "-") for cells in table.rows]
+    texts = {t for trace in figures_of(results)["differences"].traces for t in trace.get("hovertext", ())}
+    for point, cells in zip(drawn.points, table.rows, strict=True):
+        assert point.verdict == "control" or any(cells[place] in re.sub("<br>", " ", text) for text in texts)
 
 
-def test_pictures_are_small_and_lines_keep_their_colors(written):
-    paths = written[2]
-    for path in paths[2:]:
-        with Image.open(path) as image:
-            assert image.mode == "P" and path.stat().st_size < 80_000
-            colors = dict((c, n) for n, c in image.convert("RGB").getcolors(10**7))
-        assert max(colors, key=colors.get) == (255, 255, 255) or path.name == "heat_map.png"
-        if path.name == "learning_curves.png":
-            assert all(colors.get(ImageColor.getrgb(color), 0) > 20 for color in PALETTE)
+def test_the_figures_hold_the_numbers(written):
+    _, results, _ = written
+    summary = summarize(results)
+    drawn = figures_of(results)
+    by_command = {results.at({n: row[n] for n in ("target", "bits")})[0]["command"]: row for row in summary}
+    marks = [t for t in drawn["tradeoff"].traces if t["visible"] is True and "customdata" in t]
+    points = {c: (x, y) for t in marks for c, x, y in zip(t["customdata"], t["x"], t["y"], strict=True)}
+    assert points == {c: (row["theoretical_bytes_mean"], row["accuracy_mean"]) for c, row in by_command.items()}
+    (cells, *_) = drawn["heat_map"].traces
+    z = {c: value for texts, values in zip(cells["customdata"], cells["z"], strict=True)
+         for c, value in zip(texts, values, strict=True)}  # fmt: skip
+    assert z == {c: row["accuracy_mean"] for c, row in by_command.items()}
+    differences = [t for t in drawn["differences"].traces if "customdata" in t]
+    found = {c: x for t in differences for c, x in zip(t["customdata"], t["x"], strict=True)}
+    assert found == {c: 100 * row["difference"] for c, row in by_command.items() if row["verdict"] != "control"}
+    lines = [t for t in drawn["curves"].traces if t["visible"] is True and "customdata" in t]
+    assert len(lines) == 20 and all(line["x"] == list(range(90, 901, 90)) for line in lines)
 
 
-def test_a_picture_of_an_earlier_report_does_not_stay(tmp_path):
-    (tmp_path / "accuracy_against_size.png").write_bytes(b"old")
-    paths = write(tmp_path, optimizers_by_rate(rates=(1e-3, 3e-3), seeds=(0, 1), epochs=1))
-    assert tmp_path / "accuracy_against_size.png" not in paths
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
+def test_a_column_from_outside_is_in_every_part_of_the_report(tmp_path):
+    norm = Column("weights_norm", "norm of the weights", "", None, ".3f")
+    results = grid({"width": (8, 16)}, {"width": 8})
+    for i, row in enumerate(results.trials):
+        row["weights_norm"] = float(i)
+    results = results._replace(columns=columns_of("trial", [norm]))
+    summary = summarize(results)
+    assert [row["weights_norm_mean"] for row in summary] == [1.0, 4.0]
+    table = summary_table(results, study(results, summary), summary)
+    assert [row[table.header.index("norm of the weights")] for row in table.rows] == [
+        "1.000 ± 1.000",
+        "4.000 ± 1.000",
+    ]
+    write(tmp_path, results)
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text()
+        assert text.count("norm of the weights") == 3 and "5.000" in text
 
 
-def test_pictures_are_drawn_within_a_fraction_and_name_their_slice():
-    results = grid({"rate": (0.1, 0.2), "act": ("a", "b"), "bias": (True, False)}, {"rate": 0.1}, seeds=(0, 1))
-    for row in results.trials:
-        row["accuracy"] = 0.9 if row["seed"] else 1.0
-    drawn = pictures(study(results, summarize(results)))
-    caption, figure = drawn["sensitivity.png"]
-    assert figure.get_suptitle() == "at bias=true" and ", at bias=true:" in caption
-    # The interval of 0.9 and 1 reaches from 0.31 to 1.59.
-    tops = [c.get_paths()[0].vertices[:, 1].max() for c in figure.axes[0].collections]
-    assert tops == [1.0, 1.0]
-    bars = drawn["accuracy_against_size.png"][1].axes[0].collections
-    ends = [segment[:, 1] for bar in bars for segment in bar.get_segments()]
-    assert ends and all(end.max() == pytest.approx(1.0) and end.min() > 0.3 for end in ends)
-
-
-def test_names_of_points_are_told_apart_where_they_are_long():
+def test_names_of_points_differ_where_they_are_long():
     names = ("a_rather_long_name_of_an_axis", "another_rather_long_name", "rate")
     results = grid({names[0]: (1, 2), names[1]: (1, 2), names[2]: (0.1, 0.2)}, dict.fromkeys(names[:2], 1))
-    drawn = pictures(study(results, summarize(results)))
-    texts = [t.get_text() for t in drawn["differences.png"][1].axes[0].get_yticklabels()]
+    texts = figures_of(results)["differences"].layout["yaxis"]["ticktext"]
     assert len(set(texts)) == len(texts) == 6 and "2, 1, 0.1" in texts
 
 
@@ -241,20 +258,12 @@ def test_the_page_works_in_a_browser(written, tmp_path):
     directory, results, _ = written
     page = tmp_path / "report.html"
     page.write_text((directory / "report.html").read_text() + SCRIPT)
-    trial = results.trials[37]
-    address = f"{page.as_uri()}#trial={trial['trial']}"
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", address]
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     root = re.search(r"<html[^>]*>", dom)[0]
-    assert 'data-ready="true"' in root and "data-error" not in root, root
-    assert int(re.search(r'data-changed="(\d+)"', root)[1]) == 17
+    menus = [
+        f.layout["updatemenus"][0]["buttons"] for f in figures_of(results).values() if "updatemenus" in f.layout
+    ]
+    assert "data-error" not in root and f'data-chosen="{sum(map(len, menus))}"' in root, root
     # Each of Plotly's plots has three layers.
-    assert dom.count('class="main-svg"') == 3 * 5 and dom.count('class="chart js-plotly-plot"') == 5
-    details = re.search(r"<aside.*?</aside>", dom, re.S)[0]
-    label = f"target={trial['target']:g}, bits={trial['bits']}"
-    assert f"<h2>{label}</h2>" in details
-    chosen = re.search(r'<div class="trial chosen".*?</div></div>', details, re.S)[0]
-    assert html.escape(trial["command"], quote=False) in chosen and f"seed {trial['seed']}" in chosen
-    assert details.count("data-trial") == 5 and "stages[0].prune.sparsity" in details
-    worst = min(summarize(results), key=lambda row: row["accuracy_mean"])
-    assert f'data-first="{worst["target"]:g},{worst["bits"]}"' in root
+    assert dom.count('class="main-svg"') == 3 * 5 and len(menus) == 3

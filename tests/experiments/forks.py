@@ -14,7 +14,7 @@ import sys
 # No app is among them: each is executed anew, down to its flags. No device is touched, so JAX has no threads yet.
 SHARED = (
     *("jopt.ablate", "jopt.train", "absl.app", "orbax.checkpoint"),
-    *("matplotlib.backends.backend_agg", "tensorboardX"),  # which imports PyTorch where it is installed
+    *("plotly.io", "plotly.offline", "tensorboardX"),  # which imports PyTorch where it is installed
 )
 SECONDS = 300
 

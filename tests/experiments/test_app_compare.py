@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from jopt.report import Table
-from jopt.report.differences import change, differing, fit, flatten, summary
+from jopt.report import Table, fit
+from jopt.report.differences import change, differing, flatten, summary
 
 
 def test_two_runs(app, runs, tmp_path):
@@ -20,9 +20,9 @@ def test_two_runs(app, runs, tmp_path):
     assert "carry no uncertainty, and a difference may be seed noise" in " ".join(done.stdout.split())
     assert all(len(line.rstrip()) <= 80 for line in done.stdout.splitlines() if not line.startswith("report: "))
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "| seed | 0 | 7 |" in text and "seed noise" in text and "<comparison.png>" in text
-    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["comparison.md", "comparison.png"]
+    assert "| seed | 0 | 7 |" in text and "seed noise" in text and "<comparison.html#all_runs>" in text
+    assert '<figure id="all_runs">' in (tmp_path / "out" / "comparison.html").read_text()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["comparison.html", "comparison.md"]
 
 
 def test_unfinished_runs_of_one_name_beside_foreign_files(forked, runs, tmp_path):
@@ -42,10 +42,10 @@ def test_unfinished_runs_of_one_name_beside_foreign_files(forked, runs, tmp_path
 
 
 def test_files_of_somebody_else_are_not_replaced(forked, refused, runs, tmp_path):
-    (tmp_path / "comparison.png").write_text("mine")
+    (tmp_path / "comparison.html").write_text("mine")
     done = forked("compare", runs / "a", runs / "b", f"--out={tmp_path}")
-    assert "holds comparison.png that this command did not write" in refused(done, 1)
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("comparison.png", "mine")]
+    assert "holds comparison.html that this command did not write" in refused(done, 1)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("comparison.html", "mine")]
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_is_written(forked, refused, runs, tmp_path):

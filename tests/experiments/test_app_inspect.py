@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jopt import codec
 
@@ -26,8 +25,8 @@ def path(tmp_path_factory):
 
 
 def test_the_whole_ledger_is_shown(app, path, tmp_path):
-    picture = tmp_path / "picture.png"
-    done = app("inspect", path, f"--png={picture}", "--paper=lenet300")
+    page = tmp_path / "bytes.html"
+    done = app("inspect", path, f"--html={page}", "--paper=lenet300")
     assert (done.returncode, done.stderr) == (0, "")
     size, ledger = path.stat().st_size, codec.read(path).ledger
     assert f"{size:,} bytes on the disk, each of them in these tables" in done.stdout
@@ -43,19 +42,18 @@ def test_the_whole_ledger_is_shown(app, path, tmp_path):
     # The paper's rows stand as printed there, each over one of the file's.
     printed = r"ip3 +paper +1K +26% +6 +4.3 +5 +3.2 +15.7% +12.70% *\n ?Dense_2/kernel +file +1,000 "
     assert re.search(printed, done.stdout)
-    assert done.stdout.splitlines()[-1] == f"picture: {picture}"
-    with Image.open(picture) as image:
-        assert image.width > 800
+    assert done.stdout.splitlines()[-1] == f"page: {page}"
+    assert '<figure id="bytes">' in page.read_text()
 
 
-def test_json_is_the_ledger_and_no_picture_is_made(app, path):
+def test_json_is_the_ledger_and_no_page_is_written(app, path):
     done = app("inspect", path, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert found["bytes"] == path.stat().st_size == sum(t["total"] for t in found["tensors"])
     assert found["by_kind"] == codec.read(path).ledger.by_kind()
     assert found["metadata"] == {"name": "\x1b[31mby hand", "bits": [4, 4, 6]}
-    assert not list(path.parent.glob("*.png"))
+    assert not list(path.parent.glob("*.html"))
 
 
 def test_a_damaged_file_is_one_line(app, refused, path, tmp_path):
@@ -64,11 +62,11 @@ def test_a_damaged_file_is_one_line(app, refused, path, tmp_path):
     (tmp_path / "model.jopt").write_bytes(data)
     # A run directory stands for the file in it.
     assert refused(app("inspect", tmp_path), 1).startswith("CodecError: ")
-    assert not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob("*.html"))
 
 
-def test_the_picture_never_replaces_the_model(app, refused, path, tmp_path):
-    (tmp_path / "model.png").write_bytes(path.read_bytes())
-    message = refused(app("inspect", tmp_path / "model.png", f"--png={tmp_path / 'model.png'}"), 2)
-    assert "--png must be another file than the packed model" in message
-    assert (tmp_path / "model.png").read_bytes() == path.read_bytes()
+def test_the_page_never_replaces_the_model(app, refused, path, tmp_path):
+    (tmp_path / "model.html").write_bytes(path.read_bytes())
+    message = refused(app("inspect", tmp_path / "model.html", f"--html={tmp_path / 'model.html'}"), 2)
+    assert "--html must be another file than the packed model" in message
+    assert (tmp_path / "model.html").read_bytes() == path.read_bytes()

@@ -179,7 +179,9 @@ def test_any_scales_and_zero_points(spec):
     other = Spec(3) if spec.group else spec
     specs = {path: spec if path.startswith("Conv") else other for path in kernels}
     weights = {path: quantize.quantize(w, specs[path]) for path, w in kernels.items()}
-    activations = Activations(calibration="absmax", bits=5, symmetric=True, rules=(("Conv_1", None), ("Dense_0", 16)))
+    activations = Activations(
+        calibration="absmax", bits=5, symmetric=True, rules=(("Conv_1", None), ("Dense_0", 16))
+    )
     params, state = quantize.calibrate(model, activations, params, state, x)
     made = Quantized(model, params, state, weights, activations)
     content = made.encoded(shape)

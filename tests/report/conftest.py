@@ -2,9 +2,6 @@
 
 import numpy as np
 import pytest
-from compressed import KINDS, stages
-
-from jopt import report
 
 
 def make_rows(seed=0, stages=(("train", 30), ("prune", 20), ("fine-tune", 10)), accuracy=True):
@@ -27,11 +24,3 @@ def make_rows(seed=0, stages=(("train", 30), ("prune", 20), ("fine-tune", 10)), 
 @pytest.fixture
 def metric_rows():
     return make_rows
-
-
-@pytest.fixture(scope="session", params=KINDS)
-def drawn(request, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("run")
-    outcomes, labels, flops = stages(request.param)
-    found = report.compression(directory, outcomes, labels, flops, title=f"digits {request.param}")
-    return request.param, directory, found

@@ -17,7 +17,7 @@ def test_stages_table():
         },
     ]
     table = report.stages_table(rows)
-    assert table.header == ("stage", "accuracy", "change", "churn", "sparsity", "theoretical size")
+    assert table.header == ("stage", "test accuracy", "change", "churn", "sparsity", "theoretical size")
     assert table.rows == [
         ("dense", "98.00%", "0.00 pp", "0.00%", "-", "2.00 KiB"),
         ("prune", "97.00%", "-1.00 pp", "2.50%", "90.00%", "-"),

@@ -58,7 +58,7 @@ def test_result_table():
         ("bytes", "1,066,440 (1.02 MiB)"),
         ("FLOPs", "532,000"),
         ("wall time", "1 min 15 s"),
-        ("digest", RESULT["digest"][:23] + "…" + RESULT["digest"][-23:]),
+        ("digest", RESULT["digest"][:12] + "…" + RESULT["digest"][-12:]),
     ]
 
 

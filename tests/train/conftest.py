@@ -18,12 +18,8 @@ def unoptimized():
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Reports without their pictures, which are a third of a small run's time: `tests/report` draws them all."""
-
-    def blank(self, file, **_):
-        file.write(b"")
-
-    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure", blank)
+    """Reports without Plotly's script, 5 MB a run: `tests/report` has them whole."""
+    monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def ended(tmp_path_factory):
         stages=[Stage(steps=6, methods=(quantize.Weights(bits=8),))],
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_figure", lambda *_, **__: None)
+        patch.setattr("plotly.offline.get_plotlyjs", lambda: "")
         result = train.run(config, path, model=NET, quiet=True)
     return path, result, finished.load(path, model=NET)
 

@@ -10,7 +10,7 @@ from jopt.ablate.budget.finalists import Final
 from jopt.ablate.budget.limits import AVERAGE, MEETS, Limit, distance
 from jopt.ablate.trials import named
 from jopt.report import formats
-from jopt.report.interactive.data import text
+from jopt.report.study import text
 
 
 def answer(

@@ -1,19 +1,25 @@
-"""What a search leaves behind: `pareto.csv`, the report, and the end of `search.json`."""
+"""What a search tells and leaves: its knobs, rounds, Pareto set and answer, as parts, tables and files."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+from jopt import report
+from jopt.ablate import report as grids
 from jopt.ablate import summary as summaries
-from jopt.ablate.budget.config import Search, ladders
-from jopt.ablate.budget.display import command_of, finals_table, knobs_table, pareto_table, rounds_table
+from jopt.ablate.budget.answer import interval, milliseconds, percent, words
+from jopt.ablate.budget.config import Ladder, Search, ladders
 from jopt.ablate.budget.estimates import Estimate
 from jopt.ablate.budget.files import SearchDir
-from jopt.ablate.budget.found import Found
-from jopt.ablate.budget.limits import judge_all
+from jopt.ablate.budget.found import Found, Round
+from jopt.ablate.budget.limits import AVERAGE, MEETS, MISSES, Limit, judge_all
 from jopt.ablate.table import write_csv
 from jopt.ablate.trials import plain
-from jopt.report import Table
-from jopt.report.interactive.data import text
+from jopt.report import formats
+from jopt.report.page import Findings, Part
+from jopt.report.study import text
 
+_LISTED = 12
 _NOTES = (
     "A search looks at the same data many times, so what the rounds say of a point that they chose is optimistic; "
     "the finalists were run again, with the control, on seeds that no round had, and the answer rests "
@@ -24,21 +30,59 @@ _NOTES = (
 )
 
 
-def write(files: SearchDir, config: Search, found: Found, launch: str) -> None:
-    """Writes `pareto.csv`, `report.md`, `report.html` and the pictures."""
-    from jopt.ablate import report as grids
+def plan_parts(
+    config: Search, ladders: Sequence[Ladder], limits: Sequence[Limit], start: int, finished: bool
+) -> list[Part]:
+    """What is searched over, under which budget, and the most trials that it may take."""
+    sentence = (
+        f"{config.name}: {' and '.join(map(str, limits))}; {start} points to begin with, "
+        f"{len(config.seeds)} rounds, {config.trials} trials at most"
+    )
+    return [sentence + ("; it is finished: nothing is run" if finished else ""), knobs_table(ladders)]
 
-    write_csv(files.pareto, [_row(found, e) for e in found.pareto])
-    tables = [pareto_table(found, config), rounds_table(found)]
-    if found.finals:
-        tables.insert(0, finals_table(found, config))
-    if found.recommended is not None:
-        tables.insert(0, recommendation_table(found))
+
+def round_note(round: Round, done: bool) -> str:
+    """What a round is going to run, and its first points."""
+    sentence = (
+        f"{round.name}: {round.trials} trials, seeds {round.seeds[0]} to {round.seeds[-1]}, {len(round.new)} new "
+        f"points, {len(round.again)} again, the control; {round.why}" + ("; it is done" if done else "")
+    )
+    points = [
+        f"  {kind}: {words(p)}" for kind, listed in (("new", round.new), ("again", round.again)) for p in listed
+    ]
+    omitted = len(points) - _LISTED
+    ending = [f"  and {omitted} more, in search.json"] if omitted > 0 else []
+    return "\n".join([sentence, *points[:_LISTED], *ending])
+
+
+def finished_parts(files: SearchDir, config: Search, result: Found) -> list[Part]:
+    """The answer, the Pareto set and the finalists, and where to read more."""
+    parts: list[Part] = [Findings(findings(result)), pareto_table(result, config, brief=True)]
+    if result.finals:
+        parts.append(finals_table(result, config, brief=True))
+    if (command := command_of(result)) is not None:
+        parts.append(f"  {command}")
+    return [*parts, f"report: {files.path / 'report.html'}    tables: {files.search}, {files.pareto}"]
+
+
+def findings(result: Found) -> list[str]:
+    """The sentences that the terminal and both reports begin with."""
+    return [result.answer, f"The rounds ended with {result.stopped}."]
+
+
+def write(files: SearchDir, config: Search, result: Found, launch: str) -> None:
+    """Writes `pareto.csv`, `report.md` and `report.html`."""
+    write_csv(files.pareto, [_row(result, e) for e in result.pareto])
+    tables = [pareto_table(result, config), rounds_table(result)]
+    if result.finals:
+        tables.insert(0, finals_table(result, config))
+    if result.recommended is not None:
+        tables.insert(0, recommendation_table(result))
     grids.write(
         files.path,
-        found.results,
-        summaries.summarize(found.results, config.confidence),
-        sentences=[found.answer, f"The rounds ended with {found.stopped}.", *_NOTES],
+        result.results,
+        summaries.summarize(result.results, config.confidence),
+        findings=[*findings(result), *_NOTES],
         extra_tables=tables,
         command=launch or f"jopt.ablate.budget.search of {config.name}",
         plan=[knobs_table(ladders(config))],
@@ -46,48 +90,128 @@ def write(files: SearchDir, config: Search, found: Found, launch: str) -> None:
     )
 
 
-def recommendation_table(found: Found) -> Table:
-    """The fields that the recommended model sets, and what trains it."""
-    rows = [(path, text(value)) for path, value in _overrides(found).items()]
-    rows.append(("trains it again", command_of(found) or ""))
-    return Table("Recommended", ("field", "value"), "ll", rows)
+def recommendation_table(result: Found) -> report.Table:
+    """The fields that the recommended model sets, and the command that trains it."""
+    rows = [(path, text(value)) for path, value in _overrides(result).items()]
+    rows.append(("trains it again", command_of(result) or ""))
+    return report.Table("Recommended", ("field", "value"), "ll", rows)
 
 
-def summary(found: Found) -> dict[str, Any]:
+def summary(result: Found) -> dict[str, Any]:
     """What `search.json` says at the end."""
-    best, other = found.recommended, found.runner_up
+    best, other = result.recommended, result.runner_up
     return {
-        "rounds": [own._asdict() for own in found.rounds],
-        "stopped": found.stopped,
-        "pareto": [e._asdict() | {"verdict": judge_all(found.budget, e)} for e in found.pareto],
+        "rounds": [round._asdict() for round in result.rounds],
+        "stopped": result.stopped,
+        "pareto": [e._asdict() | {"verdict": judge_all(result.budget, e)} for e in result.pareto],
         "confirmation": [
-            {"control": found.control[-1]._asdict()},
-            *(f.estimate._asdict() | {"verdict": f.verdict, "reached": f.reached} for f in found.finals),
+            {"control": result.control[-1]._asdict()},
+            *(f.estimate._asdict() | {"verdict": f.verdict, "reached": f.reached} for f in result.finals),
         ]
-        if found.finals
+        if result.finals
         else [],
         "recommendation": None
         if best is None
         else best.estimate._asdict()
         | {
             "verdict": best.verdict,
-            "overrides": plain(_overrides(found)),
-            "command": command_of(found),
+            "overrides": plain(_overrides(result)),
+            "command": command_of(result),
             "runner_up": None if other is None else other.estimate._asdict() | {"verdict": other.verdict},
         },
-        "answer": found.answer,
+        "answer": result.answer,
     }
 
 
-def _overrides(found: Found) -> dict[str, Any]:
+def _overrides(result: Found) -> dict[str, Any]:
     """The config fields of the recommended point, the seed left out."""
-    if found.recommended is None or found.confirmation is None:
+    if result.recommended is None or result.confirmation is None:
         return {}
-    trial = found.confirmation.at(found.recommended.estimate.point)[0]["trial"]
-    return {path: value for path, value in found.confirmation.overrides[trial].items() if path != "seed"}
+    trial = result.confirmation.at(result.recommended.estimate.point)[0]["trial"]
+    return {path: value for path, value in result.confirmation.overrides[trial].items() if path != "seed"}
 
 
-def _row(found: Found, e: Estimate) -> dict[str, Any]:
+def _row(result: Found, e: Estimate) -> dict[str, Any]:
     numbers = {name: value for name, value in e._asdict().items() if name != "point"}
-    known = {name: None if value != value else value for name, value in numbers.items()}
-    return e.point | known | {"verdict": judge_all(found.budget, e), "command": found.commands[e.key]}
+    finite = {name: None if value != value else value for name, value in numbers.items()}
+    return e.point | finite | {"verdict": judge_all(result.budget, e), "command": result.commands[e.key]}
+
+
+def knobs_table(ladders: Sequence[Ladder]) -> report.Table:
+    """The knobs with their ladders; what the first round tries stands in brackets."""
+    rows = []
+    for ladder in ladders:
+        labels = [f"[{text(v)}]" if i in ladder.start else text(v) for i, v in enumerate(ladder.labels)]
+        fields = dict.fromkeys(path for option in ladder.options for path in option.fields)
+        kind = "structural" if ladder.structural else "traced"
+        rows.append((ladder.name, kind, " ".join(labels), ", ".join(fields)))
+    return report.Table("Knobs ([]: tried in round 0)", ("knob", "kind", "options", "fields"), "llll", rows)
+
+
+def rounds_table(result: Found) -> report.Table:
+    """What each round ran."""
+    rows = [
+        (
+            round.name,
+            f"{round.seeds[0]} to {round.seeds[-1]}",
+            str(len(round.new)),
+            str(len(round.again)),
+            str(round.trials),
+            round.why,
+        )
+        for round in result.rounds
+    ]
+    return report.Table("Rounds", ("round", "seeds", "new points", "again", "trials", "what for"), "llrrrl", rows)
+
+
+def pareto_table(result: Found, config: Search, brief: bool = False) -> report.Table:
+    """The Pareto set, as the rounds saw it; brief is as narrow as a terminal."""
+    part = "validation" if config.metric == "validation_accuracy" else "test"
+    title = f"Pareto set ({part} accuracy; chosen by these numbers, so they are optimistic)"
+    rows = [(*_cells(e, brief), _brief(judge_all(result.budget, e), brief)) for e in result.pareto]
+    return report.Table(title, *_columns(result, config, brief), rows)
+
+
+def finals_table(result: Found, config: Search, brief: bool = False) -> report.Table:
+    """The control and the finalists, from fresh seeds."""
+    # Against itself there is nothing to be sure of.
+    dense = result.control[-1]._replace(drop_low=math.nan, drop_high=math.nan)
+    rows = [(*_cells(dense, brief), "control")]
+    for final in result.finals:
+        verdict = _brief(final.verdict, brief)
+        if final.verdict == MEETS and not final.reached:
+            verdict += ", not claimed"
+        if result.recommended is not None and final.estimate.key == result.recommended.estimate.key:
+            verdict += ": use it" if brief else " (recommended)"
+        rows.append((*_cells(final.estimate, brief), verdict))
+    return report.Table("Finalists, with fresh seeds (test accuracy)", *_columns(result, config, brief), rows)
+
+
+def command_of(result: Found) -> str | None:
+    """The command that trains the recommended model again."""
+    return None if result.recommended is None else result.commands[result.recommended.estimate.key]
+
+
+def _columns(result: Found, config: Search, brief: bool) -> tuple[tuple[str, ...], str]:
+    knobs = [axis.name for axis in result.results.axes]
+    if brief:
+        return (", ".join(knobs), "n", "acc. %", "drop, points", "bytes", "ms", "budget"), "lrrrrrl"
+    latency = f"float latency, batch {config.batch}"
+    header = (*knobs, "n", "accuracy", "drop, points", "bytes", latency, "budget")
+    return header, "l" * len(knobs) + "rrrrrl"
+
+
+def _cells(e: Estimate, brief: bool) -> tuple[str, ...]:
+    values = [text(value) for value in e.point.values()]
+    return (
+        *([", ".join(values)] if brief else values),
+        str(e.n),
+        f"{100 * e.accuracy:.2f}" if brief else percent(e.accuracy, e.accuracy_low, e.accuracy_high),
+        interval(e),
+        formats.integer(round(e.bytes)),
+        milliseconds(e.latency_ms).removesuffix(" ms" if brief else ""),
+    )
+
+
+def _brief(verdict: str, brief: bool) -> str:
+    return {MEETS: "yes", AVERAGE: "mean only", MISSES: "no"}[verdict] if brief else verdict

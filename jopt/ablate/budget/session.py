@@ -9,14 +9,13 @@ from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, forward, rounds
 from jopt.ablate.budget.answer import answer
 from jopt.ablate.budget.config import Ladder, Search, ladders
-from jopt.ablate.budget.display import Display
 from jopt.ablate.budget.estimates import Estimate, estimate
 from jopt.ablate.budget.files import SearchDir, asked_for, with_commands
 from jopt.ablate.budget.finalists import Final
 from jopt.ablate.budget.found import Found, Round
 from jopt.ablate.budget.limits import Limit, distance, parse
 from jopt.ablate.budget.pareto import pareto
-from jopt.ablate.budget.report import summary, write
+from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write
 from jopt.ablate.budget.rounds import Place
 from jopt.ablate.checks import validate
 from jopt.ablate.config import Ablation
@@ -26,6 +25,7 @@ from jopt.ablate.space import Point, Space, product
 from jopt.ablate.summary import values_of
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import require
+from jopt.report import SILENT, Observer
 
 CONFIRMATION = "confirm"
 
@@ -38,6 +38,7 @@ def search(
     command: str = "",
     launch: str = "",
     devices: int | None = None,
+    observer: Observer = SILENT,
     quiet: bool = False,
 ) -> Found:
     """Searches for the model to use under a budget.
@@ -55,7 +56,8 @@ def search(
       command: what runs one trial alone, up to its place; '' is a line of Python.
       launch: what runs the search, for its report.
       devices: local devices to use at most; None is all.
-      quiet: print nothing.
+      observer: is told what goes on; `jopt.report.Console()` prints it.
+      quiet: without effect, as nothing is printed without an observer.
 
     Returns:
       What was found; `search.json`, `pareto.csv`, `report.md` and `report.html` say it too.
@@ -70,7 +72,7 @@ def search(
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     found = ladders(config)
     files = SearchDir(workdir)
-    session = _Search(config, found, limits, files, Display(quiet), command, devices)
+    session = _Search(config, found, limits, files, observer, command, devices)
     start = session.grid("round_0", session.start, range(config.seeds[0]))
     validate(start)
     accepted = f"at least {session.least}: round 0, and at the end the finalists and the control"
@@ -91,12 +93,12 @@ class _Search:
         found: Sequence[Ladder],
         limits: tuple[Limit, ...],
         files: SearchDir,
-        display: Display,
+        observer: Observer,
         command: str,
         devices: int | None,
     ):
         self.config, self.ladders, self.limits, self.files = config, found, limits, files
-        self.display, self.command, self.devices = display, command, devices
+        self.observer, self.command, self.devices = observer, command, devices
         self.with_latency = any(limit.quantity == "latency_ms" for limit in limits)
         self.control: Place = (0,) * len(found)
         self.start = rounds.coarse(found, self._excluded)
@@ -111,7 +113,8 @@ class _Search:
         finished = (before or {}).get("status") == "finished"
         self.state = {"status": "running", "rounds": [], "latency": (before or {}).get("latency") or {}}
         self.asked = asked
-        self.display.begin(self.config, self.ladders, self.limits, len(self.start), finished)
+        start = len(self.start)
+        self.observer.plan(lambda: plan_parts(self.config, self.ladders, self.limits, start, finished))
         if not finished:
             self._record()
         stopped = self._explore()
@@ -120,7 +123,7 @@ class _Search:
             write(self.files, self.config, found, launch)
             self.state |= summary(found) | {"status": "finished"}
             self._record()
-        self.display.end(self.files, self.config, found)
+        self.observer.finished(lambda: finished_parts(self.files, self.config, found))
         return found
 
     def _explore(self) -> str:
@@ -190,10 +193,10 @@ class _Search:
         self.rounds.append(own)
         self.state["rounds"] = [done._asdict() for done in self.rounds]
         found = self.files.results(name, ablation, wanted)
-        self.display.round(own, found is not None)
+        self.observer.note(round_note(own, found is not None))
         if found is None:
             self._record()
-            grids.run(ablation, self.files.path / name, devices=self.devices, quiet=True)
+            grids.run(ablation, self.files.path / name, devices=self.devices)
             found = self.files.results(name, ablation, wanted)
             assert found is not None
         found = found._replace(trials=with_commands(found.trials, self.files.path / name, self.command))

@@ -1,4 +1,4 @@
-"""What an interactive report draws: axes, points, trials and curves as plain data."""
+"""A study: what the report of a grid draws, as plain data, and how its numbers are written."""
 
 from __future__ import annotations
 
@@ -6,27 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jopt.measure import Column, columns_of
 from jopt.report import formats
 
-SIZES = {
-    "bytes": "packed file",
-    "theoretical_bytes": "theoretical size",
-    "nonzero_parameters": "nonzero parameters",
-    "effective_flops": "effective FLOPs (theoretical)",
-}
-"""What a point can be set against, and how an axis calls it; lower is better."""
+ACCURACY, LOSS = (next(c for c in columns_of("trial") if c.key == key) for key in ("accuracy", "loss"))
 
 LOG_RATIO = 20.0
 """A positive axis is logarithmic from this ratio of its ends on."""
 
 
-class Axis(NamedTuple):
-    """Something that points differ in.
+class StudyAxis(NamedTuple):
+    """An axis of a grid.
 
     Attributes:
-      name: shown.
+      name: its label.
       values: the different values, in order: numbers, strings, booleans, None.
-      field: what it sets, to tell what the name stands for.
+      field: the config field that it sets.
     """
 
     name: str
@@ -55,13 +50,13 @@ class Axis(NamedTuple):
 
     def index(self, value: Any) -> int:
         """The place of a value; True is not 1 here."""
-        for i, own in enumerate(self.values):
-            if own == value and isinstance(own, bool) == isinstance(value, bool):
+        for i, known in enumerate(self.values):
+            if known == value and isinstance(known, bool) == isinstance(value, bool):
                 return i
         raise ValueError(f"the axis {self.name!r} has the values {', '.join(self.texts)}, got {value!r}")
 
 
-class Estimate(NamedTuple):
+class MeanEstimate(NamedTuple):
     """A mean over seeds and its interval; the interval's ends are None where there is none."""
 
     mean: float
@@ -74,21 +69,21 @@ class Estimate(NamedTuple):
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
-class Trial(NamedTuple):
+class StudyTrial(NamedTuple):
     """One run.
 
     Attributes:
-      id: names it, in addresses too: letters and digits.
+      id: hexadecimal digits.
       seed: of its randomness.
-      status: 'finished', or what else befell it.
-      result: its numbers, as text.
-      command: what runs it again.
+      status: 'finished', or 'diverged at step 37'.
+      results: column to its number.
+      command: runs it again.
     """
 
     id: str
     seed: int
     status: str
-    result: str
+    results: Mapping[Column, float]
     command: str
 
 
@@ -112,64 +107,69 @@ class Curve(NamedTuple):
     most: tuple[float, ...]
 
 
-class Point(NamedTuple):
-    """What trials that differ in their seed only have in common.
+class StudyPoint(NamedTuple):
+    """A point of the grid: trials that differ in their seed only.
 
     Attributes:
       at: for each axis the place of its value.
       trials: by seed.
-      diverged: how many of them did.
-      outcome: what decides, over the others; None if there are none.
-      sizes: the keys of `SIZES` to means.
-      difference: to the control, paired by seed; None where there is no such thing.
+      diverged: the number of trials that diverged.
+      outcome: the mean over the trials that finished; None if none did.
+      costs: the key of a column of `Study.costs` to the mean.
+      difference: to the control, paired by seed; None where there is no control.
       adjusted: the same with an interval for all comparisons at once.
       verdict: 'better', 'worse', 'undecided', 'control', 'too few seeds', 'diverged', or empty.
-      notes: to be shown with it.
+      notes: sentences that the hover text shows.
       settings: dotted path to value, as text.
       curves: split, then 'loss' or 'accuracy', to a curve.
     """
 
     at: tuple[int, ...]
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[StudyTrial, ...] = ()
     diverged: int = 0
-    outcome: Estimate | None = None
-    sizes: Mapping[str, float] = {}
-    difference: Estimate | None = None
-    adjusted: Estimate | None = None
+    outcome: MeanEstimate | None = None
+    costs: Mapping[str, float] = {}
+    difference: MeanEstimate | None = None
+    adjusted: MeanEstimate | None = None
     verdict: str = ""
     notes: tuple[str, ...] = ()
     settings: Mapping[str, str] = {}
     curves: Mapping[str, Mapping[str, Curve]] = {}
 
     @property
-    def decisive(self) -> Estimate | None:
-        """The difference with the interval that the verdict goes by: the adjusted one, where there is one."""
+    def decisive(self) -> MeanEstimate | None:
+        """The difference with the interval that decides the verdict: the adjusted one, where there is one."""
         return self.adjusted or self.difference
 
 
 class Study(NamedTuple):
-    """All that a page of plots is made of.
+    """What the report of a grid draws.
 
     Attributes:
-      title: of the page.
-      metric: what decides, as a key that `jopt.report` knows the unit of, such as 'accuracy'.
+      title: of the report.
+      column: the outcome that decides.
       axes: what varies.
       points: in order.
-      higher: whether higher is better.
       confidence: of all intervals.
+      costs: the columns that the outcome is drawn against; lower is better.
     """
 
     title: str
-    metric: str
-    axes: tuple[Axis, ...]
-    points: tuple[Point, ...]
-    higher: bool = True
+    column: Column
+    axes: tuple[StudyAxis, ...]
+    points: tuple[StudyPoint, ...]
     confidence: float = 0.95
+    costs: tuple[Column, ...] = tuple(c for c in columns_of("trial") if c.cost)
+
+    @property
+    def higher(self) -> bool:
+        """Whether more of the outcome is better."""
+        return self.column.better == "higher"
 
     @property
     def fraction(self) -> bool:
         """Whether the outcome is shown in percent."""
-        return self.metric.endswith(("accuracy", "sparsity"))
+        return self.column.fraction
 
     @property
     def percent(self) -> str:
@@ -178,17 +178,15 @@ class Study(NamedTuple):
 
     @property
     def outcome_name(self) -> str:
-        """What an axis calls the outcome."""
-        name = formats.name(self.metric)
-        named = f"test {name}" if self.metric in ("accuracy", "loss") else name
-        return f"{named} (nats)" if self.metric.endswith("loss") else named
+        """The title of an axis of the outcome."""
+        return formats.titled(self.column)
 
-    def label(self, point: Point, without: Sequence[int] = ()) -> str:
+    def label(self, point: StudyPoint, without: Sequence[int] = ()) -> str:
         """The point in words, axes with one value left out.
 
         Example:
-          >>> axes = (Axis("bits", (4, 8)), Axis("method", ("a",)))
-          >>> Study("t", "accuracy", axes, ()).label(Point((1, 0)))
+          >>> axes = (StudyAxis("bits", (4, 8)), StudyAxis("method", ("a",)))
+          >>> Study("t", ACCURACY, axes, ()).label(StudyPoint((1, 0)))
           'bits=8'
         """
         pairs = [(a, i) for k, (a, i) in enumerate(zip(self.axes, point.at, strict=True)) if k not in without]
@@ -204,8 +202,8 @@ class Study(NamedTuple):
             return {}
         known = [p for p in self.points if p.verdict == "control"] + [p for p in self.points if p.outcome]
         start = (known or list(self.points))[0]
-        others = [i for i in range(len(self.axes)) if i not in used]
-        return {i: start.at[i] for i in others if len({p.at[i] for p in self.points}) > 1}
+        free = [i for i in range(len(self.axes)) if i not in used]
+        return {i: start.at[i] for i in free if len({p.at[i] for p in self.points}) > 1}
 
     def where(self, fixed: Mapping[int, int]) -> str:
         """Where the axes in `fixed` stand, in words: `bits=8, width=16`."""
@@ -215,62 +213,64 @@ class Study(NamedTuple):
         """Where a value is drawn: no interval of a fraction reaches below 0 or past 1 in a picture.
 
         Example:
-          >>> Study("t", "accuracy", (), ()).inside(1.2), Study("t", "loss", (), ()).inside(1.2)
+          >>> Study("t", ACCURACY, (), ()).inside(1.2), Study("t", LOSS, (), ()).inside(1.2)
           (1.0, 1.2)
         """
         return min(max(value, 0.0), 1.0) if self.fraction else value
 
-    def joined(self, points: Sequence[Point], used: Sequence[int]) -> bool:
+    def joined(self, points: Sequence[StudyPoint], used: Sequence[int]) -> bool:
         """Whether the points differ over the axes in `used` alone: only then may a line join them."""
         others = [i for i in range(len(self.axes)) if i not in used]
         return len({tuple(p.at[i] for i in others) for p in points}) <= 1
 
     def amount(self, value: float) -> str:
         """One value of the outcome, with its unit."""
-        return formats.percent(value) if self.fraction else formats.number(value)
+        return formats.text(self.column, value)
 
-    def width(self, own: Estimate) -> str:
+    def width(self, estimate: MeanEstimate) -> str:
         """Half the width of its interval, empty where there is none.
 
         Example:
-          >>> Study("t", "accuracy", (), ()).width(Estimate(0.9, 0.89, 0.91))
+          >>> Study("t", ACCURACY, (), ()).width(MeanEstimate(0.9, 0.89, 0.91))
           '±1.00'
-          >>> Study("t", "loss", (), ()).width(Estimate(0.9, 0.88766, 0.91234))
+          >>> Study("t", LOSS, (), ()).width(MeanEstimate(0.9, 0.88766, 0.91234))
           '±0.012'
         """
-        half = own.half
+        half = estimate.half
         if half is None:
             return ""
         return f"±{formats.percent(half).rstrip('%')}" if self.fraction else f"±{half:.2g}"
 
-    def estimate(self, own: Estimate | None) -> str:
+    def estimate(self, estimate: MeanEstimate | None) -> str:
         """The outcome's mean with its interval, or why there is none.
 
         Example:
-          >>> study = Study("t", "accuracy", (), ())
-          >>> study.estimate(Estimate(0.97, 0.965, 0.975)), study.estimate(Estimate(0.97)), study.estimate(None)
-          ('97.00% [96.50, 97.50]', '97.00% (no interval)', '-')
+          >>> study = Study("t", ACCURACY, (), ())
+          >>> estimates = (MeanEstimate(0.97, 0.965, 0.975), MeanEstimate(0.97), None)
+          >>> [study.estimate(estimate) for estimate in estimates]
+          ['97.00% [96.50, 97.50]', '97.00% (no interval)', '-']
         """
-        if own is None:
+        if estimate is None:
             return "-"
-        if own.low is None or own.high is None:
-            return f"{self.amount(own.mean)} (no interval)"
-        ends = ", ".join(self.amount(v).rstrip("%") for v in (own.low, own.high))
-        return f"{self.amount(own.mean)} [{ends}]"
+        if estimate.low is None or estimate.high is None:
+            return f"{self.amount(estimate.mean)} (no interval)"
+        ends = ", ".join(self.amount(v).rstrip("%") for v in (estimate.low, estimate.high))
+        return f"{self.amount(estimate.mean)} [{ends}]"
 
-    def change(self, own: Estimate | None) -> str:
+    def change(self, estimate: MeanEstimate | None) -> str:
         """A difference of outcomes with its interval.
 
         Example:
-          >>> Study("t", "accuracy", (), ()).change(Estimate(-0.01, -0.015, -0.005))
+          >>> Study("t", ACCURACY, (), ()).change(MeanEstimate(-0.01, -0.015, -0.005))
           '-1.00 pp [-1.50, -0.50]'
         """
-        if own is None:
+        if estimate is None:
             return "-"
         show = formats.points if self.fraction else signed
-        if own.low is None or own.high is None:
-            return f"{show(own.mean)} (no interval)"
-        return f"{show(own.mean)} [{', '.join(show(v).removesuffix(' pp') for v in (own.low, own.high))}]"
+        if estimate.low is None or estimate.high is None:
+            return f"{show(estimate.mean)} (no interval)"
+        ends = ", ".join(show(v).removesuffix(" pp") for v in (estimate.low, estimate.high))
+        return f"{show(estimate.mean)} [{ends}]"
 
 
 def text(value: Any) -> str:
@@ -295,3 +295,21 @@ def signed(value: float) -> str:
       ('+0.01235', '-2', '0')
     """
     return f"{value:+.4g}" if value and math.isfinite(value) else f"{value:.4g}"
+
+
+def labels(study: Study, longest: int) -> tuple[list[str], str]:
+    """The points in words, and a title; where a text is longer than `longest`, values alone under the axes' names.
+
+    Example:
+      >>> axes = (StudyAxis("width", (8, 16)), StudyAxis("same", (1,)), StudyAxis("bits", (4, 8)))
+      >>> study = Study("t", ACCURACY, axes, (StudyPoint((0, 0, 1)),))
+      >>> labels(study, 40), labels(study, 10)
+      ((['width=8, bits=8'], ''), (['8, 8'], 'width, bits'))
+    """
+    texts = [study.label(point) for point in study.points]
+    if max(map(len, texts), default=0) <= longest:
+        return texts, ""
+    # All in values: a cut might hide what differs.
+    varied = [k for k, axis in enumerate(study.axes) if len(axis.values) > 1]
+    title = ", ".join(study.axes[k].name for k in varied)
+    return [", ".join(study.axes[k].texts[point.at[k]] for k in varied) for point in study.points], title

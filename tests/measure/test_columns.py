@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopt.measure import Grid, StageOutcome, size, stage_rows
+from jopt.config import ConfigError
+from jopt.measure import Column, Grid, StageOutcome, columns_of, load_columns, size, stage_rows, trial_row
 
 LABELS = np.array([0, 1, 2, 3])
 DENSE = {"Dense_0": {"bias": jnp.array([1.0, 2.0]), "kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])}}
@@ -60,3 +61,62 @@ def test_no_stages_and_other_examples():
     assert stage_rows([]) == []
     with pytest.raises(ValueError, match="one class for each example"):
         stage_rows([StageOutcome("a", DENSE, {}, [0, 1]), StageOutcome("b", DENSE, {}, [0])])
+
+
+NORM = Column(
+    "weights_norm", "norm of the weights", "", None, ".3f", lambda m: float(np.linalg.norm(m.outcome.params["w"]))
+)
+SECRET = Column("secret", "never known", compute=lambda m: None)
+
+
+def test_columns_from_outside_are_in_the_rows_of_stages_and_trials():
+    outcome = StageOutcome("a", {"w": np.float32([[3.0, 4.0]])}, {"accuracy": 0.5})
+    (row,) = stage_rows([outcome], columns=[NORM, SECRET])
+    assert row["weights_norm"] == 5.0 and "secret" not in row
+    trial = trial_row(outcome, columns=[NORM])
+    assert trial["weights_norm"] == 5.0 and trial["accuracy"] == 0.5 and "churn" not in trial
+    assert [column.key for column in columns_of("trial", [NORM])][-1] == "weights_norm"
+
+
+def test_columns_are_imported_by_their_name():
+    (column,) = load_columns([f"{__name__}:NORM"])
+    assert column == NORM
+
+
+@pytest.mark.parametrize("name", ["nowhere", "no.such.module:x", f"{__name__}:absent", f"{__name__}:LABELS", ":x"])
+def test_names_that_are_no_columns_are_refused(name):
+    with pytest.raises(ConfigError) as error:
+        load_columns([name])
+    assert (error.value.field, error.value.value) == ("columns", name)
+
+
+def test_a_key_belongs_to_one_column():
+    for columns in ([Column("bytes", "mine")], [NORM, NORM]):
+        with pytest.raises(ConfigError) as error:
+            columns_of("stage", columns)
+        assert error.value.field == "columns"
+
+
+@pytest.mark.parametrize(
+    "field, changes",
+    [
+        ("column.key", {"key": "two words"}),
+        ("column a.label", {"label": ""}),
+        ("column a.better", {"better": "bigger"}),
+        ("column a.format", {"format": "percentage"}),
+        ("column a.scopes", {"scopes": ("epoch",)}),
+    ],
+)
+def test_bad_columns_are_refused(field, changes):
+    with pytest.raises(ConfigError) as error:
+        Column(**{"key": "a", "label": "a", **changes})
+    assert error.value.field == field
+
+
+def test_trials_keep_their_columns():
+    """Programs read trials.csv by these names and in this order."""
+    assert [column.key for column in columns_of("trial")] == [
+        "accuracy", "loss", "validation_accuracy", "validation_loss", "train_loss", "parameters",
+        "nonzero_parameters", "sparsity", "theoretical_bytes", "bytes", "bits_per_parameter", "flops",
+        "effective_flops",
+    ]  # fmt: skip

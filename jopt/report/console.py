@@ -1,15 +1,156 @@
-"""The progress display of a training run: a live bar in a terminal, a few plain lines elsewhere."""
+"""What a run, an ablation or a search tells while it goes on, and the console that prints it.
+
+The library prints nothing. It calls an `Observer`; the default does nothing, and the apps pass a `Console`.
+"""
+
+from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from jopt.codec.ledger import Ledger
 from jopt.report import formats
+from jopt.report.ledger import ledger_bars
+from jopt.report.page import Code, Details, Figure, Findings, Heading, Part
+from jopt.report.tables import Table, fit, to_rich
+
+if TYPE_CHECKING:
+    import rich.console
+
+Update = Callable[[int, str, Mapping[str, Any]], None]
+"""Takes the step that was reached, the name of the stage, and metrics: see `Progress.update`."""
+
+Shown = Part | Ledger
+"""A ledger is shown as bars in characters."""
+
+_LOG_WIDTH, _WIDEST_BARS = 140, 110
+
+
+class Observer(Protocol):
+    """Hears what goes on. Parts come as functions: who does not show them need not compute them."""
+
+    def plan(self, parts: Callable[[], Sequence[Shown]]) -> None:
+        """What will be run, before anything is."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """An event on the way, such as a resume."""
+        ...
+
+    def warn(self, sentence: str) -> None:
+        """An event that must not be overlooked."""
+        ...
+
+    def training(self, total: int, start: int = 0) -> AbstractContextManager[Update]:
+        """Encloses the training of `total` steps, of which `start` are done; gives what takes the progress."""
+        ...
+
+    def finished(self, parts: Callable[[], Sequence[Shown]]) -> None:
+        """The findings and the numbers, when all files are written."""
+        ...
+
+
+class Silent:
+    """The observer that shows nothing; warnings go to the logger 'jopt'."""
+
+    def plan(self, parts: Callable[[], Sequence[Shown]]) -> None:
+        """Does nothing."""
+
+    def note(self, sentence: str) -> None:
+        """Does nothing."""
+
+    def warn(self, sentence: str) -> None:
+        """Logs the sentence."""
+        logging.getLogger("jopt").warning(sentence)
+
+    @contextlib.contextmanager
+    def training(self, total: int, start: int = 0) -> Iterator[Update]:
+        """Takes progress and does nothing with it."""
+        yield lambda step, stage, metrics: None
+
+    def finished(self, parts: Callable[[], Sequence[Shown]]) -> None:
+        """Does nothing."""
+
+
+SILENT = Silent()
+
+
+class Console:
+    """Prints what it hears: plan and findings to standard output, progress and warnings to standard error.
+
+    Args:
+      quiet: print warnings only.
+    """
+
+    def __init__(self, quiet: bool = False):
+        self._quiet = quiet
+
+    def plan(self, parts: Callable[[], Sequence[Shown]]) -> None:
+        """Prints the parts."""
+        self._show(parts)
+
+    def note(self, sentence: str) -> None:
+        """Prints the sentence."""
+        self._show(lambda: [sentence])
+
+    def warn(self, sentence: str) -> None:
+        """Prints the sentence to standard error, quiet or not."""
+        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def training(self, total: int, start: int = 0) -> Iterator[Update]:
+        """Shows a `Progress`."""
+        if self._quiet or not total:
+            yield lambda step, stage, metrics: None
+            return
+        with Progress(total, start) as progress:
+            yield progress.update
+
+    def finished(self, parts: Callable[[], Sequence[Shown]]) -> None:
+        """Prints the parts."""
+        self._show(parts)
+
+    def _show(self, parts: Callable[[], Sequence[Shown]]) -> None:
+        if self._quiet:
+            return
+        import rich.console
+
+        # In a file, such as a job's log, tables need not fold at 80 columns.
+        width = None if sys.stdout.isatty() else _LOG_WIDTH
+        console = rich.console.Console(highlight=False, width=width)
+        for part in parts():
+            show_part(part, console)
+        sys.stdout.flush()
+
+
+def show_part(part: Shown, console: rich.console.Console) -> None:
+    """Prints a part of a report; figures, which a terminal cannot show, and details are left out."""
+    if isinstance(part, Figure | Details):
+        return
+    if isinstance(part, Table):
+        for piece in fit(part, console.width):
+            console.print(to_rich(piece))
+        return
+    if isinstance(part, Ledger):
+        width = min(max(console.width, 40), _WIDEST_BARS)
+        console.print(ledger_bars(part, width, console.options.ascii_only), "")
+        return
+    lines = [f"- {sentence}" for sentence in part.sentences] if isinstance(part, Findings) else [_line(part)]
+    # Paths and commands are copied from here: they must not be broken.
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _line(part: Heading | Code | str) -> str:
+    return part if isinstance(part, str) else part.text
 
 
 class Progress:
@@ -23,7 +164,7 @@ class Progress:
       total_steps: optimizer steps of the whole run.
       start: the step from which this process starts; not 0 after a resume.
       stream: where to show it; standard error if None.
-      interval: least seconds between two plain lines; what was told last always gets its line, at the exit.
+      interval: least seconds between two plain lines; the last update always gets its line, at the exit.
 
     Example:
       >>> with Progress(100, stream=sys.stdout) as progress:
@@ -45,7 +186,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Progress:
         self._began = time.monotonic()
         if self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown", ""):
             self._start_bar()

@@ -6,8 +6,9 @@ import sys
 import time
 
 import pytest
+from packed_files import lenet
 
-from jopt.report import Progress
+from jopt.report import SILENT, Console, Details, Figure, Findings, Heading, Progress, Table
 
 ROW = {"loss": 0.25, "accuracy": 0.5, "steps_per_second": 2000.0}
 
@@ -98,7 +99,46 @@ def test_imports_are_light():
 import sys, jopt.report
 from jax._src import xla_bridge
 assert not xla_bridge._backends, "a backend was started"
-for name in ("matplotlib", "rich", "tensorboardX", "PIL"):
+for name in ("matplotlib", "plotly", "rich", "tensorboardX", "PIL"):
     assert name not in sys.modules, name
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+def fail():
+    raise AssertionError("parts are computed only by who shows them")
+
+
+def test_the_silent_observer_prints_nothing_and_computes_nothing(capsys, caplog):
+    SILENT.plan(fail)
+    SILENT.note("on the way")
+    SILENT.finished(fail)
+    with SILENT.training(10) as update:
+        update(5, "train", ROW)
+    SILENT.warn("a checkpoint is damaged")
+    assert capsys.readouterr() == ("", "") and caplog.messages == ["a checkpoint is damaged"]
+
+
+def test_the_console_prints_parts(capsys):
+    path = "/a/rather/long/path/" * 12 + "report.html"
+    parts = [Heading("Title"), Findings(["It fits.", "[bold]x[/bold]"]), Table("T", ("a",), "l", [("1",)]), lenet()]
+    parts += [Figure("f", "not shown", "", [], {}), Details("not shown", ["nor this"]), f"report: {path}"]
+    console = Console()
+    console.plan(lambda: parts)
+    console.note("going on")
+    console.warn("careful")
+    out, err = capsys.readouterr()
+    assert out.startswith("Title\n- It fits.\n- [bold]x[/bold]\nT") and "Dense_0/kernel" in out
+    assert f"report: {path}\n" in out and out.endswith("going on\n")
+    assert "not shown" not in out and "nor this" not in out
+    assert err == "warning: careful\n"
+
+
+def test_a_quiet_console_prints_warnings_alone(capsys):
+    console = Console(quiet=True)
+    console.plan(fail)
+    console.finished(fail)
+    with console.training(10) as update:
+        update(10, "train", ROW)
+    console.warn("careful")
+    assert capsys.readouterr() == ("", "warning: careful\n")
