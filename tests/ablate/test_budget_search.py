@@ -8,7 +8,7 @@ import pytest
 
 from jopt import data, models, optim, prune, quantize, train
 from jopt.ablate import axis, load_trial
-from jopt.ablate.budget import Knob, Search, forward, search
+from jopt.ablate.budget import Knob, Search, latency, search
 from jopt.ablate.table import read_csv
 from jopt.config import ConfigError
 from jopt.train import Experiment, Stage, finished
@@ -137,7 +137,7 @@ def test_the_command_of_a_point_trains_it_and_its_shape_is_what_was_timed(search
     assert alone.result["accuracy"] == pytest.approx(row["accuracy"], abs=0.05)
     masks = {name: {"kernel": leaf["kernel"] != 0} for name, leaf in alone.params.items() if name != "Dense_2"}
     small, _ = prune.shrink(models.build(own.model), alone.params, masks)
-    assert small.features == forward.smallest(own)[0].features == (8, 4)
+    assert small.features == latency.smallest(own)[0].features == (8, 4)
 
 
 @pytest.mark.slow
@@ -150,23 +150,19 @@ def test_another_search_is_refused(searched):
 
 
 @pytest.mark.parametrize(
-    ("changes", "budget", "message"),
+    ("changes", "budget", "field"),
     [
-        ({}, "accuracy>98", "budget must be limits joined by commas"),
-        (
-            {"trials": 32},
-            BUDGET,
-            "trials must be at least 33: round 0, and at the end the finalists and the control",
-        ),
+        ({}, "accuracy>98", "budget"),
+        ({"trials": 32}, BUDGET, "trials"),
         ({"knobs": (Knob(axis("stages[0].quantize.bits", (32, 9))),), "excluded": ()}, BUDGET, "quantize.bits"),
         ({"knobs": (Knob(axis("seed", (0, 1))),), "excluded": ()}, BUDGET, "seed"),
-        ({"strategy": "fast"}, BUDGET, "strategy must be one of"),
+        ({"strategy": "fast"}, BUDGET, "strategy"),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_is_written(changes, budget, message, tmp_path):
+def test_what_cannot_run_is_refused_before_anything_is_written(changes, budget, field, tmp_path):
     with pytest.raises(ConfigError) as caught:
         search(config(**changes), tmp_path / "new", budget, quiet=True)
-    assert message in str(caught.value)
+    assert field in caught.value.field
     assert not (tmp_path / "new").exists()
 
 
