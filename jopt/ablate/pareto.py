@@ -24,9 +24,9 @@ def pareto_front(costs: Sequence[Sequence[float]]) -> list[int]:
     matrix = np.asarray(costs, np.float64)
     if not matrix.size:
         return []
-    not_higher = (matrix[None, :] <= matrix[:, None]).all(-1)
-    lower = (matrix[None, :] < matrix[:, None]).any(-1)
-    dominated = (not_higher & lower).any(1)
-    # lexsort sorts by its last key first, and is stable: equal points stay in order.
-    order = np.lexsort(matrix.T[::-1])
-    return [int(index) for index in order if not dominated[index]]
+    # All pairs at once: a report has at most a few thousand points, and this holds for any number of costs.
+    not_higher = np.all(matrix[None, :] <= matrix[:, None], axis=-1)
+    lower = np.any(matrix[None, :] < matrix[:, None], axis=-1)
+    dominated = np.any(not_higher & lower, axis=1).tolist()
+    # lexsort sorts by its last key first. It is stable, so equal points stay in their order.
+    return [index for index in np.lexsort(matrix.T[::-1]).tolist() if not dominated[index]]

@@ -27,8 +27,8 @@ def test_numbers_are_combined_and_structures_leave_the_control_one_at_a_time():
     found = coarse(SearchSpace((SPARSITY, BITS, WIDTH, SHARE)))
     assert found[0] == (0, 0, 0, 0)
     assert len(found) == 2 * 2 * 3 and len(set(found)) == len(found)
-    assert {place[2:] for place in found} == {(0, 0), (1, 0), (0, 1)}
-    assert {place[:2] for place in found} == {(0, 0), (0, 2), (5, 0), (5, 2)}
+    assert {cell[2:] for cell in found} == {(0, 0), (1, 0), (0, 1)}
+    assert {cell[:2] for cell in found} == {(0, 0), (0, 2), (5, 0), (5, 2)}
 
 
 def test_excluded_points_are_left_out_of_every_round():
@@ -40,7 +40,7 @@ def test_excluded_points_are_left_out_of_every_round():
 
 def test_gaps_are_halved_towards_the_nearest_tried_point_on_the_same_line():
     tried = {(0, 0), (5, 0), (0, 2), (5, 2)}
-    # Sparsity between places 0 and 5 at 4 bits: 2, rounded down; bits between 32 and 4: 8; below 4 bits: 2.
+    # Sparsity between cells 0 and 5 at 4 bits: 2, rounded down; bits between 32 and 4: 8; below 4 bits: 2.
     assert neighbours((5, 2), [SPARSITY, BITS], tried) == [(2, 2), (5, 1), (5, 3)]
     tried |= {(2, 2), (5, 1), (5, 3)}
     assert neighbours((5, 2), [SPARSITY, BITS], tried) == [(3, 2)]

@@ -13,8 +13,8 @@ from jopt.train.config import Experiment
 
 METRICS = ("validation_accuracy", "accuracy")
 
-Place = tuple[int, ...]
-"""A point: for each knob the index of its option. All zeros is the control."""
+Cell = tuple[int, ...]
+"""A point of the space: for each knob the index of its option. All zeros is the control."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,26 +104,26 @@ class SearchSpace(NamedTuple):
     rules: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def control(self) -> Place:
+    def control(self) -> Cell:
         """The dense point: the first option of every knob."""
         return (0,) * len(self.ladders)
 
-    def labels(self, place: Place) -> dict[str, Any]:
+    def labels(self, cell: Cell) -> dict[str, Any]:
         """Knob name to the label of its option."""
-        return {ladder.name: ladder.labels[at] for ladder, at in zip(self.ladders, place, strict=True)}
+        return {ladder.name: ladder.labels[at] for ladder, at in zip(self.ladders, cell, strict=True)}
 
-    def place(self, labels: Mapping[str, Any]) -> Place:
+    def cell(self, labels: Mapping[str, Any]) -> Cell:
         """The inverse of `labels`."""
         return tuple(ladder.labels.index(labels[ladder.name]) for ladder in self.ladders)
 
-    def point(self, place: Place) -> Point:
+    def point(self, cell: Cell) -> Point:
         """The point of a grid, with the config fields that it sets."""
-        options = (ladder.options[at] for ladder, at in zip(self.ladders, place, strict=True))
+        options = (ladder.options[at] for ladder, at in zip(self.ladders, cell, strict=True))
         return product(*(Space((option,)) for option in options)).points[0]
 
-    def excluded(self, place: Place) -> bool:
+    def excluded(self, cell: Cell) -> bool:
         """Whether a rule excludes the point."""
-        labels = self.labels(place)
+        labels = self.labels(cell)
         return any(all(labels[name] == label for name, label in rule.items()) for rule in self.rules)
 
 

@@ -1,5 +1,6 @@
 """A search's directory: `search.json`, `pareto.csv` and one directory for each round."""
 
+import dataclasses
 import json
 import math
 import os
@@ -75,33 +76,49 @@ class SearchDir(Workdir):
         """Writes `search.json`; a number that is not finite becomes null."""
         write_json(self.search, plain_json({**question, **{name: outcome.get(name) for name in _OUTCOME}}))
 
-    def results(self, name: str, ablation: Ablation, trials: Sequence[Trial]) -> Results | None:
-        """The results of a finished round, from its tables; None if it is not finished.
 
-        Raises:
-          WorkdirError: if there is a finished grid of other trials.
-        """
-        files = self.round(name)
-        if not (files.manifest.exists() and files.trials.exists()):
-            return None
-        if files.load_json(files.manifest).get("exit_status") != "finished":
-            return None
-        by_id = {trial.id: trial for trial in trials}
-        rows = read_csv(files.trials, text=("trial", "digest", "command"))
-        if {row["trial"] for row in rows} != set(by_id):
-            # The next proposals follow from these trials alone, so a grid that was changed since is not this round.
-            raise WorkdirError(f"{files.path} holds other trials than this search's: nothing was changed")
-        lines = files.curves.read_text().splitlines() if files.curves.exists() else []
-        return Results(
-            ablation.name,
-            axes(ablation, trials),
-            ablation.control,
-            ablation.metric,
-            # The labels as the grid has them: a CSV file does not distinguish '16' from 16.
-            [row | by_id[row["trial"]].point for row in rows],
-            [json.loads(line) for line in lines],
-            {trial.id: trial.overrides for trial in trials},
-        )
+def plain_json(value: Any) -> Any:
+    """The value as JSON reads it back, with null for a float that is not finite."""
+    if isinstance(value, Mapping):
+        return {str(k): plain_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
+def read_round(files: AblationDir, ablation: Ablation, trials: Sequence[Trial]) -> Results | None:
+    """The results of a finished round, from its tables; None if it is not finished.
+
+    Raises:
+      WorkdirError: if the directory holds a finished grid of other trials.
+    """
+    if not (files.manifest.exists() and files.trials.exists()):
+        return None
+    if files.load_json(files.manifest).get("exit_status") != "finished":
+        return None
+    by_id = {trial.id: trial for trial in trials}
+    rows = read_csv(files.trials, text=("trial", "digest", "command"))
+    if {row["trial"] for row in rows} != set(by_id):
+        # The next proposals follow from these trials alone, so a grid that was changed since is not this round.
+        raise WorkdirError(f"{files.path} holds other trials than this search's: nothing was changed")
+    lines = files.curves.read_text().splitlines() if files.curves.exists() else []
+    return Results(
+        ablation.name,
+        axes(ablation, trials),
+        ablation.control,
+        ablation.metric,
+        # The labels as the grid has them: a CSV file does not distinguish '16' from 16.
+        [row | by_id[row["trial"]].point for row in rows],
+        [json.loads(line) for line in lines],
+        {trial.id: trial.overrides for trial in trials},
+    )
 
 
 def question_of(config: Search, ladders: Sequence[Ladder], limits: Sequence[Limit]) -> dict[str, Any]:
@@ -118,10 +135,10 @@ def question_of(config: Search, ladders: Sequence[Ladder], limits: Sequence[Limi
         }
         for ladder in ladders
     ]
-    names = (
-        "excluded", "seeds", "points", "survivors", "finalists", "confirm", "trials", "metric", "batch", "strategy",
-        "confidence",
-    )  # fmt: skip
+    # Every further field of a search is part of the question: a new one cannot be forgotten here.
+    names = [
+        field.name for field in dataclasses.fields(config) if field.name not in ("name", "experiment", "knobs")
+    ]
     return {
         "name": config.name,
         "budget": ",".join(map(str, limits)),
@@ -150,19 +167,3 @@ def with_commands(rows: Sequence[Row], directory: Path, command: str) -> list[Ro
         return f"jopt.train.run(jopt.ablate.load_trial({str(directory)!r}, {trial!r}), 'runs/{trial}')"
 
     return [row | {"command": line(row["trial"])} for row in rows]
-
-
-def plain_json(value: Any) -> Any:
-    """The value as JSON reads it back, with null for a float that is not finite."""
-    if isinstance(value, Mapping):
-        return {str(k): plain_json(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_json(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:56]} ..."

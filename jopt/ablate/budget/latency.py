@@ -63,7 +63,7 @@ def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
     """
     model, params, state, x = smallest(config, batch)
 
-    def forward(params: Mapping[str, Any], state: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    def forward(params: Mapping[str, Any], state: Mapping[str, Any], x: jax.Array) -> Any:
         return model.apply({"params": params, **state}, x, train=False)
 
     return measure.latency(forward, params, state, x, repeats=200, warmup=20)

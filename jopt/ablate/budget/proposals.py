@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from jopt.ablate.budget.config import Ladder, Place, SearchSpace
+from jopt.ablate.budget.config import Cell, Ladder, SearchSpace
 
 
 class Proposal(NamedTuple):
@@ -15,11 +15,11 @@ class Proposal(NamedTuple):
       again: points of earlier rounds that get fresh seeds.
     """
 
-    new: list[Place]
-    again: list[Place]
+    new: list[Cell]
+    again: list[Cell]
 
 
-def coarse(space: SearchSpace) -> list[Place]:
+def coarse(space: SearchSpace) -> list[Cell]:
     """The points of the first round: the start options of the traced knobs in full, for one structure at a time.
 
     Traced knobs cost only trials, so their start options are combined in full. Each combination of structural knobs
@@ -39,24 +39,24 @@ def coarse(space: SearchSpace) -> list[Place]:
     structural = [i for i, ladder in enumerate(space.ladders) if ladder.structural]
     traced = [i for i, ladder in enumerate(space.ladders) if not ladder.structural]
     structures = [{}] + [{i: at} for i in structural for at in space.ladders[i].start if at != 0]
-    places: dict[Place, None] = {}
+    cells: dict[Cell, None] = {}
     for structure in structures:
         for values in itertools.product(*(space.ladders[i].start for i in traced)):
             options = dict(zip(traced, values, strict=True)) | structure
-            place = tuple(options.get(i, 0) for i in range(len(space.ladders)))
-            if not space.excluded(place):
-                places[place] = None
-    return list(places)
+            cell = tuple(options.get(i, 0) for i in range(len(space.ladders)))
+            if not space.excluded(cell):
+                cells[cell] = None
+    return list(cells)
 
 
-def neighbours(place: Place, ladders: Sequence[Ladder], tried: Collection[Place]) -> list[Place]:
+def neighbours(cell: Cell, ladders: Sequence[Ladder], tried: Collection[Cell]) -> list[Cell]:
     """The untried points next to a point: on each ladder half-way to the nearest tried option, on either side.
 
     The other knobs stay as they are. If nothing was tried on a side, the neighbour is the next option. There is
     nothing to try between two adjacent options.
 
     Args:
-      place: of the point.
+      cell: of the point.
       ladders: of the knobs.
       tried: the points of all rounds so far.
 
@@ -71,8 +71,8 @@ def neighbours(place: Place, ladders: Sequence[Ladder], tried: Collection[Place]
     """
     untried = []
     for i, ladder in enumerate(ladders):
-        at = place[i]
-        line = [other[i] for other in tried if other[:i] == place[:i] and other[i + 1 :] == place[i + 1 :]]
+        at = cell[i]
+        line = [other[i] for other in tried if other[:i] == cell[:i] and other[i + 1 :] == cell[i + 1 :]]
         below = max((other for other in line if other < at), default=None)
         above = min((other for other in line if other > at), default=None)
         middles = (
@@ -80,13 +80,13 @@ def neighbours(place: Place, ladders: Sequence[Ladder], tried: Collection[Place]
             at + 1 if above is None else (at + above) // 2,
         )
         for middle in middles:
-            neighbour = (*place[:i], middle, *place[i + 1 :])
+            neighbour = (*cell[:i], middle, *cell[i + 1 :])
             if 0 <= middle < len(ladder.options) and middle != at and neighbour not in tried:
                 untried.append(neighbour)
     return untried
 
 
-def refine(front: Sequence[Place], space: SearchSpace, tried: Collection[Place], limit: int) -> list[Place]:
+def refine(front: Sequence[Cell], space: SearchSpace, tried: Collection[Cell], limit: int) -> list[Cell]:
     """The new points of a later round: neighbours of the points of the front.
 
     Args:
@@ -97,16 +97,16 @@ def refine(front: Sequence[Place], space: SearchSpace, tried: Collection[Place],
     """
     tried = set(tried)
     proposals = [
-        [neighbour for neighbour in neighbours(place, space.ladders, tried) if not space.excluded(neighbour)]
-        for place in front
+        [neighbour for neighbour in neighbours(cell, space.ladders, tried) if not space.excluded(neighbour)]
+        for cell in front
     ]
-    new: dict[Place, None] = {}
+    new: dict[Cell, None] = {}
     for turn in itertools.zip_longest(*proposals):
-        new |= {place: None for place in turn if place is not None}
+        new |= {cell: None for cell in turn if cell is not None}
     return list(new)[:limit]
 
 
-def fit(new: Sequence[Place], again: Sequence[Place], seeds: int, room: int) -> Proposal | None:
+def fit(new: Sequence[Cell], again: Sequence[Cell], seeds: int, room: int) -> Proposal | None:
     """As much of a proposal as the remaining trials allow, with the control; None if that leaves no new point.
 
     Args:

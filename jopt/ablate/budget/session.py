@@ -8,10 +8,10 @@ from typing import Any
 from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, latency, proposals
 from jopt.ablate.budget.answer import answer
-from jopt.ablate.budget.config import Place, Search, SearchSpace, ladders
+from jopt.ablate.budget.config import Cell, Search, SearchSpace, ladders
 from jopt.ablate.budget.display import Display
 from jopt.ablate.budget.estimates import Key, PointEstimate, estimate, pareto
-from jopt.ablate.budget.files import SearchDir, question_of, with_commands
+from jopt.ablate.budget.files import SearchDir, question_of, read_round, with_commands
 from jopt.ablate.budget.limits import Limit, distance, parse
 from jopt.ablate.budget.report import summary, write
 from jopt.ablate.budget.result import Round, SearchResult
@@ -69,8 +69,10 @@ def search(
     space = SearchSpace(ladders(config), config.excluded)
     files = SearchDir(workdir)
     session = _Search(config, space, limits, files, Display(quiet), command, devices)
-    validate(session.grid("round_0", session.start, range(config.seeds[0])))
-    least = len(session.start) * config.seeds[0] + session.reserve
+    start = proposals.coarse(space)
+    # Checked before anything is written. Later rounds have the same knobs, so they are valid if round 0 is.
+    validate(session.grid("round_0", start, range(config.seeds[0])))
+    least = len(start) * config.seeds[0] + session.reserve
     accepted = f"at least {least}: round 0, and at the end the finalists and the control"
     require(config.trials >= least, "trials", config.trials, accepted)
     question = question_of(config, space.ladders, limits)
@@ -80,36 +82,46 @@ def search(
         return session.run(question, recorded, launch)
 
 
+@dataclasses.dataclass
 class _Search:
-    """One process's part of a search."""
+    """One process's part of a search.
 
-    def __init__(
-        self,
-        config: Search,
-        space: SearchSpace,
-        limits: tuple[Limit, ...],
-        files: SearchDir,
-        display: Display,
-        command: str,
-        devices: int | None,
-    ):
-        self.config, self.space, self.limits, self.files = config, space, limits, files
-        self.display, self.command, self.devices = display, command, devices
-        self.with_latency = any(limit.quantity == "latency_ms" for limit in limits)
-        self.start = proposals.coarse(space)
-        # The rounds may not use the trials of the finalists and of their control.
-        self.reserve = config.confirm * (1 + config.finalists)
-        self.rounds: list[Round] = []
-        self.round_results: list[Results] = []
-        self.trials_of: dict[Place, list[Row]] = {}
-        self.state: dict[str, Any] = {}
+    Attributes:
+      rounds: proposed so far.
+      round_results: their results, without the finalists'.
+      trials_of: the trials of each cell, from the rounds without the finalists'.
+      state: the outcome fields of `search.json`.
+    """
+
+    config: Search
+    space: SearchSpace
+    limits: tuple[Limit, ...]
+    files: SearchDir
+    display: Display
+    command: str
+    devices: int | None
+    rounds: list[Round] = dataclasses.field(default_factory=list)
+    round_results: list[Results] = dataclasses.field(default_factory=list)
+    trials_of: dict[Cell, list[Row]] = dataclasses.field(default_factory=dict)
+    state: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def with_latency(self) -> bool:
+        return any(limit.quantity == "latency_ms" for limit in self.limits)
+
+    @property
+    def reserve(self) -> int:
+        """Trials that the rounds may not use: those of the finalists and of their control."""
+        return self.config.confirm * (1 + self.config.finalists)
 
     def run(self, question: dict[str, Any], recorded: dict[str, Any] | None, launch: str) -> SearchResult:
         finished = (recorded or {}).get("status") == "finished"
         # A latency is measured once: a second measurement could give another answer from the same trials.
         self.state = {"status": "running", "rounds": [], "latency": (recorded or {}).get("latency") or {}}
         self.question = question
-        self.display.begin(self.config, self.space.ladders, self.limits, len(self.start), finished)
+        self.display.begin(
+            self.config, self.space.ladders, self.limits, len(proposals.coarse(self.space)), finished
+        )
         if not finished:
             self._record()
         result = self._conclude(self._explore())
@@ -125,7 +137,7 @@ class _Search:
         for index, count in enumerate(self.config.seeds):
             first = sum(self.config.seeds[:index])
             if index == 0:
-                proposal = proposals.Proposal(self._without_control(self.start), [])
+                proposal = proposals.Proposal(self._without_control(proposals.coarse(self.space)), [])
                 why = "a coarse grid: all start values of the numbers, one structure after the other"
             else:
                 nearest = self._nearest()
@@ -139,37 +151,30 @@ class _Search:
                 why = f"the gaps next to {len(nearest)} points of the front, which are run again with fresh seeds"
             results = self._round(f"round_{index}", proposal, range(first, first + count), why)
             self.round_results.append(results)
-            for place in (self.space.control, *proposal.again, *proposal.new):
-                self.trials_of.setdefault(place, []).extend(results.at(self.space.labels(place)))
+            for cell in (self.space.control, *proposal.again, *proposal.new):
+                self.trials_of.setdefault(cell, []).extend(results.at(self.space.labels(cell)))
         return f"the limit of {len(self.config.seeds)} rounds"
 
-    def _without_control(self, places: Sequence[Place]) -> list[Place]:
-        return [place for place in places if place != self.space.control]
+    def _without_control(self, cells: Sequence[Cell]) -> list[Cell]:
+        return [cell for cell in cells if cell != self.space.control]
 
-    def _nearest(self) -> list[Place]:
+    def _nearest(self) -> list[Cell]:
         """The points of the front to refine next: those nearest to the budget."""
         front = pareto(self._round_estimates(), self.with_latency)
         ordered = sorted(front, key=lambda e: (distance(self.limits, e), e.bytes))
-        return [self.space.place(e.point) for e in ordered[: self.config.survivors]]
+        return [self.space.cell(e.point) for e in ordered[: self.config.survivors]]
 
     def _conclude(self, stopped: str) -> SearchResult:
         """Confirms the finalists and gives the answer."""
         estimates = self._round_estimates()
         front = pareto(estimates, self.with_latency)
-        control = [e for e in estimates if self.space.place(e.point) == self.space.control]
-        finals: list[finalists.Final] = []
-        best, other, confirmation = None, None, None
-        if chosen := finalists.choose(front, self.limits, self.config.finalists, self.config.confirm):
-            first = sum(self.config.seeds)
-            places = [self.space.place(e.point) for e in chosen]
-            proposal = proposals.Proposal([], self._without_control(places))
-            why = "the finalists and the control with seeds that no choice depended on; the test part decides"
-            confirmation = self._round(CONFIRMATION, proposal, range(first, first + self.config.confirm), why)
-            fresh = {place: confirmation.at(self.space.labels(place)) for place in {self.space.control, *places}}
-            confirmed = {self.space.place(e.point): self._timed(e) for e in self._estimates(fresh, "accuracy")}
-            finals, best = finalists.decide([confirmed[place] for place in places], self.limits)
-            other = None if best is None else finalists.runner_up(finals, best)
-            control.append(confirmed[self.space.control])
+        control = [e for e in estimates if self.space.cell(e.point) == self.space.control]
+        confirmation, confirmed = self._confirm(
+            finalists.choose(front, self.limits, self.config.finalists, self.config.confirm)
+        )
+        finals, best = finalists.decide(confirmed[1:], self.limits)
+        other = None if best is None else finalists.runner_up(finals, best)
+        control += confirmed[:1]
         front = [self._timed(e) for e in front]
         return SearchResult(
             budget=self.limits,
@@ -187,30 +192,45 @@ class _Search:
             control=control,
         )
 
+    def _confirm(self, chosen: Sequence[PointEstimate]) -> tuple[Results | None, list[PointEstimate]]:
+        """Runs the finalists; returns the results, and the estimates of the control and of them, in their order."""
+        if not chosen:
+            return None, []
+        # Seeds after those of all rounds, even of rounds that were not run: what chose the points must not judge
+        # them.
+        first = sum(self.config.seeds)
+        cells = [self.space.cell(e.point) for e in chosen]
+        proposal = proposals.Proposal([], self._without_control(cells))
+        why = "the finalists and the control with seeds that no choice depended on; the test part decides"
+        results = self._round(CONFIRMATION, proposal, range(first, first + self.config.confirm), why)
+        trials_of = {cell: results.at(self.space.labels(cell)) for cell in (self.space.control, *cells)}
+        by_cell = {self.space.cell(e.point): self._timed(e) for e in self._estimates(trials_of, "accuracy")}
+        return results, [by_cell[cell] for cell in (self.space.control, *cells)]
+
     def _round(self, name: str, proposal: proposals.Proposal, seeds: range, why: str) -> Results:
         """Runs one grid, or reads its results if it is finished."""
-        places = [self.space.control, *proposal.again, *proposal.new]
-        new, again = ([self.space.labels(place) for place in part] for part in (proposal.new, proposal.again))
-        ablation = self.grid(name, places, seeds)
+        cells = [self.space.control, *proposal.again, *proposal.new]
+        new, again = ([self.space.labels(cell) for cell in part] for part in (proposal.new, proposal.again))
+        ablation = self.grid(name, cells, seeds)
         grid_trials = trials(ablation)
         self.rounds.append(Round(name, tuple(seeds), new, again, len(grid_trials), why))
         self.state["rounds"] = [done._asdict() for done in self.rounds]
-        results = self.files.results(name, ablation, grid_trials)
+        results = read_round(self.files.round(name), ablation, grid_trials)
         self.display.round(self.rounds[-1], results is not None)
         if results is None:
             self._record()
             grids.run(ablation, self.files.path / name, devices=self.devices, quiet=True)
             # Read from the files even now, so that a resumed search computes with the same numbers.
-            results = self.files.results(name, ablation, grid_trials)
+            results = read_round(self.files.round(name), ablation, grid_trials)
             assert results is not None
         return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
 
-    def grid(self, name: str, places: Sequence[Place], seeds: Sequence[int]) -> Ablation:
+    def grid(self, name: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Ablation:
         """The grid of a round."""
         return Ablation(
             name=f"{self.config.name}, {name.replace('_', ' ')}",
             experiment=self.config.experiment,
-            space=Space(tuple(self.space.point(place) for place in places)),
+            space=Space(tuple(self.space.point(cell) for cell in cells)),
             seeds=tuple(seeds),
             control=self.space.labels(self.space.control),
             metric="accuracy" if name == CONFIRMATION else self.config.metric,
@@ -223,25 +243,25 @@ class _Search:
         estimates = self._estimates(self.trials_of, self.config.metric)
         return [self._timed(e) for e in estimates] if self.with_latency else estimates
 
-    def _estimates(self, trials_of: dict[Place, list[Row]], metric: str) -> list[PointEstimate]:
+    def _estimates(self, trials_of: dict[Cell, list[Row]], metric: str) -> list[PointEstimate]:
         # The step in which the metric moves is found from the values of all points: a few show only multiples of
         # it.
         step = resolution(value for rows in trials_of.values() for value in by_seed(rows, metric).values())
         return [
             estimate(
-                self.space.labels(place),
+                self.space.labels(cell),
                 rows,
                 trials_of[self.space.control],
                 metric=metric,
                 confidence=self.config.confidence,
                 resolution=step,
             )
-            for place, rows in trials_of.items()
+            for cell, rows in trials_of.items()
         ]
 
     def _timed(self, e: PointEstimate) -> PointEstimate:
         """The estimate with its latency, measured once for each shape and kept in `search.json`."""
-        config = with_fields(self.config.experiment, self.space.point(self.space.place(e.point)).fields)
+        config = with_fields(self.config.experiment, self.space.point(self.space.cell(e.point)).fields)
         key, measured = latency.shape_key(config), self.state["latency"]
         if key not in measured:
             times = latency.time_forward(config, self.config.batch)
