@@ -41,8 +41,8 @@ def check_tuning(
       jopt.config.ConfigError: space must be the same of rate for each method, got (0.01,) for optimizer=adam, ...
     """
     names = list(points[0]) if points else []
-    known = len(tuned) > 0 and all(name in names for name in tuned)
-    require(known, "tuned", tuple(tuned), f"one or more of the axes {', '.join(names)}")
+    valid = len(tuned) > 0 and all(name in names for name in tuned)
+    require(valid, "tuned", tuple(tuned), f"one or more of the axes {', '.join(names)}")
     for name in names:
         require(name not in _TUNING_COLUMNS, f"the axis {name!r}", name, "a name that is not a column of the table")
     spaces: dict[tuple, list[tuple]] = {}
@@ -60,6 +60,7 @@ def check_tuning(
             ]
             accepted = f"the same of {', '.join(tuned)} for each method"
             raise ConfigError("space", _Unquoted(", ".join(shown)), accepted)
+    # A method with more steps would win by its budget.
     if steps is not None:
         require(len(set(steps)) <= 1, "steps", sorted(set(steps)), "the same number of steps for each method")
 
@@ -109,11 +110,13 @@ def tuned_comparison(
     names = [axis.name for axis in axes]
     # Validation chose the points, so only a test outcome may judge them.
     metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
+    # A control may name tuned axes too; those are chosen by validation, for it as for every method.
     control = {name: value for name, value in (results.control or {}).items() if name in names}
     comparisons = len(chosen) - 1
     if not control:
         reference = points[_best_by_validation(chosen, scores, losses)]
         control, comparisons = {name: reference[name] for name in names}, math.comb(len(chosen), 2)
+    # The rejected points are no comparisons, so they must not count in the adjustment.
     chosen_results = results._replace(
         axes=axes, metric=metric, control=control, trials=[row for index in chosen for row in trials[index]]
     )
@@ -177,6 +180,7 @@ def _best_by_validation(indices: Sequence[int], scores: Sequence[float], losses:
       >>> _best_by_validation([0, 1], [0.9, 0.9], [0.5, 0.5])
       0
     """
+    # Relative, because float32 shares of the same count may differ in their last bit.
     top = max(scores[index] for index in indices)
     return min((i for i in indices if scores[i] >= top * (1 - _TIE)), key=lambda index: (losses[index], index))
 
@@ -192,6 +196,7 @@ def _validation_curves(results: Results) -> dict[str, list[Row]]:
 def _steps_to(curves: Mapping[str, Sequence[Row]], trial: Row, target: float | None) -> float:
     if target is None or trial["status"] != "finished":
         return math.inf
+    # The first evaluation that reaches it: a later one below the target does not undo it.
     reached = (row["step"] for row in curves.get(trial["trial"], ()) if row["accuracy"] >= target)
     return min(reached, default=math.inf)
 

@@ -67,6 +67,7 @@ def check_budget(ablation: Ablation, trials: Sequence[Trial], plans: Sequence[Gr
       ConfigError: if they differ.
     """
     if ablation.protocol == "optimizers":
+        # Trials come seed by seed, so every len(seeds)-th one is the first of its point.
         steps = {trial.id: p.steps for p in plans for trial in p.group.trials}
         points = [point.labels for point in ablation.space.points]
         check_tuning(points, ablation.tuned, [steps[trial.id] for trial in trials[:: len(ablation.seeds)]])
@@ -92,6 +93,7 @@ def judge(ablation: Ablation, trials: Sequence[Trial], results: Results, summary
 
 def optimizers_table(results: Results, rows: Sequence[Row], tuned: Sequence[str]) -> Table:
     """The columns of `algoperf.tuned_comparison` that fit a page, in % and percentage points."""
+    # The method first, then what was chosen for it.
     names = [axis.name for axis in results.axes if axis.name not in tuned]
     metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
     columns = [_Column(name, name) for name in (*names, *tuned)]
@@ -157,6 +159,7 @@ _FORMS: dict[str, Callable[[float], str]] = {
 
 def _table(title: str, rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
     """The rows as a table, without empty columns."""
+    # A run without a target or a control would otherwise print columns of dashes.
     shown = [c for c in columns if any(row[c.key] not in (None, "") for row in rows)]
     align = "".join("l" if any(isinstance(row[c.key], bool | str) for row in rows) else "r" for c in shown)
     header = tuple(c.header.replace("_", " ") for c in shown)

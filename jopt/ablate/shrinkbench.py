@@ -35,6 +35,7 @@ def setting_of(experiment: Any) -> Setting:
     Args:
       experiment: a `jopt.train.Experiment`.
     """
+    # The last one decides the model that is evaluated.
     for stage in reversed(experiment.stages):
         if stage.prune is not None:
             return _setting(stage.prune)
@@ -89,6 +90,7 @@ def check_pruning(
     dense = [point for point, setting in zip(points, settings, strict=True) if setting.sparsity == 0]
     accepted = "the dense point, of sparsity 0 or without pruning: the protocol 'pruning' compares with it"
     require(bool(control), "control", control, accepted)
+    # Every point that the control matches must be dense, or some would be compared with a pruned model.
     controls = [p for p in points if all(p.get(name) == value for name, value in (control or {}).items())]
     require(bool(controls) and all(point in dense for point in controls), "control", control, accepted)
     sparsities: dict[str, set[float]] = {}
@@ -136,6 +138,7 @@ def pruning_protocol_table(
     keys = [tuple(point[name] for name in names) for point in points]
     summary, controls = summarize(results, confidence), control_of(results)
     index_of = {(key, setting): index for index, (key, setting) in enumerate(zip(keys, settings, strict=True))}
+    # The point that differs in the score alone; without one, nothing is said about random pruning.
     random_of = {
         index: index_of[baseline]
         for index, (key, setting) in enumerate(zip(keys, settings, strict=True))
@@ -155,6 +158,7 @@ def pruning_protocol_table(
         if random is not None:
             pair = paired_values(trials[index], trials[random], results.metric)
             comparison = compare(*pair, confidence=confidence, comparisons=len(random_of), resolution=step)
+            # The seeds that remain after a divergence favour the point: no verdict from them.
             complete = not row["diverged"] and not summary[random]["diverged"]
         rows.append(
             dict(zip(names, key, strict=True))
@@ -192,6 +196,7 @@ def _accuracy_columns(row: Row, metric: str) -> Row:
 def _cost_columns(row: Row, control: Row | None) -> Row:
     costs: Row = {}
     for name, ratio in (("theoretical_bytes", "compression_ratio"), ("effective_flops", "theoretical_speedup")):
+        # A cost of 0 (all weights pruned) has no finite ratio.
         cost, dense = row[f"{name}_mean"], None if control is None else control[f"{name}_mean"]
         costs |= {name: cost, ratio: dense / cost if cost and dense is not None else None}
     return costs
@@ -229,6 +234,7 @@ def _largest_sparsity_sentence(score: str, rows: Sequence[Row], metric: str) -> 
     equal: list[Row] = []
     for sparsity in sorted({row["sparsity"] for row in rows}):
         level = [row for row in rows if row["sparsity"] == sparsity]
+        # A sparsity may have several points, of other axes; all of them must hold.
         if any(row["verdict"] not in ("better", "undecided") for row in level):
             break
         stated = [row for row in level if row["detectable"] is not None]
@@ -242,6 +248,7 @@ def _largest_sparsity_sentence(score: str, rows: Sequence[Row], metric: str) -> 
     change = (
         f"a {'loss' if metric in HIGHER_IS_BETTER else 'rise'} of {metric} below {missed} could have been missed"
     )
+    # Undecided at such a resolution is no evidence that accuracy was kept.
     if is_share and largest["detectable"] > TOO_COARSE:
         return [f"{score}: the seeds are too few to show up to which sparsity it is as good as dense; at "
                 f"{largest['sparsity']:g} {change}."]  # fmt: skip

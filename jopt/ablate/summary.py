@@ -79,7 +79,9 @@ def summarize(results: Results, confidence: float = 0.95, comparisons: int | Non
     intervals.check_confidence(confidence)
     header = columns([axis.name for axis in results.axes], results.metric)
     controls = control_of(results)
+    # Decided by the grid, not by what finished: a diverged point must not make the others' intervals narrower.
     family = max(sum(control not in (None, index) for index, control in enumerate(controls)), comparisons or 0)
+    # One step for the whole grid, since a few values alone show only a multiple of it.
     step = resolution(values_of(results, results.metric))
     trials_of = grouped(results)
     rows, compared = [], []
@@ -90,6 +92,7 @@ def summarize(results: Results, confidence: float = 0.95, comparisons: int | Non
         else:
             pair = paired_values(trials, trials_of[control], results.metric)
             compared.append(compare(*pair, confidence=confidence, comparisons=max(family, 1), resolution=step))
+    # Holm's correction needs all p-values together, so the verdicts take a second pass.
     adjusted = holm([math.nan if c is None else c.p_t for c in compared], family)
     for index, (row, comparison, control) in enumerate(zip(rows, compared, controls, strict=True)):
         control_row = None if control in (None, index) else rows[control]
@@ -132,11 +135,13 @@ def best(results: Results, confidence: float = 0.95) -> Best:
     trials_of = grouped(results)
     values = {index: by_seed(rows, results.metric) for index, rows in enumerate(trials_of)}
     values = {index: by for index, by in values.items() if len(by) == len(trials_of[index])}
+    # Points are compared over complete seeds only: a mean over the survivors of divergence is not comparable.
     if not values:
         return Best(None, (), 0)
     higher = results.metric in HIGHER_IS_BETTER
     sign = 1 if higher else -1
     ranked = sorted(values, key=lambda index: (-sign * intervals.mean(list(values[index].values())), index))
+    # The index breaks ties, so that the same results always name the same point.
     top = ranked[0]
     step = resolution(value for by in values.values() for value in by.values())
 
@@ -168,9 +173,11 @@ def control_of(results: Results) -> list[int | None]:
 
 def grouped(results: Results) -> list[list[Row]]:
     """The trials of each point, by seed, in the order of `results.points()`."""
+    # A dict keeps the order of first appearance, which is that of `results.points()`.
     by_point: dict[tuple, list[Row]] = {}
     for row in results.trials:
         by_point.setdefault(tuple(row[axis.name] for axis in results.axes), []).append(row)
+    # By seed, whatever order the trials ran in: the bootstrap depends on the order of its values.
     return [sorted(rows, key=lambda row: row["seed"]) for rows in by_point.values()]
 
 
@@ -213,6 +220,7 @@ def bounds_of(metric: str) -> tuple[float, float]:
 
 def _outcome(row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
+    # A diverged trial may have a last, meaningless value.
     if row["status"] != "finished" or value is None or not math.isfinite(value):
         return None
     return float(value)
@@ -228,6 +236,8 @@ def _sample_columns(trials: Sequence[Row], metric: str, confidence: float) -> Ro
         values = list(by_seed(trials, name).values())
         row[f"{name}_mean"] = _finite(intervals.mean(values))
         row[f"{name}_sd"] = _finite(intervals.sd(values))
+        # Only the metric that decides gets intervals: two bootstraps for each outcome would dominate a report's
+        # time.
         if name != metric:
             continue
         row[f"{name}_iqm"] = _finite(intervals.interquartile_mean(values))

@@ -71,33 +71,33 @@ def rows(values, sizes=None, first=0):
 
 
 def test_the_drop_is_paired_by_seed_in_percentage_points():
-    own, dense = [0.95, 0.94, 0.97, 0.93], [0.96, 0.96, 0.97, 0.94]
+    values, dense = [0.95, 0.94, 0.97, 0.93], [0.96, 0.96, 0.97, 0.94]
     # The control has seeds before and after those of the point.
     control = rows([0.5, *dense, 0.4], first=0)
-    found = estimate({"bits": 4}, rows(own, [90, 100, 110, 100], first=1), control, metric="accuracy")
-    expected = stats.ttest_rel(dense, own)
+    result = estimate({"bits": 4}, rows(values, [90, 100, 110, 100], first=1), control, metric="accuracy")
+    expected = stats.ttest_rel(dense, values)
     interval = expected.confidence_interval(0.95)
-    assert found.drop == pytest.approx(1.0) and found.n == 4
-    assert (found.drop_low, found.drop_high) == pytest.approx((100 * interval.low, 100 * interval.high))
-    assert found.drop_sd == pytest.approx(100 * np.std(np.subtract(dense, own), ddof=1))
-    assert (found.bytes, found.most_bytes) == (100.0, 110.0)
-    assert found.accuracy == pytest.approx(0.9475)
+    assert result.drop == pytest.approx(1.0) and result.n == 4
+    assert (result.drop_low, result.drop_high) == pytest.approx((100 * interval.low, 100 * interval.high))
+    assert result.drop_sd == pytest.approx(100 * np.std(np.subtract(dense, values), ddof=1))
+    assert (result.bytes, result.most_bytes) == (100.0, 110.0)
+    assert result.accuracy == pytest.approx(0.9475)
 
 
 def test_a_point_that_lost_a_seed_meets_nothing_and_is_on_no_front():
-    found = estimate({"bits": 2}, rows([0.99, None, 0.99, 0.99, 0.99, 0.99]), rows([0.9] * 6), metric="accuracy")
-    assert (found.n, found.diverged) == (5, 1)
-    assert judge_all(parse("accuracy_drop<5,bytes<1000"), found) == MISSES
-    assert pareto([found]) == []
+    result = estimate({"bits": 2}, rows([0.99, None, 0.99, 0.99, 0.99, 0.99]), rows([0.9] * 6), metric="accuracy")
+    assert (result.n, result.diverged) == (5, 1)
+    assert judge_all(parse("accuracy_drop<5,bytes<1000"), result) == MISSES
+    assert pareto([result]) == []
 
 
 def test_without_a_pair_nothing_is_known():
-    found = estimate({}, rows([0.9], first=7), rows([0.9], first=0), metric="accuracy")
-    assert math.isnan(found.drop) and judge(DROP[0], found) == MISSES and pareto([found]) == []
+    result = estimate({}, rows([0.9], first=7), rows([0.9], first=0), metric="accuracy")
+    assert math.isnan(result.drop) and judge(DROP[0], result) == MISSES and pareto([result]) == []
 
 
 @pytest.mark.parametrize(
-    ("budget", "own", "expected"),
+    ("budget", "e", "expected"),
     [
         ("accuracy_drop<0.5", point("a", 1, 0.3, 0.1), MEETS),
         ("accuracy_drop<0.5", point("a", 1, 0.3, 0.2), AVERAGE),  # the upper end is at the limit, not below
@@ -115,15 +115,15 @@ def test_without_a_pair_nothing_is_known():
         ("accuracy_drop<0.5,bytes<100", point("a", 199, 0.3), MISSES),
     ],
 )  # fmt: skip
-def test_verdicts(budget, own, expected):
-    assert judge_all(parse(budget), own) == expected
+def test_verdicts(budget, e, expected):
+    assert judge_all(parse(budget), e) == expected
 
 
 def test_the_nearest_limit_is_what_a_search_looks_at():
-    own = point("a", 150, 0.4)
-    assert distance(parse("bytes<100"), own) == pytest.approx(0.5)
-    assert distance(parse("bytes<100,accuracy_drop<0.5"), own) == pytest.approx(0.2)
-    assert distance(parse("latency_ms<1"), own) == math.inf
+    e = point("a", 150, 0.4)
+    assert distance(parse("bytes<100"), e) == pytest.approx(0.5)
+    assert distance(parse("bytes<100,accuracy_drop<0.5"), e) == pytest.approx(0.2)
+    assert distance(parse("latency_ms<1"), e) == math.inf
 
 
 def test_the_pareto_set_is_of_bytes_and_drop_and_of_latency_if_asked_for():

@@ -24,11 +24,11 @@ def experiment():
 
 
 def test_numbers_are_combined_and_structures_leave_the_control_one_at_a_time():
-    found = coarse(SearchSpace((SPARSITY, BITS, WIDTH, SHARE)))
-    assert found[0] == (0, 0, 0, 0)
-    assert len(found) == 2 * 2 * 3 and len(set(found)) == len(found)
-    assert {cell[2:] for cell in found} == {(0, 0), (1, 0), (0, 1)}
-    assert {cell[:2] for cell in found} == {(0, 0), (0, 2), (5, 0), (5, 2)}
+    proposed = coarse(SearchSpace((SPARSITY, BITS, WIDTH, SHARE)))
+    assert proposed[0] == (0, 0, 0, 0)
+    assert len(proposed) == 2 * 2 * 3 and len(set(proposed)) == len(proposed)
+    assert {cell[2:] for cell in proposed} == {(0, 0), (1, 0), (0, 1)}
+    assert {cell[:2] for cell in proposed} == {(0, 0), (0, 2), (5, 0), (5, 2)}
 
 
 def test_excluded_points_are_left_out_of_every_round():
@@ -57,9 +57,9 @@ def test_halving_ends_and_tries_every_option_of_a_line():
 
 def test_a_limited_round_serves_every_point_of_the_front_in_turn():
     tried = {(0, 0), (5, 0), (0, 2), (5, 2)}
-    whole = refine([(5, 2), (0, 0)], SearchSpace((SPARSITY, BITS)), tried, 99)
-    assert whole == [(2, 2), (2, 0), (5, 1), (0, 1), (5, 3)]
-    assert refine([(5, 2), (0, 0)], SearchSpace((SPARSITY, BITS)), tried, 3) == whole[:3]
+    unlimited = refine([(5, 2), (0, 0)], SearchSpace((SPARSITY, BITS)), tried, 99)
+    assert unlimited == [(2, 2), (2, 0), (5, 1), (0, 1), (5, 3)]
+    assert refine([(5, 2), (0, 0)], SearchSpace((SPARSITY, BITS)), tried, 3) == unlimited[:3]
     assert tried == {(0, 0), (5, 0), (0, 2), (5, 2)}
 
 
@@ -100,10 +100,10 @@ def test_knobs_are_told_apart_by_whether_they_make_another_program():
             Knob(axis("stages[0].quantize.bits", (32, 8, 4)), start=(32, 4)),
         ),
     )
-    found = ladders(config)
-    assert [ladder.structural for ladder in found] == [False, True, False]
-    assert [ladder.name for ladder in found] == ["prune.sparsity", "pattern", "bits"]
-    assert found[2].start == (0, 2)
+    checked = ladders(config)
+    assert [ladder.structural for ladder in checked] == [False, True, False]
+    assert [ladder.name for ladder in checked] == ["prune.sparsity", "pattern", "bits"]
+    assert checked[2].start == (0, 2)
 
 
 BITS_KNOB = Knob(axis("stages[0].quantize.bits", (32, 8, 4)))

@@ -19,8 +19,8 @@ TEST = {"sgd": (0.9, 0.6, 0.65), "adam": (0.6, 0.75, 0.4)}
 AXES = {"optimizer": ("sgd", "adam"), "rate": RATES}
 
 
-def wobble(seed, *more):
-    return 0.01 * seed + 0.002 * np.random.default_rng([seed, *more]).normal()
+def wobble(seed, *key):
+    return 0.01 * seed + 0.002 * np.random.default_rng([seed, *key]).normal()
 
 
 def test_accuracy(seed, optimizer, rate):
@@ -34,8 +34,8 @@ def validation(seed, optimizer, rate):
     return {"validation_accuracy": VALIDATION[optimizer][RATES.index(rate)] + wobble(seed)}
 
 
-def grid(**more):
-    return results(AXES, more.pop("accuracy", test_accuracy), more=validation, **more)
+def grid(**changes):
+    return results(AXES, changes.pop("accuracy", test_accuracy), more=validation, **changes)
 
 
 def test_each_optimizer_is_chosen_by_validation_and_reported_on_test():
@@ -59,15 +59,15 @@ def test_each_optimizer_is_chosen_by_validation_and_reported_on_test():
 
 def test_without_a_control_the_reference_is_the_best_by_validation_and_all_pairs_count():
     three = {"optimizer": ("sgd", "adam", "lion"), "rate": RATES}
-    own = {"sgd": 0.9, "adam": 0.6, "lion": 0.61}
+    values = {"sgd": 0.9, "adam": 0.6, "lion": 0.61}
 
     def accuracy(seed, optimizer, rate):
-        return own[optimizer] + wobble(seed, len(optimizer), RATES.index(rate))
+        return values[optimizer] + wobble(seed, len(optimizer), RATES.index(rate))
 
-    def more(seed, optimizer, rate):
+    def validation_accuracy(seed, optimizer, rate):
         return {"validation_accuracy": 0.1 * len(optimizer) + rate}
 
-    rows, text = algoperf.tuned_comparison(results(three, accuracy, more=more), ["rate"])
+    rows, text = algoperf.tuned_comparison(results(three, accuracy, more=validation_accuracy), ["rate"])
     # Of two of the same validation accuracy the first one.
     assert [row["verdict"] for row in rows] == ["better", "control", "undecided"]
     ratio = (rows[0]["difference_high_adjusted"] - rows[0]["difference"]) / (
@@ -123,9 +123,9 @@ def test_ties_on_validation_accuracy_go_to_the_lower_loss_then_to_the_order():
 
 
 def test_steps_to_the_target_and_misses():
-    made = grid(control={"optimizer": "sgd"})
+    grid_results = grid(control={"optimizer": "sgd"})
     curves = []
-    for row in made.trials:
+    for row in grid_results.trials:
         for step in (10, 20, 30, 40):
             # Seed s reaches 0.5 at step 10 (s + 1); seed 4 never does. Training accuracy does not count.
             value = 0.5 if step >= 10 * (row["seed"] + 1) else 0.49
@@ -135,10 +135,10 @@ def test_steps_to_the_target_and_misses():
             curves.append(
                 {"trial": row["trial"], "stage": "train", "step": step, "split": "validation", "accuracy": value}
             )
-    rows, text = algoperf.tuned_comparison(made._replace(curves=curves), ["rate"], target=0.5)
+    rows, text = algoperf.tuned_comparison(grid_results._replace(curves=curves), ["rate"], target=0.5)
     assert [(row["steps_to_target"], row["misses"]) for row in rows] == [(30, 1), (30, 1)]
     assert any("1 of 5 seeds missed the target of 0.5" in line for line in text)
-    rows, _ = algoperf.tuned_comparison(made._replace(curves=curves), ["rate"], target=0.6)
+    rows, _ = algoperf.tuned_comparison(grid_results._replace(curves=curves), ["rate"], target=0.6)
     assert [(row["steps_to_target"], row["misses"]) for row in rows] == [(math.inf, 5), (math.inf, 5)]
 
 
@@ -169,10 +169,10 @@ def test_an_axis_with_the_name_of_a_column_of_the_table():
 
 
 def test_budgets_are_the_same():
-    own = points({"sgd": (0.1, 0.2), "adam": (0.2, 0.1)})
-    algoperf.check_tuning(own, ["rate"], steps=[100] * 4)
+    values = points({"sgd": (0.1, 0.2), "adam": (0.2, 0.1)})
+    algoperf.check_tuning(values, ["rate"], steps=[100] * 4)
     with pytest.raises(ConfigError) as caught:
-        algoperf.check_tuning(own, ["rate"], steps=[100, 100, 50, 50])
+        algoperf.check_tuning(values, ["rate"], steps=[100, 100, 50, 50])
     assert caught.value.field == "steps"
 
 
@@ -190,9 +190,11 @@ def sizes(seed, ratio, score):
     return {"theoretical_bytes": 1000 * (1 - ratio), "effective_flops": 400 * (1 - ratio / 2)}
 
 
-def pruning_grid(**more):
+def pruning_grid(**changes):
     axes = {"ratio": RATIOS, "score": SCORES}
-    return results(axes, pruned_accuracy, control={"ratio": 0.0}, fields=FIELDS, more=sizes, seeds=range(8), **more)
+    return results(
+        axes, pruned_accuracy, control={"ratio": 0.0}, fields=FIELDS, more=sizes, seeds=range(8), **changes
+    )
 
 
 def test_the_pruning_table_has_size_and_flops_both():
@@ -227,8 +229,8 @@ def kept(verdicts, detectable, metric="accuracy"):
         for x, v, d in zip((0.5, 0.8, 0.9), verdicts, detectable, strict=True)
     ]
     # Whatever the rows' order.
-    found = shrinkbench._sentences(rows[::-1], metric, 0.95)
-    return [line for line in found if "could have been missed" in line]
+    sentences = shrinkbench._sentences(rows[::-1], metric, 0.95)
+    return [line for line in sentences if "could have been missed" in line]
 
 
 def test_noise_at_a_large_sparsity_does_not_make_it_the_largest_that_is_kept():
@@ -257,19 +259,19 @@ def test_the_tables_fit_a_page_in_percent_and_points():
         "optimizer", "rate", "validation accuracy, %", "test accuracy, % [interval]",
         "difference, points [adjusted]", "verdict", "at edge", "diverged",
     )  # fmt: skip
-    own = dict(zip(table.header, table.rows[1], strict=True))
+    values = dict(zip(table.header, table.rows[1], strict=True))
     adam = rows[1]
     low, high = (100 * adam[f"difference_{end}_adjusted"] for end in ("low", "high"))
-    assert own["difference, points [adjusted]"] == f"{100 * adam['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
-    assert own["validation accuracy, %"] == f"{100 * adam['validation_mean']:.2f}"
+    assert values["difference, points [adjusted]"] == f"{100 * adam['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    assert values["validation accuracy, %"] == f"{100 * adam['validation_mean']:.2f}"
     # The control has no difference, and the file has all that the page leaves out.
     assert table.rows[0][4] == "-" and {"accuracy_sd", "p_holm", "flags", "budget"} <= set(adam)
 
 
 def test_the_pruning_table_in_percent_and_points():
-    made = pruning_grid()
-    rows, _ = shrinkbench.pruning_protocol_table(made)
-    table = judge.pruning_table(made, rows)
+    grid_results = pruning_grid()
+    rows, _ = shrinkbench.pruning_protocol_table(grid_results)
+    table = judge.pruning_table(grid_results, rows)
     assert len(table.header) == 12 and table.header[:3] == ("score", "sparsity", "n")
     last = dict(zip(table.header, table.rows[-1], strict=True))
     shown = [f"{100 * rows[-1][k]:+.2f}" for k in ("random_difference", "random_low", "random_high")]
@@ -294,11 +296,11 @@ def test_settings_are_found_by_field_whatever_the_columns_are_called():
 
 
 def test_a_diverged_pruning_point_is_not_better_than_random():
-    made = pruning_grid()
-    trials = [dict(row) for row in made.trials]
+    grid_results = pruning_grid()
+    trials = [dict(row) for row in grid_results.trials]
     hit = next(row for row in trials if (row["ratio"], row["score"]) == (0.98, "magnitude"))
     hit |= {"status": "diverged", "accuracy": None, "theoretical_bytes": None, "effective_flops": None}
-    rows, _ = shrinkbench.pruning_protocol_table(made._replace(trials=trials))
+    rows, _ = shrinkbench.pruning_protocol_table(grid_results._replace(trials=trials))
     assert (rows[-1]["random_verdict"], rows[-1]["verdict"], rows[-1]["flags"]) == (
         "diverged",
         "diverged",
@@ -307,8 +309,8 @@ def test_a_diverged_pruning_point_is_not_better_than_random():
 
 
 def settings(scores=SCORES, ratios=RATIOS):
-    own = [Setting(x, score) for x in ratios for score in scores]
-    return [s._asdict() for s in own], own
+    values = [Setting(x, score) for x in ratios for score in scores]
+    return [s._asdict() for s in values], values
 
 
 @pytest.mark.parametrize(

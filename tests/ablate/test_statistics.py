@@ -22,9 +22,9 @@ def test_t_interval_is_scipys_and_by_hand():
     low, high = intervals.t_interval([1, 2, 3, 4, 5])
     np.testing.assert_allclose((low, high), (3 - 1.96324, 3 + 1.96324), atol=1e-4)
     for level in (0.5, 0.9, 0.999):
-        own = intervals.t_interval(GREENHOUSE, level)
+        result = intervals.t_interval(GREENHOUSE, level)
         reference = stats.ttest_1samp(GREENHOUSE, 0).confidence_interval(level)
-        np.testing.assert_allclose(own, reference, rtol=1e-12)
+        np.testing.assert_allclose(result, reference, rtol=1e-12)
 
 
 def test_samples_too_small_or_without_spread():
@@ -55,14 +55,14 @@ def test_a_confidence_out_of_range_is_refused(confidence):
 
 
 def test_bootstrap_is_scipys_bca_and_the_same_every_time():
-    own = intervals.bootstrap_interval(GREENHOUSE)
+    result = intervals.bootstrap_interval(GREENHOUSE)
     reference = stats.bootstrap(
         (GREENHOUSE,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
-    assert own == (reference.low, reference.high)
-    assert own == intervals.bootstrap_interval(GREENHOUSE)
+    assert result == (reference.low, reference.high)
+    assert result == intervals.bootstrap_interval(GREENHOUSE)
     other = stats.bootstrap((GREENHOUSE,), np.mean, n_resamples=20000, rng=np.random.default_rng(9))
-    np.testing.assert_allclose(own, other.confidence_interval, atol=0.02)
+    np.testing.assert_allclose(result, other.confidence_interval, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_sampled_flips_above_sixteen():
     exact_p = np.mean(
         np.abs((1 - 2 * ((np.arange(2**18)[:, None] >> np.arange(18)) & 1)) @ d) >= abs(d.sum()) - 1e-12
     )
-    own = paired.sign_flip_p(d.tolist())
-    assert own == paired.sign_flip_p(d.tolist())
-    assert own == pytest.approx(exact_p, abs=4 * math.sqrt(exact_p / paired.SAMPLED_FLIPS))
+    result = paired.sign_flip_p(d.tolist())
+    assert result == paired.sign_flip_p(d.tolist())
+    assert result == pytest.approx(exact_p, abs=4 * math.sqrt(exact_p / paired.SAMPLED_FLIPS))
     assert paired.sign_flip_p([1.0] * 40) == paired.smallest_p(40) == 1e-5
 
 
@@ -151,18 +151,18 @@ def test_holm_by_hand():
     assert paired.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert paired.holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
     assert paired.holm([]) == []
-    own = paired.holm([0.01, math.nan, 0.03])
-    assert own[0] == 0.02 and math.isnan(own[1]) and own[2] == 0.03
+    result = paired.holm([0.01, math.nan, 0.03])
+    assert result[0] == 0.02 and math.isnan(result[1]) and result[2] == 0.03
     assert paired.holm([0.01, math.nan, 0.03], comparisons=5) == pytest.approx([0.05, math.nan, 0.12], nan_ok=True)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p):
-    own = paired.holm(p)
-    assert all(a <= b <= min(1.0, len(p) * a) + 1e-15 for a, b in zip(p, own, strict=True))
+    result = paired.holm(p)
+    assert all(a <= b <= min(1.0, len(p) * a) + 1e-15 for a, b in zip(p, result, strict=True))
     order = np.argsort(p, kind="stable")
-    assert np.all(np.diff(np.array(own)[order]) >= 0)
+    assert np.all(np.diff(np.array(result)[order]) >= 0)
 
 
 @pytest.mark.parametrize("p", [[1.2], [-0.1]])
@@ -179,9 +179,9 @@ def test_holm_refuses_what_is_no_p(p):
 @pytest.mark.parametrize(("n", "difference", "chance"), [(10, 1.0, 0.8031), (34, 0.5, 0.8078)])
 def test_power_is_the_published_one(n, difference, chance):
     assert intervals.power(difference, 1.0, n) == pytest.approx(chance, abs=1e-4)
-    own = 1 - stats.nct.cdf(stats.t.ppf(0.975, n - 1), n - 1, difference * math.sqrt(n))
-    own += stats.nct.cdf(-stats.t.ppf(0.975, n - 1), n - 1, difference * math.sqrt(n))
-    assert intervals.power(difference, 1.0, n) == pytest.approx(own, rel=1e-9)
+    result = 1 - stats.nct.cdf(stats.t.ppf(0.975, n - 1), n - 1, difference * math.sqrt(n))
+    result += stats.nct.cdf(-stats.t.ppf(0.975, n - 1), n - 1, difference * math.sqrt(n))
+    assert intervals.power(difference, 1.0, n) == pytest.approx(result, rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10, 40])

@@ -36,6 +36,7 @@ def answer(
     budget = " and ".join(map(str, limits))
     if best is None:
         return _no_recommendation(budget, limits, finals, front)
+    # The control of the fresh seeds: the same seeds and the same part of the data as the finalist's.
     e, dense = best.estimate, control[-1]
     name = "the dense control itself" if e.key == dense.key else words(e.point)
     certainty = {
@@ -72,6 +73,7 @@ def _runner_up(other: Final, e: PointEstimate) -> str:
 def _verdict(final: Final) -> str:
     if final.verdict == MEETS and not final.reached:
         return "meets the budget by itself, but comes after one that did not, so it is not claimed"
+    # The verdicts are written about 'it'; in this sentence 'it' is the runner-up.
     return final.verdict.replace("it", "the budget", 1)
 
 
@@ -85,6 +87,7 @@ def _no_recommendation(
     else:
         text += "no point that was tried meets it, not even on average."
     if front:
+        # A near miss tells the user how far to relax the budget.
         e = min(front, key=lambda e: distance(limits, e))
         latency = "" if e.latency_ms is None else f", {milliseconds(e.latency_ms)}"
         text += f" The nearest is {words(e.point)}: {size(e.bytes)}{latency}, {drop(e)}, over {e.seeds} seeds."

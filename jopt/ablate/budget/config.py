@@ -135,6 +135,7 @@ def ladders(config: Search) -> tuple[Ladder, ...]:
     """
     require(bool(config.name), "name", config.name, "not empty")
     require(len(config.knobs) > 0, "knobs", config.knobs, "at least one Knob")
+    # The limit on the drop is in points of accuracy, so the rounds must look at an accuracy.
     choice("metric", config.metric, METRICS)
     check_confidence(config.confidence)
     require(len(config.seeds) > 0, "seeds", config.seeds, "the number of seeds of each round, at least one round")
@@ -147,6 +148,7 @@ def ladders(config: Search) -> tuple[Ladder, ...]:
     names = [_axis_name(i, knob) for i, knob in enumerate(config.knobs)]
     for name in names:
         require(names.count(name) == 1, "knobs", name, "knobs of different names")
+    # The control sets every knob, since the experiment's own fields may have other values.
     first_options = product(*(Space(knob.space.points[:1]) for knob in config.knobs)).points[0]
     control = with_fields(config.experiment, first_options.fields)
     checked = tuple(_ladder(name, knob, control) for name, knob in zip(names, config.knobs, strict=True))
@@ -165,6 +167,7 @@ def _axis_name(index: int, knob: Knob) -> str:
     labels = tuple(points[0].labels)
     require(len(labels) == 1, f"knobs[{index}].space", labels, "one axis: give each axis a Knob of its own")
     values = [point.labels[labels[0]] for point in points]
+    # Labels identify options in the files, and a resumed search finds its points by them.
     repeated = [value for value in values if values.count(value) > 1]
     require(not repeated, f"knobs[{index}].space", repeated, "options of different labels")
     return labels[0]

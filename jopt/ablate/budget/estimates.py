@@ -103,6 +103,7 @@ def estimate(
     accuracies, control_accuracies = paired_values(trials, control, metric)
     # The drop is the control's accuracy minus the point's, so the control comes first.
     drop = compare(control_accuracies, accuracies, confidence=confidence, resolution=resolution)
+    # The accuracy is over all of the point's seeds, also those that the control lost.
     values = list(by_seed(trials, metric).values())
     sizes = [float(size) for row in trials if row["status"] == "finished" and (size := size_of(row)) is not None]
     accuracy = intervals.t_interval(values, confidence, bounds=bounds_of(metric))

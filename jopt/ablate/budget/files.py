@@ -101,6 +101,7 @@ def read_round(files: AblationDir, ablation: Ablation, trials: Sequence[Trial]) 
     """
     if not (files.manifest.exists() and files.trials.exists()):
         return None
+    # trials.csv alone does not prove it: a killed run may have left that of an earlier launch.
     if files.load_json(files.manifest).get("exit_status") != "finished":
         return None
     by_id = {trial.id: trial for trial in trials}
@@ -108,6 +109,7 @@ def read_round(files: AblationDir, ablation: Ablation, trials: Sequence[Trial]) 
     if {row["trial"] for row in rows} != set(by_id):
         # The next proposals follow from these trials alone, so a grid that was changed since is not this round.
         raise WorkdirError(f"{files.path} holds other trials than this search's: nothing was changed")
+    # The report shows curves, but no decision needs them.
     lines = files.curves.read_text().splitlines() if files.curves.exists() else []
     return Results(
         ablation.name,

@@ -44,6 +44,7 @@ def choose(front: Sequence[PointEstimate], limits: Sequence[Limit], count: int, 
     half = half_width(candidates, seeds)
     promising = [i for i, e in enumerate(candidates) if e.drop + half < limit]
     if promising:
+        # Half of the finalists are larger than the most promising one: if it fails, one of them may still pass.
         first = max(0, min(promising[0] - count // 2, len(candidates) - count))
         chosen = candidates[first : first + count]
     else:
@@ -67,11 +68,11 @@ def half_width(estimates: Sequence[PointEstimate], seeds: int, confidence: float
       >>> round(half_width(points, 10), 4)                    # sd = sqrt((1 x 1 + 3 x 9) / 4), t_9 = 2.2622
       1.8927
     """
-    known = [(e.seeds - 1, e.drop_sd) for e in estimates if e.seeds > 1 and math.isfinite(e.drop_sd)]
-    freedom = sum(n for n, _ in known)
+    spreads = [(e.seeds - 1, e.drop_sd) for e in estimates if e.seeds > 1 and math.isfinite(e.drop_sd)]
+    freedom = sum(n for n, _ in spreads)
     if not freedom:
         return 0.0
-    pooled = math.sqrt(sum(n * sd**2 for n, sd in known) / freedom)
+    pooled = math.sqrt(sum(n * sd**2 for n, sd in spreads) / freedom)
     return t_half_width(pooled, seeds, (1 + confidence) / 2)
 
 

@@ -100,6 +100,7 @@ def refine(front: Sequence[Cell], space: SearchSpace, tried: Collection[Cell], l
         [neighbour for neighbour in neighbours(cell, space.ladders, tried) if not space.excluded(neighbour)]
         for cell in front
     ]
+    # Two points of the front may share a neighbour; a dict drops repetitions and keeps the order.
     new: dict[Cell, None] = {}
     for turn in itertools.zip_longest(*proposals):
         new |= {cell: None for cell in turn if cell is not None}

@@ -70,7 +70,7 @@ def search(
     files = SearchDir(workdir)
     session = _Search(config, space, limits, files, Display(quiet), command, devices)
     start = proposals.coarse(space)
-    # Checked before anything is written. Later rounds have the same knobs, so they are valid if round 0 is.
+    # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
     least = len(start) * config.seeds[0] + session.reserve
     accepted = f"at least {least}: round 0, and at the end the finalists and the control"
@@ -136,6 +136,7 @@ class _Search:
         """Runs the rounds; returns why there was no further one."""
         for index, count in enumerate(self.config.seeds):
             first = sum(self.config.seeds[:index])
+            # Each round has seeds of its own: a point that was lucky must show its accuracy again.
             if index == 0:
                 proposal = proposals.Proposal(self._without_control(proposals.coarse(self.space)), [])
                 why = "a coarse grid: all start values of the numbers, one structure after the other"
@@ -144,6 +145,7 @@ class _Search:
                 new = proposals.refine(nearest, self.space, self.trials_of, self.config.points)
                 if not new:
                     return "nothing new could be proposed: every neighbour of the front was tried"
+                # Limits are counts, never clocks, so that the proposals depend on the results alone.
                 room = self.config.trials - self.reserve - sum(done.trials for done in self.rounds)
                 proposal = proposals.fit(new, self._without_control(nearest), count, room)
                 if proposal is None:
@@ -161,6 +163,7 @@ class _Search:
     def _nearest(self) -> list[Cell]:
         """The points of the front to refine next: those nearest to the budget."""
         front = pareto(self._round_estimates(), self.with_latency)
+        # The whole front would cost too many trials, and its far ends cannot be the answer.
         ordered = sorted(front, key=lambda e: (distance(self.limits, e), e.bytes))
         return [self.space.cell(e.point) for e in ordered[: self.config.survivors]]
 
@@ -213,6 +216,7 @@ class _Search:
         new, again = ([self.space.labels(cell) for cell in part] for part in (proposal.new, proposal.again))
         ablation = self.grid(name, cells, seeds)
         grid_trials = trials(ablation)
+        # Recorded before it runs: `search.json` then names the round that an interruption left unfinished.
         self.rounds.append(Round(name, tuple(seeds), new, again, len(grid_trials), why))
         self.state["rounds"] = [done._asdict() for done in self.rounds]
         results = read_round(self.files.round(name), ablation, grid_trials)
@@ -261,6 +265,7 @@ class _Search:
 
     def _timed(self, e: PointEstimate) -> PointEstimate:
         """The estimate with its latency, measured once for each shape and kept in `search.json`."""
+        # Points that differ only in zeros, shared values or bits share one measurement.
         config = with_fields(self.config.experiment, self.space.point(self.space.cell(e.point)).fields)
         key, measured = latency.shape_key(config), self.state["latency"]
         if key not in measured:
@@ -271,6 +276,7 @@ class _Search:
 
     def _commands(self, parts: Sequence[Results]) -> dict[Key, str]:
         """The command of each point's first trial."""
+        # The first seed of the earliest round, so that the command of a point never changes.
         commands: dict[Key, str] = {}
         for row in (row for part in parts for row in part.trials):
             commands.setdefault(tuple(row[ladder.name] for ladder in self.space.ladders), row["command"])
