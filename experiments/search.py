@@ -1,4 +1,4 @@
-"""Searches for the model to use under a budget, or goes on where it was interrupted.
+"""Searches for the model to use under a budget, or continues an interrupted search.
 
 python -m experiments.search --config=configs/searches/digits.py --budget='accuracy_drop<0.5' --workdir=runs/search
 """
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
 
 def _search(value: Any) -> budget.Search:
     try:
-        # ml_collections stands in for a file that it could not load with what raises at any attribute.
+        # For a file that it could not load, ml_collections returns an object that raises at any attribute.
         getattr(value, "name", None)
     except OSError as error:
         reason = str(error.__cause__ or error).rpartition("\n")[2].strip()

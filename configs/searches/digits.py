@@ -17,7 +17,7 @@ _SCALES = "stages[0].quantize.granularity"
 
 
 def get_config() -> Search:
-    """Pruning x sharing x bits x widths; one program for each pattern, codebook and width."""
+    """Pruning x sharing x bits x widths; one program for each combination of pattern, codebook and width."""
     return Search(
         name="digits",
         experiment=Experiment(
@@ -30,7 +30,7 @@ def get_config() -> Search:
             stages=[
                 Stage(
                     "train",
-                    # The last layer keeps its channels: they are the classes.
+                    # The channels of the last layer are the classes, so none may be pruned.
                     prune=prune.Config(method="gradual", end=0.6, rules=(("Dense_2/kernel", None),)),
                     quantize=quantize.Config(),
                 )
@@ -47,7 +47,7 @@ def get_config() -> Search:
                     "clusters",
                     {
                         0: {"stages[0].share": None, _SCALES: "channel"},
-                        # Shared values have one scale: several would split them.
+                        # Shared values need one scale: a scale per channel would make several values of one.
                         16: {"stages[0].share": cluster.Config(clusters=16, begin=0.6), _SCALES: "tensor"},
                         8: {"stages[0].share": cluster.Config(clusters=8, begin=0.6), _SCALES: "tensor"},
                     },
@@ -67,6 +67,6 @@ def get_config() -> Search:
                 start=("300-100", "100-50"),
             ),
         ),
-        # Channels of which none is pruned are a network that is there already.
+        # Channel pruning of nothing is the same network as unstructured pruning of nothing.
         excluded=({"pattern": "channel", "prune.sparsity": 0.0},),
     )
