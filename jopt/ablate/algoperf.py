@@ -3,11 +3,11 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jopt.ablate import intervals
 from jopt.ablate.findings import few_seeds, label
 from jopt.ablate.results import Results, Row
+from jopt.ablate.space import Value
 from jopt.ablate.summary import by_seed, columns, grouped, summarize
 from jopt.config import ConfigError, require
 
@@ -18,7 +18,7 @@ _TUNING_COLUMNS = ("budget", "steps", "validation_mean", "validation_sd", "steps
 
 
 def check_tuning(
-    points: Sequence[Mapping[str, Any]], tuned: Sequence[str], steps: Sequence[int] | None = None
+    points: Sequence[Mapping[str, Value]], tuned: Sequence[str], steps: Sequence[int] | None = None
 ) -> None:
     """Checks, before anything runs, that all methods have the same search space and budget.
 
@@ -157,7 +157,7 @@ def _short(values: Sequence[tuple], limit: int = 8) -> str:
     return f"{shown}" if len(values) <= limit else f"{shown} and {len(values) - limit} more"
 
 
-def _method(point: Mapping[str, Any], tuned: Sequence[str]) -> tuple:
+def _method(point: Mapping[str, Value], tuned: Sequence[str]) -> tuple:
     return tuple(value for name, value in point.items() if name not in tuned)
 
 
@@ -201,13 +201,13 @@ def _steps_to(curves: Mapping[str, Sequence[Row]], trial: Row, target: float | N
     return min(reached, default=math.inf)
 
 
-def _at_edge(value: Any, tried: Sequence[Any]) -> bool:
+def _at_edge(value: Value, tried: Sequence[Value]) -> bool:
     numbers = {x for x in tried if isinstance(x, int | float) and not isinstance(x, bool)}
     # Of two values, both are ends: that says nothing about the range.
     return len(numbers) > 2 and not isinstance(value, bool) and value in (min(numbers), max(numbers))
 
 
-def _sentences(rows: Sequence[Row], metric: str, control: Mapping[str, Any], by_validation: bool) -> list[str]:
+def _sentences(rows: Sequence[Row], metric: str, control: Mapping[str, Value], by_validation: bool) -> list[str]:
     reason = ", which has the best validation accuracy; all pairs are counted" if by_validation else ""
     return [
         f"Each of {len(rows)} methods uses the best of {rows[0]['budget']} points by validation accuracy; their "
@@ -232,7 +232,7 @@ def _warnings(row: Row, names: Sequence[str], tuned: Sequence[str], target: floa
     return text
 
 
-def _verdict_sentences(rows: Sequence[Row], names: Sequence[str], control: Mapping[str, Any]) -> list[str]:
+def _verdict_sentences(rows: Sequence[Row], names: Sequence[str], control: Mapping[str, Value]) -> list[str]:
     text = []
     for verdict in ("better", "worse"):
         methods = [label({name: row[name] for name in names}) for row in rows if row["verdict"] == verdict]

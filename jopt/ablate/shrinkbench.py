@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 from jopt.ablate.findings import few_seeds
 from jopt.ablate.paired import Comparison, compare, resolution, verdict
 from jopt.ablate.results import Results, Row
+from jopt.ablate.space import Value
 from jopt.ablate.summary import HIGHER_IS_BETTER, control_of, grouped, paired_values, summarize, values_of
 from jopt.config import require
+from jopt.train.config import Experiment
 
 LEAST_RATIOS = 5
 BASELINES = ("random", "magnitude")
@@ -29,11 +31,11 @@ class Setting(NamedTuple):
     score: str | None
 
 
-def setting_of(experiment: Any) -> Setting:
+def setting_of(experiment: Experiment) -> Setting:
     """How an experiment prunes: the setting of its last stage that prunes.
 
     Args:
-      experiment: a `jopt.train.Experiment`.
+      experiment: of a trial.
     """
     # The last one decides the model that is evaluated.
     for stage in reversed(experiment.stages):
@@ -65,7 +67,7 @@ def setting_from(fields: Mapping[str, Any]) -> Setting:
 
 
 def check_pruning(
-    points: Sequence[Mapping[str, Any]], settings: Sequence[Setting], control: Mapping[str, Any] | None
+    points: Sequence[Mapping[str, Value]], settings: Sequence[Setting], control: Mapping[str, Value] | None
 ) -> None:
     """Checks, before anything runs, that a grid can show what a pruning method is worth.
 

@@ -1,8 +1,8 @@
 """The summary of an ablation: one row per grid point with intervals and verdict, and the best point."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from jopt.ablate import intervals
 from jopt.ablate.paired import LEAST_SEEDS, Comparison, compare, holm, resolution, smallest_p, verdict
@@ -181,15 +181,13 @@ def grouped(results: Results) -> list[list[Row]]:
     return [sorted(rows, key=lambda row: row["seed"]) for rows in by_point.values()]
 
 
-def by_seed(trials: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
+def by_seed(trials: Iterable[Row], name: str) -> dict[int, float]:
     """Seed to outcome, for the trials that finished and have this outcome."""
     values = ((row["seed"], _outcome(row, name)) for row in trials)
     return {seed: value for seed, value in values if value is not None}
 
 
-def paired_values(
-    trials: Iterable[Mapping[str, Any]], control: Iterable[Mapping[str, Any]], name: str
-) -> tuple[list[float], list[float]]:
+def paired_values(trials: Iterable[Row], control: Iterable[Row], name: str) -> tuple[list[float], list[float]]:
     """The outcomes of two points over the seeds that both finished, in the order of the first one's seeds.
 
     Example:
@@ -218,7 +216,7 @@ def bounds_of(metric: str) -> tuple[float, float]:
     return (0.0, 1.0) if metric in SHARES else (-math.inf, math.inf)
 
 
-def _outcome(row: Mapping[str, Any], name: str) -> float | None:
+def _outcome(row: Row, name: str) -> float | None:
     value = row.get(name)
     # A diverged trial may have a last, meaningless value.
     if row["status"] != "finished" or value is None or not math.isfinite(value):

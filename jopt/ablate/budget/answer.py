@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jopt.ablate.budget.config import Search
 from jopt.ablate.budget.estimates import PointEstimate
 from jopt.ablate.budget.finalists import Final
 from jopt.ablate.budget.limits import AVERAGE, MEETS, Limit, distance
+from jopt.ablate.space import Value
 from jopt.ablate.trials import named
 from jopt.report import formats
 from jopt.report.interactive.data import text
@@ -94,7 +94,7 @@ def _no_recommendation(
     return text
 
 
-def words(point: Mapping[str, Any]) -> str:
+def words(point: Mapping[str, Value]) -> str:
     """A point in words.
 
     Example:

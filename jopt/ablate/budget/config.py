@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jopt import hyper
 from jopt.ablate.intervals import check_confidence
-from jopt.ablate.space import Point, Space, product
+from jopt.ablate.space import Point, Space, Value, product
 from jopt.ablate.trials import with_fields
 from jopt.config import choice, require
 from jopt.train.config import Experiment
@@ -29,7 +29,7 @@ class Knob:
     """
 
     space: Space
-    start: tuple[Any, ...] = ()
+    start: tuple[Value, ...] = ()
 
 
 @dataclasses.dataclass
@@ -58,7 +58,7 @@ class Search:
     name: str = "search"
     experiment: Experiment = dataclasses.field(default_factory=Experiment)
     knobs: tuple[Knob, ...] = ()
-    excluded: tuple[dict[str, Any], ...] = ()
+    excluded: tuple[dict[str, Value], ...] = ()
     seeds: tuple[int, ...] = (3, 3, 3)
     points: int = 16
     survivors: int = 6
@@ -87,7 +87,7 @@ class Ladder(NamedTuple):
     structural: bool
 
     @property
-    def labels(self) -> tuple[Any, ...]:
+    def labels(self) -> tuple[Value, ...]:
         """The labels of the options."""
         return tuple(option.labels[self.name] for option in self.options)
 
@@ -101,18 +101,18 @@ class SearchSpace(NamedTuple):
     """
 
     ladders: tuple[Ladder, ...]
-    rules: tuple[Mapping[str, Any], ...] = ()
+    rules: tuple[Mapping[str, Value], ...] = ()
 
     @property
     def control(self) -> Cell:
         """The dense point: the first option of every knob."""
         return (0,) * len(self.ladders)
 
-    def labels(self, cell: Cell) -> dict[str, Any]:
+    def labels(self, cell: Cell) -> dict[str, Value]:
         """Knob name to the label of its option."""
         return {ladder.name: ladder.labels[at] for ladder, at in zip(self.ladders, cell, strict=True)}
 
-    def cell(self, labels: Mapping[str, Any]) -> Cell:
+    def cell(self, labels: Mapping[str, Value]) -> Cell:
         """The inverse of `labels`."""
         return tuple(ladder.labels.index(labels[ladder.name]) for ladder in self.ladders)
 
@@ -156,7 +156,7 @@ def ladders(config: Search) -> tuple[Ladder, ...]:
     return checked
 
 
-def _at_least(name: str, value: Any, least: int) -> None:
+def _at_least(name: str, value: object, least: int) -> None:
     valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
     require(valid, name, value, f"a whole number, at least {least}")
 

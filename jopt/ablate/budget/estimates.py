@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jopt.ablate import intervals
 from jopt.ablate.paired import compare
 from jopt.ablate.pareto import pareto_front
 from jopt.ablate.results import Row
+from jopt.ablate.space import Value
 from jopt.ablate.summary import bounds_of, by_seed, paired_values
 
-Key = tuple[Any, ...]
+Key = tuple[Value, ...]
 """The labels of a point, in the order of the knobs."""
 
 
@@ -35,7 +36,7 @@ class PointEstimate(NamedTuple):
       pairs: seeds that both the point and the control finished; None: all of the point's.
     """
 
-    point: dict[str, Any]
+    point: dict[str, Value]
     n: int
     diverged: int
     accuracy: float
@@ -66,7 +67,7 @@ Estimate = PointEstimate
 """The former name, which the display imports."""
 
 
-def size_of(row: Mapping[str, Any]) -> float | None:
+def size_of(row: Row) -> float | None:
     """The bytes of a trial's model: the length of its packed file.
 
     No other function defines what 'bytes' are.
@@ -75,7 +76,7 @@ def size_of(row: Mapping[str, Any]) -> float | None:
 
 
 def estimate(
-    point: Mapping[str, Any],
+    point: Mapping[str, Value],
     trials: Sequence[Row],
     control: Sequence[Row],
     *,

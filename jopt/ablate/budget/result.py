@@ -1,11 +1,12 @@
 """The result of a search: its rounds, its estimates and its answer."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jopt.ablate.budget.estimates import Key, PointEstimate
 from jopt.ablate.budget.finalists import Final
 from jopt.ablate.budget.limits import Limit
 from jopt.ablate.results import Results
+from jopt.ablate.space import Value
 
 
 class Round(NamedTuple):
@@ -22,8 +23,8 @@ class Round(NamedTuple):
 
     name: str
     seeds: tuple[int, ...]
-    new: list[dict[str, Any]]
-    again: list[dict[str, Any]]
+    new: list[dict[str, Value]]
+    again: list[dict[str, Value]]
     trials: int
     why: str
 
