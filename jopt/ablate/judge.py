@@ -161,6 +161,7 @@ def _table(title: str, rows: Sequence[Row], columns: Sequence[_Column]) -> Table
     """The rows as a table, without empty columns."""
     # A run without a target or a control would otherwise print columns of dashes.
     shown = [c for c in columns if any(row[c.key] not in (None, "") for row in rows)]
+    # Text to the left, numbers to the right; a flag such as True counts as text.
     align = "".join("l" if any(isinstance(row[c.key], bool | str) for row in rows) else "r" for c in shown)
     header = tuple(c.header.replace("_", " ") for c in shown)
     return Table(title, header, align, [tuple(_cell(row, c) for c in shown) for row in rows])

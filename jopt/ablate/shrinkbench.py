@@ -153,6 +153,7 @@ def pruning_protocol_table(
         # A product of sparsities and scores repeats the dense model once for each score.
         if setting.sparsity == 0 and key in dense_rows:
             continue
+        # Other axes, such as the optimizer, have a dense model each.
         if setting.sparsity == 0:
             dense_rows.add(key)
         control, random = controls[index], random_of.get(index)

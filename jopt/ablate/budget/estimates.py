@@ -106,6 +106,7 @@ def estimate(
     drop = compare(control_accuracies, accuracies, confidence=confidence, resolution=resolution)
     # The accuracy is over all of the point's seeds, also those that the control lost.
     values = list(by_seed(trials, metric).values())
+    # A diverged trial may have no packed file.
     sizes = [float(size) for row in trials if row["status"] == "finished" and (size := size_of(row)) is not None]
     accuracy = intervals.t_interval(values, confidence, bounds=bounds_of(metric))
     return PointEstimate(

@@ -45,6 +45,7 @@ def shape_key(config: Experiment) -> str:
 
 def channels(config: Experiment) -> prune.Config | None:
     """The channel pruning that a trial ends with; None if it has none."""
+    # A later stage that does not prune keeps the channels of an earlier one.
     last = next((stage.prune for stage in reversed(config.stages) if stage.prune is not None), None)
     return last if last is not None and last.pattern == "channel" and last.sparsity > 0 else None
 
@@ -82,6 +83,7 @@ def smallest(config: Experiment, batch: int = 1) -> Network:
     dataset = data.load(config.data)
     model = models.build(network(config, len(config.stages) - 1))
     x = jnp.zeros((batch, *dataset.train.inputs.shape[1:]), jnp.float32)
+    # In one program: an eager initialization compiles every operation by itself.
     state = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x))
     params = state.pop("params")
     pruning = channels(config)

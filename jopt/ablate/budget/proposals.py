@@ -72,9 +72,11 @@ def neighbours(cell: Cell, ladders: Sequence[Ladder], tried: Collection[Cell]) -
     untried = []
     for i, ladder in enumerate(ladders):
         at = cell[i]
+        # Only points that differ in this knob alone show how wide the gap is.
         line = [other[i] for other in tried if other[:i] == cell[:i] and other[i + 1 :] == cell[i + 1 :]]
         below = max((other for other in line if other < at), default=None)
         above = min((other for other in line if other > at), default=None)
+        # Rounded down, to the less compressed option: it is more likely to meet a limit on accuracy.
         middles = (
             at - 1 if below is None else (at + below) // 2,
             at + 1 if above is None else (at + above) // 2,
