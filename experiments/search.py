@@ -1,4 +1,4 @@
-"""Searches for the model to use under a budget, or goes on where it was interrupted.
+"""Searches for the model to use under a budget, or continues an interrupted search.
 
 python -m experiments.search --config=configs/searches/digits.py --budget='accuracy_drop<0.5' --workdir=runs/search
 """

@@ -39,7 +39,8 @@ class Transfer:
       include_state: copy the model's state too (batch statistics).
 
     Example:
-      >>> validate(Transfer("runs/big", rules=((r"Dense_(0|1)/(.*)", r"Dense_\1/\2"),), reinitialize=("Dense_2/.*",)))
+      >>> layers = ((r"Dense_(0|1)/(.*)", r"Dense_\1/\2"),)
+      >>> validate(Transfer("runs/big", rules=layers, reinitialize=("Dense_2/.*",)))
     """
 
     source: str = ""

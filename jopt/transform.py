@@ -77,9 +77,9 @@ class ParamTransform(NamedTuple):
         codebooks, clipping levels), a pytree of floating arrays that the optimizer moves beside the model's. With
         it, `apply` and `forward` are `(state, params, learned) -> params`, and `storage` takes `learned` last too.
         None: the transform has none.
-      constrain: `(state, params) -> params`, what becomes of the parameters after each optimizer step: the nearest that
-        the method allows. Where `project` is linear and holds gradients and moments too, this may be any function of
-        the parameters alone. None: nothing.
+      constrain: `(state, params) -> params`, what becomes of the parameters after each optimizer step: the nearest
+        that the method allows. `project` is linear and holds gradients and moments too; this may be any function of
+        the parameters. None: nothing.
       sparse: promises that `apply` sets entries to zero and changes nothing else, as a mask does. In a chain,
         transforms before it that need 'zeros' are updated once more, on what it leaves.
     """

@@ -17,7 +17,7 @@ _SCALES = "stages[0].quantize.granularity"
 
 
 def get_config() -> Search:
-    """Pruning x sharing x bits x widths; one program for each pattern, codebook and width."""
+    """Pruning x sharing x bits x widths; one program for each combination of pattern, codebook and width."""
     return Search(
         name="digits",
         experiment=Experiment(
@@ -29,7 +29,9 @@ def get_config() -> Search:
             batch_size=64,
             stages=[
                 Stage(
-                    "train", methods=(prune.Gradual(end=0.6, rules=(("Dense_2/kernel", None),)), quantize.Weights())
+                    "train",
+                    # The channels of the last layer are the classes, so none may be pruned.
+                    methods=(prune.Gradual(end=0.6, rules=(("Dense_2/kernel", None),)), quantize.Weights()),
                 )
             ],
         ),
@@ -44,7 +46,7 @@ def get_config() -> Search:
                     "clusters",
                     {
                         0: {"stages[0].share": None, _SCALES: "channel"},
-                        # Shared values have one scale: several would split them.
+                        # Shared values need one scale: a scale per channel would make several values of one.
                         16: {"stages[0].share": cluster.Share(clusters=16, begin=0.6), _SCALES: "tensor"},
                         8: {"stages[0].share": cluster.Share(clusters=8, begin=0.6), _SCALES: "tensor"},
                     },
@@ -64,6 +66,6 @@ def get_config() -> Search:
                 start=("300-100", "100-50"),
             ),
         ),
-        # Channels of which none is pruned are a network that is there already.
+        # Channel pruning of nothing is the same network as unstructured pruning of nothing.
         excluded=({"pattern": "channel", "prune.sparsity": 0.0},),
     )

@@ -1,8 +1,8 @@
-"""One trial of a search's or an ablation's directory, to run alone.
+"""One trial of a search or an ablation, to run alone.
 
     python -m experiments.train --config=configs/searches/trial.py:runs/search/round_0/0123456789ab --workdir=runs/a
 
-What follows the colon is the grid's directory and the trial's id (or as much of its beginning as only it has).
+After the colon come the directory of the grid and the id of the trial, or an unambiguous prefix of it.
 """
 
 from jopt.ablate import load_trial

@@ -1,37 +1,37 @@
-"""The optimizer protocol: each is tuned in the same space by validation, and judged on test (AlgoPerf's idea)."""
+"""The optimizer protocol: every method is tuned in the same space by validation and judged on test (AlgoPerf)."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jopt.ablate import intervals
 from jopt.ablate.findings import few_seeds, label
 from jopt.ablate.results import Results, Row
+from jopt.ablate.space import Value
 from jopt.ablate.summary import by_seed, columns, grouped, summarize
-from jopt.config import require
+from jopt.config import ConfigError, require
 
 _TIE = 1e-6
-"""Accuracies that differ by less than this share are one: they are counts of examples, in float32."""
+"""Accuracies whose relative difference is below this are equal: they are counts of examples in float32."""
 
-_OWN = ("budget", "steps", "validation_mean", "validation_sd", "steps_to_target", "misses", "at_edge")
+_TUNING_COLUMNS = ("budget", "steps", "validation_mean", "validation_sd", "steps_to_target", "misses", "at_edge")
 
 
 def check_tuning(
-    points: Sequence[Mapping[str, Any]], tuned: Sequence[str], steps: Sequence[int] | None = None
+    points: Sequence[Mapping[str, Value]], tuned: Sequence[str], steps: Sequence[int] | None = None
 ) -> None:
     """Checks, before anything runs, that all methods have the same search space and budget.
 
-    A method is a point of the axes that are not tuned.
+    A method is a combination of values of the axes that are not tuned.
 
     Args:
       points: of the grid, axis name to value.
-      tuned: the axes that are chosen by validation.
-      steps: optimizer steps of a trial of each point, where they are known.
+      tuned: the axes chosen by validation.
+      steps: optimizer steps of a trial of each point, if they are known.
 
     Raises:
-      ConfigError: for an axis that the grid does not have, a grid of one method, or methods that differ in the
-        tuned values that they try, or in their steps.
+      ConfigError: for an axis that the grid does not have, a grid of one method, or methods with different tuned
+        values or different numbers of steps.
 
     Example:
       >>> check_tuning([{"optimizer": o, "rate": r} for o in ("sgd", "adam") for r in (0.1, 0.01)], ["rate"])
@@ -41,53 +41,55 @@ def check_tuning(
       jopt.config.ConfigError: space must be the same of rate for each method, got (0.01,) for optimizer=adam, ...
     """
     names = list(points[0]) if points else []
-    require(len(tuned) > 0, "tuned", tuple(tuned), f"one or more of the axes {', '.join(names)}")
-    for name in tuned:
-        require(name in names, "tuned", tuple(tuned), f"one or more of the axes {', '.join(names)}")
+    valid = len(tuned) > 0 and all(name in names for name in tuned)
+    require(valid, "tuned", tuple(tuned), f"one or more of the axes {', '.join(names)}")
     for name in names:
-        require(
-            name not in _OWN, f"the axis {name!r}", name, "named otherwise: the protocol's table has this column"
-        )
+        require(name not in _TUNING_COLUMNS, f"the axis {name!r}", name, "a name that is not a column of the table")
     spaces: dict[tuple, list[tuple]] = {}
     for point in points:
         spaces.setdefault(_method(point, tuned), []).append(tuple(point[name] for name in tuned))
-    require(len(spaces) > 1, "tuned", tuple(tuned), "fewer axes: what is left tells the methods that are compared")
+    require(len(spaces) > 1, "tuned", tuple(tuned), "fewer axes: the axes that are not tuned name the methods")
     (first, space), *others = spaces.items()
-    rest = [name for name in names if name not in tuned]
-    for method, own in others:
-        if sorted(map(repr, own)) != sorted(map(repr, space)):
+    method_axes = [name for name in names if name not in tuned]
+    for method, values in others:
+        # By repr, since the values of an axis may have different types and no order.
+        if sorted(map(repr, values)) != sorted(map(repr, space)):
             shown = [
-                f"{_short(s)} for {label(dict(zip(rest, m, strict=True)))}"
-                for m, s in ((method, own), (first, space))
+                f"{_short(tried)} for {label(dict(zip(method_axes, key, strict=True)))}"
+                for key, tried in ((method, values), (first, space))
             ]
-            require(False, "space", _Text(", ".join(shown)), f"the same of {', '.join(tuned)} for each method")
+            accepted = f"the same of {', '.join(tuned)} for each method"
+            raise ConfigError("space", _Unquoted(", ".join(shown)), accepted)
+    # A method with more steps would win by its budget.
     if steps is not None:
-        require(len(set(steps)) <= 1, "steps", sorted(set(steps)), "the same budget of steps for each method")
+        require(len(set(steps)) <= 1, "steps", sorted(set(steps)), "the same number of steps for each method")
 
 
-def optimizers(
+def tuned_comparison(
     results: Results, tuned: Sequence[str], target: float | None = None, confidence: float = 0.95
 ) -> tuple[list[Row], list[str]]:
-    """Of each method the point with the best validation accuracy, reported on test.
+    """Compares the methods on test, each at the point with its best validation accuracy.
 
-    The mean over seeds decides; a diverged trial counts as an accuracy of 0. A small validation part gives ties:
-    among points of equal accuracy the lowest mean validation loss decides (infinite where a trial diverged or has
-    none), then the order. What choosing adds to the noise is not in the intervals, as a sentence says.
+    The mean validation accuracy over seeds chooses the point; a diverged trial counts as 0. A small validation part
+    gives ties: among points of equal accuracy the lowest mean validation loss decides (infinite if a trial diverged
+    or has none), then the order of the grid. The intervals do not include the noise of this choice, and one of the
+    sentences says so.
 
-    The chosen points are compared, paired by seed, with the control's method or, without a control, with the one of
-    the best validation accuracy; as that one is chosen by its result, the adjustment then counts all pairs.
+    The chosen points are compared, paired by seed, with the control's method. Without a control they are compared
+    with the method of the best validation accuracy; since that one is chosen by its result, the adjustment then
+    counts all pairs.
 
     Args:
       results: of the ablation.
-      tuned: the axes that are chosen.
-      target: a validation accuracy. `steps_to_target` is the median over seeds of the first evaluation's step that
-        reaches it; a seed that does not, or that diverges, is a miss and counts as infinitely many.
+      tuned: the axes chosen by validation.
+      target: a validation accuracy. `steps_to_target` is the median over seeds of the step of the first evaluation
+        that reaches it; a seed that does not reach it, or diverges, is a miss and counts as infinitely many steps.
       confidence: of the intervals.
 
     Returns:
-      A row a method, and sentences. A row has the method's axes, the tuned values that were chosen, `budget`
-      (points tried), `steps` (of a trial), `validation_mean`, `validation_sd`, `steps_to_target` (`inf`: missed by
-      the median seed), `misses`, `at_edge` (the tuned axes whose chosen value is the smallest or the largest that
+      One row per method, and sentences. A row has the method's axes, the chosen values of the tuned axes, `budget`
+      (points tried), `steps` (of a trial), `validation_mean`, `validation_sd`, `steps_to_target` (`inf`: the median
+      seed missed it), `misses`, `at_edge` (the tuned axes whose chosen value is the smallest or the largest that
       was tried), then the columns of the summary.
 
     Raises:
@@ -101,147 +103,143 @@ def optimizers(
     methods: dict[tuple, list[int]] = {}
     for index, point in enumerate(points):
         methods.setdefault(_method(point, tuned), []).append(index)
-    scores, losses = [_score(rows) for rows in trials], [_loss(rows) for rows in trials]
-    chosen = [_first(own, scores, losses) for own in methods.values()]
+    scores = [_mean_accuracy(rows) for rows in trials]
+    losses = [_mean_loss(rows) for rows in trials]
+    chosen = [_best_by_validation(indices, scores, losses) for indices in methods.values()]
     axes = tuple(axis for axis in results.axes if axis.name not in tuned)
-    metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
     names = [axis.name for axis in axes]
-    control, comparisons = _reference(results, points, chosen, _first(chosen, scores, losses), names)
-    part = results._replace(
+    # Validation chose the points, so only a test outcome may judge them.
+    metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
+    # A control may name tuned axes too; those are chosen by validation, for it as for every method.
+    control = {name: value for name, value in (results.control or {}).items() if name in names}
+    comparisons = len(chosen) - 1
+    if not control:
+        reference = points[_best_by_validation(chosen, scores, losses)]
+        control, comparisons = {name: reference[name] for name in names}, math.comb(len(chosen), 2)
+    # The rejected points are no comparisons, so they must not count in the adjustment.
+    chosen_results = results._replace(
         axes=axes, metric=metric, control=control, trials=[row for index in chosen for row in trials[index]]
     )
-    curves = _curves(results)
+    curves = _validation_curves(results)
     rows = []
-    for index, own, row in zip(chosen, methods.values(), summarize(part, confidence, comparisons), strict=True):
+    summary = summarize(chosen_results, confidence, comparisons)
+    for index, indices, row in zip(chosen, methods.values(), summary, strict=True):
         validation = list(by_seed(trials[index], "validation_accuracy").values())
         reached = [_steps_to(curves, trial, target) for trial in trials[index]]
-        spread = intervals.sd(validation)
-        more = {
-            "budget": len(own),
+        sd = intervals.sd(validation)
+        tuning = {
+            "budget": len(indices),
             "steps": max((r["steps"] for r in trials[index] if r["status"] == "finished"), default=None),
             "validation_mean": intervals.mean(validation) if validation else None,
-            "validation_sd": None if math.isnan(spread) else spread,
+            "validation_sd": None if math.isnan(sd) else sd,
             "steps_to_target": None if target is None else statistics.median(reached),
             "misses": None if target is None else sum(map(math.isinf, reached)),
             "at_edge": ", ".join(
-                name for name in tuned if _at_edge(points[index][name], [points[i][name] for i in own])
+                name for name in tuned if _at_edge(points[index][name], [points[i][name] for i in indices])
             ),
         }
-        head = {name: row[name] for name in names} | {name: points[index][name] for name in tuned}
-        rows.append(head | more | {k: row[k] for k in columns([], metric)})
-    return rows, _sentences(rows, names, tuned, target, metric, control, results.control is None, confidence)
+        axis_values = {name: row[name] for name in names} | {name: points[index][name] for name in tuned}
+        rows.append(axis_values | tuning | {name: row[name] for name in columns([], metric)})
+    text = _sentences(rows, metric, control, results.control is None)
+    text += [line for row in rows for line in _warnings(row, names, tuned, target)]
+    text += _verdict_sentences(rows, names, control)
+    return rows, text + few_seeds([row["n"] for row in rows], confidence)
 
 
-class _Text(str):
-    """Text that an error shows without quotes."""
+class _Unquoted(str):
+    """Text that an error message shows without quotes."""
 
     __repr__ = str.__str__
 
 
-def _short(values: Sequence[tuple], most: int = 8) -> str:
-    shown = tuple(v[0] if len(v) == 1 else v for v in values[:most])
-    return f"{shown}" if len(values) <= most else f"{shown} and {len(values) - most} more"
+def _short(values: Sequence[tuple], limit: int = 8) -> str:
+    shown = tuple(v[0] if len(v) == 1 else v for v in values[:limit])
+    return f"{shown}" if len(values) <= limit else f"{shown} and {len(values) - limit} more"
 
 
-def _method(point: Mapping[str, Any], tuned: Sequence[str]) -> tuple:
+def _method(point: Mapping[str, Value], tuned: Sequence[str]) -> tuple:
     return tuple(value for name, value in point.items() if name not in tuned)
 
 
-def _score(trials: Sequence[Row]) -> float:
+def _mean_accuracy(trials: Sequence[Row]) -> float:
+    # Divided by all trials: one that diverged counts as 0.
     return math.fsum(by_seed(trials, "validation_accuracy").values()) / len(trials)
 
 
-def _loss(trials: Sequence[Row]) -> float:
+def _mean_loss(trials: Sequence[Row]) -> float:
     values = by_seed(trials, "validation_loss").values()
     return math.fsum(values) / len(trials) if len(values) == len(trials) else math.inf
 
 
-def _first(own: Sequence[int], scores: Sequence[float], losses: Sequence[float]) -> int:
-    """Of these points the one of the highest score; of equal ones that of the lowest loss, then the first.
+def _best_by_validation(indices: Sequence[int], scores: Sequence[float], losses: Sequence[float]) -> int:
+    """The point with the highest score; of equal scores the lowest loss, then the first.
 
     Example:
-      >>> _first([0, 1, 2], [0.7, 0.9, 0.9], [0.1, 0.5, 0.4]), _first([0, 1], [0.9, 0.9], [0.5, 0.5])
-      (2, 0)
+      >>> _best_by_validation([0, 1, 2], [0.7, 0.9, 0.9], [0.1, 0.5, 0.4])
+      2
+      >>> _best_by_validation([0, 1], [0.9, 0.9], [0.5, 0.5])
+      0
     """
-    top = max(scores[index] for index in own)
-    return min((i for i in own if scores[i] >= top * (1 - _TIE)), key=lambda index: (losses[index], index))
+    # Relative, because float32 shares of the same count may differ in their last bit.
+    top = max(scores[index] for index in indices)
+    return min((i for i in indices if scores[i] >= top * (1 - _TIE)), key=lambda index: (losses[index], index))
 
 
-def _reference(
-    results: Results,
-    points: Sequence[Mapping[str, Any]],
-    chosen: Sequence[int],
-    first: int,
-    names: list[str],
-) -> tuple[dict[str, Any], int]:
-    """Which method the others are compared with, and how many comparisons that makes."""
-    own = {name: value for name, value in (results.control or {}).items() if name in names}
-    if own:
-        return own, len(chosen) - 1
-    return {name: points[first][name] for name in names}, math.comb(len(chosen), 2)
-
-
-def _curves(results: Results) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def _validation_curves(results: Results) -> dict[str, list[Row]]:
+    curves: dict[str, list[Row]] = {}
     for row in results.curves:
         if row["split"] == "validation":
-            found.setdefault(row["trial"], []).append(row)
-    return found
+            curves.setdefault(row["trial"], []).append(row)
+    return curves
 
 
 def _steps_to(curves: Mapping[str, Sequence[Row]], trial: Row, target: float | None) -> float:
     if target is None or trial["status"] != "finished":
         return math.inf
-    return min(
-        (row["step"] for row in curves.get(trial["trial"], ()) if row["accuracy"] >= target), default=math.inf
-    )
+    # The first evaluation that reaches it: a later one below the target does not undo it.
+    reached = (row["step"] for row in curves.get(trial["trial"], ()) if row["accuracy"] >= target)
+    return min(reached, default=math.inf)
 
 
-def _at_edge(value: Any, tried: Sequence[Any]) -> bool:
+def _at_edge(value: Value, tried: Sequence[Value]) -> bool:
     numbers = {x for x in tried if isinstance(x, int | float) and not isinstance(x, bool)}
+    # Of two values, both are ends: that says nothing about the range.
     return len(numbers) > 2 and not isinstance(value, bool) and value in (min(numbers), max(numbers))
 
 
-def _sentences(
-    rows: Sequence[Row],
-    names: Sequence[str],
-    tuned: Sequence[str],
-    target: float | None,
-    metric: str,
-    control: Mapping[str, Any],
-    by_validation: bool,
-    confidence: float,
-) -> list[str]:
-    why = ", which has the best validation accuracy; all pairs are counted" if by_validation else ""
-    out = [
-        f"Each of {len(rows)} methods chose the best of {rows[0]['budget']} points by validation accuracy; "
-        f"compared is {metric} on test, paired by seed, with {label(control)}{why}.",
-        "The intervals are of the chosen points as they stand: they do not hold the noise of choosing, and other "
-        "seeds or other validation examples might choose other values.",
+def _sentences(rows: Sequence[Row], metric: str, control: Mapping[str, Value], by_validation: bool) -> list[str]:
+    reason = ", which has the best validation accuracy; all pairs are counted" if by_validation else ""
+    return [
+        f"Each of {len(rows)} methods uses the best of {rows[0]['budget']} points by validation accuracy; their "
+        f"{metric} on test is compared, paired by seed, with {label(control)}{reason}.",
+        "The intervals are those of the chosen points and do not include the noise of choosing: other seeds or "
+        "other validation examples might choose other values.",
     ]
-    for row in rows:
-        who = label({name: row[name] for name in names})
-        if row["at_edge"]:
-            edges = " and ".join(label({name: row[name]}) for name in row["at_edge"].split(", ") if name in tuned)
-            out.append(
-                f"{who}: {edges} is at the edge of what was tried. A better value may lie beyond: widen the range."
-            )
-        if row["diverged"]:
-            out.append(
-                f"{who}: {row['diverged']} of {row['n'] + row['diverged']} seeds diverged even where it did best."
-            )
-        if row["misses"]:
-            seeds = row["n"] + row["diverged"]
-            out.append(
-                f"{who}: {row['misses']} of {seeds} seeds missed the target of {target:g}; a miss stays a miss."
-            )
-    verdicts = {name: [r for r in rows if r["verdict"] == name] for name in ("better", "worse")}
-    for name, found in verdicts.items():
-        if found:
-            who = "; ".join(label({k: row[k] for k in names}) for row in found)
-            out.append(f"Shown to be {name} than {label(control)}: {who}.")
-    if not any(verdicts.values()):
-        out.append(f"None is shown to be better or worse than {label(control)}.")
+
+
+def _warnings(row: Row, names: Sequence[str], tuned: Sequence[str], target: float | None) -> list[str]:
+    method, seeds = label({name: row[name] for name in names}), row["n"] + row["diverged"]
+    text = []
+    if row["at_edge"]:
+        edges = " and ".join(label({name: row[name]}) for name in row["at_edge"].split(", ") if name in tuned)
+        text.append(
+            f"{method}: {edges} is at the edge of the range. A better value may lie beyond: widen the range."
+        )
+    if row["diverged"]:
+        text.append(f"{method}: {row['diverged']} of {seeds} seeds diverged even at its best point.")
+    if row["misses"]:
+        text.append(f"{method}: {row['misses']} of {seeds} seeds missed the target of {target:g}.")
+    return text
+
+
+def _verdict_sentences(rows: Sequence[Row], names: Sequence[str], control: Mapping[str, Value]) -> list[str]:
+    text = []
+    for verdict in ("better", "worse"):
+        methods = [label({name: row[name] for name in names}) for row in rows if row["verdict"] == verdict]
+        if methods:
+            text.append(f"Shown to be {verdict} than {label(control)}: {'; '.join(methods)}.")
+    if not text:
+        text.append(f"No method is shown to be better or worse than {label(control)}.")
     if len({row["steps"] for row in rows if row["steps"] is not None}) > 1:
-        out.append("The methods' trials differ in their number of steps: this is no comparison at one budget.")
-    return out + few_seeds([row["n"] for row in rows], confidence)
+        text.append("The methods' trials differ in their number of steps: this is not a comparison at one budget.")
+    return text

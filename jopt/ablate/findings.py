@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jopt.ablate.exact import smallest_p
-from jopt.ablate.paired import LEAST_SEEDS
-from jopt.ablate.ranking import best
+from jopt.ablate.paired import LEAST_SEEDS, smallest_p
 from jopt.ablate.results import Results, Row
-from jopt.ablate.summary import summarize
+from jopt.ablate.summary import best, summarize
 from jopt.report import formats
 
 

@@ -1,27 +1,27 @@
-"""What an ablation's protocol asks for: checks before anything runs, tables and sentences for the report after."""
+"""Protocols of an ablation: checks before anything runs, then tables and sentences for the report."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from jopt.ablate.algoperf import check_tuning, optimizers
+from jopt.ablate.algoperf import check_tuning, tuned_comparison
 from jopt.ablate.checks import control
 from jopt.ablate.config import Ablation
 from jopt.ablate.findings import sentences
 from jopt.ablate.plan import GroupPlan
 from jopt.ablate.results import Results, Row
-from jopt.ablate.shrinkbench import Setting, check_pruning, pruning, setting_of
+from jopt.ablate.shrinkbench import Setting, check_pruning, pruning_protocol_table, setting_of
 from jopt.ablate.trials import Trial
 from jopt.report import Table, formats
 
 
 class Judgement(NamedTuple):
-    """What a protocol made of the results.
+    """The result of a protocol.
 
     Attributes:
-      tables: for the report: of `rows`, the columns that fit a page.
+      tables: for the report: the columns of `rows` that fit a page.
       sentences: for the report.
-      rows: whole, the same keys in each, to be kept as a file; none without a protocol.
+      rows: with all columns, for `protocol.csv`; empty without a protocol.
     """
 
     tables: list[Table]
@@ -35,8 +35,8 @@ class _Column(NamedTuple):
     Attributes:
       header: with the unit.
       key: of the row; of a mean with an interval, the mean.
-      ends: keys of the interval's ends.
-      form: how a number is written: one of `_FORMS`, or 'text' as it stands.
+      ends: keys of the ends of its interval.
+      form: the format of a number, one of `_FORMS`; 'text': as it is.
     """
 
     header: str
@@ -46,10 +46,10 @@ class _Column(NamedTuple):
 
 
 def check(ablation: Ablation, trials: Sequence[Trial]) -> None:
-    """Checks that the grid can show what its protocol asks for.
+    """Checks that the grid meets the requirements of its protocol.
 
     Raises:
-      ConfigError: if it cannot.
+      ConfigError: if it does not.
     """
     points = [point.labels for point in ablation.space.points]
     if ablation.protocol == "optimizers":
@@ -59,12 +59,15 @@ def check(ablation: Ablation, trials: Sequence[Trial]) -> None:
 
 
 def check_budget(ablation: Ablation, trials: Sequence[Trial], plans: Sequence[GroupPlan]) -> None:
-    """Checks, when lengths are known, that all methods of the protocol 'optimizers' have as many steps.
+    """Checks that all methods of the protocol 'optimizers' train for the same number of steps.
+
+    The plans know the lengths, the ablation alone does not.
 
     Raises:
       ConfigError: if they differ.
     """
     if ablation.protocol == "optimizers":
+        # Trials come seed by seed, so every len(seeds)-th one is the first of its point.
         steps = {trial.id: p.steps for p in plans for trial in p.group.trials}
         points = [point.labels for point in ablation.space.points]
         check_tuning(points, ablation.tuned, [steps[trial.id] for trial in trials[:: len(ablation.seeds)]])
@@ -76,20 +79,21 @@ def settings(ablation: Ablation, trials: Sequence[Trial]) -> list[Setting]:
 
 
 def judge(ablation: Ablation, trials: Sequence[Trial], results: Results, summary: Sequence[Row]) -> Judgement:
-    """Tables and sentences for the report, and the rows behind the protocol's table."""
+    """The tables and sentences of the report, and the rows of the protocol's table."""
     if ablation.protocol == "optimizers":
-        rows, found = optimizers(results, ablation.tuned, ablation.target, ablation.confidence)
-        # The points that were not chosen are shown, and not judged: what they teach is how to choose.
-        return Judgement([optimizers_table(results, rows, ablation.tuned)], found, rows)
-    found = sentences(results, summary, ablation.confidence)
+        rows, text = tuned_comparison(results, ablation.tuned, ablation.target, ablation.confidence)
+        # No sentences about the whole grid: it would judge points that validation rejected.
+        return Judgement([optimizers_table(results, rows, ablation.tuned)], text, rows)
+    text = sentences(results, summary, ablation.confidence)
     if ablation.protocol == "pruning":
-        rows, more = pruning(results, settings(ablation, trials), ablation.confidence)
-        return Judgement([pruning_table(results, rows)], more + found, rows)
-    return Judgement([], found, [])
+        rows, pruning_text = pruning_protocol_table(results, settings(ablation, trials), ablation.confidence)
+        return Judgement([pruning_table(results, rows)], pruning_text + text, rows)
+    return Judgement([], text, [])
 
 
 def optimizers_table(results: Results, rows: Sequence[Row], tuned: Sequence[str]) -> Table:
-    """Of the rows of `algoperf.optimizers` what fits a page, in % and percentage points."""
+    """The columns of `algoperf.tuned_comparison` that fit a page, in % and percentage points."""
+    # The method first, then what was chosen for it.
     names = [axis.name for axis in results.axes if axis.name not in tuned]
     metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
     columns = [_Column(name, name) for name in (*names, *tuned)]
@@ -101,7 +105,7 @@ def optimizers_table(results: Results, rows: Sequence[Row], tuned: Sequence[str]
 
 
 def pruning_table(results: Results, rows: Sequence[Row]) -> Table:
-    """Of the rows of `shrinkbench.pruning` what fits a page, in % and percentage points."""
+    """The columns of `shrinkbench.pruning_protocol_table` that fit a page, in % and percentage points."""
     first = [name for name in rows[0] if name in {axis.name for axis in results.axes}]
     columns = [_Column(name, name) for name in dict.fromkeys((*first, "score", "sparsity", "n"))]
     columns += _compared(results.metric)
@@ -119,7 +123,7 @@ def pruning_table(results: Results, rows: Sequence[Row]) -> Table:
 
 
 def _compared(metric: str) -> list[_Column]:
-    """The metric on test with its interval, and the difference with the interval that the verdict goes by."""
+    """The metric on test with its interval, and the difference with the interval that decides the verdict."""
     unit, form = _change(metric)
     percent = _fraction(metric)
     ends = ("difference_low_adjusted", "difference_high_adjusted")
@@ -143,7 +147,7 @@ def _change(metric: str) -> tuple[str, str]:
     return (", points", "points") if _fraction(metric) else ("", "signed")
 
 
-_FORMS: dict[str, Any] = {
+_FORMS: dict[str, Callable[[float], str]] = {
     "percent": lambda v: f"{100 * v:.2f}",
     "points": lambda v: formats.points(v).removesuffix(" pp"),
     "number": formats.number,
@@ -154,8 +158,10 @@ _FORMS: dict[str, Any] = {
 
 
 def _table(title: str, rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
-    """Rows as a table, without columns that hold nothing."""
+    """The rows as a table, without empty columns."""
+    # A run without a target or a control would otherwise print columns of dashes.
     shown = [c for c in columns if any(row[c.key] not in (None, "") for row in rows)]
+    # Text to the left, numbers to the right; a flag such as True counts as text.
     align = "".join("l" if any(isinstance(row[c.key], bool | str) for row in rows) else "r" for c in shown)
     header = tuple(c.header.replace("_", " ") for c in shown)
     return Table(title, header, align, [tuple(_cell(row, c) for c in shown) for row in rows])

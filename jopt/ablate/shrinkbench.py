@@ -1,4 +1,4 @@
-"""The pruning protocol: enough ratios, the baselines, size and FLOPs both (ShrinkBench's advice)."""
+"""The pruning protocol: enough sparsities, both baselines, size and FLOPs together (ShrinkBench's advice)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 from jopt.ablate.findings import few_seeds
 from jopt.ablate.paired import Comparison, compare, resolution, verdict
 from jopt.ablate.results import Results, Row
-from jopt.ablate.summary import HIGHER_IS_BETTER, by_seed, control_of, grouped, summarize, values_of
+from jopt.ablate.space import Value
+from jopt.ablate.summary import HIGHER_IS_BETTER, control_of, grouped, paired_values, summarize, values_of
 from jopt.config import require
+from jopt.train.config import Experiment
 
 LEAST_RATIOS = 5
 BASELINES = ("random", "magnitude")
 TOO_COARSE = 0.05
-"""Of an accuracy: seeds that could miss a larger loss than this cannot tell what is kept."""
+"""Of an accuracy: seeds that could miss a larger loss cannot show up to which sparsity the accuracy is kept."""
 
 DENSE = "dense"
 
@@ -21,29 +23,30 @@ class Setting(NamedTuple):
     """How a point prunes.
 
     Attributes:
-      sparsity: what is asked for, in [0, 1); 0 is the dense model.
-      score: one of `jopt.prune.SCORES`; None where nothing is pruned.
+      sparsity: the target, in [0, 1); 0 is the dense model.
+      score: one of `jopt.prune.SCORES`; None if nothing is pruned.
     """
 
     sparsity: float
     score: str | None
 
 
-def setting_of(experiment: Any) -> Setting:
-    """How an experiment prunes: what the last of its stages that prunes says.
+def setting_of(experiment: Experiment) -> Setting:
+    """How an experiment prunes: the setting of its last stage that prunes.
 
     Args:
-      experiment: a `jopt.train.Experiment`.
+      experiment: of a trial.
     """
+    # The last one decides the model that is evaluated.
     for stage in reversed(experiment.stages):
         for method in stage.methods:
             if method.name == "prune":
-                return _of_config(method)
+                return _setting(method)
     return Setting(0.0, None)
 
 
 def setting_from(fields: Mapping[str, Any]) -> Setting:
-    """How a point prunes, by the config fields that the grid sets; of several stages the last one counts.
+    """How a point prunes, by the config fields that the grid sets; the last of several stages counts.
 
     Args:
       fields: dotted path to value: `Point.fields`, or one of `Results.overrides`.
@@ -52,30 +55,31 @@ def setting_from(fields: Mapping[str, Any]) -> Setting:
       >>> setting_from({"stages[0].prune.sparsity": 0.9, "stages[0].prune.score": "random", "epochs": 3})
       Setting(sparsity=0.9, score='random')
     """
-    found = Setting(0.0, None)
+    setting = Setting(0.0, None)
+    # A whole config before its fields, in whichever order the grid names them.
     for path, value in sorted(fields.items(), key=lambda item: item[0].count(".")):
         if path.endswith(".prune"):
-            found = Setting(0.0, None) if value is None else _of_config(value)
+            setting = Setting(0.0, None) if value is None else _setting(value)
         elif path.endswith("prune.sparsity"):
-            found = found._replace(sparsity=float(value))
+            setting = setting._replace(sparsity=float(value))
         elif path.endswith("prune.score"):
-            found = found._replace(score=value)
-    return found
+            setting = setting._replace(score=value)
+    return setting
 
 
 def check_pruning(
-    points: Sequence[Mapping[str, Any]], settings: Sequence[Setting], control: Mapping[str, Any] | None
+    points: Sequence[Mapping[str, Value]], settings: Sequence[Setting], control: Mapping[str, Value] | None
 ) -> None:
     """Checks, before anything runs, that a grid can show what a pruning method is worth.
 
     Args:
       points: of the grid, axis name to value.
-      settings: how each of them prunes.
+      settings: how each point prunes.
       control: the point, or the values, that the others are compared with.
 
     Raises:
-      ConfigError: without a dense point, with another control than a dense one, without the scores 'random' and
-        'magnitude', or with fewer than five sparsities of a score.
+      ConfigError: without a dense point, for a control that is not dense, without the scores 'random' and
+        'magnitude', or for fewer than five sparsities of a score.
 
     Reference:
       Blalock, Gonzalez Ortiz, Frankle and Guttag 2020, section 6.
@@ -86,40 +90,42 @@ def check_pruning(
       ...
       jopt.config.ConfigError: control must be the dense point, ... got None
     """
-    dense = [point for point, own in zip(points, settings, strict=True) if own.sparsity == 0]
+    dense = [point for point, setting in zip(points, settings, strict=True) if setting.sparsity == 0]
     accepted = "the dense point, of sparsity 0 or without pruning: the protocol 'pruning' compares with it"
     require(bool(control), "control", control, accepted)
-    own = [p for p in points if all(p.get(name) == value for name, value in (control or {}).items())]
-    require(bool(own) and all(point in dense for point in own), "control", control, accepted)
-    ratios: dict[str, set[float]] = {}
+    # Every point that the control matches must be dense, or some would be compared with a pruned model.
+    controls = [p for p in points if all(p.get(name) == value for name, value in (control or {}).items())]
+    require(bool(controls) and all(point in dense for point in controls), "control", control, accepted)
+    sparsities: dict[str, set[float]] = {}
     for sparsity, score in settings:
         if sparsity > 0:
-            ratios.setdefault(str(score), set()).add(sparsity)
+            sparsities.setdefault(str(score), set()).add(sparsity)
     for score in BASELINES:
         require(
-            score in ratios, "prune.score", sorted(ratios), f"among others {score!r}, which the rest has to beat"
+            score in sparsities, "prune.score", sorted(sparsities), f"scores that include {score!r}, a baseline"
         )
-    for score, found in ratios.items():
-        accepted = f"at least {LEAST_RATIOS} ratios besides the dense one, for the score {score!r} too"
-        require(len(found) >= LEAST_RATIOS, "prune.sparsity", sorted(found), accepted)
+    for score, tried in sparsities.items():
+        accepted = f"at least {LEAST_RATIOS} sparsities above 0 for the score {score!r}"
+        require(len(tried) >= LEAST_RATIOS, "prune.sparsity", sorted(tried), accepted)
 
 
-def pruning(
+def pruning_protocol_table(
     results: Results, settings: Sequence[Setting] | None = None, confidence: float = 0.95
 ) -> tuple[list[Row], list[str]]:
-    """Accuracy, size and FLOPs by score and ratio, against the dense control and against random pruning.
+    """Accuracy, size and FLOPs by score and sparsity, against the dense control and against random pruning.
 
     Args:
       results: of the ablation; its control is the dense point.
-      settings: how each of `results.points()` prunes; None: what `results.overrides` say.
+      settings: how each of `results.points()` prunes; None: as `results.overrides` say.
       confidence: of the intervals.
 
     Returns:
-      A row a point, and sentences. A row has the axes that are not of pruning, `score` ('dense' for the control),
-      `sparsity` (asked for), `n`, the metric's `_mean`, `_sd`, `_low`, `_high`, the comparison with the control,
-      `theoretical_bytes`, `compression_ratio` (the control's bytes over these), `effective_flops`,
-      `theoretical_speedup` (the control's over these), and the comparison with random pruning at the same ratio:
-      `random_difference`, `random_low` and `random_high` (adjusted for all such comparisons), `random_verdict`.
+      One row per point, and sentences. A row has the axes that are not about pruning, `score` ('dense' for the
+      control), `sparsity` (the target), `n`, the metric's `_mean`, `_sd`, `_low`, `_high`, the comparison with the
+      control, `theoretical_bytes`, `compression_ratio` (the control's bytes over these), `effective_flops`,
+      `theoretical_speedup` (the control's FLOPs over these), and the comparison with random pruning at the same
+      sparsity: `random_difference`, `random_low` and `random_high` (adjusted for all such comparisons),
+      `random_verdict`.
 
     Raises:
       ConfigError: as `check_pruning`.
@@ -131,53 +137,55 @@ def pruning(
     if settings is None:
         settings = [setting_from(results.overrides[rows[0]["trial"]]) for rows in trials]
     check_pruning(points, settings, results.control)
-    others = [axis.name for axis in results.axes if not _of_pruning(axis.fields)]
-    keys = [tuple(point[name] for name in others) for point in points]
+    names = [axis.name for axis in results.axes if not _is_pruning_axis(axis.fields)]
+    keys = [tuple(point[name] for name in names) for point in points]
     summary, controls = summarize(results, confidence), control_of(results)
-    places = {(key, own): index for index, (key, own) in enumerate(zip(keys, settings, strict=True))}
-    pairs = {}
-    for index, (key, own) in enumerate(zip(keys, settings, strict=True)):
-        if own.sparsity > 0 and own.score != "random":
-            pairs[index] = places.get((key, own._replace(score="random")))
-    pairs = {index: random for index, random in pairs.items() if random is not None}
+    index_of = {(key, setting): index for index, (key, setting) in enumerate(zip(keys, settings, strict=True))}
+    # The point that differs in the score alone; without one, nothing is said about random pruning.
+    random_of = {
+        index: index_of[baseline]
+        for index, (key, setting) in enumerate(zip(keys, settings, strict=True))
+        if setting.sparsity > 0 and setting.score != "random"
+        if (baseline := (key, setting._replace(score="random"))) in index_of
+    }
     step = resolution(values_of(results, results.metric))
-    rows, seen = [], set()
-    for index, (own, row) in enumerate(zip(settings, summary, strict=True)):
-        name = own.score if own.sparsity > 0 else DENSE
-        # A product of sparsities and scores holds the dense model once a score.
-        if own.sparsity == 0 and (keys[index], name) in seen:
+    rows, dense_rows = [], set()
+    for index, (key, setting, row) in enumerate(zip(keys, settings, summary, strict=True)):
+        # A product of sparsities and scores repeats the dense model once for each score.
+        if setting.sparsity == 0 and key in dense_rows:
             continue
-        seen.add((keys[index], name))
-        place = controls[index]
-        control = None if place is None else summary[place]
-        found = None
-        if index in pairs:
-            values, random = (by_seed(trials[i], results.metric) for i in (index, pairs[index]))
-            seeds = [seed for seed in values if seed in random]
-            pair = ([part[seed] for seed in seeds] for part in (values, random))
-            found = compare(*pair, confidence=confidence, comparisons=len(pairs), resolution=step)
-        whole = index in pairs and not row["diverged"] and not summary[pairs[index]]["diverged"]
+        # Other axes, such as the optimizer, have a dense model each.
+        if setting.sparsity == 0:
+            dense_rows.add(key)
+        control, random = controls[index], random_of.get(index)
+        comparison, complete = None, False
+        if random is not None:
+            pair = paired_values(trials[index], trials[random], results.metric)
+            comparison = compare(*pair, confidence=confidence, comparisons=len(random_of), resolution=step)
+            # The seeds that remain after a divergence favour the point: no verdict from them.
+            complete = not row["diverged"] and not summary[random]["diverged"]
         rows.append(
-            dict(zip(others, keys[index], strict=True))
-            | {"score": name, "sparsity": own.sparsity}
-            | _accuracy(row, results.metric)
-            | _costs(row, control)
-            | _against_random(found, results.metric in HIGHER_IS_BETTER, whole)
+            dict(zip(names, key, strict=True))
+            | {"score": setting.score if setting.sparsity > 0 else DENSE, "sparsity": setting.sparsity}
+            | _accuracy_columns(row, results.metric)
+            | _cost_columns(row, None if control is None else summary[control])
+            | _random_columns(comparison, results.metric in HIGHER_IS_BETTER, complete)
             | {"flags": row["flags"]}
         )
     return rows, _sentences(rows, results.metric, confidence)
 
 
-def _of_config(config: Any) -> Setting:
-    sparsity = 1 - config.n / config.m if config.pattern == "nm" else config.sparsity
-    return Setting(float(sparsity), config.score)
+def _setting(config: Any) -> Setting:
+    # N of every M weights have a sparsity of their own; RigL and SET drop by magnitude.
+    sparsity = config.sparsity if hasattr(config, "sparsity") else 1 - config.n / config.m
+    return Setting(float(sparsity), getattr(config, "score", "magnitude"))
 
 
-def _of_pruning(fields: Sequence[str]) -> bool:
+def _is_pruning_axis(fields: Sequence[str]) -> bool:
     return any(path.endswith((".prune", "prune.sparsity", "prune.score")) for path in fields)
 
 
-def _accuracy(row: Row, metric: str) -> Row:
+def _accuracy_columns(row: Row, metric: str) -> Row:
     names = [f"{metric}_{part}" for part in ("mean", "sd", "low", "high")]
     names += [
         "difference",
@@ -190,64 +198,68 @@ def _accuracy(row: Row, metric: str) -> Row:
     return {name: row[name] for name in ("n", "diverged", *names)}
 
 
-def _costs(row: Row, control: Row | None) -> Row:
-    out: Row = {}
+def _cost_columns(row: Row, control: Row | None) -> Row:
+    costs: Row = {}
     for name, ratio in (("theoretical_bytes", "compression_ratio"), ("effective_flops", "theoretical_speedup")):
-        own, whole = row[f"{name}_mean"], None if control is None else control[f"{name}_mean"]
-        out |= {name: own, ratio: whole / own if own and whole is not None else None}
-    return out
+        # A cost of 0 (all weights pruned) has no finite ratio.
+        cost, dense = row[f"{name}_mean"], None if control is None else control[f"{name}_mean"]
+        costs |= {name: cost, ratio: dense / cost if cost and dense is not None else None}
+    return costs
 
 
-def _against_random(found: Comparison | None, higher: bool, whole: bool) -> Row:
+def _random_columns(comparison: Comparison | None, higher: bool, complete: bool) -> Row:
     names = ("random_difference", "random_low", "random_high", "random_verdict")
-    if found is None or found.n < 2:
+    if comparison is None or comparison.n < 2:
         return dict.fromkeys(names)
-    judged = verdict(found, higher) if whole else "diverged"
-    return dict(zip(names, (found.difference, found.adjusted.low, found.adjusted.high, judged), strict=True))
+    judged = verdict(comparison, higher) if complete else "diverged"
+    return dict(zip(names, (comparison.difference, *comparison.adjusted, judged), strict=True))
 
 
 def _sentences(rows: Sequence[Row], metric: str, confidence: float) -> list[str]:
-    out = [
-        "Sizes and FLOPs are theoretical: bytes of a code of fixed width, and products of weights that are not "
-        "zero. Neither is a measured file or time."
+    text = [
+        "Sizes and FLOPs are theoretical: bytes of a fixed-width code, and multiplications by nonzero weights. "
+        "Neither is a measured file or time."
     ]
     for score in dict.fromkeys(row["score"] for row in rows if row["score"] != DENSE):
-        own = [row for row in rows if row["score"] == score]
-        out += _kept_sentence(score, own, metric)
-        if all(row["verdict"] == "worse" for row in own):
-            out.append(f"{score}: worse than dense at each of its {len(own)} sparsities.")
+        of_score = [row for row in rows if row["score"] == score]
+        text += _largest_sparsity_sentence(score, of_score, metric)
+        if all(row["verdict"] == "worse" for row in of_score):
+            text.append(f"{score}: worse than dense at each of its {len(of_score)} sparsities.")
         if score != "random":
-            out += _random_sentence(score, own)
-    return out + few_seeds([row["n"] for row in rows], confidence)
+            text += _random_sentence(score, of_score)
+    return text + few_seeds([row["n"] for row in rows], confidence)
 
 
-def _kept_sentence(score: str, rows: Sequence[Row], metric: str) -> list[str]:
-    """Up to where nothing is shown to be lost, if so many seeds could have shown it.
+def _largest_sparsity_sentence(score: str, rows: Sequence[Row], metric: str) -> list[str]:
+    """The largest sparsity up to which no loss is shown, if that many seeds could have shown one.
 
-    A sparsity counts only if all smaller ones do, too: else noise would be rewarded, which hides a loss.
+    A sparsity counts only if all smaller ones do. Otherwise noise would win: a collapsed point whose seeds scatter
+    widely is undecided.
     """
-    kept: list[Row] = []
+    equal: list[Row] = []
     for sparsity in sorted({row["sparsity"] for row in rows}):
         level = [row for row in rows if row["sparsity"] == sparsity]
+        # A sparsity may have several points, of other axes; all of them must hold.
         if any(row["verdict"] not in ("better", "undecided") for row in level):
             break
         stated = [row for row in level if row["detectable"] is not None]
         if len(stated) == len(level):
-            kept.append(max(stated, key=lambda row: row["detectable"]))
-    if not kept:
+            equal.append(max(stated, key=lambda row: row["detectable"]))
+    if not equal:
         return []
-    most = kept[-1]
-    fraction = metric.endswith("accuracy")
-    missed = f"{100 * most['detectable']:.3g} points" if fraction else f"{most['detectable']:.3g}"
+    largest = equal[-1]
+    is_share = metric.endswith("accuracy")
+    missed = f"{100 * largest['detectable']:.3g} points" if is_share else f"{largest['detectable']:.3g}"
     change = (
         f"a {'loss' if metric in HIGHER_IS_BETTER else 'rise'} of {metric} below {missed} could have been missed"
     )
-    if fraction and most["detectable"] > TOO_COARSE:
-        return [f"{score}: the seeds are too few to tell up to which sparsity it is as good as dense; at "
-                f"{most['sparsity']:g} {change}."]  # fmt: skip
+    # Undecided at such a resolution is no evidence that accuracy was kept.
+    if is_share and largest["detectable"] > TOO_COARSE:
+        return [f"{score}: the seeds are too few to show up to which sparsity it is as good as dense; at "
+                f"{largest['sparsity']:g} {change}."]  # fmt: skip
     return [
-        f"{score}: the largest sparsity at which, and below which, it is not shown to be worse than dense is "
-        f"{most['sparsity']:g}{_cost(most)}; there {change}."
+        f"{score}: up to sparsity {largest['sparsity']:g}{_savings(largest)} it is not shown to be worse than "
+        f"dense; there {change}."
     ]
 
 
@@ -255,20 +267,22 @@ def _random_sentence(score: str, rows: Sequence[Row]) -> list[str]:
     judged = [row for row in rows if row["random_verdict"] is not None]
     if not judged:
         return []
-    better, worse = ([r["sparsity"] for r in judged if r["random_verdict"] == name] for name in ("better", "worse"))
-    text = f"{score}: better than random pruning at {len(better)} of {len(judged)} ratios"
+    better, worse, undecided = (
+        [row["sparsity"] for row in judged if row["random_verdict"] == name]
+        for name in ("better", "worse", "undecided")
+    )
+    text = f"{score}: better than random pruning at {len(better)} of {len(judged)} sparsities"
     text += f" ({', '.join(f'{x:g}' for x in better)})" if better else ""
     text += f", worse at {', '.join(f'{x:g}' for x in worse)}" if worse else ""
-    open_ = [row for row in judged if row["random_verdict"] == "undecided"]
-    text += f", undecided at {len(open_)}" if open_ else ""
-    left = len(judged) - len(better) - len(worse) - len(open_)
-    return [f"{text}, not judged at {left}." if left else f"{text}."]
+    text += f", undecided at {len(undecided)}" if undecided else ""
+    others = len(judged) - len(better) - len(worse) - len(undecided)
+    return [f"{text}, not judged at {others}." if others else f"{text}."]
 
 
-def _cost(row: Row) -> str:
+def _savings(row: Row) -> str:
     parts = [
-        f"{row[name]:.3g} times {what}"
-        for name, what in (("compression_ratio", "smaller"), ("theoretical_speedup", "fewer FLOPs"))
+        f"{row[name]:.3g} times {saving}"
+        for name, saving in (("compression_ratio", "smaller"), ("theoretical_speedup", "fewer FLOPs"))
         if row[name] is not None
     ]
     return f" ({', '.join(parts)})" if parts else ""

@@ -1,24 +1,22 @@
-"""The summary of an ablation: a row a grid point, with intervals and the comparison with the control."""
+"""The summary of an ablation: one row per grid point with intervals and verdict, and the best point."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from jopt.ablate import intervals
-from jopt.ablate.exact import smallest_p
-from jopt.ablate.multiple import holm
-from jopt.ablate.paired import LEAST_SEEDS, Comparison, compare, resolution, verdict
+from jopt.ablate.paired import LEAST_SEEDS, Comparison, compare, holm, resolution, smallest_p, verdict
 from jopt.ablate.results import OUTCOMES, Results, Row
 from jopt.config import ConfigError, choice, require
 from jopt.measure import columns_of
 
 HIGHER_IS_BETTER = tuple(column.key for column in columns_of("trial") if column.better == "higher")
-"""Of `OUTCOMES`. Of the others, losses and sizes, less is better."""
+"""Of `OUTCOMES`. Lower is better for the others, losses and sizes."""
 
 SHARES = tuple(column.key for column in columns_of("trial") if column.fraction)
 """Of `OUTCOMES`, those that lie in [0, 1]."""
 
-_AGAINST = (
+_COMPARISON_COLUMNS = (
     "difference",
     "difference_low",
     "difference_high",
@@ -37,7 +35,7 @@ def columns(axes: Sequence[str], metric: str = "accuracy", outcomes: Sequence[st
     """The columns of `summary.csv`, in order.
 
     Args:
-      axes: the names of the axes, the seed left out.
+      axes: the names of the axes, without the seed.
       metric: the outcome that decides.
       outcomes: the keys of the columns of trials.
 
@@ -49,99 +47,160 @@ def columns(axes: Sequence[str], metric: str = "accuracy", outcomes: Sequence[st
       ['bits', 'n', 'diverged', 'accuracy_mean', 'accuracy_sd', 'accuracy_low']
     """
     choice("metric", metric, outcomes)
-    own = ["n", "diverged"]
-    for name in (metric, *(name for name in outcomes if name != metric)):
-        own += [f"{name}_mean", f"{name}_sd"]
-        if name == metric:
-            own += [
-                f"{name}_{part}" for part in ("low", "high", "boot_low", "boot_high", "iqm", "iqm_low", "iqm_high")
-            ]
-    own += [*_AGAINST, "flags"]
-    for name in axes:
-        require(
-            name not in own, f"the axis {name!r}", name, "named otherwise: the summary has a column of this name"
-        )
-    return [*axes, *own]
+    names = ["n", "diverged"]
+    for outcome in (metric, *(name for name in outcomes if name != metric)):
+        names += [f"{outcome}_mean", f"{outcome}_sd"]
+        if outcome == metric:
+            parts = ("low", "high", "boot_low", "boot_high", "iqm", "iqm_low", "iqm_high")
+            names += [f"{outcome}_{part}" for part in parts]
+    names += [*_COMPARISON_COLUMNS, "flags"]
+    for axis in axes:
+        require(axis not in names, f"the axis {axis!r}", axis, "a name that is not a column of the summary")
+    return [*axes, *names]
 
 
 def summarize(results: Results, confidence: float = 0.95, comparisons: int | None = None) -> list[Row]:
-    """The rows of `summary.csv`, one a grid point, in the grid's order.
+    """The rows of `summary.csv`, one per grid point, in the grid's order.
 
-    Means are over the finished trials. Diverged ones are counted and flagged; their point is judged 'diverged', for
-    the seeds that are left are not a fair sample of it. The comparison with the control is paired by the seeds that
-    both finished; its adjusted interval and `p_holm` count all the points that have a control and are none.
+    Means are over the finished trials. Diverged trials are counted and flagged, and their point gets the verdict
+    'diverged', because the remaining seeds are not a fair sample of it. The comparison with the control is paired
+    by the seeds that both finished. Its adjusted interval and `p_holm` count every point that has a control and is
+    not one.
 
     Args:
       results: of the ablation.
       confidence: of all intervals, in [0.5, 1).
-      comparisons: how many the adjustment counts, where there are more than those with the control.
+      comparisons: the number of comparisons to adjust for, if it is larger than that of the points with a control.
 
     Returns:
-      Rows of `columns(...)`; None where a number is not known. `docs/statistics.md` explains each column.
+      Rows of `columns(...)`; None for an unknown number. `docs/statistics.md` explains each column.
 
     Raises:
-      ConfigError: for a control that no point of the grid matches, or an axis with the name of another column.
+      ConfigError: for a control that matches no point of the grid, or an axis with the name of another column.
     """
     intervals.check_confidence(confidence)
     header = columns([axis.name for axis in results.axes], results.metric, results.outcomes)
-    points = results.points()
     controls = control_of(results)
-    made = sum(control not in (None, index) for index, control in enumerate(controls))
-    planned = max(made, comparisons or 0)
+    # Decided by the grid, not by what finished: a diverged point must not make the others' intervals narrower.
+    family = max(sum(control not in (None, index) for index, control in enumerate(controls)), comparisons or 0)
+    # One step for the whole grid, since a few values alone show only a multiple of it.
     step = resolution(values_of(results, results.metric))
     trials_of = grouped(results)
-    rows, found = [], []
-    for point, trials, control in zip(points, trials_of, controls, strict=True):
-        rows.append({**point, **_alone(trials, results.metric, confidence, results.outcomes)})
-        other = None if control is None else trials_of[control]
-        found.append(None if other is None else _compare(trials, other, results.metric, confidence, planned, step))
-    adjusted = holm(
-        [
-            math.nan if c is None or control == index else c.p_t
-            for index, (c, control) in enumerate(zip(found, controls, strict=True))
-        ],
-        planned,
-    )
-    for index, row in enumerate(rows):
-        control = controls[index]
-        other = None if control in (None, index) else rows[control]
-        comparison = found[index] if other is not None else None
-        row |= _against(comparison, adjusted[index])
-        row["verdict"] = _judge(row, other, comparison, results, control == index)
-        row["flags"] = "; ".join(_flags(row, other, comparison, results, confidence))
+    rows, compared = [], []
+    for index, (point, trials, control) in enumerate(zip(results.points(), trials_of, controls, strict=True)):
+        rows.append({**point, **_sample_columns(trials, results.metric, confidence, results.outcomes)})
+        if control is None or control == index:
+            compared.append(None)
+        else:
+            pair = paired_values(trials, trials_of[control], results.metric)
+            compared.append(compare(*pair, confidence=confidence, comparisons=max(family, 1), resolution=step))
+    # Holm's correction needs all p-values together, so the verdicts take a second pass.
+    adjusted = holm([math.nan if c is None else c.p_t for c in compared], family)
+    for index, (row, comparison, control) in enumerate(zip(rows, compared, controls, strict=True)):
+        control_row = None if control in (None, index) else rows[control]
+        row |= _comparison_columns(comparison, adjusted[index])
+        row["verdict"] = _verdict(row, control_row, comparison, results, control == index)
+        row["flags"] = "; ".join(_flags(row, control_row, comparison, results, confidence))
     return [{name: row[name] for name in header} for row in rows]
 
 
+class Best(NamedTuple):
+    """The best point of a grid, and the points not shown to be worse.
+
+    Attributes:
+      index: its index in `results.points()`; None if every point has a diverged trial.
+      alike: the indices of the points not shown to be worse than it, itself included, best mean first.
+      compared: the number of points compared, itself included: those without a diverged trial.
+    """
+
+    index: int | None
+    alike: tuple[int, ...]
+    compared: int
+
+
+def best(results: Results, confidence: float = 0.95) -> Best:
+    """The point with the best mean, and all points that are not shown to be worse.
+
+    Each point is compared with the best one, paired by seed, by `jopt.ablate.paired.verdict`; the adjusted interval
+    counts all the other points. The set therefore contains the truly best of the compared points with at least this
+    confidence, whichever point had the best mean. A point with a diverged trial is not compared. The best mean
+    itself is optimistic, because it is the largest of many.
+
+    Args:
+      results: of the ablation.
+      confidence: in [0.5, 1).
+
+    Reference:
+      Hsu 1981.
+    """
+    intervals.check_confidence(confidence)
+    trials_of = grouped(results)
+    values = {index: by_seed(rows, results.metric) for index, rows in enumerate(trials_of)}
+    values = {index: by for index, by in values.items() if len(by) == len(trials_of[index])}
+    # Points are compared over complete seeds only: a mean over the survivors of divergence is not comparable.
+    if not values:
+        return Best(None, (), 0)
+    higher = results.decisive.better == "higher"
+    sign = 1 if higher else -1
+    ranked = sorted(values, key=lambda index: (-sign * intervals.mean(list(values[index].values())), index))
+    # The index breaks ties, so that the same results always name the same point.
+    top = ranked[0]
+    step = resolution(value for by in values.values() for value in by.values())
+
+    def worse(index: int) -> bool:
+        pair = paired_values(trials_of[index], trials_of[top], results.metric)
+        comparison = compare(*pair, confidence=confidence, comparisons=len(values) - 1, resolution=step)
+        return verdict(comparison, higher) == "worse"
+
+    alike = tuple(index for index in ranked if index == top or not worse(index))
+    return Best(top, alike, len(values))
+
+
 def control_of(results: Results) -> list[int | None]:
-    """For each point the place of the point that it is compared with: its own for a control, None for none.
+    """For each point the index of its control: its own index for a control, None for a point without one.
 
     Raises:
-      ConfigError: if a control is named, and no point of the grid is one.
+      ConfigError: if a control is named and no point of the grid matches it.
     """
     points = results.points()
     if results.control is None:
         return [None] * len(points)
-    places = {tuple(point.values()): index for index, point in enumerate(points)}
-    found = [places.get(tuple({**point, **results.control}.values())) for point in points]
-    if all(index is None for index in found):
-        raise ConfigError(
-            "control", results.control, "a point of the grid, or the values that some of its points have"
-        )
-    return found
+    indices = {tuple(point.values()): index for index, point in enumerate(points)}
+    # A control may name some axes only; the others then have the point's own values.
+    controls = [indices.get(tuple({**point, **results.control}.values())) for point in points]
+    if all(index is None for index in controls):
+        raise ConfigError("control", results.control, "a point of the grid, or values that some of its points have")
+    return controls
 
 
 def grouped(results: Results) -> list[list[Row]]:
     """The trials of each point, by seed, in the order of `results.points()`."""
-    found: dict[tuple, list[Row]] = {}
+    # A dict keeps the order of first appearance, which is that of `results.points()`.
+    by_point: dict[tuple, list[Row]] = {}
     for row in results.trials:
-        found.setdefault(tuple(row[axis.name] for axis in results.axes), []).append(row)
-    return [sorted(rows, key=lambda row: row["seed"]) for rows in found.values()]
+        by_point.setdefault(tuple(row[axis.name] for axis in results.axes), []).append(row)
+    # By seed, whatever order the trials ran in: the bootstrap depends on the order of its values.
+    return [sorted(rows, key=lambda row: row["seed"]) for rows in by_point.values()]
 
 
-def by_seed(trials: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
-    """An outcome of the trials that finished, and have it, by seed."""
-    found = ((row["seed"], _outcome(row, name)) for row in trials)
-    return {seed: value for seed, value in found if value is not None}
+def by_seed(trials: Iterable[Row], name: str) -> dict[int, float]:
+    """Seed to outcome, for the trials that finished and have this outcome."""
+    values = ((row["seed"], _outcome(row, name)) for row in trials)
+    return {seed: value for seed, value in values if value is not None}
+
+
+def paired_values(trials: Iterable[Row], control: Iterable[Row], name: str) -> tuple[list[float], list[float]]:
+    """The outcomes of two points over the seeds that both finished, in the order of the first one's seeds.
+
+    Example:
+      >>> def rows(first, *values):
+      ...     return [{"seed": first + i, "status": "finished", "loss": v} for i, v in enumerate(values)]
+      >>> paired_values(rows(1, 0.5, 0.6), rows(0, 0.1, 0.2, 0.3, 0.4), "loss")
+      ([0.5, 0.6], [0.2, 0.3])
+    """
+    values, control_values = by_seed(trials, name), by_seed(control, name)
+    seeds = [seed for seed in values if seed in control_values]
+    return [values[seed] for seed in seeds], [control_values[seed] for seed in seeds]
 
 
 def values_of(results: Results, name: str) -> list[float]:
@@ -150,7 +209,7 @@ def values_of(results: Results, name: str) -> list[float]:
 
 
 def bounds_of(metric: str) -> tuple[float, float]:
-    """The smallest and the largest value that an outcome can have, where they are known.
+    """The smallest and the largest possible value of an outcome; infinite if unknown.
 
     Example:
       >>> bounds_of("accuracy"), bounds_of("loss")
@@ -159,46 +218,41 @@ def bounds_of(metric: str) -> tuple[float, float]:
     return (0.0, 1.0) if metric in SHARES else (-math.inf, math.inf)
 
 
-def _outcome(row: Mapping[str, Any], name: str) -> float | None:
+def _outcome(row: Row, name: str) -> float | None:
     value = row.get(name)
+    # A diverged trial may have a last, meaningless value.
     if row["status"] != "finished" or value is None or not math.isfinite(value):
         return None
     return float(value)
 
 
-def _alone(trials: Sequence[Row], metric: str, confidence: float, outcomes: Sequence[str]) -> Row:
+def _sample_columns(trials: Sequence[Row], metric: str, confidence: float, outcomes: Sequence[str]) -> Row:
+    """The columns that need no control."""
     row: Row = {
         "n": sum(trial["status"] == "finished" for trial in trials),
         "diverged": sum(trial["status"] != "finished" for trial in trials),
     }
     for name in outcomes:
         values = list(by_seed(trials, name).values())
-        row[f"{name}_mean"] = _known(intervals.mean(values))
-        row[f"{name}_sd"] = _known(intervals.sd(values))
+        row[f"{name}_mean"] = _finite(intervals.mean(values))
+        row[f"{name}_sd"] = _finite(intervals.sd(values))
+        # Only the metric that decides gets intervals: two bootstraps for each outcome would dominate a report's
+        # time.
         if name != metric:
             continue
-        row[f"{name}_iqm"] = _known(intervals.interquartile_mean(values))
+        row[f"{name}_iqm"] = _finite(intervals.interquartile_mean(values))
         for prefix, interval in (
             ("", intervals.t_interval(values, confidence, bounds=bounds_of(metric))),
             ("boot_", intervals.bootstrap_interval(values, confidence)),
             ("iqm_", intervals.bootstrap_interval(values, confidence, "interquartile_mean")),
         ):
-            row |= {f"{name}_{prefix}{end}": _known(value) for end, value in interval._asdict().items()}
+            row |= {f"{name}_{prefix}{end}": _finite(value) for end, value in interval._asdict().items()}
     return row
 
 
-def _compare(
-    trials: Sequence[Row], control: Sequence[Row], metric: str, confidence: float, planned: int, step: float
-) -> Comparison:
-    own, other = by_seed(trials, metric), by_seed(control, metric)
-    seeds = [seed for seed in own if seed in other]
-    pair = ([values[seed] for seed in seeds] for values in (own, other))
-    return compare(*pair, confidence=confidence, comparisons=max(planned, 1), resolution=step)
-
-
-def _against(comparison: Comparison | None, p_holm: float) -> Row:
+def _comparison_columns(comparison: Comparison | None, p_holm: float) -> Row:
     if comparison is None:
-        return dict.fromkeys(_AGAINST)
+        return dict.fromkeys(_COMPARISON_COLUMNS)
     numbers = {
         "difference": comparison.difference,
         "difference_low": comparison.interval.low,
@@ -209,13 +263,13 @@ def _against(comparison: Comparison | None, p_holm: float) -> Row:
         "p_exact": comparison.p_exact,
         "p_wilcoxon": comparison.p_wilcoxon,
         "p_holm": p_holm,
-        # Without any spread, nothing is known of what could have been shown.
+        # An sd of 0 gives a detectable difference of 0, which would claim that any effect could be shown.
         "detectable": comparison.detectable or math.nan,
     }
-    return {name: _known(value) for name, value in numbers.items()} | {"verdict": None}
+    return {name: _finite(value) for name, value in numbers.items()} | {"verdict": None}
 
 
-def _judge(
+def _verdict(
     row: Row, control: Row | None, comparison: Comparison | None, results: Results, is_control: bool
 ) -> str | None:
     if is_control:
@@ -224,10 +278,10 @@ def _judge(
         return "diverged"
     if comparison is None or control is None:
         return None
-    found = verdict(comparison, results.decisive.better == "higher")
-    # A control that lost seeds is no longer the control that was asked for.
-    whole = not control["diverged"] and comparison.n == row["n"] == control["n"]
-    return found if whole or found == "too few seeds" else "undecided"
+    by_interval = verdict(comparison, results.decisive.better == "higher")
+    # A control that lost seeds is a biased sample of itself, so a difference from it decides nothing.
+    complete = not control["diverged"] and comparison.n == row["n"] == control["n"]
+    return by_interval if complete or by_interval == "too few seeds" else "undecided"
 
 
 def _flags(
@@ -253,5 +307,5 @@ def _flags(
     return flags
 
 
-def _known(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None

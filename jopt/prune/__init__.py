@@ -70,6 +70,11 @@ from jopt.prune.scores import wanda as wanda
 from jopt.prune.select import global_masks as global_masks
 from jopt.prune.select import keep_top as keep_top
 from jopt.prune.select import top_k_mask as top_k_mask
+from jopt.prune.shim import SET as SET
+from jopt.prune.shim import Gradual as Gradual
+from jopt.prune.shim import Iterative as Iterative
+from jopt.prune.shim import OneShot as OneShot
+from jopt.prune.shim import RigL as RigL
 from jopt.prune.shrink import ShrinkRow as ShrinkRow
 from jopt.prune.shrink import Shrunk as Shrunk
 from jopt.prune.shrink import describe_shrinking as describe_shrinking
@@ -80,4 +85,3 @@ from jopt.prune.state import PruneState as PruneState
 from jopt.prune.transform import gradual as gradual
 from jopt.prune.transform import iterative as iterative
 from jopt.prune.transform import one_shot as one_shot
-from jopt.prune.shim import OneShot as OneShot, Gradual as Gradual, Iterative as Iterative, RigL as RigL, SET as SET

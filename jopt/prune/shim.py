@@ -1,16 +1,19 @@
 """Temporary."""
 
 import dataclasses
-from typing import ClassVar, Any
-from jopt.method import Method
-from jopt.hyper import swept
 import importlib
+from typing import ClassVar
+
+from jopt.hyper import swept
+from jopt.method import Method
 
 B = importlib.import_module("jopt.prune.build")
-from jopt.prune.config import Config, validate as V, SCHEDULED
-from jopt.config import require, join_path
-from jopt.rules import RuleError, path_name
 import jax
+
+from jopt.config import join_path, require
+from jopt.prune.config import SCHEDULED, Config
+from jopt.prune.config import validate as V
+from jopt.rules import RuleError, path_name
 
 
 @dataclasses.dataclass(frozen=True)

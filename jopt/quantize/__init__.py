@@ -38,17 +38,33 @@ from jopt.quantize.ranges import minmax as minmax
 from jopt.quantize.ranges import mse as mse
 from jopt.quantize.ranges import percentile as percentile
 from jopt.quantize.recalibrate import recalibrate as recalibrate
+from jopt.quantize.shim import (
+    XNOR as XNOR,
+)
+from jopt.quantize.shim import (
+    Activations as Activations,
+)
+from jopt.quantize.shim import (
+    Binary as Binary,
+)
+from jopt.quantize.shim import (
+    LSQActivations as LSQActivations,
+)
+from jopt.quantize.shim import (
+    MovingAverageActivations as MovingAverageActivations,
+)
+from jopt.quantize.shim import (
+    PACTActivations as PACTActivations,
+)
+from jopt.quantize.shim import (
+    Ternary as Ternary,
+)
+from jopt.quantize.shim import (
+    Weights as Weights,
+)
+from jopt.quantize.shim import (
+    activations_from_metadata as activations_from_metadata,
+)
 from jopt.quantize.spec import Spec as Spec
 from jopt.quantize.stored import integers as integers
 from jopt.quantize.weights import weights as weights
-from jopt.quantize.shim import (
-    Weights as Weights,
-    Binary as Binary,
-    XNOR as XNOR,
-    Ternary as Ternary,
-    Activations as Activations,
-    LSQActivations as LSQActivations,
-    PACTActivations as PACTActivations,
-    MovingAverageActivations as MovingAverageActivations,
-    activations_from_metadata as activations_from_metadata,
-)

@@ -1,13 +1,16 @@
 """Temporary."""
 
 import dataclasses
-from typing import ClassVar, Any
-from jopt.method import Method, InputRow
-from jopt.hyper import swept
+from typing import ClassVar
+
 from jopt import quantize as Q
-from jopt.quantize.config import Config, validate as V, build as B
-from jopt.quantize.activation_config import ActivationConfig, validate_activations, plan_activations
+from jopt.hyper import swept
+from jopt.method import InputRow, Method
+from jopt.quantize.activation_config import ActivationConfig, plan_activations, validate_activations
 from jopt.quantize.check import check as C
+from jopt.quantize.config import Config
+from jopt.quantize.config import build as B
+from jopt.quantize.config import validate as V
 from jopt.quantize.plan import plan as P
 from jopt.quantize.weights import OF_THE_MOMENT
 

@@ -1,6 +1,6 @@
 """Whose latency is measured: one network for all that have its shape, the smaller one where channels are pruned."""
 
-from jopt.ablate.budget import forward
+from jopt.ablate.budget import latency
 from jopt.ablate.trials import with_fields
 from jopt.cluster import Config as Share
 from jopt.data import Config as Data
@@ -26,7 +26,7 @@ PRUNE = "stages[0].prune"
 
 
 def test_only_the_network_and_removed_channels_make_another_shape():
-    dense = forward.shape_key(experiment())
+    dense = latency.shape_key(experiment())
     for fields in (
         {f"{PRUNE}.sparsity": 0.9},
         {"stages[0].quantize.bits": 2},
@@ -34,14 +34,14 @@ def test_only_the_network_and_removed_channels_make_another_shape():
         {"seed": 3},
         {f"{PRUNE}.pattern": "channel"},
     ):
-        assert forward.shape_key(experiment(**fields)) == dense
+        assert latency.shape_key(experiment(**fields)) == dense
     half = {f"{PRUNE}.pattern": "channel", f"{PRUNE}.sparsity": 0.5}
     others = [{"model.features": (8, 8)}, half, half | {f"{PRUNE}.sparsity": 0.75}]
-    assert len({dense, *(forward.shape_key(experiment(**fields)) for fields in others)}) == 4
+    assert len({dense, *(latency.shape_key(experiment(**fields)) for fields in others)}) == 4
 
 
 def test_pruned_channels_are_removed_before_the_time_is_taken():
     half = {f"{PRUNE}.pattern": "channel", f"{PRUNE}.sparsity": 0.75}
-    model, params, _, x = forward.smallest(experiment(**half), 3)
+    model, params, _, x = latency.smallest(experiment(**half), 3)
     assert (tuple(model.features), x.shape) == ((4, 2), (3, 6, 6, 1))
     assert [params[f"Dense_{i}"]["kernel"].shape for i in range(3)] == [(36, 4), (4, 2), (2, 4)]

@@ -2,15 +2,16 @@
 
 import itertools
 import math
-import types
 
 import numpy as np
 import pytest
 from ablate_cases import results
 
+from jopt import prune
 from jopt.ablate import algoperf, judge, shrinkbench
 from jopt.ablate.shrinkbench import Setting
 from jopt.config import ConfigError
+from jopt.train import Experiment, Stage
 
 RATES = (0.001, 0.01, 0.1)
 # Validation accuracy by optimizer and rate: sgd is best at the edge, adam inside.
@@ -19,8 +20,8 @@ TEST = {"sgd": (0.9, 0.6, 0.65), "adam": (0.6, 0.75, 0.4)}
 AXES = {"optimizer": ("sgd", "adam"), "rate": RATES}
 
 
-def wobble(seed, *more):
-    return 0.01 * seed + 0.002 * np.random.default_rng([seed, *more]).normal()
+def wobble(seed, *key):
+    return 0.01 * seed + 0.002 * np.random.default_rng([seed, *key]).normal()
 
 
 def test_accuracy(seed, optimizer, rate):
@@ -34,12 +35,12 @@ def validation(seed, optimizer, rate):
     return {"validation_accuracy": VALIDATION[optimizer][RATES.index(rate)] + wobble(seed)}
 
 
-def grid(**more):
-    return results(AXES, more.pop("accuracy", test_accuracy), more=validation, **more)
+def grid(**changes):
+    return results(AXES, changes.pop("accuracy", test_accuracy), more=validation, **changes)
 
 
 def test_each_optimizer_is_chosen_by_validation_and_reported_on_test():
-    rows, text = algoperf.optimizers(grid(control={"optimizer": "sgd"}), ["rate"])
+    rows, text = algoperf.tuned_comparison(grid(control={"optimizer": "sgd"}), ["rate"])
     sgd, adam = rows
     assert (sgd["optimizer"], sgd["rate"], adam["optimizer"], adam["rate"]) == ("sgd", 0.1, "adam", 0.01)
     # sgd's best on test is another rate, which validation did not choose.
@@ -59,15 +60,15 @@ def test_each_optimizer_is_chosen_by_validation_and_reported_on_test():
 
 def test_without_a_control_the_reference_is_the_best_by_validation_and_all_pairs_count():
     three = {"optimizer": ("sgd", "adam", "lion"), "rate": RATES}
-    own = {"sgd": 0.9, "adam": 0.6, "lion": 0.61}
+    values = {"sgd": 0.9, "adam": 0.6, "lion": 0.61}
 
     def accuracy(seed, optimizer, rate):
-        return own[optimizer] + wobble(seed, len(optimizer), RATES.index(rate))
+        return values[optimizer] + wobble(seed, len(optimizer), RATES.index(rate))
 
-    def more(seed, optimizer, rate):
+    def validation_accuracy(seed, optimizer, rate):
         return {"validation_accuracy": 0.1 * len(optimizer) + rate}
 
-    rows, text = algoperf.optimizers(results(three, accuracy, more=more), ["rate"])
+    rows, text = algoperf.tuned_comparison(results(three, accuracy, more=validation_accuracy), ["rate"])
     # Of two of the same validation accuracy the first one.
     assert [row["verdict"] for row in rows] == ["better", "control", "undecided"]
     ratio = (rows[0]["difference_high_adjusted"] - rows[0]["difference"]) / (
@@ -83,16 +84,16 @@ def test_a_diverged_trial_counts_as_a_miss_in_the_choice():
     def accuracy(seed, optimizer, rate):
         return None if (optimizer, rate, seed) == ("adam", 0.01, 3) else test_accuracy(seed, optimizer, rate)
 
-    rows, _ = algoperf.optimizers(grid(accuracy=accuracy), ["rate"])
+    rows, _ = algoperf.tuned_comparison(grid(accuracy=accuracy), ["rate"])
     # 0.8 in four seeds of five is 0.64, still above 0.6: chosen, and said.
     assert rows[1]["rate"] == 0.01 and rows[1]["diverged"] == 1
 
     def twice(seed, optimizer, rate):
         return None if (optimizer, rate) == ("adam", 0.01) and seed < 2 else test_accuracy(seed, optimizer, rate)
 
-    rows, _ = algoperf.optimizers(grid(accuracy=twice), ["rate"])
+    rows, _ = algoperf.tuned_comparison(grid(accuracy=twice), ["rate"])
     assert rows[1]["rate"] == 0.001 and rows[1]["diverged"] == 0
-    rows, _ = algoperf.optimizers(grid(accuracy=lambda **_: None), ["rate"], target=0.5)
+    rows, _ = algoperf.tuned_comparison(grid(accuracy=lambda **_: None), ["rate"], target=0.5)
     assert all(row["misses"] == 5 and row["validation_mean"] is None for row in rows)
 
 
@@ -108,24 +109,24 @@ def test_ties_on_validation_accuracy_go_to_the_lower_loss_then_to_the_order():
             "validation_loss": loss.get((optimizer, rate), 0.08),
         }
 
-    rows, text = algoperf.optimizers(results(AXES, test_accuracy, more=tied), ["rate"])
+    rows, text = algoperf.tuned_comparison(results(AXES, test_accuracy, more=tied), ["rate"])
     # sgd's three rates tie in both: the first. adam's first two tie in accuracy: the lower loss, not that of 0.1.
     assert [row["rate"] for row in rows] == [0.001, 0.01]
     # The reference, too: adam's 0.07 is below sgd's 0.08.
     assert [row["verdict"] == "control" for row in rows] == [False, True]
-    assert any("do not hold the noise of choosing" in line for line in text)
+    assert any("do not include the noise of choosing" in line for line in text)
 
     def lost(seed, optimizer, rate):
         return None if (optimizer, rate, seed) == ("adam", 0.01, 4) else test_accuracy(seed, optimizer, rate)
 
-    rows, _ = algoperf.optimizers(results(AXES, lost, more=tied), ["rate"])
+    rows, _ = algoperf.tuned_comparison(results(AXES, lost, more=tied), ["rate"])
     assert rows[1]["rate"] == 0.001 and rows[1]["diverged"] == 0
 
 
 def test_steps_to_the_target_and_misses():
-    made = grid(control={"optimizer": "sgd"})
+    grid_results = grid(control={"optimizer": "sgd"})
     curves = []
-    for row in made.trials:
+    for row in grid_results.trials:
         for step in (10, 20, 30, 40):
             # Seed s reaches 0.5 at step 10 (s + 1); seed 4 never does. Training accuracy does not count.
             value = 0.5 if step >= 10 * (row["seed"] + 1) else 0.49
@@ -135,10 +136,10 @@ def test_steps_to_the_target_and_misses():
             curves.append(
                 {"trial": row["trial"], "stage": "train", "step": step, "split": "validation", "accuracy": value}
             )
-    rows, text = algoperf.optimizers(made._replace(curves=curves), ["rate"], target=0.5)
+    rows, text = algoperf.tuned_comparison(grid_results._replace(curves=curves), ["rate"], target=0.5)
     assert [(row["steps_to_target"], row["misses"]) for row in rows] == [(30, 1), (30, 1)]
     assert any("1 of 5 seeds missed the target of 0.5" in line for line in text)
-    rows, _ = algoperf.optimizers(made._replace(curves=curves), ["rate"], target=0.6)
+    rows, _ = algoperf.tuned_comparison(grid_results._replace(curves=curves), ["rate"], target=0.6)
     assert [(row["steps_to_target"], row["misses"]) for row in rows] == [(math.inf, 5), (math.inf, 5)]
 
 
@@ -147,30 +148,33 @@ def points(space):
 
 
 @pytest.mark.parametrize(
-    ("space", "tuned", "match"),
+    ("space", "tuned", "field"),
     [
-        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.3)}, ["rate"], "space must be the same of rate for each method"),
-        ({"sgd": (0.1, 0.2), "adam": (0.1,)}, ["rate"], "space must be the same"),
-        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.2)}, ["momentum"], "tuned must be one or more of the axes"),
-        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.2)}, [], "tuned must be one or more of the axes"),
-        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.2)}, ["rate", "optimizer"], "tuned must be fewer axes"),
+        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.3)}, ["rate"], "space"),
+        ({"sgd": (0.1, 0.2), "adam": (0.1,)}, ["rate"], "space"),
+        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.2)}, ["momentum"], "tuned"),
+        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.2)}, [], "tuned"),
+        ({"sgd": (0.1, 0.2), "adam": (0.1, 0.2)}, ["rate", "optimizer"], "tuned"),
     ],
 )
-def test_bad_tuning_grids(space, tuned, match):
-    with pytest.raises(ConfigError, match=match):
+def test_bad_tuning_grids(space, tuned, field):
+    with pytest.raises(ConfigError) as caught:
         algoperf.check_tuning(points(space), tuned)
+    assert caught.value.field == field
 
 
 def test_an_axis_with_the_name_of_a_column_of_the_table():
-    with pytest.raises(ConfigError, match="the axis 'budget' must be named otherwise"):
+    with pytest.raises(ConfigError) as caught:
         algoperf.check_tuning([{"budget": b, "rate": 0.1} for b in (1, 2)], ["rate"])
+    assert caught.value.field == "the axis 'budget'"
 
 
 def test_budgets_are_the_same():
-    own = points({"sgd": (0.1, 0.2), "adam": (0.2, 0.1)})
-    algoperf.check_tuning(own, ["rate"], steps=[100] * 4)
-    with pytest.raises(ConfigError, match="steps must be the same budget"):
-        algoperf.check_tuning(own, ["rate"], steps=[100, 100, 50, 50])
+    values = points({"sgd": (0.1, 0.2), "adam": (0.2, 0.1)})
+    algoperf.check_tuning(values, ["rate"], steps=[100] * 4)
+    with pytest.raises(ConfigError) as caught:
+        algoperf.check_tuning(values, ["rate"], steps=[100, 100, 50, 50])
+    assert caught.value.field == "steps"
 
 
 RATIOS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
@@ -187,13 +191,15 @@ def sizes(seed, ratio, score):
     return {"theoretical_bytes": 1000 * (1 - ratio), "effective_flops": 400 * (1 - ratio / 2)}
 
 
-def pruning_grid(**more):
+def pruning_grid(**changes):
     axes = {"ratio": RATIOS, "score": SCORES}
-    return results(axes, pruned_accuracy, control={"ratio": 0.0}, fields=FIELDS, more=sizes, seeds=range(8), **more)
+    return results(
+        axes, pruned_accuracy, control={"ratio": 0.0}, fields=FIELDS, more=sizes, seeds=range(8), **changes
+    )
 
 
 def test_the_pruning_table_has_size_and_flops_both():
-    rows, text = shrinkbench.pruning(pruning_grid())
+    rows, text = shrinkbench.pruning_protocol_table(pruning_grid())
     assert [(r["score"], r["sparsity"]) for r in rows] == [
         ("dense", 0.0),
         *((s, x) for x, s in itertools.product(RATIOS[1:], SCORES)),
@@ -224,49 +230,49 @@ def kept(verdicts, detectable, metric="accuracy"):
         for x, v, d in zip((0.5, 0.8, 0.9), verdicts, detectable, strict=True)
     ]
     # Whatever the rows' order.
-    found = shrinkbench._sentences(rows[::-1], metric, 0.95)
-    return [line for line in found if "could have been missed" in line]
+    sentences = shrinkbench._sentences(rows[::-1], metric, 0.95)
+    return [line for line in sentences if "could have been missed" in line]
 
 
 def test_noise_at_a_large_sparsity_does_not_make_it_the_largest_that_is_kept():
     # 0.9 is undecided by noise alone, as 0.8 is worse already.
     assert kept(("undecided", "worse", "undecided"), (0.012, 0.01, 0.04)) == [
-        "wanda: the largest sparsity at which, and below which, it is not shown to be worse than dense is 0.5 "
-        "(2 times smaller); there a loss of accuracy below 1.2 points could have been missed."
+        "wanda: up to sparsity 0.5 (2 times smaller) it is not shown to be worse than dense; there a loss of "
+        "accuracy below 1.2 points could have been missed."
     ]
-    assert "is 0.9 (10 times" in kept(("better", "undecided", "undecided"), (0.01, 0.01, 0.04))[0]
+    assert "up to sparsity 0.9 (10 times" in kept(("better", "undecided", "undecided"), (0.01, 0.01, 0.04))[0]
     # Seeds that would miss six points cannot tell; nor does a point that states nothing.
     assert kept(("undecided", "undecided", "worse"), (0.012, 0.06, 0.01)) == [
-        "wanda: the seeds are too few to tell up to which sparsity it is as good as dense; at 0.8 a loss of "
+        "wanda: the seeds are too few to show up to which sparsity it is as good as dense; at 0.8 a loss of "
         "accuracy below 6 points could have been missed."
     ]
-    assert "is 0.5" in kept(("undecided", "undecided", "worse"), (0.012, None, 0.01))[0]
-    assert "is 0.5" in kept(("undecided", "diverged", "undecided"), (0.012, 0.01, 0.01))[0]
+    assert "sparsity 0.5 " in kept(("undecided", "undecided", "worse"), (0.012, None, 0.01))[0]
+    assert "sparsity 0.5 " in kept(("undecided", "diverged", "undecided"), (0.012, 0.01, 0.01))[0]
     assert kept(("worse", "undecided", "undecided"), (0.01, 0.01, 0.01)) == []
     assert "a rise of loss below 0.06" in kept(("undecided", "worse", "worse"), (0.06, 0.01, 0.01), "loss")[0]
 
 
 def test_the_tables_fit_a_page_in_percent_and_points():
     grid_, tuned = grid(control={"optimizer": "sgd"}), ["rate"]
-    rows, _ = algoperf.optimizers(grid_, tuned)
+    rows, _ = algoperf.tuned_comparison(grid_, tuned)
     table = judge.optimizers_table(grid_, rows, tuned)
     assert table.header == (
         "optimizer", "rate", "validation accuracy, %", "test accuracy, % [interval]",
         "difference, points [adjusted]", "verdict", "at edge", "diverged",
     )  # fmt: skip
-    own = dict(zip(table.header, table.rows[1], strict=True))
+    values = dict(zip(table.header, table.rows[1], strict=True))
     adam = rows[1]
     low, high = (100 * adam[f"difference_{end}_adjusted"] for end in ("low", "high"))
-    assert own["difference, points [adjusted]"] == f"{100 * adam['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
-    assert own["validation accuracy, %"] == f"{100 * adam['validation_mean']:.2f}"
+    assert values["difference, points [adjusted]"] == f"{100 * adam['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    assert values["validation accuracy, %"] == f"{100 * adam['validation_mean']:.2f}"
     # The control has no difference, and the file has all that the page leaves out.
     assert table.rows[0][4] == "-" and {"accuracy_sd", "p_holm", "flags", "budget"} <= set(adam)
 
 
 def test_the_pruning_table_in_percent_and_points():
-    made = pruning_grid()
-    rows, _ = shrinkbench.pruning(made)
-    table = judge.pruning_table(made, rows)
+    grid_results = pruning_grid()
+    rows, _ = shrinkbench.pruning_protocol_table(grid_results)
+    table = judge.pruning_table(grid_results, rows)
     assert len(table.header) == 12 and table.header[:3] == ("score", "sparsity", "n")
     last = dict(zip(table.header, table.rows[-1], strict=True))
     shown = [f"{100 * rows[-1][k]:+.2f}" for k in ("random_difference", "random_low", "random_high")]
@@ -280,22 +286,21 @@ def test_the_pruning_table_in_percent_and_points():
 
 
 def test_settings_are_found_by_field_whatever_the_columns_are_called():
-    prune = types.SimpleNamespace(sparsity=0.9, score="random", pattern="unstructured", n=2, m=4)
-    two_of_four = types.SimpleNamespace(sparsity=0.9, score="magnitude", pattern="nm", n=2, m=4)
-    assert shrinkbench.setting_from({"stages[0].prune": prune}) == (0.9, "random")
-    assert shrinkbench.setting_from({"stages[0].prune.sparsity": 0.5, "stages[0].prune": prune}) == (0.5, "random")
+    random, two_of_four = prune.Gradual(0.9, score="random"), prune.NofM(2, 4)
+    assert shrinkbench.setting_from({"stages[0].prune": random}) == (0.9, "random")
+    assert shrinkbench.setting_from({"stages[0].prune.sparsity": 0.5, "stages[0].prune": random}) == (0.5, "random")
     assert shrinkbench.setting_from({"stages[0].prune": None, "epochs": 3}) == (0.0, None)
-    stages = [types.SimpleNamespace(prune=p) for p in (prune, two_of_four, None)]
-    assert shrinkbench.setting_of(types.SimpleNamespace(stages=stages)) == (0.5, "magnitude")
-    assert shrinkbench.setting_of(types.SimpleNamespace(stages=stages[2:])) == (0.0, None)
+    stages = [Stage("a", methods=(random,)), Stage("b", methods=(two_of_four,)), Stage("c")]
+    assert shrinkbench.setting_of(Experiment(stages=stages)) == (0.5, "magnitude")
+    assert shrinkbench.setting_of(Experiment(stages=stages[2:])) == (0.0, None)
 
 
 def test_a_diverged_pruning_point_is_not_better_than_random():
-    made = pruning_grid()
-    trials = [dict(row) for row in made.trials]
+    grid_results = pruning_grid()
+    trials = [dict(row) for row in grid_results.trials]
     hit = next(row for row in trials if (row["ratio"], row["score"]) == (0.98, "magnitude"))
     hit |= {"status": "diverged", "accuracy": None, "theoretical_bytes": None, "effective_flops": None}
-    rows, _ = shrinkbench.pruning(made._replace(trials=trials))
+    rows, _ = shrinkbench.pruning_protocol_table(grid_results._replace(trials=trials))
     assert (rows[-1]["random_verdict"], rows[-1]["verdict"], rows[-1]["flags"]) == (
         "diverged",
         "diverged",
@@ -304,25 +309,24 @@ def test_a_diverged_pruning_point_is_not_better_than_random():
 
 
 def settings(scores=SCORES, ratios=RATIOS):
-    own = [Setting(x, score) for x in ratios for score in scores]
-    return [s._asdict() for s in own], own
+    values = [Setting(x, score) for x in ratios for score in scores]
+    return [s._asdict() for s in values], values
 
 
 @pytest.mark.parametrize(
-    ("scores", "ratios", "control", "match"),
+    ("scores", "ratios", "control", "field"),
     [
-        (("magnitude", "saliency"), RATIOS, {"sparsity": 0.0}, "prune.score must be among others 'random'"),
-        (("random", "saliency"), RATIOS, {"sparsity": 0.0}, "prune.score must be among others 'magnitude'"),
-        (SCORES, RATIOS[:5], {"sparsity": 0.0}, "prune.sparsity must be at least 5 ratios"),
-        (SCORES, RATIOS, None, "control must be the dense point"),
-        (SCORES, RATIOS, {"sparsity": 0.5}, "control must be the dense point"),
-        (SCORES, RATIOS, {"score": "random"}, "control must be the dense point"),
-        (SCORES, (*RATIOS[1:], 0.99), {"sparsity": 0.0}, "control must be the dense point"),
+        (("magnitude", "saliency"), RATIOS, {"sparsity": 0.0}, "prune.score"),
+        (("random", "saliency"), RATIOS, {"sparsity": 0.0}, "prune.score"),
+        (SCORES, RATIOS[:5], {"sparsity": 0.0}, "prune.sparsity"),
+        (SCORES, RATIOS, None, "control"),
+        (SCORES, RATIOS, {"sparsity": 0.5}, "control"),
+        (SCORES, RATIOS, {"score": "random"}, "control"),
+        (SCORES, (*RATIOS[1:], 0.99), {"sparsity": 0.0}, "control"),
     ],
 )
-def test_bad_pruning_grids(scores, ratios, control, match):
-    points, own = settings(scores, ratios)
-    with pytest.raises(ConfigError, match=match):
-        shrinkbench.check_pruning(points, own, control)
-    points, own = settings()
-    shrinkbench.check_pruning(points, own, {"sparsity": 0.0})
+def test_bad_pruning_grids(scores, ratios, control, field):
+    with pytest.raises(ConfigError) as caught:
+        shrinkbench.check_pruning(*settings(scores, ratios), control)
+    assert caught.value.field == field
+    shrinkbench.check_pruning(*settings(), {"sparsity": 0.0})

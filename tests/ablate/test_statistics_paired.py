@@ -14,24 +14,26 @@ AFTER = [0.941, 0.930, 0.955, 0.940, 0.937, 0.939]
 
 
 def test_a_comparison_is_scipys_paired_t_test():
-    own = compare(AFTER, BEFORE)
+    comparison = compare(AFTER, BEFORE)
     reference = stats.ttest_rel(AFTER, BEFORE)
-    assert own.p_t == pytest.approx(reference.pvalue)
-    np.testing.assert_allclose(own.interval, reference.confidence_interval(0.95))
-    assert own.interval == own.adjusted
-    assert own.difference == pytest.approx(np.mean(np.subtract(AFTER, BEFORE)))
-    assert own.sd == pytest.approx(np.std(np.subtract(AFTER, BEFORE), ddof=1))
-    assert own.p_exact == own.p_wilcoxon == 0.03125
+    assert comparison.p_t == pytest.approx(reference.pvalue)
+    np.testing.assert_allclose(comparison.interval, reference.confidence_interval(0.95))
+    assert comparison.interval == comparison.adjusted
+    assert comparison.difference == pytest.approx(np.mean(np.subtract(AFTER, BEFORE)))
+    assert comparison.sd == pytest.approx(np.std(np.subtract(AFTER, BEFORE), ddof=1))
+    assert comparison.p_exact == comparison.p_wilcoxon == 0.03125
     adjusted = compare(AFTER, BEFORE, comparisons=7).adjusted
     np.testing.assert_allclose(adjusted, reference.confidence_interval(1 - 0.05 / 7))
     back = compare(BEFORE, AFTER)
-    assert back.difference == -own.difference and back.interval.low == pytest.approx(-own.interval.high)
+    assert back.difference == -comparison.difference and back.interval.low == pytest.approx(
+        -comparison.interval.high
+    )
 
 
 def test_pairing_takes_out_what_the_seeds_share():
     rng = np.random.default_rng(0)
-    shared, own = rng.normal(size=8), rng.normal(size=(2, 8)) * 0.1
-    better, control = shared + own[0] + 0.3, shared + own[1]
+    shared, noise = rng.normal(size=8), rng.normal(size=(2, 8)) * 0.1
+    better, control = shared + noise[0] + 0.3, shared + noise[1]
     assert verdict(compare(better.tolist(), control.tolist())) == "better"
     assert stats.ttest_ind(better, control).pvalue > 0.2
 
@@ -39,13 +41,13 @@ def test_pairing_takes_out_what_the_seeds_share():
 @pytest.mark.parametrize("n", range(5))
 def test_fewer_than_five_seeds_decide_nothing(n):
     rng = np.random.default_rng(n)
-    own = compare((0.9 + 1e-4 * rng.normal(size=n)).tolist(), (0.1 + 1e-4 * rng.normal(size=n)).tolist())
-    assert own.n == n and verdict(own) == "too few seeds"
+    comparison = compare((0.9 + 1e-4 * rng.normal(size=n)).tolist(), (0.1 + 1e-4 * rng.normal(size=n)).tolist())
+    assert comparison.n == n and verdict(comparison) == "too few seeds"
 
 
 def test_a_loss_is_better_where_it_is_lower():
-    own = compare(AFTER, BEFORE)
-    assert verdict(own) == "better" and verdict(own, higher_is_better=False) == "worse"
+    comparison = compare(AFTER, BEFORE)
+    assert verdict(comparison) == "better" and verdict(comparison, higher_is_better=False) == "worse"
 
 
 def test_resolution():
@@ -112,10 +114,12 @@ def test_the_same_results_do_not_differ():
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigError, match="control must be of the 2 seeds"):
+    with pytest.raises(ConfigError) as caught:
         compare([1.0, 2.0], [1.0])
-    with pytest.raises(ConfigError, match="comparisons must be"):
+    assert caught.value.field == "control"
+    with pytest.raises(ConfigError) as caught:
         compare([1.0, 2.0], [1.0, 3.0], comparisons=0)
+    assert caught.value.field == "comparisons"
 
 
 def null_grids(rng, grids, points, seeds, noise):
@@ -140,12 +144,12 @@ def false_verdicts(accuracies):
     step = [resolution(grid.ravel().tolist()) for grid in accuracies]
     better = decided = 0
     for grid, r in zip(accuracies, step, strict=True):
-        own = [
+        verdicts = [
             verdict(compare(point.tolist(), grid[:, 0].tolist(), comparisons=grid.shape[1] - 1, resolution=r))
             for point in grid[:, 1:].T
         ]
-        better += "better" in own
-        decided += "better" in own or "worse" in own
+        better += "better" in verdicts
+        decided += "better" in verdicts or "worse" in verdicts
     return better / len(accuracies), decided / len(accuracies)
 
 
@@ -179,13 +183,13 @@ def test_the_rate_of_false_winners_over_many_grids(points, seeds, noise):
 def test_a_real_effect_is_found_in_a_grid_of_twenty(seeds, effect):
     grids = null_grids(np.random.default_rng(5), 40, 20, seeds, "normal")
     grids[:, :, 3] += effect * 0.01
-    found = [
+    verdicts = [
         verdict(
             compare(g[:, 3].tolist(), g[:, 0].tolist(), comparisons=19, resolution=resolution(g.ravel().tolist()))
         )
         for g in grids
     ]
-    assert found.count("better") >= 32 and "worse" not in found
+    assert verdicts.count("better") >= 32 and "worse" not in verdicts
 
 
 def test_the_detectable_difference_is_found_in_four_of_five_grids():
@@ -193,8 +197,8 @@ def test_the_detectable_difference_is_found_in_four_of_five_grids():
     control = rng.normal(size=(300, 5))
     noise = rng.normal(size=(300, 5)) * 0.5
     smallest = 0.5 * 3.7263  # power.detectable(1.0, 5, 0.05 / 19)
-    found = [
+    verdicts = [
         verdict(compare((a + b + smallest).tolist(), a.tolist(), comparisons=19))
         for a, b in zip(control, noise, strict=True)
     ]
-    assert found.count("better") / 300 == pytest.approx(0.8, abs=0.07)
+    assert verdicts.count("better") / 300 == pytest.approx(0.8, abs=0.07)

@@ -16,7 +16,7 @@ from trials import End
 from trials import run as run_trials
 
 from jopt import codec
-from jopt.ablate.power import detectable
+from jopt.ablate.intervals import detectable
 from jopt.report.formats import integer
 from jopt.train import Experiment, packed
 from jopt.train.prepared import Prepared

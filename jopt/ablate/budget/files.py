@@ -1,5 +1,6 @@
-"""A search's directory: its rounds, and what `search.json` says of them."""
+"""A search's directory: `search.json`, `pareto.csv` and one directory for each round."""
 
+import dataclasses
 import json
 import math
 import os
@@ -18,15 +19,15 @@ from jopt.config import to_dict
 from jopt.files import write_json
 from jopt.train.workdir import Workdir, WorkdirError
 
-_LEFT = ("status", "rounds", "stopped", "latency", "pareto", "confirmation", "recommendation", "answer")
-"""Of `search.json`: what was found. The rest is what was asked for."""
+_OUTCOME = ("status", "rounds", "stopped", "latency", "pareto", "confirmation", "recommendation", "answer")
+"""The fields of `search.json` that hold results. The others hold the question."""
 
 
 class SearchDir(Workdir):
-    """Names of the files that a search leaves behind."""
+    """The files of a search."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Only names: nothing is read or made."""
+        """Sets the paths; reads and creates nothing."""
         super().__init__(path)
         self.search = self.path / "search.json"
         self.pareto = self.path / "pareto.csv"
@@ -35,98 +36,45 @@ class SearchDir(Workdir):
         """The directory of a round."""
         return AblationDir(self.path / name)
 
-    def recorded(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What `search.json` holds of this very search; None if the directory is new or empty.
+    def recorded(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The content of `search.json`; None if the directory is new or empty.
+
+        Args:
+          question: of this search, see `question_of`.
 
         Raises:
-          WorkdirError: if the directory holds anything else.
+          WorkdirError: if the directory holds anything else than this search.
         """
         if not self.path.exists():
             return None
         if not self.path.is_dir():
             raise WorkdirError(f"workdir {self.path} is not a directory")
         if not self.search.exists():
-            if found := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
+            if names := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
                 raise WorkdirError(
-                    f"workdir {self.path} holds {', '.join(found[:5])} but no search.json; give an empty "
+                    f"workdir {self.path} holds {', '.join(names[:5])} but no search.json; give an empty "
                     "or a new directory"
                 )
             return None
-        there = self.load_json(self.search)
-        differ = [
-            f"{name} ({_short(there.get(name))} there, {_short(value)} now)"
-            for name, value in plain_json(asked).items()
-            if there.get(name) != value
+        recorded = self.load_json(self.search)
+        differences = [
+            f"{name} ({_short(recorded.get(name))} there, {_short(value)} now)"
+            for name, value in plain_json(question).items()
+            if recorded.get(name) != value
         ]
-        if differ and not any(self.path.glob("*/ablation.json")):
-            # Nothing was run yet: the config was mended before the first round began.
+        if differences and not any(self.path.glob("*/ablation.json")):
+            # No round has begun, so the user may still correct the config.
             return None
-        if differ:
+        if differences:
             raise WorkdirError(
-                f"workdir {self.path} holds another search; it differs in {'; '.join(differ)}. Nothing was "
+                f"workdir {self.path} holds another search; it differs in {'; '.join(differences)}. Nothing was "
                 "changed: give another directory"
             )
-        return there
+        return recorded
 
-    def write(self, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        """Writes `search.json`; what is not a finite number becomes null."""
-        write_json(self.search, plain_json({**asked, **{name: found.get(name) for name in _LEFT}}))
-
-    def results(self, name: str, ablation: Ablation, trials: Sequence[Trial]) -> Results | None:
-        """What a finished round found, as its own tables have it; None if it is not finished.
-
-        Raises:
-          WorkdirError: if there is a finished grid of other trials.
-        """
-        files = self.round(name)
-        if not (files.manifest.exists() and files.trials.exists()):
-            return None
-        if files.load_json(files.manifest).get("exit_status") != "finished":
-            return None
-        known = {trial.id: trial for trial in trials}
-        rows = read_csv(files.trials, text=("trial", "digest", "command"))
-        if {row["trial"] for row in rows} != set(known):
-            # A round that is whole holds its proposal; one to which points were added meanwhile is not this one.
-            raise WorkdirError(f"{files.path} holds other trials than this search's: nothing was changed")
-        lines = files.curves.read_text().splitlines() if files.curves.exists() else []
-        return Results(
-            ablation.name,
-            axes(ablation, trials),
-            ablation.control,
-            ablation.metric,
-            # The labels as the grid has them: a CSV file cannot tell '16' from 16.
-            [row | known[row["trial"]].point for row in rows],
-            [json.loads(line) for line in lines],
-            {trial.id: trial.overrides for trial in trials},
-        )
-
-
-def asked_for(config: Search, ladders: Sequence[Ladder], limits: Sequence[Limit]) -> dict[str, Any]:
-    """What `search.json` says of the question: two searches in which this is equal are the same."""
-    return {
-        "name": config.name,
-        "budget": ",".join(map(str, limits)),
-        "experiment": to_dict(config.experiment),
-        "knobs": [
-            {
-                "name": ladder.name,
-                "kind": "structural" if ladder.structural else "traced",
-                "options": [
-                    {"label": label, "fields": plain(option.fields)}
-                    for label, option in zip(ladder.labels, ladder.options, strict=True)
-                ],
-                "start": [ladder.labels[i] for i in ladder.start],
-            }
-            for ladder in ladders
-        ],
-        **{
-            name: getattr(config, name)
-            for name in (
-                "excluded", "seeds", "points", "survivors", "finalists", "confirm", "trials", "metric", "batch",
-                "strategy", "confidence",
-            )
-        },
-    }  # fmt: skip
+    def write(self, question: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
+        """Writes `search.json`; a number that is not finite becomes null."""
+        write_json(self.search, plain_json({**question, **{name: outcome.get(name) for name in _OUTCOME}}))
 
 
 def plain_json(value: Any) -> Any:
@@ -140,18 +88,75 @@ def plain_json(value: Any) -> Any:
     return value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
+def read_round(files: AblationDir, ablation: Ablation, trials: Sequence[Trial]) -> Results | None:
+    """The results of a finished round, from its tables; None if it is not finished.
+
+    Raises:
+      WorkdirError: if the directory holds a finished grid of other trials.
+    """
+    if not (files.manifest.exists() and files.trials.exists()):
+        return None
+    # trials.csv alone does not prove it: a killed run may have left that of an earlier launch.
+    if files.load_json(files.manifest).get("exit_status") != "finished":
+        return None
+    by_id = {trial.id: trial for trial in trials}
+    rows = read_csv(files.trials, text=("trial", "digest", "command"))
+    if {row["trial"] for row in rows} != set(by_id):
+        # The next proposals follow from these trials alone, so a grid that was changed since is not this round.
+        raise WorkdirError(f"{files.path} holds other trials than this search's: nothing was changed")
+    # The report shows curves, but no decision needs them.
+    lines = files.curves.read_text().splitlines() if files.curves.exists() else []
+    return Results(
+        ablation.name,
+        axes(ablation, trials),
+        ablation.control,
+        ablation.metric,
+        # The labels as the grid has them: a CSV file does not distinguish '16' from 16.
+        [row | by_id[row["trial"]].point for row in rows],
+        [json.loads(line) for line in lines],
+        {trial.id: trial.overrides for trial in trials},
+    )
+
+
+def question_of(config: Search, ladders: Sequence[Ladder], limits: Sequence[Limit]) -> dict[str, Any]:
+    """The question in `search.json`. Two searches are the same if this is equal."""
+    knobs = [
+        {
+            "name": ladder.name,
+            "kind": "structural" if ladder.structural else "traced",
+            "options": [
+                {"label": label, "fields": plain(option.fields)}
+                for label, option in zip(ladder.labels, ladder.options, strict=True)
+            ],
+            "start": [ladder.labels[i] for i in ladder.start],
+        }
+        for ladder in ladders
+    ]
+    # Every further field of a search is part of the question: a new one cannot be forgotten here.
+    names = [
+        field.name for field in dataclasses.fields(config) if field.name not in ("name", "experiment", "knobs")
+    ]
+    return {
+        "name": config.name,
+        "budget": ",".join(map(str, limits)),
+        "experiment": to_dict(config.experiment),
+        "knobs": knobs,
+        **{name: getattr(config, name) for name in names},
+    }
+
+
 def with_commands(rows: Sequence[Row], directory: Path, command: str) -> list[Row]:
-    """The rows, each with what runs its trial alone.
+    """The rows, each with the command that runs its trial alone.
 
     Args:
       rows: of a round.
       directory: of the round.
-      command: what runs a trial, up to its place; '' is a line of Python.
+      command: what runs a trial, without its path; '' gives a line of Python.
 
     Example:
       >>> with_commands([{"trial": "0a1b"}], Path("runs/search/round_0"), "train --config=trial.py")

@@ -1,11 +1,11 @@
-"""Limits: what a budget says, and whether a point is shown to keep to it."""
+"""Limits: parsing a budget, and whether a point is shown to meet it."""
 
 import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jopt.ablate.budget.estimates import Estimate
+from jopt.ablate.budget.estimates import PointEstimate
 from jopt.ablate.paired import LEAST_SEEDS
 from jopt.config import ConfigError, require
 
@@ -26,7 +26,7 @@ _LIMIT = re.compile(r"(?P<quantity>\w+)\s*<\s*(?P<number>[\d.]+(?:[eE][+-]?\d+)?
 
 
 class Limit(NamedTuple):
-    """One quantity, and what it must stay below.
+    """An upper bound on one quantity.
 
     Attributes:
       quantity: one of `QUANTITIES`.
@@ -47,7 +47,7 @@ def parse(text: str) -> tuple[Limit, ...]:
       text: such as 'accuracy_drop<0.5,bytes<20kB'.
 
     Raises:
-      ConfigError: for anything else, naming the text and what is accepted.
+      ConfigError: for any other text.
 
     Example:
       >>> parse("accuracy_drop<0.5, bytes<20kB")
@@ -57,7 +57,7 @@ def parse(text: str) -> tuple[Limit, ...]:
       ...
       jopt.config.ConfigError: budget must be limits joined by commas: ..., got 'accuracy>98'
     """
-    found: list[Limit] = []
+    limits: list[Limit] = []
     for part in text.split(","):
         match = _LIMIT.fullmatch(part.strip())
         if match is None or match["quantity"] not in QUANTITIES:
@@ -70,26 +70,27 @@ def parse(text: str) -> tuple[Limit, ...]:
         require(unit in (_BYTES if quantity == "bytes" else ("",)), "budget", text, _ACCEPTED)
         value *= _BYTES[unit]
         require(math.isfinite(value) and value > 0, "budget", text, f"of positive numbers, in {_ACCEPTED}")
-        known = [limit.quantity for limit in found]
-        require(quantity not in known, "budget", text, f"one limit for each quantity, {quantity} has two")
-        found.append(Limit(quantity, value))
-    return tuple(found)
+        repeated = quantity in [limit.quantity for limit in limits]
+        require(not repeated, "budget", text, f"one limit for each quantity; {quantity} has two")
+        limits.append(Limit(quantity, value))
+    return tuple(limits)
 
 
-def judge(limit: Limit, estimate: Estimate) -> str:
-    """Whether a point keeps to one limit: one of `VERDICTS`.
+def judge(limit: Limit, estimate: PointEstimate) -> str:
+    """Whether a point meets one limit: one of `VERDICTS`.
 
     | quantity | 'meets it' | 'meets it on average, not shown' |
     | --- | --- | --- |
-    | accuracy_drop | the upper end of the interval of the paired drop is below; 5 seeds at least | the mean is |
-    | bytes | those of every seed are below | the mean is |
-    | latency_ms | nine of ten calls took less | the median call did |
+    | accuracy_drop | the upper end of the interval of the paired drop is below; at least 5 seeds | the mean is
+    below |
+    | bytes | every seed is below | the mean is below |
+    | latency_ms | the 90th percentile of the calls is below | the median is below |
 
-    A point of which any seed diverged meets nothing.
+    A point with a diverged seed meets no limit.
 
     Example:
-      >>> from jopt.ablate.budget.estimates import Estimate
-      >>> point = Estimate({"bits": 4}, 5, 0, 0.97, 0.96, 0.98, 0.2, -0.1, 0.5, 0.24, 9000.0, 9100.0)
+      >>> from jopt.ablate.budget.estimates import PointEstimate
+      >>> point = PointEstimate({"bits": 4}, 5, 0, 0.97, 0.96, 0.98, 0.2, -0.1, 0.5, 0.24, 9000.0, 9100.0)
       >>> judge(Limit("accuracy_drop", 0.6), point), judge(Limit("accuracy_drop", 0.5), point)
       ('meets it', 'meets it on average, not shown')
     """
@@ -97,34 +98,34 @@ def judge(limit: Limit, estimate: Estimate) -> str:
     if e.diverged or not e.n:
         return MISSES
     if limit.quantity == "accuracy_drop":
-        # Below five seeds an interval is no ground to decide anything on (`jopt.ablate.paired`).
-        shown = e.seeds >= LEAST_SEEDS and e.seeds == e.n
-        return _verdict(e.drop_high if shown else math.nan, e.drop, limit.value)
-    if limit.quantity == "bytes":
-        return _verdict(e.most_bytes, e.bytes, limit.value)
-    if e.latency_ms is None or e.latency_p90_ms is None:
+        # A t interval of fewer than five seeds decides nothing (`jopt.ablate.paired`), nor does one of which the
+        # control lost seeds.
+        decisive = e.seeds >= LEAST_SEEDS and e.seeds == e.n
+        bound, mean = e.drop_high if decisive else math.nan, e.drop
+    elif limit.quantity == "bytes":
+        bound, mean = e.most_bytes, e.bytes
+    elif e.latency_ms is None or e.latency_p90_ms is None:
         return MISSES
-    return _verdict(e.latency_p90_ms, e.latency_ms, limit.value)
+    else:
+        bound, mean = e.latency_p90_ms, e.latency_ms
+    # A comparison with NaN, an unknown number, is False.
+    return MEETS if bound < limit.value else AVERAGE if mean < limit.value else MISSES
 
 
-def _verdict(surely: float, likely: float, limit: float) -> str:
-    # A comparison with NaN, what is not known, is False.
-    return MEETS if surely < limit else AVERAGE if likely < limit else MISSES
-
-
-def judge_all(limits: Sequence[Limit], estimate: Estimate) -> str:
+def judge_all(limits: Sequence[Limit], estimate: PointEstimate) -> str:
     """The worst verdict of all limits."""
     return max((judge(limit, estimate) for limit in limits), key=VERDICTS.index)
 
 
-def distance(limits: Sequence[Limit], estimate: Estimate) -> float:
-    """How far a point is from the nearest limit, as a share of the limit: where a search should look closely.
+def distance(limits: Sequence[Limit], estimate: PointEstimate) -> float:
+    """The relative distance of a point to the nearest limit. A search should look closely where it is small.
 
     Example:
-      >>> from jopt.ablate.budget.estimates import Estimate
-      >>> distance(parse("bytes<8000"), Estimate({}, 5, 0, 0.97, 0.96, 0.98, 0.2, -0.1, 0.5, 0.24, 9000.0, 9100.0))
+      >>> from jopt.ablate.budget.estimates import PointEstimate
+      >>> point = PointEstimate({"bits": 4}, 5, 0, 0.97, 0.96, 0.98, 0.2, -0.1, 0.5, 0.24, 9000.0, 9100.0)
+      >>> distance(parse("bytes<8000"), point)
       0.125
     """
     values = {"accuracy_drop": estimate.drop, "bytes": estimate.bytes, "latency_ms": estimate.latency_ms}
-    known = [(values[limit.quantity], limit.value) for limit in limits]
-    return min((abs(value - limit) / limit for value, limit in known if value is not None), default=math.inf)
+    pairs = [(values[limit.quantity], limit.value) for limit in limits]
+    return min((abs(value - limit) / limit for value, limit in pairs if value is not None), default=math.inf)

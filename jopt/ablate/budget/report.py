@@ -9,10 +9,10 @@ from jopt.ablate import report as grids
 from jopt.ablate import summary as summaries
 from jopt.ablate.budget.answer import interval, milliseconds, percent, words
 from jopt.ablate.budget.config import Ladder, Search, ladders
-from jopt.ablate.budget.estimates import Estimate
+from jopt.ablate.budget.estimates import PointEstimate
 from jopt.ablate.budget.files import SearchDir
-from jopt.ablate.budget.found import Found, Round
 from jopt.ablate.budget.limits import AVERAGE, MEETS, MISSES, Limit, judge_all
+from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.table import write_csv
 from jopt.ablate.trials import plain
 from jopt.report import formats
@@ -55,7 +55,7 @@ def round_note(round: Round, done: bool) -> str:
     return "\n".join([sentence, *points[:_LISTED], *ending])
 
 
-def finished_parts(files: SearchDir, config: Search, result: Found) -> list[Part]:
+def finished_parts(files: SearchDir, config: Search, result: SearchResult) -> list[Part]:
     """The answer, the Pareto set and the finalists, and where to read more."""
     parts: list[Part] = [Findings(findings(result)), pareto_table(result, config, brief=True)]
     if result.finals:
@@ -65,12 +65,12 @@ def finished_parts(files: SearchDir, config: Search, result: Found) -> list[Part
     return [*parts, f"report: {files.path / 'report.html'}    tables: {files.search}, {files.pareto}"]
 
 
-def findings(result: Found) -> list[str]:
+def findings(result: SearchResult) -> list[str]:
     """The sentences that the terminal and both reports begin with."""
     return [result.answer, f"The rounds ended with {result.stopped}."]
 
 
-def write(files: SearchDir, config: Search, result: Found, launch: str) -> None:
+def write(files: SearchDir, config: Search, result: SearchResult, launch: str) -> None:
     """Writes `pareto.csv`, `report.md` and `report.html`."""
     write_csv(files.pareto, [_row(result, e) for e in result.pareto])
     tables = [pareto_table(result, config), rounds_table(result)]
@@ -90,14 +90,14 @@ def write(files: SearchDir, config: Search, result: Found, launch: str) -> None:
     )
 
 
-def recommendation_table(result: Found) -> report.Table:
+def recommendation_table(result: SearchResult) -> report.Table:
     """The fields that the recommended model sets, and the command that trains it."""
     rows = [(path, text(value)) for path, value in _overrides(result).items()]
     rows.append(("trains it again", command_of(result) or ""))
     return report.Table("Recommended", ("field", "value"), "ll", rows)
 
 
-def summary(result: Found) -> dict[str, Any]:
+def summary(result: SearchResult) -> dict[str, Any]:
     """What `search.json` says at the end."""
     best, other = result.recommended, result.runner_up
     return {
@@ -123,7 +123,7 @@ def summary(result: Found) -> dict[str, Any]:
     }
 
 
-def _overrides(result: Found) -> dict[str, Any]:
+def _overrides(result: SearchResult) -> dict[str, Any]:
     """The config fields of the recommended point, the seed left out."""
     if result.recommended is None or result.confirmation is None:
         return {}
@@ -131,7 +131,7 @@ def _overrides(result: Found) -> dict[str, Any]:
     return {path: value for path, value in result.confirmation.overrides[trial].items() if path != "seed"}
 
 
-def _row(result: Found, e: Estimate) -> dict[str, Any]:
+def _row(result: SearchResult, e: PointEstimate) -> dict[str, Any]:
     numbers = {name: value for name, value in e._asdict().items() if name != "point"}
     finite = {name: None if value != value else value for name, value in numbers.items()}
     return e.point | finite | {"verdict": judge_all(result.budget, e), "command": result.commands[e.key]}
@@ -148,7 +148,7 @@ def knobs_table(ladders: Sequence[Ladder]) -> report.Table:
     return report.Table("Knobs ([]: tried in round 0)", ("knob", "kind", "options", "fields"), "llll", rows)
 
 
-def rounds_table(result: Found) -> report.Table:
+def rounds_table(result: SearchResult) -> report.Table:
     """What each round ran."""
     rows = [
         (
@@ -164,7 +164,7 @@ def rounds_table(result: Found) -> report.Table:
     return report.Table("Rounds", ("round", "seeds", "new points", "again", "trials", "what for"), "llrrrl", rows)
 
 
-def pareto_table(result: Found, config: Search, brief: bool = False) -> report.Table:
+def pareto_table(result: SearchResult, config: Search, brief: bool = False) -> report.Table:
     """The Pareto set, as the rounds saw it; brief is as narrow as a terminal."""
     part = "validation" if config.metric == "validation_accuracy" else "test"
     title = f"Pareto set ({part} accuracy; chosen by these numbers, so they are optimistic)"
@@ -172,7 +172,7 @@ def pareto_table(result: Found, config: Search, brief: bool = False) -> report.T
     return report.Table(title, *_columns(result, config, brief), rows)
 
 
-def finals_table(result: Found, config: Search, brief: bool = False) -> report.Table:
+def finals_table(result: SearchResult, config: Search, brief: bool = False) -> report.Table:
     """The control and the finalists, from fresh seeds."""
     # Against itself there is nothing to be sure of.
     dense = result.control[-1]._replace(drop_low=math.nan, drop_high=math.nan)
@@ -187,12 +187,12 @@ def finals_table(result: Found, config: Search, brief: bool = False) -> report.T
     return report.Table("Finalists, with fresh seeds (test accuracy)", *_columns(result, config, brief), rows)
 
 
-def command_of(result: Found) -> str | None:
+def command_of(result: SearchResult) -> str | None:
     """The command that trains the recommended model again."""
     return None if result.recommended is None else result.commands[result.recommended.estimate.key]
 
 
-def _columns(result: Found, config: Search, brief: bool) -> tuple[tuple[str, ...], str]:
+def _columns(result: SearchResult, config: Search, brief: bool) -> tuple[tuple[str, ...], str]:
     knobs = [axis.name for axis in result.results.axes]
     if brief:
         return (", ".join(knobs), "n", "acc. %", "drop, points", "bytes", "ms", "budget"), "lrrrrrl"
@@ -201,7 +201,7 @@ def _columns(result: Found, config: Search, brief: bool) -> tuple[tuple[str, ...
     return header, "l" * len(knobs) + "rrrrrl"
 
 
-def _cells(e: Estimate, brief: bool) -> tuple[str, ...]:
+def _cells(e: PointEstimate, brief: bool) -> tuple[str, ...]:
     values = [text(value) for value in e.point.values()]
     return (
         *([", ".join(values)] if brief else values),

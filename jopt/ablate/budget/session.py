@@ -1,4 +1,4 @@
-"""A search in its directory: rounds of grids, then the finalists with fresh seeds, then the answer."""
+"""A search in its directory: rounds of grids, then the finalists, then the answer."""
 
 import dataclasses
 import os
@@ -6,23 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from jopt.ablate import session as grids
-from jopt.ablate.budget import finalists, forward, rounds
+from jopt.ablate.budget import finalists, latency, proposals
 from jopt.ablate.budget.answer import answer
-from jopt.ablate.budget.config import Ladder, Search, ladders
-from jopt.ablate.budget.estimates import Estimate, estimate
-from jopt.ablate.budget.files import SearchDir, asked_for, with_commands
-from jopt.ablate.budget.finalists import Final
-from jopt.ablate.budget.found import Found, Round
+from jopt.ablate.budget.config import Cell, Search, SearchSpace, ladders
+from jopt.ablate.budget.estimates import Key, PointEstimate, estimate, pareto
+from jopt.ablate.budget.files import SearchDir, question_of, read_round, with_commands
 from jopt.ablate.budget.limits import Limit, distance, parse
-from jopt.ablate.budget.pareto import pareto
 from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write
-from jopt.ablate.budget.rounds import Place
+from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.checks import validate
 from jopt.ablate.config import Ablation
 from jopt.ablate.paired import resolution
-from jopt.ablate.results import Axis, Results, Row
-from jopt.ablate.space import Point, Space, product
-from jopt.ablate.summary import values_of
+from jopt.ablate.results import Results, Row
+from jopt.ablate.space import Space
+from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import require
 from jopt.report import SILENT, Observer
@@ -39,242 +36,272 @@ def search(
     launch: str = "",
     devices: int | None = None,
     observer: Observer = SILENT,
-    quiet: bool = False,
-) -> Found:
+    quiet: bool = True,
+) -> SearchResult:
     """Searches for the model to use under a budget.
 
-    Round 0 is coarse. Each later round tries the gaps beside the Pareto front, the points nearest to the budget
-    first, and runs these points again with fresh seeds. It ends when there is nothing new to propose, or at a limit
-    of the config. Then the finalists and the control are run with seeds that no round had, and those alone decide
-    what is recommended. What is run next depends on the results alone, so a launch goes on where another stopped.
+    Round 0 is coarse. Each later round tries the gaps around the Pareto front, next to the points nearest to the
+    budget first, and runs these points again with fresh seeds. The rounds end when nothing new can be proposed, or
+    at a limit of the config. Then the finalists and the control run with seeds that no round used, and those alone
+    decide the recommendation. Each proposal depends on the results alone, so an interrupted search continues with
+    the same trials.
 
     Args:
       config: what is searched over.
-      workdir: a new or empty directory, or one that holds this very search.
+      workdir: a new or empty directory, or one that holds this search.
       budget: such as 'accuracy_drop<0.5' (percentage points below the dense control), 'bytes<20kB' (of the packed
         file), 'latency_ms<0.05' (measured on this device), or several of them, joined by commas.
-      command: what runs one trial alone, up to its place; '' is a line of Python.
-      launch: what runs the search, for its report.
+      command: what runs one trial alone, without its path; '' gives a line of Python.
+      launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
-      observer: is told what goes on; `jopt.report.Console()` prints it.
-      quiet: without effect, as nothing is printed without an observer.
+      observer: hears what goes on; `jopt.report.Console()` prints it.
+      quiet: has no effect: without an observer nothing is printed.
 
     Returns:
-      What was found; `search.json`, `pareto.csv`, `report.md` and `report.html` say it too.
+      The result, which is also in `search.json`, `pareto.csv`, `report.md` and `report.html`.
 
     Raises:
       ConfigError, RuleError: for a budget or a search that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
-      StopRequested: after SIGTERM, when the trials under way have been saved.
+      StopRequested: after SIGTERM, once the running trials have been saved.
     """
+    del quiet
     limits = parse(budget)
-    # A budget of bytes is one of the file.
+    # Bytes are those of the packed file, so every trial needs one.
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
-    found = ladders(config)
+    space = SearchSpace(ladders(config), config.excluded)
     files = SearchDir(workdir)
-    session = _Search(config, found, limits, files, observer, command, devices)
-    start = session.grid("round_0", session.start, range(config.seeds[0]))
-    validate(start)
-    accepted = f"at least {session.least}: round 0, and at the end the finalists and the control"
-    require(config.trials >= session.least, "trials", config.trials, accepted)
-    asked = asked_for(config, found, limits)
-    before = files.recorded(asked)
+    session = _Search(config, space, limits, files, observer, command, devices)
+    start = proposals.coarse(space)
+    # A config that cannot run is refused here, before the directory exists.
+    validate(session.grid("round_0", start, range(config.seeds[0])))
+    least = len(start) * config.seeds[0] + session.reserve
+    accepted = f"at least {least}: round 0, and at the end the finalists and the control"
+    require(config.trials >= least, "trials", config.trials, accepted)
+    question = question_of(config, space.ladders, limits)
+    recorded = files.recorded(question)
     files.make()
     with files.locked():
-        return session.run(asked, before, launch)
+        return session.run(question, recorded, launch)
 
 
+@dataclasses.dataclass
 class _Search:
-    """One process's part of a search."""
+    """One process's part of a search.
 
-    def __init__(
-        self,
-        config: Search,
-        found: Sequence[Ladder],
-        limits: tuple[Limit, ...],
-        files: SearchDir,
-        observer: Observer,
-        command: str,
-        devices: int | None,
-    ):
-        self.config, self.ladders, self.limits, self.files = config, found, limits, files
-        self.observer, self.command, self.devices = observer, command, devices
-        self.with_latency = any(limit.quantity == "latency_ms" for limit in limits)
-        self.control: Place = (0,) * len(found)
-        self.start = rounds.coarse(found, self._excluded)
-        self.reserve = config.confirm * (1 + config.finalists)
-        self.least = len(self.start) * config.seeds[0] + self.reserve
-        self.rounds: list[Round] = []
-        self.rows: dict[Place, list[Row]] = {}
-        self.parts: list[Results] = []
-        self.state: dict[str, Any] = {}
+    Attributes:
+      rounds: proposed so far.
+      round_results: their results, without the finalists'.
+      trials_of: the trials of each cell, from the rounds without the finalists'.
+      state: the outcome fields of `search.json`.
+    """
 
-    def run(self, asked: dict[str, Any], before: dict[str, Any] | None, launch: str) -> Found:
-        finished = (before or {}).get("status") == "finished"
-        self.state = {"status": "running", "rounds": [], "latency": (before or {}).get("latency") or {}}
-        self.asked = asked
-        start = len(self.start)
-        self.observer.plan(lambda: plan_parts(self.config, self.ladders, self.limits, start, finished))
+    config: Search
+    space: SearchSpace
+    limits: tuple[Limit, ...]
+    files: SearchDir
+    observer: Observer
+    command: str
+    devices: int | None
+    rounds: list[Round] = dataclasses.field(default_factory=list)
+    round_results: list[Results] = dataclasses.field(default_factory=list)
+    trials_of: dict[Cell, list[Row]] = dataclasses.field(default_factory=dict)
+    state: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def with_latency(self) -> bool:
+        return any(limit.quantity == "latency_ms" for limit in self.limits)
+
+    @property
+    def reserve(self) -> int:
+        """Trials that the rounds may not use: those of the finalists and of their control."""
+        return self.config.confirm * (1 + self.config.finalists)
+
+    def run(self, question: dict[str, Any], recorded: dict[str, Any] | None, launch: str) -> SearchResult:
+        finished = (recorded or {}).get("status") == "finished"
+        # A latency is measured once: a second measurement could give another answer from the same trials.
+        self.state = {"status": "running", "rounds": [], "latency": (recorded or {}).get("latency") or {}}
+        self.question = question
+        start = len(proposals.coarse(self.space))
+        self.observer.plan(lambda: plan_parts(self.config, self.space.ladders, self.limits, start, finished))
         if not finished:
             self._record()
-        stopped = self._explore()
-        found = self._conclude(stopped)
+        result = self._conclude(self._explore())
         if not finished:
-            write(self.files, self.config, found, launch)
-            self.state |= summary(found) | {"status": "finished"}
+            write(self.files, self.config, result, launch)
+            self.state |= summary(result) | {"status": "finished"}
             self._record()
-        self.observer.finished(lambda: finished_parts(self.files, self.config, found))
-        return found
+        self.observer.finished(lambda: finished_parts(self.files, self.config, result))
+        return result
 
     def _explore(self) -> str:
         """Runs the rounds; returns why there was no further one."""
         for index, count in enumerate(self.config.seeds):
             first = sum(self.config.seeds[:index])
-            seeds = tuple(range(first, first + count))
+            # Each round has seeds of its own: a point that was lucky must show its accuracy again.
             if index == 0:
-                new, again = [place for place in self.start if place != self.control], []
+                proposal = proposals.Proposal(self._without_control(proposals.coarse(self.space)), [])
                 why = "a coarse grid: all start values of the numbers, one structure after the other"
             else:
-                best = self._nearest()
-                proposed = rounds.refine(best, self.ladders, set(self.rows), self.config.points, self._excluded)
-                if not proposed:
+                nearest = self._nearest()
+                new = proposals.refine(nearest, self.space, self.trials_of, self.config.points)
+                if not new:
                     return "nothing new could be proposed: every neighbour of the front was tried"
-                room = self.config.trials - self.reserve - sum(own.trials for own in self.rounds)
-                fitted = rounds.fit(proposed, [place for place in best if place != self.control], count, room)
-                if fitted is None:
+                # Limits are counts, never clocks, so that the proposals depend on the results alone.
+                room = self.config.trials - self.reserve - sum(done.trials for done in self.rounds)
+                proposal = proposals.fit(new, self._without_control(nearest), count, room)
+                if proposal is None:
                     return f"the limit of {self.config.trials} trials left no room for another round"
-                new, again = fitted
-                why = f"the gaps beside {len(best)} points of the front, which are run again with fresh seeds"
-            self._round(f"round_{index}", new, again, seeds, why)
+                why = f"the gaps next to {len(nearest)} points of the front, which are run again with fresh seeds"
+            results = self._round(f"round_{index}", proposal, range(first, first + count), why)
+            self.round_results.append(results)
+            for cell in (self.space.control, *proposal.again, *proposal.new):
+                self.trials_of.setdefault(cell, []).extend(results.at(self.space.labels(cell)))
         return f"the limit of {len(self.config.seeds)} rounds"
 
-    def _nearest(self) -> list[Place]:
-        """The points of the front that are refined next: those nearest to the budget."""
-        front = pareto(self._estimates(), self.with_latency)
+    def _without_control(self, cells: Sequence[Cell]) -> list[Cell]:
+        return [cell for cell in cells if cell != self.space.control]
+
+    def _nearest(self) -> list[Cell]:
+        """The points of the front to refine next: those nearest to the budget."""
+        front = pareto(self._round_estimates(), self.with_latency)
+        # The whole front would cost too many trials, and its far ends cannot be the answer.
         ordered = sorted(front, key=lambda e: (distance(self.limits, e), e.bytes))
-        return [self._place(e.point) for e in ordered[: self.config.survivors]]
+        return [self.space.cell(e.point) for e in ordered[: self.config.survivors]]
 
-    def _conclude(self, stopped: str) -> Found:
-        estimates = self._estimates()
+    def _conclude(self, stopped: str) -> SearchResult:
+        """Confirms the finalists and gives the answer."""
+        estimates = self._round_estimates()
         front = pareto(estimates, self.with_latency)
-        chosen = finalists.choose(front, self.limits, self.config.finalists, self.config.confirm)
-        results = self._merged()
-        finals: list[Final] = []
-        best, confirmation = None, None
-        control = [e for e in estimates if self._place(e.point) == self.control]
-        if chosen:
-            first = sum(self.config.seeds)
-            seeds = tuple(range(first, first + self.config.confirm))
-            again = [self._place(e.point) for e in chosen]
-            why = "the finalists and the control with seeds that nothing was chosen by; the test part decides"
-            self.rows = {}
-            confirmation = self._round(CONFIRMATION, [], [p for p in again if p != self.control], seeds, why)
-            fresh = {self._place(e.point): e for e in self._estimates("accuracy")}
-            finals, best = finalists.decide([self._timed(fresh[place]) for place in again], self.limits)
-            control.append(self._timed(fresh[self.control]))
-        front = [self._timed(e) for e in front]
+        control = [e for e in estimates if self.space.cell(e.point) == self.space.control]
+        confirmation, confirmed = self._confirm(
+            finalists.choose(front, self.limits, self.config.finalists, self.config.confirm)
+        )
+        finals, best = finalists.decide(confirmed[1:], self.limits)
         other = None if best is None else finalists.runner_up(finals, best)
-        commands = {}
-        for part in (*self.parts, *([confirmation] if confirmation else [])):
-            for row in part.trials:
-                commands.setdefault(tuple(row[ladder.name] for ladder in self.ladders), row["command"])
-        text = answer(self.limits, finals, best, other, front, control, self.config)
-        return Found(
-            self.limits, self.rounds, stopped, estimates, front, finals, best, other, text, commands, results,
-            confirmation, control,
-        )  # fmt: skip
-
-    def _round(self, name: str, new: list[Place], again: list[Place], seeds: tuple[int, ...], why: str) -> Results:
-        """Runs one grid, or reads it where it is done."""
-        places = [self.control, *again, *new]
-        ablation = self.grid(name, places, seeds)
-        wanted = trials(ablation)
-        own = Round(name, seeds, [self._labels(p) for p in new], [self._labels(p) for p in again], len(wanted), why)
-        self.rounds.append(own)
-        self.state["rounds"] = [done._asdict() for done in self.rounds]
-        found = self.files.results(name, ablation, wanted)
-        self.observer.note(round_note(own, found is not None))
-        if found is None:
-            self._record()
-            grids.run(ablation, self.files.path / name, devices=self.devices)
-            found = self.files.results(name, ablation, wanted)
-            assert found is not None
-        found = found._replace(trials=with_commands(found.trials, self.files.path / name, self.command))
-        if name != CONFIRMATION:
-            self.parts.append(found)
-        for place in places:
-            self.rows.setdefault(place, []).extend(found.at(self._labels(place)))
-        return found
-
-    def grid(self, name: str, places: Sequence[Place], seeds: Sequence[int]) -> Ablation:
-        """The grid of a round."""
-        c = self.config
-        return Ablation(
-            name=f"{c.name}, {name.replace('_', ' ')}",
-            experiment=c.experiment,
-            space=Space(tuple(self._point(place) for place in places)),
-            seeds=tuple(seeds),
-            control=self._labels(self.control),
-            metric="accuracy" if name == CONFIRMATION else c.metric,
-            strategy=c.strategy,
-            confidence=c.confidence,
+        control += confirmed[:1]
+        front = [self._timed(e) for e in front]
+        return SearchResult(
+            budget=self.limits,
+            rounds=self.rounds,
+            stopped=stopped,
+            estimates=estimates,
+            pareto=front,
+            finals=finals,
+            recommended=best,
+            runner_up=other,
+            answer=answer(self.limits, finals, best, other, front, control, self.config),
+            commands=self._commands([*self.round_results, *([confirmation] if confirmation else [])]),
+            results=self._merged(),
+            confirmation=confirmation,
+            control=control,
         )
 
-    def _estimates(self, metric: str | None = None) -> list[Estimate]:
-        """Of all points that the rows tell of; timed if the budget asks for it."""
-        metric = metric or self.config.metric
-        everything = [row for rows in self.rows.values() for row in rows]
-        step = resolution(values_of(Results("", (), None, metric, everything, [], {}), metric))
-        out = []
-        for place, rows in self.rows.items():
-            own = estimate(
-                self._labels(place),
+    def _confirm(self, chosen: Sequence[PointEstimate]) -> tuple[Results | None, list[PointEstimate]]:
+        """Runs the finalists; returns the results, and the estimates of the control and of them, in their order."""
+        if not chosen:
+            return None, []
+        # Seeds after those of all rounds, even of rounds that were not run: what chose the points must not judge
+        # them.
+        first = sum(self.config.seeds)
+        cells = [self.space.cell(e.point) for e in chosen]
+        proposal = proposals.Proposal([], self._without_control(cells))
+        why = "the finalists and the control with seeds that no choice depended on; the test part decides"
+        results = self._round(CONFIRMATION, proposal, range(first, first + self.config.confirm), why)
+        trials_of = {cell: results.at(self.space.labels(cell)) for cell in (self.space.control, *cells)}
+        by_cell = {self.space.cell(e.point): self._timed(e) for e in self._estimates(trials_of, "accuracy")}
+        return results, [by_cell[cell] for cell in (self.space.control, *cells)]
+
+    def _round(self, name: str, proposal: proposals.Proposal, seeds: range, why: str) -> Results:
+        """Runs one grid, or reads its results if it is finished."""
+        cells = [self.space.control, *proposal.again, *proposal.new]
+        new, again = ([self.space.labels(cell) for cell in part] for part in (proposal.new, proposal.again))
+        ablation = self.grid(name, cells, seeds)
+        grid_trials = trials(ablation)
+        # Recorded before it runs: `search.json` then names the round that an interruption left unfinished.
+        self.rounds.append(Round(name, tuple(seeds), new, again, len(grid_trials), why))
+        self.state["rounds"] = [done._asdict() for done in self.rounds]
+        results = read_round(self.files.round(name), ablation, grid_trials)
+        self.observer.note(round_note(self.rounds[-1], results is not None))
+        if results is None:
+            self._record()
+            grids.run(ablation, self.files.path / name, devices=self.devices)
+            # Read from the files even now, so that a resumed search computes with the same numbers.
+            results = read_round(self.files.round(name), ablation, grid_trials)
+            assert results is not None
+        return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
+
+    def grid(self, name: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Ablation:
+        """The grid of a round."""
+        return Ablation(
+            name=f"{self.config.name}, {name.replace('_', ' ')}",
+            experiment=self.config.experiment,
+            space=Space(tuple(self.space.point(cell) for cell in cells)),
+            seeds=tuple(seeds),
+            control=self.space.labels(self.space.control),
+            metric="accuracy" if name == CONFIRMATION else self.config.metric,
+            strategy=self.config.strategy,
+            confidence=self.config.confidence,
+        )
+
+    def _round_estimates(self) -> list[PointEstimate]:
+        """The estimates of all points of the rounds, with latency if the budget limits it."""
+        estimates = self._estimates(self.trials_of, self.config.metric)
+        return [self._timed(e) for e in estimates] if self.with_latency else estimates
+
+    def _estimates(self, trials_of: dict[Cell, list[Row]], metric: str) -> list[PointEstimate]:
+        # The step in which the metric moves is found from the values of all points: a few show only multiples of
+        # it.
+        step = resolution(value for rows in trials_of.values() for value in by_seed(rows, metric).values())
+        return [
+            estimate(
+                self.space.labels(cell),
                 rows,
-                self.rows[self.control],
+                trials_of[self.space.control],
                 metric=metric,
                 confidence=self.config.confidence,
                 resolution=step,
             )
-            out.append(self._timed(own) if self.with_latency else own)
-        return out
+            for cell, rows in trials_of.items()
+        ]
 
-    def _timed(self, own: Estimate) -> Estimate:
+    def _timed(self, e: PointEstimate) -> PointEstimate:
         """The estimate with its latency, measured once for each shape and kept in `search.json`."""
-        config = with_fields(self.config.experiment, self._point(self._place(own.point)).fields)
-        key, known = forward.shape_key(config), self.state["latency"]
-        if key not in known:
-            measured = forward.measure(config, self.config.batch)
-            known[key] = {"median_ms": 1e3 * measured.median, "p90_ms": 1e3 * measured.p90, "calls": measured.n}
+        # Points that differ only in zeros, shared values or bits share one measurement.
+        config = with_fields(self.config.experiment, self.space.point(self.space.cell(e.point)).fields)
+        key, measured = latency.shape_key(config), self.state["latency"]
+        if key not in measured:
+            times = latency.time_forward(config, self.config.batch)
+            measured[key] = {"median_ms": 1e3 * times.median, "p90_ms": 1e3 * times.p90, "calls": times.n}
             self._record()
-        return own._replace(latency_ms=known[key]["median_ms"], latency_p90_ms=known[key]["p90_ms"])
+        return e._replace(latency_ms=measured[key]["median_ms"], latency_p90_ms=measured[key]["p90_ms"])
+
+    def _commands(self, parts: Sequence[Results]) -> dict[Key, str]:
+        """The command of each point's first trial."""
+        # The first seed of the earliest round, so that the command of a point never changes.
+        commands: dict[Key, str] = {}
+        for row in (row for part in parts for row in part.trials):
+            commands.setdefault(tuple(row[ladder.name] for ladder in self.space.ladders), row["command"])
+        return commands
 
     def _merged(self) -> Results:
-        """All rounds as one grid."""
-        first = self.parts[0]
-        together = self.grid("", list(self.rows), (0,))
-        found: tuple[Axis, ...] = axes(together, trials(together))
-        rows = [row for part in self.parts for row in part.trials]
-        groups: dict[tuple[Any, ...], int] = {}
-        structural = [ladder.name for ladder in self.ladders if ladder.structural]
+        """All rounds as one grid, for the report."""
+        whole_grid = self.grid("", list(self.trials_of), (0,))
+        rows = [row for part in self.round_results for row in part.trials]
+        structural = [ladder.name for ladder in self.space.ladders if ladder.structural]
+        # Each round numbers its groups from 0; here a group is a combination of the structural knobs.
+        groups: dict[Key, int] = {}
         for row in rows:
             row["group"] = groups.setdefault(tuple(row[name] for name in structural), len(groups))
-        overrides = {trial: own for part in self.parts for trial, own in part.overrides.items()}
-        curves = [row for part in self.parts for row in part.curves]
-        return Results(self.config.name, found, first.control, first.metric, rows, curves, overrides)
+        return Results(
+            name=self.config.name,
+            axes=axes(whole_grid, trials(whole_grid)),
+            control=whole_grid.control,
+            metric=whole_grid.metric,
+            trials=rows,
+            curves=[row for part in self.round_results for row in part.curves],
+            overrides={name: fields for part in self.round_results for name, fields in part.overrides.items()},
+        )
 
     def _record(self) -> None:
-        self.files.write(self.asked, self.state)
-
-    def _point(self, place: Place) -> Point:
-        options = (ladder.options[at] for ladder, at in zip(self.ladders, place, strict=True))
-        return product(*(Space((option,)) for option in options)).points[0]
-
-    def _labels(self, place: Place) -> dict[str, Any]:
-        return {ladder.name: ladder.labels[at] for ladder, at in zip(self.ladders, place, strict=True)}
-
-    def _place(self, labels: dict[str, Any]) -> Place:
-        return tuple(ladder.labels.index(labels[ladder.name]) for ladder in self.ladders)
-
-    def _excluded(self, place: Place) -> bool:
-        labels = self._labels(place)
-        return any(all(labels[name] == label for name, label in rule.items()) for rule in self.config.excluded)
+        self.files.write(self.question, self.state)

@@ -1,0 +1,108 @@
+"""Latency of a point: the forward pass of the float network of its shape, measured on this device."""
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jopt import data, measure, models, prune
+from jopt.config import to_dict
+from jopt.method import Method
+from jopt.train.config import Experiment
+from jopt.train.plan import applied_methods, final_network
+
+
+class Network(NamedTuple):
+    """A float network and its input.
+
+    Attributes:
+      model: the Flax module.
+      params: its parameters.
+      state: its other collections.
+      x: zeros [batch, ...] of the input's shape.
+    """
+
+    model: nn.Module
+    params: Mapping[str, Any]
+    state: Mapping[str, Any]
+    x: jax.Array
+
+
+def shape_key(config: Experiment) -> str:
+    """A string that is equal for trials whose networks have the same shapes, and so the same latency.
+
+    It consists of the network and of the channels that are removed from it. Zeroed, shared or rounded weights are
+    float numbers in arrays of the same shape, and take the same time.
+    """
+    pruning = channels(config)
+    shape = [to_dict(final_network(config)), None if pruning is None else to_dict(pruning)]
+    return json.dumps(shape, sort_keys=True)
+
+
+def channels(config: Experiment) -> prune.OneShot | None:
+    """The pruning of whole channels that a trial ends with, at once and by magnitude; None if it has none."""
+    applied = applied_methods(config, len(config.stages) - 1)
+    method = next((a.method for a in applied if a.method.name == "prune"), None)
+    if method is None or not _prunes_channels(method):
+        return None
+    sparsity, budget, pattern, rules = (
+        getattr(method, name) for name in ("sparsity", "budget", "pattern", "rules")
+    )
+    # Only the counts matter, and they are those at the end, whatever the score.
+    return prune.OneShot(sparsity, pattern=pattern, budget=budget, rules=rules)
+
+
+def _prunes_channels(method: Method) -> bool:
+    pattern = getattr(method, "pattern", None)
+    whole = pattern == "channel" or isinstance(pattern, prune.Channel)
+    return whole and getattr(method, "sparsity", 0.0) > 0
+
+
+def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
+    """Times the float network of a trial's shape, warm, from examples on the device to logits.
+
+    The weights are those of the first step: the time does not depend on their values.
+
+    Args:
+      config: of a trial.
+      batch: examples in a call.
+
+    Raises:
+      DataError: for data that are not available.
+    """
+    model, params, state, x = smallest(config, batch)
+
+    def forward(params: Mapping[str, Any], state: Mapping[str, Any], x: jax.Array) -> Any:
+        return model.apply({"params": params, **state}, x, train=False)
+
+    return measure.latency(forward, params, state, x, repeats=200, warmup=20)
+
+
+def smallest(config: Experiment, batch: int = 1) -> Network:
+    """The network of a trial's shape, without the channels that are pruned (`jopt.prune.shrink_all`).
+
+    The number of channels that a layer loses follows from the config alone, unless layers share one budget; then it
+    is an estimate from the weights of the first step.
+
+    Args:
+      config: of a trial.
+      batch: of the input.
+    """
+    dataset = data.load(config.data)
+    model = models.build(final_network(config))
+    x = jnp.zeros((batch, *dataset.train.inputs.shape[1:]), jnp.float32)
+    # In one program: an eager initialization compiles every operation by itself.
+    state = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x))
+    params = state.pop("params")
+    pruning = channels(config)
+    if pruning is None:
+        return Network(model, params, state, x)
+    pruner = pruning.build(steps=1)
+    masks = jax.jit(lambda tree: pruner.update(pruner.init(tree), tree, step=0).masks)(params)
+    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    shrunk = prune.shrink_all(model, params, masks, model_state=state or None, x=like)
+    return Network(shrunk.model, shrunk.params, shrunk.model_state or {}, x)
