@@ -13,7 +13,7 @@ from collections.abc import Sequence
 MAGIC, VERSION = b"JOPT", 1
 CHECKSUM_BYTES = 4
 
-_LARGEST_VARINT = 2**63 - 1
+_LARGEST_VARINT = 2**63 - 1  # NumPy's sizes and offsets are int64
 
 
 class CodecError(ValueError):
@@ -90,6 +90,7 @@ class Cursor:
 
     def charge(self, kind: str) -> None:
         """Counts the bytes read since the last call as `kind`."""
+        # Only differences of positions are added, so that no byte is counted twice or left out.
         self.spent[kind] = self.spent.get(kind, 0) + self.position - self._charged
         self._charged = self.position
 
@@ -195,6 +196,7 @@ class Sections:
         cursor.take(4)
         if (version := cursor.byte()) != VERSION:
             raise cursor.error(f"version must be {VERSION}, got {version}")
+        # Only the length is read before the checksum is compared: damage cannot reach the parser of the header.
         length = cursor.varint("the length of the header")
         self.header = Cursor(cursor.take(length), f"{name}: header")
         expected = zlib.crc32(cursor.buffer[: cursor.position])

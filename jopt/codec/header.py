@@ -64,6 +64,7 @@ def pack_metadata(metadata: Json, entropy: bool = True) -> bytes:
         raise TypeError(f"{accepted}; a tuple or another type is among {str(metadata)[:200]}")
     if len(content) > LARGEST_METADATA:
         raise ValueError(f"metadata must have at most {LARGEST_METADATA} bytes as JSON, got {len(content)}")
+    # A table of code lengths has up to 128 bytes, so that short texts are shorter as they are.
     raw = bytes([_RAW]) + varint(len(content)) + content
     if not entropy:
         return raw
@@ -145,6 +146,7 @@ def _leaves(tree: Tree, path: tuple[str, ...], name: str) -> Iterator[tuple[str,
     if isinstance(tree, Mapping):
         if wrong_keys := [key for key in tree if not isinstance(key, str)]:
             raise TypeError(f"{where}: keys must be texts, got {wrong_keys[0]!r}")
+        # Sorted: the order in which a dict was filled is not part of a model.
         for key in sorted(tree):
             yield from _leaves(tree[key], (*path, key), name)
     elif isinstance(tree, list | tuple):
@@ -189,6 +191,7 @@ class TreeWriter:
         text = key.encode()
         recent = range(max(len(self._texts) - _RECENT, 0), len(self._texts))
         shared = {i: _shared_bytes(text, self._texts[i]) for i in (0, *recent)}
+        # Most keys, such as 'kernel' and 'bias', are known from an earlier layer.
         for i in shared:
             if self._texts[i] == text:
                 return varint(2 * i)

@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     @property
     def dense_bytes(self) -> int:
         """Bytes of the tensor's elements in memory."""
+        # By the dtype's number: a ledger can be shown where ml_dtypes is not installed.
         return self.parameters * itemsize(NAMES.index(self.dtype)) if self.dtype else 0
 
 

@@ -176,6 +176,7 @@ def candidates(positions: np.ndarray, size: int, huffman: bool) -> dict[int, Can
         # In gaps wider than the longest run nothing changes.
         widest = min(int(runs.zeros.max()).bit_length() + 1, _WIDEST_CODED)
         coded = (_coded(positions, size, w, runs).after(number) for w in range(1, widest + 1))
+        # By their bounds: twelve streams would be built otherwise.
         ways[CODED_GAPS] = min(coded, key=lambda c: c.least)
     ways[MASK] = Candidate(bits.size(size, 1), lambda: bits.pack(_bitmap(positions, size), 1))
     return ways

@@ -76,6 +76,7 @@ def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> File:
     """
     path = Path(path)
     with path.open("rb") as file:
+        # Of the open file: the path could name another one by the time it is read.
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise CodecError("must be a regular file: a device or a pipe may have no end", str(path))
@@ -112,6 +113,7 @@ def decode(data: bytes, *, name: str = "file", max_bytes: int = MAX_BYTES) -> Fi
         metadata = unpack_metadata(header)
         tree = TreeReader(header, reader.leaf, reader.budget.spend)
         params = tree.read()
+        # Before the model's state is read, whose tensors are not parameters.
         integers = dict(reader.integers)
         reader.prefix = _STATE
         model_state = tree.read()
@@ -134,7 +136,7 @@ class _LeafReader:
         self.sections, self.budget, self.prefix = sections, budget, ""
         self.entries: list[Entry] = []
         self.integers: dict[str, Integers] = {}
-        self._decoded: list[tensor.Decoded] = []
+        self._decoded: list[tensor.Decoded] = []  # every tensor so far: later leaves can be tied to any of them
 
     def leaf(self, path: str, key_bytes: int) -> np.ndarray:
         """Reads a leaf's record from the header, and its section."""
@@ -174,6 +176,7 @@ class _LeafReader:
         if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
             raise cursor.error(f"{path} has the shape {shape}, which no array can have")
         size = math.prod(shape)
+        # Spent before the section is looked at: its few bytes can stand for any number of equal elements.
         self.budget.spend(size * dtype.itemsize)
         length = cursor.varint("the length of a section")
         decoded = tensor.decode(self.sections.next(length, path), dtype, shape, self.budget)

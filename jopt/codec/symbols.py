@@ -76,6 +76,7 @@ def coded(symbols: Callable[[], np.ndarray], counts: np.ndarray) -> Candidate | 
     """A table of code lengths and the codes; None if the alphabet is too large."""
     if counts.size > LARGEST_CODED:
         return None
+    # Lengths are made now, for the bound, and codes only if this candidate is built.
     lengths = huffman.lengths(counts)
     codes = Candidate(huffman.least_bytes(counts, lengths), lambda: huffman.encode(symbols(), lengths))
     return codes.after(pack_lengths(lengths))
@@ -131,6 +132,7 @@ def pack_lengths(lengths: np.ndarray) -> bytes:
         return b""
     width = max(1, max(values).bit_length())
     fixed = _FIXED + f"{width - 1:02b}" + "".join(f"{n:0{width}b}" for n in values)
+    # A symbol that does not occur has the length 0, far from its neighbours': runs keep these steps out.
     used = [n for n in values if n]
     if len(used) == len(values):
         stepped = _STEPS + _steps(values)

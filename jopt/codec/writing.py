@@ -132,6 +132,7 @@ def encode(
     """
     named = quantized_leaves(params, specs, ranges, storage)
     named += [Leaf(path, standard(path, array), None) for path, array in leaves(model_state, "model_state")]
+    # Sections come first: a leaf's record in the header holds the length of its section.
     records, sections, ties = [], [], _Ties()
     for _, array, quantized in named:
         tied = ties.find(array, quantized)
@@ -142,6 +143,7 @@ def encode(
         shape = bytes([elements.NAMES.index(array.dtype.name), array.ndim]) + b"".join(map(varint, array.shape))
         records.append(shape + varint(len(section)))
         sections.append(section)
+    # `TreeWriter` visits leaves in the order of `leaves`, across both trees.
     ordered = iter(records)
     writer = TreeWriter(lambda: next(ordered))
     header = pack_metadata(metadata, huffman) + writer.write(params) + writer.write(model_state)
@@ -168,6 +170,7 @@ def quantized_leaves(
     # {"a": {"b": x}} and {"a/b": y} have the same path: a Spec for it would be ambiguous.
     occurrences = Counter(path for path, _ in named)
     specs, ranges, storage = specs or {}, ranges or {}, storage or {}
+    # Two sources for one path could contradict each other.
     if twice := sorted(set(storage) & ({*specs} | {*ranges})):
         raise ValueError(f"storage must name no path of specs and ranges, got {twice[0]!r} in both")
     for field, paths in (("specs", specs), ("ranges", ranges), ("storage", storage)):
@@ -200,6 +203,7 @@ class _Ties:
           [None, None, 0]
         """
         number, self._count = self._count, self._count + 1
+        # Arrays are equal tensors only if their integers are too: one may be stored as integers, the other not.
         key = array.dtype.name, array.shape, None if integers is None else integers.spec
         alike = self._candidates.setdefault(key, [])
         for other, other_array, other_integers in alike:
@@ -284,6 +288,7 @@ def stages(
 
 
 def _stage_bytes(path: str, array: np.ndarray, integers: Integers | None) -> StageBytes:
+    # The same values three times, with the encodings that each stage allows: pruning alone still has float weights.
     pruned = tensor.encode(array, huffman=False, shared=False)
     fixed = tensor.encode(array, integers, huffman=False)
     coded = tensor.encode(array, integers)

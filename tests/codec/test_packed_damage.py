@@ -159,7 +159,7 @@ def test_the_corpus_has_every_encoding():
         (section[0] & 3, section[0] >> 2 & 3, section[0] >> 4) for case in corpus() for section in case.sections
     }
     assert {kind for kind, _, _ in encodings} == {0, 1, 2, 3}
-    assert {(held, coded) for _, held, coded in encodings} == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)}
+    assert {(values, coded) for _, values, coded in encodings} == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)}
 
 
 def test_a_device_without_an_end_is_not_read():

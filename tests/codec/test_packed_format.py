@@ -1,7 +1,9 @@
 """The bytes of a file, worked by hand; and which encoding is taken when."""
 
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,3 +144,24 @@ def test_a_section_of_another_place_does_not_pass():
     with pytest.raises(codec.CodecError) as error:
         codec.decode(swapped)
     assert error.value.where == "file: section 0 (0)"
+
+
+def test_the_examples_of_the_document(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs/codec.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1], space)
+    ledger = space["ledger"]
+    assert f"{ledger.total:,} bytes, {ledger.ratio:.1f} times fewer" in text
+    for entry in ledger.entries:
+        (row,) = re.findall(rf"\| {f'`{entry.path}`' if entry.path else 'the file itself'} \|(.*)", text)
+        assert entry.encoding in row
+        assert re.findall(r"[\d,]+(?= \|)", row) == [f"{n:,}" for n in entry.bytes.values()]
+    (stage,) = codec.stages({"kernel": space["kernel"]}, {"kernel": codec.Spec(4)})
+    figures = (stage.weight_bits_huffman, stage.index_bits_huffman, stage.weight_bits_fixed, stage.index_bits_fixed)
+    assert re.findall(r"\d\.\d\d(?= bits)|\d\.\d\d(?= and)", text) == [f"{bits:.2f}" for bits in figures]
+    # The table of bytes: every hexadecimal number before the meaning.
+    table = text[text.index("| `4a 4f 50 54`") : text.index("The rest of this page")]
+    cells = [line.split("|")[1] for line in table.strip().splitlines()]
+    octets = "".join(re.findall(r"`([\da-f ]+)`", " ".join(cells)))
+    assert bytes.fromhex(octets) == codec.encode({"w": np.float32([[0, 0.5], [0.5, 0]])}).data
