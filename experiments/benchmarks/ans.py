@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jopt.codec import distinct, gaps
+from jopt.codec.codebook import distinct, indices
+from jopt.codec.positions import Runs, count_runs, from_gaps, to_gaps
 
 _WIDTHS = range(1, 9)
 
@@ -33,14 +34,14 @@ def encode(constriction: Any, arrays: Iterable[np.ndarray]) -> bytes:
         positions = np.flatnonzero(flat)
         sparse = 2 * positions.size < flat.size
         values = flat[positions] if sparse else flat
-        codebook = distinct.distinct(values)
+        codebook = distinct(values)
         if codebook is None:
             raise ValueError("this coder holds arrays of at most 65536 values")
         parts.append(codebook.tobytes())
-        parts += _write(constriction, distinct.indices(values, codebook), codebook.size)
+        parts += _write(constriction, indices(values, codebook), codebook.size)
         if sparse:
-            width = _width(gaps.runs(positions, flat.size))
-            codes, _ = gaps.split(positions, flat.size, width)
+            width = _width(count_runs(positions))
+            codes = to_gaps(positions, flat.size, width)
             parts += _write(constriction, codes, 1 << width)
     sizes = np.array([len(part) for part in parts], "<u4").tobytes()
     return np.array([len(parts)], "<u4").tobytes() + sizes + b"".join(parts)
@@ -59,21 +60,20 @@ def decode(constriction: Any, data: bytes, shapes: Iterable[tuple[int, ...]]) ->
             out.append(flat.copy())
             continue
         size, codebook = int(np.prod(shape)), flat
-        indices, _ = _read(constriction, parts)
-        if indices.size == size:
-            out.append(codebook[indices].reshape(shape))
+        chosen, _ = _read(constriction, parts)
+        if chosen.size == size:
+            out.append(codebook[chosen].reshape(shape))
             continue
         codes, alphabet = _read(constriction, parts)
         array = np.zeros(size, np.float32)
-        array[gaps.join(codes, alphabet.bit_length() - 1, size, indices.size)] = codebook[indices]
+        array[from_gaps(codes, alphabet.bit_length() - 1, size, chosen.size)] = codebook[chosen]
         out.append(array.reshape(shape))
     return out
 
 
-def _width(runs: np.ndarray) -> int:
+def _width(runs: Runs) -> int:
     """The width of a gap that takes the fewest bits: the entropy, and 32 for each frequency."""
-    zeros, often = gaps.tally(runs)
-    return min(_WIDTHS, key=lambda width: entropy(gaps.counts(zeros, width, often)) + 32 * 2**width)
+    return min(_WIDTHS, key=lambda width: entropy(runs.codes(width)) + 32 * 2**width)
 
 
 def entropy(counts: np.ndarray) -> float:

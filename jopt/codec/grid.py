@@ -1,20 +1,53 @@
-"""The grid of values that integers stand for, in NumPy's float32: that of `jopt.quantize.grid`, bit for bit.
+"""The grid of values that integers stand for, and which entries of an array share a grid.
 
-It follows from a range: the outermost codes stand for its ends exactly (symmetric and not narrow: nearly). Scales
-are shared as `jopt.quantize.groups` says: by all entries, by those that agree on the kept axes, or by runs of
-`group` of the others.
+The formula is written once, for NumPy and for JAX: a file holds the range of a grid, not its scale, so that
+`jopt.codec` must compute every scale to the bit as `jopt.quantize` does. The array module is an argument, because
+packed files are read where JAX is not installed.
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 BITS = (*range(1, 9), 16)
-_LARGEST = np.finfo(np.float32).max
-_SMALLEST = np.finfo(np.float32).tiny
+
+_LARGEST = np.float32(np.finfo(np.float32).max)
+_SMALLEST = np.float32(np.finfo(np.float32).tiny)  # the smallest normal number; devices may flush those below to 0
 _BLOCK = 1 << 18
+
+Array = TypeVar("Array")
+
+
+class SpecLike(Protocol):
+    """What `jopt.quantize.Spec` and `jopt.codec.Spec` have in common."""
+
+    @property
+    def bits(self) -> Any:
+        """1 to 8, 16; None or 32 for what is not quantized; an array in a JAX program."""
+        ...
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether codes are centred on 0."""
+        ...
+
+    @property
+    def axis(self) -> int | tuple[int, ...] | str | None:
+        """The axes along which scales differ."""
+        ...
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the lowest symmetric code is left out."""
+        ...
+
+    @property
+    def group(self) -> int | None:
+        """The number of entries that share a scale."""
+        ...
 
 
 class Spec(NamedTuple):
@@ -32,17 +65,159 @@ class Spec(NamedTuple):
     group: int | None = None
 
 
-class Grid(NamedTuple):
-    """The values of a group; float32 of the scales' shape. Codes count from the zero point here."""
+class IntegerGrid(NamedTuple, Generic[Array]):
+    """The values of a group; float32 of the scales' shape (from JAX, symmetric: the outermost codes are scalars).
 
-    scale: np.ndarray
-    divisor: np.ndarray  # x / divisor is rounded to the code.
-    zero_point: np.ndarray
-    lowest: np.ndarray  # the lowest code.
-    highest: np.ndarray
-    peak: np.ndarray  # symmetric: the magnitude of the range. Narrow: what the codes +-highest stand for.
-    low: np.ndarray  # what the lowest code stands for.
-    high: np.ndarray
+    Codes are counted from the zero point: code r stands for r * scale, except for the outermost codes, which can
+    stand for an end of the range.
+    """
+
+    scale: Array
+    divisor: Array  # x / divisor is rounded to the code: the scale, but infinite for an empty range
+    zero_point: Array
+    lowest: Array  # the lowest code
+    highest: Array
+    peak: Array  # symmetric: the magnitude of the range; narrow: what the codes +-highest stand for
+    low: Array  # what the lowest code stands for
+    high: Array
+
+
+def largest_code(xp: ModuleType, spec: SpecLike) -> Any:
+    """The largest code, as float32: 2^(b-1) - 1 (1 at one bit) if symmetric, else 2^b - 1; at 32 bits that of 16.
+
+    Example:
+      >>> [int(largest_code(np, Spec(b))) for b in (1, 2, 8, 16)], int(largest_code(np, Spec(8, symmetric=False)))
+      ([1, 1, 127, 32767], 255)
+    """
+    # Shifted as an integer: exp2 is off by one part in a million on some backends.
+    # At 32 bits the result is not used; it must only be finite.
+    one, bits = xp.int32(1), xp.minimum(xp.asarray(spec.bits).astype(xp.int32), BITS[-1])
+    top = xp.maximum(xp.left_shift(one, bits - one), 2) if spec.symmetric else xp.left_shift(one, bits)
+    return (top - one).astype(xp.float32)
+
+
+def range_grid(
+    xp: ModuleType, spec: SpecLike, low: Any, high: Any, divide: Callable[[Any, Any], Any]
+) -> IntegerGrid[Any]:
+    """The grid of a range.
+
+    With peak = max(-low, high) and n = 2^(b-1) - 1. Symmetric and narrow: scale = peak / n, and +-peak are exact.
+    Symmetric and not narrow: scale = peak / (n + 1/2), as 2^b - 1 steps span [-peak, peak]; the codes -n - 1 and n
+    stand for their products with it, half a step below -peak and half a step below peak, and neither end is exact.
+    One bit: scale = peak, narrow or not. Asymmetric: the range is widened to contain 0; scale = (high - low) /
+    (2^b - 1), zero point = round(-low / scale); a range that starts or ends at 0 has its other end exact. Where the
+    scale would be 0, or below the smallest normal number, it is 1 and every value is quantized to 0. Scales and
+    values beyond the largest float32 are the largest float32.
+
+    Args:
+      xp: `numpy` or `jax.numpy`.
+      spec: not the identity.
+      low: float32, of the scales' shape.
+      high: the same.
+      divide: float32 division that is correctly rounded.
+
+    Returns:
+      The `IntegerGrid`.
+
+    Example:
+      >>> g = range_grid(np, Spec(2, narrow=False), np.float32(-1.5), np.float32(1.5), np.divide)
+      >>> [float(v) for v in (g.scale, g.lowest, g.highest, g.low, g.high, g.peak)]
+      [1.0, -2.0, 1.0, -2.0, 1.0, 1.5]
+    """
+    zero, top = xp.float32(0), largest_code(xp, spec)
+    if spec.symmetric:
+        high = xp.where(-low > high, -low, high)
+        low = -high
+        half = xp.where(xp.asarray(spec.bits) == 1, zero, xp.float32(0.5))
+        scale = divide(high, top if spec.narrow else top + half)
+    else:
+        low, high = xp.where(low > 0, zero, low), xp.where(high < 0, zero, high)
+        width = high - low
+        # Where the width overflows, the scale need not.
+        parts = divide(high, top) - divide(low, top)
+        scale = xp.minimum(xp.where(xp.isinf(width), parts, divide(width, top)), _LARGEST)
+    empty = scale < _SMALLEST
+    scale = xp.where(empty, xp.float32(1), scale)
+    zero_point = xp.zeros_like(scale) if spec.symmetric else xp.clip(xp.round(divide(zero - low, scale)), zero, top)
+    products = scale_grid(xp, spec, scale, zero_point)
+    if spec.symmetric:
+        # Without the lowest code (narrow, or one bit) the outermost stand for the ends themselves.
+        even = True if spec.narrow else products.lowest == -top
+        ends = xp.where(even, low, products.low), xp.where(even, high, products.high)
+    else:
+        ends = (
+            xp.where((high == zero) & ~empty, low, products.low),
+            xp.where((low == zero) & ~empty, high, products.high),
+        )
+    return products._replace(
+        divisor=xp.where(empty, xp.float32(xp.inf), products.divisor), peak=high, low=ends[0], high=ends[1]
+    )
+
+
+def scale_grid(xp: ModuleType, spec: SpecLike, scale: Any, zero_point: Any) -> IntegerGrid[Any]:
+    """The grid of a scale and zero point whose range is not known: the outermost codes stand for their products.
+
+    Args:
+      xp: `numpy` or `jax.numpy`.
+      spec: not the identity.
+      scale: float32, above 0.
+      zero_point: of the same shape, integers of any dtype.
+
+    Returns:
+      The `IntegerGrid`.
+
+    Example:
+      >>> g = scale_grid(np, Spec(8, symmetric=False), np.float32(0.5), np.int32(3))
+      >>> float(g.low), float(g.high)
+      (-1.5, 126.0)
+    """
+    # Counted in integers, where there is no -0.
+    last, zero = largest_code(xp, spec).astype(xp.int32), zero_point.astype(xp.int32)
+    divisor = scale
+    if spec.symmetric:
+        first = -last if spec.narrow else xp.where(xp.asarray(spec.bits) > 1, -last - 1, -last)
+        # At one bit so small that everything but 0 is rounded to an outermost code: the sign.
+        divisor = xp.where(xp.asarray(spec.bits) == 1, _SMALLEST, scale)
+    else:
+        first, last = -zero, last - zero
+    lowest, highest = first.astype(xp.float32), last.astype(xp.float32)
+    # An outermost code can lie up to a step beyond the range, and so beyond float32.
+    low, high = xp.maximum(lowest * scale, -_LARGEST), xp.minimum(highest * scale, _LARGEST)
+    return IntegerGrid(scale, divisor, zero.astype(xp.float32), lowest, highest, high, low, high)
+
+
+def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> IntegerGrid[np.ndarray]:
+    """`range_grid` in NumPy, with every field in the shape of the scales.
+
+    Args:
+      spec: not the identity.
+      low: float32 of the scales' shape, finite.
+      high: the same.
+
+    Example:
+      >>> g = grid(Spec(8), np.float32(-1.27), np.float32(1.0))
+      >>> [round(float(v), 4) for v in (g.scale, g.lowest, g.highest, g.low, g.high)]
+      [0.01, -127.0, 127.0, -1.27, 1.27]
+    """
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    # A range near the ends of float32 overflows on the way to a finite scale.
+    with np.errstate(all="ignore"):
+        fields = range_grid(np, spec, low, high, np.divide)
+    return IntegerGrid(*(np.array(np.broadcast_to(field, low.shape)) for field in fields))
+
+
+def to_codes(x: np.ndarray, grid: IntegerGrid[np.ndarray]) -> np.ndarray:
+    """Codes of `x`, float32, counted from the zero point: x / scale rounded half to even, clipped."""
+    return np.clip(np.rint(x / grid.divisor), grid.lowest, grid.highest)
+
+
+def to_values(codes: np.ndarray, grid: IntegerGrid[np.ndarray]) -> np.ndarray:
+    """What codes counted from the zero point stand for, float32; those beyond the outermost count as these."""
+    values = codes * grid.scale
+    values += np.float32(0)  # -0 becomes +0
+    np.copyto(values, grid.low, where=codes <= grid.lowest)
+    np.copyto(values, grid.high, where=codes >= grid.highest)
+    return values
 
 
 def code_dtype(spec: Spec) -> np.dtype:
@@ -62,139 +237,69 @@ def kept_axes(ndim: int, spec: Spec) -> tuple[int, ...]:
       ValueError: if one is out of range, or named twice.
     """
     axes = () if spec.axis is None else spec.axis if isinstance(spec.axis, tuple) else (spec.axis,)
-    kept = sorted({a % ndim for a in axes if -ndim <= a < ndim})
-    if len(kept) != len(axes):
+    distinct = sorted({a % ndim for a in axes if -ndim <= a < ndim})
+    if len(distinct) != len(axes):
         raise ValueError(f"axis must name different axes of an array of rank {ndim}, got {spec.axis!r}")
-    return tuple(kept)
+    return tuple(distinct)
 
 
 def scale_shape(shape: tuple[int, ...], spec: Spec) -> tuple[int, ...]:
-    """The shape of the scales of an array.
+    """The shape of the scales of an array, as `jopt.quantize.scale_shape`.
 
     Raises:
-      ValueError: if the axes do not fit, no axis is left to share a scale, or the groups do not come out even.
+      ValueError: if the axes do not fit, none is left to share a scale, or the group does not divide the entries.
 
     Example:
       >>> [scale_shape((64, 10), s) for s in (Spec(8), Spec(8, axis=-1), Spec(8, axis=-1, group=32))]
       [(), (1, 10), (2, 10)]
     """
-    kept = kept_axes(len(shape), spec)
+    axes = kept_axes(len(shape), spec)
     if spec.group is None:
         if spec.axis is None:
             return ()
-        if len(kept) == len(shape):
+        if len(axes) == len(shape):
             raise ValueError(f"axis must leave one to share a scale, got {spec.axis!r} for shape {shape}")
-        return tuple(n if i in kept else 1 for i, n in enumerate(shape))
-    entries = math.prod(n for i, n in enumerate(shape) if i not in kept)
+        return tuple(n if i in axes else 1 for i, n in enumerate(shape))
+    entries = math.prod(n for i, n in enumerate(shape) if i not in axes)
     if spec.group < 1 or entries % spec.group:
         raise ValueError(f"group must divide the {entries} entries of shape {shape} that share, got {spec.group}")
-    return (entries // spec.group, *(shape[i] for i in kept))
+    return (entries // spec.group, *(shape[i] for i in axes))
 
 
 def to_groups(x: np.ndarray, spec: Spec) -> np.ndarray:
-    """The array so that what `spread` gives broadcasts: flat, as it is, or [groups, group, *kept axes]."""
+    """The array in a shape that `spread` broadcasts against: flat, unchanged, or [groups, group, *kept axes]."""
     if spec.group is None:
         return x.reshape(-1) if spec.axis is None else x
-    kept = kept_axes(x.ndim, spec)
-    rest = [i for i in range(x.ndim) if i not in kept]
+    axes = kept_axes(x.ndim, spec)
+    shared_axes = [i for i in range(x.ndim) if i not in axes]
     groups, *sizes = scale_shape(x.shape, spec)
-    return x.transpose(*rest, *kept).reshape(groups, spec.group, *sizes)
+    return x.transpose(*shared_axes, *axes).reshape(groups, spec.group, *sizes)
 
 
 def from_groups(y: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarray:
     """Undoes `to_groups` for an array of `shape`; contiguous."""
     if spec.group is None:
         return y.reshape(shape)
-    kept = kept_axes(len(shape), spec)
-    order = [*(i for i in range(len(shape)) if i not in kept), *kept]
-    back = y.reshape([shape[i] for i in order]).transpose(*(order.index(i) for i in range(len(shape))))
-    return np.ascontiguousarray(back).reshape(shape)
+    axes = kept_axes(len(shape), spec)
+    order = [*(i for i in range(len(shape)) if i not in axes), *axes]
+    x = y.reshape([shape[i] for i in order]).transpose(*(order.index(i) for i in range(len(shape))))
+    return np.ascontiguousarray(x).reshape(shape)
 
 
 def spread(scales: np.ndarray, spec: Spec) -> np.ndarray:
-    """Scales as they broadcast against what `to_groups` gives, of the same rank."""
+    """Scales as they broadcast against what `to_groups` returns, of the same rank."""
     if spec.group is None:
         return scales.reshape(1) if spec.axis is None else scales
     return np.expand_dims(scales, 1)
 
 
-def blocks(view: np.ndarray, grid: Grid, spec: Spec) -> Iterator[tuple[slice, Grid]]:
-    """Slices of the first axis that fit a cache, with the grid of each."""
-    wide = Grid(*(spread(np.asarray(field), spec) for field in grid))
-    step = max(_BLOCK // max(math.prod(view.shape[1:]), 1), 1)
-    for start in range(0, view.shape[0], step):
+def blocks(
+    groups: np.ndarray, grid: IntegerGrid[np.ndarray], spec: Spec
+) -> Iterator[tuple[slice, IntegerGrid[np.ndarray]]]:
+    """Slices of the first axis of what `to_groups` returns, small enough for a cache, with the grid of each."""
+    broadcast = IntegerGrid(*(spread(field, spec) for field in grid))
+    step = max(_BLOCK // max(math.prod(groups.shape[1:]), 1), 1)
+    for start in range(0, groups.shape[0], step):
         part = slice(start, start + step)
-        yield part, wide if wide.scale.shape[0] == 1 else Grid(*(field[part] for field in wide))
-
-
-def grid(spec: Spec, low: np.ndarray, high: np.ndarray) -> Grid:
-    """The grid of a range.
-
-    With peak = max(-low, high). Symmetric and narrow: scale = peak / (2^(b-1) - 1), and +-peak are exact. Symmetric
-    and not narrow: scale = peak / (2^(b-1) - 1/2), and every code stands for its product with it. One bit: scale =
-    peak. Asymmetric: the range is widened to contain 0, scale = (high - low) / (2^b - 1), zero point =
-    round(-low / scale), and the other end of a range that starts or ends at 0 is exact. Where the scale would be
-    below the smallest normal number it is 1 and all codes are 0. Scales and values beyond the largest float32 are
-    that.
-
-    Args:
-      spec: the Spec.
-      low: float32 of the scales' shape, finite.
-      high: the same.
-
-    Returns:
-      The `Grid`.
-
-    Example:
-      >>> g = grid(Spec(8), np.float32(-1.27), np.float32(1.0))
-      >>> [round(float(v), 4) for v in (g.scale, g.lowest, g.highest, g.low, g.high)]
-      [0.01, -127.0, 127.0, -1.27, 1.27]
-    """
-    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-    zero, one = np.float32(0), np.float32(1)
-    with np.errstate(all="ignore"):
-        if spec.symmetric:
-            top = np.float32(max(2 ** (spec.bits - 1), 2) - 1)
-            high = np.where(-low > high, -low, high)
-            even = spec.narrow or spec.bits == 1  # as many codes below 0 as above
-            low, scale = -high, high / (top if even else top + np.float32(0.5))
-        else:
-            top = np.float32(2**spec.bits - 1)
-            low, high = np.where(low > 0, zero, low), np.where(high < 0, zero, high)
-            width = high - low
-            # Where the width overflows, the scale need not.
-            scale = np.minimum(np.where(np.isinf(width), high / top - low / top, width / top), _LARGEST)
-        empty = scale < _SMALLEST
-        scale = np.where(empty, one, scale)
-        divisor = np.where(empty, np.float32(np.inf), scale)
-        if spec.symmetric:
-            zero_point = np.zeros_like(scale)
-            highest = np.full_like(scale, top)
-            lowest = -highest if even else -highest - one
-            if spec.bits == 1:
-                # So small that everything but 0 is rounded to an outermost code: the sign.
-                divisor = np.where(empty, divisor, _SMALLEST)
-            outer = np.maximum(lowest * scale, -_LARGEST), np.minimum(highest * scale, _LARGEST)
-            ends = (low, high) if even else outer
-        else:
-            zero_point = np.clip(np.rint((zero - low) / scale), zero, top)
-            lowest, highest = zero - zero_point, top - zero_point
-            ends = (
-                np.where((high == zero) & ~empty, low, np.maximum(lowest * scale, -_LARGEST)),
-                np.where((low == zero) & ~empty, high, np.minimum(highest * scale, _LARGEST)),
-            )
-    return Grid(scale, divisor, zero_point, lowest, highest, high, *ends)
-
-
-def counted_codes(x: np.ndarray, g: Grid) -> np.ndarray:
-    """Codes of `x`, float32, counted from the zero point: x / scale rounded half to even, clipped."""
-    return np.clip(np.rint(x / g.divisor), g.lowest, g.highest)
-
-
-def stand_for(codes: np.ndarray, g: Grid) -> np.ndarray:
-    """What codes counted from the zero point stand for, float32; those beyond the outermost count as these."""
-    y = codes * g.scale
-    y += np.float32(0)  # -0 becomes +0.
-    np.copyto(y, g.low, where=codes <= g.lowest)
-    np.copyto(y, g.high, where=codes >= g.highest)
-    return y
+        one_grid = broadcast.scale.shape[0] == 1
+        yield part, broadcast if one_grid else IntegerGrid(*(field[part] for field in broadcast))

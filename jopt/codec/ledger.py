@@ -1,18 +1,16 @@
-"""The ledger: where each byte of a packed file goes."""
+"""The ledger: what each byte of a packed file is spent on, and what each stage of Deep Compression saves."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
-from jopt.codec.dtypes import NAMES, itemsize
+from jopt.codec.elements import NAMES, itemsize
 
 KINDS = ("values", "gaps", "filler", "codebook", "tables", "scales", "biases", "header")
 """What bytes are spent on.
 
-`values`: numbers, codes and indices of weights. `gaps`: positions of what is not zero, as distances or a bitmask.
+`values`: numbers, codes and indices of weights. `gaps`: positions of what is not zero, as distances or a bitmap.
 `filler`: entries that only bridge a distance too long for one gap. `codebook`: shared values. `tables`: lengths of
-Huffman codes. `scales`: ranges, from which scales and zero points follow. `biases`: everything of tensors that are
-no weights, by their names (`jopt.layers.names`), but for their part of the header. `header`: names, shapes,
-lengths, checksums, metadata.
+Huffman codes. `scales`: ranges, from which scales and zero points follow. `biases`: the sections of tensors that
+are not weights, by their names (`jopt.layers.names`). `header`: names, shapes, lengths, checksums, metadata.
 """
 
 
@@ -23,7 +21,7 @@ class Entry(NamedTuple):
       path: of the tensor; empty for what belongs to the whole file (magic number, metadata, checksum).
       shape: of the tensor.
       dtype: its name.
-      encoding: how it is held, such as 'sparse, codebook, huffman'.
+      encoding: how it is stored, such as 'sparse (gaps), codebook of 16, huffman'.
       parameters: number of elements.
       nonzero_parameters: number of elements that are not zero.
       bytes: kind to bytes, those of `KINDS` that are not 0.
@@ -45,11 +43,12 @@ class Entry(NamedTuple):
     @property
     def dense_bytes(self) -> int:
         """Bytes of the tensor's elements in memory."""
+        # By the dtype's number: a ledger can be shown where ml_dtypes is not installed.
         return self.parameters * itemsize(NAMES.index(self.dtype)) if self.dtype else 0
 
 
 class Ledger(NamedTuple):
-    """Where each byte of a packed file goes; its sum is the file's length.
+    """What each byte of a packed file is spent on; its sum is the file's length.
 
     Attributes:
       entries: a row for each tensor, in the file's order, after one for the file itself.
@@ -80,10 +79,37 @@ class Ledger(NamedTuple):
         return self.dense_bytes / self.total
 
     def by_kind(self) -> dict[str, int]:
-        """Bytes of each kind that there is, in the order of `KINDS`."""
-        sums = {kind: _sum(entry.bytes.get(kind, 0) for entry in self.entries) for kind in KINDS}
-        return {kind: n for kind, n in sums.items() if n}
+        """Bytes of each kind that occurs, in the order of `KINDS`."""
+        totals = {kind: sum(entry.bytes.get(kind, 0) for entry in self.entries) for kind in KINDS}
+        return {kind: total for kind, total in totals.items() if total}
 
 
-def _sum(numbers: Iterable[int]) -> int:
-    return sum(numbers)
+class StageBytes(NamedTuple):
+    """The bytes of a tensor's section after each stage of Deep Compression, and the bits of a weight.
+
+    Bits are those of the stream in the file, in whole bytes, divided by the weights that are not zero. A tensor
+    that is shortest with its zeros has no index bits.
+
+    Attributes:
+      path: of the tensor.
+      parameters: number of elements.
+      nonzero_parameters: number of elements that are not +0.0.
+      weight_bits_fixed: of an index or code of fixed width, for each of these (P+Q).
+      weight_bits_huffman: the same with Huffman codes where they are shorter (P+Q+H).
+      index_bits_fixed: of its position, fillers included (P+Q).
+      index_bits_huffman: the same with Huffman codes where they are shorter (P+Q+H).
+      bytes_pruned: positions of fixed width and the values in their dtype (P).
+      bytes_fixed: with a codebook or integers, all of fixed width (P+Q).
+      bytes_huffman: as in the file (P+Q+H).
+    """
+
+    path: str
+    parameters: int
+    nonzero_parameters: int
+    weight_bits_fixed: float
+    weight_bits_huffman: float
+    index_bits_fixed: float
+    index_bits_huffman: float
+    bytes_pruned: int
+    bytes_fixed: int
+    bytes_huffman: int

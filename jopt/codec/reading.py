@@ -4,50 +4,46 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jopt.codec import dtypes
-from jopt.codec import metadata as about
-from jopt.codec.container import CHECKSUM_BYTES, Budget, Sections
-from jopt.codec.decoded import Decoded
-from jopt.codec.decoded import decode as decode_tensor
-from jopt.codec.error import CodecError
+from jopt.codec import elements, tensor
+from jopt.codec.container import CHECKSUM_BYTES, Budget, CodecError, Sections
+from jopt.codec.header import Json, Tree, TreeReader, unpack_metadata
 from jopt.codec.integers import Integers
 from jopt.codec.ledger import KINDS, Entry, Ledger
-from jopt.codec.tree import Reader
 from jopt.layers import is_weight
 
 MAX_BYTES = 2**32
 """What the tensors of a file may take in memory unless the caller allows more: 4 GiB."""
 TIED = 255
-"""In the place of a leaf's dtype: it is a tensor that was there before."""
+"""In place of a leaf's dtype: the tensor equals one before it."""
 
-_LEAF = 1024  # bytes of memory that a leaf's objects take, about.
-_LARGEST_RANK = 64  # NumPy's.
+_LEAF_MEMORY = 1024  # bytes of memory that a leaf's objects take, about
+_LARGEST_RANK = 64  # NumPy's
 _STATE = "model_state/"
 
 
 class File(NamedTuple):
-    """What a packed file holds.
+    """The content of a packed file.
 
     Attributes:
       params: nested dicts, lists and tuples of NumPy arrays, as they were saved.
       model_state: the same, or None.
       metadata: JSON values, or None.
-      ledger: where the file's bytes went; paths of the model's state begin with 'model_state/'.
-      integers: path of a parameter to its integers, of those that are held as such.
+      ledger: what the file's bytes are spent on; paths of the model's state begin with 'model_state/'.
+      integers: path to the integers of the parameters that are stored as integers.
     """
 
-    params: Any
-    model_state: Any
-    metadata: Any
+    params: Tree
+    model_state: Tree
+    metadata: Json
     ledger: Ledger
     integers: dict[str, Integers]
 
 
-def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
+def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Tree:
     """The parameters in a packed model file.
 
     Args:
@@ -64,33 +60,34 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> File:
-    """All that a packed model file holds.
+    """Everything in a packed model file.
 
     Args:
       path: of the file.
-      max_bytes: what the file may have, what its tensors may take in memory, and what decoding one may take
-        besides.
+      max_bytes: bytes that the file may have, that its tensors may take in memory, and that decoding one of them
+        may take in addition.
 
     Returns:
       The `File`.
 
     Raises:
-      OSError: if it cannot be read.
-      CodecError: if it is no packed model file, is damaged in any way, or takes more than `max_bytes`.
+      OSError: if the file cannot be read.
+      CodecError: if it is not a packed model file, is damaged in any way, or takes more than `max_bytes`.
     """
     path = Path(path)
     with path.open("rb") as file:
-        about_it = os.fstat(file.fileno())
-        if not stat.S_ISREG(about_it.st_mode):
-            raise CodecError(f"{path} must be a regular file: what is none may have no end")
-        if about_it.st_size > max_bytes:
-            raise CodecError(f"{path}: the file has {about_it.st_size} bytes, more than max_bytes = {max_bytes}")
+        # Of the open file: the path could name another one by the time it is read.
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CodecError("must be a regular file: a device or a pipe may have no end", str(path))
+        if status.st_size > max_bytes:
+            raise CodecError(f"{status.st_size} bytes are more than max_bytes = {max_bytes}", str(path))
         data = file.read()
     return decode(data, name=str(path), max_bytes=max_bytes)
 
 
 def decode(data: bytes, *, name: str = "file", max_bytes: int = MAX_BYTES) -> File:
-    """What the bytes of a packed model file hold.
+    """The content of the bytes of a packed model file.
 
     Args:
       data: the bytes.
@@ -111,73 +108,81 @@ def decode(data: bytes, *, name: str = "file", max_bytes: int = MAX_BYTES) -> Fi
     """
     sections = Sections(data, name)
     header = sections.header
-    reading = _Reading(sections, Budget(max_bytes, name))
+    reader = _LeafReader(sections, Budget(max_bytes, name))
     try:
-        metadata = about.unpack(header)
-        tree = Reader(header, reading.leaf, reading.budget.spend)
+        metadata = unpack_metadata(header)
+        tree = TreeReader(header, reader.leaf, reader.budget.spend)
         params = tree.read()
-        integers = dict(reading.integers)
-        reading.prefix = _STATE
+        # Before the model's state is read, whose tensors are not parameters.
+        integers = dict(reader.integers)
+        reader.prefix = _STATE
         model_state = tree.read()
     except MemoryError as error:
-        raise CodecError(f"{name}: the tensors do not fit in memory") from error
+        raise CodecError("the tensors do not fit in memory", name) from error
     header.end()
     sections.end()
-    rest = len(data) - sum(entry.total for entry in reading.entries)
-    whole = Entry("", (), "", "", 0, 0, {"header": rest})
-    return File(params, model_state, metadata, Ledger((whole, *reading.entries)), integers)
+    other_bytes = len(data) - sum(entry.total for entry in reader.entries)
+    file_entry = Entry("", (), "", "", 0, 0, {"header": other_bytes})
+    return File(params, model_state, metadata, Ledger((file_entry, *reader.entries)), integers)
 
 
-class _Reading:
-    """Reads leaf after leaf, and keeps their ledger."""
+class _LeafReader:
+    """Reads one leaf after another, and their ledger.
+
+    The ledger is counted while bytes are read: it says what is in the file, not what the writer intended.
+    """
 
     def __init__(self, sections: Sections, budget: Budget):
         self.sections, self.budget, self.prefix = sections, budget, ""
         self.entries: list[Entry] = []
         self.integers: dict[str, Integers] = {}
-        self._decoded: list[Decoded] = []
+        self._decoded: list[tensor.Decoded] = []  # every tensor so far: later leaves can be tied to any of them
 
     def leaf(self, path: str, key_bytes: int) -> np.ndarray:
+        """Reads a leaf's record from the header, and its section."""
         cursor = self.sections.header
-        start = cursor.position
+        start = cursor.position - key_bytes
         path = self.prefix + path
-        self.budget.spend(_LEAF)
-        if (number := cursor.byte()) == TIED:
-            tied = cursor.varint("the number of a tied tensor")
-            if tied >= len(self.entries):
-                raise cursor.fail(f"{path} must be tied to a tensor before it, got number {tied}")
-            entry, found = self.entries[tied], self._decoded[tied]
-            self.budget.spend(found.array.nbytes)
-            found = found._replace(array=found.array.copy())
-            spent = {"header": cursor.position - start + key_bytes}
-            entry = entry._replace(path=path, encoding=f"tied to {entry.path}", bytes=spent)
-        else:
-            entry, found = self._own(path, number, start - key_bytes)
-        self.entries.append(entry)
-        self._decoded.append(found)
-        if found.integers is not None:
-            self.integers[path] = found.integers
-        return found.array
+        self.budget.spend(_LEAF_MEMORY)
+        number = cursor.byte()
+        entry, decoded = self._tied(path) if number == TIED else self._section(path, number)
+        header_bytes = entry.bytes.get("header", 0) + cursor.position - start
+        spent = {**entry.bytes, "header": header_bytes}
+        self.entries.append(entry._replace(bytes={kind: spent[kind] for kind in KINDS if spent.get(kind)}))
+        self._decoded.append(decoded)
+        if decoded.integers is not None:
+            self.integers[path] = decoded.integers
+        return decoded.array
 
-    def _own(self, path: str, number: int, start: int) -> tuple[Entry, Decoded]:
+    def _tied(self, path: str) -> tuple[Entry, tensor.Decoded]:
         cursor = self.sections.header
-        dtype = dtypes.dtype(number, f"{cursor.name}: {path}")
+        number = cursor.varint("the number of a tied tensor")
+        if number >= len(self.entries):
+            raise cursor.error(f"{path} must be tied to a tensor before it, got number {number}")
+        entry, decoded = self.entries[number], self._decoded[number]
+        # Each comes back as an array of its own, so a tie of three bytes takes the memory of a tensor.
+        self.budget.spend(decoded.array.nbytes)
+        decoded = decoded._replace(array=decoded.array.copy())
+        return entry._replace(path=path, encoding=f"tied to {entry.path}", bytes={}), decoded
+
+    def _section(self, path: str, number: int) -> tuple[Entry, tensor.Decoded]:
+        cursor = self.sections.header
+        dtype = elements.dtype(number, f"{cursor.name}: {path}")
         rank = cursor.byte()
         if rank > _LARGEST_RANK:
-            raise cursor.fail(f"{path} must have at most {_LARGEST_RANK} axes, got {rank}")
+            raise cursor.error(f"{path} must have at most {_LARGEST_RANK} axes, got {rank}")
         shape = tuple(cursor.varint("an axis") for _ in range(rank))
+        # Without axes of length 0: NumPy multiplies the others, and refuses the shape of an empty array too.
         if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:
-            raise cursor.fail(f"{path} has the shape {shape}, which no array can have")
+            raise cursor.error(f"{path} has the shape {shape}, which no array can have")
         size = math.prod(shape)
+        # Spent before the section is looked at: its few bytes can stand for any number of equal elements.
         self.budget.spend(size * dtype.itemsize)
         length = cursor.varint("the length of a section")
-        found = decode_tensor(self.sections.next(length, path), dtype, shape, self.budget.check)
-        if found.integers is not None:
-            self.budget.spend(found.integers.codes.nbytes)
-        spent = dict(found.bytes)
-        if not is_weight(path, shape):
-            spent = {"biases": sum(spent.values())}
-        spent["header"] = spent.get("header", 0) + cursor.position - start + CHECKSUM_BYTES
-        nonzero = int(np.count_nonzero(found.array))
-        spent = {kind: spent[kind] for kind in KINDS if spent.get(kind)}
-        return Entry(path, shape, dtype.name, found.encoding, size, nonzero, spent), found
+        decoded = tensor.decode(self.sections.next(length, path), dtype, shape, self.budget)
+        if decoded.integers is not None:
+            self.budget.spend(decoded.integers.codes.nbytes)
+        spent = decoded.bytes if is_weight(path, shape) else {"biases": sum(decoded.bytes.values())}
+        spent = {**spent, "header": spent.get("header", 0) + CHECKSUM_BYTES}
+        nonzero = int(np.count_nonzero(decoded.array))
+        return Entry(path, shape, dtype.name, decoded.encoding, size, nonzero, spent), decoded

@@ -4,15 +4,13 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from jopt.codec import grid as formula
+from jopt.codec.grid import IntegerGrid
 from jopt.quantize.arithmetic import divide
 from jopt.quantize.groups import spread
-from jopt.quantize.spec import BITS, Spec
-
-_LARGEST = np.float32(np.finfo(np.float32).max)
-_SMALLEST = np.float32(np.finfo(np.float32).tiny)  # the smallest normal number; what is below may count as 0.
+from jopt.quantize.spec import Spec
 
 
 class Range(NamedTuple):
@@ -25,22 +23,8 @@ class Range(NamedTuple):
     high: jax.Array
 
 
-class Grid(NamedTuple):
-    """The representable values of a group; float32, of the scales' shape (symmetric: the outermost codes a number).
-
-    Codes are counted from the zero point here: code r stands for r * scale, but for the outermost, which can stand
-    for an end of the range.
-    """
-
-    scale: jax.Array
-    divisor: jax.Array  # x / divisor is rounded to the code: the scale, but infinite where the range is 0.
-    zero_point: jax.Array
-    lowest: jax.Array  # the lowest code.
-    highest: jax.Array
-    peak: jax.Array  # symmetric: the magnitude of the range. Narrow: what the codes +-highest stand for.
-    low: jax.Array  # what the lowest code stands for.
-    high: jax.Array
-
+Grid = IntegerGrid[jax.Array]
+"""The representable values of a group; see `jopt.codec.grid`."""
 
 R = TypeVar("R", Range, Grid)
 
@@ -52,23 +36,11 @@ def largest_code(spec: Spec) -> jax.Array:
       >>> [int(largest_code(Spec(b))) for b in (1, 2, 8, 16)], int(largest_code(Spec(8, symmetric=False)))
       ([1, 1, 127, 32767], 255)
     """
-    # Shifted as an integer: exp2 is off by one part in a million on some backends.
-    # At 32 bits nobody uses what is computed with it; it must only be finite.
-    one, bits = jnp.int32(1), jnp.minimum(jnp.asarray(spec.bits).astype(jnp.int32), BITS[-1])
-    top = jnp.maximum(jnp.left_shift(one, bits - one), 2) if spec.symmetric else jnp.left_shift(one, bits)
-    return (top - one).astype(jnp.float32)
+    return formula.largest_code(jnp, spec)
 
 
 def grid(spec: Spec, range: Range) -> Grid:
-    """The grid of a range.
-
-    With peak = max(-low, high) and n = 2^(b-1) - 1. Symmetric and narrow: scale = peak / n, and +-peak are exact.
-    Symmetric and not narrow: scale = peak / (n + 1/2), as 2^b - 1 steps span [-peak, peak]; the codes -n - 1 and n
-    stand for their products with it, half a step below -peak and half a step below peak, and neither end is exact.
-    One bit: scale = peak, narrow or not. Asymmetric: the range is widened to contain 0; scale = (high - low) /
-    (2^b - 1), zero point = round(-low / scale); a range that starts or ends at 0 has its other end exact. Where the
-    scale would be 0, or below the smallest normal number, it is 1 and every value is quantized to 0. Scales and
-    values beyond the largest float32 are the largest float32.
+    """The grid of a range, by the formula of `jopt.codec.grid.range_grid`.
 
     Args:
       spec: the Spec, not the identity.
@@ -85,39 +57,7 @@ def grid(spec: Spec, range: Range) -> Grid:
       >>> [float(v) for v in (g.scale, g.lowest, g.highest, g.low, g.high, g.peak)]
       [1.0, -2.0, 1.0, -2.0, 1.0, 1.5]
     """
-    zero, top = jnp.float32(0), largest_code(spec)
-    if spec.symmetric:
-        high = jnp.where(-range.low > range.high, -range.low, range.high)
-        low = -high
-    else:
-        low, high = jnp.where(range.low > 0, zero, range.low), jnp.where(range.high < 0, zero, range.high)
-    if spec.symmetric:
-        half = jnp.where(jnp.asarray(spec.bits) == 1, zero, jnp.float32(0.5))
-        scale = divide(high, top if spec.narrow else top + half)
-    else:
-        width = high - low
-        # Where the width overflows, the scale need not.
-        parts = divide(high, top) - divide(low, top)
-        scale = jnp.minimum(jnp.where(jnp.isinf(width), parts, divide(width, top)), _LARGEST)
-    empty = scale < _SMALLEST
-    scale = jnp.where(empty, jnp.float32(1), scale)
-    if spec.symmetric:
-        zero_point = jnp.zeros_like(scale)
-    else:
-        zero_point = jnp.clip(jnp.round(divide(zero - low, scale)), zero, top)
-    plain = stored_grid(spec, scale, zero_point)
-    if spec.symmetric:
-        # Without the lowest code (narrow, or one bit) the outermost stand for the ends themselves.
-        even = True if spec.narrow else plain.lowest == -top
-        ends = jnp.where(even, low, plain.low), jnp.where(even, high, plain.high)
-    else:
-        ends = (
-            jnp.where((high == zero) & ~empty, low, plain.low),
-            jnp.where((low == zero) & ~empty, high, plain.high),
-        )
-    return plain._replace(
-        divisor=jnp.where(empty, jnp.float32(jnp.inf), plain.divisor), peak=high, low=ends[0], high=ends[1]
-    )
+    return formula.range_grid(jnp, spec, range.low, range.high, divide)
 
 
 def stored_grid(spec: Spec, scale: jax.Array, zero_point: jax.Array) -> Grid:
@@ -136,19 +76,7 @@ def stored_grid(spec: Spec, scale: jax.Array, zero_point: jax.Array) -> Grid:
       >>> float(g.low), float(g.high)
       (-1.5, 126.0)
     """
-    # Counted in integers, where there is no -0.
-    last, zero = largest_code(spec).astype(jnp.int32), zero_point.astype(jnp.int32)
-    divisor = scale
-    if spec.symmetric:
-        first = -last if spec.narrow else jnp.where(jnp.asarray(spec.bits) > 1, -last - 1, -last)
-        # So small that everything but 0 is rounded to an outermost code: the sign.
-        divisor = jnp.where(jnp.asarray(spec.bits) == 1, _SMALLEST, scale)
-    else:
-        first, last = -zero, last - zero
-    lowest, highest = first.astype(jnp.float32), last.astype(jnp.float32)
-    # An outermost code can lie up to a step beyond the range, and so beyond float32.
-    low, high = jnp.maximum(lowest * scale, -_LARGEST), jnp.minimum(highest * scale, _LARGEST)
-    return Grid(scale, divisor, zero.astype(jnp.float32), lowest, highest, high, low, high)
+    return formula.scale_grid(jnp, spec, scale, zero_point)
 
 
 def encode(x: jax.Array, g: Grid) -> jax.Array:

@@ -1,8 +1,8 @@
-"""Damages packed files, and checks that each gives a clear error or, where the checksums are made to fit, a model.
+"""Damages packed files, and checks that each gives a clear error or, if its checksums are right, a model.
 
     python -m tests.codec.fuzz 100000 [SEED]
 
-prints what became of the files, the longest that one took, and the most memory the process had.
+prints the outcomes, the longest time that one file took, and the most memory that the process had.
 """
 
 import json
@@ -17,12 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jopt import codec
-from jopt.codec import metadata
-from jopt.codec.container import Sections, join
-from jopt.codec.cursor import varint
-from jopt.codec.dtypes import NAMES
+from jopt.codec.container import Sections, join, varint
+from jopt.codec.elements import NAMES
+from jopt.codec.header import LEAF, NONE, TreeReader, unpack_metadata
 from jopt.codec.reading import TIED
-from jopt.codec.tree import LEAF, NONE, Reader
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -62,9 +60,9 @@ def corpus(seed: int = 0) -> list[Case]:
 
 
 def _case(file: codec.Packed) -> Case:
-    found, tensors, lengths = Sections(file.data, "file"), [], []
-    header = bytes(found.header.buffer)
-    cursor = found.header
+    reader, tensors, lengths = Sections(file.data, "file"), [], []
+    cursor = reader.header
+    header = bytes(cursor.buffer)
 
     def leaf(path: str, key_bytes: int) -> None:
         if (number := cursor.byte()) == TIED:
@@ -73,11 +71,11 @@ def _case(file: codec.Packed) -> Case:
         tensors.append((number, tuple(cursor.varint() for _ in range(cursor.byte()))))
         lengths.append(cursor.varint())
 
-    metadata.unpack(cursor)
-    reader = Reader(cursor, leaf, lambda count: None)
-    reader.read()  # the parameters
-    reader.read()  # the model's state
-    sections = [bytes(found.next(length, "").buffer) for length in lengths]
+    unpack_metadata(cursor)
+    trees = TreeReader(cursor, leaf, lambda count: None)
+    trees.read()  # the parameters
+    trees.read()  # the model's state
+    sections = [bytes(reader.next(length, "").buffer) for length in lengths]
     assert join(header, sections) == file.data
     return Case(file.data, header, sections, tensors)
 
@@ -89,88 +87,90 @@ def alone(number: int, shape: tuple[int, ...], section: bytes) -> bytes:
 
 
 def mutate(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
-    """One to four damages: bits flipped, bytes set, cut, inserted, doubled, moved, or taken from elsewhere."""
-    out = bytearray(data)
+    """Damages the bytes one to four times: flips, sets, cuts, inserts, doubles, moves or replaces some of them."""
+    mutated = bytearray(data)
     for _ in range(int(rng.integers(1, 5))):
-        at, length = int(rng.integers(len(out) + 1)), int(rng.integers(1, 9))
+        at, length = int(rng.integers(len(mutated) + 1)), int(rng.integers(1, 9))
         kind = rng.integers(9)
-        if kind == 0 and at < len(out):
-            out[at] ^= 1 << int(rng.integers(8))
-        elif kind == 1 and at < len(out):
-            out[at] = int(rng.choice(TELLING))
+        if kind == 0 and at < len(mutated):
+            mutated[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1 and at < len(mutated):
+            mutated[at] = int(rng.choice(TELLING))
         elif kind == 2:
-            del out[at:]
+            del mutated[at:]
         elif kind == 3:
-            out[at:at] = rng.bytes(length)
+            mutated[at:at] = rng.bytes(length)
         elif kind == 4:
-            del out[at : at + length]
+            del mutated[at : at + length]
         elif kind == 5:
-            out[at : at + length] = bytes(length) if rng.random() < 0.5 else b"\xff" * length
+            mutated[at : at + length] = bytes(length) if rng.random() < 0.5 else b"\xff" * length
         elif kind == 6:
-            out[at:at] = out[at : at + length]
+            mutated[at:at] = mutated[at : at + length]
         elif kind == 7:
-            out[at : at + 1] = varint(int(2 ** (63 * rng.random())))
+            mutated[at : at + 1] = varint(int(2 ** (63 * rng.random())))
         else:
             start = int(rng.integers(len(other) + 1))
-            out[at : at + length] = other[start : start + length]
-    return bytes(out)
+            mutated[at : at + length] = other[start : start + length]
+    return bytes(mutated)
 
 
 def damaged(rng: np.random.Generator, cases: list[Case]) -> tuple[str, bytes, bytes | None]:
-    """What was done, the file, and the whole one that it must not be taken for (None: its checksums are right)."""
+    """The kind of damage, the file, and the undamaged one (None: the checksums of the damaged one are right)."""
     case, other = (cases[int(i)] for i in rng.integers(len(cases), size=2))
     kind = rng.integers(4)
     if kind == 0 or not case.sections:
         return "bytes", mutate(rng, case.data, other.data), case.data
     if kind == 1:
-        return "header, checksums made to fit", join(mutate(rng, case.header, other.header), case.sections), None
+        return "header, checksums recomputed", join(mutate(rng, case.header, other.header), case.sections), None
     i = int(rng.integers(len(case.sections)))
     section = mutate(rng, case.sections[i], other.data)
     if kind == 2:
-        return "section, checksums made to fit", alone(*case.tensors[i], section), None
+        return "section, checksums recomputed", alone(*case.tensors[i], section), None
     shape = case.tensors[i][1]
     shape = tuple(int(rng.choice((0, 1, 2, n, n + 1, 2**20, 2**62))) for n in (*shape, 1)[: int(rng.integers(4))])
-    return "dtype, checksums made to fit", alone(int(rng.integers(len(NAMES))), shape, section), None
+    return "dtype, checksums recomputed", alone(int(rng.integers(len(NAMES))), shape, section), None
 
 
-def outcome(data: bytes, whole: bytes | None) -> str:
-    """'error' or 'model'; any other exception is one, and so is a damaged file that passes for a whole one."""
+def outcome(data: bytes, undamaged: bytes | None) -> str:
+    """'error', 'model' or 'undamaged'; raises for another error, and if a damaged file is read."""
     try:
         file = codec.decode(data, max_bytes=MAX_BYTES)
     except codec.CodecError as error:
-        assert str(error).startswith("file"), error
+        assert error.where.startswith("file"), error
         return "error"
     assert file.ledger.total == len(data), "the ledger's sum is not the file's length"
-    assert whole is None or data == whole, "a damaged file was read"
-    return "whole" if whole is not None else "model"
+    assert undamaged is None or data == undamaged, "a damaged file was read"
+    return "undamaged" if undamaged is not None else "model"
 
 
 def fuzz(count: int, seed: int = 0, watch: Callable[[int, float], None] | None = None) -> dict[str, int]:
-    """Reads `count` damaged files; how often what became of them."""
-    rng, cases, found = np.random.default_rng(seed), corpus(), Counter()
+    """Reads `count` damaged files; returns how often each outcome occurred."""
+    rng, cases, outcomes = np.random.default_rng(seed), corpus(), Counter()
     for i in range(count):
-        what, data, whole = damaged(rng, cases)
+        kind, data, undamaged = damaged(rng, cases)
         start = time.process_time()
         try:
-            found[f"{what}: {outcome(data, whole)}"] += 1
+            outcomes[f"{kind}: {outcome(data, undamaged)}"] += 1
         except Exception as error:
-            raise AssertionError(f"file {i} of seed {seed} ({what}): {data.hex()[:4000]}") from error
+            raise AssertionError(f"file {i} of seed {seed} ({kind}): {data.hex()[:4000]}") from error
         if watch is not None:
             watch(i, time.process_time() - start)
-    return dict(sorted(found.items()))
+    return dict(sorted(outcomes.items()))
 
 
 def main(count: int, seed: int) -> None:
-    """Prints what became of `count` files."""
+    """Prints the outcomes of `count` files."""
     longest = 0.0
 
     def watch(i: int, seconds: float) -> None:
         nonlocal longest
         longest = max(longest, seconds)
 
-    found = fuzz(count, seed, watch)
+    outcomes = fuzz(count, seed, watch)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"files": count, **found, "longest_seconds": round(longest, 3), "memory_mib": round(memory)}))
+    print(
+        json.dumps({"files": count, **outcomes, "longest_seconds": round(longest, 3), "memory_mib": round(memory)})
+    )
 
 
 if __name__ == "__main__":

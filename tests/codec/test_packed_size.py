@@ -5,8 +5,7 @@ import pytest
 from packed_cases import lenet
 
 from jopt import codec
-from jopt.codec.gaps import runs
-from jopt.codec.stages import stages
+from jopt.codec import stages
 
 
 def entropy_bytes(symbols):
@@ -24,13 +23,13 @@ def test_a_sparse_4_bit_lenet_takes_its_entropies(seed):
     kinds, integers = packed.ledger.by_kind(), codec.decode(packed.data).integers
     values = gaps = 0.0
     for q in integers.values():
-        kept = np.flatnonzero(q.codes)
-        values += entropy_bytes(q.codes.reshape(-1)[kept])
-        gaps += entropy_bytes(runs(kept, q.codes.size))
+        where = np.flatnonzero(q.codes)
+        values += entropy_bytes(q.codes.reshape(-1)[where])
+        gaps += entropy_bytes(np.diff(where, prepend=-1))
     assert len(integers) == 3 and sum(np.count_nonzero(q.codes) for q in integers.values()) == 26620
     # The biases are noise but for their exponents: 24 bits each, 3 or 4 coded ones, and some bytes a tensor.
     assert 27 * 410 / 8 <= kinds["biases"] <= 28 * 410 / 8 + 3 * 16
-    # What is beside them: codes, gaps, fillers, tables and scales against the entropies of codes and gaps.
+    # The rest, codes, gaps, fillers, tables and scales, against the entropies of codes and gaps.
     assert len(packed.data) - kinds["biases"] <= 1.05 * (values + gaps + kinds["header"])
     assert kinds["values"] <= 1.05 * values and kinds["gaps"] + kinds["filler"] <= 1.015 * gaps
     assert kinds["header"] < 160
@@ -41,8 +40,8 @@ def test_stages_by_hand():
     w = np.zeros((8, 16), np.float32)
     w.reshape(-1)[7::8] = np.float32([0.1, 0.3] * 8)
     (row,) = stages({"w": w})
-    assert (row.path, row.parameters, row.kept) == ("w", 128, 16)
-    # Gaps of 7 take 4 bits, as 7 is the filler of 3; two entries are told apart by 1.
+    assert (row.path, row.parameters, row.nonzero_parameters) == ("w", 128, 16)
+    # Gaps of 7 take 4 bits, as 7 is the filler of 3; 1 bit distinguishes two entries.
     assert row.bytes_pruned == 1 + 3 + 16 * 4 // 8 + 1 + 16 * 4
     assert row.bytes_fixed == 1 + 3 + 16 * 4 // 8 + 2 + 2 * 4 + 16 // 8
     assert (row.weight_bits_fixed, row.index_bits_fixed) == (1.0, 8 * (3 + 8) / 16)
@@ -62,7 +61,7 @@ def test_stages_shrink_and_the_last_is_the_file():
         # One byte of the section, which says the encoding, counts as header; a bias has it among its own.
         assert row.bytes_huffman == sections[row.path] - headers[row.path] + row.path.endswith("kernel")
     kernel = rows[1]
-    assert kernel.kept == 640 and 2 < kernel.weight_bits_huffman < kernel.weight_bits_fixed == 4.0
+    assert kernel.nonzero_parameters == 640 and 2 < kernel.weight_bits_huffman < kernel.weight_bits_fixed == 4.0
     assert 4.5 < kernel.index_bits_huffman < kernel.index_bits_fixed < 6
 
 
@@ -72,3 +71,8 @@ def test_every_bias_and_scale_is_in_the_ledger():
     assert set(rows["Dense_0/bias"].bytes) == {"biases", "header"}
     assert rows["Dense_0/kernel"].bytes["scales"] >= 4 and rows["Dense_0/kernel"].dense_bytes == 4 * 64 * 20
     assert rows["Dense_0/kernel"].nonzero_parameters == np.count_nonzero(params["Dense_0"]["kernel"])
+
+
+def test_stages_of_an_empty_tensor():
+    (row,) = stages({"w": np.zeros((0, 3), np.float32)})
+    assert (row.parameters, row.nonzero_parameters, row.bytes_pruned, row.bytes_huffman) == (0, 0, 2, 2)
