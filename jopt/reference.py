@@ -1,0 +1,134 @@
+"""Callables by name: `package.module:name`, from the text to the object and back.
+
+A config is text in a file and a part of a run's identity, so a function in it is written as the place where it can be
+imported from. This file is the one place that imports code because a config names it.
+"""
+
+import importlib
+import inspect
+import re
+import sys
+from types import ModuleType
+
+from jopt.config import ConfigError
+
+_PART = r"[A-Za-z_]\w*"
+_REFERENCE = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
+
+
+def is_reference(text: object) -> bool:
+    """Whether `text` is written as `package.module:name`; nothing is looked up.
+
+    Example:
+      >>> is_reference("my_package.optimizers:signed_momentum"), is_reference("adam"), is_reference("cifar10:3.0.2")
+      (True, False, False)
+    """
+    return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
+
+
+def resolve(reference: str, field: str, *, trusted: bool = True) -> object:
+    """The object that `package.module:name` names.
+
+    Its module is imported, which runs the module's code. Nothing else is evaluated: the name after the colon is
+    looked up attribute by attribute.
+
+    Args:
+      reference: such as `my_package.optimizers:signed_momentum`, or `module:Class.method`.
+      field: the config field that holds it, for the message.
+      trusted: False for a config that somebody else wrote, such as the config file of a run directory that was
+        downloaded. Then only modules of jopt, and modules that this process has imported already, are read.
+
+    Returns:
+      The object.
+
+    Raises:
+      ConfigError: if `reference` is not of that form, its module is missing or fails to import, the module does not
+        have the name, or `trusted` is False and the module would have to be imported.
+
+    Example:
+      >>> resolve("jopt.keys:stream", "score").__name__
+      'stream'
+      >>> resolve("jopt.keys:streem", "score")
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: score must be a name that exists: module 'jopt.keys' has no 'streem', got
+      'jopt.keys:streem'
+    """
+    if not is_reference(reference):
+        raise ConfigError(field, reference, "a reference written as 'package.module:name'")
+    module_name, _, path = reference.partition(":")
+    target: object = _module(module_name, reference, field, trusted)
+    for part in path.split("."):
+        if not hasattr(target, part):
+            owner = f"module {module_name!r}" if isinstance(target, ModuleType) else repr(target)
+            hint = ""
+            if module_name == "__main__":
+                # Written by a script or a notebook, and read by another process, whose main module is another one.
+                hint = " (it was defined in a script: move it to a module that can be imported)"
+            raise ConfigError(field, reference, f"a name that exists: {owner} has no {part!r}{hint}")
+        target = getattr(target, part)
+    return target
+
+
+def _module(name: str, reference: str, field: str, trusted: bool) -> ModuleType:
+    # A module that is imported already runs no more code, so it is safe to read it whoever wrote the config.
+    if name in sys.modules:
+        return sys.modules[name]
+    if not trusted and name.partition(".")[0] != "jopt":
+        raise ConfigError(
+            field,
+            reference,
+            f"of a module that is imported already: this config is not trusted, and importing {name!r} would run its "
+            f"code. If you trust it, import {name} first, or read the config as trusted",
+        )
+    try:
+        return importlib.import_module(name)
+    # The module is the user's, and can fail in any way while it is imported; the field must be named in each.
+    except Exception as error:
+        accepted = f"a reference to a module that can be imported ({type(error).__name__}: {error})"
+        raise ConfigError(field, reference, accepted) from error
+
+
+def name_of(target: object, field: str = "callable") -> str:
+    """The reference that `resolve` turns back into `target`.
+
+    Args:
+      target: a function or a class at the top level of a module, or inside such a class.
+      field: the config field that holds it, for the message.
+
+    Returns:
+      `package.module:name`.
+
+    Raises:
+      ConfigError: for a lambda, a function defined inside another one, a `functools.partial`, and whatever else its
+        module does not have under its own name. The message says how to make it addressable.
+
+    Example:
+      >>> from jopt import keys
+      >>> name_of(keys.stream)
+      'jopt.keys:stream'
+      >>> name_of(lambda x: x, "score")
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: score must be a function or class that can be imported by its name (define it with `def`
+      or `class` at the top level of a module), got <function <lambda> at ...>
+    """
+    module, path = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    reference = f"{module}:{path}"
+    if is_reference(reference):
+        try:
+            same = resolve(reference, field)
+        except ConfigError:
+            same = None
+        # Every access to a bound method makes a new object, so methods are compared by value.
+        if same is target or (inspect.ismethod(target) and same == target):
+            return reference
+    raise ConfigError(field, target, f"a function or class that can be imported by its name ({_remedy(target, path)})")
+
+
+def _remedy(target: object, path: str | None) -> str:
+    if path is not None and "<locals>" in path and "<lambda>" not in path:
+        return f"move {path.rpartition('.')[2]!r} out of the function that defines it, to the top level of its module"
+    if path is None:
+        return f"a {type(target).__name__} has no name of its own: define a function with `def` that calls it"
+    return "define it with `def` or `class` at the top level of a module"

@@ -1,0 +1,39 @@
+"""Names for the types that packages hand to each other, defined once.
+
+A pytree may have any containers, so these names say what a tree is for and not how it is built. Shapes of single
+arrays are written where they are used, as jaxtyping has them: `Float[Array, "batch classes"]`.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+if TYPE_CHECKING:
+    from jax.extend.core import Jaxpr as Jaxpr
+    from jax.extend.core import JaxprEqn as JaxprEqn
+
+Params: TypeAlias = PyTree
+"""What is trained: a tree of arrays, or of their shapes where nothing is computed (`jax.ShapeDtypeStruct`)."""
+
+ModelState: TypeAlias = PyTree
+"""What the forward pass itself updates, such as batch statistics; `{}` if there is none."""
+
+Updates: TypeAlias = PyTree
+"""Gradients, or steps made of them: a tree of the structure of `Params`."""
+
+OptState: TypeAlias = PyTree
+"""The state of an Optax transform."""
+
+Number: TypeAlias = float | np.number | np.ndarray | jax.Array
+"""A number of a config: Python's or NumPy's, or a scalar array that may be traced."""
+
+Shape: TypeAlias = tuple[int, ...]
+
+Key: TypeAlias = jax.Array
+"""A typed key of `jax.random`, a scalar unless it says otherwise."""
+
+Activation: TypeAlias = Callable[[jax.Array], jax.Array]
+"""An elementwise function."""
