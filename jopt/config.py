@@ -132,17 +132,45 @@ def _type_name(hint: Any) -> str:
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The config as JSON-ready dictionaries and lists, in declaration order."""
-    return {field.name: _plain(value) for field, _, value in fields(config)}
+def to_dict(config: Any, path: str = "") -> dict[str, Any]:
+    """The config as JSON-ready dictionaries and lists, in declaration order.
+
+    A callable is written as its reference, `package.module:name`. A dataclass in a field that is declared as
+    `object` also has its class, under the key 'class'.
+
+    Raises:
+      ConfigError: for a callable that has no such name (`jopt.reference.name_of`), by its path.
+    """
+    return {
+        field.name: _class_of(value, hint, join_path(path, field.name)) | part if isinstance(part, dict) else part
+        for field, hint, value in fields(config)
+        for part in [_plain(value, join_path(path, field.name))]
+    }
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
+def _plain(value: Any, path: str = "") -> Any:
+    if _is_instance(value):
+        return to_dict(value, path)
     if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
+        return [_plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+    return _named(value, path)
+
+
+def _is_instance(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _named(value: Any, path: str) -> Any:
+    if not callable(value):
+        return value
+    from jopt.reference import name_of
+
+    return name_of(value, path)
+
+
+def _class_of(value: Any, hint: Any, path: str) -> dict[str, str]:
+    """The entry that tells which dataclass an open field holds."""
+    return {"class": _named(type(value), path)} if hint is object and _is_instance(value) else {}
 
 
 def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
@@ -164,6 +192,12 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
 
 def _typed(value: Any, hint: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is object and isinstance(value, Mapping) and "class" in value:
+        from jopt.reference import resolve
+
+        cls = resolve(value["class"], path)
+        require(isinstance(cls, type) and dataclasses.is_dataclass(cls), path, value["class"], "a dataclass")
+        return from_dict(typing.cast(type, cls), {k: v for k, v in value.items() if k != "class"}, path)
     if origin in (typing.Union, types.UnionType) and value is not None:
         return _typed(value, next(a for a in args if a is not type(None)), path)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
@@ -198,7 +232,7 @@ def canonical_json(config: Any) -> str:
 
 def _changed(config: Any) -> dict[str, Any]:
     out = {}
-    for field, _, value in fields(config):
+    for field, hint, value in fields(config):
         if field.default is not dataclasses.MISSING:
             default = field.default
         elif field.default_factory is not dataclasses.MISSING:
@@ -207,16 +241,17 @@ def _changed(config: Any) -> dict[str, Any]:
             default = dataclasses.MISSING
         if type(value) is type(default) and _plain(value) == _plain(default):
             continue
-        out[field.name] = _changed_value(value)
+        part = _changed_value(value, field.name)
+        out[field.name] = _class_of(value, hint, field.name) | part if isinstance(part, dict) else part
     return out
 
 
-def _changed_value(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+def _changed_value(value: Any, path: str) -> Any:
+    if _is_instance(value):
         return _changed(value)
     if isinstance(value, tuple | list):
-        return [_changed_value(v) for v in value]
-    return value
+        return [_changed_value(v, path) for v in value]
+    return _named(value, path)
 
 
 def fingerprint(config: Any) -> str:

@@ -1,14 +1,16 @@
 """Callables by name: `package.module:name`, from the text to the object and back.
 
-A config is text in a file and a part of a run's identity, so a function in it is written as the place where it can be
-imported from. This file is the one place that imports code because a config names it.
+A config is text in a file and a part of a run's identity, so a function in it is written as the place where it can
+be imported from. This file is the one place that imports code because a config names it.
 """
 
 import importlib
 import inspect
 import re
 import sys
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from jopt.config import ConfigError
 
@@ -78,8 +80,8 @@ def _module(name: str, reference: str, field: str, trusted: bool) -> ModuleType:
         raise ConfigError(
             field,
             reference,
-            f"of a module that is imported already: this config is not trusted, and importing {name!r} would run its "
-            f"code. If you trust it, import {name} first, or read the config as trusted",
+            f"a reference to a module that is imported already: this config is not trusted, and importing {name!r} "
+            f"would run its code. If you trust it, import {name} first, or read the config as trusted",
         )
     try:
         return importlib.import_module(name)
@@ -110,8 +112,8 @@ def name_of(target: object, field: str = "callable") -> str:
       >>> name_of(lambda x: x, "score")
       Traceback (most recent call last):
       ...
-      jopt.config.ConfigError: score must be a function or class that can be imported by its name (define it with `def`
-      or `class` at the top level of a module), got <function <lambda> at ...>
+      jopt.config.ConfigError: score must be a function or class that can be imported by its name (define it with
+      `def` or `class` at the top level of a module), got <function <lambda> at ...>
     """
     module, path = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
     reference = f"{module}:{path}"
@@ -123,12 +125,32 @@ def name_of(target: object, field: str = "callable") -> str:
         # Every access to a bound method makes a new object, so methods are compared by value.
         if same is target or (inspect.ismethod(target) and same == target):
             return reference
-    raise ConfigError(field, target, f"a function or class that can be imported by its name ({_remedy(target, path)})")
+    raise ConfigError(
+        field, target, f"a function or class that can be imported by its name ({_remedy(target, path)})"
+    )
 
 
 def _remedy(target: object, path: str | None) -> str:
     if path is not None and "<locals>" in path and "<lambda>" not in path:
-        return f"move {path.rpartition('.')[2]!r} out of the function that defines it, to the top level of its module"
+        return (
+            f"move {path.rpartition('.')[2]!r} out of the function that defines it, to the top level of its module"
+        )
     if path is None:
         return f"a {type(target).__name__} has no name of its own: define a function with `def` that calls it"
     return "define it with `def` or `class` at the top level of a module"
+
+
+def call(function: Callable[..., Any], *args: Any, **offered: Any) -> Any:
+    """Calls a user's function with `args`, and with those keywords of `offered` that it has parameters for.
+
+    So a function of one argument can stay one, and a function that needs more says so by its parameters.
+
+    Example:
+      >>> call(lambda w: w + 1, 2, layers={}), call(lambda w, layers: len(layers), 2, layers={})
+      (3, 0)
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # of some functions that are written in C
+        return function(*args)
+    return function(*args, **{name: value for name, value in offered.items() if name in parameters})

@@ -27,7 +27,11 @@ Updates: TypeAlias = PyTree
 OptState: TypeAlias = PyTree
 """The state of an Optax transform."""
 
-Number: TypeAlias = float | np.number | np.ndarray | jax.Array
+if TYPE_CHECKING:
+    # NumPy's scalars mix with JAX arrays, but their declared operators would make every result a NumPy type too.
+    Number: TypeAlias = float | jax.Array
+else:
+    Number: TypeAlias = float | int | np.number | np.ndarray | jax.Array
 """A number of a config: Python's or NumPy's, or a scalar array that may be traced."""
 
 Shape: TypeAlias = tuple[int, ...]

@@ -36,14 +36,31 @@ def local():
     return inner
 
 
-@pytest.mark.parametrize("target", [top_level, Outer, Outer.Inner, Outer.make, keys.stream, optax.sgd, prune.one_shot])
+@pytest.mark.parametrize(
+    "target", [top_level, Outer, Outer.Inner, Outer.make, keys.stream, optax.sgd, prune.one_shot]
+)
 def test_resolve_undoes_name_of(target):
     assert resolve(name_of(target), "field") == target
 
 
 def test_references_are_told_by_their_form():
     good = ["a:b", "a.b:c", "a.b:C.d", "_x1.y:z_2", "__main__:f"]
-    bad = ["adam", "a.b", "a:", ":b", "a:b:c", "a b:c", "a:1", "a..b:c", "cifar10:3.0.2", "a:b()", "a:b\n", "", None, 3]
+    bad = [
+        "adam",
+        "a.b",
+        "a:",
+        ":b",
+        "a:b:c",
+        "a b:c",
+        "a:1",
+        "a..b:c",
+        "cifar10:3.0.2",
+        "a:b()",
+        "a:b\n",
+        "",
+        None,
+        3,
+    ]
     assert [is_reference(text) for text in good] == [True] * len(good)
     assert [is_reference(text) for text in bad] == [False] * len(bad)
 
