@@ -5,15 +5,11 @@ arrays are written where they are used, as jaxtyping has them: `Float[Array, "ba
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
-
-if TYPE_CHECKING:
-    from jax.extend.core import Jaxpr as Jaxpr
-    from jax.extend.core import JaxprEqn as JaxprEqn
 
 Params: TypeAlias = PyTree
 """What is trained: a tree of arrays, or of their shapes where nothing is computed (`jax.ShapeDtypeStruct`)."""
@@ -41,3 +37,13 @@ Key: TypeAlias = jax.Array
 
 Activation: TypeAlias = Callable[[jax.Array], jax.Array]
 """An elementwise function."""
+
+# JAX declares the variables of a jaxpr without shapes and dtypes, so its own types would fail at every use.
+Jaxpr: TypeAlias = Any
+"""A `jax.extend.core.Jaxpr`: a program as JAX traced it."""
+
+JaxprEqn: TypeAlias = Any
+"""A `jax.extend.core.JaxprEqn`: one equation of a program."""
+
+NameStack: TypeAlias = Any
+"""The named scopes around an equation."""

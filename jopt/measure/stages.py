@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jopt.layers import Layers
-from jopt.measure.bits import Grid, storage, total_storage
-from jopt.measure.effective import effective_flops
-from jopt.measure.noise import sqnr
-from jopt.measure.predictions import churn
+from jopt.measure.compare import churn, sqnr
+from jopt.measure.flops import effective_flops
+from jopt.measure.size import IntegerCode, storage, total_storage
 
 
 class StageOutcome(NamedTuple):
@@ -34,7 +33,7 @@ class StageOutcome(NamedTuple):
     metrics: Mapping[str, float] = {}
     predictions: ArrayLike | None = None
     latent: Any = None
-    grids: Mapping[str, Grid] | None = None
+    grids: Mapping[str, IntegerCode] | None = None
     flops: Mapping[str, int] | None = None
     bytes: int | None = None
     layers: Layers | None = None

@@ -52,7 +52,9 @@ def integers(found: dict[str, Storage], seen: Any) -> dict[str, QTensor]:
     return of_values(found, compression.bare(seen))
 
 
-def grids(config: Experiment, stage: int, params: Any, known: Layers | None = None) -> dict[str, measure.Grid]:
+def grids(
+    config: Experiment, stage: int, params: Any, known: Layers | None = None
+) -> dict[str, measure.IntegerCode]:
     """How the integers of each quantized parameter would be held, for its theoretical size."""
     code = compression.acting(config, stage)["quantize"].config
     params = compression.bare(params)
@@ -60,11 +62,13 @@ def grids(config: Experiment, stage: int, params: Any, known: Layers | None = No
     for path, leaf, spec, _ in quantize.specs(code, params, known):
         if spec is not None and not spec.is_identity:
             scales = math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
-            found[path] = measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
+            found[path] = measure.IntegerCode(int(spec.bits), scales, 0 if spec.symmetric else scales)
     for path, leaf, scheme, parameter in assign(code.rules, params, code.scheme, known):
         if scheme in _SIGNS:
             spec = _signs(code, scheme, parameter, leaf.ndim)
-            found[path] = measure.Grid(_SIGNS[scheme], math.prod(quantize.scale_shape(tuple(leaf.shape), spec)))
+            found[path] = measure.IntegerCode(
+                _SIGNS[scheme], math.prod(quantize.scale_shape(tuple(leaf.shape), spec))
+            )
     return found
 
 

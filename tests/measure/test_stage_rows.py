@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopt.measure import Grid, StageOutcome, size, stage_rows
+from jopt.measure import IntegerCode, StageOutcome, size, stage_rows
 
 LABELS = np.array([0, 1, 2, 3])
 DENSE = {"Dense_0": {"bias": jnp.array([1.0, 2.0]), "kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])}}
@@ -48,7 +48,7 @@ def test_a_stage_may_change_shapes_flops_and_grid():
     rows = stage_rows(
         [
             StageOutcome("dense", DENSE),
-            StageOutcome("shrink", small, flops={"Dense_0": 4}, grids={"Dense_0/kernel": Grid(3)}),
+            StageOutcome("shrink", small, flops={"Dense_0": 4}, grids={"Dense_0/kernel": IntegerCode(3)}),
         ],
         flops={"Dense_0": 8},
     )
