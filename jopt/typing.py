@@ -32,6 +32,9 @@ else:
 
 Shape: TypeAlias = tuple[int, ...]
 
+Batch: TypeAlias = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+"""One batch of examples [batch, ...]; or only its shape and dtype, where a function is traced and not run."""
+
 Key: TypeAlias = jax.Array
 """A typed key of `jax.random`, a scalar unless it says otherwise."""
 

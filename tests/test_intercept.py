@@ -12,9 +12,8 @@ from quick import jit, start
 
 from jopt import intercept
 from jopt.models import from_linen, from_nnx
-from jopt.models.cnn import ConvNet
+from jopt.models.cnn import ConvNet, ResNet
 from jopt.models.mlp import MLP, TiedMLP
-from jopt.models.resnet import ResNet
 from jopt.models.rnn import RNN
 
 pytestmark = pytest.mark.unoptimized

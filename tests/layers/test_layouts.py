@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from jopt import layers, models
-from jopt.models.conv import Conv
+from jopt.models.layers import Conv
 
 pytestmark = pytest.mark.unoptimized
 KEY = jax.random.key(0)
