@@ -5,10 +5,9 @@ import pytest
 
 from jopt import config as base
 from jopt import data
-from jopt.data import partition
 from jopt.data.cache import cached
 from jopt.data.dataset import _statistics
-from jopt.data.source import Source
+from jopt.data.source import Source, stratified_order
 
 SPLITS = ("train", "validation", "test")
 
@@ -164,7 +163,7 @@ def test_an_unknown_split_is_refused(digits):
 def test_every_prefix_is_stratified_to_within_one_example():
     rng = np.random.RandomState(0)
     labels = rng.choice(4, 200, p=[0.5, 0.3, 0.15, 0.05])
-    order = partition.stratified_order(rng.randint(0, 256, (200, 3)).astype(np.uint8), labels)
+    order = stratified_order(rng.randint(0, 256, (200, 3)).astype(np.uint8), labels)
     totals = np.bincount(labels)
     for k in range(201):
         taken = np.bincount(labels[order[:k]], minlength=4)
@@ -175,8 +174,8 @@ def test_the_selection_follows_from_content_not_from_the_order_of_reading():
     rng = np.random.RandomState(0)
     inputs, labels = rng.randint(0, 256, (50, 6)).astype(np.uint8), rng.choice(3, 50)
     shuffle = rng.permutation(50)
-    a = inputs[partition.stratified_order(inputs, labels)[:20]]
-    b = inputs[shuffle][partition.stratified_order(inputs[shuffle], labels[shuffle])[:20]]
+    a = inputs[stratified_order(inputs, labels)[:20]]
+    b = inputs[shuffle][stratified_order(inputs[shuffle], labels[shuffle])[:20]]
     np.testing.assert_array_equal(a, b)
 
 
