@@ -336,8 +336,8 @@ def _feature_axes(module: nn.Module) -> tuple[Axes, Axes]:
     batched = isinstance(module, nn.DenseGeneral) and _as_tuple(module.batch_dims)
     if batched or isinstance(module, nn.Einsum):
         raise TypeError(
-            f"layer {path_of(module)!r} ({type(module).__name__}) chooses the axes that it sums over and maps: it has "
-            "no statistics by feature"
+            f"layer {path_of(module)!r} ({type(module).__name__}) chooses the axes that it sums over: it has no "
+            "statistics by feature"
         )
     if not isinstance(module, nn.DenseGeneral):
         return (-1,), (-1,)
