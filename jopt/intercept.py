@@ -212,7 +212,7 @@ def names(fn: Forward, *args: Any, **kwargs: Any) -> dict[str, tuple[LayerCall, 
 
 
 def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, ...]]]]:
-    """The function that gives, besides the result of `fn`, what each of its layers was called with and gave.
+    """The function that returns the result of `fn`, and the input and output of each call of its layers.
 
     Around a function whose inputs `replace_inputs` changes, it sees the inputs before the change.
 

@@ -1,6 +1,8 @@
 """Optimizers and schedules from outside jopt: by reference or as callables, with numbers of their own, traced."""
 
 import dataclasses
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -186,3 +188,15 @@ def test_a_schedule_from_outside_needs_an_end():
     with pytest.raises(ConfigError) as error:
         optim.build(Config(schedule=outside.half_way))
     assert error.value.field == "decay_steps"
+
+
+def test_the_documents_examples_run():
+    """In order, in one namespace; the optimizer that they define then moves by the sign of its momentum."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "optimizers.md").read_text()
+    space = {"params": {"Dense_0": {"scale": jnp.ones(2), "kernel": jnp.ones((2, 2))}}}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "optimizers.md", "exec"), space)
+    optimizer = optim.build(Config(space["signed_momentum"], learning_rate=0.5, custom=space["Numbers"]()))
+    params = {"w": jnp.array([2.0, -2.0])}
+    updates, _ = optimizer.update({"w": jnp.array([0.25, -4.0])}, optimizer.init(params), params)
+    assert updates["w"].tolist() == [-0.5, 0.5]
