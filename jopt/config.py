@@ -11,7 +11,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 C = TypeVar("C")
@@ -173,11 +173,18 @@ def _class_of(value: Any, hint: Any, path: str) -> dict[str, str]:
     return {"class": _named(type(value), path)} if hint is object and _is_instance(value) else {}
 
 
-def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
+def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "", *, trusted: bool = True) -> C:
     """Rebuilds a config of type `cls` from what `to_dict` gave.
 
+    Args:
+      cls: its class.
+      values: what `to_dict` gave.
+      path: where the config stands in its tree, for messages.
+      trusted: False for a file that somebody else wrote: references in it may name only what is imported already,
+        and jopt's own modules (`jopt.reference.resolve`), so that reading it runs no code.
+
     Raises:
-      ConfigError: for an unknown field or a value of another type.
+      ConfigError: for an unknown field or a value of another type; for a reference that is not trusted.
     """
     hints = _hints(cls)
     for name in values:
@@ -185,27 +192,37 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
             raise ConfigError(
                 join_path(path, name), values[name], f"absent: {cls.__name__} has only {', '.join(hints)}"
             )
-    config = cls(**{k: _typed(v, hints[k], join_path(path, k)) for k, v in values.items()})
+    config = cls(**{k: _typed(v, hints[k], join_path(path, k), trusted) for k, v in values.items()})
     check_types(config, path)
     return config
 
 
-def _typed(value: Any, hint: Any, path: str) -> Any:
+def _typed(value: Any, hint: Any, path: str, trusted: bool) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is object and isinstance(value, Mapping) and "class" in value:
         from jopt.reference import resolve
 
-        cls = resolve(value["class"], path)
+        cls = resolve(value["class"], path, trusted=trusted)
         require(isinstance(cls, type) and dataclasses.is_dataclass(cls), path, value["class"], "a dataclass")
-        return from_dict(typing.cast(type, cls), {k: v for k, v in value.items() if k != "class"}, path)
+        return from_dict(
+            typing.cast(type, cls), {k: v for k, v in value.items() if k != "class"}, path, trusted=trusted
+        )
+    if Callable in args and not trusted:
+        from jopt.reference import is_reference, resolve
+
+        # The reference stays a text; here it is only refused if it would import something later.
+        if is_reference(value):
+            resolve(value, path, trusted=False)
     if origin in (typing.Union, types.UnionType) and value is not None:
-        return _typed(value, next(a for a in args if a is not type(None)), path)
+        return _typed(value, next(a for a in args if a is not type(None)), path, trusted)
     if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value, path)
+        return from_dict(typing.cast(type, hint), value, path, trusted=trusted)
     if isinstance(value, list) and origin in (tuple, list):
         variadic = origin is list or (len(args) == 2 and args[1] is Ellipsis)
         inner = [args[0]] * len(value) if variadic else list(args) + [Any] * (len(value) - len(args))
-        return origin(_typed(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, inner, strict=False)))
+        return origin(
+            _typed(v, a, f"{path}[{i}]", trusted) for i, (v, a) in enumerate(zip(value, inner, strict=False))
+        )
     return value
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from jopt.config import ConfigError
 
@@ -18,7 +18,7 @@ _PART = r"[A-Za-z_]\w*"
 _REFERENCE = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
 
 
-def is_reference(text: object) -> bool:
+def is_reference(text: object) -> TypeGuard[str]:
     """Whether `text` is written as `package.module:name`; nothing is looked up.
 
     Example:

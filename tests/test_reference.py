@@ -118,8 +118,8 @@ def test_an_untrusted_config_runs_no_code(package):
     assert "hers_marked" not in sys.modules and not hasattr(sys, "hers_ran")
     # Our own modules are trusted, and so is what the user has imported.
     assert resolve("jopt.patches:patches", "score", trusted=False).__name__ == "patches"
-    made = resolve("hers_marked:make", "score")
-    assert resolve("hers_marked:make", "score", trusted=False) is made
+    imported = resolve("hers_marked:make", "score")
+    assert resolve("hers_marked:make", "score", trusted=False) is imported
 
 
 def test_a_package_whose_name_begins_like_ours_is_not_ours():

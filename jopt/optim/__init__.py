@@ -4,6 +4,7 @@ from jopt.optim.build import ParameterPlan as ParameterPlan
 from jopt.optim.build import build as build
 from jopt.optim.build import describe as describe
 from jopt.optim.build import plan as plan
+from jopt.optim.build import summary as summary
 from jopt.optim.config import DEFAULTS as DEFAULTS
 from jopt.optim.config import MIXING_NAMES as MIXING_NAMES
 from jopt.optim.config import NAMES as NAMES

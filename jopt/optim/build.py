@@ -10,6 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
 
 from jopt import rules
+from jopt.config import leaves
 from jopt.hyper import known
 from jopt.layers import Layers
 from jopt.optim import schedules
@@ -105,6 +106,26 @@ def describe(config: Config, params: Params) -> str:
         rows.append((p.path, shape, *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def summary(config: Config) -> str:
+    """The optimizer on one line: its name, its rate and the fields that differ from their defaults.
+
+    Example:
+      >>> summary(Config("sgd", learning_rate=0.5, warmup_steps=10))
+      'sgd, learning_rate 0.5, warmup_steps 10'
+    """
+    defaults = dict(leaves(Config()))
+    parts = [_shown(config.name), f"learning_rate {config.learning_rate:g}"]
+    for path, value in leaves(config):
+        # A dataclass of the user's in `custom` has fields that no default is known for.
+        if path not in ("name", "learning_rate") and value != defaults.get(path):
+            parts.append(f"{path} {value:g}" if isinstance(value, float) else f"{path} {_shown(value)}")
+    return ", ".join(parts)
+
+
+def _shown(value: object) -> str:
+    return getattr(value, "__qualname__", repr(value)) if callable(value) else str(value)
 
 
 def build(

@@ -37,10 +37,10 @@ def test_digits_are_scikit_learns_pixel_for_pixel(digits):
     for split in SPLITS:
         inputs, labels = getattr(digits, split)
         assert inputs.dtype == np.uint8 and inputs.shape[1:] == (8, 8, 1) and labels.dtype == np.int32
-        here = [row_of[image.tobytes()] for image in inputs]
-        np.testing.assert_array_equal(labels, bunch.target[here])
-        assert here == sorted(here)
-        rows += here
+        split_rows = [row_of[image.tobytes()] for image in inputs]
+        np.testing.assert_array_equal(labels, bunch.target[split_rows])
+        assert split_rows == sorted(split_rows)
+        rows += split_rows
     assert sorted(rows) == list(range(1797))  # the splits cover the set, and none shares an image with another
 
 
@@ -183,9 +183,9 @@ def test_another_task_on_the_same_images(digits, data_dir):
     parity = data.load(data.Config(data_dir=str(data_dir), relabel=(0, 1) * 5))
     assert parity.num_classes == 2 and parity.fingerprint != digits.fingerprint
     for part in ("train", "validation", "test"):
-        ours, theirs = getattr(parity, part), getattr(digits, part)
-        assert np.array_equal(ours.inputs, theirs.inputs)
-        assert np.array_equal(ours.labels, theirs.labels % 2) and ours.labels.dtype == np.int32
+        relabelled, original = getattr(parity, part), getattr(digits, part)
+        assert np.array_equal(relabelled.inputs, original.inputs)
+        assert np.array_equal(relabelled.labels, original.labels % 2) and relabelled.labels.dtype == np.int32
 
 
 @pytest.mark.parametrize("relabel", [(0, 1), (0, 1) * 6, (0, 2) * 5, (-1, 0) * 5])

@@ -118,14 +118,14 @@ def encode(values, width):
     bitmap = "".join("1" if w else "0" for w in words)
     where = min(bitmap, "".join(format(i, f"0{index}b") for i in positions if index), key=len)
     for code in ("dense", "sparse"):
-        kept = words if code == "dense" else [words[i] for i in positions]
-        book = sorted(set(kept))
+        coded = words if code == "dense" else [words[i] for i in positions]
+        book = sorted(set(coded))
         bits = (len(book) - 1).bit_length() if book else 0
         prefix = "" if code == "dense" else where
-        yield code, prefix + "".join(format(w, f"0{width}b") for w in kept), kept, book
-        codes = "".join(format(book.index(w), f"0{bits}b") for w in kept) if bits else ""
+        yield code, prefix + "".join(format(w, f"0{width}b") for w in coded), coded, book
+        codes = "".join(format(book.index(w), f"0{bits}b") for w in coded) if bits else ""
         table = "".join(format(w, f"0{width}b") for w in book)
-        yield f"{code} codebook", prefix + codes + table, kept, book
+        yield f"{code} codebook", prefix + codes + table, coded, book
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopt import coupling
 from jopt.models import Config, ResNet, build, names
 from jopt.rules import named_leaves
 
@@ -36,15 +35,17 @@ def shapes(model, shape):
     return {path: leaf.shape for path, leaf in named_leaves(dict(variables))}
 
 
-def sliced(found):
+def sliced(coupling):
     """For each array its axes and the group that they belong to, in coupling's words."""
     out = {}
-    for group in found.groups:
+    for group in coupling.groups:
         for point in group.points:
             for layer in point.writers:
                 norm = layer.norm
-                more = () if norm is None else (f"params/{norm.scale}", f"params/{norm.bias}", norm.mean, norm.var)
-                for path in (*(f"params/{p}" for p in (*layer.kernels, *layer.biases)), *more):
+                norm_paths = (
+                    () if norm is None else (f"params/{norm.scale}", f"params/{norm.bias}", norm.mean, norm.var)
+                )
+                for path in (*(f"params/{p}" for p in (*layer.kernels, *layer.biases)), *norm_paths):
                     out[path, -1] = group
             for reader in point.readers:
                 out[f"params/{reader.kernel}", -2] = group
@@ -58,13 +59,13 @@ def test_every_name_is_tested():
 @pytest.mark.parametrize("name", CASES)
 def test_resizing_changes_exactly_the_axes_that_are_declared(name):
     model, (shape, _) = module(name), CASES[name]
-    found = model.coupling()
-    assert found.resize({group.name: group.size for group in found.groups}) is not model
+    coupling = model.coupling()
+    assert coupling.resize({group.name: group.size for group in coupling.groups}) is not model
     before = shapes(model, shape)
-    axes = sliced(found)
-    for group in found.groups:
-        sizes = {other.name: other.size - (other is group) for other in found.groups}
-        smaller = found.resize(sizes)
+    axes = sliced(coupling)
+    for group in coupling.groups:
+        sizes = {other.name: other.size - (other is group) for other in coupling.groups}
+        smaller = coupling.resize(sizes)
         assert type(smaller) is type(model)
         assert {g.name: g.size for g in smaller.coupling().groups} == sizes
         after = shapes(smaller, shape)
@@ -132,9 +133,9 @@ def test_default_widths_are_those_of_width():
 
 
 def test_a_folded_resnet_has_biases_and_no_state():
-    found = shapes(ResNet(2, (1, 1), 3, folded=True), (8, 8, 1))
-    assert all(path.startswith("params/") and "Norm" not in path for path in found)
-    assert found["params/Block_1/shortcut/bias"] == (4,)
+    coupling = shapes(ResNet(2, (1, 1), 3, folded=True), (8, 8, 1))
+    assert all(path.startswith("params/") and "Norm" not in path for path in coupling)
+    assert coupling["params/Block_1/shortcut/bias"] == (4,)
     layers = list(coupling.layers(ResNet(2, (1, 1), 3, folded=True).coupling()))
     assert len(layers) == 7 and not any(layer.norm for layer in layers)
     assert np.all([len(layer.biases) == 1 for layer in layers])

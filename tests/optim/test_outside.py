@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +133,31 @@ def test_round_trip_through_json():
     assert back == dataclasses.replace(config, name=REFERENCE, schedule=f"{HERE}:half_way")
     assert canonical_json(back) == canonical_json(config)
     assert fingerprint(back) == fingerprint(config) != fingerprint(hers(schedule=outside.to_the_power))
+
+
+def test_a_strangers_config_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "strangers_module.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plain = to_dict(hers())
+    assert from_dict(Config, plain, trusted=False) == dataclasses.replace(hers(), name=REFERENCE)
+    name = "strangers_module:x"
+    for changes, field in (
+        ({"name": name}, "name"),
+        ({"schedule": name}, "schedule"),
+        ({"custom": {"class": name}}, "custom"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            from_dict(Config, plain | changes, "optimizer", trusted=False)
+        assert (error.value.field, error.value.value) == (f"optimizer.{field}", name)
+    assert "strangers_module" not in sys.modules
+
+
+def test_the_summary_names_hers():
+    config = hers(rho=0.25, learning_rate=0.5, schedule=outside.half_way, decay_steps=4)
+    assert optim.summary(config) == (
+        "signed_momentum, learning_rate 0.5, schedule half_way, decay_steps 4, custom.rho 0.25, custom.slow False"
+    )
+    assert optim.summary(Config("adam")) == "adam, learning_rate 0.001"
 
 
 def test_a_lambda_can_be_built_but_not_written():
