@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jopt import coupling
 from jopt.models import Config, ResNet, build, names
 from jopt.rules import named_leaves
 
@@ -35,10 +36,10 @@ def shapes(model, shape):
     return {path: leaf.shape for path, leaf in named_leaves(dict(variables))}
 
 
-def sliced(coupling):
+def sliced(declared):
     """For each array its axes and the group that they belong to, in coupling's words."""
-    out = {}
-    for group in coupling.groups:
+    axes_of = {}
+    for group in declared.groups:
         for point in group.points:
             for layer in point.writers:
                 norm = layer.norm
@@ -46,10 +47,10 @@ def sliced(coupling):
                     () if norm is None else (f"params/{norm.scale}", f"params/{norm.bias}", norm.mean, norm.var)
                 )
                 for path in (*(f"params/{p}" for p in (*layer.kernels, *layer.biases)), *norm_paths):
-                    out[path, -1] = group
+                    axes_of[path, -1] = group
             for reader in point.readers:
-                out[f"params/{reader.kernel}", -2] = group
-    return out
+                axes_of[f"params/{reader.kernel}", -2] = group
+    return axes_of
 
 
 def test_every_name_is_tested():
@@ -59,13 +60,13 @@ def test_every_name_is_tested():
 @pytest.mark.parametrize("name", CASES)
 def test_resizing_changes_exactly_the_axes_that_are_declared(name):
     model, (shape, _) = module(name), CASES[name]
-    coupling = model.coupling()
-    assert coupling.resize({group.name: group.size for group in coupling.groups}) is not model
+    declared = model.coupling()
+    assert declared.resize({group.name: group.size for group in declared.groups}) is not model
     before = shapes(model, shape)
-    axes = sliced(coupling)
-    for group in coupling.groups:
-        sizes = {other.name: other.size - (other is group) for other in coupling.groups}
-        smaller = coupling.resize(sizes)
+    axes = sliced(declared)
+    for group in declared.groups:
+        sizes = {other.name: other.size - (other is group) for other in declared.groups}
+        smaller = declared.resize(sizes)
         assert type(smaller) is type(model)
         assert {g.name: g.size for g in smaller.coupling().groups} == sizes
         after = shapes(smaller, shape)
@@ -133,9 +134,9 @@ def test_default_widths_are_those_of_width():
 
 
 def test_a_folded_resnet_has_biases_and_no_state():
-    coupling = shapes(ResNet(2, (1, 1), 3, folded=True), (8, 8, 1))
-    assert all(path.startswith("params/") and "Norm" not in path for path in coupling)
-    assert coupling["params/Block_1/shortcut/bias"] == (4,)
+    arrays = shapes(ResNet(2, (1, 1), 3, folded=True), (8, 8, 1))
+    assert all(path.startswith("params/") and "Norm" not in path for path in arrays)
+    assert arrays["params/Block_1/shortcut/bias"] == (4,)
     layers = list(coupling.layers(ResNet(2, (1, 1), 3, folded=True).coupling()))
     assert len(layers) == 7 and not any(layer.norm for layer in layers)
     assert np.all([len(layer.biases) == 1 for layer in layers])
