@@ -150,36 +150,46 @@ CLASS = "class"
 """The JSON key that names a value's class, where its field is declared a class that it derives from."""
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The config as JSON-ready dictionaries and lists, in declaration order."""
-    return {field.name: encode(value, hint) for field, hint, value in fields(config)}
+def to_dict(config: Any, path: str = "") -> dict[str, Any]:
+    """The config as JSON-ready dictionaries and lists, in declaration order.
+
+    Raises:
+      ConfigError: for a function that no reference can name, by its path.
+    """
+    return {
+        field.name: encode(value, hint, path=join_path(path, field.name)) for field, hint, value in fields(config)
+    }
 
 
-def encode(value: Any, hint: Any = None, fields_of: Callable[[Any], dict[str, Any]] = to_dict) -> Any:
+def encode(
+    value: Any, hint: Any = None, fields_of: Callable[[Any, str], dict[str, Any]] = to_dict, path: str = ""
+) -> Any:
     """A value, JSON-ready.
 
     Args:
       value: of a field.
       hint: the field's declared type; a dataclass of another class is written with its own.
-      fields_of: gives the fields of a dataclass.
+      fields_of: gives the fields of a dataclass, given its path.
+      path: where the value stands, for messages.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {**_class_tag(value, hint), **fields_of(value)}
+        return {**_class_tag(value, hint, path), **fields_of(value, path)}
     if isinstance(value, tuple | list):
-        return [encode(v, h, fields_of) for v, h in zip(value, _element_hints(hint, len(value)), strict=True)]
+        pairs = enumerate(zip(value, _element_hints(hint, len(value)), strict=True))
+        return [encode(v, h, fields_of, f"{path}[{i}]") for i, (v, h) in pairs]
     if callable(value):
         from jopt.reference import name_of
 
-        return name_of(value)
+        return name_of(value, path)
     return value
 
 
-def _class_tag(value: Any, hint: Any) -> dict[str, str]:
+def _class_tag(value: Any, hint: Any, path: str) -> dict[str, str]:
     if hint is None or type(value) in (hint, *typing.get_args(hint)):
         return {}
     from jopt.reference import name_of
 
-    return {CLASS: name_of(type(value))}
+    return {CLASS: name_of(type(value), path)}
 
 
 def _element_hints(hint: Any, count: int) -> list[Any]:
@@ -232,7 +242,7 @@ def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
 
         if is_reference(value):
             resolve(value, path, trusted=trusted)
-    if isinstance(value, Mapping) and dataclasses.is_dataclass(hint):
+    if isinstance(value, Mapping) and (dataclasses.is_dataclass(hint) or (hint is object and CLASS in value)):
         base = typing.cast(type, hint)
         if CLASS not in value:
             return from_dict(base, value, path, trusted=trusted)
@@ -252,7 +262,7 @@ def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
 def _may_be_reference(hint: Any) -> bool:
     """Whether a string in a field of this type may name a function or a class of any module."""
     args = typing.get_args(hint)
-    return str in args and any(typing.get_origin(a) is collections.abc.Callable for a in args)
+    return str in args and any(collections.abc.Callable in (a, typing.get_origin(a)) for a in args)
 
 
 def is_node(value: Any) -> bool:
@@ -326,7 +336,7 @@ def canonical_json(config: Any) -> str:
     return json.dumps(changed(config), sort_keys=True, separators=(",", ":"))
 
 
-def changed(config: Any) -> dict[str, Any]:
+def changed(config: Any, path: str = "") -> dict[str, Any]:
     """The fields that differ from their defaults, JSON-ready."""
     values = {}
     for field, hint, value in fields(config):
@@ -336,9 +346,11 @@ def changed(config: Any) -> dict[str, Any]:
             default = field.default_factory()
         else:
             default = dataclasses.MISSING
-        if type(value) is type(default) and encode(value, hint) == encode(default, hint):
+        if type(value) is type(default) and encode(value, hint, path=field.name) == encode(
+            default, hint, path=field.name
+        ):
             continue
-        values[field.name] = encode(value, hint, changed)
+        values[field.name] = encode(value, hint, changed, join_path(path, field.name))
     return values
 
 

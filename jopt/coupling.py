@@ -1,9 +1,9 @@
 """Which axes of which parameters belong together: what a model declares so that it can be cut and folded.
 
 A model that can be shrunk or folded has one method, `coupling(x=None) -> Coupling`. `jopt.prune.shrink` and
-`jopt.quantize.fold` read it; the models of `jopt.models` have it, and anybody's may.
+`jopt.quantize.fold` read it. The models of `jopt.models` have it, and a model of a user's may.
 
-A **group** is a set of units that live and die together: the neurons of a hidden layer, the channels of a
+A **group** is a set of units that are kept or cut together: the neurons of a hidden layer, the channels of a
 convolution or of a residual stream, the state of a recurrent layer. A unit is a slice of the last axis of every
 kernel that writes it and of the last axis but one of every kernel that reads it.
 """
@@ -11,10 +11,7 @@ kernel that writes it and of the last axis but one of every kernel that reads it
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
-
-Activation = Callable[[jax.Array], jax.Array]
-Shape = tuple[int, ...]
+from jopt.typing import Activation, Batch, Shape
 
 
 class Norm(NamedTuple):
@@ -48,6 +45,7 @@ class Layer(NamedTuple):
         then is 0), as in a gated recurrent layer.
     """
 
+    # Strings and numbers alone, so that a layer can be a key and two uses of a tied layer are equal.
     kernels: tuple[str, ...]
     biases: tuple[str, ...] = ()
     norm: Norm | None = None
@@ -67,6 +65,7 @@ class Reader(NamedTuple):
 
     kernel: str
     layer: Layer
+    # A reason and not a flag, because the error has to say why a constant unit cannot be cut.
     inexact: str = ""
 
 
@@ -75,7 +74,7 @@ class Point(NamedTuple):
 
     Attributes:
       writers: layers that are added up.
-      readers: who reads the units here.
+      readers: the kernels that read the units here.
       activation: elementwise; what follows it (max pooling, mean over pixels, dropout in evaluation mode) leaves a
         constant what it is.
       carries: True in a residual stream: the value at the point before is added.
@@ -84,6 +83,7 @@ class Point(NamedTuple):
     writers: tuple[Layer, ...]
     readers: tuple[Reader, ...]
     activation: Activation
+    # A unit of a stream is constant only where everything that was added before is, so points are kept in order.
     carries: bool = False
 
 
@@ -123,7 +123,7 @@ class CouplingError(ValueError):
     """A model does not say how its axes are coupled, or not what its parameters say."""
 
 
-def of(model: Any, x: Any = None) -> Coupling:
+def of(model: object, x: Batch | None = None) -> Coupling:
     """The coupling that `model` declares.
 
     Args:
@@ -143,15 +143,16 @@ def of(model: Any, x: Any = None) -> Coupling:
     name = type(model).__name__
     method = getattr(model, "coupling", None)
     if not callable(method):
+        # The likeliest mistake: `Model` has functions only, and a smaller module cannot be made of them.
         hint = " (pass the Linen module, not the Model made of it)" if name == "Model" else ""
         raise CouplingError(
             f"{name} does not say how its axes are coupled{hint}: it needs a method coupling(x=None) that returns "
             "a jopt.coupling.Coupling, as the Linen modules of jopt.models have"
         )
-    found = method(x)
-    if not isinstance(found, Coupling):
-        raise CouplingError(f"{name}.coupling must return a jopt.coupling.Coupling, got {type(found).__name__}")
-    return found
+    coupling = method(x)
+    if not isinstance(coupling, Coupling):
+        raise CouplingError(f"{name}.coupling must return a jopt.coupling.Coupling, got {type(coupling).__name__}")
+    return coupling
 
 
 def affine(name: str, norm: Norm | None = None, bias: bool = True) -> Layer:
@@ -176,8 +177,10 @@ def reads(layer: Layer, inexact: str = "") -> Reader:
 
 def layers(coupling: Coupling) -> Iterator[Layer]:
     """Yields every layer that writes or reads a group, each once, in order of first use."""
-    found = {}
+    # A dictionary as an ordered set: a layer that reads one group writes the next, and a tied one does so
+    # repeatedly.
+    seen: dict[Layer, None] = {}
     for group in coupling.groups:
         for point in group.points:
-            found |= dict.fromkeys((*point.writers, *(reader.layer for reader in point.readers)))
-    yield from found
+            seen |= dict.fromkeys((*point.writers, *(reader.layer for reader in point.readers)))
+    yield from seen

@@ -9,19 +9,161 @@ function is traced: give the function itself, and jit what comes back.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.extend.core import Literal, get_opaque_trace_state
 
-from jopt.replace import Forward as Forward
-from jopt.replace import path_of as path_of
-from jopt.replace import refuse_jitted
-from jopt.replace import replace_inputs as replace_inputs
-from jopt.replace import replace_layers as replace_layers
 from jopt.transform import LayerStatistics
+from jopt.typing import Activation, ModelState, Number, Params
+
+Axes: TypeAlias = tuple[int, ...]
+Array: TypeAlias = Any
+"""A `jax.Array`, or a `jax.ShapeDtypeStruct` where nothing is computed."""
+
+Forward = Callable[..., Any]
+"""A function that runs Linen modules, such as `model.apply`, of any arguments and results."""
+
+_VARIANT = "_jopt_variant"
+
+
+def replace_layers(
+    fn: Forward, around: Callable[[nn.Module, Callable[..., jax.Array], jax.Array], jax.Array]
+) -> Forward:
+    """The function `fn` in which each layer's call `y = call(x)` becomes `y = around(module, call, x)`.
+
+    `call(x, **attributes)` runs the layer with other attributes (of its dataclass). `dot_general` of Linen's
+    `Dense`, `conv_general_dilated` of its `Conv` and `product` of `jopt.models.rnn.Recurrent` are the contractions
+    themselves: so a layer is computed in another arithmetic with all else, and its parameters, as they are.
+
+    Args:
+      fn: a function that runs Linen modules, not jitted.
+      around: called at each call of a layer, in order. `path_of(module)` is the layer's path.
+
+    Returns:
+      A function of the same arguments and results.
+
+    Raises:
+      ValueError: (the function returned) if no Linen module ran.
+      TypeError: if `fn` is jitted, a module with a `kernel` does not map an array to an array, or has no such
+        attribute.
+
+    Example:
+      >>> module = nn.Dense(2, kernel_init=nn.initializers.ones)
+      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> doubled = lambda *args, **kwargs: 2 * jax.lax.dot_general(*args, **kwargs)
+      >>> fn = replace_layers(module.apply, lambda module, call, x: call(x, dot_general=doubled))
+      >>> fn(variables, jnp.ones((1, 3))).tolist()
+      [[6.0, 6.0]]
+    """
+    refuse_jitted(fn)
+
+    def intercepted(*args: Any, **kwargs: Any) -> Any:
+        ran = False
+
+        def interceptor(
+            call: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext
+        ) -> Any:
+            nonlocal ran
+            ran = True
+            module = context.module
+            is_layer = context.method_name == "__call__" and module.has_variable("params", "kernel")
+            # A variant is what `around` itself runs: to intercept it again would never end.
+            if not is_layer or getattr(module, _VARIANT, False):
+                return call(*args, **kwargs)
+            # The input may be given by position or by name, whatever its name is.
+            key = None if args else next(iter(kwargs), "input")
+            x = kwargs.get(key) if key else args[0]
+
+            def with_input(x: jax.Array, **attributes: Any) -> jax.Array:
+                run = _variant(module, attributes) if attributes else call
+                y = run(**{**kwargs, key: x}) if key else run(x, *args[1:], **kwargs)
+                return _array(module, "gives", y)
+
+            return around(module, with_input, _array(module, "takes", x))
+
+        with nn.intercept_methods(interceptor):
+            result = fn(*args, **kwargs)
+        if not ran:
+            raise ValueError(
+                "no Flax Linen module ran: only models made of Linen modules have layers to intercept "
+                "(those of from_nnx and of plain functions do not)"
+            )
+        return result
+
+    return intercepted
+
+
+def replace_inputs(fn: Forward, change: Callable[[str, jax.Array], jax.Array]) -> Forward:
+    """The function `fn` with the input of each of its layers replaced.
+
+    Args:
+      fn: a function that runs Linen modules, not jitted.
+      change: `(path, input) -> input`, called at each call of a layer, in order.
+
+    Returns:
+      A function of the same arguments and results.
+
+    Raises:
+      ValueError: (the function returned) if no Linen module ran.
+      TypeError: if `fn` is jitted, or a module with a `kernel` does not map an array to an array.
+
+    Example:
+      >>> module = nn.Dense(2, kernel_init=nn.initializers.ones)
+      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> replace_inputs(module.apply, lambda path, x: 10 * x)(variables, jnp.ones((1, 3))).tolist()
+      [[30.0, 30.0]]
+    """
+    return replace_layers(fn, lambda module, call, x: call(change(path_of(module), x)))
+
+
+def path_of(module: nn.Module) -> str:
+    """The path of a layer that runs.
+
+    Example:
+      >>> module = nn.Dense(2)
+      >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> replace_layers(module.apply, lambda module, call, x: path_of(module))(variables, jnp.ones((1, 3)))
+      ''
+    """
+    return "/".join(module.path)
+
+
+def _variant(module: nn.Module, attributes: dict[str, Any]) -> Callable[..., Any]:
+    """The layer with other attributes, on the same parameters; its own call is not intercepted again."""
+    for name in attributes:
+        if not hasattr(module, name):
+            raise TypeError(f"layer {path_of(module)!r} ({type(module).__name__}) has no attribute {name!r}")
+    # On the scope itself, so that it has the parameters and the random streams of the layer that it stands for.
+    variant = module.clone(parent=module.scope, **attributes)
+    # Linen modules are frozen once they run.
+    object.__setattr__(variant, _VARIANT, True)
+    return variant
+
+
+def _array(module: nn.Module, verb: str, value: object) -> jax.Array:
+    if isinstance(value, jax.Array | np.ndarray):
+        return jnp.asarray(value)
+    raise TypeError(
+        f"layer {path_of(module)!r} ({type(module).__name__}) has a kernel, so it must map one array to one array, "
+        f"but it {verb} {type(value).__name__}"
+    )
+
+
+def refuse_jitted(fn: object) -> None:
+    """Raises `TypeError` for a jitted function.
+
+    Example:
+      >>> refuse_jitted(jax.jit(jnp.sin))
+      Traceback (most recent call last):
+      ...
+      TypeError: a jitted function may run no Python, and so hide its layers: jit the result instead
+    """
+    if isinstance(fn, jax.stages.Wrapped):
+        raise TypeError("a jitted function may run no Python, and so hide its layers: jit the result instead")
 
 
 class LayerCall(NamedTuple):
@@ -32,8 +174,8 @@ class LayerCall(NamedTuple):
       output: what it gave, [batch, ..., features out].
     """
 
-    input: Any
-    output: Any
+    input: Array
+    output: Array
 
 
 def names(fn: Forward, *args: Any, **kwargs: Any) -> dict[str, tuple[LayerCall, ...]]:
@@ -70,7 +212,7 @@ def names(fn: Forward, *args: Any, **kwargs: Any) -> dict[str, tuple[LayerCall, 
 
 
 def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, ...]]]]:
-    """The function that gives, besides the result of `fn`, what each of its layers was called with and gave.
+    """The function that returns the result of `fn`, and the input and output of each call of its layers.
 
     Around a function whose inputs `replace_inputs` changes, it sees the inputs before the change.
 
@@ -118,12 +260,12 @@ def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, 
 
 def statistics(
     apply: Forward,
-    params: Any,
-    model_state: Any,
+    params: Params,
+    model_state: ModelState,
     x: jax.Array,
     *,
-    activation: Callable[[jax.Array], jax.Array] = nn.relu,
-    tolerance: Any = 0.0,
+    activation: Activation = nn.relu,
+    tolerance: Number = 0.0,
 ) -> dict[str, LayerStatistics]:
     """What Wanda and APoZ score by: the norm of each layer's input features, the share of its zero outputs.
 
@@ -162,20 +304,22 @@ def statistics(
       ([5.0, 5.099000...], [0.0, 0.5])
     """
     forward = functools.partial(apply, train=False)
+    # Two traces: which normalization takes which output is a question to the program, not to its values.
     followers = _norm_calls(forward, params, model_state, x)
-    axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    axes: dict[str, tuple[Axes, Axes]] = {}
     calls, norms = _calls_and_norms(forward, axes)(params, model_state, x)
     stats = {}
-    for path, own in calls.items():
+    for path, layer_calls in calls.items():
+        # Counted in integers and divided once: a running mean over calls would round, and 49 of 49 must be 1.
         squares, zeros, others = jnp.float32(0), jnp.int32(0), jnp.int32(0)
-        for i, (x_in, y) in enumerate(own):
+        for i, (x_in, y) in enumerate(layer_calls):
             y = norms[followers[path, i]].output if (path, i) in followers else y
             small = jnp.abs(activation(y)).astype(jnp.float32) <= jnp.asarray(tolerance, jnp.float32)
             inputs, outputs = axes[path]
             squares = squares + _per_feature(jnp.square(x_in.astype(jnp.float32)), inputs)
             zeros = zeros + _per_feature(small.astype(jnp.int32), outputs)
             others = others + _per_feature((~small).astype(jnp.int32), outputs)
-        # By a constant, XLA would multiply with its reciprocal, and 49 of 49 would be less than 1.
+        # Not divided by a constant: XLA would multiply with its reciprocal, and 49 of 49 would be less than 1.
         stats[path] = LayerStatistics(jnp.sqrt(squares), zeros / (zeros + others))
     return stats
 
@@ -186,25 +330,26 @@ def _per_feature(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     return x.sum(tuple(axis for axis in range(x.ndim) if axis not in features))
 
 
-def _feature_axes(module: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _feature_axes(module: nn.Module) -> tuple[Axes, Axes]:
     """The axes of features of a layer's input and of its output."""
+    # With batch axes each example of them has weights of its own, and Einsum's axes are in its formula.
     batched = isinstance(module, nn.DenseGeneral) and _as_tuple(module.batch_dims)
     if batched or isinstance(module, nn.Einsum):
-        what = f"layer {path_of(module)!r} ({type(module).__name__})"
-        raise TypeError(f"{what} says itself which axes it sums over and maps: it has no statistics by feature")
+        raise TypeError(
+            f"layer {path_of(module)!r} ({type(module).__name__}) chooses the axes that it sums over: it has no "
+            "statistics by feature"
+        )
     if not isinstance(module, nn.DenseGeneral):
         return (-1,), (-1,)
     axis, features = _as_tuple(module.axis), _as_tuple(module.features)
     return tuple(axis), tuple(range(-len(features), 0))
 
 
-def _as_tuple(value: Any) -> tuple[int, ...]:
+def _as_tuple(value: int | Sequence[int]) -> Axes:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def _calls_and_norms(
-    fn: Forward, axes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] | None = None
-) -> Forward:
+def _calls_and_norms(fn: Forward, axes: dict[str, tuple[Axes, Axes]] | None = None) -> Forward:
     """`capture`, without the result and with the calls of batch normalizations, in order.
 
     The axes of features of each layer go into `axes`, where it is given.
@@ -213,7 +358,9 @@ def _calls_and_norms(
     def run(*args: Any) -> tuple[dict[str, tuple[LayerCall, ...]], list[LayerCall]]:
         norms = []
 
-        def see(call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        def see(
+            call: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext
+        ) -> Any:
             y = call(*args, **kwargs)
             if (
                 axes is not None
@@ -237,25 +384,26 @@ def _norm_calls(fn: Forward, *args: Any) -> dict[tuple[str, int], int]:
 
     Read from the trace: what is called next in Python may stand behind an activation.
     """
-    where: dict[str, Any] = {}
+    order: list[tuple[str, int]] = []
 
     def flat(*args: Any) -> list[jax.Array]:
         calls, norms = _calls_and_norms(fn)(*args)
-        where["outputs"] = [(path, i) for path, own in calls.items() for i in range(len(own))]
-        return [call.output for own in calls.values() for call in own] + [norm.input for norm in norms]
+        order.extend((path, i) for path, layer_calls in calls.items() for i in range(len(layer_calls)))
+        return [call.output for layer_calls in calls.values() for call in layer_calls] + [n.input for n in norms]
 
     jaxpr = jax.make_jaxpr(flat)(*args).jaxpr
     cast_from = {e.outvars[0]: e.invars[0] for e in jaxpr.eqns if e.primitive.name == "convert_element_type"}
 
-    def source(var: Any) -> Any:
+    # Mixed precision casts the output on its way to the normalization, which is the same values all the same.
+    def source(var: object) -> object:
         while not isinstance(var, Literal) and var in cast_from:
             var = cast_from[var]
         return var
 
-    outputs = where["outputs"]
-    taken = {}
-    for number, var in enumerate(map(source, jaxpr.outvars[len(outputs) :])):
-        for position, layer in enumerate(outputs):
+    followers = {}
+    for number, var in enumerate(map(source, jaxpr.outvars[len(order) :])):
+        for position, layer in enumerate(order):
+            # The same variable, not an equal one: a normalization of a residual sum reads another.
             if source(jaxpr.outvars[position]) is var:
-                taken[layer] = number
-    return taken
+                followers[layer] = number
+    return followers

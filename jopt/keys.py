@@ -3,9 +3,12 @@
 import zlib
 
 import jax
+from jax.typing import ArrayLike
+
+from jopt.typing import Key
 
 
-def root(seed) -> jax.Array:
+def root(seed: ArrayLike) -> Key:
     """The root key of a seed, which may be a traced integer.
 
     The implementation is pinned, so a seed means the same key whatever `jax_default_prng_impl` says.
@@ -13,7 +16,7 @@ def root(seed) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def roots(seeds: jax.Array) -> jax.Array:
+def roots(seeds: jax.Array) -> Key:
     """The root key of a seed, or the keys of an array of seeds.
 
     Example:
@@ -24,7 +27,7 @@ def roots(seeds: jax.Array) -> jax.Array:
     return root(seeds) if seeds.ndim == 0 else jax.vmap(root)(seeds)
 
 
-def stream(key: jax.Array, name: str) -> jax.Array:
+def stream(key: Key, name: str) -> Key:
     """The key of the stream called `name`; other names give independent streams.
 
     Example:
@@ -32,9 +35,10 @@ def stream(key: jax.Array, name: str) -> jax.Array:
       >>> bool((jax.random.key_data(a) == jax.random.key_data(b)).all())
       False
     """
+    # A checksum and not `hash`, which Python salts in each process.
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def at(key: jax.Array, name: str, step) -> jax.Array:
+def at(key: Key, name: str, step: ArrayLike) -> Key:
     """The key of stream `name` at `step` (an integer, traced or not)."""
     return jax.random.fold_in(stream(key, name), step)

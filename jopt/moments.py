@@ -17,14 +17,17 @@ shape does not tell which axis of a square matrix they have.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from jopt.rules import path_name
+from jopt.typing import OptState, Shape, Updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +35,10 @@ class _Entry:
     """An array of the state with its path, such as `[0].mu['w']`. Not a pytree node, and so a leaf."""
 
     path: str
-    array: Any
+    array: ArrayLike
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         return jnp.shape(self.array)
 
 
@@ -50,9 +53,9 @@ class _Change(NamedTuple):
       keeps_axes: whether a statistic over some axes of its parameter may stay as it is.
     """
 
-    function: Callable[[Any], Any]
-    before: Mapping[str, tuple[int, ...]]
-    after: Mapping[str, tuple[int, ...]]
+    function: Callable[[Updates], Updates]
+    before: Mapping[str, Shape]
+    after: Mapping[str, Shape]
     verb: str
     keeps_axes: bool
 
@@ -61,7 +64,7 @@ class _Change(NamedTuple):
 class _Parameters:
     """Stands for the parameters in `optimizer.init`, as Optax's own placeholder does, but has a leaf."""
 
-    def __init__(self, leaf: Any):
+    def __init__(self, leaf: ArrayLike):
         self.leaf = leaf
 
     def tree_flatten(self):
@@ -74,8 +77,11 @@ class _Parameters:
 
 
 def project_state(
-    project: Callable[[Any], Any], shapes: Mapping[str, tuple[int, ...]], optimizer: Any, opt_state: Any
-) -> Any:
+    project: Callable[[Updates], Updates],
+    shapes: Mapping[str, Shape],
+    optimizer: optax.GradientTransformation,
+    opt_state: OptState,
+) -> OptState:
     """An Optax state with every moment projected.
 
     Args:
@@ -104,12 +110,12 @@ def project_state(
 
 
 def cut_state(
-    cut: Callable[[Any], Any],
-    before: Mapping[str, tuple[int, ...]],
-    after: Mapping[str, tuple[int, ...]],
-    optimizer: Any,
-    opt_state: Any,
-) -> Any:
+    cut: Callable[[Updates], Updates],
+    before: Mapping[str, Shape],
+    after: Mapping[str, Shape],
+    optimizer: optax.GradientTransformation,
+    opt_state: OptState,
+) -> OptState:
     """An Optax state in which every moment has the shape of its smaller parameter.
 
     Args:
@@ -136,19 +142,21 @@ def cut_state(
     return _changed(_Change(cut, before, after, "cut", keeps_axes=False), optimizer, opt_state)
 
 
-def _changed(change: _Change, optimizer: Any, opt_state: Any) -> Any:
-    # Square matrices have the same shape in GaLore's basis.
+def _changed(change: _Change, optimizer: optax.GradientTransformation, opt_state: OptState) -> OptState:
+    # Found by its name, because a square matrix has the same shape in GaLore's basis as outside.
     if any(map(_in_another_basis, jax.tree.leaves(opt_state, is_leaf=_in_another_basis))):
         raise ValueError(
             "optax.contrib.galore keeps its moments in a low-rank basis, where no entry belongs to one weight: "
             f"they cannot be {change.verb}; use another optimizer"
         )
+    # Paths are noted before the state is taken apart: an error has to say which array of the optimizer it is about.
     entries = jax.tree_util.tree_map_with_path(lambda path, x: _Entry(jax.tree_util.keystr(path), x), opt_state)
     like, is_parameters = _init_with_placeholder(optimizer)
 
-    def visit(mark: Any, part: Any) -> Any:
+    def visit(mark: PyTree, part: PyTree) -> PyTree:
         if is_parameters(mark):
             return _change_tree(change, part)
+        # Of an optimizer without parameters this array has another shape, so it is made of them after all.
         if jnp.shape(mark) != part.shape:
             raise ValueError(
                 f"optimizer state {part.path} has shape {part.shape}: it depends on the parameters but is not in "
@@ -159,37 +167,43 @@ def _changed(change: _Change, optimizer: Any, opt_state: Any) -> Any:
     return jax.tree.map(visit, like, entries, is_leaf=is_parameters)
 
 
-def _in_another_basis(node: Any) -> bool:
+def _in_another_basis(node: object) -> bool:
     return type(node).__name__ == "GaLoreState"
 
 
-def _init_with_placeholder(optimizer: Any) -> tuple[Any, Callable[[Any], bool]]:
+def _init_with_placeholder(
+    optimizer: optax.GradientTransformation,
+) -> tuple[OptState, Callable[[object], bool]]:
     """The optimizer's state with a placeholder wherever it has a tree of the parameters' structure."""
-    found: list[Any] = []
-    # Optax's own placeholder, which its wrappers know, is private; it calls any function with it.
-    optax.tree.map_params(found.append, lambda x: x, None)  # pyright: ignore[reportArgumentType]
-    placeholder = found[0]
+    placeholders: list[PyTree] = []
+    # Optax's own placeholder, which its wrappers know, is private; but `map_params` calls any function with it.
+    optax.tree.map_params(placeholders.append, lambda x: x, None)  # pyright: ignore[reportArgumentType]
+    placeholder = placeholders[0]
     try:
         state = optimizer.init(placeholder)
     except (IndexError, ValueError):  # Line searches ask for the dtype of the first leaf, and that one has none.
         placeholder = _Parameters(jnp.zeros(()))
-        state = optimizer.init(placeholder)
+        state = optimizer.init(placeholder)  # pyright: ignore[reportArgumentType]
     return state, lambda node: isinstance(node, type(placeholder))
 
 
-def _change_tree(change: _Change, part: Any) -> Any:
+def _change_tree(change: _Change, part: PyTree) -> PyTree:
+    """One tree of the parameters' structure, with its moments changed and its other arrays as they were."""
     with_paths, structure = jax.tree_util.tree_flatten_with_path(part)
     entries = [entry for _, entry in with_paths]
     owners = [_owner(path, change.before) for path, _ in with_paths]
+    # L-BFGS keeps the last k updates of every parameter. One k for all: otherwise [k, *P] could be a moment of a
+    # parameter that happens to have that shape.
     lead = {entry.shape[:1] for entry in entries}
-    known = [(entry, change.before[name]) for entry, name in zip(entries, owners, strict=True) if name is not None]
-    stacked = bool(known) and len(lead) == 1 and all(e.shape[1:] == shape != e.shape for e, shape in known)
+    owned = [(entry, change.before[name]) for entry, name in zip(entries, owners, strict=True) if name is not None]
+    stacked = bool(owned) and len(lead) == 1 and all(e.shape[1:] == shape != e.shape for e, shape in owned)
 
     def is_moment(entry: _Entry, name: str | None) -> bool:
         if name is None or stacked or entry.shape == change.before[name]:
             return True
         if _is_number(entry.shape) or (change.keeps_axes and _is_statistic(entry.shape, change.before[name])):
             return False
+        # Whose entries these are cannot be told, and a moment that is left alone would move pruned weights again.
         others = (
             "one number or a statistic over some of the parameter's axes" if change.keeps_axes else "one number"
         )
@@ -202,14 +216,16 @@ def _change_tree(change: _Change, part: Any) -> Any:
     moments = [is_moment(entry, name) for entry, name in zip(entries, owners, strict=True)]
     if not any(moments):
         return jax.tree.unflatten(structure, [entry.array for entry in entries])
-    given = [e.array if moment else optax.MaskedNode() for e, moment in zip(entries, moments, strict=True)]
-    tree = jax.tree.unflatten(structure, given)
+    # What is no moment is hidden, as `optax.masked` hides it, so that `function` sees arrays of its own shapes
+    # only.
+    masked = [e.array if moment else optax.MaskedNode() for e, moment in zip(entries, moments, strict=True)]
+    tree = jax.tree.unflatten(structure, masked)
     new = (jax.vmap(change.function) if stacked else change.function)(tree)
     if jax.tree.structure(new) != jax.tree.structure(tree):
         raise ValueError(f"project must keep the structure of a tree: {entries[0].path} and the others changed it")
     leaves = iter(jax.tree.leaves(new))
 
-    def result(entry: _Entry, name: str | None, moment: bool) -> Any:
+    def result(entry: _Entry, name: str | None, moment: bool) -> ArrayLike:
         if not moment:
             return entry.array
         shape = entry.shape if name is None else (entry.shape[:1] if stacked else ()) + change.after[name]
@@ -218,29 +234,30 @@ def _change_tree(change: _Change, part: Any) -> Any:
     return jax.tree.unflatten(structure, map(result, entries, owners, moments))
 
 
-def _owner(path: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def _owner(path: tuple, shapes: Mapping[str, Shape]) -> str | None:
     """The parameter that a leaf belongs to: an optimizer may keep several arrays in its place."""
     names = (path_name(path[:end]) for end in range(len(path), -1, -1))
     return next((name for name in names if name in shapes), None)
 
 
-def _is_number(shape: tuple[int, ...]) -> bool:
+def _is_number(shape: Shape) -> bool:
     """Whether it is one number, or a placeholder for none."""
     return all(size == 1 for size in shape) or 0 in shape
 
 
-def _is_statistic(shape: tuple[int, ...], parameter: tuple[int, ...]) -> bool:
+def _is_statistic(shape: Shape, parameter: Shape) -> bool:
     """Whether it has some of the parameter's axes, in their order.
 
     Example:
       >>> [_is_statistic(shape, (3, 128, 256)) for shape in ((3, 256), (128,), (256, 3), (3, 64, 256))]
       [True, True, False, False]
     """
+    # `in` consumes the iterator up to the match, so the axes are found in their order.
     axes = iter(parameter)
     return all(size in axes for size in shape)
 
 
-def _of_shape(shape: tuple[int, ...], entry: _Entry, new: Any) -> Any:
+def _of_shape(shape: Shape, entry: _Entry, new: ArrayLike) -> ArrayLike:
     if jnp.shape(new) != shape:
         rule = "project must keep shapes" if shape == entry.shape else f"cut must give the smaller shape {shape}"
         raise ValueError(

@@ -1,77 +1,159 @@
-"""References: objects named as `package.module:name`, in configs, on the command line and in files."""
+"""Callables by name: `package.module:name`, from the text to the object and back.
+
+A config is text in a file and a part of a run's identity, so a function in it is written as the place where it can
+be imported from. This file is the one place that imports code because a config names it.
+"""
 
 import importlib
+import inspect
+import re
 import sys
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeGuard
 
 from jopt.config import ConfigError
 
-_ACCEPTED = "'package.module:name', which names a function or a class at the top of a module"
+_PART = r"[A-Za-z_]\w*"
+_REFERENCE = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
 
 
-def is_reference(value: Any) -> bool:
-    """Whether a value has the form of a reference.
+def is_reference(text: object) -> TypeGuard[str]:
+    """Whether `text` is written as `package.module:name`; nothing is looked up.
 
     Example:
-      >>> is_reference("my_package.scores:taylor"), is_reference("magnitude")
-      (True, False)
+      >>> is_reference("my_package.optimizers:signed_momentum"), is_reference("adam"), is_reference("cifar10:3.0.2")
+      (True, False, False)
     """
-    if not isinstance(value, str):
-        return False
-    module, colon, name = value.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
+    return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
-def resolve(reference: str, field: str, *, trusted: bool = True) -> Any:
-    """The object that a reference names. Its module is imported, and so run.
+def resolve(reference: str, field: str, *, trusted: bool = True) -> object:
+    """The object that `package.module:name` names.
+
+    Its module is imported, which runs the module's code. Nothing else is evaluated: the name after the colon is
+    looked up attribute by attribute.
 
     Args:
-      reference: 'package.module:name'.
-      field: what holds it, for messages.
-      trusted: False resolves only names in `jopt` and in modules that are imported already, so that a config that
-        somebody else wrote runs no code.
+      reference: such as `my_package.optimizers:signed_momentum`, or `module:Class.method`.
+      field: the config field that holds it, for the message.
+      trusted: False for a config that somebody else wrote, such as the config file of a run directory that was
+        downloaded. Then only modules of jopt, and modules that this process has imported already, are read.
+
+    Returns:
+      The object.
 
     Raises:
-      ConfigError: if there is no such module or name, or it may not be imported.
+      ConfigError: if `reference` is not of that form, its module is missing or fails to import, the module does not
+        have the name, or `trusted` is False and the module would have to be imported.
 
     Example:
-      >>> resolve("jopt.prune.scores:magnitude", "score").__name__
-      'magnitude'
+      >>> resolve("jopt.keys:stream", "score").__name__
+      'stream'
+      >>> resolve("jopt.keys:streem", "score")
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: score must be a name that exists: module 'jopt.keys' has no 'streem', got
+      'jopt.keys:streem'
     """
     if not is_reference(reference):
-        raise ConfigError(field, reference, _ACCEPTED)
-    module, _, name = reference.partition(":")
-    if not trusted and module not in sys.modules and module.split(".")[0] != "jopt":
-        accepted = f"in a module that is imported already: import {module} first, if you trust it"
-        raise ConfigError(field, reference, accepted)
+        raise ConfigError(field, reference, "a reference written as 'package.module:name'")
+    module_name, _, path = reference.partition(":")
+    target: object = _module(module_name, reference, field, trusted)
+    for part in path.split("."):
+        if not hasattr(target, part):
+            owner = f"module {module_name!r}" if isinstance(target, ModuleType) else repr(target)
+            hint = ""
+            if module_name == "__main__":
+                # Written by a script or a notebook, and read by another process, whose main module is another one.
+                hint = " (it was defined in a script: move it to a module that can be imported)"
+            raise ConfigError(field, reference, f"a name that exists: {owner} has no {part!r}{hint}")
+        target = getattr(target, part)
+    return target
+
+
+def _module(name: str, reference: str, field: str, trusted: bool) -> ModuleType:
+    # A module that is imported already runs no more code, so it is safe to read it whoever wrote the config.
+    if name in sys.modules:
+        return sys.modules[name]
+    if not trusted and name.partition(".")[0] != "jopt":
+        raise ConfigError(
+            field,
+            reference,
+            f"a reference to a module that is imported already: this config is not trusted, and importing {name!r} "
+            f"would run its code. If you trust it, import {name} first, or read the config as trusted",
+        )
     try:
-        value: Any = importlib.import_module(module)
-        for part in name.split("."):
-            value = getattr(value, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(field, reference, f"{_ACCEPTED} ({error})") from error
-    return value
+        return importlib.import_module(name)
+    # The module is the user's, and can fail in any way while it is imported; the field must be named in each.
+    except Exception as error:
+        accepted = f"a reference to a module that can be imported ({type(error).__name__}: {error})"
+        raise ConfigError(field, reference, accepted) from error
 
 
-def name_of(value: Any, field: str = "the object") -> str:
-    """The reference that resolves to this very object; shortest for names that `jopt`'s packages export.
+def name_of(target: object, field: str = "callable") -> str:
+    """The reference that `resolve` turns back into `target`.
+
+    Args:
+      target: a function or a class at the top level of a module, or inside such a class.
+      field: the config field that holds it, for the message.
+
+    Returns:
+      `package.module:name`.
 
     Raises:
-      ConfigError: for what no reference can name: a lambda, a function inside a function, an instance.
+      ConfigError: for a lambda, a function defined inside another one, a `functools.partial`, and whatever else its
+        module does not have under its own name. The message says how to make it addressable.
 
     Example:
-      >>> from jopt.prune.scores import magnitude
-      >>> name_of(magnitude)
-      'jopt.prune:magnitude'
+      >>> from jopt import keys
+      >>> name_of(keys.stream)
+      'jopt.keys:stream'
+      >>> name_of(lambda x: x, "score")
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: score must be a function or class that can be imported by its name (define it with
+      `def` or `class` at the top level of a module), got <function <lambda> at ...>
     """
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if module and name:
-        package = ".".join(module.split(".")[:2])
-        homes = (package, module) if module.startswith("jopt.") else (module,)
-        for home in homes:
-            found: Any = sys.modules.get(home)
-            for part in name.split("."):
-                found = getattr(found, part, None)
-            if found is value:
-                return f"{home}:{name}"
-    raise ConfigError(field, value, "a function or a class at the top of a module that can be imported")
+    module, path = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    package = ".".join((module or "").split(".")[:2])
+    # By the package that exports it, as users write it, so that files outlast a move inside jopt.
+    exported = package.startswith("jopt.") and getattr(sys.modules.get(package), path or "", None) is target
+    reference = f"{package if exported else module}:{path}"
+    if is_reference(reference):
+        try:
+            same = resolve(reference, field)
+        except ConfigError:
+            same = None
+        # Every access to a bound method makes a new object, so methods are compared by value.
+        if same is target or (inspect.ismethod(target) and same == target):
+            return reference
+    raise ConfigError(
+        field, target, f"a function or class that can be imported by its name ({_remedy(target, path)})"
+    )
+
+
+def _remedy(target: object, path: str | None) -> str:
+    if path is not None and "<locals>" in path and "<lambda>" not in path:
+        return (
+            f"move {path.rpartition('.')[2]!r} out of the function that defines it, to the top level of its module"
+        )
+    if path is None:
+        return f"a {type(target).__name__} has no name of its own: define a function with `def` that calls it"
+    return "define it with `def` or `class` at the top level of a module"
+
+
+def call(function: Callable[..., Any], *args: Any, **offered: Any) -> Any:
+    """Calls a user's function with `args`, and with those keywords of `offered` that it has parameters for.
+
+    So a function of one argument can stay one, and a function that needs more says so by its parameters.
+
+    Example:
+      >>> call(lambda w: w + 1, 2, layers={}), call(lambda w, layers: len(layers), 2, layers={})
+      (3, 0)
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # of some functions that are written in C
+        return function(*args)
+    return function(*args, **{name: value for name, value in offered.items() if name in parameters})

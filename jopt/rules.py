@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+from jaxtyping import PyTree
 
 V = TypeVar("V")
 
@@ -27,21 +28,21 @@ def path_name(path: Sequence[Any]) -> str:
     return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
-def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+def named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
     """Yields `(path name, leaf)` of every leaf of `tree`, in JAX's leaf order."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield path_name(path), leaf
 
 
 class Assignment(NamedTuple, Generic[V]):
-    """What one parameter was given: its path, the value, and the pattern that gave it (None: the default)."""
+    """The value of one parameter: its path, the value, and the pattern that matched (None: the default)."""
 
     path: str
     value: V
     pattern: str | None
 
 
-def plan(rules: Sequence[tuple[str, V]], tree: Any, default: V) -> list[Assignment[V]]:
+def plan(rules: Sequence[tuple[str, V]], tree: PyTree, default: V) -> list[Assignment[V]]:
     """Resolves `rules` over the leaves of `tree`.
 
     Args:
@@ -72,24 +73,27 @@ def plan(rules: Sequence[tuple[str, V]], tree: Any, default: V) -> list[Assignme
             raise RuleError(f"rule {pattern!r} is not a regular expression: {error}") from error
     names = [name for name, _ in named_leaves(tree)]
     used: set[int] = set()
-    out = []
+    assignments = []
     for name in names:
         for i, (pattern, regex, value) in enumerate(compiled):
+            # The whole path: with `search`, 'Dense_1' would also match 'Dense_10/kernel'.
             if regex.fullmatch(name):
                 used.add(i)
-                out.append(Assignment(name, value, pattern))
+                assignments.append(Assignment(name, value, pattern))
                 break
         else:
-            out.append(Assignment(name, default, None))
+            assignments.append(Assignment(name, default, None))
+    # A rule that does nothing would otherwise be noticed by nobody: the run goes on, and its result is another one.
     for i, (pattern, regex, _) in enumerate(compiled):
         if i not in used:
             hidden = any(regex.fullmatch(name) for name in names)
+            # The two mistakes are corrected in different ways: one by spelling, one by order.
             why = "is hidden behind the rules before it" if hidden else "matches no parameter"
             raise RuleError(f"rule {pattern!r} {why}; the parameters are: {', '.join(names) or 'none'}")
-    return out
+    return assignments
 
 
-def resolve(rules: Sequence[tuple[str, V]], tree: Any, default: V) -> Any:
+def resolve(rules: Sequence[tuple[str, V]], tree: PyTree, default: V) -> PyTree[V]:
     """The values of `plan` as a tree of the structure of `tree`.
 
     Example:

@@ -12,9 +12,8 @@ from quick import jit, start
 
 from jopt import intercept
 from jopt.models import from_linen, from_nnx
-from jopt.models.cnn import ConvNet
+from jopt.models.cnn import ConvNet, ResNet
 from jopt.models.mlp import MLP, TiedMLP
-from jopt.models.resnet import ResNet
 from jopt.models.rnn import RNN
 
 pytestmark = pytest.mark.unoptimized
@@ -48,15 +47,15 @@ def kernels(params):
 @pytest.mark.parametrize("name", SMALL)
 def test_every_module_that_owns_a_kernel_is_a_layer(name):
     model, params, state = made(name)
-    found = intercept.names(model.apply, params, state, IMAGES, train=False)
-    assert set(found) == kernels(params)
+    seen = intercept.names(model.apply, params, state, IMAGES, train=False)
+    assert set(seen) == kernels(params)
 
 
 def test_layers_come_in_call_order_with_their_shapes():
     model, params, state = made("cnn")
-    found = intercept.names(model.apply, params, state, IMAGES, train=False)
-    shapes = {path: [(c.input.shape, c.output.shape) for c in calls] for path, calls in found.items()}
-    assert list(found) == ["Conv_0", "Conv_1", "Dense_0", "Dense_1"]
+    seen = intercept.names(model.apply, params, state, IMAGES, train=False)
+    shapes = {path: [(c.input.shape, c.output.shape) for c in calls] for path, calls in seen.items()}
+    assert list(seen) == ["Conv_0", "Conv_1", "Dense_0", "Dense_1"]
     assert shapes == {
         "Conv_0": [((6, 8, 8, 1), (6, 8, 8, 3))],
         "Conv_1": [((6, 4, 4, 3), (6, 4, 4, 4))],
@@ -71,8 +70,8 @@ def test_names_takes_shapes_and_computes_nothing():
     model, *_ = made("mlp")
     shapes = jax.eval_shape(model.init, KEY, IMAGES)
     x = jax.ShapeDtypeStruct((3, 8, 8, 1), jnp.float32)
-    found = intercept.names(model.apply, *shapes, x, train=False)
-    assert isinstance(found["Dense_0"][0].input, jax.ShapeDtypeStruct) and found["Dense_0"][0].input.shape == (
+    seen = intercept.names(model.apply, *shapes, x, train=False)
+    assert isinstance(seen["Dense_0"][0].input, jax.ShapeDtypeStruct) and seen["Dense_0"][0].input.shape == (
         3,
         64,
     )
@@ -173,8 +172,8 @@ def test_statistics_are_numpys_over_examples_positions_and_calls(name):
     run = jit(lambda *args: (capture(*args)[1], intercept.statistics(model.apply, *args)))
     calls, stats = run(params, state, IMAGES)
     assert list(stats) == list(calls)
-    for path, own in calls.items():
-        norm, share = numpy_statistics(own, [c.output for c in own])
+    for path, layer_calls in calls.items():
+        norm, share = numpy_statistics(layer_calls, [c.output for c in layer_calls])
         np.testing.assert_allclose(stats[path].input_norm, norm, rtol=1e-5)
         np.testing.assert_array_equal(stats[path].zero_share, share.astype(np.float32))
         assert stats[path].input_norm.dtype == stats[path].zero_share.dtype == jnp.float32
@@ -185,10 +184,10 @@ def test_features_of_several_axes_are_in_the_order_of_the_kernel():
     module = nn.DenseGeneral(3, axis=(-1, -2))
     x = jnp.arange(32.0).reshape(2, 4, 4)
     params = module.init(jax.random.key(0), x)["params"]
-    found = intercept.statistics(lambda p, s, x, train: module.apply({"params": p}, x), params, {}, x)[""]
+    seen = intercept.statistics(lambda p, s, x, train: module.apply({"params": p}, x), params, {}, x)[""]
     slopes = jax.jacrev(lambda w: module.apply({"params": {**params, "kernel": w}}, x))(params["kernel"])
     # Of output 0: the derivative with respect to a kernel entry is the input that it is multiplied with.
-    np.testing.assert_allclose(found.input_norm, np.linalg.norm(slopes[:, 0, :, :, 0], axis=0), rtol=1e-6)
+    np.testing.assert_allclose(seen.input_norm, np.linalg.norm(slopes[:, 0, :, :, 0], axis=0), rtol=1e-6)
 
 
 def test_a_hand_worked_case():
@@ -254,9 +253,9 @@ def test_statistics_jit_to_the_same_and_trace_the_tolerance():
         return intercept.statistics(model.apply, params, state, x, tolerance=tolerance)
 
     eager = intercept.statistics(model.apply, params, state, IMAGES, tolerance=0.1)
-    for path, own in run(params, state, IMAGES, 0.1).items():
-        np.testing.assert_allclose(own.input_norm, eager[path].input_norm, rtol=1e-6)
-        np.testing.assert_array_equal(own.zero_share, eager[path].zero_share)
+    for path, statistics in run(params, state, IMAGES, 0.1).items():
+        np.testing.assert_allclose(statistics.input_norm, eager[path].input_norm, rtol=1e-6)
+        np.testing.assert_array_equal(statistics.zero_share, eager[path].zero_share)
     run(params, state, IMAGES, 0.2)
     assert len(traces) == 1
 

@@ -33,13 +33,13 @@ def filled(state):
 def test_statistics_of_rows_columns_and_tensors_are_left_alone():
     params = {"w": random(128, 128)}  # A mask broadcasts over a row of it.
     masks = pruned(params)
-    kept = np.asarray(masks.masks["w"])
+    mask = np.asarray(masks.masks["w"])
     for optimizer in (optax.adafactor(0.1, momentum=0.9), optax.sm3(0.1), optax.novograd(0.1), contrib.dowg(0.1)):
         before = filled(optimizer.init(params))
         after = jopt.project_moments(PRUNER, masks, optimizer, before)
         for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
             moment = a.shape == (128, 128)
-            np.testing.assert_array_equal(b, np.where(kept, a, 0) if moment else a)
+            np.testing.assert_array_equal(b, np.where(mask, a, 0) if moment else a)
         assert {x.shape for x in jax.tree.leaves(before)} > {(128, 128)}
 
 
@@ -47,7 +47,7 @@ def test_adafactor_trains_pruned_weights_as_if_their_gradients_were_zero():
     # By the formulas of Shazeer and Stern, 2018, algorithm 4, in float64: factored squares, clipped at 1.
     params = {"w": random(128, 130)}
     masks = pruned(params)
-    kept = np.asarray(masks.masks["w"])
+    mask = np.asarray(masks.masks["w"])
     optimizer = optax.adafactor(0.1, multiply_by_parameter_scale=False)
     w, state = PRUNER.project(masks, params), optimizer.init(params)
     expected, rows, columns = np.asarray(w["w"], np.float64), np.zeros(128), np.zeros(130)
@@ -57,13 +57,13 @@ def test_adafactor_trains_pruned_weights_as_if_their_gradients_were_zero():
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimizer.update(grads, state, w)
         w = optax.apply_updates(w, PRUNER.project(masks, updates))
-        g, decay = np.where(kept, expected - 1, 0), 1 - (step + 1.0) ** -0.8
+        g, decay = np.where(mask, expected - 1, 0), 1 - (step + 1.0) ** -0.8
         rows = decay * rows + (1 - decay) * (g**2 + 1e-30).mean(1)
         columns = decay * columns + (1 - decay) * (g**2 + 1e-30).mean(0)
         u = g / np.sqrt(np.outer(rows, columns) / rows.mean())
         expected = expected - 0.1 * u / max(1, np.sqrt((u**2).mean()))
     np.testing.assert_allclose(w["w"], expected, rtol=1e-4, atol=1e-5)
-    assert not np.asarray(w["w"])[~kept].any()
+    assert not np.asarray(w["w"])[~mask].any()
 
 
 def test_each_of_a_stack_of_moments_is_projected():
@@ -87,11 +87,11 @@ def test_parameters_without_a_moment_are_passed_over():
     labels = {"a": "adam", "d": "adam", "c": "sgd"}
     optimizer = optax.multi_transform({"adam": optax.adam(0.1), "sgd": optax.sgd(0.1)}, labels)
     before = filled(optimizer.init(params))
-    whole = jopt.chain(PRUNER, cluster.tying.tie(["[ad]"]), cluster.share(3))
-    state = whole.update(whole.init(params), params, step=0, key=jax.random.key(0))
-    after = jopt.project_moments(whole, state, optimizer, before)
+    transform = jopt.chain(PRUNER, cluster.tying.tie(["[ad]"]), cluster.share(3))
+    state = transform.update(transform.init(params), params, step=0, key=jax.random.key(0))
+    after = jopt.project_moments(transform, state, optimizer, before)
     mu = lambda s: s.inner_states["adam"].inner_state[0].mu  # noqa: E731
-    expected = whole.project(state, {**mu(before), "c": params["c"]})
+    expected = transform.project(state, {**mu(before), "c": params["c"]})
     assert isinstance(mu(after)["c"], optax.MaskedNode)
     for name in ("a", "d"):
         np.testing.assert_array_equal(mu(after)[name], expected[name])

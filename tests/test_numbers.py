@@ -10,7 +10,7 @@ import pytest
 
 from jopt import clip, cluster, data, distill, hyper, models, optim, prune, quantize
 from jopt.config import ConfigError
-from jopt.optim import penalties
+from jopt.optim import gradients
 from jopt.prune.schedule import cosine_share
 
 NAN, INF = math.nan, math.inf
@@ -114,9 +114,9 @@ CALLS = {
     "eps": (lambda v: optim.scale_by_adam(0.9, 0.9, v), (-1.0, 0.0)),
     "eps of AdaGrad": (optim.scale_by_paper_adagrad, (-1.0, 0.0)),
     "threshold": (lambda v: optim.soft_threshold(X, v), (-1.0, NAN)),
-    "strength of decay": (lambda v: penalties.add_weight_decay(v, {"w": 1.0}), (-1.0, NAN)),
-    "strength of L1": (lambda v: penalties.add_l1(v, {"w": 1.0}), (-1.0, NAN)),
-    "strength of the proximal step": (lambda v: penalties.proximal_l1(v, lambda c: 1.0, {}, {}), (-1.0,)),
+    "strength of decay": (lambda v: gradients.add_weight_decay(v, {"w": 1.0}), (-1.0, NAN)),
+    "strength of L1": (lambda v: gradients.add_l1(v, {"w": 1.0}), (-1.0, NAN)),
+    "strength of the proximal step": (lambda v: gradients.proximal_l1(v, lambda c: 1.0, {}, {}), (-1.0,)),
     "learning_rate": (lambda v: optim.learning_rate(optim.Config(learning_rate=v), 0), (-1.0, NAN)),
     "end_fraction": (
         lambda v: optim.multiplier(optim.Config(schedule="cosine", end_fraction=v), 0, 9),

@@ -1,6 +1,8 @@
 """Data: sets through TFDS, step-addressed batch order, augmentation inside the program."""
 
-from jopt.data.augment import augment as augment
+from jopt.data.batches import augment as augment
+from jopt.data.batches import indices as indices
+from jopt.data.batches import steps_per_epoch as steps_per_epoch
 from jopt.data.cache import DataError as DataError
 from jopt.data.config import Config as Config
 from jopt.data.config import Synthetic as Synthetic
@@ -11,7 +13,5 @@ from jopt.data.dataset import Dataset as Dataset
 from jopt.data.dataset import device_arrays as device_arrays
 from jopt.data.dataset import load as load
 from jopt.data.dataset import normalize as normalize
-from jopt.data.order import indices as indices
-from jopt.data.order import steps_per_epoch as steps_per_epoch
 from jopt.data.source import Split as Split
 from jopt.data.source import check_labels as check_labels

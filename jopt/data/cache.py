@@ -31,6 +31,7 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
     sha = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array)
+        # In one byte order, so that a digest is the same on every machine.
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         sha.update(f"{little.dtype.str}{little.shape}".encode())
         sha.update(little.reshape(-1).view(np.uint8).data)
@@ -44,7 +45,7 @@ def lock(root: Path, name: str) -> Iterator[None]:
     Raises:
       DataError: if `root` cannot be made or written.
     """
-    import fcntl
+    import fcntl  # which Windows does not have; jopt can be imported there
 
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,7 @@ def lock(root: Path, name: str) -> Iterator[None]:
         raise DataError(
             f"data.data_dir: cannot write {root} ({error}); name a directory that can be written"
         ) from error
+    # The system releases the lock when the file is closed, also if the process is killed.
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -103,6 +105,7 @@ def _read(folder: Path) -> Source | None:
         if digest(a for split in splits.values() for a in split) != meta["sha256"]:
             return None
         return Source(splits, meta["num_classes"], meta["scale"])
+    # Whatever damage does to a .npy header or to JSON: none of it may keep the set from being built again.
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
@@ -112,7 +115,7 @@ def _map(folder: Path, split: str, field: str) -> np.ndarray:
 
 
 def _write(folder: Path, source: Source) -> None:
-    """Writes beside, then renames: a reader sees the whole of it or nothing."""
+    """Writes a new directory, then renames it: a reader sees all of it or nothing."""
     folder.parent.mkdir(exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed; the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
@@ -130,6 +133,7 @@ def _write(folder: Path, source: Source) -> None:
             np.save(fresh / f"{name}_{field}.npy", array, allow_pickle=False)
     (fresh / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     _sync(fresh)
+    # A directory that is not empty cannot be replaced by a rename, so the damaged one makes room first.
     if folder.exists():
         folder.rename(fresh.with_name(fresh.name + ".damaged"))
     fresh.rename(folder)

@@ -1,28 +1,51 @@
-"""Image classification sets through TensorFlow Datasets, read without TensorFlow.
+"""Sets that TensorFlow Datasets prepares, read without TensorFlow: its catalog of images, and the UCI digits.
 
-Only ArrayRecord data can be read without TensorFlow; `features.Image` needs TensorFlow to be prepared.
+Only ArrayRecord data can be read without TensorFlow; `features.Image` needs TensorFlow to be prepared. This file is
+imported only where such a set is named and has to be read: `tensorflow_datasets` takes most of a second.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib.util
+import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
 
 from jopt.config import ConfigError
 from jopt.data.cache import DataError
-from jopt.data.source import Source, Split
+from jopt.data.source import Source, Split, carve
+
+Builder: TypeAlias = Any
+"""A `tfds.core.DatasetBuilder`, whose features and splits TFDS declares too loosely to be read as what they are."""
+
+TEST, VALIDATION = 360, 180  # of 1797; the other 1257 are for training
+
+_DESCRIPTION = """\
+8x8 grey images of handwritten digits, 1797 of them, values 0..16: the test part of the Optical Recognition of
+Handwritten Digits set, as it ships with scikit-learn. Each pixel counts the dark pixels in a 4x4 block of a 32x32
+scan. Splits are stratified by jopt.data.source with seed 0."""
+
+_CITATION = """\
+@misc{alpaydin1998optical,
+  author = {E. Alpaydin and C. Kaynak},
+  title = {Optical Recognition of Handwritten Digits},
+  howpublished = {UCI Machine Learning Repository},
+  year = {1998},
+  doi = {10.24432/C50P49}
+}"""
 
 _NAME = re.compile(r"[a-z0-9_]+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
 
 
 @functools.cache
 def _names() -> frozenset[str]:
-    import tensorflow_datasets as tfds
-
     return frozenset(tfds.list_builders(with_community_datasets=False))
 
 
@@ -36,9 +59,9 @@ def knows(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and re.split("[/:]", name)[0] in _names()
 
 
-def similar(name: str, more: tuple[str, ...] = ()) -> list[str]:
-    """Up to three known names that look like `name`."""
-    return difflib.get_close_matches(name, sorted(_names() | set(more)), n=3)
+def similar(name: str, built_in: tuple[str, ...] = ()) -> list[str]:
+    """Up to three names, of the catalog or of those that are built in, that look like `name`."""
+    return difflib.get_close_matches(name, sorted(_names() | set(built_in)), n=3)
 
 
 def read(name: str, root: Path) -> Source:
@@ -55,9 +78,8 @@ def read(name: str, root: Path) -> Source:
       ConfigError: if the set is not one of images of one size, uint8, with one class label each.
       DataError: if it is not prepared and cannot be: without TensorFlow, or without the download.
     """
-    import tensorflow_datasets as tfds
-
     try:
+        # By default TFDS looks on Google Cloud Storage first, which needs a network.
         builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise ConfigError("data.name", name, f"a name that tensorflow_datasets can build ({error})") from error
@@ -67,7 +89,7 @@ def read(name: str, root: Path) -> Source:
     return read_prepared(builder, name, root, image, label)
 
 
-def read_prepared(builder: Any, name: str, root: Path, image: str = "image", label: str = "label") -> Source:
+def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Source:
     """Decodes what a TFDS builder has prepared as ArrayRecord.
 
     Args:
@@ -86,11 +108,12 @@ def read_prepared(builder: Any, name: str, root: Path, image: str = "image", lab
         )
     present = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if not {"train", "test"} <= set(present):
-        found = sorted(builder.info.splits)
-        raise ConfigError("data.name", name, f"a set with splits 'train' and 'test' (this one has {found})")
+        splits = sorted(builder.info.splits)
+        raise ConfigError("data.name", name, f"a set with splits 'train' and 'test' (this one has {splits})")
     splits = {}
     for split in present:
         records = builder.as_data_source(split)
+        # Filled in place: stacking a list of records would hold the whole set in memory twice.
         inputs = np.empty((len(records), *builder.info.features[image].shape), np.uint8)
         labels = np.empty(len(records), np.int32)
         for i in range(len(records)):
@@ -100,7 +123,7 @@ def read_prepared(builder: Any, name: str, root: Path, image: str = "image", lab
     return Source(splits, builder.info.features[label].num_classes, scale=255.0)
 
 
-def _features(builder: Any, name: str) -> tuple[str, str]:
+def _features(builder: Builder, name: str) -> tuple[str, str]:
     keys = builder.info.supervised_keys or ()
     features = builder.info.features
     if len(keys) == 2 and all(isinstance(k, str) for k in keys):
@@ -113,9 +136,7 @@ def _features(builder: Any, name: str) -> tuple[str, str]:
     raise ConfigError("data.name", name, f"{accepted} (this one has {_one_line(features)})")
 
 
-def _prepare(builder: Any, name: str, root: Path) -> None:
-    import tensorflow_datasets as tfds
-
+def _prepare(builder: Builder, name: str, root: Path) -> None:
     # TFDS 4.9.10 imports importlib_resources here without declaring it.
     missing = [m for m in ("tensorflow", "importlib_resources") if importlib.util.find_spec(m) is None]
     if missing:
@@ -140,5 +161,75 @@ def _command(name: str, root: Path | str) -> str:
     return f"python -m jopt.data.prepare {name} --data_dir={root}"
 
 
-def _one_line(thing: object) -> str:
-    return " ".join(str(thing).split())[:300]
+def _one_line(message: object) -> str:
+    # Errors of TFDS and descriptions of features fill screens.
+    return " ".join(str(message).split())[:300]
+
+
+class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builder of `digits`: image uint8 [8, 8, 1] in 0..16, label, and the row in scikit-learn's array."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # Nothing is downloaded. TFDS 4.9.10 would look for checksums through a package it does not declare.
+    url_infos = {}  # noqa: RUF012
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=_DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    # features.Image would need TensorFlow to encode; 64 bytes need no encoding.
+                    "image": tfds.features.Tensor(shape=(8, 8, 1), dtype=np.uint8),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                    "row": tfds.features.Scalar(dtype=np.int64),
+                }
+            ),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,
+            homepage="https://archive.ics.uci.edu/dataset/80",
+            citation=_CITATION,
+        )
+
+    def _split_generators(self, dl_manager: object) -> dict[str, Iterator]:
+        del dl_manager
+        from sklearn.datasets import load_digits
+
+        # scikit-learn has them as float64; every value is an integer.
+        pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+        images = pixels.astype(np.uint8).reshape(-1, 8, 8, 1)
+        sizes = [TEST, VALIDATION, len(images) - TEST - VALIDATION]
+        test, validation, train = carve(images, labels, sizes)
+        rows = {"train": train, "validation": validation, "test": test}
+        return {name: self._generate_examples(images, labels, part) for name, part in rows.items()}
+
+    def _generate_examples(
+        self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray
+    ) -> Iterator[tuple[int, dict]]:
+        for row in rows:
+            yield int(row), {"image": images[row], "label": int(labels[row]), "row": int(row)}
+
+
+def read_digits(root: Path) -> Source:
+    """The official splits of the digits, prepared as ArrayRecord under `root/digits` on the first call."""
+    with _quiet():
+        builder = Digits(data_dir=str(root), file_format="array_record")
+        if not builder.is_prepared():
+            options = tfds.download.DownloadConfig(try_download_gcs=False)
+            builder.download_and_prepare(file_format="array_record", download_config=options)
+    # The catalog's images are bytes of 0 to 255; these pixels count to 16.
+    return read_prepared(builder, "digits", root)._replace(scale=16.0)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences TFDS: its progress bars outlive the fifth of a second that they measure."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)

@@ -93,8 +93,9 @@ def validate(config: Config, path: str = "data") -> None:
     )
     for i, label in enumerate(config.relabel):
         require(label >= 0, f"{join_path(path, 'relabel')}[{i}]", label, "a class, counted from 0")
+    # A class without examples would be trained for nothing, and nobody would notice.
     missing = sorted(set(range(max(config.relabel, default=-1) + 1)) - set(config.relabel))
-    accepted = f"classes from 0 without gaps ({missing} is nobody's)"
+    accepted = f"classes from 0 without gaps (no class becomes {missing})"
     require(not missing, join_path(path, "relabel"), config.relabel, accepted)
     _check_augmentation(config, path)
     if config.name == "synthetic":
@@ -104,13 +105,14 @@ def validate(config: Config, path: str = "data") -> None:
 
 
 def _check_name(name: str, field: str) -> None:
+    # Before the catalog is imported, whose package takes most of a second.
     if name in BUILT_IN:
         return
     from jopt.data import catalog
 
     if not catalog.knows(name):
-        known = ", ".join(map(repr, BUILT_IN))
-        hint = f"one of {known}, or a TFDS catalog name such as 'mnist', 'cifar10' or 'name/config:1.2.3'"
+        built_in = ", ".join(map(repr, BUILT_IN))
+        hint = f"one of {built_in}, or a TFDS catalog name such as 'mnist', 'cifar10' or 'name/config:1.2.3'"
         close = catalog.similar(name, BUILT_IN)
         raise ConfigError(
             field, name, hint + (f" (did you mean {' or '.join(map(repr, close))}?)" if close else "")
@@ -127,6 +129,7 @@ def _check_augmentation(config: Config, path: str) -> None:
         config.crop_padding,
         f"0 where shift is {config.shift}: both name the same random translation",
     )
+    # A sequence's rows are time steps, and XOR has no pixels.
     image = config.layout == "image" and config.name != "xor"
     for field in ("shift", "crop_padding", "flip"):
         value = getattr(config, field)
@@ -150,6 +153,7 @@ def _check_directory(config: Config, field: str) -> None:
     # A set that is already there can be read from a disk that cannot be written.
     if folder.is_dir() and os.access(folder, os.R_OK) and any(folder.iterdir()):
         return
+    # It may be made later with its parents: the nearest directory that exists decides whether that is possible.
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent

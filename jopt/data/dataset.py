@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Int32, PyTree, Shaped, UInt8
 
 from jopt.config import ConfigError, require
-from jopt.data import toy
 from jopt.data.cache import DataError, cached, digest
 from jopt.data.config import Config, directory, validate
-from jopt.data.partition import carve
-from jopt.data.source import Source, Split, check_labels
+from jopt.data.source import Source, Split, carve, check_labels, synthetic, xor
 
 
 class Dataset(NamedTuple):
@@ -22,8 +21,8 @@ class Dataset(NamedTuple):
     train: Split  # inputs [n, ...] uint8 in raw units, labels int32 [n]
     validation: Split
     test: Split
-    mean: np.ndarray  # float32 [channels] (the inputs' last axis), of the training part, in raw units
-    std: np.ndarray  # float32 [channels], 1 where a channel is constant
+    mean: Float32[np.ndarray, " channels"]  # along the inputs' last axis, of the training part, in raw units
+    std: Float32[np.ndarray, " channels"]  # 1 where a channel is constant
     num_classes: int
     fingerprint: str  # SHA-256 over dtype, shape and bytes of the arrays above
 
@@ -31,11 +30,11 @@ class Dataset(NamedTuple):
 class Arrays(NamedTuple):
     """One split on the device, with what `normalize` needs: a pytree to hand to a jitted function."""
 
-    inputs: jax.Array  # [n, ...] uint8
-    labels: jax.Array  # int32 [n]
-    mean: jax.Array  # float32 [channels]
-    std: jax.Array  # float32 [channels]
-    teacher: Any = ()  # what a stage that learns from a teacher needs: its logits [n, classes], or its parameters
+    inputs: UInt8[Array, "examples ..."]
+    labels: Int32[Array, " examples"]
+    mean: Float32[Array, " channels"]
+    std: Float32[Array, " channels"]
+    teacher: PyTree = ()  # of a stage that learns from one: its logits [examples, classes], or its parameters
 
 
 def load(config: Config) -> Dataset:
@@ -67,6 +66,7 @@ def load(config: Config) -> Dataset:
             check_labels(part.labels, source.num_classes, f"labels of the split {split!r}")
         except ValueError as error:
             raise DataError(f"data.name {config.name!r}: {error}") from error
+    # The order matters: a validation part that was cut after `train_examples` would change with that number.
     if "validation" not in splits:
         splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
     if config.train_examples is not None:
@@ -118,7 +118,9 @@ def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) ->
     return Arrays(inputs, labels, mean, std)
 
 
-def normalize(inputs: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+def normalize(
+    inputs: Shaped[Array, "*batch channels"], mean: Float32[Array, " channels"], std: Float32[Array, " channels"]
+) -> Float32[Array, "*batch channels"]:
     """`(inputs - mean) / std` in float32, over the last axis.
 
     Args:
@@ -134,28 +136,27 @@ def normalize(inputs: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
       >>> normalize(x, jnp.array([2.0]), jnp.array([2.0])).tolist()
       [[-1.0], [1.0]]
     """
+    # Written out, because rank promotion may be an error.
     shape = (1,) * (inputs.ndim - 1) + mean.shape
     return (inputs.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)
 
 
 def _source(config: Config) -> Source:
     if config.name == "xor":
-        return toy.xor()
+        return xor()
     if config.name == "synthetic":
-        return toy.synthetic(config.synthetic)
+        return synthetic(config.synthetic)
     root = directory(config)
+    # As a file name: 'cifar10/plain:3.0.2' would be a directory, and on some systems not a name at all.
     folder = config.name.replace("/", "+").replace(":", "-")
     return cached(root, folder, lambda: _read(config.name, root))
 
 
 def _read(name: str, root: Path) -> Source:
-    if name == "digits":
-        from jopt.data import digits
-
-        return digits.read(root)
+    # Imported here, so that decoded arrays are read without TFDS.
     from jopt.data import catalog
 
-    return catalog.read(name, root)
+    return catalog.read_digits(root) if name == "digits" else catalog.read(name, root)
 
 
 def _hold_out(train: Split, fraction: float) -> tuple[Split, Split]:
@@ -164,8 +165,8 @@ def _hold_out(train: Split, fraction: float) -> tuple[Split, Split]:
     require(
         0 < size < n, "data.validation_fraction", fraction, f"a part of {n} examples that leaves both parts some"
     )
-    held, kept = carve(train.inputs, train.labels, [size, n - size])
-    return _take(train, kept), _take(train, held)
+    validation, training = carve(train.inputs, train.labels, [size, n - size])
+    return _take(train, training), _take(train, validation)
 
 
 def _subset(train: Split, count: int) -> Split:
@@ -189,12 +190,16 @@ def _arrange(split: Split, layout: str) -> Split:
     return Split(inputs, split.labels)
 
 
-def _statistics(inputs: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(
+    inputs: UInt8[np.ndarray, "examples ..."], channels: int
+) -> tuple[Float32[np.ndarray, " channels"], Float32[np.ndarray, " channels"]]:
     """Mean and population standard deviation of each channel, exact in integers but for the last division."""
     values = np.arange(256, dtype=np.int64)
     mean, std = np.zeros(channels), np.ones(channels)
     columns = inputs.reshape(-1, channels)
     for channel in range(channels):
+        # From a histogram of the 256 values: the sums are integers, so the order of the examples cannot change a
+        # bit.
         counts = np.bincount(columns[:, channel], minlength=256)
         n, total, squares = (int((counts * values**power).sum()) for power in (0, 1, 2))
         mean[channel] = total / n

@@ -27,7 +27,8 @@ def over_copies(function: Callable[..., Any], stack: Sequence[int]) -> Callable[
         return function
     axes = tuple(stack)
 
-    def whole(*args: Any) -> Any:
+    def over_all(*args: Any) -> Any:
+        # `vmap` maps every array that it is given, so scalars go around it.
         arrays = [None if jnp.ndim(a) == 0 else to_copies(a, axes) for a in args]
         sizes = next(tuple(a.shape[axis] for axis in axes) for a in args if jnp.ndim(a))
         scalars = [None if jnp.ndim(a) else a for a in args]
@@ -35,10 +36,11 @@ def over_copies(function: Callable[..., Any], stack: Sequence[int]) -> Callable[
         def one(*parts: Any) -> Any:
             return function(*(s if p is None else p for p, s in zip(parts, scalars, strict=True)))
 
+        # One mapped axis for all axes over copies: nested maps would give one program for each number of them.
         mapped = jax.vmap(one, in_axes=tuple(None if a is None else 0 for a in arrays))(*arrays)
         return jax.tree.map(lambda y: from_copies(y, axes, sizes), mapped)
 
-    return whole
+    return over_all
 
 
 def to_copies(x: jax.typing.ArrayLike, stack: Sequence[int]) -> jax.Array:

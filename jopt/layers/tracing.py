@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
-from jopt.layers import flow, names
-from jopt.layers.parameter import Layers, Parameter, one_copy
+from jopt.layers import flow, parameter
+from jopt.layers.parameter import WEIGHTS, Axes, Layers, Parameter, one_copy
 from jopt.rules import named_leaves
+from jopt.typing import Batch, ModelState, Params
 
 if TYPE_CHECKING:
     from jopt.models.functional import Model
@@ -17,7 +20,9 @@ _ORDERED = frozenset({"Conv", "ConvTranspose", "Dense", "DenseGeneral", "Embed",
 """Flax's layers whose kernels start with the window or the inputs: outputs before these are copies."""
 
 
-def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -> dict[str, Parameter]:
+def trace(
+    model: "Model", x: Batch, params: Params | None = None, model_state: ModelState | None = None
+) -> dict[str, Parameter]:
     """What a model says about its parameters. Nothing is computed.
 
     The layout comes from the contraction that reads a parameter: its `dot_general`, `conv_general_dilated` or
@@ -62,20 +67,21 @@ def trace(model: "Model", x: Any, params: Any = None, model_state: Any = None) -
         )
     kinds = {} if model.kinds is None else dict(model.kinds())
 
-    def forward(params: Any, model_state: Any, x: Any) -> Any:
+    # `make_jaxpr` runs the model's Python once, so the classes of its modules are noted in the same pass.
+    def forward(params: Params, model_state: ModelState, x: jax.Array) -> PyTree:
         return _with_kinds(lambda: model.apply(params, model_state, x, train=False), kinds)
 
     jaxpr = jax.make_jaxpr(forward)(params, {} if model_state is None else model_state, x).jaxpr
-    found = {
+    traced = {
         path: _parameter(path, leaf, read, kinds)
         for (path, leaf), read in zip(leaves, flow.reads(jaxpr, len(leaves)), strict=True)
     }
     shapes = {path: jnp.shape(leaf) for path, leaf in leaves}
-    found = {path: _with_copies_of_kernel(p, found, shapes) for path, p in found.items()}
-    return found | {path: p._replace(path=path, source="declared") for path, p in declared.items()}
+    traced = {path: _with_copies_of_kernel(p, traced, shapes) for path, p in traced.items()}
+    return traced | {path: p._replace(path=path, source="declared") for path, p in declared.items()}
 
 
-def parameters(params: Any, layers: Layers | None = None) -> list[Parameter]:
+def parameters(params: Params, layers: Layers | None = None) -> list[Parameter]:
     """What is known of each parameter of a tree: from `layers`, else assumed from its name and shape.
 
     Args:
@@ -89,17 +95,17 @@ def parameters(params: Any, layers: Layers | None = None) -> list[Parameter]:
       >>> [p.reason for p in parameters({"bias": jnp.zeros((2, 4)), "kernel": jnp.zeros((3, 2))})]
       ['bias, assumed', 'kernel, assumed']
     """
-    known = layers or {}
-    return [known.get(path) or _assumed(path, leaf) for path, leaf in named_leaves(params)]
+    layers = layers or {}
+    return [layers.get(path) or _assumed(path, leaf) for path, leaf in named_leaves(params)]
 
 
-def _assumed(path: str, leaf: Any, stack: tuple[int, ...] = ()) -> Parameter:
+def _assumed(path: str, leaf: ArrayLike | jax.ShapeDtypeStruct, stack: Axes = ()) -> Parameter:
     """What is assumed of each copy, on the axes of the whole."""
     shape, floating = jnp.shape(leaf), bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
-    whole = names.assumed(path, shape, floating=floating)
-    if whole.stack or not stack:
-        return whole
-    copy = names.assumed(path, one_copy(shape, stack), floating=floating)
+    unstacked = parameter.assumed(path, shape, floating=floating)
+    if unstacked.stack or not stack:
+        return unstacked
+    copy = parameter.assumed(path, one_copy(shape, stack), floating=floating)
     others = [axis for axis in range(len(shape)) if axis not in stack]
     contract, outputs, window = (
         tuple(others[axis] for axis in axes) for axes in (copy.contract, copy.outputs, copy.window)
@@ -107,16 +113,20 @@ def _assumed(path: str, leaf: Any, stack: tuple[int, ...] = ()) -> Parameter:
     return copy._replace(contract=contract, outputs=outputs, window=window, stack=stack)
 
 
-def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str]) -> Parameter:
+def _parameter(
+    path: str, leaf: ArrayLike | jax.ShapeDtypeStruct, read: flow.Reads, kinds: Mapping[str, str]
+) -> Parameter:
     """The parameter of a path, given how the program reads it and the kinds of the modules that ran."""
     shape, kind = jnp.shape(leaf), kinds.get(path.rpartition("/")[0])
-    role, uses = names.role(path), read.uses
+    # The name decides the role; what reads the parameter decides the axes, and the role of a name that says
+    # nothing.
+    role, uses = parameter.role(path), read.uses
     if not uses and role == "kernel" and kind in _ORDERED and all(map(_in_order, read.others)):
         uses = read.others
     if not uses:
         # Its name may still say that it is a kernel, read by something that the trace cannot follow.
         stack = tuple(sorted(read.stack))
-        if role in ("kernel", "embedding"):
+        if role in WEIGHTS:
             assumed = _assumed(path, leaf, stack)._replace(layer=kind or "unknown")
             # The model was asked, and did not say: only Flax's layers still have the axes that names stand for.
             return assumed if kind in _ORDERED else assumed._replace(contract=(), outputs=(), window=())
@@ -127,7 +137,7 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
     if role in (None, "kernel") and all(use.kind == "Embed" and len(use.outputs) > 1 for use in uses):
         # A table of matrices: experts that each example picks, whose product with the data is not followed.
         return Parameter(path, kind or "unknown", "kernel", source="traced")
-    if role == "scale" and names.is_kernel(path) and any(use.kind != "Embed" and use.outputs for use in uses):
+    if role == "scale" and parameter.is_kernel(path) and any(use.kind != "Embed" and use.outputs for use in uses):
         role = "kernel"  # of a layer inside something that is called a norm: a scale makes no new outputs.
     if role not in ("bias", "scale"):
         role = "embedding" if any(use.kind == "Embed" for use in uses) else "kernel"
@@ -138,12 +148,13 @@ def _parameter(path: str, leaf: Any, read: flow.Reads, kinds: Mapping[str, str])
 
 
 def _with_copies_of_kernel(
-    p: Parameter, found: Mapping[str, Parameter], shapes: Mapping[str, Sequence[int]]
+    p: Parameter, traced: Mapping[str, Parameter], shapes: Mapping[str, Sequence[int]]
 ) -> Parameter:
     """A bias with the copies of its layer's kernel: `nn.vmap` adds all copies of a bias at once."""
-    kernel = found.get(f"{p.path.rpartition('/')[0]}/kernel".lstrip("/"))
+    kernel = traced.get(f"{p.path.rpartition('/')[0]}/kernel".lstrip("/"))
     if p.role != "bias" or p.stack or kernel is None or not kernel.outputs:
         return p
+    # Only copies in front, with a bias that has one more axis for each: anything else is a bias of several axes.
     copies = tuple(range(len(kernel.stack)))
     leading = kernel.stack == copies and shapes[p.path][: len(copies)] == shapes[kernel.path][: len(copies)]
     if not leading or len(shapes[p.path]) != len(copies) + len(kernel.outputs):
@@ -172,6 +183,7 @@ def _with_mapped_copies(layout: dict[str, Any]) -> dict[str, Any]:
 def _layout(uses: Sequence[flow.Use], shape: Sequence[int]) -> dict[str, Any]:
     """The one layout of all uses, empty where they differ; a lookup decides for a table that is multiplied too."""
     uses = [use for use in uses if use.kind == "Embed"] or uses
+    # Uses may disagree on axes of size 1, of which a reshape leaves no trace.
     wide = frozenset(axis for axis, n in enumerate(shape) if n != 1)
     first = next((use for use in uses if use.direct), uses[0])
     ways = {(use.contract & wide, use.outputs & wide, use.stack & wide) for use in uses}
@@ -194,7 +206,9 @@ def _with_kinds(run: Callable[[], Any], kinds: dict[str, str]) -> Any:
     """What `run` gives; the class of every Linen module that runs goes into `kinds`, by path."""
     from flax import linen as nn  # its import takes a third of a second.
 
-    def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    def note(
+        call: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext
+    ) -> Any:
         # A lifted module (nn.remat, nn.scan) runs a second time inside, without its path.
         kinds.setdefault("/".join(context.module.path), type(context.module).__name__)
         return call(*args, **kwargs)

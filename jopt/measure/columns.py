@@ -19,10 +19,9 @@ from numpy.typing import ArrayLike
 
 from jopt.config import ConfigError, choice, require
 from jopt.layers import Layers
-from jopt.measure.bits import Grid, Storage, storage, total_storage
-from jopt.measure.effective import effective_flops
-from jopt.measure.noise import sqnr
-from jopt.measure.predictions import churn
+from jopt.measure.compare import churn, sqnr
+from jopt.measure.flops import effective_flops
+from jopt.measure.size import IntegerCode, Storage, storage, total_storage
 
 Number = float | int
 Scope = Literal["run", "stage", "trial"]
@@ -52,7 +51,7 @@ class StageOutcome(NamedTuple):
     metrics: Mapping[str, float] = {}
     predictions: ArrayLike | None = None
     latent: Any = None
-    grids: Mapping[str, Grid] | None = None
+    grids: Mapping[str, IntegerCode] | None = None
     flops: Mapping[str, int] | None = None
     bytes: int | None = None
     layers: Layers | None = None
@@ -252,10 +251,10 @@ def load_columns(columns: Sequence[Column | str]) -> tuple[Column, ...]:
         that two columns have.
 
     Example:
-      >>> load_columns(["jopt.measure.columns:Grid"])
+      >>> load_columns(["jopt.measure.columns:IntegerCode"])
       Traceback (most recent call last):
       ...
-      jopt.config.ConfigError: columns must be a jopt.measure.Column, got 'jopt.measure.columns:Grid'
+      jopt.config.ConfigError: columns must be a jopt.measure.Column, got 'jopt.measure.columns:IntegerCode'
     """
     loaded = tuple(map(_imported, columns))
     keys = [column.key for column in BUILT_IN]

@@ -1,13 +1,17 @@
-"""FLOPs of a function, counted in its jaxpr: by kind of operation and by the module that does it."""
+"""FLOPs of a function, counted in its jaxpr: by kind of operation, by module, and without zero weights."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 
-from jopt.measure import primitives
+from jopt.layers import Layers, parameters
+from jopt.measure import jaxprs
+from jopt.measure.jaxprs import inner_jaxprs, open_jaxprs, repetitions
+from jopt.measure.size import layers as parameter_sizes
 from jopt.rules import named_leaves
+from jopt.typing import Jaxpr, JaxprEqn, NameStack, Params
 
 
 class Operations(NamedTuple):
@@ -30,6 +34,7 @@ class Operations(NamedTuple):
         """What `flops` reports: matrix products and convolutions."""
         return self.matmul + self.convolution
 
+    # Not `__add__`: NamedTuples are tuples, whose sum is a longer tuple.
     def plus(self, other: "Operations", times: int = 1) -> "Operations":
         """The sum of both kinds by kind, `other` counted `times` times."""
         return Operations(*(a + times * b for a, b in zip(self, other, strict=True)))
@@ -84,7 +89,7 @@ def flops_by_scope(fn: Callable[..., Any], *args: Any) -> dict[str, int]:
     return {k: v.flops for k, v in operations_by_scope(fn, *args).items() if v.flops}
 
 
-def flops_by_layer(scopes: Mapping[str, int], params: Any) -> dict[str, int]:
+def flops_by_layer(scopes: Mapping[str, int], params: Params) -> dict[str, int]:
     """Sums the counts of `flops_by_scope` over the layers that own parameters.
 
     A layer is the path of a parameter without its last part: `Dense_0` owns `Dense_0/kernel`. A scope belongs
@@ -102,19 +107,68 @@ def flops_by_layer(scopes: Mapping[str, int], params: Any) -> dict[str, int]:
       >>> flops_by_layer({"MLP/Dense_0": 60, "MLP/Dense_1": 8, "MLP": 5}, params)
       {'Dense_0': 60, 'Dense_1': 8, '': 5}
     """
-    out = dict.fromkeys((path.rpartition("/")[0] for path, _ in named_leaves(params)), 0)
+    counts = dict.fromkeys((path.rpartition("/")[0] for path, _ in named_leaves(params)), 0)
     for scope, count in scopes.items():
-        owner = _owner(scope.split("/"), out)
-        out[owner] = out.get(owner, 0) + count
-    return out
+        owner = _owner(scope.split("/"), counts)
+        counts[owner] = counts.get(owner, 0) + count
+    return counts
 
 
 def _owner(scope: list[str], layers: Mapping[str, int]) -> str:
+    # From the right, because the innermost module does the work; the longest path first, because `Block_0/Dense_0`
+    # is not the `Dense_0` of the whole model.
     for stop in range(len(scope), 0, -1):
         for start in range(stop):
             if (name := "/".join(scope[start:stop])) in layers:
                 return name
     return ""
+
+
+def effective_flops(
+    flops: Mapping[str, int], params: Params, layers: Layers | None = None
+) -> dict[str, int] | None:
+    """FLOPs of each layer times the density of its kernel.
+
+    A dense layer uses each kernel entry once an example, a convolution once an output position (products with
+    padding count, as in `flops`), a recurrence once a time step: so FLOPs times the share of nonzero kernel
+    entries is exact. The zeros counted are those of the kernel itself: what a dead input or output neuron would
+    save in the layers beside it shows only once the model is shrunk.
+
+    Args:
+      flops: FLOPs by layer, as `jopt.measure.flops_by_layer` gives them.
+      params: the parameters as the model sees them. The kernels of a layer are taken as one if there are several; a
+        layer without any, and `''`, count in full.
+      layers: what the model says about its parameters, which are kernels above all; None: what their names and
+        shapes say.
+
+    Returns:
+      Layer to FLOPs, rounded where several kernels share a layer; the values add up to the model's. None where the
+      layers of a model cannot be seen (of NNX modules and plain functions all FLOPs are under `''`): how many of
+      them a zero weight saves is not known then.
+
+    Example:
+      >>> import numpy as np
+      >>> params = {"Dense_0": {"bias": np.zeros(4), "kernel": np.eye(4)}, "Dense_1": {"kernel": np.ones((4, 2))}}
+      >>> effective_flops({"Dense_0": 32, "Dense_1": 16, "": 5}, params)
+      {'Dense_0': 8, 'Dense_1': 16, '': 5}
+      >>> print(effective_flops({"": 48, "Dense_0": 0, "Dense_1": 0}, params))
+      None
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for row, parameter in zip(parameter_sizes(params), parameters(params, layers), strict=True):
+        if parameter.role == "kernel":
+            owner = row.path.rpartition("/")[0]
+            size, nonzero = counts.get(owner, (0, 0))
+            counts[owner] = size + row.parameters, nonzero + row.nonzero_parameters
+    # A kernel whose layer has no FLOPs means that its work was counted under '': as where no scopes are named.
+    if flops.get("") and any(not flops.get(owner) for owner in counts if owner):
+        return None
+    effective = {}
+    for layer, count in flops.items():
+        size, nonzero = counts.get(layer, (0, 0)) if layer else (0, 0)
+        # In fractions, because a product of two large integers in float64 would be off by some FLOPs.
+        effective[layer] = round(Fraction(count * nonzero, size)) if size else count
+    return effective
 
 
 def operations(fn: Callable[..., Any], *args: Any) -> Operations:
@@ -136,51 +190,54 @@ def operations(fn: Callable[..., Any], *args: Any) -> Operations:
 
 def operations_by_scope(fn: Callable[..., Any], *args: Any) -> dict[str, Operations]:
     """The count of `operations` by named scope, as in `flops_by_scope`; in order of first use."""
-    out: dict[str, Operations] = {}
+    counts: dict[str, Operations] = {}
     for scope, count in _walk(jax.make_jaxpr(fn)(*args).jaxpr, ()):
         name = "/".join(_module_path(scope))
-        out[name] = out.get(name, Operations()).plus(count)
-    return out
+        counts[name] = counts.get(name, Operations()).plus(count)
+    return counts
 
 
 Scope = tuple[str, ...]
 
 
-def _walk(jaxpr: Any, outer: Scope) -> Iterator[tuple[Scope, Operations]]:
+def _walk(jaxpr: Jaxpr, outer: Scope) -> Iterator[tuple[Scope, Operations]]:
     """Yields the scope and the cost of every equation of `jaxpr`; inner name stacks are relative to the outer."""
     for eqn in jaxpr.eqns:
         scope = outer + _scope_names(eqn.source_info.name_stack)
         name = eqn.primitive.name
         if name == "dot_general":
-            yield scope, Operations(matmul=primitives.dot(eqn))
+            yield scope, Operations(matmul=jaxprs.dot(eqn))
         elif name == "conv_general_dilated":
-            yield scope, Operations(convolution=primitives.convolution(eqn))
-        elif name in primitives.ELEMENTWISE:
-            yield scope, Operations(elementwise=primitives.elementwise(eqn))
-        elif name in primitives.REDUCTION | primitives.POOLING | primitives.POOLING_GRADIENT:
-            yield scope, Operations(reduction=primitives.reduction(eqn))
-        elif name in primitives.UNCOUNTABLE:
+            yield scope, Operations(convolution=jaxprs.convolution(eqn))
+        elif name in jaxprs.ELEMENTWISE:
+            yield scope, Operations(elementwise=jaxprs.elementwise(eqn))
+        elif name in jaxprs.REDUCTION | jaxprs.POOLING | jaxprs.POOLING_GRADIENT:
+            yield scope, Operations(reduction=jaxprs.reduction(eqn))
+        elif name in jaxprs.UNCOUNTABLE:
             raise ValueError(f"flops cannot see into {name!r}{_where(scope)}")
         elif name == "cond":
             yield from _branch(eqn, scope)
         elif name == "while":
             yield from _one_round(eqn, scope)
         else:
-            times = _times(eqn)
+            # A call of any kind (jit, remat, custom gradients, a scan), or something that costs no arithmetic.
+            times = repetitions(eqn)
             for inner in inner_jaxprs(eqn):
                 for path, count in _walk(inner, scope):
                     yield path, Operations().plus(count, times)
 
 
-def _branch(eqn: Any, scope: Scope) -> list[tuple[Scope, Operations]]:
-    branches = [list(_walk(branch, scope)) for branch in _jaxprs(eqn.params["branches"])]
+def _branch(eqn: JaxprEqn, scope: Scope) -> list[tuple[Scope, Operations]]:
+    branches = [list(_walk(branch, scope)) for branch in open_jaxprs(eqn.params["branches"])]
+    # `platform_dependent` has a branch for each platform. The default one is taken on every machine, so that a FLOP
+    # count in a report does not change with where it was made.
     platforms = eqn.params.get("branches_platforms")
     if platforms is not None and None in platforms:
         return branches[platforms.index(None)]
     return max(branches, key=lambda b: (sum(c.flops for _, c in b), sum(sum(c) for _, c in b)))
 
 
-def _one_round(eqn: Any, scope: Scope) -> Iterator[tuple[Scope, Operations]]:
+def _one_round(eqn: JaxprEqn, scope: Scope) -> Iterator[tuple[Scope, Operations]]:
     for inner in inner_jaxprs(eqn):
         for path, count in _walk(inner, scope):
             if count.flops:
@@ -191,49 +248,23 @@ def _one_round(eqn: Any, scope: Scope) -> Iterator[tuple[Scope, Operations]]:
             yield path, count
 
 
-def _times(eqn: Any) -> int:
-    """How often an equation runs the jaxprs inside it."""
-    name = eqn.primitive.name
-    if name == "scan":
-        return eqn.params["length"]
-    if name == "shard_map":
-        return math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["newly_manual_axes"])
-    if name == "pallas_call":
-        return math.prod(eqn.params["grid_mapping"].grid)
-    return 1
-
-
-def inner_jaxprs(eqn: Any) -> Iterator[Any]:
-    """The jaxprs that an equation runs."""
-    if eqn.primitive.name == "custom_linear_solve":
-        yield from _jaxprs([eqn.params["jaxprs"].solve])
-    elif not eqn.primitive.name.startswith("scatter"):
-        for value in eqn.params.values():
-            yield from _jaxprs(value if isinstance(value, tuple | list) else (value,))
-
-
-def _jaxprs(values: Any) -> Iterator[Any]:
-    for value in values:
-        jaxpr = getattr(value, "jaxpr", value)
-        if hasattr(jaxpr, "eqns"):
-            yield jaxpr
-
-
-def _scope_names(stack: Any) -> Scope:
+def _scope_names(stack: NameStack) -> Scope:
     """The named scopes of a name stack, without the transformations (`jvp`, `vmap`) between them."""
+    # By the name of the class, which JAX has in a private module.
     return tuple(part.name for part in stack.stack if type(part).__name__ == "Scope")
 
 
 def _module_path(scope: Scope) -> list[str]:
     """A Flax module's path: `Net/Net.encode/Dense_0`, a method called from another, is `Net/Dense_0`."""
-    out: list[str] = []
+    names: list[str] = []
     in_method = False
     for part in "/".join(scope).split("/"):
         name, _, method = part.partition(".")
-        if not (out and out[-1] == name and (method or in_method)):
-            out.append(name)
+        # Linen opens a scope for the module and another one for its method, both under the module's name.
+        if not (names and names[-1] == name and (method or in_method)):
+            names.append(name)
         in_method = bool(method)
-    return out
+    return names
 
 
 def _where(scope: Scope) -> str:

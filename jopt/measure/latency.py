@@ -56,15 +56,18 @@ def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30, warmup: int =
         raise ValueError(f"repeats must be at least 1, got {repeats!r}")
     if warmup < 0:
         raise ValueError(f"warmup must be at least 0, got {warmup!r}")
+    # A function that is jitted keeps its options (shardings, static arguments).
     jitted: Any = fn if hasattr(fn, "lower") else jax.jit(fn)
     args = jax.block_until_ready(jax.device_put(args))
     start = time.perf_counter()
     compiled = jitted.lower(*args).compile()
     compile_seconds = time.perf_counter() - start
+    # The first calls allocate buffers, and on an accelerator raise its clock.
     for _ in range(warmup):
         jax.block_until_ready(compiled(*args))
     seconds = np.empty(repeats)
     for i in range(repeats):
+        # Each call is waited for by itself: a queue of calls would time throughput, not latency.
         start = time.perf_counter()
         jax.block_until_ready(compiled(*args))
         seconds[i] = time.perf_counter() - start

@@ -4,18 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jopt.config import ConfigError, choice, join_path, require
 from jopt.hyper import as_traced, known
-from jopt.models.cnn import ConvNet
+from jopt.models.cnn import ConvNet, ResNet
 from jopt.models.functional import Model, from_linen
 from jopt.models.layers import ACTIVATIONS
 from jopt.models.mlp import MLP, XOR, TiedMLP
-from jopt.models.resnet import ResNet
 from jopt.models.rnn import RNN
+from jopt.typing import Activation
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -73,6 +72,8 @@ def _recurrent(c: Config, common: dict[str, Any]) -> nn.Module:
 
 _COMMON = ("activation", "dropout")
 
+# `common` holds what every builder takes: the classes, the dtype and, where the kind has them, dropout and
+# activation.
 _KINDS: dict[str, _Kind] = {
     "linear": _Kind(lambda c, common: MLP((), **common), (), 0, ()),
     "mlp": _Kind(lambda c, common: MLP(c.features, **common), (300, 100), None, _COMMON),
@@ -126,6 +127,7 @@ def validate(config: Config, path: str = "model") -> None:
 
     choice(field("name"), config.name, _KINDS)
     kind = _KINDS[config.name]
+    # An option that the model does not read is an error, or a sweep over it would compare equal models.
     for option in ("activation", "dropout", "padding", "hidden"):
         value = getattr(config, option)
         accepted = f"None: {config.name!r} has no {option}"
@@ -136,6 +138,7 @@ def validate(config: Config, path: str = "model") -> None:
         count = kind.count
         accepted = f"{count} size{'s' * (count != 1)} for {config.name!r}, or () for its own {kind.features}"
         raise ConfigError(field("features"), config.features, accepted)
+    # With two layers nothing would be tied, and layers of different sizes cannot be one.
     if config.name == "tied_mlp" and config.features:
         tied = len(config.features) >= 3 and len(set(config.features)) == 1
         require(tied, field("features"), config.features, "at least 3 sizes, all the same, for 'tied_mlp'")
@@ -145,6 +148,7 @@ def validate(config: Config, path: str = "model") -> None:
     if config.activation is not None:
         choice(field("activation"), config.activation, ACTIVATIONS)
     if config.dropout is not None:
+        # As the program sees it: 1 - 1e-12 is 1 in float32, and would divide by 0.
         fine = 0 <= as_traced(config.dropout) < 1
         require(fine, field("dropout"), config.dropout, "None or a number in [0, 1)")
     choice(field("dtype"), config.dtype, DTYPES)
@@ -170,6 +174,7 @@ def build(config: Config) -> nn.Module:
       >>> type(build(Config(name="lenet5"))).__name__
       'ConvNet'
     """
+    # `dropout` may be a tracer, which `known` makes pass every check of its size.
     validate(known(config))
     kind = _KINDS[config.name]
     config = dataclasses.replace(config, features=tuple(config.features) or kind.features)
@@ -198,7 +203,7 @@ def model(config: Config) -> Model:
     return from_linen(build(config))
 
 
-def activation(config: Config) -> Callable[[jax.Array], jax.Array]:
+def activation(config: Config) -> Activation:
     """What follows the hidden layers of the model that `config` describes; recurrent ones have their own inside.
 
     Example:
@@ -206,6 +211,7 @@ def activation(config: Config) -> Callable[[jax.Array], jax.Array]:
       0.0
     """
     kind = _KINDS[config.name]
-    own = "sigmoid" if config.name == "xor" else "relu"
+    default = "sigmoid" if config.name == "xor" else "relu"
+    # Recurrent layers apply tanh and their gates themselves, so nothing follows them.
     inside = config.name == "linear" or kind.build is _recurrent
-    return ACTIVATIONS["identity" if inside else config.activation or own]
+    return ACTIVATIONS["identity" if inside else config.activation or default]

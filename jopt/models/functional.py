@@ -1,16 +1,20 @@
-"""A model as two pure functions, and how to get them from Flax Linen and Flax NNX."""
+"""A model as two pure functions: made of Flax Linen and NNX modules, and checked before anything compiles."""
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import FlaxError
+from jaxtyping import PyTree
 
 from jopt import keys
-from jopt.models.modes import mode_keywords, no_hidden_modes
+from jopt.rules import named_leaves
+from jopt.typing import Batch, Key, ModelState, Params
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -45,8 +49,8 @@ class Model(NamedTuple):
       (4, 2)
     """
 
-    init: Callable[..., tuple[Any, Any]]
-    apply: Callable[..., tuple[jax.Array, Any]]
+    init: Callable[..., tuple[Params, ModelState]]
+    apply: Callable[..., tuple[jax.Array, ModelState]]
     layers: "Mapping[str, Parameter] | None" = None
     kinds: Callable[[], Mapping[str, str]] | None = None
 
@@ -85,18 +89,21 @@ def from_linen(module: nn.Module, *, mode: str | None = "auto") -> Model:
     def guard() -> contextlib.AbstractContextManager[None]:
         return no_hidden_modes(type(module)) if hidden else contextlib.nullcontext()
 
-    def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+    def init(key: Key, x: jax.Array) -> tuple[Params, ModelState]:
         start = functools.partial(module.init, **modes(False))
         with guard():
             variables = dict(start(key, x))
         params = variables.pop("params", {})
         return params, variables
 
-    def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
+    def apply(
+        params: Params, model_state: ModelState, x: jax.Array, *, train: bool, key: Key | None = None
+    ) -> tuple[jax.Array, ModelState]:
         # Flax draws the streams that it is not given from the one called 'params'.
         rngs = None if key is None else {"dropout": key, "params": keys.stream(key, "params")}
         forward = functools.partial(module.apply, {"params": params, **model_state}, x, rngs=rngs, **modes(train))
         with guard():
+            # Mutable only in training: an evaluation that changed batch statistics would depend on its order.
             if train and model_state:
                 logits, updated = forward(mutable=list(model_state))
                 return _logits(logits), {**model_state, **updated}
@@ -130,6 +137,7 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = 
     """
     from flax import nnx  # a sixth of a second that those who use Linen need not wait for
 
+    # Cached, because these never change and every trace of `apply` needs them.
     @functools.cache
     def skeleton() -> tuple[Any, list[list[tuple]], dict[str, bool]]:
         """The static part, the paths of parameters, random streams and other variables, the mode's keywords."""
@@ -142,16 +150,20 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = 
         module = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
         return {"/".join(map(str, path)): type(part).__name__ for path, part in nnx.iter_modules(module)}
 
-    def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+    def init(key: Key, x: jax.Array) -> tuple[Params, ModelState]:
         del x
-        _, params, _, rest = nnx.split(factory(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
-        return _to_dict(params), _to_dict(rest)
+        _, params, _, state = nnx.split(factory(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
+        return _to_dict(params), _to_dict(state)
 
-    def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
-        graph, (param_paths, rng_paths, rest_paths), keywords = skeleton()
+    def apply(
+        params: Params, model_state: ModelState, x: jax.Array, *, train: bool, key: Key | None = None
+    ) -> tuple[jax.Array, ModelState]:
+        graph, (param_paths, rng_paths, state_paths), keywords = skeleton()
         key = jax.random.key(0) if key is None else key
         flat = {path: _look_up(params, path) for path in param_paths}
-        flat |= {path: _look_up(model_state, path) for path in rest_paths}
+        flat |= {path: _look_up(model_state, path) for path in state_paths}
+        # Each stream starts at count 0 with a key of its own, so that what is drawn depends on `key` and nothing
+        # else.
         for i, path in enumerate(rng_paths):
             flat[path] = jnp.zeros((), jnp.uint32) if path[-1] == "count" else jax.random.fold_in(key, i)
         module = nnx.merge(graph, nnx.from_flat_state(flat))
@@ -167,27 +179,177 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = 
     return Model(init, apply, kinds=kinds)
 
 
-def _logits(outputs: Any) -> jax.Array:
+def _logits(outputs: object) -> jax.Array:
     if not isinstance(outputs, jax.Array):
         raise ValueError(
             f"the module must give one array, its logits, got a {type(outputs).__name__}; wrap it in a module that "
             "gives the logits alone"
         )
+    # A model may compute in bfloat16, but a loss over logits of 8 bits would lose most of its digits.
     return outputs.astype(jnp.float32)
 
 
-def _to_dict(state: Any) -> dict[str, Any]:
+def _to_dict(state: PyTree) -> dict[str, Any]:
     """An NNX state as nested dictionaries of arrays; list indices become strings, so that keys sort and save."""
     from flax import nnx
 
-    out: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for path, variable in nnx.to_flat_state(state):
-        inner = out
+        inner = nested
         for part in path[:-1]:
             inner = inner.setdefault(str(part), {})
         inner[str(path[-1])] = variable[...]
-    return out
+    return nested
 
 
-def _look_up(tree: Any, path: tuple) -> Any:
+def _look_up(tree: PyTree, path: tuple) -> jax.Array:
     return functools.reduce(lambda inner, part: inner[str(part)], path, tree)
+
+
+MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+"""The keywords that choose the mode, and their value in training."""
+
+
+def mode_keywords(module_class: type, mode: str | None) -> dict[str, bool]:
+    """The keywords that `module_class.__call__` takes for its mode, and their values in training.
+
+    Args:
+      module_class: a class of Linen or NNX modules.
+      mode: 'auto' for those of `MODES` that it takes by name; the name of its keyword; None for none.
+
+    Raises:
+      ValueError: if it does not take the keyword that `mode` names.
+
+    Example:
+      >>> mode_keywords(nn.Dropout, "auto"), mode_keywords(nn.Dense, "auto")
+      ({'deterministic': False}, {})
+    """
+    # The class is asked, not an instance: a module may be built only when the model is initialized.
+    parameters = inspect.signature(module_class.__call__).parameters
+    if mode is None:
+        return {}
+    if mode == "auto":
+        return {name: value for name, value in MODES.items() if name in parameters}
+    if mode not in parameters and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        takes = ", ".join(name for name in parameters if name != "self")
+        raise ValueError(
+            f"mode must be 'auto', None or a keyword of {module_class.__name__}.__call__ ({takes}), got {mode!r}"
+        )
+    return {mode: MODES.get(mode, True)}
+
+
+@contextlib.contextmanager
+def no_hidden_modes(module_class: type) -> Iterator[None]:
+    """Raises ValueError where a Linen layer runs that has two modes, inside a module without a keyword for them."""
+
+    # Found while the model runs, because only then are all its submodules known.
+    def intercept(
+        call: Callable[..., Any], args: tuple, kwargs: dict, context: nn.module.InterceptorContext
+    ) -> Any:
+        if context.method_name == "__call__" and _has_modes(context.module):
+            layer = "/".join(context.module.path) or "it"
+            raise ValueError(
+                f"{layer} ({type(context.module).__name__}) differs between training and evaluation, but "
+                f"{module_class.__name__}.__call__ takes none of {', '.join(MODES)} by name: from_linen(module, "
+                "mode='...') names its keyword, and mode=None says that the layer stays as it is"
+            )
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def _has_modes(layer: nn.Module) -> bool:
+    # Dropout with a rate of 0 does the same in both modes, and is often left in a network that way.
+    rates = [getattr(layer, name, None) for name in ("rate", "dropout_rate")]
+    if any(isinstance(rate, int | float) and rate == 0 for rate in rates):
+        return False
+    return bool(mode_keywords(type(layer), "auto"))
+
+
+def check(model: Model, x: Batch) -> jax.ShapeDtypeStruct:
+    """Checks what a model gives in training and evaluation, by shapes alone: nothing is computed or compiled.
+
+    Args:
+      model: any model: `from_linen`, `from_nnx` or a pair of functions.
+      x: one batch [batch, ...], or its `jax.ShapeDtypeStruct`.
+
+    Returns:
+      The shape and dtype of its logits.
+
+    Raises:
+      ValueError: unless `init` and `apply` give pairs, `apply` one floating array [batch, ...] of the same shape in
+        both modes, and a state of the structure, shapes and dtypes of the one that `init` gave. Errors of the
+        model itself come through as they are, those of Flax with the mode in which they appeared.
+
+    Example:
+      >>> def init(key, x):
+      ...     return {"w": jnp.zeros((x.shape[-1], 2))}, {}
+      >>> def apply(params, state, x, *, train, key=None):
+      ...     return x @ params["w"], state
+      >>> check(Model(init, apply), jnp.ones((4, 3)))
+      ShapeDtypeStruct(shape=(4, 2), dtype=float32)
+      >>> check(Model(init, lambda *args, **kwargs: (apply(*args, **kwargs), {})), jnp.ones((4, 3)))
+      Traceback (most recent call last):
+      ...
+      ValueError: with train=True the model must give one floating array of logits for its 4 examples, got a tuple
+    """
+    x = jax.ShapeDtypeStruct(jnp.shape(x), x.dtype)
+
+    def start(seed: jax.Array, x: jax.Array) -> tuple[Params, ModelState]:
+        return _pair("init", "(params, model_state)", model.init(keys.root(seed), x))
+
+    def run(seed: jax.Array, x: jax.Array, *, train: bool) -> tuple[PyTree, ModelState]:
+        params, state = start(seed, x)
+        key = keys.stream(keys.root(seed), "dropout") if train else None
+        return _pair("apply", "(logits, model_state)", model.apply(params, state, x, train=train, key=key))
+
+    # A seed instead of a key, because a key's shape and dtype depend on JAX's generator.
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    _, state = jax.eval_shape(start, seed, x)
+    shapes = []
+    for train in (True, False):
+        try:
+            logits, new = jax.eval_shape(lambda seed, x, train=train: run(seed, x, train=train), seed, x)
+        except FlaxError as error:
+            raise ValueError(f"with train={train}: {error}") from error
+        shapes.append(_one_array(logits, x, train))
+        _same_state(state, new, train)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the logits have shape {shapes[0].shape} with train=True and {shapes[1].shape} without")
+    return shapes[1]
+
+
+def _pair(function: str, names: str, result: Any) -> tuple[PyTree, ModelState]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise ValueError(f"{function} must give a pair, {names}, got {type(result).__name__}")
+    return result
+
+
+def _one_array(logits: object, x: jax.ShapeDtypeStruct, train: bool) -> jax.ShapeDtypeStruct:
+    accepted = f"with train={train} the model must give one floating array of logits for its {x.shape[0]} examples"
+    if not isinstance(logits, jax.ShapeDtypeStruct):
+        raise ValueError(f"{accepted}, got a {type(logits).__name__}")
+    if logits.shape[:1] != x.shape[:1] or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"{accepted}, got {logits.dtype}{list(logits.shape)}")
+    return logits
+
+
+def _same_state(before: ModelState, after: ModelState, train: bool) -> None:
+    # A state that grew or changed its dtype could not be carried through `lax.scan`, whose message names no model.
+    old, new = dict(named_leaves(before)), dict(named_leaves(after))
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        gets, loses = sorted(new.keys() - old), sorted(old.keys() - new)
+        changes = [f"{verb} {', '.join(names)}" for verb, names in (("gets", gets), ("loses", loses)) if names]
+        difference = " and ".join(changes) or "gets other containers"
+        # The usual reason in Flax: a sown tuple grows with each call.
+        hint = "; values that are sown belong in 'intermediates', which is not part of it" if gets else ""
+        raise ValueError(
+            f"with train={train} the model's state {difference}: it must keep the structure that init gave it{hint}"
+        )
+    for name, leaf in old.items():
+        kinds = [f"{a.dtype}{list(a.shape)}" for a in (leaf, new[name])]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"with train={train} the model's state {name} becomes {kinds[1]}: init gave {kinds[0]}"
+            )

@@ -1,14 +1,15 @@
 """Fully connected networks: the multilayer perceptron, the 2-3-1 XOR network, tied layers."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Shaped
 
 from jopt.coupling import Coupling, Group, Point, affine, reads
 from jopt.models import layers
+from jopt.typing import Batch, Number
 
 
 class MLP(nn.Module):
@@ -25,6 +26,7 @@ class MLP(nn.Module):
       dtype: of the computation; parameters are float32.
 
     Example:
+      >>> import jax
       >>> params = MLP(features=(3,), num_classes=2).init(jax.random.key(0), jnp.ones((1, 2, 2, 1)))["params"]
       >>> jax.tree.map(jnp.shape, params)
       {'Dense_0': {'bias': (3,), 'kernel': (4, 3)}, 'Dense_1': {'bias': (2,), 'kernel': (3, 2)}}
@@ -33,11 +35,11 @@ class MLP(nn.Module):
     features: Sequence[int] = (300, 100)
     num_classes: int = 10
     activation: str = "relu"
-    dropout: Any = None
-    dtype: Any = jnp.float32
+    dropout: Number | None = None
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: Shaped[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch classes"]:
         """Maps [batch, ...] to logits [batch, num_classes]."""
         x = layers.flatten(x)
         for size in self.features:
@@ -47,11 +49,12 @@ class MLP(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
     @nn.nowrap
-    def coupling(self, x: Any = None) -> Coupling:
+    def coupling(self, x: Batch | None = None) -> Coupling:
         """The groups `Dense_0`, `Dense_1`, ...: the neurons of each hidden layer."""
         del x
         activation = layers.ACTIVATIONS[self.activation]
         dense = [affine(f"Dense_{i}") for i in range(len(self.features) + 1)]
+        # The inputs and the classes are no group: their sizes are given by the data.
         groups = tuple(
             Group(f"Dense_{i}", size, (Point((dense[i],), (reads(dense[i + 1]),), activation),))
             for i, size in enumerate(self.features)
@@ -78,6 +81,7 @@ class TiedMLP(nn.Module):
       dtype: of the computation; parameters are float32.
 
     Example:
+      >>> import jax
       >>> params = TiedMLP(width=3, depth=4, num_classes=2).init(jax.random.key(0), jnp.ones((1, 5)))["params"]
       >>> {name: layer["kernel"].shape for name, layer in params.items()}
       {'Dense_0': (5, 3), 'shared': (3, 3), 'Dense_1': (3, 2)}
@@ -87,25 +91,28 @@ class TiedMLP(nn.Module):
     depth: int = 3
     num_classes: int = 10
     activation: str = "relu"
-    dropout: Any = None
-    dtype: Any = jnp.float32
+    dropout: Number | None = None
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: Shaped[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch classes"]:
         """Maps [batch, ...] to logits [batch, num_classes]."""
         init = layers.kernel_init(self.activation)
         shared = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="shared")
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=init)(layers.flatten(x))
+        # The module `shared` is called at each of the later layers, so they have one leaf and its gradient is their
+        # sum.
         for i in range(self.depth):
             x = layers.ACTIVATIONS[self.activation](x if i == 0 else shared(x))
             x = layers.Dropout(self.dropout)(x, train=train)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
     @nn.nowrap
-    def coupling(self, x: Any = None) -> Coupling:
+    def coupling(self, x: Batch | None = None) -> Coupling:
         """One group, `hidden`: the tied kernel both writes and reads it, so all hidden layers keep one width."""
         del x
         activation = layers.ACTIVATIONS[self.activation]
+        # A point for each use: a neuron is dead only if it is dead at every one of them.
         writers = [affine("Dense_0"), *[affine("shared")] * (self.depth - 1)]
         readers = [*writers[1:], affine("Dense_1")]
         points = tuple(Point((w,), (reads(r),), activation) for w, r in zip(writers, readers, strict=True))
@@ -129,6 +136,7 @@ class XOR(nn.Module):
       dtype: of the computation; parameters are float32.
 
     Example:
+      >>> import jax
       >>> module = XOR()
       >>> x = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
       >>> variables = module.init(jax.random.key(0), x)
@@ -138,19 +146,21 @@ class XOR(nn.Module):
 
     hidden: int = 3
     activation: str = "sigmoid"
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: Shaped[Array, "batch ..."], *, train: bool = False) -> Float[Array, "batch classes"]:
         """Maps [batch, 2] to logits [batch, 2]."""
         del train
+        # Unit normals, because small weights leave the sigmoids linear, and XOR has no linear solution.
         init = nn.initializers.normal(1.0)
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=init)(layers.flatten(x))
         x = nn.Dense(1, dtype=self.dtype, kernel_init=init)(layers.ACTIVATIONS[self.activation](x))
+        # Two logits from one output, so that every loss and metric of classifiers applies as it is.
         return jnp.concatenate([jnp.zeros_like(x), x], axis=-1)
 
     @nn.nowrap
-    def coupling(self, x: Any = None) -> Coupling:
+    def coupling(self, x: Batch | None = None) -> Coupling:
         """One group, `Dense_0`: the hidden units."""
         del x
         point = Point((affine("Dense_0"),), (reads(affine("Dense_1")),), layers.ACTIVATIONS[self.activation])

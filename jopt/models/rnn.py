@@ -1,16 +1,18 @@
 """Recurrent networks: Elman, GRU and LSTM layers, and a classifier on the last state."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Shaped
 
 from jopt.coupling import Coupling, Group, Layer, Point, Reader, affine, reads
 from jopt.models import layers
+from jopt.typing import Batch, Key, Number
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
@@ -57,11 +59,11 @@ class Recurrent(nn.Module):
 
     cell: str
     size: int
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     product: Callable[[str, jax.Array, jax.Array], jax.Array] = matmul
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "batch time features"]) -> Float[Array, "batch time size"]:
         """Maps [batch, time, features] to the states [batch, time, size]."""
         size, gates = self.size, GATES[self.cell]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], gates * size))
@@ -69,6 +71,8 @@ class Recurrent(nn.Module):
         bias = self.param("bias", _forget_one if self.cell == "lstm" else nn.initializers.zeros, (gates * size,))
         extra = self.param("recurrent_bias", nn.initializers.zeros, (size,)) if self.cell == "gru" else None
         x, kernel, recurrent, bias, extra = promote_dtype(x, kernel, recurrent, bias, extra, dtype=self.dtype)
+        # The input's product does not wait for the state: one large product outside the scan in place of a small
+        # one a step.
         product = self.product
         inputs = product("kernel", x.swapaxes(0, 1), kernel) + lax.expand_dims(bias, (0, 1))
 
@@ -76,6 +80,8 @@ class Recurrent(nn.Module):
             h = jnp.tanh(a + product("recurrent_kernel", h, recurrent))
             return h, h
 
+        # The recurrent bias stays inside of the product with r: cuDNN's form, in which U h is computed once for all
+        # gates.
         def gru(h: jax.Array, a: jax.Array):
             u = product("recurrent_kernel", h, recurrent)
             r, z = jnp.split(nn.sigmoid(a[:, : 2 * size] + u[:, : 2 * size]), 2, axis=-1)
@@ -117,11 +123,11 @@ class RNN(nn.Module):
     cell: str
     features: Sequence[int] = (64,)
     num_classes: int = 10
-    dropout: Any = None
-    dtype: Any = jnp.float32
+    dropout: Number | None = None
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: Shaped[Array, "batch time ..."], *, train: bool = False) -> Float[Array, "batch classes"]:
         """Maps [batch, time, features], or images read as `height` steps, to logits [batch, num_classes]."""
         x = x.reshape(*x.shape[:2], -1)
         for size in self.features:
@@ -130,7 +136,7 @@ class RNN(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype)(x[:, -1])
 
     @nn.nowrap
-    def coupling(self, x: Any = None) -> Coupling:
+    def coupling(self, x: Batch | None = None) -> Coupling:
         """The groups `Recurrent_0`, ...: the state units of each layer, with all their gates.
 
         A unit without input whose bias is not 0 is constant only in `rnn`, and only from the first step on: the
@@ -142,6 +148,8 @@ class RNN(nn.Module):
         after = [*recurrent[1:], affine("Dense_0")]
         groups = []
         for i, (layer, reader) in enumerate(zip(recurrent, after, strict=True)):
+            # A constant unit is still 0 at the first step, so only a constant of 0 can be folded into the layer
+            # itself.
             itself = Reader(layer.kernels[1], layer, "is read by the first step, when it is still 0")
             point = Point((layer,), (itself, reads(reader)), jnp.tanh)
             groups.append(Group(f"Recurrent_{i}", self.features[i], (point,)))
@@ -155,17 +163,20 @@ class RNN(nn.Module):
 def _layer(name: str, cell: str) -> Layer:
     biases = (f"{name}/bias", *([f"{name}/recurrent_bias"] if cell == "gru" else []))
     kernels = (f"{name}/kernel", f"{name}/recurrent_kernel")
+    # The candidate value, whose zero keeps the state at its start of 0 whatever the other gates do.
     value_gate = {"rnn": 0, "gru": 2, "lstm": 2}[cell]
     return Layer(kernels, biases, gates=GATES[cell], value_gate=value_gate, zero_only=cell != "rnn")
 
 
-def _orthogonal_gates(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+def _orthogonal_gates(key: Key, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    # Each gate by itself: a matrix [size, gates * size] with orthogonal rows has no orthogonal blocks.
     size, gates = shape[0], shape[1] // shape[0]
     init = nn.initializers.orthogonal()
     return jnp.concatenate([init(k, (size, size), dtype) for k in jax.random.split(key, gates)], axis=1)
 
 
-def _forget_one(key: jax.Array, shape: tuple[int], dtype: Any = jnp.float32) -> jax.Array:
+def _forget_one(key: Key, shape: tuple[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
     del key
+    # Open at the start, so that gradients reach early steps.
     size = shape[0] // 4
     return jnp.zeros(shape, dtype).at[size : 2 * size].set(1)

@@ -5,17 +5,22 @@ Python, so refuse traced ones; these accept them all. A step is the number of pa
 first update is step 0.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
 
 from jopt.config import ConfigError
 from jopt.hyper import check_number, known
-from jopt.optim.config import Config, complete, validate
+from jopt.optim.config import SCHEDULES, Config, complete, resolve_kind, validate
+from jopt.reference import call
+from jopt.typing import Number
 
 
-def multiplier(config: Config, step: Any, total_steps: Any = None, dtype: Any = jnp.float32) -> jax.Array:
+def multiplier(
+    config: Config, step: ArrayLike, total_steps: Number | None = None, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "*steps"]:
     r"""The factor of the peak learning rate at a step.
 
     With $W$ = warmup_steps, $D$ = decay_steps (or `total_steps`) and the schedule's shape $s$, a function of
@@ -24,7 +29,8 @@ def multiplier(config: Config, step: Any, total_steps: Any = None, dtype: Any = 
     $$m(t) = \min(t / W, 1) \, s(p)$$
 
     so $m(0) = 0$ if $W > 0$, $m(W) = s(0)$ and $m(t) = s(1)$ for $t \ge D$. A run of $D$ updates uses
-    $t = 0 \dots D - 1$, as in Optax. $s(0) = 1$ but for one_cycle.
+    $t = 0 \dots D - 1$, as in Optax. $s(0) = 1$ but for one_cycle. A callable in the place of a name
+    is $s$; it gets $p$ as an array of `dtype` and must return one of the same shape.
 
     Args:
       config: the config; its numbers may be traced.
@@ -48,19 +54,23 @@ def multiplier(config: Config, step: Any, total_steps: Any = None, dtype: Any = 
     check_number("total_steps", total_steps, lambda x: x >= 1, "a number of steps, at least 1")
     config = complete(config, dtype)
     step = jnp.asarray(step).astype(dtype)
+    # Steps may be traced integers, which strict promotion does not let meet floating point.
     warmup = jnp.asarray(config.warmup_steps).astype(dtype)
+    # Both sides of a `where` are computed, so the divisor must not be 0 where there is no warm-up.
     ramp = jnp.where(step < warmup, step / jnp.maximum(warmup, 1), 1.0)
     if config.schedule == "constant":
         return ramp
     require_end(config, total_steps)
     end = jnp.asarray(total_steps if config.decay_steps is None else config.decay_steps).astype(dtype)
     if config.schedule == "step":
+        # Its boundaries are fractions of the whole run, so it counts from the first update and not from the
+        # warm-up.
         return ramp * staircase(step, end, config.boundaries, config.decay_rate)
     progress = jnp.clip((step - warmup) / jnp.maximum(end - warmup, 1), 0, 1)
     return ramp * _shape(config, progress)
 
 
-def require_end(config: Config, total_steps: Any) -> None:
+def require_end(config: Config, total_steps: Number | None) -> None:
     """Raises `ConfigError` if the schedule ends, and neither `decay_steps` nor `total_steps` says where.
 
     Example:
@@ -71,7 +81,9 @@ def require_end(config: Config, total_steps: Any) -> None:
         raise ConfigError("decay_steps", None, accepted)
 
 
-def learning_rate(config: Config, step: Any, total_steps: Any = None, dtype: Any = jnp.float32) -> jax.Array:
+def learning_rate(
+    config: Config, step: ArrayLike, total_steps: Number | None = None, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "*steps"]:
     """The learning rate at a step: `config.learning_rate` times `multiplier`; arguments as there.
 
     Example:
@@ -81,7 +93,14 @@ def learning_rate(config: Config, step: Any, total_steps: Any = None, dtype: Any
     return complete(config, dtype).learning_rate * multiplier(config, step, total_steps, dtype)
 
 
-def _shape(config: Config, progress: jax.Array) -> jax.Array:
+def _shape(config: Config, progress: Float[Array, "*steps"]) -> Float[Array, "*steps"]:
+    shape = resolve_kind(config.schedule, SCHEDULES, "schedule")
+    if shape is not None:
+        value = jnp.asarray(call(shape, progress, config=config), progress.dtype)
+        if value.shape != progress.shape:
+            accepted = f"a callable that keeps the shape of progress (of {progress.shape} it made {value.shape})"
+            raise ConfigError("schedule", config.schedule, accepted)
+        return value
     match config.schedule:
         case "cosine":
             return cosine(progress, config.end_fraction)
@@ -95,7 +114,7 @@ def _shape(config: Config, progress: jax.Array) -> jax.Array:
             return one_cycle(progress, config.initial_fraction, config.peak_fraction, config.end_fraction)
 
 
-def cosine(progress: jax.Array, end: Any) -> jax.Array:
+def cosine(progress: Float[Array, "*steps"], end: Number) -> Float[Array, "*steps"]:
     r"""$e + (1 - e)(1 + \cos \pi p) / 2$ (Loshchilov and Hutter, 2017, SGDR, equation 5, without restarts).
 
     Args:
@@ -112,7 +131,7 @@ def cosine(progress: jax.Array, end: Any) -> jax.Array:
     return end + (1 - end) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
-def polynomial(progress: jax.Array, end: Any, power: Any) -> jax.Array:
+def polynomial(progress: Float[Array, "*steps"], end: Number, power: Number) -> Float[Array, "*steps"]:
     r"""$e + (1 - e)(1 - p)^k$; $k = 1$ is linear.
 
     Args:
@@ -130,7 +149,7 @@ def polynomial(progress: jax.Array, end: Any, power: Any) -> jax.Array:
     return end + (1 - end) * (1 - progress) ** power
 
 
-def exponential(progress: jax.Array, rate: Any) -> jax.Array:
+def exponential(progress: Float[Array, "*steps"], rate: Number) -> Float[Array, "*steps"]:
     """$r^p$: the value falls to $r$ at the end. For a factor f every n steps, r = f^((D - W) / n).
 
     Args:
@@ -147,7 +166,9 @@ def exponential(progress: jax.Array, rate: Any) -> jax.Array:
     return jnp.power(jnp.asarray(rate, progress.dtype), progress)
 
 
-def staircase(step: jax.Array, end: Any, boundaries: tuple[Any, ...], rate: Any) -> jax.Array:
+def staircase(
+    step: Float[Array, "*steps"], end: Number, boundaries: Sequence[Number], rate: Number
+) -> Float[Array, "*steps"]:
     r"""$r^n$ with $n$ the number of boundaries $b_i$ with $t \ge \mathrm{round}(b_i D)$.
 
     Args:
@@ -165,11 +186,14 @@ def staircase(step: jax.Array, end: Any, boundaries: tuple[Any, ...], rate: Any)
     """
     value = jnp.ones_like(step)
     for boundary in boundaries:
+        # Rounded, because 0.1 * 30 is a little above 3 in float64 and 3 in float32: the drop is at step 3 in both.
         value = jnp.where(step >= jnp.round(jnp.asarray(boundary * end, step.dtype)), value * rate, value)
     return value
 
 
-def one_cycle(progress: jax.Array, initial: Any, peak: Any, end: Any) -> jax.Array:
+def one_cycle(
+    progress: Float[Array, "*steps"], initial: Number, peak: Number, end: Number
+) -> Float[Array, "*steps"]:
     r"""Rises from $i$ to 1 while $p < q$, then falls to $e$, each along half a cosine.
 
     Smith and Topin, 2018, Super-Convergence; with cosines as in `optax.cosine_onecycle_schedule`, which it equals

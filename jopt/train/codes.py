@@ -44,11 +44,11 @@ def integers(plan: StagePlan, formats: Mapping[str, Storage], seen: Params) -> d
     return of_values(dict(formats), plan.trainables.model_only(seen))
 
 
-def grids(formats: Mapping[str, Storage]) -> dict[str, measure.Grid]:
+def grids(formats: Mapping[str, Storage]) -> dict[str, measure.IntegerCode]:
     """How the integers of each quantized parameter would be held, for its theoretical size."""
     sizes = {path: (spec, int(np.size(range.low))) for path, (spec, range) in formats.items()}
     return {
-        path: measure.Grid(int(spec.bits), scales, 0 if spec.symmetric else scales)
+        path: measure.IntegerCode(int(spec.bits), scales, 0 if spec.symmetric else scales)
         for path, (spec, scales) in sizes.items()
         if not spec.is_identity
     }

@@ -152,8 +152,8 @@ def test_prepare_reports_on_the_command_line(tmp_path, capsys):
 def test_tensorflow_prepares_from_the_archive_and_we_read_without(tmp_path):
     cifar_archive.plant(tmp_path, extracted=False)
     command = [TENSORFLOW_PYTHON, "-m", "jopt.data.prepare", "cifar10", f"--data_dir={tmp_path}"]
-    here = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=here)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "cifar10: 90 train, 10 validation, 20 test, 10 classes, inputs [32, 32, 3] uint8" in done.stdout
     for cached in (tmp_path / "arrays" / "cifar10").iterdir():

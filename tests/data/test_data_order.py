@@ -70,8 +70,8 @@ def test_the_order_of_seed_0_is_this_one():
 
 
 def test_what_an_epoch_drops_differs_between_epochs():
-    kept = {tuple(sorted(rows(2 * e, 2, 2, 5).ravel().tolist())) for e in range(12)}
-    assert len(kept) > 3
+    visited = {tuple(sorted(rows(2 * e, 2, 2, 5).ravel().tolist())) for e in range(12)}
+    assert len(visited) > 3
 
 
 def test_one_trace_serves_every_first_step():

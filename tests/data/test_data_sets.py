@@ -5,10 +5,9 @@ import pytest
 
 from jopt import config as base
 from jopt import data
-from jopt.data import partition
 from jopt.data.cache import cached
 from jopt.data.dataset import _statistics
-from jopt.data.source import Source
+from jopt.data.source import Source, stratified_order
 
 SPLITS = ("train", "validation", "test")
 
@@ -38,10 +37,10 @@ def test_digits_are_scikit_learns_pixel_for_pixel(digits):
     for split in SPLITS:
         inputs, labels = getattr(digits, split)
         assert inputs.dtype == np.uint8 and inputs.shape[1:] == (8, 8, 1) and labels.dtype == np.int32
-        here = [row_of[image.tobytes()] for image in inputs]
-        np.testing.assert_array_equal(labels, bunch.target[here])
-        assert here == sorted(here)
-        rows += here
+        split_rows = [row_of[image.tobytes()] for image in inputs]
+        np.testing.assert_array_equal(labels, bunch.target[split_rows])
+        assert split_rows == sorted(split_rows)
+        rows += split_rows
     assert sorted(rows) == list(range(1797))  # the splits cover the set, and none shares an image with another
 
 
@@ -164,7 +163,7 @@ def test_an_unknown_split_is_refused(digits):
 def test_every_prefix_is_stratified_to_within_one_example():
     rng = np.random.RandomState(0)
     labels = rng.choice(4, 200, p=[0.5, 0.3, 0.15, 0.05])
-    order = partition.stratified_order(rng.randint(0, 256, (200, 3)).astype(np.uint8), labels)
+    order = stratified_order(rng.randint(0, 256, (200, 3)).astype(np.uint8), labels)
     totals = np.bincount(labels)
     for k in range(201):
         taken = np.bincount(labels[order[:k]], minlength=4)
@@ -175,8 +174,8 @@ def test_the_selection_follows_from_content_not_from_the_order_of_reading():
     rng = np.random.RandomState(0)
     inputs, labels = rng.randint(0, 256, (50, 6)).astype(np.uint8), rng.choice(3, 50)
     shuffle = rng.permutation(50)
-    a = inputs[partition.stratified_order(inputs, labels)[:20]]
-    b = inputs[shuffle][partition.stratified_order(inputs[shuffle], labels[shuffle])[:20]]
+    a = inputs[stratified_order(inputs, labels)[:20]]
+    b = inputs[shuffle][stratified_order(inputs[shuffle], labels[shuffle])[:20]]
     np.testing.assert_array_equal(a, b)
 
 
@@ -184,9 +183,9 @@ def test_another_task_on_the_same_images(digits, data_dir):
     parity = data.load(data.Config(data_dir=str(data_dir), relabel=(0, 1) * 5))
     assert parity.num_classes == 2 and parity.fingerprint != digits.fingerprint
     for part in ("train", "validation", "test"):
-        ours, theirs = getattr(parity, part), getattr(digits, part)
-        assert np.array_equal(ours.inputs, theirs.inputs)
-        assert np.array_equal(ours.labels, theirs.labels % 2) and ours.labels.dtype == np.int32
+        relabelled, original = getattr(parity, part), getattr(digits, part)
+        assert np.array_equal(relabelled.inputs, original.inputs)
+        assert np.array_equal(relabelled.labels, original.labels % 2) and relabelled.labels.dtype == np.int32
 
 
 @pytest.mark.parametrize("relabel", [(0, 1), (0, 1) * 6, (0, 2) * 5, (-1, 0) * 5])

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from jopt import layers, models
-from jopt.models.conv import Conv
+from jopt.models.layers import Conv
 
 pytestmark = pytest.mark.unoptimized
 KEY = jax.random.key(0)
@@ -40,25 +40,25 @@ def test_axes_are_what_the_derivative_says(name):
     x = jnp.asarray(rng.integers(0, 5, (2, *shape))) if isinstance(module, nn.Embed) else x
     params = module.init(KEY, x)["params"]
     (path, kernel) = next((p, w) for p, w in params.items() if p in ("kernel", "embedding"))
-    found = layers.trace(models.Model(lambda k, x: (params, {}), _apply(module)), x)[path]
-    every = [*found.contract, *found.outputs, *found.stack]
-    assert sorted(every) == list(range(kernel.ndim)) and found.source == "traced" and not found.stack
+    traced = layers.trace(models.Model(lambda k, x: (params, {}), _apply(module)), x)[path]
+    every = [*traced.contract, *traced.outputs, *traced.stack]
+    assert sorted(every) == list(range(kernel.ndim)) and traced.source == "traced" and not traced.stack
     # Does an entry of the kernel feed an output feature, of any position of any example?
     slopes = jax.jit(jax.jacrev(lambda w: module.apply({"params": {**params, path: w}}, x)))(kernel)
     rank = slopes.ndim - kernel.ndim
     feeds = np.asarray(jnp.abs(slopes).max(tuple(range(rank - features)))) > 0
-    sizes = [kernel.shape[axis] for axis in found.outputs]
+    sizes = [kernel.shape[axis] for axis in traced.outputs]
     assert list(feeds.shape[:features]) == sizes
     for unit in itertools.product(*map(range, sizes)):
-        at = dict(zip(found.outputs, unit, strict=True))
+        at = dict(zip(traced.outputs, unit, strict=True))
         mask = np.zeros(kernel.shape, bool)
         mask[tuple(at.get(axis, slice(None)) for axis in range(kernel.ndim))] = True
         assert not feeds[unit][~mask].any(), "an entry of another unit feeds this one"
         assert feeds[unit][mask].any(), "no entry of the unit feeds it"
-    assert _window(module) == [kernel.shape[axis] for axis in found.window]
-    assert found.groups == getattr(module, "feature_group_count", 1)
+    assert _window(module) == [kernel.shape[axis] for axis in traced.window]
+    assert traced.groups == getattr(module, "feature_group_count", 1)
     strides = getattr(module, "strides", None)
-    assert found.dilation == (int(np.prod(strides)) if isinstance(module, nn.ConvTranspose) and strides else 1)
+    assert traced.dilation == (int(np.prod(strides)) if isinstance(module, nn.ConvTranspose) and strides else 1)
 
 
 def _apply(module):
@@ -69,8 +69,8 @@ def _window(module):
     return list(module.kernel_size) if hasattr(module, "kernel_size") else []
 
 
-def axes(found, *names):
-    return {name: (found[name].contract, found[name].outputs, found[name].stack) for name in names}
+def axes(traced, *names):
+    return {name: (traced[name].contract, traced[name].outputs, traced[name].stack) for name in names}
 
 
 class Block(nn.Module):
@@ -87,8 +87,8 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x):
         block = nn.remat(Block) if self.remat else Block
-        more = {"variable_axes": {"params": self.axis}, "split_rngs": {"params": True}, "length": 3}
-        return nn.scan(block, **more)(name="blocks")(x, None)[0]
+        kwargs = {"variable_axes": {"params": self.axis}, "split_rngs": {"params": True}, "length": 3}
+        return nn.scan(block, **kwargs)(name="blocks")(x, None)[0]
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -146,8 +146,8 @@ def test_copies_of_a_mapped_layer_are_its_stack(layer, settings, axes, shared):
     model = models.from_linen(Mapped(layer, settings, shared))
     x = jnp.ones((2, 3), jnp.int32) if layer is nn.Embed else jnp.ones((2, 8, 8, 6))
     name = "layer/embedding" if layer is nn.Embed else "layer/kernel"
-    found = layers.trace(model, x)[name]
-    assert (found.contract, found.outputs, found.window, found.stack, found.source) == (*axes, (0,), "traced")
+    traced = layers.trace(model, x)[name]
+    assert (traced.contract, traced.outputs, traced.window, traced.stack, traced.source) == (*axes, (0,), "traced")
 
 
 def test_a_layer_of_learned_queries_is_a_layer():
@@ -160,13 +160,13 @@ def test_a_layer_of_learned_queries_is_a_layer():
             probe = jnp.broadcast_to(probe, (x.shape[0], 2, 6))
             return nn.MultiHeadDotProductAttention(num_heads=2, name="pool")(nn.Dense(6)(probe), x)
 
-    found = layers.trace(models.from_linen(Pooling()), jnp.ones((2, 5, 6)))
-    assert axes(found, "Dense_0/kernel", "pool/query/kernel", "pool/key/kernel") == {
+    traced = layers.trace(models.from_linen(Pooling()), jnp.ones((2, 5, 6)))
+    assert axes(traced, "Dense_0/kernel", "pool/query/kernel", "pool/key/kernel") == {
         "Dense_0/kernel": ((0,), (1,), ()),
         "pool/query/kernel": ((0,), (1, 2), ()),
         "pool/key/kernel": ((0,), (1, 2), ()),
     }
-    assert found["pool/query/kernel"].source == "traced" and found["probe"].role == "other"
+    assert traced["pool/query/kernel"].source == "traced" and traced["probe"].role == "other"
 
 
 def test_a_product_in_chunks_makes_no_copies():
@@ -180,8 +180,8 @@ def test_a_product_in_chunks_makes_no_copies():
         return y + jnp.concatenate(list(z), -1), state
 
     params = {"rows": jnp.ones((8, 6)), "columns": jnp.ones((8, 6))}
-    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
-    assert axes(found, *params) == dict.fromkeys(params, ((0,), (1,), ()))
+    traced = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
+    assert axes(traced, *params) == dict.fromkeys(params, ((0,), (1,), ()))
 
 
 def test_parameters_that_are_stacked_unstacked_and_tiled_are_followed():
@@ -194,8 +194,8 @@ def test_parameters_that_are_stacked_unstacked_and_tiled_are_followed():
 
     shapes = {"query": (6, 8), "key": (6, 8), "copies": (6, 3, 6), "tiled": (6, 4)}
     params = {name: jnp.ones(shape) for name, shape in shapes.items()}
-    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
-    assert axes(found, *shapes) == {
+    traced = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
+    assert axes(traced, *shapes) == {
         "query": ((1,), (0,), ()),
         "key": ((1,), (0,), ()),
         "copies": ((0,), (2,), (1,)),
@@ -212,8 +212,8 @@ def test_groups_that_cut_an_axis_are_no_copies():
         return y + jnp.einsum("bgi,gio->bgo", grouped, p["inputs"].reshape(2, 4, 6)), state
 
     params = {"outputs": jnp.ones((4, 12)), "inputs": jnp.ones((8, 6))}
-    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
-    assert axes(found, *params) == {"outputs": ((0,), (1,), ()), "inputs": ((), (), ())}
+    traced = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 8)))
+    assert axes(traced, *params) == {"outputs": ((0,), (1,), ()), "inputs": ((), (), ())}
 
 
 def test_a_kernel_in_a_norm_is_a_kernel_where_it_makes_outputs():
@@ -222,8 +222,8 @@ def test_a_kernel_in_a_norm_is_a_kernel_where_it_makes_outputs():
         return x * p["norm2"]["weight"][None] + shift, state
 
     params = {"norm1": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)}, "norm2": {"weight": jnp.ones(4)}}
-    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))
-    assert {path: p.role for path, p in found.items()} == {
+    traced = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))
+    assert {path: p.role for path, p in traced.items()} == {
         "norm1/bias": "bias", "norm1/kernel": "kernel", "norm2/weight": "scale",
     }  # fmt: skip
 
@@ -239,9 +239,9 @@ def test_what_is_assumed_of_a_scanned_parameter_is_that_of_one_copy():
         return jax.lax.scan(block, x, p)[0], state
 
     params = {"first": {"weight": jnp.ones((3, 4))}, "kernel": jnp.ones((3, 4, 4))}
-    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))
-    assert (found["first/weight"].role, found["first/weight"].stack) == ("other", (0,))
-    assert axes(found, "kernel") == {"kernel": ((), (), (0,))} and found["kernel"].source == "assumed"
+    traced = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.ones((2, 4)))
+    assert (traced["first/weight"].role, traced["first/weight"].stack) == ("other", (0,))
+    assert axes(traced, "kernel") == {"kernel": ((), (), (0,))} and traced["kernel"].source == "assumed"
 
 
 def test_matrices_that_are_looked_up_are_no_embedding():
@@ -272,14 +272,14 @@ def test_functions_slices_and_shared_tables():
     }  # fmt: skip
     params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda s: isinstance(s, tuple))
     params["gate"] = params["gate"] > 0
-    found = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.zeros((1, 5), jnp.int32))
-    assert axes(found, "table", "stack", "loop", "masked") == {
+    traced = layers.trace(models.Model(lambda k, x: (params, {}), apply), jnp.zeros((1, 5), jnp.int32))
+    assert axes(traced, "table", "stack", "loop", "masked") == {
         "table": ((0,), (1,), ()),
         "stack": ((1,), (2,), (0,)),
         "loop": ((1,), (2,), (0,)),
         "masked": ((1,), (0,), ()),
     }
-    assert {path: p.role for path, p in found.items()} == {
+    assert {path: p.role for path, p in traced.items()} == {
         "table": "embedding", "positions": "embedding", "stack": "kernel", "loop": "kernel", "gate": "other",
         "norm/weight": "scale", "masked": "kernel", "offsets": "other", "unused": "other",
     }  # fmt: skip
@@ -304,8 +304,8 @@ def test_a_declaration_comes_first_and_must_name_a_parameter():
     x = jnp.ones((2, 4))
     assert layers.trace(model, x)["filter"].role == "other"
     declared = {"filter": layers.Parameter("filter", "Circulant", "kernel", (0,), ())}
-    found = layers.trace(model._replace(layers=declared), x)["filter"]
-    assert found.reason == "kernel of Circulant, declared" and found.is_weight
+    traced = layers.trace(model._replace(layers=declared), x)["filter"]
+    assert traced.reason == "kernel of Circulant, declared" and traced.is_weight
     with pytest.raises(ValueError, match="the model declares other; its parameters are: filter"):
         layers.trace(model._replace(layers={"other": declared["filter"]}), x)
 
@@ -317,14 +317,14 @@ def test_nnx_modules_have_kinds_and_axes():
         conv, norm = nnx.Conv(1, 4, (3, 3), rngs=rngs), nnx.LayerNorm(4, rngs=rngs)
         return nnx.Sequential(conv, norm, lambda x: x.mean((1, 2)))
 
-    found = layers.trace(models.from_nnx(make), jnp.ones((1, 5, 5, 1)))
-    assert {path: p.reason for path, p in found.items()} == {
+    traced = layers.trace(models.from_nnx(make), jnp.ones((1, 5, 5, 1)))
+    assert {path: p.reason for path, p in traced.items()} == {
         "layers/0/bias": "bias of Conv",
         "layers/0/kernel": "kernel of Conv",
         "layers/1/bias": "bias of LayerNorm",
         "layers/1/scale": "scale of LayerNorm",
     }
-    assert found["layers/0/kernel"].window == (0, 1)
+    assert traced["layers/0/kernel"].window == (0, 1)
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -332,14 +332,16 @@ def test_every_parameter_of_our_models_is_known(name):
     """And what is assumed from names and shapes, where no model is at hand, is the same."""
     model = models.model(models.Config(name, num_classes=2 if name == "xor" else 10))
     x = jnp.ones((1, 28, 28, 1)) if name in ("lenet5", "cnn", "cifar10_cnn") else jnp.ones((1, 8, 8, 1))
-    found = layers.trace(model, x)
+    traced = layers.trace(model, x)
     shapes = jax.eval_shape(lambda: model.init(KEY, x)[0])
-    for known, assumed in zip(found.values(), layers.parameters(shapes), strict=True):
-        assert known.is_weight == (known.role == "kernel") and bool(known.contract) == known.is_weight
+    for parameter, assumed in zip(traced.values(), layers.parameters(shapes), strict=True):
+        assert (
+            parameter.is_weight == (parameter.role == "kernel") and bool(parameter.contract) == parameter.is_weight
+        )
         fields = ("path", "role", "contract", "outputs", "window", "stack")
-        if "shortcut" in known.path:  # a convolution whose name does not say so: unknown, not guessed.
+        if "shortcut" in parameter.path:  # a convolution whose name does not say so: unknown, not guessed.
             fields, assumed = fields[:2], assumed._replace(contract=(), outputs=())
-        assert [getattr(known, f) for f in fields] == [getattr(assumed, f) for f in fields], known
+        assert [getattr(parameter, f) for f in fields] == [getattr(assumed, f) for f in fields], parameter
 
 
 @pytest.mark.parametrize(
@@ -368,9 +370,9 @@ def test_every_parameter_of_our_models_is_known(name):
     ],
 )
 def test_names(path, shape, role, contract, outputs):
-    found = layers.assumed(path, shape)
-    assert (found.role, found.contract, found.outputs) == (role, contract, outputs)
-    assert found.stack == ((0,) if path.startswith("ScanBlock") else ())
+    traced = layers.assumed(path, shape)
+    assert (traced.role, traced.contract, traced.outputs) == (role, contract, outputs)
+    assert traced.stack == ((0,) if path.startswith("ScanBlock") else ())
 
 
 def test_integers_are_no_weights_whatever_their_name():
@@ -384,14 +386,14 @@ def test_a_kernel_that_the_trace_did_not_follow_has_no_assumed_axes():
         return (x[:, None] * p["kernel"][None]).sum(-1), state
 
     model = models.Model(lambda k, x: ({"kernel": jnp.ones((6, 8))}, {}), apply)
-    found = layers.trace(model, jnp.ones((2, 8)))["kernel"]
-    assert (found.role, found.contract, found.outputs, found.source) == ("kernel", (), (), "assumed")
+    traced = layers.trace(model, jnp.ones((2, 8)))["kernel"]
+    assert (traced.role, traced.contract, traced.outputs, traced.source) == ("kernel", (), (), "assumed")
     assert layers.assumed("kernel", (6, 8)).outputs == (1,)
 
 
 def test_biases_of_mapped_layers_are_copies_like_their_kernels():
     mapped = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=1, out_axes=1)
-    found = layers.trace(models.from_linen(mapped(5)), jnp.ones((2, 3, 4)))
-    assert (found["kernel"].stack, found["bias"].stack, found["bias"].outputs) == ((0,), (0,), (1,))
+    traced = layers.trace(models.from_linen(mapped(5)), jnp.ones((2, 3, 4)))
+    assert (traced["kernel"].stack, traced["bias"].stack, traced["bias"].outputs) == ((0,), (0,), (1,))
     plain = layers.trace(models.from_linen(nn.Dense(5)), jnp.ones((2, 4)))
     assert (plain["bias"].stack, plain["bias"].outputs) == ((), (0,))

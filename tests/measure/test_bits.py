@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jopt.measure import Grid, Storage, storage, total_storage
+from jopt.measure import IntegerCode, Storage, storage, total_storage
 
 
 def one(values, grid=None):
@@ -45,14 +45,14 @@ def test_each_code_by_hand(values, code, bits):
 @pytest.mark.parametrize(
     ("values", "grid", "code", "bits"),
     [
-        (floats(640).reshape(64, 10), Grid(8, scales=10), "dense integers", 640 * 8 + 10 * 32),
-        (floats(640).reshape(64, 10), Grid(4, 64, 64), "dense integers", 640 * 4 + 64 * 32 + 64 * 4),
-        (floats(100, zeros=50), Grid(8), "sparse integers", 100 + 50 * 8 + 32),
+        (floats(640).reshape(64, 10), IntegerCode(8, scales=10), "dense integers", 640 * 8 + 10 * 32),
+        (floats(640).reshape(64, 10), IntegerCode(4, 64, 64), "dense integers", 640 * 4 + 64 * 32 + 64 * 4),
+        (floats(100, zeros=50), IntegerCode(8), "sparse integers", 100 + 50 * 8 + 32),
         # Pruned binary weights: with zero there are three values, one bit is left for two.
-        (np.repeat(np.float32([0, 1, -1]), (90, 5, 5)), Grid(1), "sparse integers", 70 + 10 + 32),
-        (np.repeat(np.float32([1, -1]), 50), Grid(1), "dense integers", 100 + 32),
+        (np.repeat(np.float32([0, 1, -1]), (90, 5, 5)), IntegerCode(1), "sparse integers", 70 + 10 + 32),
+        (np.repeat(np.float32([1, -1]), 50), IntegerCode(1), "dense integers", 100 + 32),
         # Four values need no more than a codebook of them, whatever the width of the integers.
-        (np.tile(np.float32([1, 2, 3, 4]), 64), Grid(8), "dense codebook", 256 * 2 + 4 * 32),
+        (np.tile(np.float32([1, 2, 3, 4]), 64), IntegerCode(8), "dense codebook", 256 * 2 + 4 * 32),
     ],
     ids=str,
 )
@@ -89,13 +89,13 @@ def test_rows_and_total():
 @pytest.mark.parametrize(
     ("grids", "message"),
     [
-        ({"v": Grid(8)}, "grids name v; the parameters are: w"),
-        ({"w": Grid(0)}, r"bits must be an integer in \[1, 32\], got 0 for 'w'"),
-        ({"w": Grid(33)}, r"bits must be an integer in \[1, 32\], got 33"),
-        ({"w": Grid(2.5)}, r"bits must be an integer in \[1, 32\], got 2.5"),  # pyright: ignore
-        ({"w": Grid(4, scales=0)}, r"scales must be an integer in \[1, 100\], got 0"),
-        ({"w": Grid(4, zero_points=-1)}, r"zero_points must be an integer in \[0, 100\], got -1"),
-        ({"w": Grid(4)}, r"'w' has 100 distinct values, more than 1 x 2\^4 = 16 codes"),
+        ({"v": IntegerCode(8)}, "grids name v; the parameters are: w"),
+        ({"w": IntegerCode(0)}, r"bits must be an integer in \[1, 32\], got 0 for 'w'"),
+        ({"w": IntegerCode(33)}, r"bits must be an integer in \[1, 32\], got 33"),
+        ({"w": IntegerCode(2.5)}, r"bits must be an integer in \[1, 32\], got 2.5"),  # pyright: ignore
+        ({"w": IntegerCode(4, scales=0)}, r"scales must be an integer in \[1, 100\], got 0"),
+        ({"w": IntegerCode(4, zero_points=-1)}, r"zero_points must be an integer in \[0, 100\], got -1"),
+        ({"w": IntegerCode(4)}, r"'w' has 100 distinct values, more than 1 x 2\^4 = 16 codes"),
     ],
 )
 def test_false_descriptions_are_refused(grids, message):
@@ -118,14 +118,14 @@ def encode(values, width):
     bitmap = "".join("1" if w else "0" for w in words)
     where = min(bitmap, "".join(format(i, f"0{index}b") for i in positions if index), key=len)
     for code in ("dense", "sparse"):
-        kept = words if code == "dense" else [words[i] for i in positions]
-        book = sorted(set(kept))
+        coded = words if code == "dense" else [words[i] for i in positions]
+        book = sorted(set(coded))
         bits = (len(book) - 1).bit_length() if book else 0
         prefix = "" if code == "dense" else where
-        yield code, prefix + "".join(format(w, f"0{width}b") for w in kept), kept, book
-        codes = "".join(format(book.index(w), f"0{bits}b") for w in kept) if bits else ""
+        yield code, prefix + "".join(format(w, f"0{width}b") for w in coded), coded, book
+        codes = "".join(format(book.index(w), f"0{bits}b") for w in coded) if bits else ""
         table = "".join(format(w, f"0{width}b") for w in book)
-        yield f"{code} codebook", prefix + codes + table, kept, book
+        yield f"{code} codebook", prefix + codes + table, coded, book
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jopt.config import ConfigError
-from jopt.measure import Column, Grid, StageOutcome, columns_of, load_columns, size, stage_rows, trial_row
+from jopt.measure import Column, IntegerCode, StageOutcome, columns_of, load_columns, size, stage_rows, trial_row
 
 LABELS = np.array([0, 1, 2, 3])
 DENSE = {"Dense_0": {"bias": jnp.array([1.0, 2.0]), "kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])}}
@@ -49,7 +49,7 @@ def test_a_stage_may_change_shapes_flops_and_grid():
     rows = stage_rows(
         [
             StageOutcome("dense", DENSE),
-            StageOutcome("shrink", small, flops={"Dense_0": 4}, grids={"Dense_0/kernel": Grid(3)}),
+            StageOutcome("shrink", small, flops={"Dense_0": 4}, grids={"Dense_0/kernel": IntegerCode(3)}),
         ],
         flops={"Dense_0": 8},
     )

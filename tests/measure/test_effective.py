@@ -40,12 +40,12 @@ def test_every_kept_entry_counts_once_for_each_use(case):
     rng = np.random.default_rng(0)
     pruned = jax.tree.map(lambda w: np.where(rng.random(w.shape) < 0.4, w, 0) if w.ndim > 1 else w, params)
     uses = {"Conv_0": 36, "Conv_1": 9, "Dense_0": 1}  # output positions
-    found = effective_flops(by_layer, pruned)
+    effective = effective_flops(by_layer, pruned)
     for layer, times in uses.items():
-        assert found[layer] == 2 * times * np.count_nonzero(pruned[layer]["kernel"]), layer
+        assert effective[layer] == 2 * times * np.count_nonzero(pruned[layer]["kernel"]), layer
     (cell,) = (layer for layer in by_layer if layer.endswith("SimpleCell_0/h"))
     kernel = pruned["SimpleCell_0"]["h"]["kernel"]
-    assert found[cell] == 2 * 9 * np.count_nonzero(kernel)  # time steps
+    assert effective[cell] == 2 * 9 * np.count_nonzero(kernel)  # time steps
 
 
 def test_exact_beyond_the_integers_of_a_float():

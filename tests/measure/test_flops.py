@@ -145,9 +145,9 @@ def test_transposed_convolutions_and_gradients_cost_what_the_convolution_costs(
         pads = (0, 0) if padding == "VALID" else padding
     x, w = array(1, size, size, 8), array(kernel, kernel, 8, 4)
     f = conv(x, w, (stride, stride), padding=[pads, pads], rhs_dilation=(dilation, dilation))
-    found = outputs(size, kernel, stride, pads, dilation)
-    expected = 2 * (found * kernel) ** 2 * 8 * 4
-    assert f(jnp.zeros(x.shape), jnp.zeros(w.shape)).shape[1] == found
+    size_out = outputs(size, kernel, stride, pads, dilation)
+    expected = 2 * (size_out * kernel) ** 2 * 8 * 4
+    assert f(jnp.zeros(x.shape), jnp.zeros(w.shape)).shape[1] == size_out
     assert flops(f, x, w) == expected
 
     if stride == 1:
@@ -156,7 +156,7 @@ def test_transposed_convolutions_and_gradients_cost_what_the_convolution_costs(
     def transpose(g, w):
         return jax.linear_transpose(lambda x: f(x, w), x)(g)[0]
 
-    g = array(1, found, found, 4)
+    g = array(1, size_out, size_out, 4)
     assert flops(transpose, g, w) == expected
     # The gradients of both, whose forward product is counted with them.
     assert operations(lambda x, w, g: jax.vjp(f, x, w)[1](g), x, w, g).convolution == 3 * expected

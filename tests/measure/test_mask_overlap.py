@@ -16,9 +16,9 @@ def test_overlap_by_hand():
     before = {"a": np.array([1, 1, 0, 0], bool), "b": np.array([[1], [0]], bool), "c": None}
     after = {"a": np.array([1, 0, 1, 0], bool), "b": np.array([[1], [1]], bool), "c": None}
     assert overlap_by_layer(before, after) == {"a": Overlap(4, 2, 2, 1), "b": Overlap(2, 1, 2, 1)}
-    found = overlap(before, after)
-    assert found == Overlap(entries=6, before=3, after=4, both=2)
-    assert (found.union, found.iou, found.retained, found.churn) == (5, 2 / 5, 2 / 3, 3 / 6)
+    agreement = overlap(before, after)
+    assert agreement == Overlap(entries=6, before=3, after=4, both=2)
+    assert (agreement.union, agreement.iou, agreement.retained, agreement.churn) == (5, 2 / 5, 2 / 3, 3 / 6)
 
 
 def test_limits():
@@ -45,11 +45,11 @@ masks = st.integers(0, 30).flatmap(lambda n: st.tuples(*[st.lists(st.booleans(),
 @settings(max_examples=50, deadline=None)
 @given(masks)
 def test_counts_are_those_of_sets(pair):
-    a, b = ({i for i, kept in enumerate(mask) if kept} for mask in pair)
-    found, back = overlap(*map(np.array, pair)), overlap(*map(np.array, pair[::-1]))
-    assert found[1:] == (len(a), len(b), len(a & b)) and found.union == len(a | b)
-    assert (found.iou, found.churn) == (back.iou, back.churn)
+    a, b = ({i for i, keeps in enumerate(mask) if keeps} for mask in pair)
+    agreement, back = overlap(*map(np.array, pair)), overlap(*map(np.array, pair[::-1]))
+    assert agreement[1:] == (len(a), len(b), len(a & b)) and agreement.union == len(a | b)
+    assert (agreement.iou, agreement.churn) == (back.iou, back.churn)
     if pair[0]:
-        assert found.churn == len(a ^ b) / len(pair[0])
+        assert agreement.churn == len(a ^ b) / len(pair[0])
     if len(a) == len(b) > 0:  # as where the sparsity stays
-        assert found.retained == back.retained
+        assert agreement.retained == back.retained

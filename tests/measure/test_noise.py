@@ -26,10 +26,10 @@ def test_limits():
 
 def test_each_bit_of_a_uniform_quantizer_gains_six_decibels():
     x = np.random.default_rng(0).uniform(-1, 1, 200_000)
-    found = [sqnr(x, np.round(x * 2.0**b) / 2.0**b) for b in range(4, 10)]
-    assert np.diff(found) == pytest.approx(20 * math.log10(2), abs=0.1)
+    decibels = [sqnr(x, np.round(x * 2.0**b) / 2.0**b) for b in range(4, 10)]
+    assert np.diff(decibels) == pytest.approx(20 * math.log10(2), abs=0.1)
     # Uniform signal over uniform error: (1 / 3) / (step^2 / 12).
-    assert found[0] == pytest.approx(10 * math.log10((1 / 3) / (2.0**-8 / 12)), abs=0.1)
+    assert decibels[0] == pytest.approx(10 * math.log10((1 / 3) / (2.0**-8 / 12)), abs=0.1)
 
 
 def test_sums_are_float64_and_bfloat16_goes_in():

@@ -16,9 +16,9 @@ AFTER = [0, 1, 0, 1, 0, 1]
 
 def test_by_hand():
     assert churn(BEFORE, AFTER) == 4 / 6
-    found = changes(BEFORE, AFTER, LABELS)
-    assert found == Changes(examples=6, both_correct=2, lost=1, gained=1, moved=2)
-    assert found.churn == 4 / 6 and found.accuracy_change == 0.0 and found.lost_share == 1 / 3
+    differences = changes(BEFORE, AFTER, LABELS)
+    assert differences == Changes(examples=6, both_correct=2, lost=1, gained=1, moved=2)
+    assert differences.churn == 4 / 6 and differences.accuracy_change == 0.0 and differences.lost_share == 1 / 3
     assert class_changes(BEFORE, AFTER, LABELS, 4) == [
         ClassChange(0, 3, 2, 2),
         ClassChange(1, 2, 1, 1),
@@ -35,9 +35,9 @@ def test_change_of_a_class():
 
 def test_nothing():
     assert churn([], []) == 0.0
-    found = changes([], [], [])
-    assert found == Changes(0, 0, 0, 0, 0)
-    assert found.churn == found.accuracy_change == found.lost_share == 0.0
+    differences = changes([], [], [])
+    assert differences == Changes(0, 0, 0, 0, 0)
+    assert differences.churn == differences.accuracy_change == differences.lost_share == 0.0
     assert class_changes([], [], []) == [] and class_changes([], [], [], 2)[1] == ClassChange(1, 0, 0, 0)
 
 
@@ -65,11 +65,11 @@ triples = st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=40)
 @given(triples)
 def test_counts_are_consistent(examples):
     a, b, y = (np.array(v) for v in zip(*examples, strict=True))
-    found = changes(a, b, y)
-    assert found.churn == churn(a, b) == churn(b, a) == sum(p != q for p, q, _ in examples) / len(examples)
-    assert found.accuracy_change == pytest.approx(np.mean(b == y) - np.mean(a == y), abs=1e-15)
-    assert found.churn >= abs(found.accuracy_change)
+    differences = changes(a, b, y)
+    assert differences.churn == churn(a, b) == churn(b, a) == sum(p != q for p, q, _ in examples) / len(examples)
+    assert differences.accuracy_change == pytest.approx(np.mean(b == y) - np.mean(a == y), abs=1e-15)
+    assert differences.churn >= abs(differences.accuracy_change)
     classes = class_changes(a, b, y, 4)
     assert sum(c.examples for c in classes) == len(examples)
-    assert sum(c.correct_before for c in classes) == found.both_correct + found.lost
-    assert sum(c.correct_after for c in classes) == found.both_correct + found.gained
+    assert sum(c.correct_before for c in classes) == differences.both_correct + differences.lost
+    assert sum(c.correct_after for c in classes) == differences.both_correct + differences.gained

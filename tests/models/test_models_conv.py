@@ -25,7 +25,7 @@ def both(shape, dtype=jnp.float32, **options):
     # Outputs are as large as the inputs: each is a sum over what a kernel's column holds.
     variables = jax.tree.map(lambda a: normal(a) / np.sqrt(max(1, np.prod(a.shape[:-1]))).astype(a.dtype), shapes)
     cotangent = normal(jax.eval_shape(nn.Conv(**options).apply, variables, x))
-    out = []
+    results = []
     for module in (nn.Conv(**options), Conv(**options)):
 
         @jit
@@ -33,15 +33,15 @@ def both(shape, dtype=jnp.float32, **options):
             y, pull = jax.vjp(module.apply, variables, x)
             return y, pull(cotangent)
 
-        out.append(run(variables, x, cotangent))
-    return out
+        results.append(run(variables, x, cotangent))
+    return results
 
 
 def assert_close(a, b, tolerance):
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert left.shape == right.shape and left.dtype == right.dtype
-        left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
-        np.testing.assert_allclose(left, right, rtol=0, atol=tolerance * max(1.0, np.abs(left).max()))
+    for expected, actual in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert expected.shape == actual.shape and expected.dtype == actual.dtype
+        expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+        np.testing.assert_allclose(expected, actual, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
 
 
 # A sum of at most 5 * 5 * 6 float32 products, or of 200 over the batch and the pixels for a kernel's gradient, in
@@ -57,35 +57,37 @@ PADDINGS = ["SAME", "VALID", "CIRCULAR", ((1, 0), (0, 2))]
 )
 def test_equals_flax_in_two_dimensions(padding, kernel, stride, dilation):
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    native, ours = both((2, 9, 8, 3), kernel_size=kernel, strides=stride, kernel_dilation=dilation, padding=padding)
-    assert_close(native, ours, FLOAT32)
+    native, sliced = both(
+        (2, 9, 8, 3), kernel_size=kernel, strides=stride, kernel_dilation=dilation, padding=padding
+    )
+    assert_close(native, sliced, FLOAT32)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CAUSAL", "REFLECT"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_equals_flax_in_one_dimension(padding, stride):
-    native, ours = both((2, 11, 3), kernel_size=(4,), strides=stride, padding=padding)
-    assert_close(native, ours, FLOAT32)
+    native, sliced = both((2, 11, 3), kernel_size=(4,), strides=stride, padding=padding)
+    assert_close(native, sliced, FLOAT32)
 
 
 def test_equals_flax_in_three_dimensions_and_without_bias():
-    native, ours = both((1, 4, 5, 6, 2), kernel_size=(2, 3, 2), use_bias=False)
-    assert_close(native, ours, FLOAT32)
+    native, sliced = both((1, 4, 5, 6, 2), kernel_size=(2, 3, 2), use_bias=False)
+    assert_close(native, sliced, FLOAT32)
 
 
 @pytest.mark.parametrize("groups", [2, 4])
 def test_groups_and_input_dilation_fall_back_to_the_native_convolution(groups):
-    native, ours = both((2, 6, 6, 4), kernel_size=(3, 3), feature_group_count=groups)
-    assert_close(native, ours, 0)
-    native, ours = both((2, 6, 6, 4), kernel_size=(3, 3), input_dilation=2, padding=1)
-    assert_close(native, ours, 0)
+    native, sliced = both((2, 6, 6, 4), kernel_size=(3, 3), feature_group_count=groups)
+    assert_close(native, sliced, 0)
+    native, sliced = both((2, 6, 6, 4), kernel_size=(3, 3), input_dilation=2, padding=1)
+    assert_close(native, sliced, 0)
 
 
 def test_bfloat16_is_within_its_rounding():
     # Outputs are rounded to 8 bits (2**-9 relative), the backward pass rounds once more.
-    native, ours = both((2, 8, 8, 3), jnp.bfloat16, kernel_size=(3, 3))
-    assert ours[0].dtype == jnp.bfloat16 and ours[1][0]["params"]["kernel"].dtype == jnp.float32
-    assert_close(native, ours, 2**-6)
+    native, sliced = both((2, 8, 8, 3), jnp.bfloat16, kernel_size=(3, 3))
+    assert sliced[0].dtype == jnp.bfloat16 and sliced[1][0]["params"]["kernel"].dtype == jnp.float32
+    assert_close(native, sliced, 2**-6)
 
 
 def test_negative_padding_crops():

@@ -36,19 +36,21 @@ def shapes(model, shape):
     return {path: leaf.shape for path, leaf in named_leaves(dict(variables))}
 
 
-def sliced(found):
+def sliced(declared):
     """For each array its axes and the group that they belong to, in coupling's words."""
-    out = {}
-    for group in found.groups:
+    axes_of = {}
+    for group in declared.groups:
         for point in group.points:
             for layer in point.writers:
                 norm = layer.norm
-                more = () if norm is None else (f"params/{norm.scale}", f"params/{norm.bias}", norm.mean, norm.var)
-                for path in (*(f"params/{p}" for p in (*layer.kernels, *layer.biases)), *more):
-                    out[path, -1] = group
+                norm_paths = (
+                    () if norm is None else (f"params/{norm.scale}", f"params/{norm.bias}", norm.mean, norm.var)
+                )
+                for path in (*(f"params/{p}" for p in (*layer.kernels, *layer.biases)), *norm_paths):
+                    axes_of[path, -1] = group
             for reader in point.readers:
-                out[f"params/{reader.kernel}", -2] = group
-    return out
+                axes_of[f"params/{reader.kernel}", -2] = group
+    return axes_of
 
 
 def test_every_name_is_tested():
@@ -58,13 +60,13 @@ def test_every_name_is_tested():
 @pytest.mark.parametrize("name", CASES)
 def test_resizing_changes_exactly_the_axes_that_are_declared(name):
     model, (shape, _) = module(name), CASES[name]
-    found = model.coupling()
-    assert found.resize({group.name: group.size for group in found.groups}) is not model
+    declared = model.coupling()
+    assert declared.resize({group.name: group.size for group in declared.groups}) is not model
     before = shapes(model, shape)
-    axes = sliced(found)
-    for group in found.groups:
-        sizes = {other.name: other.size - (other is group) for other in found.groups}
-        smaller = found.resize(sizes)
+    axes = sliced(declared)
+    for group in declared.groups:
+        sizes = {other.name: other.size - (other is group) for other in declared.groups}
+        smaller = declared.resize(sizes)
         assert type(smaller) is type(model)
         assert {g.name: g.size for g in smaller.coupling().groups} == sizes
         after = shapes(smaller, shape)
@@ -132,9 +134,9 @@ def test_default_widths_are_those_of_width():
 
 
 def test_a_folded_resnet_has_biases_and_no_state():
-    found = shapes(ResNet(2, (1, 1), 3, folded=True), (8, 8, 1))
-    assert all(path.startswith("params/") and "Norm" not in path for path in found)
-    assert found["params/Block_1/shortcut/bias"] == (4,)
+    arrays = shapes(ResNet(2, (1, 1), 3, folded=True), (8, 8, 1))
+    assert all(path.startswith("params/") and "Norm" not in path for path in arrays)
+    assert arrays["params/Block_1/shortcut/bias"] == (4,)
     layers = list(coupling.layers(ResNet(2, (1, 1), 3, folded=True).coupling()))
     assert len(layers) == 7 and not any(layer.norm for layer in layers)
     assert np.all([len(layer.biases) == 1 for layer in layers])

@@ -52,11 +52,11 @@ def test_the_gradient_passes_where_the_mask_does():
 def test_max_pool_equals_flax(shape, dtype):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    ours, flax = jit(max_pool)(x.astype(dtype)), jit(_flax_pool)(x.astype(dtype))
-    np.testing.assert_array_equal(ours, flax)
-    weight = rng.normal(size=ours.shape).astype(np.float32)
-    ours, flax = (jit(jax.grad(lambda x, f=f: (f(x) * weight).sum()))(x) for f in (max_pool, _flax_pool))
-    np.testing.assert_array_equal(ours, flax)
+    pooled, flax = jit(max_pool)(x.astype(dtype)), jit(_flax_pool)(x.astype(dtype))
+    np.testing.assert_array_equal(pooled, flax)
+    weight = rng.normal(size=pooled.shape).astype(np.float32)
+    pooled, flax = (jit(jax.grad(lambda x, f=f: (f(x) * weight).sum()))(x) for f in (max_pool, _flax_pool))
+    np.testing.assert_array_equal(pooled, flax)
 
 
 def _flax_pool(x):

@@ -81,8 +81,8 @@ def test_every_mode_keyword_gives_the_bits_of_train(module, mode):
     model = from_linen(module(), mode=mode)
     params, state = model.init(KEY, X)
     assert jax.tree.structure((params, state)) == jax.tree.structure((variables["params"], moved))
-    ours, new = model.apply(params, state, X, train=True, key=KEY)
-    np.testing.assert_array_equal(ours, y)
+    logits, new = model.apply(params, state, X, train=True, key=KEY)
+    np.testing.assert_array_equal(logits, y)
     jax.tree.map(np.testing.assert_array_equal, new, moved)
     assert (np.asarray(y) == 0).sum() in range(4, 21), "half of 24"
     evaluated, same = model.apply(params, state, X, train=False)

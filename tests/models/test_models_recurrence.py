@@ -49,8 +49,8 @@ def test_equals_a_loop(cell):
     for t in range(X.shape[1]):
         h, c = {"rnn": elman, "gru": gru, "lstm": lstm}[cell](p, X[:, t] @ p["kernel"] + p["bias"], h, c)
         states.append(h)
-    ours = Recurrent(cell, SIZE).apply({"params": params}, X)
-    np.testing.assert_allclose(ours, np.stack(states, 1), rtol=1e-5, atol=1e-6)
+    actual = Recurrent(cell, SIZE).apply({"params": params}, X)
+    np.testing.assert_allclose(actual, np.stack(states, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_elman_is_one_product_of_the_state_and_the_input():
@@ -65,15 +65,15 @@ def test_elman_is_one_product_of_the_state_and_the_input():
 @pytest.mark.parametrize(("cell", "flax", "gates"), [("gru", nn.GRUCell, "rzn"), ("lstm", nn.LSTMCell, "ifgo")])
 def test_equals_the_cells_of_flax(cell, flax, gates):
     params = start(cell)
-    theirs = {}
+    cell_params = {}
     for n, gate in enumerate(gates):
         part = slice(n * SIZE, (n + 1) * SIZE)
-        theirs["i" + gate] = {"kernel": params["kernel"][:, part]}
-        theirs["h" + gate] = {"kernel": params["recurrent_kernel"][:, part]}
-        theirs[("i" if cell == "gru" else "h") + gate]["bias"] = params["bias"][part]
+        cell_params["i" + gate] = {"kernel": params["kernel"][:, part]}
+        cell_params["h" + gate] = {"kernel": params["recurrent_kernel"][:, part]}
+        cell_params[("i" if cell == "gru" else "h") + gate]["bias"] = params["bias"][part]
     if cell == "gru":
-        theirs["hn"]["bias"] = params["recurrent_bias"]
-    expected = nn.RNN(flax(SIZE)).apply({"params": {"cell": theirs}}, X)
+        cell_params["hn"]["bias"] = params["recurrent_bias"]
+    expected = nn.RNN(flax(SIZE)).apply({"params": {"cell": cell_params}}, X)
     np.testing.assert_allclose(Recurrent(cell, SIZE).apply({"params": params}, X), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -9,7 +9,11 @@ import optax
 
 from jopt import optim
 
+from . import outside
+
 ALL = [(name, "optax") for name in optim.NAMES] + [(name, "paper") for name in optim.PAPER_NAMES]
+# What every optimizer promises, one from outside promises too.
+WITH_OUTSIDE = [*ALL, (f"{outside.__name__}:signed_momentum", "optax")]
 # 'matrix' has fewer rows than columns, 'tall' more: Muon treats them apart. 'conv' gets Adam from Muon.
 SHAPES = {"bias": (5,), "conv": (2, 3, 4), "matrix": (3, 5), "tall": (6, 2)}
 
@@ -25,6 +29,11 @@ def random(seed, steps=25, shapes=("bias", "matrix")):
     scale = np.exp(rng.normal(size=steps))
     grads = {k: np.einsum("t,t...->t...", scale, rng.normal(size=(steps, *s))) for k, s in shapes.items()}
     return params, grads
+
+
+def config(name, variant, **kwargs):
+    custom = outside.Numbers() if (name, variant) not in ALL else None
+    return optim.Config(name, variant, custom=custom, **kwargs)
 
 
 def cast(tree, dtype):

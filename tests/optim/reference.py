@@ -106,10 +106,10 @@ def muon(learning_rate, momentum, b1, b2, eps):
 
 def run(step, params, grads):
     """Every parameter's float64 value after the last of the gradients: dicts of arrays, and of stacked arrays."""
-    out = {}
+    ends = {}
     for key, w in params.items():
         w, state = np.asarray(w, np.float64), {}
         for t, g in enumerate(np.asarray(grads[key], np.float64), start=1):
             w, state = step(w, g, state, t)
-        out[key] = w
-    return out
+        ends[key] = w
+    return ends

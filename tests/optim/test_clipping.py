@@ -21,8 +21,8 @@ def step(config, grads, params=None):
     return jax.tree.map(lambda u: -u, updates)
 
 
-def sgd(**more):
-    return optim.Config("sgd", learning_rate=1.0, **more)
+def sgd(**changes):
+    return optim.Config("sgd", learning_rate=1.0, **changes)
 
 
 GRADS = {"a": jnp.array([3.0]), "b": jnp.array([[4.0]])}  # norm 5

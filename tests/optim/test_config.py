@@ -10,66 +10,65 @@ from jopt.hyper import split
 from jopt.optim import Config, validate
 
 BAD = [
-    ("name", "adamm", {}, "'adam'"),
-    ("variant", "papers", {}, "'optax', 'paper'"),
-    ("variant", "paper", {"name": "sgd"}, "'optax' for 'sgd' ('paper' exists for 'adagrad'"),
-    ("variant", "paper", {"name": "adamw"}, "'optax' for 'adamw'"),
-    ("schedule", "cosin", {}, "'cosine'"),
-    ("learning_rate", 0.0, {}, "above 0"),
-    ("learning_rate", -0.1, {}, "above 0"),
-    ("learning_rate", math.nan, {}, "finite"),
-    ("learning_rate", math.inf, {}, "finite"),
-    ("learning_rate", "fast", {}, "of type float"),
-    ("learning_rate", True, {}, "of type float"),
-    ("momentum", 1.0, {}, "[0, 1)"),
-    ("momentum", -0.1, {}, "[0, 1)"),
-    ("b1", 1.0, {}, "[0, 1)"),
-    ("b2", 1.5, {}, "[0, 1)"),
-    ("decay", math.nan, {}, "[0, 1)"),
-    ("eps", 0.0, {}, "above 0"),
-    ("bias_correction", 1, {}, "of type bool"),
-    ("weight_decay", -1e-4, {}, "at least 0"),
-    ("l1", -1.0, {}, "at least 0"),
-    ("proximal_l1", math.inf, {}, "at least 0"),
-    ("clip_by_global_norm", 0.0, {}, "None for no clipping"),
-    ("clip_by_value", -1.0, {}, "above 0"),
-    ("adaptive_clip", 0.0, {}, "above 0"),
-    ("warmup_steps", -1, {}, "at least 0"),
-    ("warmup_steps", 0.5, {}, "of type int"),
-    ("warmup_steps", 10, {"decay_steps": 10}, "less than decay_steps (10)"),
-    ("warmup_steps", 60, {"schedule": "cosine", "accumulate_steps": 2}, "less than the stage's updates (50)"),
-    ("decay_steps", 0, {}, "at least 1"),
-    ("decay_steps", -5, {}, "None for the whole stage"),
-    ("end_fraction", 1.5, {}, "[0, 1]"),
-    ("power", 0.0, {}, "above 0"),
-    ("decay_rate", 0.0, {}, "(0, 1]"),
-    ("boundaries", (0.5, 0.25), {}, "increasing fractions in (0, 1)"),
-    ("boundaries", (0.5, 1.0), {}, "increasing fractions"),
-    ("boundaries", (math.nan,), {}, "increasing fractions"),
-    ("peak_fraction", 1.0, {}, "(0, 1)"),
-    ("initial_fraction", -0.5, {}, "[0, 1]"),
-    ("accumulate_steps", 0, {}, "at least 1"),
-    ("accumulate_steps", 2.0, {}, "of type int"),
-    ("weight_decay_rules", (("[", 0.1),), {}, "a regular expression"),
-    ("weight_decay_rules", ((".*", -0.1),), {}, "at least 0"),
-    ("learning_rate_rules", ((".*", 0.0),), {}, "above 0 ('freeze' is for 0)"),
-    ("learning_rate_rules", (("a",),), {}, "of type"),
-    ("freeze", ("(",), {}, "a regular expression"),
-    ("freeze", ".*", {}, "of type"),
+    ("name", "adamm", {}),
+    ("variant", "papers", {}),
+    ("variant", "paper", {"name": "sgd"}),
+    ("variant", "paper", {"name": "adamw"}),
+    ("schedule", "cosin", {}),
+    ("learning_rate", 0.0, {}),
+    ("learning_rate", -0.1, {}),
+    ("learning_rate", math.nan, {}),
+    ("learning_rate", math.inf, {}),
+    ("learning_rate", "fast", {}),
+    ("learning_rate", True, {}),
+    ("momentum", 1.0, {}),
+    ("momentum", -0.1, {}),
+    ("b1", 1.0, {}),
+    ("b2", 1.5, {}),
+    ("decay", math.nan, {}),
+    ("eps", 0.0, {}),
+    ("bias_correction", 1, {}),
+    ("weight_decay", -1e-4, {}),
+    ("l1", -1.0, {}),
+    ("proximal_l1", math.inf, {}),
+    ("clip_by_global_norm", 0.0, {}),
+    ("clip_by_value", -1.0, {}),
+    ("adaptive_clip", 0.0, {}),
+    ("warmup_steps", -1, {}),
+    ("warmup_steps", 0.5, {}),
+    ("warmup_steps", 10, {"decay_steps": 10}),
+    ("warmup_steps", 60, {"schedule": "cosine", "accumulate_steps": 2}),
+    ("decay_steps", 0, {}),
+    ("decay_steps", -5, {}),
+    ("end_fraction", 1.5, {}),
+    ("power", 0.0, {}),
+    ("decay_rate", 0.0, {}),
+    ("boundaries", (0.5, 0.25), {}),
+    ("boundaries", (0.5, 1.0), {}),
+    ("boundaries", (math.nan,), {}),
+    ("peak_fraction", 1.0, {}),
+    ("initial_fraction", -0.5, {}),
+    ("accumulate_steps", 0, {}),
+    ("accumulate_steps", 2.0, {}),
+    ("weight_decay_rules", (("[", 0.1),), {}),
+    ("weight_decay_rules", ((".*", -0.1),), {}),
+    ("learning_rate_rules", ((".*", 0.0),), {}),
+    ("learning_rate_rules", (("a",),), {}),
+    ("freeze", ("(",), {}),
+    ("freeze", ".*", {}),
 ]
 
 
-@pytest.mark.parametrize(("field", "value", "more", "accepted"), BAD)
-def test_bad_value(field, value, more, accepted):
-    config = Config(**{field: value, **more})
-    with pytest.raises(ConfigError, match=rf"^stages\[0\]\.optimizer\.{field}\b") as error:
+@pytest.mark.parametrize(("field", "value", "others"), BAD)
+def test_bad_value(field, value, others):
+    config = Config(**{field: value, **others})
+    with pytest.raises(ConfigError) as error:
         validate(config, "stages[0].optimizer", total_steps=100)
-    message = str(error.value)
-    assert accepted in message
-    leaf = value
-    while isinstance(leaf, tuple) and field != "boundaries":
-        leaf = leaf[0] if isinstance(leaf[-1], tuple) or "regular" in accepted or len(leaf) == 1 else leaf[-1]
-    assert repr(leaf) in message
+    # A rule is named by its number, and its pattern or its value is what came in.
+    path, _, index = error.value.field.partition(f"optimizer.{field}")
+    assert path == "stages[0]." and index in ("", "[0]")
+    accepted = [value] if not index else [value[0], *value[0]] if isinstance(value[0], tuple) else [value[0]]
+    assert any(error.value.value is x for x in accepted)
 
 
 @pytest.mark.parametrize("name", optim.NAMES)
@@ -81,8 +80,9 @@ def test_good_values(name, schedule):
 
 def test_build_refuses_an_unknown_name_too():
     for bad in ({"name": "adamm"}, {"variant": "paper", "name": "lion"}, {"schedule": "cosin"}):
-        with pytest.raises(ConfigError, match=next(iter(bad))):
+        with pytest.raises(ConfigError) as error:
             optim.build(Config(**bad))
+        assert error.value.field == next(iter(bad))
 
 
 def test_round_trip_through_json():
@@ -93,5 +93,5 @@ def test_round_trip_through_json():
 def test_what_makes_another_program():
     base = split(Config())[0]
     assert split(Config(learning_rate=1.0, warmup_steps=7, power=3.0))[0] == base
-    for more in ({"name": "sgd"}, {"b1": 0.5}, {"decay_steps": 5}, {"freeze": ("a",)}, {"schedule": "step"}):
-        assert split(Config(**more))[0] != base
+    for changes in ({"name": "sgd"}, {"b1": 0.5}, {"decay_steps": 5}, {"freeze": ("a",)}, {"schedule": "step"}):
+        assert split(Config(**changes))[0] != base

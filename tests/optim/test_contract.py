@@ -8,7 +8,7 @@ import pytest
 
 from jopt import optim
 
-from .cases import ALL, jit
+from .cases import WITH_OUTSIDE, config, jit
 
 pytestmark = pytest.mark.unoptimized
 
@@ -21,11 +21,11 @@ def tree(dtype):
     return {"layers": [{"kernel": ones(3, 2), "bias": ones(2)}, {}], "conv": ones(1, 2, 3, 2), "scale": ones()}
 
 
-@pytest.mark.parametrize("more", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("name", "variant"), ALL)
-def test_shapes_and_dtypes_are_stable(name, variant, dtype, more):
-    optimizer = optim.build(optim.Config(name, variant, **more))
+@pytest.mark.parametrize(("name", "variant"), WITH_OUTSIDE)
+def test_shapes_and_dtypes_are_stable(name, variant, dtype, changes):
+    optimizer = optim.build(config(name, variant, **changes))
     params = tree(dtype)
     signature = lambda t: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), t)  # noqa: E731
     state = jax.eval_shape(optimizer.init, params)
@@ -37,9 +37,9 @@ def test_shapes_and_dtypes_are_stable(name, variant, dtype, more):
     assert {x.dtype for x in jax.tree.leaves(state)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
-@pytest.mark.parametrize(("name", "variant"), ALL)
+@pytest.mark.parametrize(("name", "variant"), WITH_OUTSIDE)
 def test_scans_and_keeps_parameters_finite_under_a_zero_gradient(name, variant):
-    optimizer = optim.build(optim.Config(name, variant, clip_by_global_norm=1.0, adaptive_clip=0.1))
+    optimizer = optim.build(config(name, variant, clip_by_global_norm=1.0, adaptive_clip=0.1))
     params = tree(jnp.bfloat16)
 
     def body(carry, _):
@@ -53,10 +53,12 @@ def test_scans_and_keeps_parameters_finite_under_a_zero_gradient(name, variant):
         jax.tree.map(np.testing.assert_array_equal, end, params)
 
 
-@pytest.mark.parametrize("more", [{}, {"accumulate_steps": 2, "freeze": ("scale",)}], ids=["plain", "accumulate"])
-@pytest.mark.parametrize(("name", "variant"), ALL)
-def test_a_mask_maps_over_every_moment(name, variant, more):
-    optimizer = optim.build(optim.Config(name, variant, **more))
+@pytest.mark.parametrize(
+    "changes", [{}, {"accumulate_steps": 2, "freeze": ("scale",)}], ids=["plain", "accumulate"]
+)
+@pytest.mark.parametrize(("name", "variant"), WITH_OUTSIDE)
+def test_a_mask_maps_over_every_moment(name, variant, changes):
+    optimizer = optim.build(config(name, variant, **changes))
     params = tree(jnp.float32)
     state = optimizer.init(params)
     ones = jax.tree.map(lambda x: jnp.ones_like(x) if x.ndim else x, state)

@@ -74,13 +74,13 @@ def test_soft_threshold_follows_the_schedule_and_the_rules():
 )
 def test_accumulation_is_a_step_on_the_mean(name, variant):
     params, grads = cast(random(7, steps=6), jnp.float32)
-    more = {"clip_by_global_norm": 0.5, "l1": 0.1, "warmup_steps": 1}
+    changes = {"clip_by_global_norm": 0.5, "l1": 0.1, "warmup_steps": 1}
     mean = jax.tree.map(lambda g: g.reshape(2, 3, *g.shape[1:]).mean(1), grads)
 
     @jit
     def both(params, grads, mean):
-        accumulating = optim.build(optim.Config(name, variant, accumulate_steps=3, **more))
-        plain = optim.build(optim.Config(name, variant, **more))
+        accumulating = optim.build(optim.Config(name, variant, accumulate_steps=3, **changes))
+        plain = optim.build(optim.Config(name, variant, **changes))
         return train(accumulating, params, grads)[0], train(plain, params, mean)[0]
 
     accumulated, want = both(params, grads, mean)

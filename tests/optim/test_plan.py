@@ -82,12 +82,12 @@ def test_a_frozen_parameter_ignores_a_nan_gradient():
 
 
 @pytest.mark.parametrize(
-    "more",
+    "changes",
     [{"freeze": ("Dens_0.*",)}, {"learning_rate_rules": (("x", 0.1),)}, {"weight_decay_rules": (("x", 0.1),)}],
 )
-def test_a_rule_that_does_nothing_is_an_error(more):
+def test_a_rule_that_does_nothing_is_an_error(changes):
     with pytest.raises(RuleError, match="matches no parameter; the parameters are: Dense_0/bias"):
-        optim.build(optim.Config(**more)).init(PARAMS)
+        optim.build(optim.Config(**changes)).init(PARAMS)
 
 
 def test_the_plan_shows_what_build_does():

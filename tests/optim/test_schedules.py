@@ -103,8 +103,9 @@ def test_every_update_of_a_run_has_its_rate():
 
 
 def test_a_schedule_without_an_end_is_an_error():
-    with pytest.raises(ConfigError, match="decay_steps must be a number of steps, because schedule 'cosine' ends"):
+    with pytest.raises(ConfigError) as error:
         optim.build(Config(schedule="cosine"))
+    assert (error.value.field, error.value.value) == ("decay_steps", None)
     optim.build(Config(schedule="cosine"), total_steps=10)
     optim.build(Config(schedule="constant"))
 

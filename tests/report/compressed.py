@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jopt.measure import Grid, StageOutcome
+from jopt.measure import IntegerCode, StageOutcome
 
 LENET = {"Dense_0": (64, 300), "Dense_1": (300, 100), "Dense_2": (100, 10)}
 RESNET = {"Conv_0": (3, 3, 3, 8), "Dense_0": (32, 10)} | {
@@ -49,7 +49,7 @@ def stages(kind):
     elif kind != "1 stage":
         out.append(StageOutcome("prune", sparse, {"loss": 0.12}, predicted(0.03)))
     if kind != "1 stage":
-        grids = {f"{name}/kernel": Grid(4) for name in shapes}
+        grids = {f"{name}/kernel": IntegerCode(4) for name in shapes}
         out.append(StageOutcome("int4", rounded(sparse, 4), {}, predicted(0.05), latent=sparse, grids=grids))
     flops = {name: 2 * int(np.prod(s)) for name, s in shapes.items()}
     return out, labels, flops

@@ -15,9 +15,8 @@ import pytest
 
 from jopt import data, optim
 from jopt.models import from_linen
-from jopt.models.cnn import ConvNet
+from jopt.models.cnn import ConvNet, ResNet
 from jopt.models.mlp import MLP
-from jopt.models.resnet import ResNet
 from jopt.models.rnn import RNN
 from jopt.quantize import fold, mse
 

@@ -1,0 +1,137 @@
+"""References to callables: what they name, what they refuse, and that strangers' configs import nothing."""
+
+import functools
+import sys
+
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jopt import keys, prune
+from jopt.config import ConfigError
+from jopt.reference import is_reference, name_of, resolve
+
+
+class Outer:
+    class Inner:
+        pass
+
+    @classmethod
+    def make(cls):
+        return cls()
+
+
+def top_level():
+    return 1
+
+
+renamed, top_level_copy = top_level, top_level
+
+
+def local():
+    def inner():
+        pass
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    "target", [top_level, Outer, Outer.Inner, Outer.make, keys.stream, optax.sgd, prune.one_shot]
+)
+def test_resolve_undoes_name_of(target):
+    assert resolve(name_of(target), "field") == target
+
+
+def test_references_are_told_by_their_form():
+    good = ["a:b", "a.b:c", "a.b:C.d", "_x1.y:z_2", "__main__:f"]
+    bad = [
+        "adam",
+        "a.b",
+        "a:",
+        ":b",
+        "a:b:c",
+        "a b:c",
+        "a:1",
+        "a..b:c",
+        "cifar10:3.0.2",
+        "a:b()",
+        "a:b\n",
+        "",
+        None,
+        3,
+    ]
+    assert [is_reference(text) for text in good] == [True] * len(good)
+    assert [is_reference(text) for text in bad] == [False] * len(bad)
+
+
+BAD = {
+    "lambda": lambda x: x,
+    "local": local(),
+    "partial": functools.partial(top_level),
+    "instance": Outer(),
+    "jitted twice": functools.wraps(top_level)(lambda: 2),  # says that it is top_level, and is not
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_has_no_name_is_refused(name):
+    with pytest.raises(ConfigError) as error:
+        name_of(BAD[name], "optimizer.name")
+    assert error.value.field == "optimizer.name"
+    assert error.value.value is BAD[name]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["no_such_module:f", "jopt.no_such_module:f", "jopt.keys:no_such_name", "jopt.keys:stream.nothing", "not one"],
+)
+def test_what_does_not_resolve_is_a_config_error(reference):
+    with pytest.raises(ConfigError) as error:
+        resolve(reference, "optimizer.name")
+    assert (error.value.field, error.value.value) == ("optimizer.name", reference)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A module that fails once, and one that leaves a mark when it is imported."""
+    (tmp_path / "hers_broken.py").write_text("1 / 0\n")
+    (tmp_path / "hers_marked.py").write_text("import sys\nsys.hers_ran = True\ndef make(): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in ("hers_broken", "hers_marked"):
+        sys.modules.pop(name, None)
+    vars(sys).pop("hers_ran", None)
+
+
+def test_a_module_that_fails_to_import_names_the_field(package):
+    with pytest.raises(ConfigError) as error:
+        resolve("hers_broken:make", "score")
+    assert error.value.field == "score"
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
+def test_an_untrusted_config_runs_no_code(package):
+    with pytest.raises(ConfigError) as error:
+        resolve("hers_marked:make", "score", trusted=False)
+    assert error.value.field == "score"
+    assert "hers_marked" not in sys.modules and not hasattr(sys, "hers_ran")
+    # Our own modules are trusted, and so is what the user has imported.
+    assert resolve("jopt.patches:patches", "score", trusted=False).__name__ == "patches"
+    imported = resolve("hers_marked:make", "score")
+    assert resolve("hers_marked:make", "score", trusted=False) is imported
+
+
+def test_a_package_whose_name_begins_like_ours_is_not_ours():
+    with pytest.raises(ConfigError) as error:
+        resolve("jopt_evil.module:f", "score", trusted=False)
+    assert "not trusted" in error.value.accepted
+
+
+@given(st.text(st.sampled_from("ab.:_1 ()"), max_size=8))
+def test_no_text_is_evaluated(text):
+    """A text resolves, or is a ConfigError: nothing else comes out of any text."""
+    try:
+        resolve(text, "field", trusted=False)
+    except ConfigError as error:
+        assert error.field == "field"
