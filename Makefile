@@ -36,7 +36,7 @@ check: $(VENV)/.installed-dev
 
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' --constraint constraints.txt
-	$(BIN)/python -m experiments.benchmark
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -104,47 +104,45 @@ def test_the_config_is_swept_in_its_bounds():
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("config", "field", "value"),
     [
-        (clip.Range(low=0.1), "clip.low must be a finite number, at most 0, got 0.1"),
-        (clip.Range(low=float("-inf")), "clip.low must be a finite number"),
-        (clip.Range(high=-0.1), "clip.high must be a finite number, at least 0, got -0.1"),
-        (clip.Range(high=float("nan")), "clip.high must be a finite number"),
-        (clip.Range(0.0, 0.0), r"clip.high must be above low \(0.0\): else every weight is zero, got 0.0"),
-        (clip.Range(rules=(("(", 1.0),)), r"clip.rules\[0\] must be a regular expression"),
-        (
-            clip.Range(rules=(("a", None), ("b", 0.0))),
-            r"clip.rules\[1\] must be a finite factor above 0, or None, got",
-        ),
-        (clip.Range(low="a"), "clip.low must be of type float"),  # type: ignore[arg-type]
+        (clip.Range(low=0.1), "clip.low", 0.1),
+        (clip.Range(low=float("-inf")), "clip.low", float("-inf")),
+        (clip.Range(high=-0.1), "clip.high", -0.1),
+        (clip.Range(high=float("nan")), "clip.high", float("nan")),
+        (clip.Range(0.0, 0.0), "clip.high", 0.0),
+        (clip.Range(rules=(("(", 1.0),)), "clip.rules[0]", "("),
+        (clip.Range(rules=(("a", None), ("b", 0.0))), "clip.rules[1]", 0.0),
+        (clip.Range(low="a"), "clip.low", "a"),  # type: ignore[arg-type]
     ],
 )
-def test_bad_configs_are_refused(config, message):
-    with pytest.raises(ConfigError, match=message):
+def test_bad_configs_are_refused(config, field, value):
+    with pytest.raises(ConfigError) as error:
         clip.validate(config)
+    assert (error.value.field, repr(error.value.value)) == (field, repr(value))
 
 
 @pytest.mark.parametrize(
-    ("error", "message", "arguments"),
+    ("error", "named", "arguments"),
     [
-        (ValueError, r"low must be at most 0 \(zero stays zero\), got 0.5", (0.5, 1.0)),
-        (ValueError, "high must be at least 0", (-1.0, jnp.float32(-0.5))),
-        (ValueError, "low must be at most 0", (float("nan"), 1.0)),
-        (ValueError, "must give a finite factor above 0 or None, got -1.0", (-1.0, 1.0, [("bias", -1.0)])),
-        (RuleError, "matches no parameter", (-1.0, 1.0, [("kernels", 1.0)])),
+        (ValueError, r"^low .*0\.5$", (0.5, 1.0)),
+        (ValueError, "^high ", (-1.0, jnp.float32(-0.5))),
+        (ValueError, "^low .*nan$", (float("nan"), 1.0)),
+        (ValueError, r"'bias'.*-1\.0$", (-1.0, 1.0, [("bias", -1.0)])),
+        (RuleError, "'kernels'", (-1.0, 1.0, [("kernels", 1.0)])),
     ],
 )
-def test_bad_input_is_refused(error, message, arguments):
-    with pytest.raises(error, match=message):
+def test_bad_input_is_refused(error, named, arguments):
+    with pytest.raises(error, match=named):
         clip.clip_params(PARAMS, *arguments)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=named):
         clip.clip(*arguments).init(PARAMS)
 
 
 def test_integers_are_left_alone_and_a_rule_for_them_is_an_error():
     params = {"n": jnp.full((2, 2), 7)}
     assert clip.clip_params(params)["n"] is params["n"]
-    with pytest.raises(RuleError, match="'n', which must be a floating array, got int32"):
+    with pytest.raises(RuleError, match=r"'n'.*int32"):
         clip.clip_params(params, rules=[("n", 1.0)])
 
 

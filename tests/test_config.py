@@ -64,7 +64,6 @@ def test_a_wrong_type_is_named_by_its_field(change, field):
     with pytest.raises(ConfigError) as error:
         check_types(dataclasses.replace(FULL, **change))
     assert error.value.field == field
-    assert "must be of type" in str(error.value)
 
 
 def test_an_int_is_a_float_and_the_rest_is_well_typed():
@@ -72,8 +71,10 @@ def test_an_int_is_a_float_and_the_rest_is_well_typed():
 
 
 def test_an_unknown_field_is_named():
-    with pytest.raises(ConfigError, match=r"part\.rte must be absent: Part has only rate, clip, rules"):
+    with pytest.raises(ConfigError) as error:
         from_dict(Whole, {"part": {"rte": 1.0}})
+    assert (error.value.field, error.value.value) == ("part.rte", 1.0)
+    assert all(field.name in error.value.accepted for field in dataclasses.fields(Part))
 
 
 def test_leaves_are_named_by_dotted_paths():

@@ -334,37 +334,37 @@ ONE, TWO = jnp.ones((3, 4)), jnp.ones((3, 5))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: distill.loss(ONE, TWO, 1.0), r"logits must be of one shape, got shapes \(3, 4\) and \(3, 5\)"),
+        (lambda: distill.loss(ONE, TWO, 1.0), r"logits .*\(3, 4\) and \(3, 5\)"),
         (lambda: distill.loss(ONE, ONE[:1], 1.0), "one shape"),
         (lambda: distill.loss(jnp.float32(1), jnp.float32(1), 1.0), "one shape"),
-        (lambda: distill.loss(ONE, jnp.ones((3, 4), jnp.int32), 1.0), "teacher logits must be floating, got int32"),
-        (lambda: distill.loss(ONE, ONE, 0.0), "temperature must be a finite number above 0, got 0.0"),
-        (lambda: distill.loss(ONE, ONE, -1), "temperature .* got -1"),
-        (lambda: distill.loss(ONE, ONE, float("nan")), "temperature .* got nan"),
-        (lambda: distill.loss(ONE, ONE, float("inf")), "temperature .* got inf"),
+        (lambda: distill.loss(ONE, jnp.ones((3, 4), jnp.int32), 1.0), "teacher logits .*int32"),
+        (lambda: distill.loss(ONE, ONE, 0.0), r"temperature .*0\.0$"),
+        (lambda: distill.loss(ONE, ONE, -1), "temperature .*-1$"),
+        (lambda: distill.loss(ONE, ONE, float("nan")), "temperature .*nan$"),
+        (lambda: distill.loss(ONE, ONE, float("inf")), "temperature .*inf$"),
         (lambda: distill.loss(ONE, ONE, jnp.ones(3)), "temperature"),
         (lambda: jax.jit(lambda x: distill.loss(x, x, 0.0))(ONE), "temperature"),
         (lambda: distill.mse(ONE, TWO), "one shape"),
-        (lambda: distill.feature_mse(ONE, TWO), "features must be of one shape"),
-        (lambda: distill.feature_mse(ONE, TWO, jnp.ones((5, 4))), "a row for each of the student's 4 features"),
-        (lambda: distill.feature_mse(ONE, TWO, jnp.ones((4, 6))), r"one shape, got shapes \(3, 6\) and \(3, 5\)"),
-        (lambda: distill.similarity(ONE, TWO[:2]), r"of one batch, got shapes \(3, 4\) and \(2, 5\)"),
-        (lambda: distill.similarity(ONE[0], ONE[0]), "of one batch"),
+        (lambda: distill.feature_mse(ONE, TWO), r"features .*\(3, 4\) and \(3, 5\)"),
+        (lambda: distill.feature_mse(ONE, TWO, jnp.ones((5, 4))), "4 features"),
+        (lambda: distill.feature_mse(ONE, TWO, jnp.ones((4, 6))), r"\(3, 6\) and \(3, 5\)"),
+        (lambda: distill.similarity(ONE, TWO[:2]), r"batch.*\(3, 4\) and \(2, 5\)"),
+        (lambda: distill.similarity(ONE[0], ONE[0]), "batch"),
         (lambda: distill.attention(ONE, ONE), r"\[batch, positions \.\.\., channels\]"),
         (lambda: distill.attention(ONE[..., None], TWO[..., None]), "the same positions"),
-        (lambda: distill.objective(Config("t"), ONE, jnp.float32(1), ONE), r"hard_losses must be of shape \(3,\)"),
-        (lambda: distill.objective(Config("t", loss="hot"), ONE, ONE[:, 0], ONE), "loss must be one of 'mse'"),
+        (lambda: distill.objective(Config("t"), ONE, jnp.float32(1), ONE), r"hard_losses .*\(3,\)"),
+        (lambda: distill.objective(Config("t", loss="hot"), ONE, ONE[:, 0], ONE), "loss .*'hot'"),
         (
             lambda: distill.objective(
                 Config("t", features=(("a", "b"),)), ONE, ONE[:, 0], ONE, student_features={"c": ONE}
             ),
-            r"features\[0\] must be a layer of the student whose output is kept \(c\), got 'a'",
+            r"features\[0\] .*student.*\(c\).*'a'",
         ),
         (
             lambda: distill.objective(
                 Config("t", features=(("a", "b"),)), ONE, ONE[:, 0], ONE, student_features={"a": ONE}
             ),
-            r"a layer of the teacher whose output is kept \(none\), got 'b'",
+            r"features\[0\] .*teacher.*\(none\).*'b'",
         ),
         (
             lambda: distill.objective(
@@ -380,35 +380,32 @@ def test_bad_calls(call, message):
         call()
 
 
+NAN, INF = float("nan"), float("inf")
+PAIR = ("a", "b")
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "field", "value"),
     [
-        ({"teacher": ""}, "distill.teacher must be the directory of a finished run, or stage:<name .* got ''"),
-        ({"teacher": "stage:"}, "distill.teacher"),
-        ({"teacher": "  "}, "distill.teacher"),
-        ({"loss": "hard"}, "distill.loss must be one of 'mse', 'soft'"),
-        ({"temperature": 0.0}, "distill.temperature must be a finite number above 0, got 0.0"),
-        ({"temperature": 1e-50}, "distill.temperature"),  # 0 as a float32
-        ({"temperature": float("inf")}, "distill.temperature"),
-        ({"temperature": "hot"}, "distill.temperature must be of type float"),
-        ({"weight": -0.1}, r"distill.weight must be a number in \[0, 1\]"),
-        ({"weight": 1.1}, "distill.weight"),
-        ({"weight": float("nan")}, "distill.weight"),
-        ({"feature_loss": "cosine"}, "distill.feature_loss must be one of 'attention', 'mse', 'similarity'"),
-        ({"feature_weight": -1.0}, "distill.feature_weight must be a finite number, at least 0"),
-        ({"feature_weight": 1.0}, "distill.feature_weight must be 0 where no features are given"),
-        ({"features": (("a", "b"),)}, "distill.feature_weight must be above 0 where features are given"),
-        ({"features": (("a", ""),), "feature_weight": 1.0}, r"distill.features\[0\] must be a student's layer"),
-        (
-            {"features": (("a", "b"), ("a", "b")), "feature_weight": 1.0},
-            r"distill.features\[1\] must be another pair",
-        ),
-        ({"features": (("a",),), "feature_weight": 1.0}, "distill.features must be of type"),
+        *(({"teacher": text}, "teacher", text) for text in ("", "stage:", "  ")),
+        ({"loss": "hard"}, "loss", "hard"),
+        # 1e-50 is 0 as a float32.
+        *(({"temperature": t}, "temperature", t) for t in (0.0, 1e-50, INF, "hot")),
+        *(({"weight": weight}, "weight", weight) for weight in (-0.1, 1.1, NAN)),
+        ({"feature_loss": "cosine"}, "feature_loss", "cosine"),
+        ({"feature_weight": -1.0}, "feature_weight", -1.0),
+        # A weight without features, and features without a weight.
+        ({"feature_weight": 1.0}, "feature_weight", 1.0),
+        ({"features": (PAIR,)}, "feature_weight", 0.0),
+        ({"features": (("a", ""),), "feature_weight": 1.0}, "features[0]", ("a", "")),
+        ({"features": (PAIR, PAIR), "feature_weight": 1.0}, "features[1]", PAIR),
+        ({"features": (("a",),), "feature_weight": 1.0}, "features", (("a",),)),
     ],
 )
-def test_bad_configs(changes, message):
-    with pytest.raises(ConfigError, match=message):
+def test_bad_configs(changes, field, value):
+    with pytest.raises(ConfigError) as error:
         distill.validate(dataclasses.replace(Config("runs/big"), **changes))
+    assert (error.value.field, repr(error.value.value)) == (f"distill.{field}", repr(value))
 
 
 def test_good_configs():

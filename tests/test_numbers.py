@@ -87,10 +87,10 @@ def test_tracers_pass_and_the_numbers_beside_them_do_not():
         return optimizer.update({"w": X}, optimizer.init({"w": X}), {"w": X})[0]["w"]
 
     np.testing.assert_array_equal(jax.jit(build)(-1.0), X)
-    with pytest.raises(ConfigError, match=r"^momentum must be a number in \[0, 1\), got 1.5"):
-        jax.jit(lambda rate: build(rate, momentum=1.5))(0.1)
-    with pytest.raises(ConfigError, match=r"^warmup_steps must be less than decay_steps \(5\), got 9"):
-        jax.jit(lambda rate: build(rate, warmup_steps=9, decay_steps=5))(0.1)
+    for field, value, numbers in (("momentum", 1.5, {}), ("warmup_steps", 9, {"decay_steps": 5})):
+        with pytest.raises(ConfigError) as error:
+            jax.jit(lambda rate, numbers=numbers | {field: value}: build(rate, **numbers))(0.1)
+        assert (error.value.field, error.value.value) == (field, value)
 
     # A tracer may stand on either side of a bound that joins two numbers.
     def masks(begin, end):
@@ -159,7 +159,7 @@ def test_a_function_refuses_a_concrete_number_out_of_range_and_passes_a_tracer(n
 
 
 def test_a_gradient_of_sharing_that_means_nothing_is_refused():
-    with pytest.raises(ValueError, match="gradient must be 'mean' where trained is False, got 'sum'"):
+    with pytest.raises(ValueError, match=r"^gradient .*'sum'$"):
         cluster.share(4, gradient="sum", trained=False)
 
 

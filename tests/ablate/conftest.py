@@ -1,45 +1,23 @@
 """Small grids on synthetic data, that the tests of ablations share."""
 
-import dataclasses
-
 import pytest
+from tiny import smallest_experiment, tiny_ablation
 
-from jopt import data, models, optim
-from jopt.ablate import Ablation, axis, run
-from jopt.train import Experiment
-
-RATE = "optimizer.learning_rate"
+from jopt.ablate import Ablation, run
 
 
 @pytest.fixture(scope="session")
 def small():
     """Makes the smallest experiment that learns something; keyword arguments replace its fields."""
-
-    def make(**changes) -> Experiment:
-        config = Experiment(
-            name="small",
-            model=models.Config(name="mlp", features=(4,), num_classes=3),
-            data=data.Config(
-                name="synthetic",
-                synthetic=data.Synthetic(shape=(3, 3, 1), num_classes=3, train=32, validation=16, test=16),
-            ),
-            optimizer=optim.Config(name="sgd", learning_rate=0.1),
-            epochs=2,
-            batch_size=8,
-            pack=True,
-        )
-        return dataclasses.replace(config, **changes)
-
-    return make
+    return smallest_experiment
 
 
 @pytest.fixture(scope="session")
-def grid(small):
+def grid():
     """Makes a grid over two rates and two seeds; keyword arguments replace its fields."""
 
     def make(space=None, **changes) -> Ablation:
-        given = {"name": "grid", "experiment": small(), "seeds": (0, 1)}
-        return Ablation(**{**given, "space": axis(RATE, (0.1, 0.01)) if space is None else space, **changes})
+        return tiny_ablation(**changes if space is None else {"space": space, **changes})
 
     return make
 

@@ -5,13 +5,14 @@ import math
 import shutil
 
 import pytest
+from tiny import tiny_experiment
 
-from jopt import data, models, optim, prune, quantize, train
+from jopt import models, optim, prune, quantize, train
 from jopt.ablate import axis, load_trial
 from jopt.ablate.budget import Knob, Search, latency, search
 from jopt.ablate.table import read_csv
 from jopt.config import ConfigError
-from jopt.train import Experiment, Stage, finished
+from jopt.train import Stage, finished
 from jopt.train.workdir import WorkdirError
 
 BUDGET = "accuracy_drop<60,latency_ms<1e4"
@@ -21,16 +22,10 @@ def config(**changes):
     stage = Stage("train", methods=(prune.Gradual(end=0.4, rules=(("Dense_2/kernel", None),)), quantize.Weights()))
     return Search(**{
         "name": "tiny",
-        "experiment": Experiment(
-            name="tiny",
+        "experiment": tiny_experiment(
             model=models.Config(name="mlp", features=(16, 8), num_classes=4),
-            data=data.Config(
-                name="synthetic",
-                synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24),
-            ),
             optimizer=optim.Config(name="adam", learning_rate=3e-2),
             epochs=4,
-            batch_size=16,
             stages=[stage],
         ),
         "knobs": (

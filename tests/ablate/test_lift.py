@@ -1,14 +1,14 @@
 """A program over a trial axis computes for each trial what it computes for one."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_experiment
 
-from jopt import data, hyper, keys, models, optim, prune, quantize
+from jopt import hyper, keys, prune, quantize
 from jopt.ablate import Layout, Lift
 from jopt.train import Compiler, Experiment, Stage, prepare
 
@@ -16,18 +16,7 @@ RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1e-4, 1e-5)
 
 
 def experiment(**changes) -> Experiment:
-    config = Experiment(
-        model=models.Config(name="mlp", features=(16,), num_classes=4),
-        data=data.Config(
-            name="synthetic",
-            synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24),
-        ),
-        optimizer=optim.Config(name="adam", learning_rate=1e-2),
-        epochs=2,
-        batch_size=16,
-        stages=[Stage("train", methods=(quantize.Weights(),))],
-    )
-    return dataclasses.replace(config, **changes)
+    return tiny_experiment(**{"stages": [Stage("train", methods=(quantize.Weights(),))], **changes})
 
 
 def stacked(prepared, rates=RATES, seeds=(0, 1)):

@@ -9,24 +9,13 @@ from pathlib import Path
 import pytest
 import quick
 
+# Of a process that is started in the checkout, or with it on its path.
 CONFIG = """
-from jopt import data, models, optim
-from jopt.train import Experiment
+from tests.tiny import tiny_experiment
 
 
 def get_config():
-    return Experiment(
-        name="tiny",
-        model=models.Config(name="mlp", features=(16,), num_classes=4),
-        data=data.Config(
-            name="synthetic",
-            synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24),
-        ),
-        optimizer=optim.Config(name="adam", learning_rate=1e-2),
-        epochs=2,
-        batch_size=16,
-        pack=True,
-    )
+    return tiny_experiment(pack=True)
 """
 
 

@@ -1,11 +1,9 @@
 """Small experiments that the tests of training share."""
 
-import dataclasses
-
 import pytest
 import quick
+from tiny import tiny_experiment
 
-from jopt import data, models, optim
 from jopt.train import Experiment
 
 
@@ -27,18 +25,6 @@ def tiny():
     """Makes a small experiment on synthetic data; keyword arguments replace its fields."""
 
     def make(**changes) -> Experiment:
-        config = Experiment(
-            name="tiny",
-            model=models.Config(name="mlp", features=(16,), num_classes=4),
-            data=data.Config(
-                name="synthetic",
-                synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24),
-            ),
-            optimizer=optim.Config(name="adam", learning_rate=1e-2),
-            epochs=4,
-            batch_size=16,
-            checkpoint_every=2,
-        )
-        return dataclasses.replace(config, **changes)
+        return tiny_experiment(**{"epochs": 4, "checkpoint_every": 2, **changes})
 
     return make
