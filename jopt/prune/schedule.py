@@ -1,10 +1,12 @@
-"""How sparse at which step: Zhu and Gupta's cubic, geometric rounds, RigL's decaying share.
+"""How sparse at which step: any curve, Zhu and Gupta's cubic, geometric rounds, RigL's decaying share.
 
 Every argument may be traced. Steps are optimizer steps since the start of the run, int32. Weights are pruned
 between segments only, at whatever steps these end, so each function is right at *every* step and not only where a
 round begins.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +14,65 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jopt.checks import choose
+from jopt.config import ConfigError, require
 from jopt.hyper import check_number
+
+Curve = Callable[[jax.Array], jax.Array]
+"""float32 [] -> float32 []."""
+
+
+def cubic_left(left: jax.Array) -> jax.Array:
+    """Schedule 'cubic': a third of the way to the end of the time, 8/27 of the sparsity is still to come.
+
+    Example:
+      >>> float(cubic_left(jnp.float32(0.5)))
+      0.125
+    """
+    return left * left * left
+
+
+def linear_left(left: jax.Array) -> jax.Array:
+    """Schedule 'linear': the sparsity grows evenly.
+
+    Example:
+      >>> float(linear_left(jnp.float32(0.25)))
+      0.25
+    """
+    return left
+
+
+BUILT_IN: dict[str, Curve] = {"cubic": cubic_left, "linear": linear_left}
+SCHEDULES = tuple(BUILT_IN)
+
+
+def curve_of(schedule: str | Curve, field: str = "schedule") -> Curve:
+    """The curve that a config's field or a function's argument says: from the time left to the sparsity left.
+
+    Args:
+      schedule: one of `SCHEDULES`, a function of one number in [0, 1], or 'package.module:name' of one. A function
+        gets the fraction of the time that is done and gives the fraction of the way that is done. One whose parameter
+        is named `left` gets and gives what is left instead, which float32 has more exactly near the end.
+      field: its path, for the message.
+
+    Raises:
+      ConfigError: for anything else.
+
+    Example:
+      >>> float(curve_of(lambda fraction: fraction**2)(jnp.float32(0.5)))
+      0.75
+    """
+    function = choose(field, schedule, BUILT_IN)
+    accepted = "a function of one number, the fraction of the time that is done"
+    require(callable(function), field, schedule, accepted)
+    try:
+        signature = inspect.signature(function)
+        signature.bind(0.5)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(field, schedule, f"{accepted} ({error})") from error
+    if next(iter(signature.parameters)) == "left":
+        return function
+    return lambda left: 1 - jnp.asarray(function(1 - left), jnp.float32)
 
 
 def step_at(fraction: Any, *, begin: Any, steps: Any) -> jax.Array:
@@ -58,6 +118,27 @@ def cubic(step: Any, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, 
       >>> [float(cubic(t, sparsity=0.875, begin=2, end=6)) for t in (1, 2, 4, 6, 9)]
       [0.0, 0.0, 0.765625, 0.875, 0.875]
     """
+    return ramp(step, cubic_left, sparsity=sparsity, initial_sparsity=initial_sparsity, begin=begin, end=end)
+
+
+def ramp(step: Any, curve: Curve, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, end: Any) -> jax.Array:
+    """Sparsity at `step` on the way from s_i to s_f: `s_f - (s_f - s_i) curve(left)`.
+
+    Args:
+      step: as for `cubic`.
+      curve: from the fraction of the time that is left to that of the way, as `curve_of` gives.
+      sparsity: as for `cubic`.
+      initial_sparsity: as for `cubic`.
+      begin: as for `cubic`.
+      end: as for `cubic`.
+
+    Returns:
+      float32 [].
+
+    Example:
+      >>> [float(ramp(t, linear_left, sparsity=0.75, begin=2, end=6)) for t in (1, 2, 4, 6)]
+      [0.0, 0.0, 0.375, 0.75]
+    """
     check_number("sparsity", sparsity, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
     check_number("initial_sparsity", initial_sparsity, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
     _check_steps(begin, end)
@@ -66,7 +147,7 @@ def cubic(step: Any, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, 
     left = _share(t1 - t, t - t0)
     # The maximum changes nothing, but keeps the compiler from fusing product and difference, which would round once
     # in a compiled program and twice outside of one.
-    missing = jnp.maximum((last - first) * (left * left * left), jnp.float32(0))
+    missing = jnp.maximum((last - first) * jnp.asarray(curve(left), jnp.float32), jnp.float32(0))
     between = jnp.where(t <= t0, first, last - missing)
     return jnp.where(t >= t1, last, jnp.where(t < t0, jnp.float32(0), between))
 
@@ -140,10 +221,10 @@ def _check_steps(begin: Any, end: Any) -> None:
         check_number("end", end, lambda x: x >= least, f"a step, at least begin ({begin})")
 
 
-def _share(part: jax.Array, rest: jax.Array) -> jax.Array:
-    """`part / (part + rest)` in float32.
+def _share(part: jax.Array, others: jax.Array) -> jax.Array:
+    """`part / (part + others)` in float32.
 
     Added up here, since the compiler would make a product of a division by a constant, with another last bit.
     """
-    a, b = part.astype(jnp.float32), rest.astype(jnp.float32)
+    a, b = part.astype(jnp.float32), others.astype(jnp.float32)
     return a / jnp.maximum(a + b, jnp.float32(1))
