@@ -171,13 +171,16 @@ def open_function(
         raise ConfigError(field, value, f"{accepted} ({error})") from error
     required, optional = set(), set()
     for p in parameters:
+        # *args and **kwargs name nothing, so nothing is passed to them.
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
+        # An option of the function's own, unless it has the name of something that can be read.
         if p.default is not p.empty:
             optional.add(p.name)
             continue
         by_name = p.name in names and p.kind is not p.POSITIONAL_ONLY
         require(by_name, field, value, f"{accepted} (not of {p.name})")
         required.add(p.name)
+    # For messages and plans: `repr` of a function is an address.
     short = value if isinstance(value, str) else getattr(function, "__name__", repr(function))
     return OpenFunction(short, function, frozenset(required), frozenset(optional.intersection(names)))

@@ -47,7 +47,6 @@ from jopt.prune.methods import Gradual as Gradual
 from jopt.prune.methods import Iterative as Iterative
 from jopt.prune.methods import NofM as NofM
 from jopt.prune.methods import OneShot as OneShot
-from jopt.prune.methods import Pruning as Pruning
 from jopt.prune.methods import RigL as RigL
 from jopt.prune.patterns import NM as NM
 from jopt.prune.patterns import PATTERNS as PATTERNS
@@ -56,6 +55,8 @@ from jopt.prune.patterns import Channel as Channel
 from jopt.prune.patterns import Pattern as Pattern
 from jopt.prune.patterns import Unstructured as Unstructured
 from jopt.prune.patterns import pattern_of as pattern_of
+from jopt.prune.pruning import Pruning as Pruning
+from jopt.prune.pruning import Rules as Rules
 from jopt.prune.schedule import SCHEDULES as SCHEDULES
 from jopt.prune.schedule import cubic as cubic
 from jopt.prune.schedule import geometric as geometric

@@ -21,7 +21,7 @@ from jopt.layers import to_copies
 from jopt.layers.copies import from_copies
 from jopt.prune.masks import Pruned
 from jopt.prune.patterns import Pattern
-from jopt.prune.select import check_sparsity, keep_count, keep_top, keep_top_of_all
+from jopt.prune.select import Scalar, check_sparsity, keep_count, keep_top, keep_top_of_all
 
 Shape = tuple[int, ...]
 READABLE = ("sparsity", "groups", "shapes", "parameters")
@@ -42,7 +42,7 @@ class Pooled(NamedTuple):
       pool: its name; layers of one name compete.
     """
 
-    sparsity: Any
+    sparsity: Scalar
     pool: str = "all"
 
 
@@ -50,7 +50,7 @@ Share = Any
 """A sparsity, a count, or a `Pooled`."""
 
 
-def uniform(groups: Sequence[Any], sparsity: Any) -> list[Any]:
+def uniform(groups: Sequence[Any], sparsity: Scalar) -> list[Any]:
     """Budget 'layer': every layer has the sparsity of the whole.
 
     Args:
@@ -71,7 +71,7 @@ def uniform(groups: Sequence[Any], sparsity: Any) -> list[Any]:
     return [sparsity] * len(groups)
 
 
-def one_pool(groups: Sequence[int], sparsity: Any) -> list[Pooled]:
+def one_pool(groups: Sequence[int], sparsity: Scalar) -> list[Pooled]:
     """Budget 'global': the groups of all layers compete.
 
     Example:
@@ -81,7 +81,7 @@ def one_pool(groups: Sequence[int], sparsity: Any) -> list[Pooled]:
     return [Pooled(sparsity)] * len(groups)
 
 
-def erdos_renyi_kernel(shapes: Sequence[Shape], groups: Sequence[int], sparsity: Any) -> list[Any]:
+def erdos_renyi_kernel(shapes: Sequence[Shape], groups: Sequence[int], sparsity: Scalar) -> list[Any]:
     """Budget 'erk': `erk_counts` where every weight is a group, else `erk`.
 
     Example:
@@ -92,7 +92,7 @@ def erdos_renyi_kernel(shapes: Sequence[Shape], groups: Sequence[int], sparsity:
     return erk_counts(shapes, sparsity) if weights else erk(shapes, sparsity)
 
 
-def erk(shapes: Sequence[Shape], sparsity: Any, *, kernel: bool = True) -> list[Any]:
+def erk(shapes: Sequence[Shape], sparsity: Scalar, *, kernel: bool = True) -> list[Any]:
     r"""Erdos-Renyi-Kernel: layer l has density $\epsilon \sum_i d_{l,i} / \prod_i d_{l,i}$, at most 1.
 
     $\epsilon$ is what gives the whole its density: $\sum_l n_l (1 - s_l) = (1 - s) \sum_l n_l$. A layer whose
@@ -123,7 +123,7 @@ def erk(shapes: Sequence[Shape], sparsity: Any, *, kernel: bool = True) -> list[
     return [float(s) for s in sparsities] if xp is np else list(sparsities)
 
 
-def erk_counts(shapes: Sequence[Shape], sparsity: Any, *, kernel: bool = True) -> list[Any]:
+def erk_counts(shapes: Sequence[Shape], sparsity: Scalar, *, kernel: bool = True) -> list[Any]:
     """How many weights each layer keeps under `erk`: whole numbers, whose sum is exact.
 
     The layers take turns, first to last; each takes its share of what is left, rounded half to even. It keeps at
@@ -150,18 +150,19 @@ def erk_counts(shapes: Sequence[Shape], sparsity: Any, *, kernel: bool = True) -
     shares = _densities(sizes, _weights(shapes, kernel), sparsity) * xp.asarray(sizes, real)
     # Each layer's part of what is left for it and those after it, so that rounding errors do not add up.
     tails = xp.flip(xp.cumsum(xp.flip(shares)))
-    left = xp.maximum(xp.asarray(keep_count(sum(sizes), sparsity), integer), integer(len(sizes)))
+    remaining = xp.maximum(xp.asarray(keep_count(sum(sizes), sparsity), integer), integer(len(sizes)))
     counts = []
     for i, n in enumerate(sizes):
-        share = xp.round(left.astype(real) * (shares[i] / tails[i])).astype(integer)
-        at_least = xp.maximum(left - sum(sizes[i + 1 :]), 1)
-        at_most = xp.minimum(left - (len(sizes) - i - 1), n)
+        share = xp.round(remaining.astype(real) * (shares[i] / tails[i])).astype(integer)
+        # The layers that follow must be able to take what this one leaves, and to keep one weight each.
+        at_least = xp.maximum(remaining - sum(sizes[i + 1 :]), 1)
+        at_most = xp.minimum(remaining - (len(sizes) - i - 1), n)
         counts.append(xp.clip(share, at_least, at_most))
-        left = left - counts[-1]
+        remaining = remaining - counts[-1]
     return [int(c) for c in counts] if xp is np else counts
 
 
-def _densities(sizes: Sequence[int], weights: Sequence[float], sparsity: Any) -> Any:
+def _densities(sizes: Sequence[int], weights: Sequence[float], sparsity: Scalar) -> Any:
     """What the docstring of `erk` says; [layers]."""
     check_sparsity(sparsity)
     xp, real, _ = _arithmetic(sparsity)
@@ -171,15 +172,17 @@ def _densities(sizes: Sequence[int], weights: Sequence[float], sparsity: Any) ->
     density = xp.ones(len(sizes), real)
     # Each round finds a layer to be left dense, or changes nothing; so this many always do, for any sparsity.
     for _ in range(len(sizes) + 1):
-        left = budget - xp.sum(xp.where(dense, n, real(0)))
+        remaining = budget - xp.sum(xp.where(dense, n, real(0)))
         total = xp.sum(xp.where(dense, real(0), w * n))
-        density = xp.where(dense, real(1), w * (left / xp.where(total > 0, total, real(1))))
+        # Where all layers are dense the total is 0, and the quotient, which is then not read, must not be NaN.
+        density = xp.where(dense, real(1), w * (remaining / xp.where(total > 0, total, real(1))))
         dense = dense | (density > 1)
     return density
 
 
-def _arithmetic(sparsity: Any) -> tuple[Any, Any, Any]:
+def _arithmetic(sparsity: Scalar) -> tuple[Any, Any, Any]:
     """float64 on the host for a Python or NumPy number, float32 in the program for a JAX value."""
+    # A traced sparsity has float32 and int32 only; a plan on the host need not lose bits for that.
     if isinstance(sparsity, jax.Array):
         return jnp, jnp.float32, jnp.int32
     return np, np.float64, np.int64
@@ -235,7 +238,7 @@ class Pool(NamedTuple):
 
     members: tuple[int, ...]
     sparsity: jax.Array
-    count: Any
+    count: Scalar | None
     shared: bool = False
 
 
@@ -260,12 +263,13 @@ def pools(pruned: Sequence[Pruned], targets: Sequence[jax.Array], budget: OpenFu
       >>> [(p.members, int(p.count)) for p in pools(pruned, [jnp.float32(0.8)] * 2, budget_of("global"))]
       [((0, 1), 5)]
     """
+    # A fixed sparsity leaves nothing to share out; all parameters have the same pattern.
     if any(p.pattern.fixed_sparsity is not None for p in pruned):
         return [Pool((i,), target, None) for i, target in enumerate(targets)]
     common = [i for i, p in enumerate(pruned) if p.target is None]
     alone = {i: keep_count(p.groups, targets[i]) for i, p in enumerate(pruned) if p.target is not None}
     competing: dict[str, list[int]] = {}
-    sparsities: dict[str, Any] = {}
+    sparsities: dict[str, Scalar] = {}
     for i, shares in zip(common, _shares(budget, [pruned[i] for i in common], targets, common), strict=True):
         if isinstance(shares[0], Pooled):
             name = shares[0].pool
@@ -293,6 +297,7 @@ def _shares(
         "groups": [p.groups for p in layers],
         "parameters": [p.parameter for p in layers],
     }
+    # Only where they are read: shapes need the layers' axes, which nothing may say.
     if "shapes" in budget.required:
         values["shapes"] = [_kernel_shape(p, budget.name) for p in layers]
     shares = list(budget.call(values))
@@ -321,6 +326,7 @@ def _counts(budget: OpenFunction, shares: Sequence[Share], p: Pruned) -> Any:
         except ValueError as error:
             raise ValueError(f"{p.path}: of budget {budget.name!r}: {error}") from error
 
+    # One number serves all copies where it can: a program must not grow with their number.
     if all(share is shares[0] for share in shares):
         return count(shares[0])
     return jnp.stack([jnp.asarray(count(share), jnp.int32) for share in shares])
@@ -330,9 +336,10 @@ def _kernel_shape(p: Pruned, budget: str) -> Shape:
     """[*window, inputs, outputs] of one copy."""
     if len(p.copy_shape) == 2:  # either way round the sum and the product are the same
         return p.copy_shape
-    known = p.parameter.require_layout(f"budget {budget!r}")
-    sides = (math.prod(p.shape[axis] for axis in side) for side in (known.inputs, known.outputs))
-    return (*(p.shape[axis] for axis in known.window), *sides)
+    # Heads and features of an attention's projection are one side: ERK's sum is over sides, not over axes.
+    parameter = p.parameter.require_layout(f"budget {budget!r}")
+    sides = (math.prod(p.shape[axis] for axis in side) for side in (parameter.inputs, parameter.outputs))
+    return (*(p.shape[axis] for axis in parameter.window), *sides)
 
 
 def alive(mask: jax.Array, p: Pruned) -> jax.Array:
@@ -352,6 +359,7 @@ def alive(mask: jax.Array, p: Pruned) -> jax.Array:
 
 
 def _alive(mask: jax.Array, pattern: Pattern) -> jax.Array:
+    # Of a mask as scores, a pattern selects as many kept weights as it has room for.
     if pattern.fixed_sparsity is not None:
         return jnp.sum(mask & ~pattern.select(mask.astype(jnp.float32)), dtype=jnp.int32)
     return jnp.sum(pattern.pool(mask.astype(jnp.float32)) > 0, dtype=jnp.int32)
@@ -359,8 +367,9 @@ def _alive(mask: jax.Array, pattern: Pattern) -> jax.Array:
 
 def crowded(pool: Pool, masks: Sequence[jax.Array], pruned: Sequence[Pruned]) -> jax.Array:
     """Whether the masks of a pool keep more groups than it has room for: bool []."""
-    kept = [alive(masks[i], pruned[i]) for i in pool.members]
-    total = sum((jnp.sum(n) for n in kept), jnp.int32(0)) if pool.shared else kept[0]
+    numbers = [alive(masks[i], pruned[i]) for i in pool.members]
+    # In a shared pool the copies of a layer compete too; alone, each copy has a count of its own.
+    total = sum((jnp.sum(n) for n in numbers), jnp.int32(0)) if pool.shared else numbers[0]
     over = (total > 0) & (pool.sparsity > 0) if pool.count is None else total > pool.count
     return over if over.ndim == 0 else over.any()
 
@@ -387,22 +396,24 @@ def select(
     elif len(members) > 1 or (pool.shared and members[0].stack):
         new = keep_top_of_all(ranked, pool.count, [p.pattern for p in members])
     else:
+        # By sums, not by means as above: these would round the scores of groups of one size, and make ties.
         new = [_keep_of_each(ranked[0], pool.count, members[0])]
     # Where fewer are left than there is room for, what was pruned must not come back to fill it.
     return [n & o for n, o in zip(new, old, strict=True)]
 
 
-def _keep_of_each(scores: jax.Array, count: Any, p: Pruned) -> jax.Array:
+def _keep_of_each(scores: jax.Array, count: Scalar, p: Pruned) -> jax.Array:
     """`keep_top` of each copy of a layer."""
     if not p.stack:
         return keep_top(scores, count, p.copy_pattern)
     counts = jnp.broadcast_to(jnp.asarray(count, jnp.int32), (p.copies,))
-    kept = jax.vmap(lambda part, n: keep_top(part, n, p.copy_pattern))(to_copies(scores, p.stack), counts)
-    return from_copies(kept, p.stack, [p.shape[axis] for axis in p.stack])
+    masks = jax.vmap(lambda part, n: keep_top(part, n, p.copy_pattern))(to_copies(scores, p.stack), counts)
+    return from_copies(masks, p.stack, [p.shape[axis] for axis in p.stack])
 
 
 def _bury(scores: jax.Array, mask: jax.Array, pattern: Pattern) -> jax.Array:
     """Scores with -inf in every group of which nothing is left."""
+    # Within a group that lives, a pruned entry keeps its score of 0: -inf would bury the whole group in the sum.
     if pattern.fixed_sparsity is None:
         mask = pattern.expand(pattern.pool(mask.astype(jnp.float32)) > 0, scores.shape)
     return jnp.where(mask, scores, -jnp.inf)

@@ -1,7 +1,6 @@
 """Dynamic sparse training: as many weights from start to end, but not the same ones. SET and RigL."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jopt.prune.masks import (
 )
 from jopt.prune.patterns import PatternLike, Unstructured, pattern_of
 from jopt.prune.scores import magnitude, noise, require
-from jopt.prune.select import keep_top
+from jopt.prune.select import Scalar, keep_top
 from jopt.transform import ParamTransform
 
 BUDGETS = ("layer", "erk")
@@ -30,11 +29,11 @@ _ENTRIES = Unstructured()
 
 
 def set_evolution(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any = 0,
-    end: Any,
-    drop_fraction: Any = 0.3,
+    begin: Scalar = 0,
+    end: Scalar,
+    drop_fraction: Scalar = 0.3,
     budget: Open = "layer",
     pattern: PatternLike = _ENTRIES,
     rules: Rules = (),
@@ -84,10 +83,11 @@ def set_evolution(
       (8, 8, 2)
     """
 
-    def share(step: Any) -> jax.Array:
+    def share(step: Scalar) -> jax.Array:
         return jnp.asarray(drop_fraction, jnp.float32)
 
     def growth(now: Moment, key: jax.Array) -> list[jax.Array]:
+        # Another stream than that of the first masks, which have the key itself.
         return noise(jax.random.fold_in(key, 1), now)
 
     return _evolution(
@@ -96,11 +96,11 @@ def set_evolution(
 
 
 def rigl(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any = 0,
-    end: Any,
-    drop_fraction: Any = 0.3,
+    begin: Scalar = 0,
+    end: Scalar,
+    drop_fraction: Scalar = 0.3,
     budget: Open = "layer",
     pattern: PatternLike = _ENTRIES,
     rules: Rules = (),
@@ -143,7 +143,7 @@ def rigl(
       [[True, False, False, True]]
     """
 
-    def share(step: Any) -> jax.Array:
+    def share(step: Scalar) -> jax.Array:
         return schedule.cosine_share(step, drop_fraction=drop_fraction, begin=begin, end=end)
 
     def growth(now: Moment, key: jax.Array) -> list[jax.Array]:
@@ -158,12 +158,12 @@ def rigl(
 
 def _evolution(
     name: str,
-    share: Callable[[Any], jax.Array],
+    share: Callable[[Scalar], jax.Array],
     growth: Callable[[Moment, jax.Array], list[jax.Array]],
-    sparsity: Any,
-    begin: Any,
-    end: Any,
-    drop_fraction: Any,
+    sparsity: Scalar,
+    begin: Scalar,
+    end: Scalar,
+    drop_fraction: Scalar,
     budget: Open,
     pattern: PatternLike,
     rules: Rules,
@@ -183,10 +183,12 @@ def _evolution(
         # Also where a caller passes one key to every update, no two of them grow the same positions.
         stream = jax.random.fold_in(require(now.key, name, "key"), jnp.asarray(now.step, jnp.int32))
         t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (now.step, begin, end))
+        # Outside of the branches, where a missing gradient or a NaN is refused in an eager call.
         grown = growth(now, stream)
         shared = pools(now.pruned, now.ends(last), shared_by)
         if any(pool.shared for pool in shared):
             raise ValueError(f"budget of {name} must give each layer its own count, got one with pools: {budget!r}")
+        # Crowded masks are those of a stage without pruning, or sparser in another place: they are drawn first.
         fresh = (t >= t0) & jnp.stack([crowded(pool, now.masks, now.pruned) for pool in shared]).any()
         moving = (t >= t0) & (t < t1) & ~fresh
         refuse_nan(moving, now.pruned, now.weights, grown)
@@ -199,6 +201,7 @@ def _evolution(
         def move() -> list[jax.Array]:
             drop = share(now.step)
             return [
+                # Each copy of a stacked layer keeps its own count.
                 over_copies(_replace, p.stack)(*columns, drop)
                 for p, *columns in zip(now.pruned, now.masks, now.weights, grown, strict=True)
             ]
@@ -222,7 +225,9 @@ def _replace(mask: jax.Array, w: jax.Array, growth: jax.Array, share: jax.Array)
     Returns:
       A mask of the shape and the count of `mask`.
     """
-    kept = jnp.sum(mask, dtype=jnp.int32)
-    moved = jnp.minimum(jnp.round(share * kept.astype(jnp.float32)).astype(jnp.int32), mask.size - kept)
-    stay = keep_top(jnp.where(mask, magnitude(w), -jnp.inf), kept - moved)
+    count = jnp.sum(mask, dtype=jnp.int32)
+    # A layer that is nearly dense has fewer pruned weights to grow than its share to drop.
+    moved = jnp.minimum(jnp.round(share * count.astype(jnp.float32)).astype(jnp.int32), mask.size - count)
+    stay = keep_top(jnp.where(mask, magnitude(w), -jnp.inf), count - moved)
+    # Among the weights that were pruned before, so that what is dropped now does not grow back at once.
     return stay | keep_top(jnp.where(mask, -jnp.inf, growth), moved)

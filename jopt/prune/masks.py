@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jopt import rules as path_rules
 from jopt.layers import Layers, Parameter, one_copy, parameters
 from jopt.prune.patterns import Pattern, Unstructured
-from jopt.prune.select import check_sparsity
+from jopt.prune.select import Scalar, check_sparsity
 from jopt.rules import named_leaves
 from jopt.transform import LayerStatistics, Params, ParamTransform, check_shape
 
@@ -51,7 +51,7 @@ class Pruned(NamedTuple):
     index: int
     path: str
     shape: tuple[int, ...]
-    target: Any
+    target: Scalar | None
     parameter: Parameter
     pattern: Pattern = Unstructured()
 
@@ -95,7 +95,7 @@ class Moment(NamedTuple):
       layers: statistics of the layers by path, or None.
     """
 
-    step: Any
+    step: Scalar
     pruned: Sequence[Pruned]
     weights: Sequence[jax.Array]
     masks: Sequence[jax.Array]
@@ -144,10 +144,11 @@ def assign(
       [('a', 0.5), ('c', None)]
     """
     pruned = []
-    leaves, known = jax.tree.leaves(params), parameters(params, layers)
+    leaves, layout = jax.tree.leaves(params), parameters(params, layers)
     assignments = path_rules.plan(rules, params, _COMMON)
-    for index, (leaf, rule, parameter) in enumerate(zip(leaves, assignments, known, strict=True)):
+    for index, (leaf, rule, parameter) in enumerate(zip(leaves, assignments, layout, strict=True)):
         shape, floating = tuple(jnp.shape(leaf)), jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        # A rule can name a bias or a scale; without one, only weights are pruned.
         if rule.value is None or (rule.pattern is None and not (floating and parameter.is_weight)):
             continue
         if not floating:
@@ -158,6 +159,7 @@ def assign(
             check_target(target, f" for rule {rule.pattern!r}", pattern)
         resolved = pattern.resolve(parameter, shape)
         one = Pruned(index, rule.path, shape, target, parameter, resolved)
+        # The grid is asked for here, where the error can name the parameter and before anything compiles.
         try:
             resolved.grid(shape)
             if one.stack:
@@ -166,12 +168,12 @@ def assign(
             raise ValueError(f"{rule.path}: {error}; a rule ({rule.path!r}, None) would leave it alone") from error
         pruned.append(one)
     if not pruned:
-        names = ", ".join(f"{p.path} ({p.reason})" for p in known) or "none"
+        names = ", ".join(f"{p.path} ({p.reason})" for p in layout) or "none"
         raise ValueError(f"no parameter is pruned: none is a floating weight, or has a rule; there are: {names}")
     return pruned
 
 
-def check_target(sparsity: Any, where: str, pattern: Pattern) -> None:
+def check_target(sparsity: Scalar | None, where: str, pattern: Pattern) -> None:
     """Raises ValueError for a concrete sparsity outside [0, 1), or one that the pattern does not have.
 
     Example:
@@ -217,6 +219,7 @@ def rebuild(params: Params, pruned: Sequence[Pruned], values: Sequence[Any]) -> 
       {'b': None, 'w': 'mask'}
     """
     structure = jax.tree.structure(params)
+    # None is a tree without leaves: what is left alone costs no memory and no moment.
     parts: list[Any] = [None] * structure.num_leaves
     for p, value in zip(pruned, values, strict=True):
         parts[p.index] = value
@@ -294,10 +297,11 @@ def pruning_transform(
       >>> positive.apply(state, params)["w"].tolist()
       [[0.0, 2.0]]
     """
-    known = layers
+    # `update` has a keyword of that name, for statistics.
+    layout = layers
 
     def init(params: Params) -> PruneState:
-        pruned = assign(params, rules, pattern, known)
+        pruned = assign(params, rules, pattern, layout)
         masks = rebuild(params, pruned, [jnp.ones(p.shape, bool) for p in pruned])
         sums = rebuild(params, pruned, [jnp.zeros(p.shape, jnp.float32) for p in pruned]) if movement else ()
         return PruneState(masks, jnp.float32(0), sums)
@@ -306,12 +310,13 @@ def pruning_transform(
         state: PruneState,
         params: Params,
         *,
-        step: Any,
+        step: Scalar,
         grads: Any = None,
         key: jax.Array | None = None,
         layers: Mapping[str, LayerStatistics] | None = None,
     ) -> PruneState:
-        pruned = assign(params, rules, pattern, known)
+        # Which parameters are pruned follows from the tree; to keep it in the state would make it traced.
+        pruned = assign(params, rules, pattern, layout)
         moment = Moment(
             step,
             pruned,
@@ -351,12 +356,13 @@ def _add_movement(state: PruneState, params: Params, grads: Any) -> PruneState:
     return state._replace(movement=jax.tree.map(add, state.movement, params, grads, is_leaf=lambda x: x is None))
 
 
-def refuse_nan(due: Any, pruned: Sequence[Pruned], *columns: Sequence[jax.Array]) -> None:
+def refuse_nan(due: Scalar, pruned: Sequence[Pruned], *columns: Sequence[jax.Array]) -> None:
     """Raises ValueError if a choice is made among concrete numbers of which one is NaN."""
     if not concrete(due) or not bool(due):
         return
     for column in columns:
         for p, x in zip(pruned, column, strict=True):
+            # In a trace nothing can be raised; there NaN ranks lowest, and is pruned first.
             if concrete(x) and bool(jnp.isnan(x).any()):
                 count = int(jnp.isnan(x).sum())
                 got = f"NaN in {count} of {x.size} entries"
@@ -368,7 +374,7 @@ def concrete(*values: Any) -> bool:
     return not any(isinstance(x, Tracer) for x in values)
 
 
-def check_steps(begin: Any, end: Any = None) -> None:
+def check_steps(begin: Scalar, end: Scalar | None = None) -> None:
     """Raises ValueError unless 0 <= begin <= end, where they are concrete."""
     if concrete(begin) and int(begin) < 0:
         raise ValueError(f"begin must be a step, at least 0, got {begin}")

@@ -76,6 +76,7 @@ class Pattern:
 
     def pool(self, scores: jax.Array) -> jax.Array:
         """The scores added up in each group, float32 [*grid]."""
+        # Labels are NumPy's, made while tracing: they are constants of the program, as a pattern is structure.
         labels = jnp.asarray(self.labels(scores.shape), jnp.int32).reshape(-1)
         groups = self._counts(scores.shape).size
         return jax.ops.segment_sum(scores.astype(jnp.float32).reshape(-1), labels, num_segments=groups)
@@ -109,6 +110,7 @@ class Pattern:
         Raises:
           LayoutError: if the layer's axes are not known, naming it.
         """
+        # Labels of the whole would run across copies, which must not share a group.
         return EachCopy(self, parameter.stack, shape) if parameter.stack else self
 
     def in_copy(self, stack: tuple[int, ...], shape: Shape) -> "Pattern":
@@ -171,6 +173,7 @@ class Unstructured(Pattern):
         return self
 
 
+# No dataclasses, since they have no fields: a subclass with fields is one.
 class _Regular(Pattern):
     """A pattern whose groups have one size."""
 
@@ -214,6 +217,7 @@ class Block(_Regular):
         sides = tuple(self.shape) if isinstance(self.shape, Sequence) else (self.shape,)
         if not sides or not all(_is_count(side) for side in sides):
             raise ConfigError("Block's shape", self.shape, "one or more integers of at least 1")
+        # Lists, as JSON has them, are accepted, but a pattern must be hashable.
         object.__setattr__(self, "shape", sides)
 
     def grid(self, shape: Shape) -> Shape:
@@ -230,6 +234,7 @@ class Block(_Regular):
         """Scores added up in each block."""
         split, within = self._split(self.grid(scores.shape))
         order, _ = self._joined(scores.shape)
+        # In float32: bfloat16 would lose the small entries of a sum.
         wide = scores.astype(jnp.float32)
         wide = wide if order is None else wide.transpose(order)
         return jnp.sum(wide.reshape(split), axis=within)
@@ -249,11 +254,13 @@ class Block(_Regular):
         if self.axes is not None:
             return self
         count = len(self.shape)
+        # The last two axes of an attention's projection are no matrix; only its layout says which axes are.
         if count == 2 and parameter.is_weight and len(shape) > 2 + len(parameter.stack):
             parameter.require_layout(str(self))
         sides = (parameter.inputs, parameter.outputs)
         if count != 2 or not all(sides):
             sides = tuple((axis,) for axis in range(len(shape)) if axis not in parameter.stack)[-count:]
+        # The pattern stays as it is where it can: without a transpose, and equal to what the user wrote.
         last = tuple((axis,) for axis in range(len(shape)))[-count:]
         # With fewer axes than sides nothing fits; the pattern as it came says so in `grid`.
         return self if sides == last or len(sides) < count else dataclasses.replace(self, axes=sides)
@@ -300,6 +307,7 @@ class _AlongAxes(_Regular):
         if isinstance(self.axis, str):
             raise ValueError(f"{self} needs the layer's axes: resolve(parameter, shape) puts them in")
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        # A set: an axis that is named twice, once from the end, is one too few, and so refused.
         counted = {axis % len(shape) for axis in axes if -len(shape) <= axis < len(shape)}
         if len(counted) != len(axes):
             raise ValueError(f"{self} needs an axis that a tensor of shape {shape} does not have")
@@ -382,6 +390,7 @@ class Channel(_AlongAxes):
 
     def resolve(self, parameter: Parameter, shape: Shape) -> Pattern:
         """With the layer's axes, and those over its copies: a channel belongs to one copy."""
+        # Numbers mean the same for every parameter, but a channel of a stacked layer is one of a copy all the same.
         if isinstance(self.axis, str):
             axes = self.side_of(parameter)
         elif parameter.stack:
@@ -448,6 +457,7 @@ class NM(_AlongAxes):
 
     def select(self, scores: jax.Array) -> jax.Array:
         """The n largest of each run."""
+        # For its error, where m does not divide the axis.
         self.grid(scores.shape)
         return largest_in_runs(scores, self.n, self.m, self.axes_of(scores.shape))
 
@@ -480,6 +490,7 @@ class Labelled(Pattern):
 
     def resolve(self, parameter: Parameter, shape: Shape) -> Pattern:
         """For the parameter, of which a function sees one copy."""
+        # The path and the axes become a part of the pattern, so that two layers may be labelled differently.
         one = dataclasses.replace(self, parameter=within_copy(parameter))
         return EachCopy(one, parameter.stack, shape) if parameter.stack else one
 
@@ -565,6 +576,7 @@ def pattern_of(pattern: PatternLike, field: str = "pattern") -> Pattern:
       (Channel(axis='outputs'), Unstructured())
     """
     value: Any = choose(field, pattern, BUILT_IN)
+    # A reference can name a class or an object at the top of a module; a class stands for its defaults.
     if isinstance(value, type) and issubclass(value, Pattern):
         value = value()
     if isinstance(value, Pattern):

@@ -7,7 +7,6 @@ round begins.
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +16,33 @@ from jax.core import Tracer
 from jopt.checks import choose
 from jopt.config import ConfigError, require
 from jopt.hyper import check_number
+from jopt.prune.select import Scalar
 
 Curve = Callable[[jax.Array], jax.Array]
 """float32 [] -> float32 []."""
 
 
-def cubic_left(left: jax.Array) -> jax.Array:
+def cubic_remaining(remaining: jax.Array) -> jax.Array:
     """Schedule 'cubic': a third of the way to the end of the time, 8/27 of the sparsity is still to come.
 
     Example:
-      >>> float(cubic_left(jnp.float32(0.5)))
+      >>> float(cubic_remaining(jnp.float32(0.5)))
       0.125
     """
-    return left * left * left
+    return remaining * remaining * remaining
 
 
-def linear_left(left: jax.Array) -> jax.Array:
+def linear_remaining(remaining: jax.Array) -> jax.Array:
     """Schedule 'linear': the sparsity grows evenly.
 
     Example:
-      >>> float(linear_left(jnp.float32(0.25)))
+      >>> float(linear_remaining(jnp.float32(0.25)))
       0.25
     """
-    return left
+    return remaining
 
 
-BUILT_IN: dict[str, Curve] = {"cubic": cubic_left, "linear": linear_left}
+BUILT_IN: dict[str, Curve] = {"cubic": cubic_remaining, "linear": linear_remaining}
 SCHEDULES = tuple(BUILT_IN)
 
 
@@ -51,8 +51,8 @@ def curve_of(schedule: str | Curve, field: str = "schedule") -> Curve:
 
     Args:
       schedule: one of `SCHEDULES`, a function of one number in [0, 1], or 'package.module:name' of one. A function
-        gets the fraction of the time that is done and gives the fraction of the way that is done. One whose parameter
-        is named `left` gets and gives what is left instead, which float32 has more exactly near the end.
+        gets the fraction of the time that is done and gives the fraction of the way that is done. One whose
+        parameter is named `remaining` gets and gives what is left instead, which is exact near the end.
       field: its path, for the message.
 
     Raises:
@@ -70,12 +70,13 @@ def curve_of(schedule: str | Curve, field: str = "schedule") -> Curve:
         signature.bind(0.5)
     except (ValueError, TypeError) as error:
         raise ConfigError(field, schedule, f"{accepted} ({error})") from error
-    if next(iter(signature.parameters)) == "left":
+    if next(iter(signature.parameters)) == "remaining":
         return function
-    return lambda left: 1 - jnp.asarray(function(1 - left), jnp.float32)
+    # Near the end 1 - fraction has lost the last bits of what remains, which a cubic shows in the last sparsity.
+    return lambda remaining: 1 - jnp.asarray(function(1 - remaining), jnp.float32)
 
 
-def step_at(fraction: Any, *, begin: Any, steps: Any) -> jax.Array:
+def step_at(fraction: Scalar, *, begin: Scalar, steps: Scalar) -> jax.Array:
     """The step at which a fraction of a stage is done: `begin + round(fraction * steps)`, half to even.
 
     Args:
@@ -96,7 +97,9 @@ def step_at(fraction: Any, *, begin: Any, steps: Any) -> jax.Array:
     return jnp.asarray(begin, jnp.int32) + jnp.round(jnp.asarray(fraction, jnp.float32) * length).astype(jnp.int32)
 
 
-def cubic(step: Any, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, end: Any) -> jax.Array:
+def cubic(
+    step: Scalar, *, sparsity: Scalar, initial_sparsity: Scalar = 0.0, begin: Scalar, end: Scalar
+) -> jax.Array:
     """Sparsity at `step`: `s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3`.
 
     It is 0 before `begin`, exactly `initial_sparsity` at it, and exactly `sparsity` from `end` on.
@@ -118,11 +121,19 @@ def cubic(step: Any, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, 
       >>> [float(cubic(t, sparsity=0.875, begin=2, end=6)) for t in (1, 2, 4, 6, 9)]
       [0.0, 0.0, 0.765625, 0.875, 0.875]
     """
-    return ramp(step, cubic_left, sparsity=sparsity, initial_sparsity=initial_sparsity, begin=begin, end=end)
+    return ramp(step, cubic_remaining, sparsity=sparsity, initial_sparsity=initial_sparsity, begin=begin, end=end)
 
 
-def ramp(step: Any, curve: Curve, *, sparsity: Any, initial_sparsity: Any = 0.0, begin: Any, end: Any) -> jax.Array:
-    """Sparsity at `step` on the way from s_i to s_f: `s_f - (s_f - s_i) curve(left)`.
+def ramp(
+    step: Scalar,
+    curve: Curve,
+    *,
+    sparsity: Scalar,
+    initial_sparsity: Scalar = 0.0,
+    begin: Scalar,
+    end: Scalar,
+) -> jax.Array:
+    """Sparsity at `step` on the way from s_i to s_f: `s_f - (s_f - s_i) curve(remaining)`.
 
     Args:
       step: as for `cubic`.
@@ -136,7 +147,7 @@ def ramp(step: Any, curve: Curve, *, sparsity: Any, initial_sparsity: Any = 0.0,
       float32 [].
 
     Example:
-      >>> [float(ramp(t, linear_left, sparsity=0.75, begin=2, end=6)) for t in (1, 2, 4, 6)]
+      >>> [float(ramp(t, linear_remaining, sparsity=0.75, begin=2, end=6)) for t in (1, 2, 4, 6)]
       [0.0, 0.0, 0.375, 0.75]
     """
     check_number("sparsity", sparsity, lambda x: (x >= 0) & (x < 1), "a number in [0, 1)")
@@ -144,15 +155,16 @@ def ramp(step: Any, curve: Curve, *, sparsity: Any, initial_sparsity: Any = 0.0,
     _check_steps(begin, end)
     t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
     last, first = jnp.asarray(sparsity, jnp.float32), jnp.asarray(initial_sparsity, jnp.float32)
-    left = _share(t1 - t, t - t0)
+    remaining = _share(t1 - t, t - t0)
     # The maximum changes nothing, but keeps the compiler from fusing product and difference, which would round once
     # in a compiled program and twice outside of one.
-    missing = jnp.maximum((last - first) * jnp.asarray(curve(left), jnp.float32), jnp.float32(0))
+    missing = jnp.maximum((last - first) * jnp.asarray(curve(remaining), jnp.float32), jnp.float32(0))
     between = jnp.where(t <= t0, first, last - missing)
+    # The last sparsity is selected, not computed, so that it is exact, whatever the curve gives at its end.
     return jnp.where(t >= t1, last, jnp.where(t < t0, jnp.float32(0), between))
 
 
-def geometric(step: Any, *, sparsity: Any, begin: Any, end: Any, rounds: Any) -> jax.Array:
+def geometric(step: Scalar, *, sparsity: Scalar, begin: Scalar, end: Scalar, rounds: Scalar) -> jax.Array:
     """Sparsity at `step` of iterative pruning: after round r of R it is `1 - (1 - s_f)^(r / R)`.
 
     Every round prunes the same share of the weights that are left. Round 1 is at `begin`, the others follow every
@@ -183,12 +195,13 @@ def geometric(step: Any, *, sparsity: Any, begin: Any, end: Any, rounds: Any) ->
     last = jnp.asarray(sparsity, jnp.float32)
     every = jnp.maximum((t1 - t0) // jnp.maximum(count - 1, 1), 1)
     done = jnp.minimum(jnp.maximum(t - t0, 0) // every + 1, count)
+    # Rounds need not divide the steps: from the end on all of them are done.
     done = jnp.where(t >= t1, count, done)
-    left = jnp.power(1 - last, _share(done, count - done))
-    return jnp.where(t < t0, jnp.float32(0), jnp.where(done == count, last, 1 - left))
+    remaining = jnp.power(1 - last, _share(done, count - done))
+    return jnp.where(t < t0, jnp.float32(0), jnp.where(done == count, last, 1 - remaining))
 
 
-def cosine_share(step: Any, *, drop_fraction: Any, begin: Any, end: Any) -> jax.Array:
+def cosine_share(step: Scalar, *, drop_fraction: Scalar, begin: Scalar, end: Scalar) -> jax.Array:
     """The share of a layer's connections that RigL replaces: `alpha / 2 (1 + cos(pi (t - t0) / (t1 - t0)))`.
 
     Args:
@@ -215,7 +228,7 @@ def cosine_share(step: Any, *, drop_fraction: Any, begin: Any, end: Any) -> jax.
     return jnp.where((t >= t0) & (t < t1), share, jnp.float32(0))
 
 
-def _check_steps(begin: Any, end: Any) -> None:
+def _check_steps(begin: Scalar, end: Scalar) -> None:
     if not isinstance(begin, Tracer):
         least = np.asarray(begin)
         check_number("end", end, lambda x: x >= least, f"a step, at least begin ({begin})")

@@ -15,9 +15,10 @@ from jopt import keys
 from jopt.checks import OpenFunction, open_function
 from jopt.layers import Parameter
 from jopt.prune.masks import Moment, Pruned
-from jopt.transform import LayerStatistics
+from jopt.transform import LayerStatistics, Params
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 STATISTICS = LayerStatistics._fields
 READABLE = (
     "weight", "grad", "movement", "mask", "key", "step", "parameter", "input_axes", "output_axes", *STATISTICS
@@ -102,7 +103,7 @@ def saliency(weight: jax.Array, grad: jax.Array) -> jax.Array:
 snip = saliency
 
 
-def snip_scores(params: Any, grads: Any) -> Any:
+def snip_scores(params: Params, grads: Params) -> Params:
     r"""$|w_j g_j| / \sum_k |w_k g_k|$, summed over the whole tree.
 
     Lee, Ajanthan and Torr, 2019, section 4.1. The division keeps the order, and makes scores of different networks
@@ -201,6 +202,7 @@ def movement(movement: jax.Array) -> jax.Array:
 
 def per_output_unit(score: F) -> F:
     """Marks a score as one number an output unit: a stage's config accepts it for channels of outputs alone."""
+    # Chosen by single weights it would keep or prune whole units by their index alone, as all of them tie.
     vars(score)["per_output_unit"] = True
     return score
 
@@ -243,9 +245,9 @@ def _float32(x: jax.Array, name: str) -> jax.Array:
     return x.astype(jnp.float32)
 
 
-def _require_shape(name: str, x: jax.Array, shape: tuple[int, ...], what: str) -> None:
+def _require_shape(name: str, x: jax.Array, shape: tuple[int, ...], meaning: str) -> None:
     if jnp.shape(x) != shape:
-        raise ValueError(f"{name} must have shape {shape} ({what}), got {jnp.shape(x)}")
+        raise ValueError(f"{name} must have shape {shape} ({meaning}), got {jnp.shape(x)}")
 
 
 BUILT_IN: dict[str, Callable[..., jax.Array]] = {
@@ -303,6 +305,7 @@ def rank(score: OpenFunction, moment: Moment) -> list[jax.Array]:
     Raises:
       ValueError: if what the score reads is missing, or does not fit a parameter, or the score has another shape.
     """
+    # Before any score is computed, so that the message says what `update` lacks and not what broke.
     for name, argument in (("grad", "grads"), ("key", "key"), ("movement", "movement")):
         if name in score.required:
             require(getattr(moment, argument), score.name, argument)
@@ -316,7 +319,7 @@ def noise(key: jax.Array, moment: Moment) -> list[jax.Array]:
     return rank(score_of("random"), moment._replace(key=key))
 
 
-def require(value: Any, reader: str, argument: str) -> Any:
+def require(value: T | None, reader: str, argument: str) -> T:
     """`value`, or a ValueError if it is missing.
 
     Example:
@@ -334,6 +337,7 @@ def _readable(moment: Moment, i: int) -> dict[str, Any]:
     """What there is to read of one parameter, but for what belongs to its layer."""
     p, weight, mask = moment.pruned[i], moment.weights[i], moment.masks[i]
     values: dict[str, Any] = {"step": moment.step, "parameter": p.parameter, "mask": mask}
+    # Where a loop does not hold parameters projected, pruned entries hold anything; a group's sum must not see it.
     values["weight"] = jnp.where(mask, weight, jnp.zeros((), weight.dtype))
     if moment.grads is not None:
         values["grad"] = moment.grads[i]
@@ -354,6 +358,7 @@ def _score(score: OpenFunction, p: Pruned, values: dict[str, Any]) -> jax.Array:
         values |= statistics._asdict()
     else:
         layer, parameter = "", p.parameter
+        # Where they are options they may be unknown, and stay at their defaults.
         if score.required & {"input_axes", "output_axes"}:
             parameter = parameter.require_layout(f"score {score.name!r}")
     if parameter.contract:

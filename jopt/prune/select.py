@@ -15,9 +15,11 @@ from jopt.prune.search import largest
 from jopt.rules import named_leaves
 
 MILLION = 10**6
+Scalar = jax.Array | np.ndarray | np.floating | np.integer | float | int
+"""A number, which may be traced."""
 
 
-def keep_count(n: int, sparsity: Any) -> Any:
+def keep_count(n: int, sparsity: Scalar | None) -> Any:
     r"""$n - \mathrm{round}(s n)$, half to even, and at least 1 (where n is).
 
     - A Python float, an int or a NumPy float64 is multiplied by n in float64 and rounded, as
@@ -61,10 +63,12 @@ def keep_count(n: int, sparsity: Any) -> Any:
     return _at_least_one(n, n - _rounded_millionths(n, m))
 
 
-def check_sparsity(sparsity: Any) -> None:
+def check_sparsity(sparsity: Scalar | None) -> None:
     """Raises ValueError for a concrete sparsity that is not a number in [0, 1); tracers are passed over."""
     if isinstance(sparsity, Tracer):
         return
+    if sparsity is None:
+        raise ValueError("sparsity must lie in [0, 1), got None")
     if isinstance(sparsity, bool | str) or np.ndim(sparsity) != 0:
         raise ValueError(f"sparsity must be a number in [0, 1), got {sparsity!r}")
     try:
@@ -75,8 +79,8 @@ def check_sparsity(sparsity: Any) -> None:
         raise ValueError(f"sparsity must lie in [0, 1), got {sparsity}")
 
 
-def _at_least_one(n: int, kept: int) -> int:
-    return max(kept, min(n, 1))
+def _at_least_one(n: int, count: int) -> int:
+    return max(count, min(n, 1))
 
 
 def _rounded_millionths(n: int, m: Any) -> Any:
@@ -86,14 +90,18 @@ def _rounded_millionths(n: int, m: Any) -> Any:
     high, low = m // 1000, m % 1000
     product = remaining * high  # thousands of millionths: below 10^9
     remainder = (product % 1000) * 1000 + remaining * low  # millionths: below 1.001 * 10^9
-    whole = millions * m + product // 1000 + remainder // MILLION
+    quotient = millions * m + product // 1000 + remainder // MILLION
     remainder = remainder % MILLION
     half = MILLION // 2
-    up = (remainder > half) | ((remainder == half) & (whole % 2 == 1))
-    return whole + (int(up) if isinstance(up, bool) else up.astype(whole.dtype))
+    up = (remainder > half) | ((remainder == half) & (quotient % 2 == 1))
+    return quotient + (int(up) if isinstance(up, bool) else up.astype(quotient.dtype))
 
 
-def top_k_mask(scores: jax.Array, sparsity: Any, pattern: PatternLike = Unstructured()) -> jax.Array:  # noqa: B008
+def top_k_mask(
+    scores: jax.Array,
+    sparsity: Scalar | None,
+    pattern: PatternLike = Unstructured(),  # noqa: B008
+) -> jax.Array:
     """Keeps the groups of highest score: exactly n - round(sparsity n) of n groups, and at least 1.
 
     Among equal scores the lower flat index is kept. -inf marks what is to be kept only if nothing else is left.
@@ -129,7 +137,7 @@ def top_k_mask(scores: jax.Array, sparsity: Any, pattern: PatternLike = Unstruct
     return keep_top(scores, keep_count(math.prod(pattern.grid(jnp.shape(scores))), sparsity), pattern)
 
 
-def keep_top(scores: jax.Array, count: Any, pattern: PatternLike = Unstructured()) -> jax.Array:  # noqa: B008
+def keep_top(scores: jax.Array, count: Scalar, pattern: PatternLike = Unstructured()) -> jax.Array:  # noqa: B008
     """Keeps the `count` groups of highest score: `top_k_mask` for a number of groups.
 
     Args:
@@ -156,7 +164,7 @@ def keep_top(scores: jax.Array, count: Any, pattern: PatternLike = Unstructured(
     return _keep_top((scores,), count, (pattern,), False)[0]
 
 
-def keep_top_of_all(scores: Sequence[jax.Array], count: Any, patterns: Sequence[Pattern]) -> list[jax.Array]:
+def keep_top_of_all(scores: Sequence[jax.Array], count: Scalar, patterns: Sequence[Pattern]) -> list[jax.Array]:
     """Keeps the `count` groups of highest mean score among those of several tensors.
 
     Args:
@@ -175,7 +183,7 @@ def keep_top_of_all(scores: Sequence[jax.Array], count: Any, patterns: Sequence[
     return _keep_top(scores, jnp.asarray(count, jnp.int32), tuple(patterns), True)
 
 
-def global_masks(scores_tree: Any, sparsity: Any, pattern: PatternLike = Unstructured()) -> Any:  # noqa: B008
+def global_masks(scores_tree: Any, sparsity: Scalar | None, pattern: PatternLike = Unstructured()) -> Any:  # noqa: B008
     """One budget over a whole tree: the groups of all leaves compete.
 
     The groups of `Block` and `Channel` compete by their *mean* score an entry, since a sum would favour the
@@ -223,13 +231,14 @@ def _keep_top(
         pooled = [
             _mean(p, pattern.group_size(x.shape)) for p, x, pattern in zip(pooled, scores, patterns, strict=True)
         ]
-    kept = largest(pooled, count)
-    return [pattern.expand(mask, x.shape) for mask, x, pattern in zip(kept, scores, patterns, strict=True)]
+    masks = largest(pooled, count)
+    return [pattern.expand(mask, x.shape) for mask, x, pattern in zip(masks, scores, patterns, strict=True)]
 
 
 def _mean(total: jax.Array, size: int | np.ndarray) -> jax.Array:
     if isinstance(size, np.ndarray):
         return total / jnp.asarray(size, jnp.float32).reshape(total.shape)
+    # A division by 1 would cost a pass over memory.
     return total if size <= 1 else total / size
 
 
@@ -238,16 +247,17 @@ def _count_nan(scores: jax.Array) -> jax.Array:
     return jnp.sum(jnp.isnan(scores), dtype=jnp.int32)
 
 
-def _scores(scores: Any) -> jax.Array:
+def _scores(scores: jax.typing.ArrayLike) -> jax.Array:
     scores = jnp.asarray(scores)
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise ValueError(f"scores must be floating, got dtype {scores.dtype}")
     if not isinstance(scores, Tracer) and (bad := int(_count_nan(scores))):
         raise ValueError(f"scores must be numbers, got NaN in {bad} of {scores.size} entries")
+    # A choice has no gradient; without this the search would be differentiated, for nothing.
     return jax.lax.stop_gradient(scores)
 
 
-def _count(count: Any, n: int) -> jax.Array:
+def _count(count: Scalar, n: int) -> jax.Array:
     if not isinstance(count, Tracer):
         if not 0 <= int(count) <= n:
             raise ValueError(f"count must lie in [0, {n}], the number of groups, got {count}")
@@ -255,7 +265,7 @@ def _count(count: Any, n: int) -> jax.Array:
     return jnp.clip(count.astype(jnp.int32), 0, n)
 
 
-def _check_fixed_sparsity(sparsity: Any, pattern: Pattern) -> None:
+def _check_fixed_sparsity(sparsity: Scalar | None, pattern: Pattern) -> None:
     if sparsity is None:
         return
     if isinstance(sparsity, Tracer):

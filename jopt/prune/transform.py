@@ -1,7 +1,6 @@
 """Pruning that only ever takes away: at once, gradually, in rounds."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +21,14 @@ from jopt.prune.masks import (
 )
 from jopt.prune.patterns import Pattern, PatternLike, Unstructured, pattern_of
 from jopt.prune.scores import needs_of, rank, score_of
+from jopt.prune.select import Scalar
 from jopt.transform import ParamTransform
 
 
 def one_shot(
-    sparsity: Any = None,
+    sparsity: Scalar | None = None,
     *,
-    begin: Any = 0,
+    begin: Scalar = 0,
     score: Open = "magnitude",
     pattern: PatternLike = Unstructured(),  # noqa: B008
     budget: Open = "layer",
@@ -76,18 +76,18 @@ def one_shot(
     """
     check_steps(begin=begin)
 
-    def target(step: Any, last: jax.Array) -> jax.Array:
+    def target(step: Scalar, last: jax.Array) -> jax.Array:
         return jnp.where(jnp.asarray(step, jnp.int32) >= jnp.asarray(begin, jnp.int32), last, jnp.float32(0))
 
     return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def gradual(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any,
-    end: Any,
-    initial_sparsity: Any = 0.0,
+    begin: Scalar,
+    end: Scalar,
+    initial_sparsity: Scalar = 0.0,
     schedule: str | schedules.Curve = "cubic",
     score: Open = "magnitude",
     pattern: PatternLike = Unstructured(),  # noqa: B008
@@ -138,7 +138,8 @@ def gradual(
     if concrete(sparsity, initial_sparsity) and float(initial_sparsity) > float(sparsity):
         raise ValueError(f"initial_sparsity must be at most sparsity ({sparsity}), got {initial_sparsity}")
 
-    def target(step: Any, last: jax.Array) -> jax.Array:
+    def target(step: Scalar, last: jax.Array) -> jax.Array:
+        # A rule may ask for less than the curve starts with.
         first = jnp.minimum(jnp.asarray(initial_sparsity, jnp.float32), last)
         return schedules.ramp(step, curve, sparsity=last, initial_sparsity=first, begin=begin, end=end)
 
@@ -146,11 +147,11 @@ def gradual(
 
 
 def iterative(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any,
-    end: Any,
-    rounds: Any,
+    begin: Scalar,
+    end: Scalar,
+    rounds: Scalar,
     score: Open = "magnitude",
     pattern: PatternLike = Unstructured(),  # noqa: B008
     budget: Open = "layer",
@@ -195,15 +196,15 @@ def iterative(
     if concrete(rounds) and int(rounds) < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
 
-    def target(step: Any, last: jax.Array) -> jax.Array:
+    def target(step: Scalar, last: jax.Array) -> jax.Array:
         return schedules.geometric(step, sparsity=last, begin=begin, end=end, rounds=rounds)
 
     return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def _pruner(
-    target: Callable[[Any, jax.Array], jax.Array],
-    sparsity: Any,
+    target: Callable[[Scalar, jax.Array], jax.Array],
+    sparsity: Scalar | None,
     score: Open,
     pattern: PatternLike,
     budget: Open,
@@ -221,7 +222,9 @@ def _pruner(
     last = jnp.asarray(sparsity if fixed is None else fixed, jnp.float32)
 
     def decide(now: Moment, reached: jax.Array) -> tuple[Sequence[jax.Array], jax.Array]:
+        # A parameter with a rule follows the same curve to its own end.
         masks = _masks(now, [target(now.step, end) for end in now.ends(last)], ranked_by, shared_by)
+        # The maximum: where an earlier stage pruned more, nothing grows back.
         return masks, jnp.maximum(reached, target(now.step, last))
 
     return pruning_transform(

@@ -119,10 +119,16 @@ def test_random_scores_are_the_keys_own_and_uniform():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: prune.saliency(jnp.ones((2, 3)), jnp.ones((3, 2))), r"grad must have shape \(2, 3\).*got \(3, 2\)"),
+        (
+            lambda: prune.saliency(jnp.ones((2, 3)), jnp.ones((3, 2))),
+            r"grad must have shape \(2, 3\).*got \(3, 2\)",
+        ),
         (lambda: prune.snip(jnp.ones(3), jnp.ones(1)), r"grad must have shape \(3,\).*got \(1,\)"),
-        (lambda: prune.wanda(jnp.ones((2, 3)), jnp.ones(3)), r"input_norm must have shape \(2,\).*got \(3,\)"),
-        (lambda: prune.wanda(jnp.ones((3, 3, 2, 4)), jnp.ones(18)), r"input_norm must have shape \(2,\).*got \(18,\)"),
+        (lambda: prune.wanda(jnp.ones((2, 3)), jnp.ones(3)), r"input_norm must .*\(2,\).*got \(3,\)"),
+        (
+            lambda: prune.wanda(jnp.ones((3, 3, 2, 4)), jnp.ones(18)),
+            r"input_norm .*shape \(2,\).*got \(18,\)",
+        ),
         (lambda: prune.wanda(jnp.ones(3), jnp.ones(3)), r"weight must be a kernel of 2 or more axes.*\(3,\)"),
         (lambda: prune.activation(jnp.ones((2, 3)), jnp.ones(2)), r"zero_share must have shape \(3,\).*\(2,\)"),
         (lambda: prune.activation(jnp.ones(()), jnp.ones(())), "weight must have an axis of outputs"),
