@@ -1,8 +1,7 @@
 """Pruning as a stage's method: one config class for each way to prune, with exactly the fields that it reads."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
@@ -12,7 +11,7 @@ from jopt.hyper import swept
 from jopt.layers import Layers
 from jopt.prune import dynamic
 from jopt.prune.dynamic import rigl, set_evolution
-from jopt.prune.patterns import NM, SIDES, Pattern
+from jopt.prune.patterns import NM, SIDES, PatternLike
 from jopt.prune.pruning import Pruning, Rules
 from jopt.prune.schedule import curve_of
 from jopt.prune.transform import gradual, iterative, one_shot
@@ -37,6 +36,7 @@ class OneShot(Pruning):
         match wins; without rules every weight is pruned (`jopt.layers` says which these are).
 
     Example:
+      >>> from jopt.prune import Channel
       >>> OneShot(0.95, pattern=Channel(along="inputs"), rules=(("Dense_2/kernel", None),)).validate()
     """
 
@@ -44,7 +44,7 @@ class OneShot(Pruning):
 
     sparsity: float = 0.9
     score: Open = "magnitude"
-    pattern: str | Pattern | Callable[..., Any] = "unstructured"
+    pattern: PatternLike = "unstructured"
     budget: Open = "layer"
     begin: float = 0.0
     rules: Rules = ()
@@ -70,8 +70,6 @@ class Gradual(Pruning):
     Attributes:
       sparsity: as in `OneShot`.
       initial_sparsity: that of an update at `begin`, in [0, `sparsity`]; may be traced.
-      schedule: 'cubic', 'linear', a function from the fraction of the time that is done to that of the way from
-        `initial_sparsity` to `sparsity`, or 'package.module:name'. See `jopt.prune.schedule.curve_of`.
       score: as in `OneShot`.
       pattern: as in `OneShot`.
       budget: as in `OneShot`.
@@ -80,6 +78,8 @@ class Gradual(Pruning):
         `begin` where that is later, but not after the stage's last update, so that a stage of any length reaches
         its sparsity.
       rules: as in `OneShot`.
+      schedule: 'cubic', 'linear', a function from the fraction of the time that is done to that of the way from
+        `initial_sparsity` to `sparsity`, or 'package.module:name'. See `jopt.prune.schedule.curve_of`.
 
     Example:
       >>> Gradual(sparsity=0.95, schedule="linear").validate()
@@ -90,13 +90,13 @@ class Gradual(Pruning):
 
     sparsity: float = 0.9
     initial_sparsity: float = 0.0
-    schedule: Open = "cubic"
     score: Open = "magnitude"
-    pattern: str | Pattern | Callable[..., Any] = "unstructured"
+    pattern: PatternLike = "unstructured"
     budget: Open = "layer"
     begin: float = 0.0
     end: float | None = None
     rules: Rules = ()
+    schedule: Open = "cubic"
 
     @property
     def prunes_at_begin(self) -> bool:
@@ -158,7 +158,7 @@ class Iterative(Pruning):
     # A count, but no shape depends on it: a grid over rounds is one program.
     rounds: int = swept(5)
     score: Open = "magnitude"
-    pattern: str | Pattern | Callable[..., Any] = "unstructured"
+    pattern: PatternLike = "unstructured"
     budget: Open = "layer"
     begin: float = 0.0
     end: float | None = None
@@ -295,7 +295,7 @@ class NofM(Pruning):
       rules: pairs of a pattern of a parameter's path and None, which leaves it alone.
 
     Example:
-      >>> NofM(2, 4, axis="inputs").plan({"kernel": jnp.zeros((8, 4))})[0].what
+      >>> NofM(2, 4, axis="inputs").plan({"kernel": jax.ShapeDtypeStruct((8, 4), "float32")})[0].what
       'keeps 2 of every 4 weights, one_shot by magnitude'
     """
 

@@ -40,6 +40,7 @@ class Pruning(Method):
     Example:
       A method of somebody else's, which prunes at random in the middle of its stage:
 
+      >>> import dataclasses
       >>> from jopt.prune import one_shot
       >>> @dataclasses.dataclass(frozen=True)
       ... class Blind(Pruning):

@@ -107,5 +107,5 @@ class Threshold(Method):
     least: float = 0.1
 
     def build(self, *, begin=0, steps=0, last_update=None, layers=None):
-        cut = lambda x: jnp.where(jnp.abs(x) < self.least, jnp.zeros((), x.dtype), x)  # noqa: E731
+        cut = lambda x: jnp.where(abs(x.astype(jnp.float32)) < self.least, jnp.zeros((), x.dtype), x)  # noqa: E731
         return identity()._replace(apply=lambda state, params: jax.tree.map(cut, params), sparse=True)

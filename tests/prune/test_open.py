@@ -1,6 +1,10 @@
 """Scores, patterns, budgets, schedules and methods of somebody else's are used as ours are."""
 
+import dataclasses
 import functools
+import re
+from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -248,3 +252,16 @@ def test_numbers_of_ones_own_are_traced(method):
     assert len(traces) == 1 and counts[0] > counts[1] > counts[2] > 0
     if method is outside.Twice:
         assert counts == [144, 96, 48]
+
+
+def test_what_the_document_defines_runs_as_printed():
+    text = (Path(__file__).parents[2] / "docs" / "pruning.md").read_text()
+    space = {"np": np, "prune": prune, "dataclasses": dataclasses, "ClassVar": ClassVar}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "def " in block:
+            exec(compile(block, "pruning.md", "exec"), space)
+    scored = masks(OneShot(0.5, space["taylor"]), grads=tree(1))
+    same(scored, masks(OneShot(0.5, "saliency"), grads=tree(1)))  # squares have the same order
+    assert kept(masks(OneShot(0.5, pattern=space["halves"]))) == {"Conv_0": 144, "Dense_0": 96, "Dense_1": 120}
+    assert kept(masks(OneShot(0.5, budget=space["by_kind"])))["Conv_0"] > 0
+    assert kept(masks(space["Blind"](0.75), key=KEY)) == {"Conv_0": 72, "Dense_0": 48, "Dense_1": 60}
