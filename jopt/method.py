@@ -135,6 +135,27 @@ class Method:
           ConfigError: naming the field, the value and what is accepted.
         """
 
+    @property
+    def chosen_between_segments(self) -> bool:
+        """Whether it chooses something for each layer that it then keeps: masks, codebooks, ranges."""
+        return False
+
+    def treats_equal_layers_alike(self) -> tuple[str, Any, str] | None:
+        """Whether layers of equal weights stay equal under the method, which `jopt.cluster.Tie` asks.
+
+        Returns:
+          None if they do; else the field that is in the way, its value and what is accepted.
+        """
+        return None
+
+    def splits_shared_values(self) -> tuple[str, Any, str] | None:
+        """Whether the method makes several values of one that weights share, which `jopt.cluster.Share` asks.
+
+        Returns:
+          None if it does not; else the field that does it, its value and what is accepted.
+        """
+        return None
+
     def build(
         self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None
     ) -> ParamTransform | None:

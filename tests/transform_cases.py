@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from prune import outside
 
 from jopt import clip, cluster, optim, prune
 from jopt.quantize import Spec, binary, ternary, weights
@@ -86,6 +87,22 @@ DYNAMIC = {
     for budget in ("layer", "erk")
 }
 
+OUTSIDE = {
+    "outside-parts": Case(
+        lambda sparsity, bits: prune.gradual(
+            sparsity,
+            begin=BEGIN,
+            end=END,
+            score=outside.taylor,
+            pattern=outside.Rows(2),
+            budget=outside.first_dense,
+            schedule=outside.late,
+        )
+    ),
+    "outside-pruning": Case(lambda sparsity, bits: outside.Twice(sparsity).build(begin=BEGIN, steps=END)),
+    "outside-method": Case(lambda sparsity, bits: outside.Threshold(sparsity).build()),
+}
+
 SHARING = {
     "share": Case(lambda sparsity, bits: cluster.share(5), means=True),
     "share-sum": Case(lambda sparsity, bits: cluster.share(5, gradient="sum", start="density"), means=True),
@@ -138,6 +155,7 @@ ALONE = {
     "identity": Case(lambda sparsity, bits: identity()),
     **PRUNING,
     **DYNAMIC,
+    **OUTSIDE,
     **SHARING,
     "clip": Case(lambda sparsity, bits: clip.clip(-sparsity, sparsity)),
     **QUANTIZATION,
@@ -162,7 +180,7 @@ CHAINS = {
 CASES = ALONE | CHAINS
 # What runs always: every function, score, pattern, budget, calibration and granularity, and chains.
 DEFAULT = [
-    *("identity", *COVERING, "rigl-erk", "set_evolution-layer"),
+    *("identity", *COVERING, "rigl-erk", "set_evolution-layer", *OUTSIDE),
     *("share", "share-frozen", "tie", "clip"),
     *(f"weights-{names}" for names in ("absmax-tensor-asymmetric", "absmax-group-symmetric")),
     *(f"weights-{names}" for names in ("percentile-channel-symmetric", "mse-channel-asymmetric")),

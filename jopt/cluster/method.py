@@ -1,13 +1,13 @@
 """Share: weight sharing as a method of a stage."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.checks import check_rules, in_unit
+from jopt.checks import check_rules, is_fraction
 from jopt.cluster.kmeans import MAX_CLUSTERS
 from jopt.cluster.plan import plan
 from jopt.cluster.sharing import GRADIENTS, ShareState, share
@@ -49,7 +49,6 @@ class Share(Method):
 
     name: ClassVar[str] = "share"
     rank: ClassVar[int] = 30
-    chosen_between_segments: ClassVar[bool] = True
 
     clusters: int = 16
     start: str = "linear"
@@ -76,13 +75,13 @@ class Share(Method):
             require(self.trained, join_path(path, "gradient"), self.gradient, "'mean' where trained is False")
         good = 0 <= self.iterations < 2**31
         require(good, join_path(path, "iterations"), self.iterations, "a number of at least 0")
-        require(in_unit(self.begin), join_path(path, "begin"), self.begin, "a fraction in [0, 1)")
+        require(is_fraction(self.begin), join_path(path, "begin"), self.begin, "a fraction in [0, 1)")
         check_rules(self.rules, join_path(path, "rules"), number)
 
     def validate_with(self, context: Context) -> None:
         """Raises `ConfigError` where another method or the optimizer would move weights of one value apart."""
         for other in context.applied:
-            offending = getattr(other.method, "splits_shared_values", lambda: None)()
+            offending = other.method.splits_shared_values()
             if offending is not None:
                 field, value, accepted = offending
                 require(False, join_path(other.path, field), value, f"{accepted} where weights are shared")
@@ -90,8 +89,13 @@ class Share(Method):
         accepted = "None where weights are shared: each unit's own factor would move those of one value apart"
         require(factor is None, join_path(context.optimizer_path, "adaptive_clip"), factor, accepted)
 
-    def splits_tied_layers(self) -> tuple[str, object, str] | None:
-        """The field, its value and what is accepted, where tied layers would get unlike codebooks."""
+    @property
+    def chosen_between_segments(self) -> bool:
+        """A codebook is chosen for each layer."""
+        return True
+
+    def treats_equal_layers_alike(self) -> tuple[str, Any, str] | None:
+        """Not with the start 'kmeans++', which is drawn for each layer."""
         return ("start", self.start, "'linear' or 'density'") if self.start == "kmeans++" else None
 
     def validate_length(self, path: str, *, begin: int, steps: int, last_update: int) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt import rules as path_rules
-from jopt.checks import check_pattern
+from jopt.checks import check_regex
 from jopt.cluster.means import wide
 from jopt.config import check_types, join_path, require
 from jopt.layers import Layers, PlanRow, parameters
@@ -172,24 +172,23 @@ class Tie(Method):
         field = join_path(path, "groups")
         require(bool(self.groups), field, self.groups, "patterns of one or more groups")
         for i, pattern in enumerate(self.groups):
-            check_pattern(pattern, f"{field}[{i}]")
+            check_regex(f"{field}[{i}]", pattern)
 
     def validate_with(self, context: Context) -> None:
         """Raises `ConfigError` where another method would treat tied layers, each by itself, unalike."""
         order = [applied.method.name for applied in context.applied]
         for other in context.applied:
-            offending = getattr(other.method, "splits_tied_layers", lambda: None)()
+            offending = other.method.treats_equal_layers_alike()
             if offending is not None:
                 field, value, accepted = offending
                 why = f"{accepted} where layers are tied: for each layer it would choose by itself"
-                require(False, join_path(other.path, field), value, why)
+                require(False, join_path(other.path, field) if field else other.path, value, why)
             field = join_path(context.mine.path, "groups")
-            if getattr(other.method, "chosen_between_segments", False):
+            if other.method.chosen_between_segments:
                 accepted = f"in no later stage than {other.path}, which chose for each layer"
                 require(context.mine.stage <= other.stage, field, self.groups, accepted)
-            if hasattr(other.method, "splits_tied_layers") and other.method.name == "prune":
-                accepted = "before 'prune' among the methods: else tied layers are pruned apart"
-                require(order.index(self.name) < order.index("prune"), field, self.groups, accepted)
+                accepted = f"before {other.method.name!r} among the methods: else it chooses for each layer"
+                require(order.index(self.name) < order.index(other.method.name), field, self.groups, accepted)
 
     def build(
         self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None

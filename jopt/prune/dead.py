@@ -55,17 +55,21 @@ def judge(group: Group, size: int, arrays: Arrays, masks: Arrays) -> Verdict:
             refusal = _refusal(reader, masks)
             fine = alike & ((value == 0) | (refusal == ""))
             reason = np.where(alike, refusal, "differs from use to use")
+            # A reader that reads nothing of a unit needs to take nothing in for it.
             read = links.read_by(reader).any(1) & ~unread
             dead &= ~read | fine
             why += _sentences(reader, reason, read & ~fine & ~np.isnan(value))
     why += links.still_fed(zero, unread)
+    # A layer of no units has no shape in most frameworks, and no size in most formats.
     if dead.all():
         dead[0] = False
         why = ["1 is left: a layer is never emptied"]
     shifts: dict[str, tuple[Layer, np.ndarray]] = {}
     for point, value in zip(group.points, values, strict=True):
+        # An unread unit may be anything: NaN times a weight that is pruned would still be NaN.
         constant = np.where(dead & ~unread & ~np.isnan(value), value, 0.0)
         for reader in point.readers:
+            # Once for a kernel: it read the same constants wherever else it read the group.
             if constant.any() and reader.kernel not in shifts:
                 shifts[reader.kernel] = reader.layer, constant @ links.weights_of(reader)
     return Verdict(dead, shifts, tuple(dict.fromkeys(why)))
@@ -77,7 +81,8 @@ class _Links:
     def __init__(self, group: Group, size: int, arrays: Arrays, masks: Arrays):
         self.group, self.size, self.arrays, self.masks = group, size, arrays, masks
         written = {kernel for p in group.points for layer in p.writers for kernel in layer.kernels}
-        self.own = written & {reader.kernel for p in group.points for reader in p.readers}
+        # Kernels from the group to itself, as in a recurrence: what is dead at one end is dead at the other.
+        self.recurrent = written & {reader.kernel for p in group.points for reader in p.readers}
 
     def _kept(self, kernel: str) -> np.ndarray:
         """Whether any weight of the window is not pruned: bool [in, out]."""
@@ -88,8 +93,8 @@ class _Links:
 
     def read_by(self, reader: Reader) -> np.ndarray:
         """Bool [units, outputs]."""
-        kept = self._kept(reader.kernel)
-        return np.asarray(kept.reshape(-1, self.size, kept.shape[-1]).any(0))
+        links = self._kept(reader.kernel)
+        return np.asarray(links.reshape(-1, self.size, links.shape[-1]).any(0))
 
     def weights_of(self, reader: Reader) -> np.ndarray:
         """The sum over window and positions, float64 [units, outputs]."""
@@ -102,13 +107,14 @@ class _Links:
         )
 
     def unread(self) -> np.ndarray:
+        # From "all are unread" downwards, since from below two units that read only each other would both stay.
         unread = np.ones(self.size, bool)
         while True:
             before = unread.sum()
             for point in self.group.points:
                 for reader in point.readers:
                     links = self.read_by(reader)
-                    if reader.kernel in self.own:
+                    if reader.kernel in self.recurrent:
                         links = links & ~np.tile(unread, links.shape[1] // self.size)[None]
                     unread = unread & ~links.any(1)
             if unread.sum() == before:
@@ -116,16 +122,18 @@ class _Links:
 
     def fed(self, layer: Layer, zero: np.ndarray) -> np.ndarray:
         """Whether anything but pruned weights and units that are always 0 leads to a unit: bool [units]."""
-        out = np.zeros(self.size, bool)
+        connected = np.zeros(self.size, bool)
         for kernel in layer.kernels:
+            # The value gate alone decides whether a unit stays at zero: the others scale what it lets in.
             links = self._kept(kernel).reshape(-1, layer.gates, self.size)[:, layer.value_gate]
-            if kernel in self.own:
+            if kernel in self.recurrent:
                 links = links[~np.tile(zero, links.shape[0] // self.size)]
-            out |= links.any(0)
-        return out
+            connected |= links.any(0)
+        return connected
 
     def values(self) -> tuple[list[np.ndarray], np.ndarray]:
         """What each unit is at each point, float64 [units], NaN where not constant; and which are always 0."""
+        # From "all are 0" downwards, for the same reason as in `unread`.
         zero = np.ones(self.size, bool)
         while True:
             values, before = [], np.zeros(self.size)
@@ -133,6 +141,7 @@ class _Links:
                 total = before if point.carries else np.zeros(self.size)
                 for layer in point.writers:
                     total = total + np.where(self.fed(layer, zero), np.nan, self._alone(layer))
+                # In float32, in which the model computes it: the constant must be the one that it adds.
                 after = np.asarray(point.activation(jnp.asarray(total, jnp.float32)), np.float64)
                 before = np.where(np.isfinite(total) & np.isfinite(after), after, np.nan)
                 values.append(before)
@@ -148,6 +157,7 @@ class _Links:
             bias = self.arrays[path].astype(np.float32)
             biases.append(bias.reshape(-1, self.size)[layer.value_gate if bias.size > self.size else 0])
         total = np.sum([np.zeros(self.size, np.float32), *biases], axis=0)
+        # A gated state moves towards its bias from step to step, and so is constant only if that is 0.
         if layer.zero_only:
             return np.where(np.sum(np.abs(biases), axis=0) != 0, np.nan, np.zeros(self.size))
         if layer.norm is not None:
@@ -180,7 +190,7 @@ def _refusal(reader: Reader, masks: Arrays) -> str:
     target = fold_target(reader.layer)
     if target is None:
         return "is read by a layer without a bias"
-    # The mask would take the constant away again.
+    # A bias with a mask of its own: the mask would take the constant away again.
     return "is read by a layer whose bias is pruned" if target in masks and not masks[target].all() else ""
 
 
@@ -191,9 +201,9 @@ def fold_target(layer: Layer) -> str | None:
     return layer.norm.mean if layer.norm is not None else None
 
 
-def _sentences(reader: Reader, reason: np.ndarray, kept: np.ndarray) -> list[str]:
+def _sentences(reader: Reader, reason: np.ndarray, units: np.ndarray) -> list[str]:
     name = _layer_name(reader.kernel)
-    return [f"{(kept & (reason == r)).sum()} constant, but {r}: {name}" for r in np.unique(reason[kept])]
+    return [f"{(units & (reason == r)).sum()} constant, but {r}: {name}" for r in np.unique(reason[units])]
 
 
 def _layer_name(kernel: str) -> str:

@@ -1,35 +1,41 @@
 """Dynamic sparse training: as many weights from start to end, but not the same ones. SET and RigL."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from jopt.checks import Open
 from jopt.layers import Layers, over_copies
 from jopt.prune import schedule
-from jopt.prune.assign import Pruned, Rules, assign, check_target, full_masks, pick, rebuild
-from jopt.prune.checks import check_name, check_steps, concrete, refuse_nan, switch
-from jopt.prune.criteria import noise, require
-from jopt.prune.patterns import Pattern, Unstructured
-from jopt.prune.pools import crowded, pools, select
-from jopt.prune.scores import magnitude
-from jopt.prune.select import keep_top
-from jopt.prune.state import PruneState, transform
-from jopt.transform import LayerStatistics, ParamTransform
+from jopt.prune.budgets import budget_of, crowded, pools, select
+from jopt.prune.masks import (
+    Moment,
+    Rules,
+    check_steps,
+    check_target,
+    concrete,
+    pruning_transform,
+    refuse_nan,
+    switch,
+)
+from jopt.prune.patterns import PatternLike, Unstructured, pattern_of
+from jopt.prune.scores import magnitude, noise, require
+from jopt.prune.select import Scalar, keep_top
+from jopt.transform import ParamTransform
 
 BUDGETS = ("layer", "erk")
 _ENTRIES = Unstructured()
 
 
 def set_evolution(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any = 0,
-    end: Any,
-    drop_fraction: Any = 0.3,
-    budget: str = "layer",
-    pattern: Pattern = _ENTRIES,
+    begin: Scalar = 0,
+    end: Scalar,
+    drop_fraction: Scalar = 0.3,
+    budget: Open = "layer",
+    pattern: PatternLike = _ENTRIES,
     rules: Rules = (),
     layers: Layers | None = None,
 ) -> ParamTransform:
@@ -49,6 +55,7 @@ def set_evolution(
       end: the step from which on they no longer change, at least `begin`; may be traced.
       drop_fraction: $\zeta$, in [0, 1); may be traced. 0 keeps the random masks: static sparse training.
       budget: 'layer': every parameter has this sparsity. 'erk': those without a rule share it by `jopt.prune.erk`.
+        Or a function as in `one_shot`, without pools.
       pattern: `Unstructured()` only.
       rules: as in `one_shot`.
       layers: as in `one_shot`.
@@ -76,13 +83,12 @@ def set_evolution(
       (8, 8, 2)
     """
 
-    def share(step: Any) -> jax.Array:
+    def share(step: Scalar) -> jax.Array:
         return jnp.asarray(drop_fraction, jnp.float32)
 
-    def growth(
-        pruned: Sequence[Pruned], weights: Sequence[jax.Array], grads: Any, key: jax.Array
-    ) -> list[jax.Array]:
-        return noise(jax.random.fold_in(key, 1), pruned, weights)
+    def growth(now: Moment, key: jax.Array) -> list[jax.Array]:
+        # Another stream than that of the first masks, which have the key itself.
+        return noise(jax.random.fold_in(key, 1), now)
 
     return _evolution(
         "SET", share, growth, sparsity, begin, end, drop_fraction, budget, pattern, rules, layers, frozenset()
@@ -90,13 +96,13 @@ def set_evolution(
 
 
 def rigl(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any = 0,
-    end: Any,
-    drop_fraction: Any = 0.3,
-    budget: str = "layer",
-    pattern: Pattern = _ENTRIES,
+    begin: Scalar = 0,
+    end: Scalar,
+    drop_fraction: Scalar = 0.3,
+    budget: Open = "layer",
+    pattern: PatternLike = _ENTRIES,
     rules: Rules = (),
     layers: Layers | None = None,
 ) -> ParamTransform:
@@ -128,6 +134,7 @@ def rigl(
       Evci et al. 2020, "Rigging the lottery: making all tickets winners", Algorithm 1.
 
     Example:
+      >>> from jopt.prune import PruneState
       >>> pruner = rigl(0.5, end=100, drop_fraction=0.5)
       >>> params, key = {"w": jnp.array([[5.0, 1.0, 0.0, 0.0]])}, jax.random.key(0)
       >>> state = PruneState({"w": jnp.array([[True, True, False, False]])}, jnp.float32(0.5))
@@ -136,13 +143,12 @@ def rigl(
       [[True, False, False, True]]
     """
 
-    def share(step: Any) -> jax.Array:
+    def share(step: Scalar) -> jax.Array:
         return schedule.cosine_share(step, drop_fraction=drop_fraction, begin=begin, end=end)
 
-    def growth(
-        pruned: Sequence[Pruned], weights: Sequence[jax.Array], grads: Any, key: jax.Array
-    ) -> list[jax.Array]:
-        return [magnitude(g) for g in require(grads, "rigl", "grads")]
+    def growth(now: Moment, key: jax.Array) -> list[jax.Array]:
+        del key
+        return [magnitude(g) for g in require(now.grads, "rigl", "grads")]
 
     needs = frozenset({"grads"})
     return _evolution(
@@ -152,70 +158,59 @@ def rigl(
 
 def _evolution(
     name: str,
-    share: Callable[[Any], jax.Array],
-    growth: Callable[..., list[jax.Array]],
-    sparsity: Any,
-    begin: Any,
-    end: Any,
-    drop_fraction: Any,
-    budget: str,
-    pattern: Pattern,
+    share: Callable[[Scalar], jax.Array],
+    growth: Callable[[Moment, jax.Array], list[jax.Array]],
+    sparsity: Scalar,
+    begin: Scalar,
+    end: Scalar,
+    drop_fraction: Scalar,
+    budget: Open,
+    pattern: PatternLike,
     rules: Rules,
-    known: Layers | None,
+    layers: Layers | None,
     needs: frozenset[str],
 ) -> ParamTransform:
-    if pattern != _ENTRIES:
+    if pattern_of(pattern) != _ENTRIES:
         raise ValueError(f"pattern of {name} must be {_ENTRIES}: it drops and grows single weights, got {pattern}")
-    check_name("budget", budget, BUDGETS)
+    shared_by = budget_of(budget, names=BUDGETS)
     check_steps(begin, end)
     check_target(sparsity, "", _ENTRIES)
     if concrete(drop_fraction) and not 0 <= float(drop_fraction) < 1:
         raise ValueError(f"drop_fraction must lie in [0, 1), got {drop_fraction}")
     last = jnp.asarray(sparsity, jnp.float32)
 
-    def init(params: Any) -> PruneState:
-        return PruneState(full_masks(params, assign(params, rules, _ENTRIES, known)), jnp.float32(0))
-
-    def update(
-        state: PruneState,
-        params: Any,
-        *,
-        step: Any,
-        grads: Any = None,
-        key: jax.Array | None = None,
-        layers: Mapping[str, LayerStatistics] | None = None,
-    ) -> PruneState:
-        del layers
-        # Also where a caller passes one key to every update, no two of them grow the same places.
-        stream: jax.Array = jax.random.fold_in(require(key, name, "key"), jnp.asarray(step, jnp.int32))
-        t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (step, begin, end))
-        pruned = assign(params, rules, _ENTRIES, known)
-        masks, weights = pick(params, pruned, state.masks), pick(params, pruned, params)
-        grown = growth(pruned, weights, None if grads is None else pick(params, pruned, grads), stream)
-        ends = [last if p.target is None else jnp.asarray(p.target, jnp.float32) for p in pruned]
-        shared = pools(pruned, ends, budget)
-        fresh = (t >= t0) & jnp.stack([crowded(pool, masks, pruned) for pool in shared]).any()
+    def decide(now: Moment, reached: jax.Array) -> tuple[Sequence[jax.Array], jax.Array]:
+        # Also where a caller passes one key to every update, no two of them grow the same positions.
+        stream = jax.random.fold_in(require(now.key, name, "key"), jnp.asarray(now.step, jnp.int32))
+        t, t0, t1 = (jnp.asarray(x, jnp.int32) for x in (now.step, begin, end))
+        # Outside of the branches, where a missing gradient or a NaN is refused in an eager call.
+        grown = growth(now, stream)
+        shared = pools(now.pruned, now.ends(last), shared_by)
+        if any(pool.shared for pool in shared):
+            raise ValueError(f"budget of {name} must give each layer its own count, got one with pools: {budget!r}")
+        # Crowded masks are those of a stage without pruning, or sparser in another place: they are drawn first.
+        fresh = (t >= t0) & jnp.stack([crowded(pool, now.masks, now.pruned) for pool in shared]).any()
         moving = (t >= t0) & (t < t1) & ~fresh
-        refuse_nan(moving, pruned, weights, grown)
+        refuse_nan(moving, now.pruned, now.weights, grown)
 
         def draw() -> list[jax.Array]:
-            chance = noise(stream, pruned, weights)
+            chance = noise(stream, now)
             # One pool a parameter, in their order.
-            return [select(pool, masks, chance, pruned)[0] for pool in shared]
+            return [select(pool, now.masks, chance, now.pruned)[0] for pool in shared]
 
         def move() -> list[jax.Array]:
-            drop = share(step)
+            drop = share(now.step)
             return [
+                # Each copy of a stacked layer keeps its own count.
                 over_copies(_replace, p.stack)(*columns, drop)
-                for p, *columns in zip(pruned, masks, weights, grown, strict=True)
+                for p, *columns in zip(now.pruned, now.masks, now.weights, grown, strict=True)
             ]
 
         case = jnp.where(fresh, 1, jnp.where(moving, 2, 0))
-        masks = switch(case, lambda: masks, draw, move)
-        reached = jnp.where(t >= t0, jnp.maximum(state.sparsity, last), state.sparsity)
-        return state._replace(masks=rebuild(params, pruned, masks), sparsity=reached)
+        masks = switch(case, lambda: list(now.masks), draw, move)
+        return masks, jnp.where(t >= t0, jnp.maximum(reached, last), reached)
 
-    return transform(init, update, needs=needs)
+    return pruning_transform(decide, rules=rules, layers=layers, needs=needs)
 
 
 def _replace(mask: jax.Array, w: jax.Array, growth: jax.Array, share: jax.Array) -> jax.Array:
@@ -230,7 +225,9 @@ def _replace(mask: jax.Array, w: jax.Array, growth: jax.Array, share: jax.Array)
     Returns:
       A mask of the shape and the count of `mask`.
     """
-    kept = jnp.sum(mask, dtype=jnp.int32)
-    moved = jnp.minimum(jnp.round(share * kept.astype(jnp.float32)).astype(jnp.int32), mask.size - kept)
-    stay = keep_top(jnp.where(mask, magnitude(w), -jnp.inf), kept - moved)
+    count = jnp.sum(mask, dtype=jnp.int32)
+    # A layer that is nearly dense has fewer pruned weights to grow than its share to drop.
+    moved = jnp.minimum(jnp.round(share * count.astype(jnp.float32)).astype(jnp.int32), mask.size - count)
+    stay = keep_top(jnp.where(mask, magnitude(w), -jnp.inf), count - moved)
+    # Among the weights that were pruned before, so that what is dropped now does not grow back at once.
     return stay | keep_top(jnp.where(mask, -jnp.inf, growth), moved)

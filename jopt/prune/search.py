@@ -1,4 +1,4 @@
-"""The k largest of many numbers, without sorting them: a search for the threshold by counting."""
+"""The largest of many numbers without sorting them: k of all by counting, n of each run of m by comparing."""
 
 import functools
 import itertools
@@ -78,15 +78,15 @@ def largest(arrays: Sequence[jax.Array], k: jax.Array) -> list[jax.Array]:
         return of_all
 
     everything = Bracket(jnp.int32(LOWEST), jnp.int32(INFINITY + 1), jnp.int32(n), zero)
-    found = _narrow(count(lambda x, start, t: order_keys(x) >= t), k, everything)
+    threshold = _narrow(count(lambda x, start, t: order_keys(x) >= t), k, everything)
 
     def tied(x: jax.Array, start: jax.Array, t: jax.Array) -> jax.Array:
-        return (order_keys(x) == found.low) & (_minus_index(x, start) >= t)
+        return (order_keys(x) == threshold.low) & (_minus_index(x, start) >= t)
 
     # Of the tied entries the lowest indices, so the largest minus-indices, by the same search.
-    ties = Bracket(jnp.int32(1 - n), jnp.int32(1), found.at_low - found.at_high, zero)
-    last = _narrow(count(tied), k - found.at_high, ties).low
-    masks = [(order_keys(x) > found.low) | tied(x, o, last) for x, o in zip(arrays, starts, strict=True)]
+    ties = Bracket(jnp.int32(1 - n), jnp.int32(1), threshold.at_low - threshold.at_high, zero)
+    last = _narrow(count(tied), k - threshold.at_high, ties).low
+    masks = [(order_keys(x) > threshold.low) | tied(x, o, last) for x, o in zip(arrays, starts, strict=True)]
     return [mask & (k > 0) for mask in masks]
 
 
@@ -131,3 +131,39 @@ def _minus_index(x: jax.Array, start: jax.Array) -> jax.Array:
         index += stride * jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
         stride *= x.shape[axis]
     return -index
+
+
+# Compiled once for a shape; called in a trace it becomes part of the caller's program.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def largest_in_runs(scores: jax.Array, n: int, m: int, axes: tuple[int, ...]) -> jax.Array:
+    """Keeps the `n` largest of every `m` consecutive entries; of equal ones, the earlier.
+
+    Args:
+      scores: floating, of any shape.
+      n: how many of each run are kept.
+      m: the length of a run.
+      axes: the axis that runs lie along, or several, ascending, joined in row-major order.
+
+    Returns:
+      A boolean mask of the shape of `scores`.
+
+    Example:
+      >>> largest_in_runs(jnp.array([3.0, 1.0, 2.0, 2.0]), 2, 4, (0,)).tolist()
+      [True, False, True, False]
+    """
+    axis, *others = axes
+    if others:
+        end = tuple(range(-len(axes), 0))
+        moved = jnp.moveaxis(scores, axes, end)
+        flat = moved.reshape(*moved.shape[: -len(axes)], -1)
+        mask = largest_in_runs(flat, n, m, (flat.ndim - 1,))
+        return jnp.moveaxis(mask.reshape(moved.shape), end, axes)
+    before, after = scores.shape[:axis], scores.shape[axis + 1 :]
+    keys = order_keys(scores).reshape(*before, scores.shape[axis] // m, m, *after)
+    position = jax.lax.broadcasted_iota(jnp.int32, keys.shape, axis + 1)
+    # An entry's rank in its run is the number of entries before it: m comparisons are cheaper than a sort.
+    rank = jnp.zeros(keys.shape, jnp.int32)
+    for j in range(m):
+        other = jax.lax.slice_in_dim(keys, j, j + 1, axis=axis + 1)
+        rank += ((other > keys) | ((other == keys) & (j < position))).astype(jnp.int32)
+    return (rank < n).reshape(scores.shape)

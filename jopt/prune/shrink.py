@@ -1,6 +1,6 @@
 """Physical shrinking: a smaller model that computes what the masked one does; see docs/shrinking.md."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,13 +10,36 @@ import optax
 from jax.core import Tracer
 
 from jopt import coupling
-from jopt.coupling import Coupling, CouplingError, Group
+from jopt.coupling import Coupling, CouplingError, Group, Norm
 from jopt.moments import cut_state
-from jopt.prune.cut import Removed, axes, cut, rows
 from jopt.prune.dead import fold_target, judge
+from jopt.prune.masks import Masks
 from jopt.rules import named_leaves, path_name
+from jopt.transform import Params, State
 
-Params = Any
+Arrays = dict[str, Any]
+"""Arrays by path, of JAX or NumPy."""
+Model = Any
+"""A Linen module of `jopt.models`, or any object with `coupling(x) -> jopt.coupling.Coupling`."""
+Batch = Any
+"""One batch or its `jax.ShapeDtypeStruct`."""
+
+
+class Removed(NamedTuple):
+    """What was cut of one group of units.
+
+    Attributes:
+      layer: the group's name.
+      before: units before.
+      kept: indices of the units that are left, ascending.
+      axes: `(path, axis)` of every array that has these units on this (negative) axis, perhaps in several blocks
+        one after the other: the gates of a recurrent layer, the positions before a flattening.
+    """
+
+    layer: str
+    before: int
+    kept: tuple[int, ...]
+    axes: tuple[tuple[str, int], ...]
 
 
 class ShrinkRow(NamedTuple):
@@ -39,14 +62,14 @@ class Shrunk(NamedTuple):
       removed: for each group of units what is left, for `cut` (of masks, of a moving average).
     """
 
-    model: Any
+    model: Model
     params: Params
-    model_state: Any
-    opt_state: Any
+    model_state: State
+    opt_state: State
     removed: tuple[Removed, ...]
 
 
-def shrink(model: Any, params: Params, masks: Any, *, x: Any = None) -> tuple[Any, Params]:
+def shrink(model: Model, params: Params, masks: Masks, *, x: Batch | None = None) -> tuple[Model, Params]:
     """Removes the units that the masks leave without input or without output: `f'(x; w') = f(x; w * m)`.
 
     A unit (neuron, channel, state unit) goes if every weight that reads it is pruned; or if every weight that feeds
@@ -80,8 +103,8 @@ def shrink(model: Any, params: Params, masks: Any, *, x: Any = None) -> tuple[An
       >>> model.features, params["Dense_1"]["bias"].tolist()               # 0.25 + 2 * relu(0.5) + 4 * relu(-1)
       ((1,), [1.25])
     """
-    found = coupling.of(model, x)
-    if any(layer.norm for layer in coupling.layers(found)):
+    structure = coupling.of(model, x)
+    if any(layer.norm for layer in coupling.layers(structure)):
         raise ValueError(
             f"{type(model).__name__} has batch statistics, which must be cut too: call "
             "shrink_all(model, params, masks, model_state=...), or jopt.quantize.fold first"
@@ -91,14 +114,14 @@ def shrink(model: Any, params: Params, masks: Any, *, x: Any = None) -> tuple[An
 
 
 def shrink_all(
-    model: Any,
+    model: Model,
     params: Params,
-    masks: Any,
+    masks: Masks,
     *,
-    model_state: Any = None,
+    model_state: State = None,
     optimizer: optax.GradientTransformation | optax.GradientTransformationExtraArgs | None = None,
-    opt_state: Any = None,
-    x: Any = None,
+    opt_state: State = None,
+    x: Batch | None = None,
 ) -> Shrunk:
     """As `shrink`, with the model's state and the optimizer's, so that training can go on where it was.
 
@@ -126,23 +149,26 @@ def shrink_all(
     """
     if opt_state is not None and optimizer is None:
         raise ValueError("opt_state is cut by what its optimizer says of it: pass optimizer too")
-    work, found = _reduced(model, params, masks, model_state, x)
+    work, structure = _reduced(model, params, masks, model_state, x)
     removed = work.removed()
-    small = found.resize({group.name: work.sizes[group.name] for group in found.groups})
-    out = _like(params, work.params), _like(model_state, work.state)
+    small = structure.resize({group.name: work.sizes[group.name] for group in structure.groups})
+    smaller_trees = _like(params, work.params), _like(model_state, work.state)
     if x is None:
+        # Without a batch, the kernels of the first layer say what an input looks like.
         shapes = {path: jnp.shape(leaf) for path, leaf in named_leaves(params)}
-        x = jax.ShapeDtypeStruct(found.example(shapes.__getitem__), jnp.float32)
-    _check_shapes(small, *out, x)
+        x = jax.ShapeDtypeStruct(structure.example(shapes.__getitem__), jnp.float32)
+    _check_shapes(small, *smaller_trees, x)
     if opt_state is not None and optimizer is not None:
-        before, after = ({path: jnp.shape(leaf) for path, leaf in named_leaves(tree)} for tree in (params, out[0]))
+        before, after = (
+            {path: jnp.shape(leaf) for path, leaf in named_leaves(tree)} for tree in (params, smaller_trees[0])
+        )
         smaller = {path: shape for path, shape in before.items() if shape != after[path]}
         opt_state = cut_state(lambda tree: cut(tree, removed), smaller, after, optimizer, opt_state)
-    return Shrunk(small, *out, opt_state, removed)
+    return Shrunk(small, *smaller_trees, opt_state, removed)
 
 
 def shrink_plan(
-    model: Any, params: Params, masks: Any, *, model_state: Any = None, x: Any = None
+    model: Model, params: Params, masks: Masks, *, model_state: State = None, x: Batch | None = None
 ) -> list[ShrinkRow]:
     """What `shrink_all` would remove, a row for each group of units, before anything is cut.
 
@@ -162,10 +188,10 @@ def shrink_plan(
       Dense_0       4      1  1 is left: a layer is never emptied
       all           4      1
     """
-    work, found = _reduced(model, params, masks, model_state, x)
+    work, structure = _reduced(model, params, masks, model_state, x)
     return [
         ShrinkRow(group.name, group.size, work.sizes[group.name], "; ".join(work.why[group.name]))
-        for group in found.groups
+        for group in structure.groups
     ]
 
 
@@ -180,19 +206,92 @@ def describe_shrinking(plan: Sequence[ShrinkRow]) -> str:
     )
 
 
+def cut(tree: Any, removed: Sequence[Removed]) -> Any:
+    """Leaves the kept units of every array whose path is named, the other arrays as they are.
+
+    Args:
+      tree: any tree with the parameters' paths and shapes (gradients, a moment, masks; None where there is none;
+        or several such arrays in a parameter's place), or the model's state.
+      removed: what `shrink_all` reports.
+
+    Returns:
+      The tree, smaller.
+
+    Raises:
+      ValueError: if an array has another shape than the one that was cut, naming it.
+
+    Example:
+      >>> tree = {"Dense_0": {"bias": jnp.arange(3.0)}, "other": jnp.ones(3)}
+      >>> cut(tree, [Removed("Dense_0", 3, (0, 2), (("Dense_0/bias", -1),))])["Dense_0"]["bias"].tolist()
+      [0.0, 2.0]
+    """
+    cuts: dict[str, list[tuple[int, Removed]]] = {}
+    for one in removed:
+        if len(one.kept) < one.before:
+            for path, axis in one.axes:
+                cuts.setdefault(path, []).append((axis, one))
+
+    def leaf(path: Any, x: Batch) -> Any:
+        # A moment's path is that of its parameter, or goes on below it.
+        prefixes = (path_name(path[:end]) for end in range(len(path), 0, -1))
+        name = next((prefix for prefix in prefixes if prefix in cuts), "")
+        for axis, one in cuts.get(name, ()):
+            if x.ndim < -axis or x.shape[axis] % one.before:
+                raise ValueError(
+                    f"{name} has shape {x.shape} here, whose axis {axis} does not hold the {one.before} units of "
+                    f"{one.layer}: only arrays of the parameter's own shape can be cut"
+                )
+            x = jnp.take(x, unit_rows(one.kept, one.before, x.shape[axis]), axis=axis)
+        return x
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def unit_rows(units: Any, size: int, length: int) -> np.ndarray:
+    """The indices, along an axis of `length`, of units that lie there in blocks of `size`.
+
+    Example:
+      >>> unit_rows([0, 2], 3, 6).tolist()
+      [0, 2, 3, 5]
+    """
+    return (np.arange(length // size)[:, None] * size + np.asarray(units, int)[None]).reshape(-1)
+
+
+def axes_of(group: Group) -> dict[tuple[str, int], int]:
+    """`(path, axis)` of every array that has the group's units, with the number of blocks that a writer says.
+
+    Readers say none (0): a flattening before them may make any number.
+    """
+    out: dict[tuple[str, int], int] = {}
+    for point in group.points:
+        for layer in point.writers:
+            out |= {(kernel, -1): layer.gates for kernel in layer.kernels}
+            out |= {(bias, -1): 0 for bias in layer.biases}
+            out |= {(path, -1): 1 for path in _norm_paths(layer.norm)}
+        out |= {(reader.kernel, -2): 0 for reader in point.readers}
+    return out
+
+
+def _norm_paths(norm: Norm | None) -> Iterator[str]:
+    """The four arrays of a normalization, if there is one."""
+    if norm is not None:
+        yield from (norm.scale, norm.bias, norm.mean, norm.var)
+
+
 class _Work:
     """Masked parameters, masks and state by path, in NumPy, while units are cut from them group by group."""
 
-    def __init__(self, groups: Sequence[Group], params: Params, masks: Any, model_state: Any):
+    def __init__(self, groups: Sequence[Group], params: Params, masks: Masks, model_state: State):
         self.params, self.masks, self.state = (dict(named_leaves(tree)) for tree in (params, masks, model_state))
         _check_inputs(self.params, self.masks, self.state)
         self.masks = {path: np.asarray(mask) for path, mask in self.masks.items()}
         self.params = {path: np.asarray(value) for path, value in self.params.items()}
         self.state = {path: np.asarray(value) for path, value in self.state.items()}
         for path, mask in self.masks.items():
+            # What is pruned may hold anything where parameters are not held projected.
             self.params[path] = np.where(mask, self.params[path], np.zeros((), self.params[path].dtype))
         self.groups = {group.name: group for group in groups}
-        self.axes = {name: axes(group) for name, group in self.groups.items()}
+        self.axes = {name: axes_of(group) for name, group in self.groups.items()}
         self.sizes = {group.name: group.size for group in groups}
         self.kept = {group.name: np.arange(group.size) for group in groups}
         self.why: dict[str, tuple[str, ...]] = {group.name: () for group in groups}
@@ -212,14 +311,14 @@ class _Work:
                 self.params[target] = _plus(self.params[target], shift)
             else:
                 self.state[target] = _plus(self.state[target], -shift)  # (y - c) - mean = y - (mean + c)
-        kept = np.flatnonzero(~verdict.dead)
+        alive = np.flatnonzero(~verdict.dead)
         for path, axis in self.axes[name]:
             for arrays in (self.params, self.masks, self.state):
                 if path in arrays:
-                    where = rows(kept, self.sizes[name], arrays[path].shape[axis])
+                    where = unit_rows(alive, self.sizes[name], arrays[path].shape[axis])
                     arrays[path] = np.take(arrays[path], where, axis)
-        self.kept[name] = self.kept[name][kept]
-        self.sizes[name] = len(kept)
+        self.kept[name] = self.kept[name][alive]
+        self.sizes[name] = len(alive)
         return True
 
     def removed(self) -> tuple[Removed, ...]:
@@ -234,6 +333,7 @@ class _Work:
             if array is None:
                 have = ", ".join([*self.params, *self.state])
                 raise CouplingError(f"{group.name} needs {path!r}, which is not there; there are: {have}")
+            # An array whose axis is a multiple by chance would be cut in the wrong places, without a word.
             length = array.shape[axis] if array.ndim >= -axis else 0
             if length == 0 or length % group.size or (blocks and length != blocks * group.size):
                 expected = f"{blocks} x {group.size}" if blocks > 1 else f"{group.size}"
@@ -243,21 +343,23 @@ class _Work:
                 )
 
 
-def _reduced(model: Any, params: Params, masks: Any, model_state: Any, x: Any) -> tuple[_Work, Coupling]:
-    found = coupling.of(model, x)
-    names = [group.name for group in found.groups]
+def _reduced(model: Model, params: Params, masks: Masks, model_state: State, x: Batch) -> tuple[_Work, Coupling]:
+    structure = coupling.of(model, x)
+    names = [group.name for group in structure.groups]
     if len(set(names)) < len(names):
         raise CouplingError(f"{type(model).__name__} declares two groups of one name: {names}")
-    if model_state is None and any(layer.norm for layer in coupling.layers(found)):
+    if model_state is None and any(layer.norm for layer in coupling.layers(structure)):
         raise ValueError(f"{type(model).__name__} has batch normalization: pass model_state, its statistics, too")
-    work = _Work(found.groups, params, masks, model_state)
+    work = _Work(structure.groups, params, masks, model_state)
     # Removing units takes inputs and outputs from others: again, until nothing more is dead.
+    # A list, not a generator: each round looks at every group, whatever the first one says.
     while any([work.reduce(name) for name in names]):
         pass
-    return work, found
+    return work, structure
 
 
 def _plus(array: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    # Constants of many units are added up: in float64, and rounded once.
     return (array.astype(np.float64) + shift).astype(array.dtype)
 
 
@@ -265,7 +367,7 @@ def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[path_name(path)]), tree)
 
 
-def _check_inputs(params: dict[str, Any], masks: dict[str, Any], state: dict[str, Any]) -> None:
+def _check_inputs(params: Arrays, masks: Arrays, state: Arrays) -> None:
     for tree, leaves in (("params", params), ("masks", masks), ("model_state", state)):
         for path, leaf in leaves.items():
             if isinstance(leaf, Tracer):
@@ -283,11 +385,12 @@ def _check_inputs(params: dict[str, Any], masks: dict[str, Any], state: dict[str
             raise ValueError(f"the mask of {path} must have shape {np.shape(params[path])}, got {np.shape(mask)}")
 
 
-def _check_shapes(small: Any, params: Params, state: Any, x: Any) -> None:
+def _check_shapes(small: Model, params: Params, state: State, x: Batch) -> None:
     """The new model's own idea of its parameters must be what was cut; nothing is computed."""
     arrays = dict(named_leaves({**(state or {}), "params": params}))
-    wanted = jax.eval_shape(lambda: small.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype)))
-    expected = {path: leaf.shape for path, leaf in named_leaves(dict(wanted))}
+    variables = jax.eval_shape(lambda: small.init(jax.random.key(0), jnp.zeros(x.shape, x.dtype)))
+    expected = {path: leaf.shape for path, leaf in named_leaves(dict(variables))}
+    # The state may hold more than the model makes, such as counters of a user's own.
     got = {path: leaf.shape for path, leaf in arrays.items() if path in expected or path.startswith("params/")}
     for path in sorted(expected.keys() | got.keys()):
         if expected.get(path) != got.get(path):

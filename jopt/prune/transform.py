@@ -1,29 +1,37 @@
 """Pruning that only ever takes away: at once, gradually, in rounds."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from jopt.checks import Open, OpenFunction
 from jopt.layers import Layers
-from jopt.prune import schedule
-from jopt.prune.assign import Rules, assign, check_target, full_masks, pick, rebuild
-from jopt.prune.checks import check_name, check_steps, concrete, refuse_nan, switch
-from jopt.prune.criteria import NEEDS, SCORES, rank
-from jopt.prune.patterns import NM, Pattern, Unstructured
-from jopt.prune.pools import BUDGETS, crowded, pools, select
-from jopt.prune.state import PruneState, transform
-from jopt.transform import LayerStatistics, ParamTransform
+from jopt.prune import schedule as schedules
+from jopt.prune.budgets import budget_of, crowded, pools, select
+from jopt.prune.masks import (
+    Moment,
+    Rules,
+    check_steps,
+    check_target,
+    concrete,
+    pruning_transform,
+    refuse_nan,
+    switch,
+)
+from jopt.prune.patterns import Pattern, PatternLike, Unstructured, pattern_of
+from jopt.prune.scores import needs_of, rank, score_of
+from jopt.prune.select import Scalar
+from jopt.transform import ParamTransform
 
 
 def one_shot(
-    sparsity: Any = None,
+    sparsity: Scalar | None = None,
     *,
-    begin: Any = 0,
-    score: str = "magnitude",
-    pattern: Pattern = Unstructured(),  # noqa: B008
-    budget: str = "layer",
+    begin: Scalar = 0,
+    score: Open = "magnitude",
+    pattern: PatternLike = Unstructured(),  # noqa: B008
+    budget: Open = "layer",
     rules: Rules = (),
     layers: Layers | None = None,
 ) -> ParamTransform:
@@ -35,10 +43,12 @@ def one_shot(
     Args:
       sparsity: the share of groups to prune, in [0, 1); may be traced. None for `NM`, whose sparsity is 1 - n/m.
       begin: the optimizer step from which on it may prune; may be traced.
-      score: one of `jopt.prune.SCORES`.
-      pattern: what is kept or pruned together.
+      score: one of `jopt.prune.SCORES`, a function of some of `jopt.prune.scores.READABLE` by these names, or
+        'package.module:name' of one.
+      pattern: what is kept or pruned together: a `jopt.prune.Pattern`, or what else `jopt.prune.pattern_of` takes.
       budget: 'layer': every parameter has this sparsity. 'global': all parameters without a rule compete for one
-        budget. 'erk': these get their shares by `jopt.prune.erk`.
+        budget. 'erk': these get their shares by `jopt.prune.erk`. Or a function of some of
+        `jopt.prune.budgets.READABLE`, or 'package.module:name' of one.
       rules: pairs of a pattern of a parameter's path and its own sparsity, or None to leave it alone; the first
         match wins. By default every floating weight is pruned.
       layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, and along which
@@ -66,36 +76,38 @@ def one_shot(
     """
     check_steps(begin=begin)
 
-    def target(step: Any, last: jax.Array) -> jax.Array:
+    def target(step: Scalar, last: jax.Array) -> jax.Array:
         return jnp.where(jnp.asarray(step, jnp.int32) >= jnp.asarray(begin, jnp.int32), last, jnp.float32(0))
 
     return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def gradual(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any,
-    end: Any,
-    initial_sparsity: Any = 0.0,
-    score: str = "magnitude",
-    pattern: Pattern = Unstructured(),  # noqa: B008
-    budget: str = "layer",
+    begin: Scalar,
+    end: Scalar,
+    initial_sparsity: Scalar = 0.0,
+    schedule: str | schedules.Curve = "cubic",
+    score: Open = "magnitude",
+    pattern: PatternLike = Unstructured(),  # noqa: B008
+    budget: Open = "layer",
     rules: Rules = (),
     layers: Layers | None = None,
 ) -> ParamTransform:
     r"""Prunes more in every update from `begin` on: $s_t = s_f + (s_i - s_f) (1 - \frac{t - t_0}{t_1 - t_0})^3$.
 
     The sparsity is exactly `sparsity` in the first update at or after `end`; the masks never change after that.
-    Each parameter with a rule follows the same cubic to its own target.
+    Each parameter with a rule follows the same curve to its own target.
 
     Args:
       sparsity: the last sparsity $s_f$, in [0, 1); may be traced.
       begin: the step $t_0$ from which on it prunes; may be traced.
       end: the step $t_1$ from which on the target holds, at least `begin`; may be traced.
       initial_sparsity: $s_i$, of an update at `begin`, at most `sparsity`; may be traced. A parameter whose rule
-      asks
-        for less starts with its own target.
+        asks for less starts with its own target.
+      schedule: 'cubic' as above, 'linear', a function from the fraction of the time that is done to that of the way
+        from $s_i$ to $s_f$, or 'package.module:name' of one; see `jopt.prune.schedule.curve_of`.
       score: as in `one_shot`; the scores are those of the weights at each update.
       pattern: as in `one_shot`, but not `NM`.
       budget: as in `one_shot`.
@@ -120,28 +132,29 @@ def gradual(
       >>> pruner.apply(pruner.update(state, params, step=100), params)["w"].tolist()
       [[0.0, 0.0], [3.0, 0.0]]
     """
-    _refuse_nm("gradual", pattern)
+    pattern, curve = _growing("gradual", pattern), schedules.curve_of(schedule)
     check_steps(begin=begin, end=end)
     check_target(initial_sparsity, " for initial_sparsity", pattern)
     if concrete(sparsity, initial_sparsity) and float(initial_sparsity) > float(sparsity):
         raise ValueError(f"initial_sparsity must be at most sparsity ({sparsity}), got {initial_sparsity}")
 
-    def target(step: Any, last: jax.Array) -> jax.Array:
+    def target(step: Scalar, last: jax.Array) -> jax.Array:
+        # A rule may ask for less than the curve starts with.
         first = jnp.minimum(jnp.asarray(initial_sparsity, jnp.float32), last)
-        return schedule.cubic(step, sparsity=last, initial_sparsity=first, begin=begin, end=end)
+        return schedules.ramp(step, curve, sparsity=last, initial_sparsity=first, begin=begin, end=end)
 
     return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def iterative(
-    sparsity: Any,
+    sparsity: Scalar,
     *,
-    begin: Any,
-    end: Any,
-    rounds: Any,
-    score: str = "magnitude",
-    pattern: Pattern = Unstructured(),  # noqa: B008
-    budget: str = "layer",
+    begin: Scalar,
+    end: Scalar,
+    rounds: Scalar,
+    score: Open = "magnitude",
+    pattern: PatternLike = Unstructured(),  # noqa: B008
+    budget: Open = "layer",
     rules: Rules = (),
     layers: Layers | None = None,
 ) -> ParamTransform:
@@ -178,94 +191,74 @@ def iterative(
       >>> int(state.masks["w"].sum()), int(pruner.update(state, params, step=100).masks["w"].sum())
       (2, 1)
     """
-    _refuse_nm("iterative", pattern)
+    pattern = _growing("iterative", pattern)
     check_steps(begin=begin, end=end)
     if concrete(rounds) and int(rounds) < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
 
-    def target(step: Any, last: jax.Array) -> jax.Array:
-        return schedule.geometric(step, sparsity=last, begin=begin, end=end, rounds=rounds)
+    def target(step: Scalar, last: jax.Array) -> jax.Array:
+        return schedules.geometric(step, sparsity=last, begin=begin, end=end, rounds=rounds)
 
     return _pruner(target, sparsity, score, pattern, budget, rules, layers)
 
 
 def _pruner(
-    target: Callable[[Any, jax.Array], jax.Array],
-    sparsity: Any,
-    score: str,
-    pattern: Pattern,
-    budget: str,
+    target: Callable[[Scalar, jax.Array], jax.Array],
+    sparsity: Scalar | None,
+    score: Open,
+    pattern: PatternLike,
+    budget: Open,
     rules: Rules,
-    known: Layers | None,
+    layers: Layers | None,
 ) -> ParamTransform:
     """The transform whose sparsity at a step is `target(step, last sparsity)`, which never falls."""
-    check_name("score", score, SCORES)
-    check_name("budget", budget, BUDGETS)
-    check_target(sparsity, "", pattern)
-    if isinstance(pattern, NM) and budget != "layer":
-        raise ValueError(f"budget must be 'layer' for {pattern}, which leaves nothing to share out, got {budget!r}")
-    last = jnp.asarray(pattern.sparsity if isinstance(pattern, NM) else sparsity, jnp.float32)
-
-    def init(params: Any) -> PruneState:
-        pruned = assign(params, rules, pattern, known)
-        sums = rebuild(params, pruned, [jnp.zeros(p.shape, jnp.float32) for p in pruned])
-        return PruneState(full_masks(params, pruned), jnp.float32(0), sums if score == "movement" else ())
-
-    def update(
-        state: PruneState,
-        params: Any,
-        *,
-        step: Any,
-        grads: Any = None,
-        key: jax.Array | None = None,
-        layers: Mapping[str, LayerStatistics] | None = None,
-    ) -> PruneState:
-        pruned = assign(params, rules, pattern, known)
-        of = lambda tree: pick(params, pruned, tree)  # noqa: E731
-        masks, weights = of(state.masks), of(params)
-        ends = [last if p.target is None else jnp.asarray(p.target, jnp.float32) for p in pruned]
-        shared = pools(pruned, [target(step, end) for end in ends], budget)
-        due = jnp.stack([crowded(pool, masks, pruned) for pool in shared]).any()
-        scores = rank(
-            score,
-            pruned,
-            weights,
-            masks,
-            movement=of(state.movement) if score == "movement" else None,
-            grads=None if grads is None else of(grads),
-            key=key,
-            layers=layers,
+    ranked_by, grouping, shared_by = score_of(score), pattern_of(pattern), budget_of(budget)
+    fixed = grouping.fixed_sparsity
+    check_target(sparsity, "", grouping)
+    if fixed is not None and budget != "layer":
+        raise ValueError(
+            f"budget must be 'layer' for {grouping}, which leaves nothing to share out, got {budget!r}"
         )
-        refuse_nan(due, pruned, weights, scores)
+    last = jnp.asarray(sparsity if fixed is None else fixed, jnp.float32)
 
-        def choose() -> list[jax.Array]:
-            new = dict(
-                pair
-                for pool in shared
-                for pair in zip(pool.members, select(pool, masks, scores, pruned), strict=True)
-            )
-            return [new[i] for i in range(len(pruned))]
+    def decide(now: Moment, reached: jax.Array) -> tuple[Sequence[jax.Array], jax.Array]:
+        # A parameter with a rule follows the same curve to its own end.
+        masks = _masks(now, [target(now.step, end) for end in now.ends(last)], ranked_by, shared_by)
+        # The maximum: where an earlier stage pruned more, nothing grows back.
+        return masks, jnp.maximum(reached, target(now.step, last))
 
-        masks = switch(due.astype(jnp.int32), lambda: masks, choose)
-        reached = jnp.maximum(state.sparsity, target(step, last))
-        return state._replace(masks=rebuild(params, pruned, masks), sparsity=reached)
-
-    def observe(state: PruneState, params: Any, grads: Any) -> PruneState:
-        def add(total: jax.Array | None, w: Any, g: Any) -> jax.Array | None:
-            if total is None:
-                return None
-            # The zero, which XLA cannot know, keeps it from fusing product and difference, which would round once
-            # in a compiled program and twice outside of one.
-            zero = jax.lax.optimization_barrier(jnp.zeros_like(total))
-            return total - (w.astype(jnp.float32) * g.astype(jnp.float32) + zero)
-
-        return state._replace(
-            movement=jax.tree.map(add, state.movement, params, grads, is_leaf=lambda x: x is None)
-        )
-
-    return transform(init, update, observe=observe if score == "movement" else None, needs=NEEDS[score])
+    return pruning_transform(
+        decide,
+        pattern=grouping,
+        rules=rules,
+        layers=layers,
+        needs=needs_of(ranked_by),
+        movement="movement" in ranked_by.required,
+    )
 
 
-def _refuse_nm(name: str, pattern: Pattern) -> None:
-    if isinstance(pattern, NM):
-        raise ValueError(f"pattern of {name} must be one whose sparsity can grow, got {pattern}: use one_shot")
+def _masks(
+    now: Moment, targets: Sequence[jax.Array], score: OpenFunction, budget: OpenFunction
+) -> Sequence[jax.Array]:
+    """The masks, smaller where a pool keeps more than its sparsity allows."""
+    shared = pools(now.pruned, targets, budget)
+    due = jnp.stack([crowded(pool, now.masks, now.pruned) for pool in shared]).any()
+    # Scores are computed outside of the branches: a NaN among them is refused where they are concrete.
+    scores = rank(score, now)
+    refuse_nan(due, now.pruned, now.weights, scores)
+
+    def choose() -> list[jax.Array]:
+        chosen: dict[int, jax.Array] = {}
+        for pool in shared:
+            chosen |= zip(pool.members, select(pool, now.masks, scores, now.pruned), strict=True)
+        return [chosen[i] for i in range(len(now.pruned))]
+
+    return switch(due.astype(jnp.int32), lambda: list(now.masks), choose)
+
+
+def _growing(name: str, pattern: PatternLike) -> Pattern:
+    """The pattern, whose sparsity must be free to grow."""
+    grouping = pattern_of(pattern)
+    if grouping.fixed_sparsity is not None:
+        raise ValueError(f"pattern of {name} must be one whose sparsity can grow, got {grouping}: use one_shot")
+    return grouping

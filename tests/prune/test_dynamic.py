@@ -165,7 +165,7 @@ BAD = [
     (lambda: prune.rigl(0.5, end=10, drop_fraction=1.0), r"drop_fraction must lie in \[0, 1\), got 1.0"),
     (lambda: prune.set_evolution(0.5, end=10, drop_fraction=-0.1), r"drop_fraction must lie in \[0, 1\), got -0.1"),
     (lambda: prune.rigl(0.5, begin=11, end=10), r"end must be a step, at least begin \(11\), got 10"),
-    (lambda: prune.rigl(0.5, end=10, budget="global"), "budget must be one of 'layer', 'erk', got 'global'"),
+    (lambda: prune.rigl(0.5, end=10, budget="global"), "budget must be one of 'layer', 'erk', .*got 'global'"),
     (lambda: prune.rigl(0.5, end=10, pattern=Block((2, 2))), r"pattern of RigL must be Unstructured.*got Block"),
     (lambda: prune.set_evolution(0.5, end=10, pattern=Block((2, 2))), r"pattern of SET must be Unstructured"),
     (lambda: prune.set_evolution(0.5, end=10).update(dense(), tree(), step=0), r"'SET' reads key: .* got None"),

@@ -6,7 +6,6 @@ import pytest
 
 from jopt.layers import Parameter
 from jopt.prune import NM, Block, Channel, Unstructured
-from jopt.prune.patterns import group_size, in_copy, resolve
 
 pytestmark = pytest.mark.unoptimized
 
@@ -19,7 +18,7 @@ def test_unstructured_groups_are_entries():
     assert pattern.pool(jnp.asarray(DENSE)) is not None
     np.testing.assert_array_equal(pattern.pool(jnp.asarray(DENSE)), DENSE)
     np.testing.assert_array_equal(pattern.expand(jnp.asarray(DENSE > 5), (4, 6)), DENSE > 5)
-    assert group_size(pattern, (4, 6)) == 1
+    assert pattern.group_size((4, 6)) == 1
 
 
 def test_blocks_of_a_dense_kernel():
@@ -28,7 +27,7 @@ def test_blocks_of_a_dense_kernel():
     assert pattern.pool(jnp.asarray(DENSE)).tolist() == [[24.0, 42.0], [96.0, 114.0]]
     mask = pattern.expand(jnp.array([[True, False], [False, True]]), (4, 6))
     assert mask.astype(int).tolist() == [[1, 1, 1, 0, 0, 0]] * 2 + [[0, 0, 0, 1, 1, 1]] * 2
-    assert group_size(pattern, (4, 6)) == 6
+    assert pattern.group_size((4, 6)) == 6
 
 
 def test_blocks_of_a_convolution_leave_the_window_apart():
@@ -37,7 +36,7 @@ def test_blocks_of_a_convolution_leave_the_window_apart():
     kernel = np.random.RandomState(0).randn(3, 5, 6, 8).astype(np.float32)
     expected = kernel.reshape(3, 5, 3, 2, 2, 4).sum((3, 5))
     np.testing.assert_allclose(pattern.pool(jnp.asarray(kernel)), expected, rtol=1e-5, atol=1e-6)
-    assert group_size(pattern, kernel.shape) == 8
+    assert pattern.group_size(kernel.shape) == 8
 
 
 def test_blocks_may_span_any_number_of_axes():
@@ -55,7 +54,7 @@ def test_channels():
     assert mask.shape == kernel.shape
     np.testing.assert_array_equal(mask.all((0, 1, 3)), [True, False, True])
     np.testing.assert_array_equal(mask.any((0, 1, 3)), [True, False, True])
-    assert group_size(Channel(), kernel.shape) == 12
+    assert Channel().group_size(kernel.shape) == 12
 
 
 def test_runs_of_m():
@@ -95,7 +94,7 @@ def test_what_is_expanded_pools_to_itself_and_covers_all(pattern, shape):
     chosen = np.random.RandomState(0).rand(*pattern.grid(shape)) < 0.5
     mask = pattern.expand(jnp.asarray(chosen), shape)
     assert mask.shape == shape and mask.dtype == bool
-    np.testing.assert_array_equal(pattern.pool(mask.astype(jnp.float32)), chosen * group_size(pattern, shape))
+    np.testing.assert_array_equal(pattern.pool(mask.astype(jnp.float32)), chosen * pattern.group_size(shape))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_what_does_not_fit_is_refused(call, message):
 
 def test_a_block_of_one_side_does_not_run_across_copies():
     last = Parameter("kernel", contract=(0,), outputs=(1,), stack=(2,))
-    pattern = resolve(Block((2,)), last, (8, 4, 3))
-    assert pattern.grid((8, 4, 3)) == (8, 3, 2) and in_copy(pattern, (2,), (8, 4, 3)).grid((8, 4)) == (8, 2)
+    pattern = Block((2,)).resolve(last, (8, 4, 3))
+    assert pattern.grid((8, 4, 3)) == (8, 3, 2) and pattern.in_copy((2,), (8, 4, 3)).grid((8, 4)) == (8, 2)
     first = Parameter("kernel", contract=(1,), outputs=(2,), stack=(0,))
-    assert resolve(Block((2,)), first, (3, 8, 4)) == Block((2,))
+    assert Block((2,)).resolve(first, (3, 8, 4)) == Block((2,))

@@ -284,7 +284,7 @@ def test_a_count():
     for k in (-1, 5):
         with pytest.raises(ValueError, match=rf"count must lie in \[0, 4\], the number of groups, got {k}"):
             keep_top(scores, k)
-    with pytest.raises(ValueError, match="keeps 2 of 4: a count cannot be given"):
+    with pytest.raises(ValueError, match="keeps 2 of every 4 weights: a count cannot be given"):
         keep_top(scores, 2, NM(2, 4))  # type: ignore[arg-type]
 
 

@@ -212,7 +212,9 @@ def test_statistics_must_fit_their_layer():
     pruner = prune.one_shot(0.5, score="wanda")
     stats = layers()
     stats["Dense_1"] = stats["Dense_1"]._replace(input_norm=jnp.ones(4))
-    with pytest.raises(ValueError, match=r"Dense_1/kernel .*'Dense_1': x_norm must have shape \(12,\).*got \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"Dense_1/kernel .*'Dense_1': input_norm must have shape \(12,\).*got \(4,\)"
+    ):
         pruner.update(pruner.init(tree()), tree(), step=0, layers=stats)
     del stats["Dense_1"]
     with pytest.raises(ValueError, match=r"Dense_1/kernel: 'wanda' reads .* those of Conv_0, Dense_0"):
