@@ -137,7 +137,7 @@ def build(
 
     1. gradients of frozen parameters become 0, so they count in no norm and no moment;
     2. `accumulate_steps` gradients are averaged into one;
-    3. clipping by value, then by global norm, then unit by unit (`jopt.optim.clipping`);
+    3. clipping by value, then by global norm, then unit by unit (`jopt.optim.gradients`);
     4. the penalties' gradients: L2 (not for adamw, lion, muon), then `l1`;
     5. the optimizer's own scaling, `jopt.optim.scaling`;
     6. decoupled decay (adamw, lion, muon);
