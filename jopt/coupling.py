@@ -177,8 +177,8 @@ def reads(layer: Layer, inexact: str = "") -> Reader:
 
 def layers(coupling: Coupling) -> Iterator[Layer]:
     """Yields every layer that writes or reads a group, each once, in order of first use."""
-    # A dictionary as an ordered set: a layer that reads one group writes the next, and a tied one does so
-    # repeatedly.
+    # A dictionary as an ordered set: a layer that reads one
+    # group writes the next, and a tied one does so repeatedly.
     seen: dict[Layer, None] = {}
     for group in coupling.groups:
         for point in group.points:

@@ -156,7 +156,7 @@ def _changed(change: _Change, optimizer: optax.GradientTransformation, opt_state
     def visit(mark: PyTree, part: PyTree) -> PyTree:
         if is_parameters(mark):
             return _change_tree(change, part)
-        # Of an optimizer without parameters this array has another shape, so it is made of them after all.
+        # With a placeholder in place of the parameters it has another shape, so it is made from parameters.
         if jnp.shape(mark) != part.shape:
             raise ValueError(
                 f"optimizer state {part.path} has shape {part.shape}: it depends on the parameters but is not in "
@@ -216,8 +216,8 @@ def _change_tree(change: _Change, part: PyTree) -> PyTree:
     moments = [is_moment(entry, name) for entry, name in zip(entries, owners, strict=True)]
     if not any(moments):
         return jax.tree.unflatten(structure, [entry.array for entry in entries])
-    # What is no moment is hidden, as `optax.masked` hides it, so that `function` sees arrays of its own shapes
-    # only.
+    # What is no moment is hidden, as `optax.masked` hides it,
+    # so that `function` sees arrays of its own shapes only.
     masked = [e.array if moment else optax.MaskedNode() for e, moment in zip(entries, moments, strict=True)]
     tree = jax.tree.unflatten(structure, masked)
     new = (jax.vmap(change.function) if stacked else change.function)(tree)

@@ -63,15 +63,15 @@ def indices(
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
     check_number("first_step", first_step, lambda x: x >= 0, "a step, at least 0")
-    # Everything below has static shapes, so that one program serves every window of this length, wherever it
-    # begins.
+    # Everything below has static shapes, so that one program
+    # serves every window of this length, wherever it begins.
     first_step = jnp.asarray(first_step, jnp.int32)
     first_epoch, offset = jnp.divmod(first_step, jnp.int32(per_epoch))
     # A window that starts on the last step of an epoch touches the most epochs.
     latest = 0 if aligned else per_epoch - 1
     num_epochs = (latest + num_steps - 1) // per_epoch + 1
-    # Permutations of whole epochs, of which the window is cut out: a part of a permutation costs as much as all of
-    # it.
+    # Permutations of whole epochs, of which the window is cut
+    # out: a part of a permutation costs as much as all of it.
     epochs = first_epoch + jnp.arange(num_epochs, dtype=jnp.int32)
     rows = jax.vmap(lambda epoch: _epoch(key, epoch, per_epoch, batch_size, n))(epochs)
     rows = rows.reshape(num_epochs * per_epoch, batch_size)
@@ -117,8 +117,8 @@ def augment(key: Key, images: Shaped[Array, "batch ..."], config: Config) -> Sha
     if (reach or config.flip) and images.ndim != 4:
         raise ValueError(f"augmentation needs images [n, h, w, c], got shape {images.shape}")
     if reach:
-        # Each kind of augmentation has a stream of its own, so that turning one on leaves the others' draws as they
-        # are.
+        # Each kind of augmentation has a stream of its own, so
+        # that turning one on leaves the others' draws as they are.
         corners = jax.random.randint(keys.stream(key, "shift"), (len(images), 2), 0, 2 * reach + 1, jnp.int32)
         images = _translate(images, corners, reach)
     if config.flip:

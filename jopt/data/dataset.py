@@ -198,8 +198,8 @@ def _statistics(
     mean, std = np.zeros(channels), np.ones(channels)
     columns = inputs.reshape(-1, channels)
     for channel in range(channels):
-        # From a histogram of the 256 values: the sums are integers, so the order of the examples cannot change a
-        # bit.
+        # From a histogram of the 256 values: the sums are integers,
+        # so the order of the examples cannot change a bit.
         counts = np.bincount(columns[:, channel], minlength=256)
         n, total, squares = (int((counts * values**power).sum()) for power in (0, 1, 2))
         mean[channel] = total / n

@@ -142,7 +142,7 @@ def stratified_order(
     sorted_labels = np.asarray(labels)[by_hash]
     for label in np.unique(labels):
         members = np.asarray(by_hash)[sorted_labels == label]
-        # The half keeps the first of a small class from standing before the first of every large one.
+        # Without the half the first example of every class would stand at 0, however small its class is.
         position[members] = (np.arange(len(members)) + 0.5) / len(members)
     return np.lexsort((labels, position))
 

@@ -36,7 +36,7 @@ def over_copies(function: Callable[..., Any], stack: Sequence[int]) -> Callable[
         def one(*parts: Any) -> Any:
             return function(*(s if p is None else p for p, s in zip(parts, scalars, strict=True)))
 
-        # One mapped axis for all axes over copies: nested maps would give one program for each number of them.
+        # The axes over copies are joined, so that one `vmap` serves any number of them.
         mapped = jax.vmap(one, in_axes=tuple(None if a is None else 0 for a in arrays))(*arrays)
         return jax.tree.map(lambda y: from_copies(y, axes, sizes), mapped)
 

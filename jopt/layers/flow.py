@@ -90,8 +90,8 @@ class _Walk:
     """A walk over a program; `uses`, `others` and `stacks` collect what it reads of each parameter."""
 
     def __init__(self, parameters: int):
-        # Dictionaries as ordered sets: a loop's body is walked until nothing changes, and finds the same uses
-        # again.
+        # Dictionaries as ordered sets: a loop's body is walked
+        # until nothing changes, and finds the same uses again.
         self.uses: list[dict[Use, None]] = [{} for _ in range(parameters)]
         self.others: list[dict[Use, None]] = [{} for _ in range(parameters)]
         self.stacks: list[set[int]] = [set() for _ in range(parameters)]
@@ -128,8 +128,8 @@ class _Walk:
             for view in (view for value in inputs for view in value.views):
                 self.stacks[view.leaf] |= view.stack
             return _DATA
-        # An equation with several outputs (a barrier, say) is taken to pass each input on to the output of its
-        # number.
+        # An equation with several outputs (a barrier, say) is
+        # taken to pass each input on to the output of its number.
         shape = getattr(eqn.outvars[output].aval, "shape", None)
         same = [
             value

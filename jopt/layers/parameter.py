@@ -103,8 +103,8 @@ class Parameter(NamedTuple):
         if self.contract:
             return self
         layer = self.path.rpartition("/")[0] or self.path
-        # A model that was traced and did not say has to declare it; where no model was asked, a trace may be
-        # enough.
+        # A model that was traced and did not say has to declare
+        # it; where no model was asked, a trace may be enough.
         traced = self.source == "traced" or self.layer != "unknown"
         remedy = "declare them in Model.layers" if traced else "give layers=jopt.layers.trace(model, x)"
         raise LayoutError(

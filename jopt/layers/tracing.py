@@ -118,8 +118,8 @@ def _parameter(
 ) -> Parameter:
     """The parameter of a path, given how the program reads it and the kinds of the modules that ran."""
     shape, kind = jnp.shape(leaf), kinds.get(path.rpartition("/")[0])
-    # The name decides the role; what reads the parameter decides the axes, and the role of a name that says
-    # nothing.
+    # The name decides the role; what reads the parameter decides
+    # the axes, and the role of a name that says nothing.
     role, uses = parameter.role(path), read.uses
     if not uses and role == "kernel" and kind in _ORDERED and all(map(_in_order, read.others)):
         uses = read.others

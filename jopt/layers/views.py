@@ -88,8 +88,8 @@ def _reshaped(eqn: JaxprEqn, view: View) -> list[View]:
     sizes = eqn.outvars[0].aval.shape
     order = eqn.params["dimensions"]  # a transpose before it, which vmap's rules put there.
     before = view.axes if order is None else [view.axes[i] for i in order]
-    # A stack of [axis, size that is not placed yet], slowest first, as a reshape reads and writes in row-major
-    # order.
+    # A stack of [axis, size that is not placed yet], slowest
+    # first, as a reshape reads and writes in row-major order.
     unplaced = [list(factor) for joined in before for factor in joined]
     # A broadcast axis is made of no axis of the parameter: then the sizes do not match, and the view is given up.
     if math.prod(n for _, n in unplaced) != math.prod(sizes):

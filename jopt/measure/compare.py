@@ -303,8 +303,8 @@ def class_changes(
     if y.size and y.max() >= classes:
         index = int(np.argmax(y >= classes))
         raise ValueError(f"labels must lie in [0, {classes}), got {y[index]} at index {index}")
-    # A class without test examples gets a row too: to leave it out would look like a class that nothing happened
-    # to.
+    # A class without test examples gets a row too: to leave
+    # it out would look like a class that nothing happened to.
     counts = [np.bincount(labels, minlength=classes) for labels in (y, y[a == y], y[b == y])]
     return [ClassChange(label, *(int(count[label]) for count in counts)) for label in range(classes)]
 

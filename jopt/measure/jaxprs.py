@@ -60,8 +60,8 @@ def convolution(eqn: JaxprEqn) -> int:
             total *= output[c] * rhs[b]
             continue
         if eqn.params["window_strides"][i] == 1 or output[c] <= rhs[b]:
-            # In the gradient of a kernel the roles change: the "kernel" is the longer one, and the output the
-            # window.
+            # In the gradient of a kernel the roles change: the
+            # "kernel" is the longer one, and the output the window.
             total *= lhs[a] * min(rhs[b], output[c])
             continue
         # Dilated and strided at once, which transposes no convolution: the products with true input elements.

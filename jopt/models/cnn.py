@@ -232,8 +232,8 @@ class ResNet(nn.Module):
         padded = "is read through zero padding"
         blocks = self._blocks()
         values: list[list[Point]] = [[] for _ in streams]
-        # Walks the network once, carrying who has written the stream since its last value; `at` is the stream's
-        # stage.
+        # Walks the network once, carrying who has written the
+        # stream since its last value; `at` is the stream's stage.
         writers, carries, groups = (self._layer("Conv_0", "BatchNorm_0"),), False, []
         at = 0
         for block, (stage, first) in enumerate(blocks):

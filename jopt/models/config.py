@@ -72,8 +72,8 @@ def _recurrent(c: Config, common: dict[str, Any]) -> nn.Module:
 
 _COMMON = ("activation", "dropout")
 
-# `common` holds what every builder takes: the classes, the dtype and, where the kind has them, dropout and
-# activation.
+# `common` holds what every builder takes: the classes, the
+# dtype and, where the kind has them, dropout and activation.
 _KINDS: dict[str, _Kind] = {
     "linear": _Kind(lambda c, common: MLP((), **common), (), 0, ()),
     "mlp": _Kind(lambda c, common: MLP(c.features, **common), (300, 100), None, _COMMON),

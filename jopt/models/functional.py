@@ -162,8 +162,8 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = 
         key = jax.random.key(0) if key is None else key
         flat = {path: _look_up(params, path) for path in param_paths}
         flat |= {path: _look_up(model_state, path) for path in state_paths}
-        # Each stream starts at count 0 with a key of its own, so that what is drawn depends on `key` and nothing
-        # else.
+        # Each stream starts at count 0 with a key of its own, so
+        # that what is drawn depends on `key` and nothing else.
         for i, path in enumerate(rng_paths):
             flat[path] = jnp.zeros((), jnp.uint32) if path[-1] == "count" else jax.random.fold_in(key, i)
         module = nnx.merge(graph, nnx.from_flat_state(flat))
@@ -304,7 +304,7 @@ def check(model: Model, x: Batch) -> jax.ShapeDtypeStruct:
         key = keys.stream(keys.root(seed), "dropout") if train else None
         return _pair("apply", "(logits, model_state)", model.apply(params, state, x, train=train, key=key))
 
-    # A seed instead of a key, because a key's shape and dtype depend on JAX's generator.
+    # A seed, from which the key is made inside of the trace: a key's dtype depends on its generator.
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     _, state = jax.eval_shape(start, seed, x)
     shapes = []

@@ -100,8 +100,8 @@ class TiedMLP(nn.Module):
         init = layers.kernel_init(self.activation)
         shared = nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name="shared")
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=init)(layers.flatten(x))
-        # The module `shared` is called at each of the later layers, so they have one leaf and its gradient is their
-        # sum.
+        # The module `shared` is called at each of the later layers,
+        # so they have one leaf and its gradient is their sum.
         for i in range(self.depth):
             x = layers.ACTIVATIONS[self.activation](x if i == 0 else shared(x))
             x = layers.Dropout(self.dropout)(x, train=train)

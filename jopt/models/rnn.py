@@ -71,8 +71,8 @@ class Recurrent(nn.Module):
         bias = self.param("bias", _forget_one if self.cell == "lstm" else nn.initializers.zeros, (gates * size,))
         extra = self.param("recurrent_bias", nn.initializers.zeros, (size,)) if self.cell == "gru" else None
         x, kernel, recurrent, bias, extra = promote_dtype(x, kernel, recurrent, bias, extra, dtype=self.dtype)
-        # The input's product does not wait for the state: one large product outside the scan in place of a small
-        # one a step.
+        # The input's product does not wait for the state: one large
+        # product outside the scan in place of a small one a step.
         product = self.product
         inputs = product("kernel", x.swapaxes(0, 1), kernel) + lax.expand_dims(bias, (0, 1))
 
@@ -80,8 +80,8 @@ class Recurrent(nn.Module):
             h = jnp.tanh(a + product("recurrent_kernel", h, recurrent))
             return h, h
 
-        # The recurrent bias stays inside of the product with r: cuDNN's form, in which U h is computed once for all
-        # gates.
+        # The recurrent bias stays inside of the product with r:
+        # cuDNN's form, in which U h is computed once for all gates.
         def gru(h: jax.Array, a: jax.Array):
             u = product("recurrent_kernel", h, recurrent)
             r, z = jnp.split(nn.sigmoid(a[:, : 2 * size] + u[:, : 2 * size]), 2, axis=-1)
@@ -148,8 +148,8 @@ class RNN(nn.Module):
         after = [*recurrent[1:], affine("Dense_0")]
         groups = []
         for i, (layer, reader) in enumerate(zip(recurrent, after, strict=True)):
-            # A constant unit is still 0 at the first step, so only a constant of 0 can be folded into the layer
-            # itself.
+            # A constant unit is still 0 at the first step, so only
+            # a constant of 0 can be folded into the layer itself.
             itself = Reader(layer.kernels[1], layer, "is read by the first step, when it is still 0")
             point = Point((layer,), (itself, reads(reader)), jnp.tanh)
             groups.append(Group(f"Recurrent_{i}", self.features[i], (point,)))

@@ -137,7 +137,7 @@ def build(
 
     1. gradients of frozen parameters become 0, so they count in no norm and no moment;
     2. `accumulate_steps` gradients are averaged into one;
-    3. clipping by value, then by global norm, then unit by unit (`jopt.optim.clipping`);
+    3. clipping by value, then by global norm, then unit by unit (`jopt.optim.gradients`);
     4. the penalties' gradients: L2 (not for adamw, lion, muon), then `l1`;
     5. the optimizer's own scaling, `jopt.optim.scaling`;
     6. decoupled decay (adamw, lion, muon);
@@ -245,8 +245,8 @@ def _chain(
     transform = optax.chain(*parts)
     if c.accumulate_steps is not None:
         transform = _accumulate(transform, c.accumulate_steps, dtype)
-    # Before everything, so that a frozen gradient counts in no norm; and after it, so that no decay moves a frozen
-    # weight.
+    # Before everything, so that a frozen gradient counts in no
+    # norm; and after it, so that no decay moves a frozen weight.
     if c.freeze:
         transform = optax.chain(_zero(frozen), transform, _zero(frozen))
     return transform
@@ -256,7 +256,7 @@ def _accumulate(
     inner: optax.GradientTransformation, steps: Number, dtype: DTypeLike
 ) -> optax.GradientTransformation:
     k = jnp.asarray(steps).astype(jnp.int32)
-    # Given as a schedule, because MultiSteps compares a plain number in Python, which a tracer refuses.
+    # As a schedule, because MultiSteps takes a plain number only if it is Python's.
     wrapper: Any = optax.MultiSteps(inner, lambda count: k, accumulator_dtype=dtype)
     return optax.GradientTransformationExtraArgs(wrapper.init, wrapper.update)
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from jopt.config import ConfigError, check_types, choice, fields, join_path, require
 from jopt.hyper import as_traced, swept
-from jopt.reference import is_reference, resolve
+from jopt.reference import flags_as_text, is_reference, resolve
 
 # What each optimizer reads, and the number that an absent (None) field stands for: Optax's own default.
 DEFAULTS: dict[str, dict[str, float]] = {
@@ -37,6 +37,7 @@ SCHEDULES = ("constant", "cosine", "linear", "polynomial", "exponential", "step"
 Rules = tuple[tuple[str, float], ...]
 
 
+@flags_as_text
 @dataclasses.dataclass
 class Config:
     """An optimizer, its schedule, clipping, penalties and rules for single parameters.
@@ -182,8 +183,8 @@ def validate(config: Config, path: str = "optimizer", total_steps: int | None = 
     resolve_kind(config.name, NAMES, join_path(path, "name"))
     choice(join_path(path, "variant"), config.variant, VARIANTS)
     resolve_kind(config.schedule, SCHEDULES, join_path(path, "schedule"))
-    # A variant that does not exist is an error, or a sweep over `name` would compare Optax's form and call it the
-    # paper's.
+    # A variant that does not exist is an error, or a sweep over
+    # `name` would compare Optax's form and call it the paper's.
     if config.name not in PAPER_NAMES:
         accepted = f"'optax' for {config.name!r} ('paper' exists for {', '.join(map(repr, PAPER_NAMES))})"
         require(config.variant == "optax", join_path(path, "variant"), config.variant, accepted)
@@ -283,8 +284,8 @@ def _validate_schedule(config: Config, path: str, total_steps: int | None) -> No
     if config.schedule == "constant":
         require(warmup <= updates, field, warmup, f"at most the stage's updates ({updates})")
     elif config.decay_steps is None:
-        # A schedule that ends with the stage must have at least one update after the warm-up: progress divides by
-        # it.
+        # A schedule that ends with the stage must have at least
+        # one update after the warm-up: progress divides by it.
         require(warmup < updates, field, warmup, f"less than the stage's updates ({updates})")
 
 

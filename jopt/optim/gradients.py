@@ -107,7 +107,7 @@ def adaptive_grad_clip(
     """
 
     def unit_norm(axes: Shape, x: jax.Array) -> jax.Array:
-        # Broadcast to the whole array: this is compared entry by entry, and rank promotion may be off.
+        # The norm of a unit at each of its entries, because the factor below is applied entry by entry.
         return jnp.broadcast_to(jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)), x.shape)
 
     def update(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, OptState]:

@@ -164,8 +164,8 @@ def scale_by_adam(
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         count = optax.safe_increment(state.count)
         if bias_correction:
-            # The corrections are scalars, so they are folded into one factor and one floor: a division an entry,
-            # not three.
+            # The corrections are scalars, so they are folded into one
+            # factor and one floor: a division an entry, not three.
             root = jnp.sqrt(1 - b2**count)
             # With a tiny eps the floor could round to 0, and a zero gradient would give 0 / 0 where Optax gives 0.
             scale, floor = root / (1 - b1**count), jnp.maximum(root * eps, jnp.finfo(root.dtype).tiny)
@@ -211,8 +211,8 @@ def orthogonalize(x: Float[Array, "rows columns"], eps: Number) -> Float[Array, 
     # The Gram matrix has as many rows as x: of a tall matrix that of the transpose is the smaller one.
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    # The iteration diverges for large singular values; the Frobenius norm is a bound of the largest that costs one
-    # pass.
+    # The iteration diverges for large singular values; the
+    # Frobenius norm is a bound of the largest that costs one pass.
     x = x / (jnp.sqrt(jnp.sum(jnp.square(x))) + eps)
     for _ in range(ITERATIONS):
         gram = x @ x.T

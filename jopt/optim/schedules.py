@@ -63,8 +63,8 @@ def multiplier(
     require_end(config, total_steps)
     end = jnp.asarray(total_steps if config.decay_steps is None else config.decay_steps).astype(dtype)
     if config.schedule == "step":
-        # Its boundaries are fractions of the whole run, so it counts from the first update and not from the
-        # warm-up.
+        # Its boundaries are fractions of the whole run, so it
+        # counts from the first update and not from the warm-up.
         return ramp * staircase(step, end, config.boundaries, config.decay_rate)
     progress = jnp.clip((step - warmup) / jnp.maximum(end - warmup, 1), 0, 1)
     return ramp * _shape(config, progress)
