@@ -42,10 +42,10 @@ def startup(options: Options, config: str = CONFIG, *flags: str) -> list[Row]:
     Raises:
       RuntimeError: if a process fails, with what it wrote.
     """
-    statements: tuple[str, ...] = (JOPT_IMPORT, LIBRARIES_IMPORT)
+    statements = (JOPT_IMPORT, LIBRARIES_IMPORT)
     # The first round compiles bytecode: it is not counted.
     seconds = [[import_seconds(code) for code in statements] for _ in range(options.repeats + 1)][1:]
-    times = dict(zip(statements, np.array(seconds).T, strict=True))
+    times: dict[str, np.ndarray] = dict(zip(statements, np.array(seconds).T, strict=True))
     rows = compared("imports", times, "seconds", LIBRARIES_IMPORT, {JOPT_IMPORT: at_most(1.2)})
     runs: dict[str, list[Run]] = {"cold cache": [], "warm cache": []}
     with tempfile.TemporaryDirectory(prefix="jopt-benchmark-") as name:

@@ -8,45 +8,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import compiler
+
+from jopt.train.compilation import compiler_options
 
 # Without LLVM's optimizations, and by XLA's older emitters, that need no MLIR: together a quarter of the time.
 # jaxlib 0.11 has no older ones, and refuses what it does not know.
-OPTIONS: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+OPTIONS: dict[str, int | bool] = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
 if jax.__version_info__ < (0, 11):
     OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
-# For other processes.
-FLAGS = " ".join(f"--{name}={value}" for name, value in OPTIONS.items())
+# For other processes, and for a session of `unoptimized` tests alone: JAX has no option for the emitters of single
+# operations, and the newer ones take half as long again.
+FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in OPTIONS.items())
 
 # For tests that compare within a tolerance: compiling is most of what they do. Where bits are compared, programs
 # are compiled as users compile them.
 jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
+# The option below is no part of the keys under which JAX keeps compiled functions; this context is.
 _COMPILED = jax.make_user_context("well")
 
 
 @contextlib.contextmanager
 def compilation() -> Iterator[None]:
-    """All programs are compiled so, those of single operations too; none comes from outside, and none gets there.
-
-    JAX has no public option for it. Where its function has another name one day, tests take longer, and no more.
-    """
-    given = getattr(compiler, "get_compile_options", None)
-    if given is None:
-        yield
-        return
-
-    @functools.wraps(given)
-    def quick(*args: Any, env_options_overrides: dict[str, Any] | None = None, **kwargs: Any) -> Any:
-        return given(*args, env_options_overrides=OPTIONS | (env_options_overrides or {}), **kwargs)
-
-    compiler.get_compile_options = quick
+    """Compiles all programs quickly, those of single operations too, apart from those outside."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
     try:
-        with _COMPILED("quickly"):
+        with _COMPILED("quickly"), compiler_options(**OPTIONS):
             yield
     finally:
-        compiler.get_compile_options = given
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def start(model: Any, x: Any, seed: int = 0) -> tuple[Any, Any]:

@@ -1,14 +1,37 @@
 """Ahead-of-time compilation, counted and timed apart from running."""
 
+import contextlib
 import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import jax
+
+_OPTIONS: ContextVar[dict[str, Any] | None] = ContextVar("compiler_options", default=None)
+
+
+@contextlib.contextmanager
+def compiler_options(**options: bool | int | float | str) -> Iterator[None]:
+    """XLA's options for the programs that every `Compiler` compiles inside the context.
+
+    They are those of `jax.jit(..., compiler_options=)`, such as `xla_backend_optimization_level=0` for programs
+    that compile quickly and run slowly. Other options give other bits. Options of an outer context hold too.
+
+    Example:
+      >>> with compiler_options(xla_backend_optimization_level=0):
+      ...     int(Compiler().call("double", 0, lambda x: 2 * x, jax.numpy.int32(3)))
+      6
+    """
+    token = _OPTIONS.set({**(_OPTIONS.get() or {}), **options})
+    try:
+        yield
+    finally:
+        _OPTIONS.reset(token)
 
 
 @dataclasses.dataclass
@@ -40,7 +63,8 @@ class Compiler:
         """The executable of `fn` for arguments like `args`; as `call`, without the running."""
         if (name, key) not in self._compiled:
             start = time.perf_counter()
-            self._compiled[name, key] = jax.jit(fn, donate_argnums=donate).lower(*args).compile()
+            lowered = jax.jit(fn, donate_argnums=donate).lower(*args)
+            self._compiled[name, key] = lowered.compile(compiler_options=_OPTIONS.get())
             self.seconds += time.perf_counter() - start
             self.counts[name] += 1
         return self._compiled[name, key]
