@@ -9,7 +9,7 @@ import numpy as np
 
 from jopt import codec, measure, optim, report
 from jopt.codec import Ledger
-from jopt.config import leaves, to_dict
+from jopt.config import to_dict
 from jopt.measure import Column
 from jopt.report.console import Shown
 from jopt.report.page import Findings, Part, parts_markdown
@@ -227,9 +227,6 @@ def stage_table(prepared: Prepared) -> report.Table:
     """A row for each stage: its length, and the optimizer's fields that are not at their defaults."""
     rows = []
     for stage in prepared.plans:
-        optimizer, default = stage.optimizer, dict(leaves(optim.Config()))
-        changed = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in leaves(optimizer)
-                   if v != default[k] and k not in ("name", "learning_rate")]  # fmt: skip
         segments = [s for s in prepared.segments if s.stage == stage.index and s.steps]
         rows.append(
             (
@@ -238,7 +235,7 @@ def stage_table(prepared: Prepared) -> report.Table:
                 f"{len(segments):,} x {stage.length.segment_steps:,}",
                 f"{prepared.batch_size:,}",
                 stage.describe(),
-                ", ".join([optimizer.name, f"learning_rate {optimizer.learning_rate:g}", *changed]),
+                optim.summary(stage.optimizer),
             )
         )
     return report.Table("Plan", ("stage", "steps", "segments", "batch", "methods", "optimizer"), "lrrrll", rows)

@@ -92,7 +92,7 @@ def step(
     # Gradients in the subspace keep every moment there; optimizers that mix entries leave it again.
     grads = p.project(masks, grads)
     updates, opt_state = p.optimizer.update(grads, state.opt_state, state.params)
-    if p.plan.optimizer.name in optim.MIXING_NAMES:
+    if optim.mixes_entries(p.plan.optimizer):
         updates = p.project(masks, updates)
     params = p.constrain(masks, optax.apply_updates(state.params, updates))
     params = p.trainables.keep_frozen(params, state.params)
