@@ -43,6 +43,7 @@ class _FixedRange(ActivationMethod):
     def see(self, x: jax.Array, spec: Spec, layer: LayerRange) -> jax.Array:
         """`fake_quantize` in the range."""
         range = Range(**layer.fixed)
+        # An empty range means that nothing was calibrated yet.
         return jnp.where(range.low == range.high, x, fake_quantize(x, spec, range))
 
     def layer_grid(self, spec: Spec, layer: LayerRange, path: str) -> LayerGrid:
@@ -165,7 +166,9 @@ class _TrainedRange(ActivationMethod):
         number = self.start(values, spec)
         if self.symmetric:
             return LayerRange({self.number: number}, {})
+        # Decided once, from the examples: codes that change their sign in training would be another network.
         signed = values.min() < 0
+        # Both are computed, since under jit the sign is not known.
         number = jnp.where(signed, self.start(values, Spec(spec.bits)), number)
         return LayerRange({self.number: number}, {"signed": signed})
 
@@ -314,6 +317,7 @@ def activations_from_metadata(
     """
     require(isinstance(metadata, Mapping), field, metadata, "an object")
     for name, value in metadata.items():
+        # A file from elsewhere must not make us import a module: the check comes before anything is built.
         if name != CLASS and is_reference(value):
             resolve(value, join_path(field, name), trusted=trusted)
     if CLASS in metadata:

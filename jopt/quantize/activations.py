@@ -192,6 +192,7 @@ class ActivationMethod(Method):
         plain, _ = split("params", params if seen is None else seen)
         params, _ = split("params", params)
         model_state, _ = split("model_state", model_state)
+        # With rules that leave every layer alone, the rules still have to match: `bits_of` checks them.
         if self.is_identity and not self.rules:
             return params, model_state
         forward = functools.partial(model.apply, train=False)
@@ -199,6 +200,7 @@ class ActivationMethod(Method):
         chosen = {}
         for path, bits in self.bits_of(calls).items():
             if bits is not None:
+                # A layer that is called several times has one range, so its calls are calibrated together.
                 values = jnp.concatenate([call.input.astype(jnp.float32).reshape(-1) for call in calls[path]])
                 check_array(values, f"the input of layer {path!r}")
                 chosen[path] = self.choose(values, Spec(bits, symmetric=self.symmetric))
@@ -263,6 +265,7 @@ class ActivationMethod(Method):
         try:
             assigned = {a.path: a.value for a in rules.plan(self.rules, dict.fromkeys(layers, 0), self.bits)}
         except rules.RuleError as error:
+            # The rules of parameters are reused for layers; only their message speaks of parameters.
             message = str(error).replace("no parameter; the parameters are", "no layer; the layers are")
             raise rules.RuleError(f"rules of activations: {message}") from error
         return {path: assigned[path] for path in layers}
@@ -334,8 +337,10 @@ class ActivationMethod(Method):
         Raises:
           ValueError: if they are missing.
         """
+        # The structure of `fresh` says in which trees the method stores something.
         numbers = []
         for name, ranges, expected in zip(("params", "model_state"), (trained, fixed), self.fresh(), strict=True):
+            # Only the trees that `fresh` fills must have an entry: a symmetric LSQ has none in the state.
             if expected and path not in ranges:
                 have = ", ".join(ranges) or "none"
                 raise ValueError(
@@ -464,6 +469,7 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
     def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
         params, trained = split("params", params)
         model_state, fixed = split("model_state", model_state)
+        # A later stage keeps the ranges as they ended, whatever its optimizer moves.
         trained = jax.lax.stop_gradient(trained) if frozen else trained
         moving = method.moves and train and not frozen
         batch: dict[str, Range] = {}
@@ -473,6 +479,7 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
             if not moving or spec.bits is None:
                 return method.quantized_input(path, value, trained, fixed)
             extremes = dynamic(jax.lax.stop_gradient(value), spec)
+            # A second call in the same pass widens the batch's range, and is quantized by it.
             batch[path] = extremes if path not in batch else _union(batch[path], extremes)
             layer = method.layer_range(path, trained, fixed)
             # The range is moved first and then used, so that an evaluation after the step quantizes the same way.
@@ -484,6 +491,7 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
             if not method.state or not has_state(module):
                 return call(value)
 
+            # The layer's input is quantized already; only the state comes in at each step.
             def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
                 return module.product(name, x if name == "kernel" else method.quantized_state(path, x), kernel)
 

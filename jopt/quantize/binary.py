@@ -48,6 +48,7 @@ def _binarize(w: jax.Array) -> jax.Array:
 
 
 def _binarize_backward(w: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    # Beyond 1 a weight would grow without effect on its sign (BinaryConnect, section 2.4).
     return (jnp.where(jnp.abs(w) <= 1, gradient, jnp.zeros_like(gradient)),)
 
 
@@ -105,6 +106,7 @@ def _xnor_backward(
 ) -> tuple[jax.Array]:
     w, alpha, count = residuals
     wide = w.astype(jnp.float32)
+    # 1/n is the derivative of alpha in w; the other term passes straight through the sign.
     slope = divide(jnp.ones_like(alpha), count) + jnp.where(jnp.abs(wide) <= 1, alpha, jnp.zeros_like(alpha))
     return ((gradient.astype(jnp.float32) * slope).astype(gradient.dtype),)
 
@@ -150,6 +152,7 @@ def _ternarize_compiled(axes: tuple[int, ...], w: jax.Array, threshold: jax.Arra
 def _ternarize(axes: tuple[int, ...], w: jax.Array, threshold: jax.Array) -> jax.Array:
     wide = w.astype(jnp.float32)
     mean = divide(ordered_sum(wide, axes, of=jnp.abs), count_nonzero(wide, axes))
+    # Strictly above: with a threshold of 0, zeros stay zeros.
     large = jnp.where(jnp.abs(wide) > mean * threshold, wide, jnp.zeros_like(wide))
     return (jnp.sign(large) * mean_magnitude(large, axes)).astype(w.dtype)
 
@@ -239,6 +242,7 @@ def _stateless(
       spec: the Spec of its codes, before `resolve`.
       layers: what the model says about its parameters.
     """
+    # `assign` leaves alone what has None; False would be a value.
     flags = [(pattern, selected or None) for pattern, selected in rules]
 
     def assigned(params: Params) -> list[Assigned]:

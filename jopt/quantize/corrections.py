@@ -58,6 +58,7 @@ def match_statistics(w: jax.Array, quantized: jax.Array, parameter: Parameter | 
 @functools.partial(jax.jit, static_argnums=2)
 def _match_statistics(w: jax.Array, quantized: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     real, seen = w.astype(jnp.float32), quantized.astype(jnp.float32)
+    # Pruned weights are exact zeros in both kernels; counted, they would pull the mean to 0.
     counts = (w != 0).astype(jnp.float32)
     n = jnp.maximum(jnp.sum(counts, axes, keepdims=True), 1)
 
@@ -113,6 +114,7 @@ def output_shift(
     if parameter.stack:
         raise ValueError(f"bias correction must be of one layer at a time, got {parameter.path} of stacked layers")
     features, out = (math.prod(w.shape[axis] for axis in side) for side in (parameter.inputs, parameter.outputs))
+    # A grouped kernel sees a part of the input channels, so the input has more features than it.
     groups = mean_input.size // max(features, 1)
     declared = parameter.groups if parameter.source != "assumed" else groups
     if groups * features != mean_input.size or groups < 1 or out % groups or groups != declared:
@@ -132,6 +134,7 @@ def _output_shift(w: jax.Array, quantized: jax.Array, mean_input: jax.Array, dil
     groups = mean_input.size // features
     error = jnp.sum(quantized - w, 0).reshape(features, groups, out // groups)
     mean = mean_input.astype(jnp.float32).reshape(groups, features)
+    # Highest precision: TPUs would otherwise multiply in bfloat16.
     shift = jnp.einsum("gi,igo->go", mean, error, precision=jax.lax.Precision.HIGHEST).reshape(out)
     return shift if dilation == 1 else shift / dilation
 
@@ -230,6 +233,7 @@ def fold_batch_norm(
     f32 = {name: None if v is None else jnp.asarray(v).astype(jnp.float32) for name, v in vectors.items()}
     factor = jax.lax.rsqrt(jnp.asarray(f32["var"]) + jnp.asarray(eps, jnp.float32))
     factor = factor if f32["scale"] is None else factor * f32["scale"]
+    # In float32, as the normalization computes it, and cast at the end.
     total = -jnp.asarray(f32["mean"]) if f32["bias"] is None else f32["bias"] - jnp.asarray(f32["mean"])
     total = total * factor if f32["offset"] is None else total * factor + f32["offset"]
     wide = jax.lax.expand_dims(factor, range(kernel.ndim - 1))
@@ -265,6 +269,7 @@ def fold(model: Any, params: Params, model_state: Any) -> tuple[Any, Params, Any
       >>> sorted(params["Block_0"]), sorted(params["Conv_0"]), state
       (['Conv_0', 'Conv_1'], ['bias', 'kernel'], {})
     """
+    # A model without state has no statistics to fold, whether or not it describes its layers.
     if not jax.tree.leaves(model_state) and not callable(getattr(model, "coupling", None)):
         return model, params, model_state
     coupled = coupling.of(model)
@@ -367,6 +372,7 @@ def recalibrate(
 
     def after(statistics: list[jax.Array], number: Any, x: jax.Array) -> list[jax.Array]:
         """The statistics that one training pass makes of `statistics`."""
+        # The same noise whenever a batch is seen, so that the probes differ in nothing but the statistics.
         dropout = None if key is None else jax.random.fold_in(key, number)
         _, state = model.apply(params, put(statistics), x, train=True, key=dropout)
         moved = jax.tree.leaves(state)

@@ -105,6 +105,7 @@ def grid(spec: Spec, range: Range) -> Grid:
         half = jnp.where(jnp.asarray(spec.bits) == 1, zero, jnp.float32(0.5))
         scale = divide(high, top if spec.narrow else top + half)
     else:
+        # Both ends have been widened to contain 0, so that 0 is a code.
         width = high - low
         # Where the width overflows, the scale need not.
         parts = divide(high, top) - divide(low, top)
@@ -119,6 +120,7 @@ def grid(spec: Spec, range: Range) -> Grid:
     if spec.symmetric:
         # Without the lowest code (narrow, or one bit) the outermost stand for the ends themselves.
         even = True if spec.narrow else plain.lowest == -top
+        # The product of the outermost code and the rounded scale can miss the end by a bit.
         ends = jnp.where(even, low, plain.low), jnp.where(even, high, plain.high)
     else:
         ends = (

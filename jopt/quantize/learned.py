@@ -175,6 +175,7 @@ def _fit(value: jax.Array | float, name: str, shape: tuple[int, ...], spec: Spec
 def _with_step(
     spec: Spec, x: jax.Array, step: jax.Array, count: jax.Array | float | None, grid_of: GridOfStep
 ) -> jax.Array:
+    # The paper's count is that of the entries which share one step.
     count = jnp.size(x) // max(step.size, 1) if count is None else count
     return _lsq_compiled(spec, x, step, jnp.asarray(count, jnp.float32), grid_of=grid_of)
 
@@ -217,8 +218,10 @@ def _lsq_backward(grid_of: GridOfStep, static: Spec, residuals: Any, gradient: j
     upstream = to_groups(gradient.astype(jnp.float32), spec)
     # v decides what is inside by the scale, not by the divisor, which at one bit is far below it.
     v, code = divide(view, g.scale), jnp.clip(encode(view, g), g.lowest, g.highest)
+    # At 32 bits the input passes as it is, so its gradient is 1 everywhere and the step's is 0.
     inside = unless_untouched(spec, True, from_groups((v >= g.lowest) & (v <= g.highest), x.shape, spec))
     slope = jnp.where(v <= g.lowest, g.lowest, jnp.where(v >= g.highest, g.highest, code - v))
+    # An ordered sum: the gradient of a batch of trials must have the bits of a single trial.
     total = collect(ordered_sum(slope * upstream, shared_axes(view.ndim, spec)), spec)
     d_step = unless_untouched(spec, jnp.float32(0), divide(total, jnp.sqrt(count * largest_code(spec))))
     return None, jnp.where(inside, gradient, jnp.zeros_like(gradient)), d_step, None
@@ -269,6 +272,7 @@ def _pact_compiled(spec: Spec, x: jax.Array, alpha: jax.Array) -> jax.Array:
 
 
 def _pact_range(spec: Spec, alpha: jax.Array) -> Range:
+    # A negative level lets nothing through, but its gradient can make it grow again.
     alpha = jnp.maximum(alpha, 0)
     return Range(-alpha if spec.symmetric else jnp.zeros_like(alpha), alpha)
 

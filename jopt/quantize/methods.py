@@ -107,6 +107,7 @@ class Weights(Method):
         rounding_function(self.rounding, join_path(path, "rounding"))
         has_one_bit = self.bits == 1 or any(bits == 1 for _, bits in self.rules)
         accepted = "'auto' or 'absmax' at one bit, where the scale is the mean magnitude"
+        # One bit stands for the end of the range, which these calibrations choose to clip outliers.
         fits = not (self.symmetric and has_one_bit and self.chosen_between_segments)
         require(fits, field, self.calibration, accepted)
         check_rules(join_path(path, "rules"), self.rules)
@@ -116,6 +117,7 @@ class Weights(Method):
     ) -> ParamTransform:
         """The transform `jopt.quantize.weights` of these fields, which may be traced."""
         del begin, steps, last_update
+        # Also for configs that never met an app; traced numbers pass every check of size.
         known(self).validate()
         return quantize_by(lambda params: _specs(self, params, layers), self.calibration, self.rounding)
 
@@ -262,6 +264,7 @@ class _Signs(Method):
         """The transform of signs, then that of integer codes where rules ask for them."""
         del begin, steps, last_update
         known(self).validate()
+        # Integers come last, as their rules name what the signs leave alone.
         integers = self._integers
         # What a rule names gets its bits, or nothing, and in no case a sign.
         signs = self._transform([(pattern, False) for pattern, _ in integers.rules], layers)

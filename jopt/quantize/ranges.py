@@ -126,6 +126,7 @@ def automatic(x: jax.Array, spec: Spec) -> Range:
         return extremes
     bits, n = jnp.asarray(spec.bits), largest_code(spec)
     few = (bits >= LOW_BITS[0]) & (bits <= LOW_BITS[-1])
+    # At 5 bits and more, half a step is so small that clipping it changes nothing; the range stays exact.
     share = jnp.where(few, divide(n, n + jnp.float32(0.5)), jnp.float32(1))
     return Range(extremes.low * share, extremes.high * share)
 
@@ -221,6 +222,7 @@ def _quantile(x: jax.Array, axes: tuple[int, ...], rank: jax.Array, skip_zeros: 
     def count(where: jax.Array) -> jax.Array:
         return jnp.sum(where.astype(jnp.int32), axes, keepdims=True)
 
+    # Counted, not filtered: under jit an array cannot lose its zeros.
     negative, zeros = count(x < 0), count(x == 0)
     if not skip_zeros:
         zeros = jnp.zeros_like(zeros)
@@ -292,6 +294,7 @@ def _mse(spec: Spec, x: jax.Array, *, fractions: int) -> Range:
         e = error(fraction)
         return (jnp.minimum(e, least), jnp.where(e < least, fraction, chosen)), None
 
+    # From wide to narrow, and only a smaller error wins, so that of equal errors the widest range is chosen.
     widths = divide(jnp.arange(fractions, 0, -1, dtype=jnp.float32), float(fractions))
     start = error(widths[0])
     (_, chosen), _ = lax.scan(narrower, (start, jnp.ones_like(start)), widths[1:])
@@ -386,6 +389,7 @@ def calibration_function(
         return NAMED[calibration]
     if is_reference(calibration):
         calibration = resolve(str(calibration), field)
+    # A class is callable, but calling it makes an instance and no range.
     if isinstance(calibration, str | type) or not callable(calibration):
         accepted = f"one of {', '.join(map(repr, names))}, a function, or 'package.module:name' of one"
         raise ConfigError(field, calibration, accepted)
@@ -394,4 +398,5 @@ def calibration_function(
 
 def of_weights(choose: Choose, values: jax.Array, spec: Spec) -> Range:
     """The range of a parameter: by `Calibration.of_weights` where the calibration has it."""
+    # A plain function cannot know of pruned zeros; it gets all values.
     return choose.of_weights(values, spec) if isinstance(choose, Calibration) else choose(values, spec)

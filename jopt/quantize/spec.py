@@ -67,6 +67,7 @@ class Spec:
         number = isinstance(self.bits, bool | int | float | str)
         if number and (isinstance(self.bits, bool | float) or self.bits not in (*BITS, UNTOUCHED)):
             raise ValueError(f"bits must be {ACCEPTED_OR_NONE}, got {self.bits!r}")
+        # JSON gives lists, which would make the Spec unhashable.
         if isinstance(self.axis, list):
             object.__setattr__(self, "axis", tuple(self.axis))
         axes = () if self.axis in (None, OUTPUTS) else self.axis if isinstance(self.axis, tuple) else (self.axis,)
@@ -122,6 +123,7 @@ def split(spec: Spec) -> tuple[Spec, Any]:
       >>> split(Spec(4))[1], split(Spec(np.array(4)))
       (None, (Spec(bits=None, symmetric=True, axis=None, narrow=True, group=None), array(4)))
     """
+    # A Python integer stays static, so that a constant width costs no selection between widths.
     if spec.bits is None or isinstance(spec.bits, int):
         return spec, None
     return dataclasses.replace(spec, bits=None), spec.bits
@@ -151,6 +153,7 @@ def compiled(*static_names: str) -> Callable[[Callable[..., Any]], Callable[...,
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Compiled in eager calls too: XLA fuses operations, so that uncompiled ones could differ by a bit.
         @functools.partial(jax.jit, static_argnames=("static", *static_names))
         def program(*args: Any, static: Spec, bits: Any, **options: Any) -> Any:
             return function(merge(static, bits), *args, **options)
@@ -206,6 +209,7 @@ def to_groups(x: jax.Array, spec: Spec) -> jax.Array:
     """The array with each group on axes of its own: with `spec.group` [groups, group, *kept axes], else `x`."""
     if spec.group is None:
         return x
+    # The kept axes go last, so that the scales of groups are [groups, *kept axes] and broadcast against this.
     channels = spec.kept_axes(x.ndim)
     entries = [i for i in range(x.ndim) if i not in channels]
     groups, *sizes = scale_shape(x.shape, spec)
@@ -217,6 +221,7 @@ def from_groups(y: jax.Array, shape: tuple[int, ...], spec: Spec) -> jax.Array:
     if spec.group is None:
         return y
     channels = spec.kept_axes(len(shape))
+    # The order that `to_groups` made; its inverse undoes the transposition.
     order = [*(i for i in range(len(shape)) if i not in channels), *channels]
     return y.reshape([shape[i] for i in order]).transpose(*(order.index(i) for i in range(len(shape))))
 
@@ -238,6 +243,7 @@ def collect(scales: jax.Array, spec: Spec) -> jax.Array:
     """Undoes `spread` for what was reduced along `shared_axes` with `keepdims`."""
     if spec.group is not None:
         return jnp.squeeze(scales, 1)
+    # With `keepdims` a single scale has as many axes as the array; stored, it is a scalar.
     return scales.reshape(()) if spec.axis is None else scales
 
 
@@ -259,6 +265,7 @@ def check_array(x: Any, name: str) -> None:
     """
     if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         raise ValueError(f"{name} must be a floating array, got {jnp.result_type(x)}")
+    # Traced values are passed over: a check in the program would cost a pass over the data at every step.
     if isinstance(x, Tracer):
         return
     # In NumPy: inside of a trace, JAX would trace the check of a constant too.

@@ -108,6 +108,7 @@ def values(spec: Spec, x: jax.Array, range: Range, rounding: Rounding = jnp.roun
     """What `fake_quantize` gives, without a gradient rule; the range must have the scales' shape."""
     g = spread_fields(grid(spec, range), spec)
     if not spec.symmetric:
+        # The zero point makes the grid costly, and XLA would compute it again for each element it is broadcast to.
         g = Grid(*map(computed_once, g))
     y = decode(encode(to_groups(x.astype(jnp.float32), spec), g, rounding), g)
     return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
@@ -127,6 +128,7 @@ def unless_untouched(spec: Spec, x: jax.Array | bool, y: jax.Array) -> jax.Array
 def _unclipped(
     spec: Spec, x: jax.Array, *, choose: Callable[[jax.Array, Spec], Range], rounding: Rounding
 ) -> jax.Array:
+    # A custom gradient needs hashable static arguments, and traced bits are not.
     static, bits = split(spec)
     return _straight_through(choose, rounding, static, bits, x)
 
@@ -193,6 +195,7 @@ def is_inside(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
     else:
         ends = Range(jnp.minimum(range.low, 0), jnp.maximum(range.high, 0))
     low, high = spread_fields(ends, spec)
+    # In float32 whatever the dtype: bfloat16 has not enough digits to tell codes of 8 bits and more.
     view = to_groups(x.astype(jnp.float32), spec)
     return from_groups((view >= low) & (view <= high), x.shape, spec)
 
@@ -261,6 +264,7 @@ def _quantize(
     range = dynamic(x, spec) if range is None else range
     g = grid(spec, range)
     view, wide = to_groups(x.astype(jnp.float32), spec), spread_fields(g, spec)
+    # Clipped before the zero point is added, where codes are still exact as floats.
     codes = jnp.clip(encode(view, wide, rounding), wide.lowest, wide.highest) + wide.zero_point
     codes = from_groups(codes, x.shape, spec).astype(jnp.int32).astype(code_dtype(spec))
     return codes, g.scale, g.zero_point.astype(jnp.int32), range
@@ -294,9 +298,11 @@ def _dequantize(
     shape = scale_shape(codes.shape, spec)
     zero_point = jnp.broadcast_to(jnp.asarray(zero_point, jnp.int32), shape)
     if range is None:
+        # Without the range it is not known what the ends were, so the outermost codes stand for products too.
         g = stored_grid(spec, jnp.broadcast_to(jnp.asarray(scale, jnp.float32), shape), zero_point)
     else:
         g = grid(spec, range)
+    # Subtracted as integers: unsigned codes would wrap around.
     view = to_groups(codes.astype(jnp.int32), spec) - spread(zero_point, spec)
     return from_groups(decode(view.astype(jnp.float32), spread_fields(g, spec)), codes.shape, spec)
 
@@ -308,6 +314,7 @@ def code_dtype(spec: Spec) -> Any:
       >>> code_dtype(Spec(4)), code_dtype(Spec(16, symmetric=False))
       (<class 'jax.numpy.int8'>, <class 'jax.numpy.uint16'>)
     """
+    # Traced bits may be 16 in any trial, so their codes get the wide type.
     small = isinstance(spec.bits, int) and spec.bits <= 8
     if spec.symmetric:
         return jnp.int8 if small else jnp.int16

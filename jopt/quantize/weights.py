@@ -200,6 +200,7 @@ def quantize_by(
 
     def apply(state: Ranges, params: Params) -> Params:
         def see(path: str, leaf: jax.Array, spec: Spec) -> jax.Array:
+            # Not in a range: nothing is clipped, so the gradient is 1 at the ends too; a range would cut it off.
             if calibration == "auto":
                 return auto_quantize(leaf, spec, rounding=to_integer)
             return fake_quantize(leaf, spec, state.get(path), rounding=to_integer)
@@ -273,6 +274,7 @@ def learn_by(specs: SpecsOf) -> ParamTransform:
         steps: Steps = {}
 
         def start(path: str, leaf: jax.Array, spec: Spec) -> jax.Array:
+            # A parameter at 32 bits has no step: it would get no gradient and be stored for nothing.
             if not spec.is_identity:
                 # Named, so that no rule for kernels takes the step of a kernel for one.
                 steps[path] = {"step": lsq_step(leaf, spec)}
@@ -295,6 +297,7 @@ def learn_by(specs: SpecsOf) -> ParamTransform:
 
     return ParamTransform(
         init=init,
+        # The steps follow gradients; nothing is chosen between segments.
         update=lambda state, params, *, step, grads=None, key=None, learned=None: state,
         apply=apply,  # type: ignore[arg-type]
         storage=storage,

@@ -51,6 +51,7 @@ def contractions(program: Callable[..., Any] | ClosedJaxpr | Jaxpr, *args: Any) 
       >>> contractions(lambda x: x @ x, jnp.ones((2, 2)))
       [Contraction(where='', primitive='dot_general', lhs='float32', rhs='float32', sums='float32')]
     """
+    # Traced, not compiled: what every platform would run is in the jaxpr, the branches of the others too.
     jaxpr: Any = program if isinstance(program, ClosedJaxpr | Jaxpr) else jax.make_jaxpr(program)(*args)
     return list(_contractions(jaxpr, ""))
 

@@ -107,6 +107,7 @@ def network(
                 return blanks[path]
             return values[path].astype(jnp.result_type(value)) if path in values else value
 
+        # The model's own code runs on these; only the contractions inside its layers are replaced.
         seen = jax.tree.unflatten(jax.tree.structure(params), [leaf(*item) for item in named_leaves(params)])
         has_states: dict[str, bool] = {}
 
@@ -120,6 +121,7 @@ def network(
             return _layer(path, by_name, state, module, call, x, blanks.get(f"{path}/kernel".lstrip("/")))
 
         logits, _ = intercept.replace_layers(model.apply, around)(seen, model_state, x, train=False)
+        # Checked when all layers have run: only then are the recurrent ones known.
         activations.quantized_states(activations.bits_of(has_states), has_states)
         return logits
 
@@ -143,6 +145,7 @@ def _products(
             continue
         try:
             signs = spec.bits == 1 and is_signs(q.spec) and len(q.spec.kept_axes(q.codes.ndim)) < 2
+            # XOR and population count need two signs; a kernel with scales along two axes has no single alpha.
             words = binary_kernel(q) if signs else None
             products[kernel] = _Product(spec, g, with_columns(operand(q)), words)
             encode_input(jnp.zeros(1), spec, g)  # Raises here for a Spec that the layer would refuse.
@@ -242,6 +245,7 @@ def _replaced(
 ) -> Any:
     """What the layer gives with another contraction, which it must call, once, with its own kernel."""
     assert kernel is not None
+    # Linen multiplies the kernel by its mask before the contraction, so it would not be the stored one.
     if getattr(module, "mask", None) is not None:
         raise ValueError(_cannot(path, module, "its kernel has a mask"))
     kernels = []

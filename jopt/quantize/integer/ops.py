@@ -76,6 +76,7 @@ def operand(q: Operand) -> Codes:
     bits = checked_width(q.spec, "the codes")
     codes, zero_point = jnp.asarray(q.codes).astype(jnp.int32), None
     if not q.spec.symmetric:
+        # XLA's integer products take signed codes of one type, so unsigned ones are shifted into it.
         half = jnp.int32(1 << (bits - 1))
         codes, zero_point = codes - half, jnp.asarray(q.zero_point).astype(jnp.int32) - half
     return Codes(codes.astype(code_type(bits)), jnp.asarray(q.scale), zero_point)
@@ -233,6 +234,7 @@ def convolve(
         columns = patches(x, kernel.shape[:-2], strides, [(0, 0)] * (x.ndim - 2), dilation)
         return dot(columns, kernel.reshape(-1, kernel.shape[-1]), (x.ndim - 1,), (0,))
 
+    # A product of columns would multiply every group with every other.
     if groups != 1:
         return native(x, kernel)
     return lax.platform_dependent(x, kernel, tpu=native, default=slices)
@@ -321,6 +323,7 @@ def dense(x: Operand, w: Operand, dimension_numbers: DimensionNumbers | None = N
     def of_outputs(v: jax.Array) -> jax.Array:
         return _outputs(v, w_axes, w.codes.ndim)
 
+    # By the formula above: only the terms of zero points that exist are computed.
     if x.zero_point is not None:
         total = total - lax.broadcast(x.zero_point * column_sums(w, w_axes), total.shape[: total.ndim - trailing])
     if w.zero_point is not None:
@@ -453,6 +456,7 @@ def max_pool(x: Operand, window: Sequence[int], strides: Sequence[int] | None = 
       [[5, 7], [13, 15]]
     """
     x = operand(x)
+    # Below every code, so that padding never wins.
     lowest = jnp.int8(-128)
     codes = lax.reduce_window(x.codes.astype(jnp.int8), lowest, lax.max, *_windows(window, strides))
     return x._replace(codes=codes)

@@ -138,6 +138,7 @@ def signs_dot(x: Signs, kernel: Signs) -> jax.Array:
     def one_word(total: jax.Array, planes: tuple[jax.Array | None, ...]) -> tuple[jax.Array, None]:
         a, b, not_a, not_b = planes
         differ = _columns(a) ^ _rows(b)
+        # Without zeros anywhere each product is 1 or -1: the length less twice the differing signs.
         if not masked:
             return total - 2 * _count(differ), None
         both = _columns(not_a) if not_b is None else _rows(not_b)
@@ -168,6 +169,7 @@ def _count(words: jax.Array) -> jax.Array:
 @jax.jit
 def _pack(bits: jax.Array) -> jax.Array:
     words = -(-bits.shape[-1] // WORD)
+    # Filled up with zeros, which stand for +1 on both sides and never differ.
     room = [(0, 0)] * (bits.ndim - 1) + [(0, words * WORD - bits.shape[-1])]
     bits = jnp.pad(bits, room).reshape(*bits.shape[:-1], words, WORD).astype(jnp.uint32)
     return jnp.sum(bits << lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1), -1, dtype=jnp.uint32)
@@ -224,6 +226,7 @@ def binary_kernel(q: QTensor) -> BinaryKernel:
     codes = q.codes.astype(jnp.int8)
     if not spec.symmetric:
         codes = codes - jnp.broadcast_to(q.zero_point.astype(jnp.int8), shape)
+    # Packed along the contraction, as the windows of a convolution are.
     flat = codes.reshape(math.prod(shape[:-1]), shape[-1]).T
     scale = jnp.broadcast_to(q.scale.reshape(-1), shape[-1:])
     return BinaryKernel(pack_signs(flat), scale.astype(jnp.float32), tuple(shape[:-2]))
@@ -310,6 +313,7 @@ def binary_conv(
         # A word would hold channels of two pixels.
         signs = pack_signs(windows(values))
     else:
+        # Padding is 0, so its pixels need the second plane even where no input is 0.
         by_pixel = pack_signs(values, zeros=True if padded else None)
         nonzero = None if by_pixel.nonzero is None else windows(by_pixel.nonzero)
         signs = Signs(windows(by_pixel.negative), nonzero, kernel.signs.length)
