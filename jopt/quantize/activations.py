@@ -24,7 +24,7 @@ from jopt.quantize.methods import BitRules, check_rules
 from jopt.quantize.ranges import dynamic
 from jopt.quantize.spec import ACCEPTED_OR_NONE, BITS, UNTOUCHED, Spec, check_array
 from jopt.quantize.tensors import fake_quantize
-from jopt.transform import Params
+from jopt.transform import Params, State
 
 if TYPE_CHECKING:
     from jopt.models import Model
@@ -70,7 +70,7 @@ class LayerGrid(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ActivationMethod(Method):
-    """The base class of methods that quantize the inputs of layers: hers overrides `fresh`, `choose` and `see`.
+    """The base class of methods that quantize the inputs of layers. Override `fresh`, `choose` and `see`.
 
     A rule is a pair of a regular expression, which must match a layer's whole path such as `Dense_0` or
     `Block_1/Conv_0`, and that layer's bits, None leaving it alone; the first match wins, and a rule that changes
@@ -171,8 +171,8 @@ class ActivationMethod(Method):
         return self.examples
 
     def calibrate(
-        self, model: "Model", params: Params, model_state: Any, inputs: jax.Array, *, seen: Params = None
-    ) -> tuple[Params, Any]:
+        self, model: "Model", params: Params, model_state: State, inputs: jax.Array, *, seen: Params = None
+    ) -> tuple[Params, State]:
         """Chooses the range of each layer's input from what the model, not quantized, makes of some examples.
 
         Args:
@@ -435,8 +435,8 @@ def activations(model: M, method: ActivationMethod) -> M:
 
 
 def calibrate(
-    model: Any, method: ActivationMethod, params: Any, model_state: Any, x: jax.Array, *, seen: Any = None
-) -> tuple[Any, Any]:
+    model: Any, method: ActivationMethod, params: Params, model_state: State, x: jax.Array, *, seen: Params = None
+) -> tuple[Params, State]:
     """`method.calibrate`: parameters and state for the model that `activations` gives, with ranges.
 
     Example:
@@ -458,7 +458,7 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
     if method.is_identity and not method.rules:
         return model
 
-    def init(key: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+    def init(key: jax.Array, x: jax.Array) -> tuple[Params, State]:
         params, model_state = model.init(key, x)
         layers = intercept.names(model.apply, params, model_state, x, train=False)
         bits = method.bits_of(layers)
@@ -466,7 +466,7 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
         fresh = {path: method.fresh() for path in layers if bits[path] is not None}
         return _joined(params, model_state, fresh)
 
-    def apply(params: Any, model_state: Any, x: jax.Array, *, train: bool, key: jax.Array | None = None):
+    def apply(params: Params, model_state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None):
         params, trained = split("params", params)
         model_state, fixed = split("model_state", model_state)
         # A later stage keeps the ranges as they ended, whatever its optimizer moves.
@@ -520,7 +520,7 @@ def has_state(module: Any) -> bool:
     return hasattr(module, "product")
 
 
-def split(name: str, tree: Any) -> tuple[dict[str, Any], Ranges]:
+def split(name: str, tree: Params) -> tuple[dict[str, Any], Ranges]:
     """Takes the ranges out of `params` or `model_state`, whichever `name` says it is.
 
     Example:
@@ -531,7 +531,7 @@ def split(name: str, tree: Any) -> tuple[dict[str, Any], Ranges]:
     return {key: value for key, value in tree.items() if key != KEY}, dict(tree.get(KEY, {}))
 
 
-def join(name: str, tree: Any, ranges: Ranges) -> dict[str, Any]:
+def join(name: str, tree: Params, ranges: Ranges) -> dict[str, Any]:
     """Puts ranges into what `split` gave; no ranges leave no key.
 
     Example:
@@ -545,14 +545,14 @@ def join(name: str, tree: Any, ranges: Ranges) -> dict[str, Any]:
 
 
 def _joined(
-    params: Any, model_state: Any, layers: Mapping[str, LayerRange]
+    params: Params, model_state: State, layers: Mapping[str, LayerRange]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     trained = {path: layer.trained for path, layer in layers.items() if layer.trained}
     fixed = {path: layer.fixed for path, layer in layers.items() if layer.fixed}
     return join("params", params, trained), join("model_state", model_state, fixed)
 
 
-def _require_dictionary(name: str, tree: Any) -> None:
+def _require_dictionary(name: str, tree: Params) -> None:
     if not isinstance(tree, Mapping):
         raise ValueError(f"{name} must be a dictionary, so that it can hold ranges, got {type(tree).__name__}")
 

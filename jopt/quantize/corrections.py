@@ -12,7 +12,7 @@ from jopt import coupling
 from jopt.coupling import CouplingError
 from jopt.layers import Layers, LayoutError, Parameter, parameters
 from jopt.rules import named_leaves, path_name
-from jopt.transform import Params
+from jopt.transform import Params, State
 
 # So far above any statistic that the batch's share of the update rounds away.
 _PROBE = 2.0**60
@@ -140,7 +140,7 @@ def _output_shift(w: jax.Array, quantized: jax.Array, mean_input: jax.Array, dil
 
 
 def correct_biases(
-    params: Any, seen: Any, mean_inputs: Mapping[str, jax.Array], layers: Layers | None = None
+    params: Params, seen: Params, mean_inputs: Mapping[str, jax.Array], layers: Layers | None = None
 ) -> Any:
     """The parameters with each bias less the `output_shift` of its kernel.
 
@@ -240,7 +240,7 @@ def fold_batch_norm(
     return (kernel.astype(jnp.float32) * wide).astype(kernel.dtype), total.astype(kernel.dtype)
 
 
-def fold(model: Any, params: Params, model_state: Any) -> tuple[Any, Params, Any]:
+def fold(model: Any, params: Params, model_state: State) -> tuple[Any, Params, Any]:
     """The same function in evaluation mode, with every batch normalization folded into the layer before it.
 
     `f(x) == fold(f)(x)` to rounding. Pure: for a fixed `model` it works under jit on `params` and `model_state`.
@@ -313,7 +313,7 @@ def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def recalibrate(
-    model: Any, params: Any, model_state: Any, batches: jax.Array, *, key: jax.Array | None = None
+    model: Any, params: Params, model_state: State, batches: jax.Array, *, key: jax.Array | None = None
 ) -> Any:
     """Estimates the running statistics of batch normalizations again, for the parameters given.
 

@@ -1,5 +1,6 @@
 """From a range to the grid of representable values: scale, zero point, outermost codes and what they stand for."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -203,15 +204,22 @@ def rounding_function(rounding: str | Rounding, field: str = "rounding") -> Roun
     if isinstance(rounding, str) or not callable(rounding):
         names = ", ".join(map(repr, ROUNDINGS))
         raise ConfigError(field, rounding, f"one of {names}, a function, or 'package.module:name' of one")
+    if not _gives_integers(rounding):
+        accepted = "a function to integers of the same shape and dtype, with 0 at 0"
+        raise ConfigError(field, rounding, accepted)
+    return rounding
+
+
+@functools.cache
+def _gives_integers(rounding: Rounding) -> bool:
     # Tried out on constants, also inside of a trace: a wrong rounding would otherwise show only as a wrong file.
+    # Cached, because every call of `fake_quantize` asks.
     with jax.ensure_compile_time_eval():
         trial = jnp.float32([-2.5, -0.25, 0.0, 0.5, 3.0])
         codes = rounding(trial)
-        same_form = jnp.shape(codes) == trial.shape and jnp.result_type(codes) == trial.dtype
-        if not (same_form and bool(jnp.all(codes == jnp.round(codes))) and float(codes[2]) == 0):
-            accepted = "a function to integers of the same shape and dtype, with 0 at 0"
-            raise ConfigError(field, rounding, accepted)
-    return rounding
+        if jnp.shape(codes) != trial.shape or jnp.result_type(codes) != trial.dtype:
+            return False
+        return bool(jnp.all(codes == jnp.round(codes))) and float(codes[2]) == 0
 
 
 def fit_range(range: Range, shape: tuple[int, ...], spec: Spec) -> Range:

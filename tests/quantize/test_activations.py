@@ -488,9 +488,9 @@ def test_calibration_refuses_inputs_that_are_not_finite():
 
 BAD = {
     "calibration": (Activations(calibration="max"), "calibration", "max"),
-    "calibration_type": (Activations(calibration=3), "calibration", 3),  # type: ignore
+    "calibration_type": (Activations(calibration=3), "calibration", 3),
     "bits": (Activations(bits=0), "bits", 0),
-    "bits_type": (Activations(bits=8.0), "bits", 8.0),  # type: ignore
+    "bits_type": (Activations(bits=8.0), "bits", 8.0),
     "percentile": (Activations(calibration=Percentile(50.0)), "calibration.percentile", 50.0),
     "alpha": (PACTActivations(percentile=50.0), "percentile", 50.0),
     "alpha_high": (PACTActivations(percentile=100.1), "percentile", 100.1),

@@ -37,13 +37,13 @@ def by_the_paper(w, step, upstream, low, high):
 def test_values_and_gradients_are_the_papers(bits, symmetric):
     t = LearnedWeights(bits, symmetric=symmetric).build()
     state, top = t.init(PARAMS), 2 ** (bits - 1) - 1
-    steps = t.learn(state, PARAMS)  # type: ignore[misc]
+    steps = t.learn(state, PARAMS)
     assert sorted(steps) == ["a/kernel", "b/kernel"]
     wide = np.abs(np.asarray(PARAMS["a"]["kernel"], np.float64)).mean(0, keepdims=True)
     np.testing.assert_allclose(steps["a/kernel"]["step"], 2 * wide / np.sqrt(top), rtol=1e-6)
     # Another step than the first, so that weights lie in and beyond the range.
     steps = jax.tree.map(lambda s: 0.7 * s, steps)
-    seen, back = jax.vjp(lambda p, s: t.apply(state, p, s), PARAMS, steps)  # type: ignore[call-arg]
+    seen, back = jax.vjp(lambda p, s: t.apply(state, p, s), PARAMS, steps)
     d_params, d_steps = back(UPSTREAM)
     for layer in ("a", "b"):
         path, w = f"{layer}/kernel", PARAMS[layer]["kernel"]
@@ -61,10 +61,10 @@ def test_the_steps_gradient_is_the_slope_between_roundings():
     # Where no code changes, the value is code * step: a finite difference gives code, and LSQ subtracts v.
     w, step, count = jnp.array([0.31, -0.78, 0.05, 3.0]), jnp.float32(0.5), 4
     loss = lambda s: lsq_weights(w, s, Spec(3)).sum()  # noqa: E731
-    ours = float(jax.grad(loss)(step)) * np.sqrt(count * 3)
+    slope = float(jax.grad(loss)(step)) * np.sqrt(count * 3)
     difference = float(loss(step + 1e-3) - loss(step - 1e-3)) / 2e-3
     inside = np.asarray(w)[:3] / 0.5
-    assert ours == pytest.approx(difference - inside.sum(), rel=1e-3)
+    assert slope == pytest.approx(difference - inside.sum(), rel=1e-3)
     assert difference == pytest.approx(1 - 2 + 0 + 3, rel=1e-3)
 
 
@@ -91,16 +91,16 @@ def test_what_is_stored_is_what_was_seen(spec):
     state = t.init(PARAMS)
     steps = jax.tree.map(
         lambda s: jnp.asarray(-s * RNG.uniform(0.2, 1.3, s.shape), jnp.float32),
-        t.learn(state, PARAMS),  # type: ignore[misc]
+        t.learn(state, PARAMS),
     )
-    seen = t.apply(state, PARAMS, steps)  # type: ignore[call-arg]
+    seen = t.apply(state, PARAMS, steps)
     tensors = integers(t, state, PARAMS, steps)
     assert sorted(tensors) == ["a/kernel", "b/kernel"]
     leaves = dict(named_leaves(seen))
     for path, q in tensors.items():
         assert np.asarray(dequantize(q)).tobytes() == np.asarray(leaves[path]).tobytes()
         np.testing.assert_allclose(q.scale, np.abs(steps[path]["step"]), rtol=2e-7)
-    file = codec.decode(codec.encode(seen, storage=t.storage(state, PARAMS, steps)).data)  # type: ignore[misc]
+    file = codec.decode(codec.encode(seen, storage=t.storage(state, PARAMS, steps)).data)
     np.testing.assert_array_equal(file.params["a"]["kernel"], leaves["a/kernel"])
     np.testing.assert_array_equal(file.integers["a/kernel"].codes, tensors["a/kernel"].codes)
     # lsq multiplies by the step itself: the same codes, and values that a file's scale can miss by a bit.
@@ -118,14 +118,14 @@ def test_most_steps_are_the_scale_of_some_range():
 def test_pruned_weights_stay_zero_and_a_trained_step_beats_the_first():
     t = chain(prune.one_shot(0.5), LearnedWeights(bits=2).build())
     state = t.init(PARAMS)
-    state = t.update(state, PARAMS, step=0, learned=t.learn(state, PARAMS))  # type: ignore[misc]
-    pruned = t.apply(state, PARAMS, t.learn(state, PARAMS))  # type: ignore[misc]
+    state = t.update(state, PARAMS, step=0, learned=t.learn(state, PARAMS))
+    pruned = t.apply(state, PARAMS, t.learn(state, PARAMS))
     zeros = jax.tree.map(lambda w: np.asarray(w) == 0, chain(prune.one_shot(0.5)).apply(state[:1], PARAMS))
     optimizer = optax.sgd(0.01)
     target = jax.tree.map(lambda w, z: jnp.where(z, 0, w), PARAMS, zeros)
 
     def loss(learned):
-        seen = t.apply(state, PARAMS, learned)  # type: ignore[call-arg]
+        seen = t.apply(state, PARAMS, learned)
         return sum(jnp.square(s - w).sum() for s, w in zip(*map(jax.tree.leaves, (seen, target)), strict=True))
 
     @jax.jit
@@ -137,13 +137,13 @@ def test_pruned_weights_stay_zero_and_a_trained_step_beats_the_first():
 
         return jax.lax.scan(step, (learned, optimizer.init(learned)), None, 60)[0][0]
 
-    first = t.learn(state, PARAMS)  # type: ignore[misc]
+    first = t.learn(state, PARAMS)
     trained = train(first)
     assert float(loss(trained)) < 0.9 * float(loss(first))
-    for seen in (pruned, t.apply(state, PARAMS, trained)):  # type: ignore[call-arg]
+    for seen in (pruned, t.apply(state, PARAMS, trained)):
         for w, z in zip(*map(jax.tree.leaves, (seen, zeros)), strict=True):
             assert not np.asarray(w)[z].any()
-    assert LearnedWeights(bits=2).check(state[1], seen) == []  # type: ignore[possibly-undefined]
+    assert LearnedWeights(bits=2).check(state[1], seen) == []
 
 
 def test_the_contract_of_transforms():
@@ -165,14 +165,14 @@ def test_the_contract_of_transforms():
         assert state == () and jax.tree.structure(seen) == jax.tree.structure(PARAMS)
         np.testing.assert_array_equal(seen["b"]["kernel"], PARAMS["b"]["kernel"])
         t = LearnedWeights(bits, rules=(("b/kernel", 32),)).build()
-        constant = t.learn((), PARAMS)  # type: ignore[misc]
-        own = see(hold(t), (), PARAMS, constant)["a"]["kernel"]
-        np.testing.assert_array_equal(seen["a"]["kernel"], own)
-        assert (bits == 32) == (np.asarray(own) == np.asarray(PARAMS["a"]["kernel"])).all()
+        constant = t.learn((), PARAMS)
+        alone = see(hold(t), (), PARAMS, constant)["a"]["kernel"]
+        np.testing.assert_array_equal(seen["a"]["kernel"], alone)
+        assert (bits == 32) == (np.asarray(alone) == np.asarray(PARAMS["a"]["kernel"])).all()
     assert len(traces) == 1
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
     t = LearnedWeights(bits=4).build()
-    learned = t.learn((), half)  # type: ignore[misc]
+    learned = t.learn((), half)
     assert see(t, (), half, learned)["a"]["kernel"].dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(learned)} == {jnp.dtype(jnp.float32)}
     with pytest.raises(ValueError, match="symmetric"):

@@ -133,14 +133,14 @@ def test_a_calibrations_number_is_traced_and_comes_back_from_json():
     assert sorted(numbers) == ["bits", "calibration.times"]
     run = jax.jit(lambda numbers: hyper.join(structure, numbers).build().init(PARAMS)["a/kernel"].high)
     for times in (1.0, 2.5):
-        found = run(hyper.split(Weights(calibration=Deviations(times)))[1])
-        np.testing.assert_allclose(found, times * np.std(KERNEL) * np.ones((1, 6)), rtol=1e-6)
+        high = run(hyper.split(Weights(calibration=Deviations(times)))[1])
+        np.testing.assert_allclose(high, times * np.std(KERNEL) * np.ones((1, 6)), rtol=1e-6)
     assert run._cache_size() == 1
     config = Weights(calibration=Deviations(2.0))
     assert from_dict(Weights, to_dict(config)) == config
     assert HERE in canonical_json(config) and '"times":2.0' in canonical_json(config)
     with pytest.raises(ConfigError) as caught:
-        Weights(calibration=Deviations("2")).validate()  # type: ignore[arg-type]
+        Weights(calibration=Deviations("2")).validate()
     assert caught.value.field == "quantize.calibration.times"
 
 
@@ -185,7 +185,7 @@ def test_a_function_that_rounds_to_no_integers_is_refused(rounding):
 
 def test_a_lambda_has_no_name_in_json():
     with pytest.raises(ConfigError):
-        canonical_json(Weights(calibration=lambda values, spec: Range(-1.0, 1.0)))  # type: ignore[arg-type]
+        canonical_json(Weights(calibration=lambda values, spec: Range(-1.0, 1.0)))
 
 
 # Activations of her own: inputs clipped and rounded on a trained scale of powers of two.
@@ -217,7 +217,7 @@ def test_a_method_for_activations_of_her_own():
     )
     params, state = method.calibrate(model, params, state, x, seen=params)
     assert float(params[method.key]["Dense_0"]["exponent"]) == np.ceil(np.log2(np.abs(x).max()))
-    seen = fake_quantize(x, Spec(3), Range(-4.0, 4.0))  # type: ignore[arg-type]
+    seen = fake_quantize(x, Spec(3), Range(-4.0, 4.0))
     np.testing.assert_allclose(
         wrapped.apply(params, state, x, train=True)[0], model.apply(plain, state, seen, train=True)[0], rtol=1e-6
     )
@@ -242,8 +242,8 @@ def test_the_files_of_the_document_run_as_printed():
     exec(compile(quantizer, "my_quantizer.py", "exec"), space)
     transform = space["PowersOfTwo"](levels=3).build()
     seen = see(transform, (), PARAMS, transform.learn((), PARAMS))
-    ours = PowersOfTwo(levels=3).build()
-    np.testing.assert_array_equal(seen["a"]["kernel"], see(ours, (), PARAMS, ours.learn((), PARAMS))["a"]["kernel"])
+    t = PowersOfTwo(levels=3).build()
+    np.testing.assert_array_equal(seen["a"]["kernel"], see(t, (), PARAMS, t.learn((), PARAMS))["a"]["kernel"])
     exec(compile(parts.replace("my_parts:", HERE), "my_parts.py", "exec"), space)
     method = Weights(bits=4, calibration=space["Deviations"](2.5), rounding=space["away_from_zero"])
     assert method.build().init(PARAMS)["a/kernel"].high.shape == (1, 6)

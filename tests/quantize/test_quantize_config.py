@@ -47,17 +47,17 @@ def see(config, params=PARAMS):
     [
         (Weights(bits=0), "bits", 0),
         (Weights(bits=12), "bits", 12),
-        (Weights(bits=4.0), "bits", 4.0),  # type: ignore[arg-type]
+        (Weights(bits=4.0), "bits", 4.0),
         (Weights(granularity="row"), "granularity", "row"),
         (Weights(group=0), "group", 0),
         (Weights(granularity="tensor", group=4), "group", 4),
         (Weights(calibration="minmax"), "calibration", "minmax"),
-        (Weights(calibration=1.5), "calibration", 1.5),  # type: ignore[arg-type]
+        (Weights(calibration=1.5), "calibration", 1.5),
         (Weights(bits=1, calibration="mse"), "calibration", "mse"),
         (Weights(calibration="percentile", rules=(("a", 1),)), "calibration", "percentile"),
         (Weights(calibration=Percentile(0.0)), "calibration.percentile", 0.0),
         (Weights(calibration=Percentile(100.1)), "calibration.percentile", 100.1),
-        (Weights(calibration=Percentile("99")), "calibration.percentile", "99"),  # type: ignore[arg-type]
+        (Weights(calibration=Percentile("99")), "calibration.percentile", "99"),
         (Weights(rounding="up"), "rounding", "up"),
         (Ternary(granularity="group"), "granularity", "group"),
         (Ternary(threshold=-1.0), "threshold", -1.0),
@@ -121,19 +121,19 @@ def test_rules_give_bits_whatever_the_method():
         assert seen["Dense_1"]["kernel"] is PARAMS["Dense_1"]["kernel"]
         np.testing.assert_array_equal(seen["Dense_0"]["bias"], fake_quantize(jnp.ones(6), Spec(5)))
         assert config.check(state, seen) == []
-    whole = see(Ternary(granularity="tensor", rules=rules))[1]["Dense_0"]["kernel"]
-    np.testing.assert_array_equal(whole, fake_quantize(PARAMS["Dense_0"]["kernel"], Spec(8)))
+    by_tensor = see(Ternary(granularity="tensor", rules=rules))[1]["Dense_0"]["kernel"]
+    np.testing.assert_array_equal(by_tensor, fake_quantize(PARAMS["Dense_0"]["kernel"], Spec(8)))
     missing = (("Conv.*", None),)
     for config in (Binary(missing), Weights(rules=missing), LearnedWeights(rules=missing)):
-        for what in (lambda c: c.build().init(PARAMS), lambda c: c.plan(PARAMS), lambda c: c.check((), PARAMS)):
+        for resolve in (lambda c: c.build().init(PARAMS), lambda c: c.plan(PARAMS), lambda c: c.check((), PARAMS)):
             with pytest.raises(RuleError, match=r"'Conv\.\*' matches no parameter"):
-                what(config)
+                resolve(config)
 
 
 def test_a_bias_that_a_rule_names_has_one_scale_also_where_channels_have_groups():
     config = Weights(bits=4, group=2, rules=((".*/bias", 5),))
     t = config.build()
-    storage = t.storage(t.init(PARAMS), PARAMS)  # type: ignore[misc]
+    storage = t.storage(t.init(PARAMS), PARAMS)
     assert storage["Dense_0/bias"].spec == Spec(5) and storage["Dense_0/kernel"].spec == Spec(4, axis=-1, group=2)
 
 
@@ -187,8 +187,8 @@ def test_the_plan():
         "left as it is": Weights(bits=None),
         "2-bit symmetric, auto, 6 scales of 8 values": Ternary(rules=(("Dense_0/kernel", 2),)),
     }
-    for what, config in plans.items():
-        assert config.plan(shapes)[1].what == what
+    for text, config in plans.items():
+        assert config.plan(shapes)[1].what == text
     with pytest.raises(ValueError, match="Dense_0/kernel: group must divide the 8 entries"):
         Weights(group=5).plan(shapes)
 
@@ -266,7 +266,7 @@ def test_storage_alone_gives_bits_scales_and_zero_points(name):
     t = config.build()
     state = t.init(PARAMS)
     learned = () if t.learn is None else (t.learn(state, PARAMS),)
-    storage = t.storage(state, PARAMS, *learned)  # type: ignore[misc]
+    storage = t.storage(state, PARAMS, *learned)
     assert sorted(storage) == ["Dense_0/kernel", "Dense_1/kernel"]
     spec, range = storage["Dense_0/kernel"]
     scales = math.prod(jnp.shape(range.low))

@@ -17,6 +17,7 @@ from jopt.quantize.integer.signs import BinaryKernel, binary_conv, binary_dense,
 from jopt.quantize.spec import Spec
 from jopt.quantize.tensors import QTensor, dequantize
 from jopt.rules import named_leaves
+from jopt.transform import Params, State
 
 PRODUCTS = ("conv_general_dilated", "dot_general", "product")
 """The attributes that are a layer's contraction: of Linen's Conv, of its Dense, of jopt's recurrent layers."""
@@ -40,8 +41,8 @@ class _Product(NamedTuple):
 
 def network(
     model: Any,
-    params: Any,
-    model_state: Any,
+    params: Params,
+    model_state: State,
     weights: Mapping[str, QTensor],
     activations: ActivationMethod,
 ) -> Callable[[jax.Array], jax.Array]:

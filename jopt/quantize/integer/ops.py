@@ -148,7 +148,7 @@ def values_of(x: Codes) -> jax.Array:
     return (codes if x.zero_point is None else codes - x.zero_point).astype(jnp.float32) * x.scale
 
 
-def checked_width(spec: Spec, what: str) -> int:
+def checked_width(spec: Spec, operand_name: str) -> int:
     """The bits of a Spec that integer execution can take.
 
     Raises:
@@ -161,11 +161,15 @@ def checked_width(spec: Spec, what: str) -> int:
       ValueError: bits of the codes of 'Dense_0/kernel' must be 1 to 8 for integer execution, got 16
     """
     if spec.group is not None:
-        raise ValueError(f"group of {what} must be None for integer execution (scales are by tensor or channel)")
+        raise ValueError(
+            f"group of {operand_name} must be None for integer execution (scales are by tensor or channel)"
+        )
     if isinstance(spec.bits, Tracer):
-        raise ValueError(f"bits of {what} must not be traced for integer execution: the program depends on them")
+        raise ValueError(
+            f"bits of {operand_name} must not be traced for integer execution: the program depends on them"
+        )
     if spec.bits is None or not 1 <= int(spec.bits) <= NARROW:
-        raise ValueError(f"bits of {what} must be 1 to {NARROW} for integer execution, got {spec.bits}")
+        raise ValueError(f"bits of {operand_name} must be 1 to {NARROW} for integer execution, got {spec.bits}")
     return int(spec.bits)
 
 
