@@ -8,7 +8,7 @@ import numpy as np
 from jopt.quantize.activation_config import ActivationConfig, layer_spec, state_spec
 from jopt.quantize.activations import STATE_RANGE, Ranges
 from jopt.quantize.grid import Grid, grid
-from jopt.quantize.groups import scale_shape
+from jopt.quantize.spec import scale_shape
 from jopt.quantize.integer.grids import layer_grid
 from jopt.quantize.spec import Spec
 from jopt.quantize.tensors import fit_range

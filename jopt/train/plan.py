@@ -31,7 +31,7 @@ class StagePlan:
       network: the config of its network; None: the caller's own model.
       model: the functions of its network, before any method wraps them.
       starts_network: whether the stage starts this network; else the stage before had it.
-      activation: the name of its hidden layers' activation, for statistics of their outputs.
+      activation: the function of its hidden layers, for statistics of their outputs.
       optimizer: how its parameters move.
       optimizer_path: the optimizer's address.
       applied: the methods that act, in order: its own, and those of earlier stages, frozen.
@@ -54,7 +54,7 @@ class StagePlan:
     network: models.Config | None
     model: models.Model
     starts_network: bool
-    activation: str
+    activation: Activation
     optimizer: optim.Config
     optimizer_path: str
     applied: tuple[Applied, ...]
