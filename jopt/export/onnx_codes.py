@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from jopt.quantize.activation_config import ActivationConfig, layer_spec, state_spec
@@ -14,12 +15,10 @@ from jopt.quantize.spec import Spec
 from jopt.quantize.tensors import fit_range
 
 if TYPE_CHECKING:
-    from onnx import TensorProto
-
     from jopt.quantize import QTensor
 
 
-class Weight(NamedTuple):
+class WeightCodes(NamedTuple):
     """A quantized parameter; a code c stands for (c - zero) * scale.
 
     Attributes:
@@ -39,7 +38,7 @@ class Weight(NamedTuple):
     kept: tuple[int, ...] = ()
 
 
-class Input(NamedTuple):
+class InputCodes(NamedTuple):
     """The grid of a layer's input: code = clip(round(x / scale) + zero, low, high), half to even.
 
     Attributes:
@@ -65,8 +64,8 @@ class Input(NamedTuple):
         return (limits.min, limits.max) != (self.low, self.high)
 
 
-def weight(q: "QTensor") -> Weight:
-    """A `QTensor` as a `Weight`.
+def weight(q: "QTensor") -> WeightCodes:
+    """A `QTensor` as `WeightCodes`.
 
     Raises:
       ValueError: for codes that are not concrete integers of its Spec's shape.
@@ -88,7 +87,9 @@ def weight(q: "QTensor") -> Weight:
     stored = next(width for width in (2, 4, 8, 16) if width >= bits)
     kind = np.dtype(np.int8 if spec.symmetric else np.uint8) if stored <= 8 else codes.dtype
     kept = spec.kept_axes(codes.ndim)
-    return Weight(codes.astype(kind), scale.astype(np.float32), zero.astype(np.int32), stored, spec.group, kept)
+    return WeightCodes(
+        codes.astype(kind), scale.astype(np.float32), zero.astype(np.int32), stored, spec.group, kept
+    )
 
 
 def _spread(values: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarray:
@@ -101,7 +102,7 @@ def _spread(values: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarra
     return whole.transpose([order.index(i) for i in range(len(shape))])
 
 
-def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, held: Ranges) -> dict[str, Input]:
+def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, held: Ranges) -> dict[str, InputCodes]:
     """The grids of the layers whose inputs are quantized; those that are not calibrated are left out.
 
     Args:
@@ -128,7 +129,7 @@ def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, hel
     return found
 
 
-def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Input]:
+def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, InputCodes]:
     """The grids of the recurrent layers' states, for those of `layers` where they are quantized.
 
     Example:
@@ -141,38 +142,29 @@ def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Input]:
     return {path: _input(specs[path], grid(specs[path], range)) for path, range in ranges.items()}
 
 
-def _input(spec: Spec, g: Grid) -> Input:
+def _input(spec: Spec, g: Grid) -> InputCodes:
     zero, low, high = (int(v) for v in (g.zero_point, g.lowest, g.highest))
     bits = int(np.asarray(spec.bits))
     kind = np.dtype(np.uint8 if bits <= 8 else np.int16 if spec.symmetric else np.uint16)
     # ONNX Runtime multiplies unsigned inputs with signed weights several times as fast as signed ones.
     zero += 128 if spec.symmetric and bits <= 8 else 0
-    return Input(np.asarray(g.scale, np.float32), zero, low + zero, high + zero, kind, spec.symmetric and bits == 1)
+    return InputCodes(
+        np.asarray(g.scale, np.float32), zero, low + zero, high + zero, kind, spec.symmetric and bits == 1
+    )
 
 
-def packed(codes: np.ndarray, bits: int, name: str) -> "TensorProto":
-    """Codes as an ONNX constant; narrower ones than a byte packed, the first in the lowest bits.
+def narrow(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes in a dtype of as many bits, which an ONNX file stores packed.
 
     Args:
-      codes: int8 or uint8 of any shape, in range.
-      bits: 2, 4 or 8.
-      name: of the constant.
+      codes: int8 or uint8 of any shape, in range; wider ones are left alone.
+      bits: 2, 4, 8 or 16.
 
     Example:
-      >>> packed(np.int8([[1, -1, 0]]), 4, "kernel").raw_data.hex()              # 1 + 16 * 15, then 0
-      'f100'
+      >>> narrow(np.int8([[1, -1, 0]]), 4).dtype, narrow(np.uint8([3]), 8).dtype
+      (dtype(int4), dtype('uint8'))
     """
-    from onnx import TensorProto, numpy_helper
-
     if bits > 4:
-        return numpy_helper.from_array(np.asarray(codes, order="C"), name)
+        return codes
     signed = codes.dtype.kind == "i"
-    kind = {2: ("UINT2", "INT2"), 4: ("UINT4", "INT4")}[bits][signed]
-    each = 8 // bits
-    flat = codes.reshape(-1).astype(np.uint8) & np.uint8(2**bits - 1)
-    rows = np.pad(flat, (0, -len(flat) % each)).reshape(-1, each)
-    shifts = np.arange(each, dtype=np.uint8) * np.uint8(bits)
-    whole = np.bitwise_or.reduce(rows << shifts, axis=1)
-    return TensorProto(
-        name=name, data_type=TensorProto.DataType.Value(kind), dims=codes.shape, raw_data=whole.tobytes()
-    )
+    return codes.astype({2: (ml_dtypes.uint2, ml_dtypes.int2), 4: (ml_dtypes.uint4, ml_dtypes.int4)}[bits][signed])
