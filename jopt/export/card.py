@@ -75,6 +75,7 @@ def inputs_code(mean: np.ndarray, std: np.ndarray, shape: Sequence[int]) -> str:
 
 def _array(values: np.ndarray) -> str:
     """The shortest Python for a float32 vector that may repeat itself, channel by channel."""
+    # Of each float32 the shortest decimal that is read back as it. A flattened image repeats its channels.
     numbers = [float(str(v)) for v in values]
     period = next(p for p in range(1, len(numbers) + 1) if numbers == numbers[:p] * (len(numbers) // p))
     if period == 1:
@@ -84,6 +85,7 @@ def _array(values: np.ndarray) -> str:
 
 
 def _header(run: Source, files: Sequence[Written]) -> dict[str, _Yaml]:
+    # Hubs filter by tags: formats that are there, and methods by their usual names.
     methods = (tag for method, tag in _TAGS.items() if method in run.methods)
     tags = ["jopt", "jax", *(file.format for file in files), *methods]
     measured = {key: value for key in ("accuracy", "loss") if _is_number(value := run.result.get(key))}
@@ -112,11 +114,12 @@ def _header(run: Source, files: Sequence[Written]) -> dict[str, _Yaml]:
 
 def _measures(run: Source) -> Iterator[str]:
     yield "## Measures"
-    # What no file has is what the arrays take in memory.
+    # Of a run that wrote no packed file, the bytes in its result are those of the arrays in memory.
     size = "packed_bytes" if run.is_packed else "dense_bytes"
     numbers = {
         size if key == "bytes" else key: value
         for key, value in run.result.items()
+        # Times are of a machine, and would make another card of the same run.
         if key not in ("digest", "wall_seconds", "compile_seconds")
     }
     yield to_markdown(report.result_table(numbers, title=""))
@@ -132,7 +135,7 @@ def _measures(run: Source) -> Iterator[str]:
 def _files(files: Sequence[Written], missing: Sequence[Missing]) -> Iterator[str]:
     rows = []
     for file in files:
-        cells = (file.file.name, formats.integer(file.bytes), file.what)
+        cells = (file.file.name, formats.integer(file.bytes), file.summary)
         if (agreement := file.agreement) is None:
             rows.append((*cells, "-", "-", "-"))
             continue
@@ -158,6 +161,7 @@ def _usage(run: Source, files: Sequence[Written]) -> Iterator[str]:
         "The code below follows on this, in the directory of the files:"
     )
     yield _code(inputs_code(run.dataset.mean, run.dataset.std, run.input_shape))
+    # Files that are run by the same code share it: four StableHLO programs are one block.
     names: dict[str, list[str]] = {}
     for file in files:
         if file.code:
@@ -176,6 +180,7 @@ def _making(run: Source) -> Iterator[str]:
     yield "What was set; everything else is the default:"
     rows = [(path, json.dumps(value)) for path, value in _flat(run.settings)]
     yield to_markdown(Table("", ("field", "value"), "ll", rows))
+    # A manifest of an earlier version, or of a run outside of a repository, lacks some of it.
     git = manifest.get("git") or {}
     versions = manifest.get("packages") or {}
     facts = {
@@ -195,6 +200,7 @@ def _making(run: Source) -> Iterator[str]:
 
 def _limits(run: Source, files: Sequence[Written]) -> Iterator[str]:
     examples = len(run.dataset.test.labels)
+    # What is true of every such run stands first; what only some files bring along is added.
     limits = [
         f"One run, with seed {run.seed}. Another seed gives another model: to call one method better than "
         "another takes several seeds of both.",
@@ -219,6 +225,7 @@ def _is_number(value: float | None) -> bool:
 
 
 def _code(text: str, language: str = "python") -> str:
+    # A run may be called anything, and its name is in the command.
     fence = "```"
     while fence in text:
         fence += "`"
@@ -257,7 +264,7 @@ def front_matter(values: Mapping[str, _Yaml]) -> str:
     return "\n".join(["---", *_yaml(values), "---"])
 
 
-def _yaml(value: _Yaml) -> Iterator[str]:
+def _yaml(value: Mapping[str, _Yaml] | list[_Yaml]) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             name = key if re.fullmatch(_PLAIN_KEY, key) else _scalar(key)
@@ -277,6 +284,7 @@ def _yaml(value: _Yaml) -> Iterator[str]:
 
 def _scalar(value: _Yaml) -> str:
     """A JSON scalar, which is one of YAML too, but for characters that YAML would not print."""
+    # Not escaped as JSON has it: YAML knows no pairs of surrogates.
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     if isinstance(value, float) and "." not in text:
         text = text.replace("e", ".0e")  # 1e-05 is a text in YAML 1.1

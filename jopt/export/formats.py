@@ -35,14 +35,14 @@ class File(NamedTuple):
 
     Attributes:
       name: relative to the directory.
-      what: one line, without a full stop.
+      summary: one line, without a full stop.
       code: Python that runs or reads it, given `x`, a batch of normalized inputs, or `raw`, the same as the data
         set has them, with `{name}` for its name; '' where nobody runs it by itself.
       agreement: how it compares with the model as it was evaluated; None where it was not run.
     """
 
     name: str
-    what: str
+    summary: str
     code: str = ""
     agreement: Agreement | None = None
 
@@ -61,7 +61,7 @@ class Written(NamedTuple):
       format: the name of its format, or 'card'.
       file: where it is.
       bytes: its length.
-      what: as in `File`.
+      summary: as in `File`.
       code: as in `File`.
       agreement: as in `File`.
     """
@@ -69,7 +69,7 @@ class Written(NamedTuple):
     format: str
     file: Path
     bytes: int
-    what: str = ""
+    summary: str = ""
     code: str = ""
     agreement: Agreement | None = None
 
@@ -142,14 +142,16 @@ def export(
     from jopt.export.card import card
 
     chosen = [resolve(entry) for entry in dict.fromkeys(FORMATS if formats is None else formats)]
+    # All that can be refused is refused before the run is read and a file is written.
     _check(chosen)
     exported, directory = source.load(run, model=model, transform=transform), Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     written: list[Written] = []
     missing: list[Missing] = []
     for kind in chosen:
-        for entry in _write(kind, exported, directory, Options(raw_inputs)):
-            (missing if isinstance(entry, Missing) else written).append(entry)
+        entries = list(_write(kind, exported, directory, Options(raw_inputs)))
+        written += [entry for entry in entries if isinstance(entry, Written)]
+        missing += [entry for entry in entries if isinstance(entry, Missing)]
     text = card(exported, written, missing)
     write_text(directory / CARD, text)
     return [*written, Written("card", directory / CARD, len(text.encode()))]
@@ -173,6 +175,7 @@ def resolve(entry: str | Format, field: str = "formats") -> Format:
       ...
       jopt.config.ConfigError: formats must be one of 'packed', 'stablehlo', ..., got 'tflite'
     """
+    # Only what has a colon is imported: a misspelled name must not run anybody's module.
     if isinstance(entry, Format):
         return entry
     if entry in _BUILT_IN:
@@ -183,7 +186,7 @@ def resolve(entry: str | Format, field: str = "formats") -> Format:
         raise ConfigError(field, entry, accepted)
     try:
         resolved = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name.
         raise ConfigError(field, entry, f"{accepted} ({error})") from error
     if not isinstance(resolved, Format):
         raise ConfigError(field, entry, f"{accepted} (it is of type {type(resolved).__name__})")
@@ -193,6 +196,7 @@ def resolve(entry: str | Format, field: str = "formats") -> Format:
 def _check(formats: Sequence[Format]) -> None:
     if not formats:
         raise ExportError(f"formats must name at least one of {', '.join(FORMATS)}, got none")
+    # Formats write one after the other: the second file of a name would replace the first, and the card be wrong.
     owners: dict[str, str] = {CARD: "card"}
     for kind in formats:
         absent = [package for package in kind.packages if importlib.util.find_spec(package) is None]
@@ -208,6 +212,7 @@ def _check(formats: Sequence[Format]) -> None:
 
 def _write(kind: Format, exported: Source, directory: Path, options: Options) -> Iterator[Written | Missing]:
     """The files of one format. That it wrote what it says is checked: the card is no place for a promise."""
+    # Built here and again by the format: nothing is compiled before it is called.
     try:
         for need in kind.needs:
             exported.function(need)
@@ -234,13 +239,14 @@ def _packed(exported: Source, directory: Path, options: Options) -> Iterator[Fil
     # The directory may be the run's own: its file is not written again.
     if not (path.exists() and path.samefile(exported.workdir.packed)):
         write_bytes(path, content)
-    given = exported.given_model is not None
+    its_own = exported.given_model is not None
     code = (
-        f"{'# `model` is the one that the run was given.' * given}\n".lstrip() + "from jopt.train import packed\n"
-        f"model = packed.load('{{name}}'{', model=model' * given})\n"
+        f"{'# `model` is the one that the run was given.' * its_own}\n".lstrip() + "from jopt.train import packed\n"
+        f"model = packed.load('{{name}}'{', model=model' * its_own})\n"
         "logits, _ = model.model.apply(model.params, model.model_state, x, train=False)\n"
         "print(logits.argmax(-1))"
     )
+    # Read back from the disk: what is compared is what a user has.
     agreement = exported.compare(exported.unpacked(path))
     yield File(path.name, "the packed model, every byte counted", code, agreement)
 
@@ -259,10 +265,12 @@ def _stablehlo(exported: Source, directory: Path, options: Options) -> Iterator[
             yield Missing(path.name, str(error))
             continue
         program = stablehlo.lower(function, exported.input_shape, normalization=normalization)
+        # Without shared or pruned weights several functions are one: the bytes of the programs tell.
         same = programs.setdefault(program.mlir_module_serialized, name)
         if same != name:
             yield Missing(path.name, f"the same program as {same}.stablehlo")
             continue
+        # The exported program is run, not the function that it was made of.
         agreement = exported.compare(program.call, inputs)
         stablehlo.save(
             path,
@@ -289,6 +297,7 @@ def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File 
     from jopt.export import onnx
 
     del options
+    # A model of the caller's own does not say what it computes in: ONNX Runtime will.
     if exported.dtype not in (None, "float32"):
         reason = f"the model computes in {exported.dtype}, for which ONNX Runtime has no operations on CPU"
         yield from (Missing(name, reason) for name in ONNX.files)
@@ -307,10 +316,11 @@ def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File 
             examples=exported.inputs,
         )
 
-    whats = (source.WHAT["float"], "codes of weights and layers' inputs, in integers where jopt's own are")
-    for name, what, encode in zip(ONNX.files, whats, (plain, quantized), strict=True):
+    summaries = (source.WHAT["float"], "codes of weights and layers' inputs, in integers where jopt's own are")
+    for name, summary, encode in zip(ONNX.files, summaries, (plain, quantized), strict=True):
         try:
             content = encode()
+        # A wrong graph ends the export. What the run or ONNX lacks is a reason, and goes into the card.
         except onnx.OnnxError as error:
             raise ExportError(f"{name}: {error}") from error
         except (NotImplementedError, ValueError) as error:
@@ -324,7 +334,7 @@ def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File 
             "session = onnxruntime.InferenceSession('{name}', providers=['CPUExecutionProvider'])\n"
             f"print(session.run(None, {{{onnx.INPUT!r}: x}})[0].argmax(-1))"
         )
-        yield File(name, what, code, agreement)
+        yield File(name, summary, code, agreement)
 
 
 def _safetensors(exported: Source, directory: Path, options: Options) -> Iterator[File]:

@@ -19,7 +19,7 @@ from jaxtyping import Float, PyTree
 from jopt import data, intercept
 from jopt.config import choice
 from jopt.export import onnx_codes, onnx_quantize
-from jopt.export.onnx_graph import known_shape, serialize, simplify
+from jopt.export.onnx_graph import known_shape, operands, serialize, simplify
 from jopt.export.onnx_trace import INPUT as INPUT
 from jopt.export.onnx_trace import OUTPUT as OUTPUT
 from jopt.export.onnx_trace import trace
@@ -175,6 +175,7 @@ def encode_quantized(
     choice("form", form, FORMS)
     bare_params, learned = split("params", params)
     bare_state, frozen = split("model_state", model_state)
+    # The ranges are the simulation's; the model itself is traced without them.
     x = np.zeros((1, *input_shape), np.float32)
     layers = intercept.names(model.apply, bare_params, bare_state, x, train=False)
     input_codes = onnx_codes.inputs(activations, layers, learned, frozen)
@@ -198,6 +199,8 @@ def encode_quantized(
     simulation = activate(model, activations)
     exact = _logits(model, mean, std, bare=True)
     simulated = exact if simulation is model else _logits(simulation, mean, std)
+    # The simulation of what the file holds: kernels from their codes, and biases as 'qdq' rounds them. What that
+    # rounding alone changes is judged by itself, against the model's own biases.
     values = {path: dequantize(q) for path, q in weights.items()}
     trees = _with_values(params, values), model_state
     rounded = _with_values(params, {**values, **biases}), model_state
@@ -316,11 +319,11 @@ def _index_range(model: "ir.Model") -> int | None:
                 values += node.outputs
             elif node.op_type != "Cast" or node.outputs[0].dtype is None or not node.outputs[0].dtype.is_integer():
                 return None
-    tables = [node.inputs[0] for node in model.graph if node.op_type == "Gather"]
+    tables = [operands(node)[0] for node in model.graph if node.op_type == "Gather"]
     sizes = [
         shape[0]
         for table in tables
-        if table.producer() is None and table.dtype.is_floating_point()
+        if table.producer() is None and table.dtype is not None and table.dtype.is_floating_point()
         if (shape := known_shape(table)) is not None and len(shape) > 1
     ]
     return min((size for size in sizes if size is not None), default=_INTEGERS)
@@ -370,17 +373,17 @@ def check(
     wrong = [pair for pair in zip(outputs, expected, strict=True) if not _agrees(*pair, tolerance)]
     if not wrong:
         return
-    if unrounded is None or any(logits.shape != wanted.shape for logits, wanted in wrong):
+    if unrounded is None or any(logits.shape != expected.shape for logits, expected in wrong):
         raise OnnxError(_difference(*wrong[0], tolerance))
     # A value beside a rounding boundary got the next code: judged by how much of that there is in all the logits.
     plain = _on_cpu(unrounded, trees, batches)
-    logits, wanted, smooth = (np.concatenate(part).astype(np.float64) for part in (outputs, expected, plain))
-    allowed = min(LARGEST_MOVED * _rms(wanted), tolerance * _rms(wanted) + MOVED * _rms(wanted - smooth))
-    if not _rms(logits - wanted) <= allowed:
+    logits, simulated, smooth = (np.concatenate(part).astype(np.float64) for part in (outputs, expected, plain))
+    allowed = min(LARGEST_MOVED * _rms(simulated), tolerance * _rms(simulated) + MOVED * _rms(simulated - smooth))
+    # Written so that a NaN is refused too: it is neither within the tolerance nor beyond it.
+    if not _rms(logits - simulated) <= allowed:
         raise OnnxError(
-            "the file does not compute what the simulation computes: the differences of logits have a root mean "
-            f"square of {_rms(logits - wanted):.3g} (the largest is {np.abs(logits - wanted).max():.3g}), where "
-            f"{allowed:.3g} is the tolerance; nothing was written"
+            "the file does not compute what the simulation computes: "
+            f"{_difference_of_all(logits, simulated, allowed)}; nothing was written"
         )
 
 
@@ -398,20 +401,29 @@ def check_biases(
     Raises:
       OnnxError: if the logits differ by more than `LARGEST_MOVED` of them, as root mean squares.
     """
-    moved, wanted = (
+    moved, simulated = (
         np.concatenate(_on_cpu(predict, trees, batches)).astype(np.float64) for trees in (rounded, exact)
     )
-    if _rms(moved - wanted) > LARGEST_MOVED * _rms(wanted):
+    allowed = LARGEST_MOVED * _rms(simulated)
+    if _rms(moved - simulated) > allowed:
         raise OnnxError(
-            "the form 'qdq' rounds biases to whole steps of the sums, too coarse here: the differences of logits "
-            f"have a root mean square of {_rms(moved - wanted):.3g} (the largest is "
-            f"{np.abs(moved - wanted).max():.3g}), where {LARGEST_MOVED * _rms(wanted):.3g} is the tolerance; "
-            "nothing was written; the form 'integer' keeps biases in float32"
+            "the form 'qdq' rounds biases to whole steps of the sums, too coarse here: "
+            f"{_difference_of_all(moved, simulated, allowed)}; nothing was written; the form 'integer' keeps "
+            "biases in float32"
         )
+
+
+def _difference_of_all(logits: Logits, simulated: Logits, allowed: float) -> str:
+    difference = np.abs(logits - simulated)
+    return (
+        f"the differences of logits have a root mean square of {_rms(difference):.3g} (the largest is "
+        f"{difference.max():.3g}), where {allowed:.3g} is the tolerance"
+    )
 
 
 def _on_cpu(predict: Predict, trees: Sequence[PyTree], batches: Sequence[np.ndarray]) -> list[Logits]:
     """What a function gives, compiled quickly, with float32 products whatever the default device does."""
+    # On a GPU or TPU, products of float32 are rounded to fewer bits: the file would be blamed for that.
     trees = jax.device_get(tuple(trees))
     with jax.default_device(jax.devices("cpu")[0]), jax.default_matmul_precision("float32"):
         run = jax.jit(predict, compiler_options={"xla_backend_optimization_level": 0})
@@ -420,6 +432,7 @@ def _on_cpu(predict: Predict, trees: Sequence[PyTree], batches: Sequence[np.ndar
 
 def _agrees(logits: Logits, expected: Logits, tolerance: float) -> bool:
     finite = np.isfinite(expected)
+    # Of nothing but NaNs, any file would agree.
     if not finite.any():
         raise OnnxError(
             "the file cannot be compared with the model: for the inputs of the check, none of the model's logits "

@@ -23,11 +23,11 @@ class WeightCodes(NamedTuple):
 
     Attributes:
       codes: int8, uint8, int16 or uint16, of the parameter's shape.
-      scale: float32, that broadcasts to it; of its shape where entries share scales in groups.
-      zero: int32, likewise.
+      scale: float32, of a shape that broadcasts to that one; of its shape where entries share scales in groups.
+      zero: int32, of such a shape too.
       bits: that a code is stored in: 2, 4, 8 or 16.
       group: the number of entries that share a scale, where that is not all of a channel.
-      kept: the axes along which scales differ; groups follow one another along the others, flattened.
+      axes: the axes along which scales differ; groups follow one another along the others, flattened.
     """
 
     codes: np.ndarray
@@ -35,7 +35,7 @@ class WeightCodes(NamedTuple):
     zero: np.ndarray
     bits: int
     group: int | None = None
-    kept: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
 
 
 class InputCodes(NamedTuple):
@@ -43,7 +43,7 @@ class InputCodes(NamedTuple):
 
     Attributes:
       scale: float32 scalar.
-      zero: the zero point; 128 where codes of 8 bits or fewer are symmetric: they are held with it added.
+      zero: the zero point; 128 where codes of 8 bits or fewer are symmetric: it is added to them.
       low: the lowest code.
       high: the highest.
       dtype: of the codes.
@@ -83,12 +83,13 @@ def weight(q: "QTensor") -> WeightCodes:
         _spread(np.broadcast_to(np.asarray(v), scale_shape(codes.shape, spec)), codes.shape, spec)
         for v in (q.scale, q.zero_point)
     )
+    # A sign takes 2 bits: as codes it is -1 and 1, and ONNX has no integers of 1 bit.
     bits = int(np.asarray(spec.bits))
     stored = next(width for width in (2, 4, 8, 16) if width >= bits)
-    kind = np.dtype(np.int8 if spec.symmetric else np.uint8) if stored <= 8 else codes.dtype
-    kept = spec.kept_axes(codes.ndim)
+    dtype = np.dtype(np.int8 if spec.symmetric else np.uint8) if stored <= 8 else codes.dtype
+    axes = spec.kept_axes(codes.ndim)
     return WeightCodes(
-        codes.astype(kind), scale.astype(np.float32), zero.astype(np.int32), stored, spec.group, kept
+        codes.astype(dtype), scale.astype(np.float32), zero.astype(np.int32), stored, spec.group, axes
     )
 
 
@@ -96,20 +97,23 @@ def _spread(values: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarra
     """Scales (of `jopt.quantize.scale_shape`) as they broadcast to the array of `shape`."""
     if spec.group is None:
         return values
-    kept = spec.kept_axes(len(shape))
-    order = [*(i for i in range(len(shape)) if i not in kept), *kept]
-    whole = np.repeat(values, spec.group, axis=0).reshape([shape[i] for i in order])
-    return whole.transpose([order.index(i) for i in range(len(shape))])
+    axes = spec.kept_axes(len(shape))
+    # Groups are counted along the other axes, flattened: for the array as it lies, these come first.
+    order = [*(i for i in range(len(shape)) if i not in axes), *axes]
+    spread = np.repeat(values, spec.group, axis=0).reshape([shape[i] for i in order])
+    return spread.transpose([order.index(i) for i in range(len(shape))])
 
 
-def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, held: Ranges) -> dict[str, InputCodes]:
+def inputs(
+    config: ActivationConfig, layers: Iterable[str], learned: Ranges, frozen: Ranges
+) -> dict[str, InputCodes]:
     """The grids of the layers whose inputs are quantized; those that are not calibrated are left out.
 
     Args:
       config: how inputs are quantized.
       layers: the paths of the model's.
       learned: the ranges in params, as `jopt.quantize.activations.split` gives them.
-      held: those in the state.
+      frozen: those in the state.
 
     Raises:
       ValueError: if the config quantizes a layer that has no range.
@@ -119,14 +123,15 @@ def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, hel
       >>> inputs(ActivationConfig("absmax"), ["Dense_0"], {}, {"Dense_0": range})["Dense_0"].high
       255
     """
-    found = {}
+    codes = {}
     for path in layers:
         if layer_spec(config, path).is_identity:
             continue
-        spec, g, calibrated = layer_grid(config, path, learned, held)
+        spec, g, calibrated = layer_grid(config, path, learned, frozen)
+        # Without a calibrated range the simulation does not round either.
         if not spec.is_identity and bool(calibrated):
-            found[path] = _input(spec, g)
-    return found
+            codes[path] = _input(spec, g)
+    return codes
 
 
 def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, InputCodes]:
@@ -145,11 +150,11 @@ def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, InputCo
 def _input(spec: Spec, g: Grid) -> InputCodes:
     zero, low, high = (int(v) for v in (g.zero_point, g.lowest, g.highest))
     bits = int(np.asarray(spec.bits))
-    kind = np.dtype(np.uint8 if bits <= 8 else np.int16 if spec.symmetric else np.uint16)
+    dtype = np.dtype(np.uint8 if bits <= 8 else np.int16 if spec.symmetric else np.uint16)
     # ONNX Runtime multiplies unsigned inputs with signed weights several times as fast as signed ones.
     zero += 128 if spec.symmetric and bits <= 8 else 0
     return InputCodes(
-        np.asarray(g.scale, np.float32), zero, low + zero, high + zero, kind, spec.symmetric and bits == 1
+        np.asarray(g.scale, np.float32), zero, low + zero, high + zero, dtype, spec.symmetric and bits == 1
     )
 
 
@@ -164,6 +169,7 @@ def narrow(codes: np.ndarray, bits: int) -> np.ndarray:
       >>> narrow(np.int8([[1, -1, 0]]), 4).dtype, narrow(np.uint8([3]), 8).dtype
       (dtype(int4), dtype('uint8'))
     """
+    # 5 to 7 bits have no type of their own in ONNX.
     if bits > 4:
         return codes
     signed = codes.dtype.kind == "i"

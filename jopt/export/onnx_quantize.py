@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jopt.export.onnx_codes import InputCodes, WeightCodes, narrow
-from jopt.export.onnx_graph import array, constant, is_zero_padding
+from jopt.export.onnx_graph import array, constant, constant_array, is_zero_padding, operands, replace
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -82,18 +82,20 @@ def quantize(
       The biases that the form 'qdq' rounds, flat, by parameter, as they are rounded.
     """
     graph, biases = model.graph, {}
+    # No higher than need be: a higher opset shuts out older runtimes.
     if any(w.bits == 2 for w in weights.values()):
         model.opset_imports[""] = max(model.opset_imports[""], OPSET_2_BITS)
-    named = {value.name: value for value in graph.inputs}
+    named = {str(value.name): value for value in graph.inputs}
     # All contractions are looked for before any is rewritten: behind codes they could not be told from others.
     contractions = {layer: _contractions(named[mark], layer, named, weights) for layer, mark in marks.items()}
     for layer, mark in marks.items():
-        found, codes = contractions[layer], inputs[layer]
-        together = codes.dtype.itemsize == 1 and found is not None and all(c.is_integer(form) for c in found)
+        products, codes = contractions[layer], inputs[layer]
+        together = codes.dtype.itemsize == 1 and products is not None and all(c.is_integer(form) for c in products)
         writer = _Layer(graph, layer, codes)
+        # A layer that is called several times has a node for each, all of one kernel and one range.
         for call, node in enumerate([use.node for use in named[mark].uses()]):
             writer.quantize_input(node, named[mark], call, values=not together)
-        for contraction in found if together and found is not None else ():
+        for contraction in products if together and products is not None else ():
             for pad in _paddings(contraction.node):
                 pad.replace_input_with(2, writer.zero)  # The code of 0.
             if form == "integer":
@@ -118,7 +120,7 @@ def _contractions(
     values = [use.node.outputs[0] for use in mark.uses()]
     while values:
         value = values.pop()
-        if value.is_graph_output():
+        if value.is_graph_output():  # Its codes would be the model's output.
             return None
         for node, index in value.uses():
             if index == 0 and (node.op_type in _MOVES or is_zero_padding(node)):
@@ -140,6 +142,7 @@ def _moved(value: "ir.Value | None", kernel: "ir.Value", weight: WeightCodes) ->
             return None
         steps.append(node)
         value = node.inputs[0]
+    # Spread over all entries, scales and zero points move as the codes do, whatever their axes become.
     codes, shape = weight.codes, weight.codes.shape
     scale, zero = (np.broadcast_to(v, shape) for v in (weight.scale, weight.zero))
     for node in reversed(steps):
@@ -157,24 +160,17 @@ def _computed(node: "ir.Node", x: np.ndarray) -> np.ndarray:
     alone = ir.node(
         node.op_type, [ir.Value(name=name) for name in names], node.attributes, outputs=[ir.Value(name="out")]
     )
-    (out,) = ReferenceEvaluator(ir.serde.serialize_node(alone)).run(None, values)
-    return out
+    (result,) = ReferenceEvaluator(ir.serde.serialize_node(alone)).run(None, values)
+    return np.asarray(result)
 
 
 def _paddings(node: "ir.Node") -> "Iterator[ir.Node]":
     """The paddings with 0 between a layer's input and a contraction."""
-    before = node.inputs[0].producer()
+    before = operands(node)[0].producer()
     while before is not None and (before.op_type in _MOVES or before.op_type == "Pad"):
         if before.op_type == "Pad":
             yield before
-        before = before.inputs[0].producer()
-
-
-def _replace(node: "ir.Node", tape: "Tape", value: "ir.Value") -> None:
-    """Puts what was recorded into the place of a node, and `value` into that of its output."""
-    import onnx_ir as ir
-
-    ir.convenience.replace_nodes_and_values(node.graph, node, [node], tape.nodes, node.outputs, [value])
+        before = operands(before)[0].producer()
 
 
 class _Layer:
@@ -206,15 +202,15 @@ class _Layer:
         import onnx_ir as ir
 
         tape = ir.tape.Tape()
-        (x,) = (value for value in node.inputs if value is not mark)
+        (x,) = (value for value in operands(node) if value is not mark)
         out = self._encoded(tape, x)
         if values:
             # No DequantizeLinear: behind one, ONNX Runtime quantizes float weights and biases by itself.
             floats = tape.op("Cast", [out], {"to": ir.DataType.FLOAT})
             off = self.constant(np.array(self.codes.zero, np.float32))
-            _replace(node, tape, tape.op("Mul", [tape.op("Sub", [floats, off]), self.scale]))
+            replace(node, tape, tape.op("Mul", [tape.op("Sub", [floats, off]), self.scale]))
         else:
-            _replace(node, tape, out)
+            replace(node, tape, out)
         out.name = f"{self.layer}/codes" + f"_{call}" * bool(call)
 
     def _encoded(self, tape: "Tape", x: "ir.Value") -> "ir.Value":
@@ -263,22 +259,22 @@ class _Layer:
             shift = self.constant((128 - zero).astype(np.int32).reshape(-1, *[1] * (rank - 1)))
             wide = tape.op("Add", [tape.op("Cast", [kernel], {"to": ir.DataType.INT32}), shift])
             kernel, zero = tape.op("Cast", [wide], {"to": ir.DataType.UINT8}), np.array(128)
-        operands = [node.inputs[0], kernel]
+        factors = [node.inputs[0], kernel]
         if self.codes.zero or zero.any():
-            operands.append(self.zero)
+            factors.append(self.zero)
         if zero.any():
-            operands.append(self.constant(zero.astype(weight.codes.dtype)))
+            factors.append(self.constant(zero.astype(weight.codes.dtype)))
         kind, options = ("ConvInteger", node.attributes) if conv else ("MatMulInteger", {})
-        sums = tape.op("Cast", [tape.op(kind, operands, options)], {"to": ir.DataType.FLOAT})
+        sums = tape.op("Cast", [tape.op(kind, factors, options)], {"to": ir.DataType.FLOAT})
+        # One product of the scales, in float32, as `jopt.quantize.integer` has it: two would round twice.
         factor = (np.float32(self.codes.scale) * scale).astype(np.float32)
         channels = (-1, *[1] * (rank - 2)) if conv else (-1,)
         out = tape.op("Mul", [sums, self.constant(factor.reshape(channels) if factor.ndim else factor)])
-        if len(node.inputs) > 2:
-            bias = node.inputs[2]
+        for bias in operands(node)[2:]:
             if conv:
                 bias = _reshaped(self.graph, bias, channels)
             out = tape.op("Add", [out, bias])
-        _replace(node, tape, out)
+        replace(node, tape, out)
 
     def qdq(self, contraction: Contraction) -> dict[str, np.ndarray]:
         """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale.
@@ -298,20 +294,21 @@ class _Layer:
         # ONNX Runtime makes one kernel of it only where zero points are written out, also those that are 0.
         zero = zero.astype(weight.codes.dtype)
         point = self.constant(narrow(zero, 4) if weight.bits == 4 else zero)
-        operands = [
+        floats = [
             tape.op("DequantizeLinear", [node.inputs[0], self.scale, self.zero]),
             tape.op("DequantizeLinear", [codes, self.constant(scale), point], axis),
         ]
-        if len(node.inputs) > 2:
+        for bias in operands(node)[2:]:
             step = (np.float32(self.codes.scale) * scale).astype(np.float32)
             limits = np.iinfo(np.int32)
-            rounded = np.clip(np.rint(array(node.inputs[2]).astype(np.float64) / step), limits.min, limits.max)
+            # In float64: a bias of many small steps has more digits than float32.
+            rounded = np.clip(np.rint(constant_array(bias).astype(np.float64) / step), limits.min, limits.max)
             rounded = self.named("bias_codes", rounded.astype(np.int32))
-            biases[node.inputs[2].name] = array(rounded) * step
-            operands.append(
+            biases[str(bias.name)] = constant_array(rounded) * step
+            floats.append(
                 tape.op("DequantizeLinear", [rounded, self.constant(step)], {"axis": 0} if step.ndim else {})
             )
-        _replace(node, tape, tape.op(node.op_type, operands, node.attributes))
+        replace(node, tape, tape.op(node.op_type, floats, node.attributes))
         return biases
 
 
@@ -319,9 +316,9 @@ def _reshaped(graph: "ir.Graph", bias: "ir.Value", shape: tuple[int, ...]) -> "i
     """A bias in another shape, by its own name where nothing else uses it."""
     import onnx_ir as ir
 
-    row = array(bias).reshape(shape)
+    row = constant_array(bias).reshape(shape)
     if len(bias.uses()) > 1:
-        return constant(graph, bias.name, row)
+        return constant(graph, str(bias.name), row)
     bias.const_value, bias.shape = ir.tensor(row, name=bias.name), ir.Shape(row.shape)
     return bias
 
@@ -345,12 +342,12 @@ def _dequantize(graph: "ir.Graph", parameter: "ir.Value", weight: WeightCodes) -
     """Puts codes, and what makes their values of them, into the place of a parameter."""
     import onnx_ir as ir
 
-    codes, scale, zero, kept = weight.codes, weight.scale, weight.zero, weight.kept
-    order = (*(i for i in range(codes.ndim) if i not in kept), *kept)
+    codes, scale, zero, axes = weight.codes, weight.scale, weight.zero, weight.axes
+    order = (*(i for i in range(codes.ndim) if i not in axes), *axes)
     sizes = [codes.shape[i] for i in order]
     if weight.group is not None:
         # Entries that share a scale follow one another once the axes that keep theirs are the last.
-        rows = (-1, weight.group, *sizes[len(sizes) - len(kept) :])
+        rows = (-1, weight.group, *sizes[len(sizes) - len(axes) :])
         codes, scale, zero = (v.transpose(order).reshape(rows) for v in (codes, scale, zero))
         scale, zero = scale[:, :1], zero[:, :1]
     tape = ir.tape.Tape()
@@ -362,6 +359,7 @@ def _dequantize(graph: "ir.Graph", parameter: "ir.Value", weight: WeightCodes) -
     if weight.group is not None:
         out = tape.op("Reshape", [out, constant(graph, "shape", np.array(sizes, np.int64))])
         out = tape.op("Transpose", [out], {"perm": [order.index(i) for i in range(len(order))]})
+    # Loops use it too, from inside: it is computed before all that may.
     parameter.replace_all_uses_with(out)
     graph.insert_before(graph[0], tape.nodes)
     graph.inputs.remove(parameter)

@@ -91,6 +91,7 @@ def trace(
     """
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std must be given together, got mean {mean!r} and std {std!r}")
+    # Named inputs, not constants of the trace: constants would lose their paths, and kernels be folded into others.
     trees = {"": params, "state": model_state}
     constants = {name: np.asarray(value) for at, tree in trees.items() for name, value in _named(at, tree)}
     if mean is not None:
@@ -136,6 +137,7 @@ def _marked(
     def around(module: "nn.Module", call: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
         path = intercept.path_of(module)
         if path in marks:
+            # Nothing that simplifies the graph can remove or merge a product with an input of its own.
             x = x * marks[path].reshape((1,) * x.ndim)
         if path not in states or not has_state(module):
             return call(x)
@@ -186,6 +188,7 @@ def _quiet() -> Iterator[None]:
     """
     root, loggers = logging.getLogger(), [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
     levels, handler = [logger.level for logger in loggers], logging.NullHandler()
+    # With a handler there, `logging.basicConfig` does not give the root logger another.
     root.addHandler(handler)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -238,6 +241,7 @@ def evaluate(jaxpr: Jaxpr, consts: Values, args: Values) -> list[jax.Array]:
         default = eqn.primitive.name == "cond" and isinstance(first, Var) and first in platforms
         operands = [_value(v, values) for v in (eqn.invars[1:] if default else eqn.invars)]
         if default:
+            # The last branch is the default: the others are kernels of one platform.
             branch = eqn.params["branches"][-1]
             outputs = evaluate(branch.jaxpr, branch.consts, operands)
         else:
@@ -253,6 +257,7 @@ def _value(v: Var | Literal, values: Mapping[Var, jax.Array]) -> jax.Array:
 def _operation(eqn: JaxprEqn, operands: Values) -> Values:
     """What an operation gives, in plain ones."""
     name, params = eqn.primitive.name, eqn.params
+    # Inlined, so that the rules see what is inside; jax2onnx would make a function of the graph of it.
     if name in _CALLS:
         inner = params[_CALLS[name]]
         return evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
@@ -271,6 +276,7 @@ def _plain_bodies(params: Params) -> dict[str, Any]:
         if not isinstance(value, ClosedJaxpr) or not _has_unplain_convolution(value.jaxpr):
             return value
         shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in value.jaxpr.invars]
+        # Bodies keep their types: only the convolutions in them are other ones.
         body = jax.make_jaxpr(lambda *args: evaluate(value.jaxpr, value.consts, args))(*shapes)
         if body.consts:
             # A loop's primitive has no room for constants that its body did not have when it was traced.
@@ -323,11 +329,11 @@ def _convolution(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
 
 def _with_zeros(x: jax.Array, dilation: Mapping[int, int]) -> jax.Array:
     """`dilation - 1` zeros behind each entry, by axis."""
-    split, whole, behind = [], [], []
+    split, dilated, behind = [], [], []
     for axis, size in enumerate(x.shape):
         d = dilation.get(axis, 1)
         split.append(size)
-        whole.append(size * d)
+        dilated.append(size * d)
         if d != 1:
             behind.append((len(split), d))
             split.append(1)
@@ -337,7 +343,7 @@ def _with_zeros(x: jax.Array, dilation: Mapping[int, int]) -> jax.Array:
         # Made of x: a constant of a symbolic size is a dozen nodes. `jopt.export.onnx_graph` makes a `Pad` of it.
         zeros = jnp.minimum(jnp.maximum(x, zero), zero)
         x = lax.concatenate([x, *[zeros] * (d - 1)], axis)
-    return x.reshape(whole)
+    return x.reshape(dilated)
 
 
 def _product(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
@@ -346,16 +352,18 @@ def _product(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
     It is one where the last axes of x are summed with the first of the kernel, in order.
     """
     (x, kernel), params = operands, eqn.params
-    (left, right), batch = params["dimension_numbers"]
-    in_order = (tuple(left), tuple(right)) == (tuple(range(x.ndim - len(left), x.ndim)), tuple(range(len(right))))
-    known = all(isinstance(size, int) for size in kernel.shape)
-    several = kernel.ndim > 2 and 0 < len(left) < min(x.ndim, kernel.ndim)
-    if any(map(len, batch)) or not (in_order and known and several):
+    (x_axes, kernel_axes), batch = params["dimension_numbers"]
+    count = len(x_axes)
+    last, first = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
+    in_order = (tuple(x_axes), tuple(kernel_axes)) == (last, first)
+    fixed = all(isinstance(size, int) for size in kernel.shape)
+    several = kernel.ndim > 2 and 0 < count < min(x.ndim, kernel.ndim)
+    if any(map(len, batch)) or not (in_order and fixed and several):
         return None
-    count = len(left)
     length = math.prod(kernel.shape[:count])
     rows = x.reshape(*x.shape[: x.ndim - count], length)
     matrix = kernel.reshape(length, math.prod(kernel.shape[count:]))
+    # By the primitive, with the precision and the type of sums that the product was traced with.
     numbers = (((rows.ndim - 1,), (0,)), ((), ()))
     y = lax.dot_general_p.bind(rows, matrix, **{**params, "dimension_numbers": numbers})
     return y.reshape(*x.shape[: x.ndim - count], *kernel.shape[count:])
@@ -367,6 +375,7 @@ def _pool(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
     if tuple(eqn.params["axes"]) != (2, 4) or blocks.ndim != 6 or not jnp.issubdtype(blocks.dtype, jnp.floating):
         return None
     n, rows, high, columns, wide, channels = blocks.shape
+    # The image is shaped into blocks and back: `jopt.export.onnx_graph` sees that these undo one another.
     window = (1, high, wide, 1)
     image = blocks.reshape(n, rows * high, columns * wide, channels)
     return lax.reduce_window(image, -jnp.inf, lax.max, window, window, "VALID")
@@ -399,7 +408,7 @@ def _slice(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
 
 def _known(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
     """Known integers stay known: the places of `_slice` are put together with these operations."""
-    aval = eqn.outvars[0].aval
+    aval: Any = eqn.outvars[0].aval
     fixed = all(isinstance(size, int) for size in aval.shape) and np.issubdtype(aval.dtype, np.integer)
     if any(isinstance(x, Tracer) for x in operands) or not fixed:
         return None

@@ -208,6 +208,7 @@ class Source:
         Raises:
           ExportError: if the run's file is another model's.
         """
+        # The run's own file is passed on byte by byte, so that what was reported is what is released.
         path = self.workdir.packed
         if not path.is_file():
             return packed.encode(packed.of(self.run)).data
@@ -240,6 +241,7 @@ def load(
     Raises:
       WorkdirError: if there is no finished run.
     """
+    # The reference is computed once: every format is compared with these logits.
     run, workdir = finished.load(directory, model=model, transform=transform), Workdir(directory)
     inputs = normalized_test(run)
     expected = logits(jax.jit(function(run, "masked")), inputs)
@@ -314,12 +316,14 @@ def agreement(run: Finished, expected: Logits, other: Logits) -> Agreement:
 
 
 def _forward(model: models.Model, params: PyTree, model_state: PyTree) -> Forward:
-    # NumPy arrays on the host: constants of whatever program the function becomes a part of.
+    # NumPy arrays on the host: constants of whatever program the function becomes a part of. As arguments, their
+    # values would be unknown to the exporters, and as arrays on a device, tied to that device.
     params, model_state = jax.device_get((params, model_state))
     return lambda x: model.apply(params, model_state, x, train=False)[0]
 
 
 def _has_given_model(run: Finished) -> bool:
+    # A stage that names a network of its own replaces the given one.
     return "model" in run.given and all(stage.model is None for stage in run.config.stages)
 
 
@@ -347,6 +351,7 @@ def float_parts(run: Finished) -> Parts:
     last, params = len(run.config.stages) - 1, run.params
     model = _plain(run, "float")
     if "transform" not in run.given and "quantize" in compression.acting(run.config, last):
+        # What the optimizer moved has been rounded by no quantizer, but is not masked and shared yet either.
         latent = evaluated(run.state).params
         states = run.state.transform_state
         params = compression.before(run.config, last, "quantize", states, latent, run.layers)
@@ -361,6 +366,7 @@ def integer_parts(run: Finished) -> IntegerParts:
     """
     last = len(run.config.stages) - 1
     part = compression.acting(run.config, last).get("activations")
+    # What a transform of the caller's own does to weights is not known to have codes.
     weights: dict[str, QTensor] = {}
     if "transform" not in run.given:
         weights = integers(codes(run.config, last, run.state, run.layers), run.params)
@@ -379,6 +385,7 @@ def _shrunk(run: Finished) -> Parts:
         )
     module = models.build(network(run.config, last))
     params, model_state = _bare("params", run.params), _bare("model_state", run.model_state)
+    # Zeros of the parameters as evaluated, whatever made them: a mask, a codebook or a code of 0.
     x = jax.ShapeDtypeStruct((1, *run.dataset.test.inputs.shape[1:]), np.float32)
     nonzero = jax.tree.map(lambda w: np.asarray(w) != 0, params)
     try:
@@ -386,6 +393,7 @@ def _shrunk(run: Finished) -> Parts:
     except ValueError as error:
         raise Unavailable(f"no shrunk function: {error}") from error
     model, params, model_state = models.from_linen(small.model), small.params, small.model_state
+    # Layers keep their paths when units are removed, so the ranges of their inputs still fit.
     part = compression.acting(run.config, last).get("activations")
     if part is not None:
         model = quantize.activations(model, part.config)
