@@ -163,6 +163,7 @@ def _convert(
     with _quiet():
         try:
             import jax2onnx
+            import onnxscript  # noqa: F401 - asked for here, before the conversion, which takes longer
         except ImportError as error:
             raise ImportError(
                 "ONNX files need the packages jax2onnx, onnx and onnxscript, not installed here: "

@@ -92,6 +92,13 @@ def test_logits_that_are_never_finite_say_nothing():
         export.encode(*started(form), form.shape)
 
 
+@pytest.mark.parametrize("package", ["jax2onnx", "onnxscript"])
+def test_without_a_package_the_extra_is_named(monkeypatch, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install 'jopt\[export\]'"):
+        export.encode(*started(ROWS), ROWS.shape)
+
+
 def test_without_onnx_runtime_a_warning_says_that_nothing_was_compared(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.warns(UserWarning, match="was not run and compared with the model: .*onnxruntime") as caught:
