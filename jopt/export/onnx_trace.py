@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
@@ -394,34 +393,9 @@ def _pad(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
     return x
 
 
-def _slice(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
-    """A gather of one block at a known place."""
-    (x, start), params = operands, eqn.params
-    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    if isinstance(start, Tracer) or np.ndim(start) != 1 or numbers.operand_batching_dims:
-        return None
-    first = [0] * len(sizes)
-    for axis, n in zip(numbers.start_index_map, np.asarray(start), strict=True):
-        first[axis] = int(n)
-    block = lax.slice(x, first, [a + size for a, size in zip(first, sizes, strict=True)])
-    return lax.squeeze(block, numbers.collapsed_slice_dims)
-
-
-def _known(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
-    """Known integers stay known: the places of `_slice` are put together with these operations."""
-    aval: Any = eqn.outvars[0].aval
-    fixed = all(isinstance(size, int) for size in aval.shape) and np.issubdtype(aval.dtype, np.integer)
-    if any(isinstance(x, Tracer) for x in operands) or not fixed:
-        return None
-    with jax.ensure_compile_time_eval():
-        return eqn.primitive.bind(*operands, **eqn.params)
-
-
 _RULES: dict[str, Callable[[JaxprEqn, Values], jax.Array | None]] = {
     "conv_general_dilated": _convolution,
     "dot_general": _product,
     "reduce_max": _pool,
     "pad": _pad,
-    "gather": _slice,
-    **dict.fromkeys(("broadcast_in_dim", "concatenate", "convert_element_type", "reshape"), _known),
 }
