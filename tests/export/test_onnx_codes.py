@@ -11,6 +11,7 @@ from jopt.export import onnx_codes
 from jopt.quantize import ActivationConfig, Spec
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
+ir = pytest.importorskip("onnx_ir", reason="needs the extra 'jopt[export]'")
 
 
 @given(st.data(), st.sampled_from([2, 4, 8]), st.booleans())
@@ -21,7 +22,7 @@ def test_packed_codes_come_back_as_onnx_reads_them(draw, bits, signed):
         st.lists(st.integers(low, low + (1 << bits) - 1), min_size=(n := int(np.prod(shape))), max_size=n)
     )
     codes = np.array(codes, np.int8 if signed else np.uint8).reshape(shape)
-    tensor = onnx_codes.packed(codes, bits, "codes")
+    tensor = ir.to_proto(ir.tensor(onnx_codes.narrow(codes, bits), name="codes"))
     assert len(tensor.raw_data) == -(-n * bits // 8)
     read = onnx.numpy_helper.to_array(tensor)
     assert read.shape == codes.shape and (read.astype(np.int32) == codes).all()

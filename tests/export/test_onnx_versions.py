@@ -14,6 +14,7 @@ from jopt.rules import named_leaves
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("jax2onnx", reason="needs the extra 'jopt[export]'")
+pytest.importorskip("onnxscript", reason="needs the extra 'jopt[export]'")
 
 from jopt.export import onnx as export  # noqa: E402
 
