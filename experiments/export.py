@@ -92,6 +92,7 @@ def _claim(out: Path) -> None:
         foreign = card.exists() and _OURS not in card.read_text(errors="replace")
     except OSError as error:
         raise WorkdirError(f"--out={out} cannot be read: {error.strerror}") from error
+    # Checked before the run is read: an export takes minutes, and the card is its last file.
     if foreign:
         raise WorkdirError(f"--out={out} holds a README.md that is no model card of jopt's; give another directory")
 

@@ -136,6 +136,7 @@ def _files(files: Sequence[Written], missing: Sequence[Missing]) -> Iterator[str
     rows = []
     for file in files:
         cells = (file.file.name, formats.integer(file.bytes), file.summary)
+        # JSON files and dense parameters are read, not run.
         if (agreement := file.agreement) is None:
             rows.append((*cells, "-", "-", "-"))
             continue

@@ -104,6 +104,7 @@ def encode(
       NotImplementedError: from jax2onnx, for an operation that it does not know.
       OnnxError: if ONNX Runtime cannot run the file, or gives other logits than the model.
     """
+    # All parameters are constants from here on, so that whatever is computed of them alone is computed now.
     traced = trace(model.apply, params, model_state, input_shape, mean=mean, std=std)
     simplify(traced.model, traced.constants)
     batches = example_batches(traced.model, input_shape, mean, std, examples)
@@ -197,6 +198,7 @@ def encode_quantized(
     content = serialize(traced.model, traced.constants, metadata or {})
     simulation = activate(model, activations)
     exact = _logits(model, mean, std, bare=True)
+    # Where no layer's input is quantized, the simulation is the model itself, which does not know of ranges.
     simulated = exact if simulation is model else _logits(simulation, mean, std)
     # The simulation of what the file holds: kernels from their codes, and biases as 'qdq' rounds them. What that
     # rounding alone changes is judged by itself, against the model's own biases.

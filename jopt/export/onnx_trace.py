@@ -97,6 +97,7 @@ def trace(
         constants |= {"mean": np.asarray(mean, np.float32), "std": np.asarray(std, np.float32)}
     (batch,) = jax.export.symbolic_shape("B")
     x = jax.ShapeDtypeStruct((batch, *input_shape), np.float32)
+    # A mark has as many axes as its layer's input: ranks are the only thing that is asked of the calls.
     calls = intercept.names(apply, params, model_state, x, train=False) if layers else {}
     ranks = {layer: len(calls[layer][0].input.shape) for layer in layers}
     shapes = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in constants.values()]
@@ -261,6 +262,7 @@ def _operation(eqn: JaxprEqn, operands: Values) -> Values:
     if name in _CALLS:
         inner = params[_CALLS[name]]
         return evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
+    # A rule gives None for what jax2onnx converts as it is.
     if (rule := _RULES.get(name)) is not None and (output := rule(eqn, operands)) is not None:
         return [output]
     outputs = eqn.primitive.bind(*operands, **_plain_bodies(params))
@@ -384,6 +386,7 @@ def _pool(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
 def _pad(eqn: JaxprEqn, operands: Values) -> jax.Array | None:
     """Padding as concatenation: jax2onnx does not take a symbolic size here."""
     (x, value), config = operands, eqn.params["padding_config"]
+    # Negative and inner padding is left to jax2onnx.
     if any(min(low, high) < 0 or hole for low, high, hole in config):
         return None
     for axis, (low, high, _) in enumerate(config):
