@@ -133,28 +133,28 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
     return [*sentences, _CAVEAT]
 
 
-def _claim(out: Path) -> None:
+def _claim(directory: Path) -> None:
     """Makes the directory and checks that no file of somebody else would be replaced.
 
     Raises:
       WorkdirError: if it cannot be made or written, or holds files of these names that this app did not write.
     """
-    files = [out / name for name in _FILES]
+    files = [directory / name for name in _FILES]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".comparison.probe"
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".comparison.probe"
         probe.touch()
         probe.unlink()
         written_here = files[0].is_file() and _MARK in files[0].read_text(errors="replace")
     except OSError as error:
-        raise WorkdirError(f"--out={out} cannot be written: {error}") from error
+        raise WorkdirError(f"--out={directory} cannot be written: {error}") from error
     if not written_here and (foreign := [p.name for p in files if p.exists()]):
         raise WorkdirError(
-            f"--out={out} holds {' and '.join(foreign)} that this command did not write; give another directory"
+            f"--out={directory} holds {' and '.join(foreign)} that this command did not write; give another directory"
         )
 
 
-def _write(out: Path, runs: dict[str, Run], tables: Sequence[report.Table], sentences: Sequence[str]) -> None:
+def _write(directory: Path, runs: dict[str, Run], tables: Sequence[report.Table], sentences: Sequence[str]) -> None:
     title = " against ".join(runs)
     directories = report.Table("", ("run", "directory"), "ll", [(name, str(r.path)) for name, r in runs.items()])
     parts: list[report.Part] = [report.Heading(title, 1), report.Findings(sentences), directories]
@@ -164,10 +164,10 @@ def _write(out: Path, runs: dict[str, Run], tables: Sequence[report.Table], sent
     parts.append(report.compare_runs({name: r.rows for name, r in runs.items()}))
     markdown = report.parts_markdown(parts, page=_FILES[1])
     try:
-        write_text(out / _FILES[0], f"{markdown}\n\n{_MARK}\n")
-        report.write_html(out / _FILES[1], title, parts)
+        write_text(directory / _FILES[0], f"{markdown}\n\n{_MARK}\n")
+        report.write_html(directory / _FILES[1], title, parts)
     except OSError as error:
-        raise WorkdirError(f"--out={out} cannot be written: {error}") from error
+        raise WorkdirError(f"--out={directory} cannot be written: {error}") from error
 
 
 if __name__ == "__main__":

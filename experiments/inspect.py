@@ -96,8 +96,8 @@ def _paper(file: codec.File, network: str) -> report.Table:
 
 def _show(table: report.Table, console: rich.console.Console) -> None:
     """Prints the table, in parts where the terminal is too narrow for it."""
-    whole = table._replace(rows=[*table.rows, *[table.footer] * bool(table.footer)], footer=())
-    parts = report.fit(whole, console.width)
+    closed = table._replace(rows=[*table.rows, *[table.footer] * bool(table.footer)], footer=())
+    parts = report.fit(closed, console.width)
     for part in [table] if len(parts) == 1 else parts:
         report.show(part, console)
 

@@ -68,11 +68,11 @@ def training(
             started += 1
             name = f"group {plan.group.index}, chunk {started}/{chunks}"
 
-            def take(told: Told) -> None:
-                done = before + told.segment.stop * len(chunk.trials)
-                speed = told.segment.steps * len(chunk.trials) / told.seconds if told.seconds else None
+            def take(progress: Told) -> None:
+                done = before + progress.segment.stop * len(chunk.trials)
+                speed = progress.segment.steps * len(chunk.trials) / progress.seconds if progress.seconds else None
                 for split in ("train", "validation"):
-                    rows = [row for row in told.rows if row["split"] == split]
+                    rows = [row for row in progress.rows if row["split"] == split]
                     if rows:
                         medians: dict[str, Any] = {
                             k: float(np.median([row[k] for row in rows])) for k in ("loss", "accuracy")

@@ -70,8 +70,8 @@ def report_parts(
     parts += [Heading("Summary"), _note(drawn), summary_table(results, drawn, summary)]
     for table in extra_tables:
         parts += [Heading(table.title), table._replace(title="")]
-    made = [draw(drawn) for draw in _FIGURES]
-    parts += [Heading("Figures"), *(figure for figure in made if figure is not None)]
+    drawn_figures = [draw(drawn) for draw in _FIGURES]
+    parts += [Heading("Figures"), *(figure for figure in drawn_figures if figure is not None)]
     if plan:
         parts += [Heading("How it was run"), *plan]
     trials = sum(len(point.trials) for point in drawn.points)

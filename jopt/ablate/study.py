@@ -31,15 +31,15 @@ def study(results: Results, summary: Sequence[Row], confidence: float = 0.95) ->
     points = results.points()
     require(len(summary) == len(points), "summary", len(summary), f"one row for each of the {len(points)} points")
     curves = _by_trial(results.curves)
-    made = []
+    study_points = []
     for point, row in zip(points, summary, strict=True):
         labels = {name: row.get(name) for name in point}
         if labels != point:
             raise ConfigError("summary", labels, f"in the order of the grid's points, here {point}")
         at = tuple(axis.index(point[axis.name]) for axis in axes)
-        made.append(_point(results, at, results.at(point), row, curves, confidence))
+        study_points.append(_point(results, at, results.at(point), row, curves, confidence))
     costs = tuple(column for column in results.columns if column.cost and column != results.decisive)
-    return Study(results.name, results.decisive, axes, tuple(made), confidence, costs)
+    return Study(results.name, results.decisive, axes, tuple(study_points), confidence, costs)
 
 
 def trial_columns(results: Results) -> list[Column]:

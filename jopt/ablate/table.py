@@ -27,13 +27,13 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = No
     """
     rows = list(rows)
     header = list(columns if columns is not None else (rows[0] if rows else ()))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
         require(set(row) == set(header), "rows", list(row), f"rows of the columns {', '.join(header)}")
         writer.writerow([_text(row[name]) for name in header])
-    return out.getvalue()
+    return text.getvalue()
 
 
 def write_csv(

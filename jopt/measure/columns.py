@@ -105,10 +105,10 @@ class Measured:
     @property
     def accuracy(self) -> float | None:
         """The metric of this name, or else what the predictions say."""
-        given = self.outcome.metrics.get("accuracy")
-        if given is None and self.labels is not None and self.outcome.predictions is not None:
+        metric = self.outcome.metrics.get("accuracy")
+        if metric is None and self.labels is not None and self.outcome.predictions is not None:
             return 1.0 - churn(self.labels, self.outcome.predictions)
-        return given
+        return metric
 
 
 @dataclasses.dataclass(frozen=True)

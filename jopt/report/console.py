@@ -267,8 +267,8 @@ class Progress:
 
     def _times(self) -> str:
         now = time.monotonic()
-        left = self._remaining(now)
-        return formats.clock(now - self._began) + (f" -{formats.clock(left)}" if left else "")
+        remaining = self._remaining(now)
+        return formats.clock(now - self._began) + (f" -{formats.clock(remaining)}" if remaining else "")
 
     def _brief_facts(self) -> list[str]:
         """The facts that fit beside a bar in 80 columns."""
@@ -290,7 +290,7 @@ class Progress:
         return "  ".join(parts)
 
     def _remaining(self, now: float) -> float | None:
-        """Seconds left at the mean speed since the first update, before which there is compilation."""
+        """Seconds remaining at the mean speed since the first update, before which there is compilation."""
         if self._first is None or self._step <= self._first[1]:
             speed = self._shown.get("steps_per_second", 0.0)
             return (self._total - self._step) / speed if speed > 0 else None

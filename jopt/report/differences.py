@@ -52,13 +52,13 @@ def differing(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     """
     flat = {name: flatten(tree) for name, tree in trees.items()}
     paths = dict.fromkeys(path for leaves in flat.values() for path in leaves)
-    out = {}
+    differences = {}
     for path in paths:
         values = {name: leaves[path] for name, leaves in flat.items() if path in leaves}
         first = next(iter(values.values()))
         if len(values) < len(flat) or not all(_same(first, v) for v in values.values()):
-            out[path] = values
-    return out
+            differences[path] = values
+    return differences
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -122,16 +122,16 @@ def choose(views: Sequence[View], base: Json) -> tuple[list[Json], Json]:
         # Each view sets every key that any view sets, or else the last choice would shine through.
         arguments = [{"visible": shown}, {key: changes.get(key) for key in keys}]
         buttons.append({"label": _menu_text(view.name), "method": "update", "args": arguments})
-    made = _merged(base, views[0].layout)
+    combined = _merged(base, views[0].layout)
     if len(views) > 1:
-        height = made["height"] + _MENU
-        margin = {**made["margin"], "t": made["margin"]["t"] + _MENU}
+        height = combined["height"] + _MENU
+        margin = {**combined["margin"], "t": combined["margin"]["t"] + _MENU}
         menu = {
             "buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 12},
             "bgcolor": "#ffffff", "bordercolor": BEFORE, "font": {"size": 12, "color": INK}, "active": 0,
         }  # fmt: skip
-        made = {**made, "height": height, "margin": margin, "updatemenus": [menu]}
-    return traces, made
+        combined = {**combined, "height": height, "margin": margin, "updatemenus": [menu]}
+    return traces, combined
 
 
 def _menu_text(name: str) -> str:
@@ -218,11 +218,11 @@ def colors(count: int) -> list[str]:
       >>> colors(2)
       ['#0072B2', '#D55E00']
     """
-    made = [*PALETTE, *_TOL]
-    for i in range(count - len(made)):
+    palette = [*PALETTE, *_TOL]
+    for i in range(count - len(palette)):
         rgb = colorsys.hls_to_rgb((0.1 + 0.618034 * i) % 1, (0.35, 0.5, 0.62)[i % 3], 0.55)
-        made.append("#" + "".join(f"{round(255 * v):02x}" for v in rgb))
-    return made[:count]
+        palette.append("#" + "".join(f"{round(255 * v):02x}" for v in rgb))
+    return palette[:count]
 
 
 def scale(count: int) -> list[str]:
@@ -235,8 +235,8 @@ def scale(count: int) -> list[str]:
     return [_between(i / max(count - 1, 1)) for i in range(count)]
 
 
-def _between(place: float) -> str:
-    at = place * (len(_VIRIDIS) - 1)
+def _between(share: float) -> str:
+    at = share * (len(_VIRIDIS) - 1)
     low = min(int(at), len(_VIRIDIS) - 2)
     ends = [[int(color[k : k + 2], 16) for k in (1, 3, 5)] for color in _VIRIDIS[low : low + 2]]
     return "#" + "".join(f"{round(a + (at - low) * (b - a)):02x}" for a, b in zip(*ends, strict=True))
@@ -295,19 +295,19 @@ def ticks_of(format: str, values: Sequence[float]) -> tuple[list[float], list[st
     if format == "bytes":
         first, last = math.floor(math.log2(low)), max(math.ceil(math.log2(high)), math.floor(math.log2(low)) + 1)
         every = max(1, math.ceil((last - first) / 7))
-        places = [2.0**e for e in range(first, last + 1, every)]
-        return places, [round_text(formats.binary(v)) for v in places]
+        ticks = [2.0**e for e in range(first, last + 1, every)]
+        return ticks, [round_text(formats.binary(v)) for v in ticks]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    places = [m * 10.0**e for e in decades for m in (1, 2, 5)]
-    inside = [v for v in places if v <= low][-1:] + [v for v in places if low < v < high]
-    inside += [v for v in places if v >= max(high, inside[0] * 1.0001)][:1] if inside else []
+    ticks = [m * 10.0**e for e in decades for m in (1, 2, 5)]
+    inside = [v for v in ticks if v <= low][-1:] + [v for v in ticks if low < v < high]
+    inside += [v for v in ticks if v >= max(high, inside[0] * 1.0001)][:1] if inside else []
     if len(inside) > 8:
         inside = [10.0**e for e in decades]
     return inside, [round_text(formats.si(v)) for v in inside]
 
 
 def _even_ticks(format: str, low: float, high: float) -> tuple[list[float], list[str]]:
-    """Evenly spaced places: within a factor of three a logarithm is nearly a line."""
+    """Evenly spaced ticks: within a factor of three a logarithm is nearly a line."""
     base, units = (1024.0, ("B", "KiB", "MiB", "GiB")) if format == "bytes" else (1000.0, ("", "k", "M", "G"))
     power = min(max(int(math.log(high, base)), 0), len(units) - 1)
     unit = base**power
@@ -316,8 +316,8 @@ def _even_ticks(format: str, low: float, high: float) -> tuple[list[float], list
     step = next(m * decade for m in (1.0, 2.0, 5.0, 10.0) if m * decade >= 0.7 * rough)
     first, last = math.floor(low / unit / step), math.ceil(high / unit / step)
     # Two ends at least, where all values are one.
-    places = [round(k * step, 12) for k in range(first, max(last, first + 1) + 1) if k > 0]
-    return [v * unit for v in places], [f"{v:g} {units[power]}".strip() for v in places]
+    ticks = [round(k * step, 12) for k in range(first, max(last, first + 1) + 1) if k > 0]
+    return [v * unit for v in ticks], [f"{v:g} {units[power]}".strip() for v in ticks]
 
 
 def round_text(text: str) -> str:

@@ -25,9 +25,9 @@ def column(key: str, scope: Scope = "run") -> Column:
       >>> column("nonzero_parameters").label, column("best_validation_accuracy").label, column("f1_score").format
       ('nonzero parameters', 'best validation accuracy', 'number')
     """
-    known = [c for c in BUILT_IN if c.key == key]
+    candidates = [c for c in BUILT_IN if c.key == key]
     # A metric of a run may have a label of its own there, and is written as elsewhere.
-    for candidate in sorted(known, key=lambda c: scope not in c.scopes):
+    for candidate in sorted(candidates, key=lambda c: scope not in c.scopes):
         label = candidate.label if scope in candidate.scopes else _spaced(key)
         return dataclasses.replace(candidate, label=label)
     endings = {"accuracy": "percent", "sparsity": "percent", "seconds": "seconds", "bytes": "bytes", "flops": "si"}
@@ -189,10 +189,10 @@ def duration(seconds: float) -> str:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 59.95:
         return f"{seconds:.3g} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    seconds_rounded = round(seconds)
+    if seconds_rounded < 3600:
+        return f"{seconds_rounded // 60} min {seconds_rounded % 60} s"
+    return f"{seconds_rounded // 3600} h {seconds_rounded % 3600 // 60} min"
 
 
 def clock(seconds: float) -> str:
@@ -202,9 +202,9 @@ def clock(seconds: float) -> str:
       >>> clock(75.2), clock(3675)
       ('1:15', '1:01:15')
     """
-    whole = int(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    seconds_rounded = int(seconds)
+    hours, minutes = divmod(seconds_rounded // 60, 60)
+    return f"{hours}:{minutes:02d}:{seconds_rounded % 60:02d}" if hours else f"{minutes}:{seconds_rounded % 60:02d}"
 
 
 def points(v: float) -> str:

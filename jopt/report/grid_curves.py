@@ -121,10 +121,10 @@ def _curves_view(
     traces: list[Json] = []
     means: list[float] = []
     for i in order:
-        whole = study.points[i].curves.get(split, {}).get(outcome)
-        if whole is None:
+        full = study.points[i].curves.get(split, {}).get(outcome)
+        if full is None:
             continue
-        curve, (color, dash) = thin(whole), styles[i]
+        curve, (color, dash) = thin(full), styles[i]
         low, high = (curve.least, curve.most) if extremes else (curve.low, curve.high)
         common = {"legendgroup": f"point {i}", "visible": True if i in shown else "legendonly", "type": "scatter"}
         if low != high:
@@ -213,7 +213,7 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
     lost: list[Json] = []
     for k, color in enumerate([PALETTE[0]] if by is None else shades(study.axes[by])):
         line = sorted((p for p in points if by is None or p.at[by] == k), key=lambda p: values[p.at[x]])
-        known = [p for p in line if p.outcome is not None]
+        finished = [p for p in line if p.outcome is not None]
         group = {"type": "scatter", "legendgroup": f"line {k}"}
         name = (
             ""
@@ -222,16 +222,16 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
         )
         # Where more than x changes from mark to mark, as in a search, no line leads from one to the next.
         joined = study.joined(line, used)
-        banded = [p for p in known if p.outcome is not None and p.outcome.low is not None]
+        banded = [p for p in finished if p.outcome is not None and p.outcome.low is not None]
         ends = [(values[p.at[x]], *drawn_ends(study, p.outcome)) for p in banded]
         if joined and len(ends) > 1:
             at, low, high = (list(column) for column in zip(*ends, strict=True))
             traces.append({**group, "x": [*at, *reversed(at)], "y": [*low, *reversed(high)], "mode": "none",
                            "fill": "toself", "fillcolor": figures.faint(color), "hoverinfo": "skip",
                            "showlegend": False})  # fmt: skip
-        if known:
-            trace = marks(study, [study.points.index(p) for p in known], [values[p.at[x]] for p in known], color)
-            trace["marker"] |= {"size": 7, "symbol": ["circle-open" if p.diverged else "circle" for p in known]}
+        if finished:
+            trace = marks(study, finished, [values[p.at[x]] for p in finished], color)
+            trace["marker"] |= {"size": 7, "symbol": ["circle-open" if p.diverged else "circle" for p in finished]}
             if joined:
                 trace |= {"mode": "lines+markers", "line": {"color": color, "width": 1.8}}
                 del trace["error_y"]
@@ -260,12 +260,12 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
 
 
 def _number_axis(axis: StudyAxis) -> Json:
-    made = figures.axis(axis.name, type="log" if axis.log else "linear", exponentformat="none")
+    axis_layout = figures.axis(axis.name, type="log" if axis.log else "linear", exponentformat="none")
     if len(axis.values) <= 9:
         ticks = figures.apart(axis.values, axis.log)
-        made |= {"tickmode": "array", "tickvals": [axis.values[i] for i in ticks],
+        axis_layout |= {"tickmode": "array", "tickvals": [axis.values[i] for i in ticks],
                  "ticktext": [figures.literal(axis.texts[i]) for i in ticks]}  # fmt: skip
-    return made
+    return axis_layout
 
 
 def _reach(means: Sequence[float], rows: int) -> list[float] | None:

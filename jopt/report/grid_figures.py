@@ -43,13 +43,13 @@ def fronts(study: Study) -> dict[str, list[int]]:
     """
     by_cost = {}
     for column in study.costs:
-        known = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
-        costs = [study.points[i].costs[column.key] for i in known]
+        measured = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
+        costs = [study.points[i].costs[column.key] for i in measured]
         if not costs or max(costs) <= ALIKE * min(costs):
             continue
         sign = 1.0 if study.higher else -1.0
-        means = [sign * p.outcome.mean for p in (study.points[i] for i in known) if p.outcome is not None]
-        by_cost[column.key] = [known[i] for i in figures.front(costs, means)]
+        means = [sign * p.outcome.mean for p in (study.points[i] for i in measured) if p.outcome is not None]
+        by_cost[column.key] = [measured[i] for i in figures.front(costs, means)]
     return by_cost
 
 
@@ -65,54 +65,54 @@ def tradeoff(study: Study) -> Figure | None:
     views = [_tradeoff_view(study, column, by_cost[column.key], None) for column in columns]
     views += [_tradeoff_view(study, column, by_cost[column.key], i) for i in coloring for column in columns]
     traces, layout = figures.choose(affordable(study, views), figures.layout(460, yaxis=outcome_axis(study)))
-    out = sum(p.outcome is None for p in study.points)
+    lost = sum(p.outcome is None for p in study.points)
     caption = (
         f"Each mark is a point of the grid: the mean over seeds with its {study.percent} interval. The line is the "
         "Pareto front of the means: no other point costs less and is at least as good. Its points are estimates; "
         "neighbors whose intervals overlap may change places. Open marks: some seeds diverged, the mean is of the "
         "others."
     )  # fmt: skip
-    caption += f" Not drawn, as all their trials diverged: {out} point{'s' * (out > 1)}." if out else ""
+    caption += f" Not drawn, as all their trials diverged: {lost} point{'s' * (lost > 1)}." if lost else ""
     return Figure("tradeoff", f"{study.outcome_name.capitalize()} against cost", caption, traces, layout)
 
 
 def _tradeoff_view(study: Study, column: Column, best: Sequence[int], by: int | None) -> View:
-    known = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
-    costs = [study.points[i].costs[column.key] for i in known]
+    measured = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
+    costs = [study.points[i].costs[column.key] for i in measured]
     line = {
         "type": "scatter", "mode": "lines", "name": "Pareto front of the means", "hoverinfo": "skip",
         "x": [study.points[i].costs[column.key] for i in best], "y": [_mean(study.points[i]) for i in best],
         "line": {"shape": "hv", "color": INK, "width": 1.2},
     }  # fmt: skip
     traces = [line]
-    for name, color, symbol, members in _mark_groups(study, known, set(best), by):
+    for name, color, symbol, members in _mark_groups(study, measured, set(best), by):
         if members:
             x = [study.points[i].costs[column.key] for i in members]
             amounts = [f"{column.label}: {formats.text(column, v)}" for v in x]
-            trace = marks(study, members, x, color, amounts)
+            trace = marks(study, [study.points[i] for i in members], x, color, amounts)
             trace["marker"] |= {"symbol": [symbol + ("-open" if study.points[i].diverged else "") for i in members]}
             traces.append({**trace, "name": figures.literal(formats.shorten(name, 24))})
-    places, texts = figures.ticks_of(column.format, costs)
-    axis = figures.axis(formats.titled(column), type="log", tickmode="array", tickvals=places, ticktext=texts)
+    ticks, texts = figures.ticks_of(column.format, costs)
+    axis = figures.axis(formats.titled(column), type="log", tickmode="array", tickvals=ticks, ticktext=texts)
     name = column.label if by is None else f"{column.label}, colored by {study.axes[by].name}"
     return View(name, traces, {"xaxis": axis})
 
 
 def _mark_groups(
-    study: Study, known: Sequence[int], best: set[int], by: int | None
+    study: Study, measured: Sequence[int], best: set[int], by: int | None
 ) -> list[tuple[str, str, str, list[int]]]:
     """Name, color, symbol and points of each entry of the legend."""
     if by is not None:
         axis = study.axes[by]
         return [
-            (f"{axis.name}={text}", color, "circle", [i for i in known if study.points[i].at[by] == k])
+            (f"{axis.name}={text}", color, "circle", [i for i in measured if study.points[i].at[by] == k])
             for k, (text, color) in enumerate(zip(axis.texts, shades(axis), strict=True))
         ]
-    controls = [i for i in known if study.points[i].verdict == "control"]
-    rest = [i for i in known if i not in controls]
+    controls = [i for i in measured if study.points[i].verdict == "control"]
+    others = [i for i in measured if i not in controls]
     return [
-        ("on the front", PALETTE[0], "circle", [i for i in rest if i in best]),
-        ("not on the front", _GRAY, "circle", [i for i in rest if i not in best]),
+        ("on the front", PALETTE[0], "circle", [i for i in others if i in best]),
+        ("not on the front", _GRAY, "circle", [i for i in others if i not in best]),
         ("control", PALETTE[1], "diamond", controls),
     ]
 
@@ -228,8 +228,8 @@ def _names_axis(axis: StudyAxis, upright: bool = False) -> Json:
 def compared(study: Study) -> list[int]:
     """The places of the points that were compared, the best difference first, `MOST_ROWS` at most."""
     sign = -1.0 if study.higher else 1.0
-    known = [(sign * p.difference.mean, i) for i, p in enumerate(study.points) if p.difference is not None]
-    return [i for _, i in sorted(known)][:MOST_ROWS]
+    differences = [(sign * p.difference.mean, i) for i, p in enumerate(study.points) if p.difference is not None]
+    return [i for _, i in sorted(differences)][:MOST_ROWS]
 
 
 def judged(point: StudyPoint) -> str:
@@ -316,9 +316,10 @@ def shades(axis: StudyAxis) -> list[str]:
     return figures.scale(n) if axis.numeric and n > 2 else figures.colors(n)
 
 
-def marks(study: Study, places: Sequence[int], x: Sequence[float], color: str, amounts: Sequence[str] = ()) -> Json:
+def marks(
+    study: Study, members: Sequence[int], x: Sequence[float], color: str, amounts: Sequence[str] = ()
+) -> Json:
     """Marks with whiskers; each has its hover text, and the command that runs it in `customdata`."""
-    points = [study.points[i] for i in places]
     means = [_mean(p) for p in points]
     ends = [drawn_ends(study, p.outcome) for p in points]
     return {
@@ -328,7 +329,7 @@ def marks(study: Study, places: Sequence[int], x: Sequence[float], color: str, a
             "array": [high - mean for (_, high), mean in zip(ends, means, strict=True)],
             "arrayminus": [mean - low for (low, _), mean in zip(ends, means, strict=True)],
         },
-        "hovertext": [hover_text(study, p, a) for p, a in itertools.zip_longest(points, amounts, fillvalue="")],
+        "hovertext": [hover_text(study, p, a) for p, a in zip(points, amounts or [""] * len(points), strict=True)],
         "hoverinfo": "text", "customdata": [first_command(p) for p in points],
     }  # fmt: skip
 
@@ -372,14 +373,14 @@ def outcome_axis(study: Study) -> Json:
 
 def points_at(study: Study, fixed: Mapping[int, int]) -> list[StudyPoint]:
     """The points at which the axes in `fixed` have these values."""
-    return [p for p in study.points if all(p.at[i] == place for i, place in fixed.items())]
+    return [p for p in study.points if all(p.at[i] == index for i, index in fixed.items())]
 
 
 def slices(study: Study, used: Sequence[int]) -> Iterator[dict[int, int]]:
     """The values of the other axes for which there are points, where they must be fixed at all."""
     free = list(study.fixed(used))
-    for places in sorted({tuple(p.at[i] for i in free) for p in study.points}):
-        yield dict(zip(free, places, strict=True))
+    for indices in sorted({tuple(p.at[i] for i in free) for p in study.points}):
+        yield dict(zip(free, indices, strict=True))
 
 
 def affordable(study: Study, views: Sequence[View]) -> list[View]:

@@ -116,15 +116,15 @@ def _panels(metrics: Sequence[str], rows: Sequence[Row], ends: Sequence[tuple[st
         # A name that is wider than its stage would run into the next; 420 pixels hold some 55 characters.
         for name, begin, end in ends if (end - begin) / width > 0.018 * len(name)
     ]  # fmt: skip
-    made = figures.layout(
+    layout = figures.layout(
         height, shapes=shapes, annotations=names,
         xaxis=figures.axis("optimizer step", rangemode="tozero", anchor="y" if len(metrics) == 1 else "y2"),
     )  # fmt: skip
     for k, metric in enumerate(metrics):
         values = [y for split in ("train", "validation", "test") for y in series(rows, split, metric)[1] if y == y]
         domain = [0.0, 1.0] if len(metrics) == 1 else [[0.54, 1.0], [0.0, 0.46]][k]
-        made["yaxis" if k == 0 else "yaxis2"] = {**_value_axis(metric, values), "domain": domain, "anchor": "x"}
-    return made
+        layout["yaxis" if k == 0 else "yaxis2"] = {**_value_axis(metric, values), "domain": domain, "anchor": "x"}
+    return layout
 
 
 def _value_axis(metric: str, values: Sequence[float]) -> Json:
@@ -178,17 +178,17 @@ def ledger_figure(ledger: Ledger, title: str = "") -> Figure:
         for k, n in enumerate(totals)
     ]  # fmt: skip
     largest = max(totals, default=0)
-    places = binary_ticks(largest)
-    made = figures.layout(
+    ticks = binary_ticks(largest)
+    layout = figures.layout(
         round(drawn) + 150, barmode="stack", annotations=ends, showlegend=True,
-        xaxis=figures.axis(range=[0, 1.8 * max(largest, 1)], tickmode="array", tickvals=places, anchor="y",
-                           tickangle=0, ticktext=[figures.round_text(formats.binary(v)) for v in places]),
+        xaxis=figures.axis(range=[0, 1.8 * max(largest, 1)], tickmode="array", tickvals=ticks, anchor="y",
+                           tickangle=0, ticktext=[figures.round_text(formats.binary(v)) for v in ticks]),
         yaxis={**figures.category_axis([name for name, _ in rows] or [""], 20), "domain": [0, split], "anchor": "x",
                "tickfont": {"size": 10}},
         xaxis2={"range": [0, max(ledger.total, 1)], "visible": False, "anchor": "y2"},
         yaxis2={**figures.category_axis(["whole file"]), "domain": [1 - 30 / drawn, 1], "anchor": "x2"},
     )  # fmt: skip
-    return Figure("bytes", title or ledger_headline(ledger), "", traces, made)
+    return Figure("bytes", title or ledger_headline(ledger), "", traces, layout)
 
 
 def _stack(kind: str, rows: Sequence[tuple[str, Mapping[str, int]]], number: str, name: str, legend: bool) -> Json:

@@ -121,7 +121,7 @@ def result_table(result: Mapping[str, Any], title: str = "Result", columns: Sequ
     """
     outside = {column.key: column for column in load_columns(columns)}
     rows = [
-        (outside[k].label, formats.text(outside[k], v)) if k in outside else
+        (outside[k].label, formats.text(outside[k], v)) if k in outside and not isinstance(v, str) else
         (formats.name(k), formats.shorten(formats.value(k, v), 25))
         for k, v in result.items() if v is None or isinstance(v, bool | int | float | str)
     ]  # fmt: skip
@@ -182,21 +182,21 @@ def stages_table(
       | a | 98.00% | - | 4.00 KiB |
       | b | - | 1.00% | - |
     """
-    known = [c for c in _columns_in(rows, columns) if any(row.get(c.key) is not None for row in rows)]
+    shown = [c for c in _columns_in(rows, columns) if any(row.get(c.key) is not None for row in rows)]
     names = [formats.shorten(str(row.get("stage", "")), _SHORT_STAGE if brief else 80) for row in rows]
     if brief:
         # Of two sizes a narrow table has room for the one that is not theoretical.
-        packed = any(c.key == "bytes" for c in known)
-        known = [c for c in known if c.short or c not in BUILT_IN]
-        known = [c for c in known if not (packed and c.key == "theoretical_bytes")]
-        theoretical = [c.short for c in known if c.label.startswith("theoretical")]
-        units = ["change: percentage points"] * any(c.key == "accuracy_change" for c in known)
+        packed = any(c.key == "bytes" for c in shown)
+        shown = [c for c in shown if c.short or c not in BUILT_IN]
+        shown = [c for c in shown if not (packed and c.key == "theoretical_bytes")]
+        theoretical = [c.short for c in shown if c.label.startswith("theoretical")]
+        units = ["change: percentage points"] * any(c.key == "accuracy_change" for c in shown)
         units += [f"{', '.join(theoretical)}: theoretical"] * bool(theoretical)
         title = f"{title} ({'; '.join(units)})" if units else title
-    header = ("stage", *(c.short or c.label if brief else c.label for c in known))
+    header = ("stage", *(c.short or c.label if brief else c.label for c in shown))
     show = formats.short if brief else formats.text
-    cells = [(name, *(show(c, row.get(c.key)) for c in known)) for name, row in zip(names, rows, strict=True)]
-    return Table(title, header, "l" + "r" * len(known), cells)
+    cells = [(name, *(show(c, row.get(c.key)) for c in shown)) for name, row in zip(names, rows, strict=True)]
+    return Table(title, header, "l" + "r" * len(shown), cells)
 
 
 def _columns_in(rows: Sequence[Row], columns: Sequence[Column | str]) -> list[Column]:

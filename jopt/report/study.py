@@ -50,8 +50,8 @@ class StudyAxis(NamedTuple):
 
     def index(self, value: Any) -> int:
         """The place of a value; True is not 1 here."""
-        for i, known in enumerate(self.values):
-            if known == value and isinstance(known, bool) == isinstance(value, bool):
+        for i, candidate in enumerate(self.values):
+            if candidate == value and isinstance(candidate, bool) == isinstance(value, bool):
                 return i
         raise ValueError(f"the axis {self.name!r} has the values {', '.join(self.texts)}, got {value!r}")
 
@@ -200,14 +200,14 @@ class Study(NamedTuple):
         """
         if len({tuple(p.at[i] for i in used) for p in self.points}) == len(self.points):
             return {}
-        known = [p for p in self.points if p.verdict == "control"] + [p for p in self.points if p.outcome]
-        start = (known or list(self.points))[0]
+        starts = [p for p in self.points if p.verdict == "control"] + [p for p in self.points if p.outcome]
+        start = (starts or list(self.points))[0]
         free = [i for i in range(len(self.axes)) if i not in used]
         return {i: start.at[i] for i in free if len({p.at[i] for p in self.points}) > 1}
 
     def where(self, fixed: Mapping[int, int]) -> str:
         """Where the axes in `fixed` stand, in words: `bits=8, width=16`."""
-        return ", ".join(f"{self.axes[i].name}={self.axes[i].texts[place]}" for i, place in fixed.items())
+        return ", ".join(f"{self.axes[i].name}={self.axes[i].texts[index]}" for i, index in fixed.items())
 
     def inside(self, value: float) -> float:
         """Where a value is drawn: no interval of a fraction reaches below 0 or past 1 in a picture.

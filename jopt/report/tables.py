@@ -101,7 +101,7 @@ def to_rich(table: Table) -> rich.table.Table:
     import rich.table
     import rich.text
 
-    out = rich.table.Table(
+    grid = rich.table.Table(
         title=rich.text.Text(table.title, style="bold") if table.title else None,
         title_justify="left",
         box=rich.box.SIMPLE_HEAD,
@@ -113,21 +113,21 @@ def to_rich(table: Table) -> rich.table.Table:
     footer = table.footer or ("",) * len(table.header)
     for name, align, total in zip(table.header, table.align, footer, strict=True):
         right = align == "r"
-        out.add_column(
+        grid.add_column(
             rich.text.Text(name), rich.text.Text(total), justify="right" if right else "left", no_wrap=right,
             overflow="fold",
         )  # fmt: skip
     for row in table.rows:
-        out.add_row(*(rich.text.Text(cell) for cell in row))
-    return out
+        grid.add_row(*(rich.text.Text(cell) for cell in row))
+    return grid
 
 
 def show(table: Table, console: rich.console.Console | None = None, width: int = 80) -> None:
     """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
     import rich.console
 
-    own = None if sys.stdout.isatty() else width
-    (console or rich.console.Console(highlight=False, width=own)).print(to_rich(table))
+    fixed_width = None if sys.stdout.isatty() else width
+    (console or rich.console.Console(highlight=False, width=fixed_width)).print(to_rich(table))
 
 
 def fit(table: Table, width: int) -> list[Table]:
