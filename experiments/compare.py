@@ -150,7 +150,8 @@ def _claim(directory: Path) -> None:
         raise WorkdirError(f"--out={directory} cannot be written: {error}") from error
     if not written_here and (foreign := [p.name for p in files if p.exists()]):
         raise WorkdirError(
-            f"--out={directory} holds {' and '.join(foreign)} that this command did not write; give another directory"
+            f"--out={directory} holds {' and '.join(foreign)} that this command did not write; give another "
+            "directory"
         )
 
 

@@ -317,7 +317,7 @@ def shades(axis: StudyAxis) -> list[str]:
 
 
 def marks(
-    study: Study, members: Sequence[int], x: Sequence[float], color: str, amounts: Sequence[str] = ()
+    study: Study, points: Sequence[StudyPoint], x: Sequence[float], color: str, amounts: Sequence[str] = ()
 ) -> Json:
     """Marks with whiskers; each has its hover text, and the command that runs it in `customdata`."""
     means = [_mean(p) for p in points]

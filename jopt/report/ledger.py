@@ -104,10 +104,10 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
 
     Returns:
       A `Table`: path, shape, dtype where there are several, number of elements, the share of them that is not zero
-      ('kept'), the bits of each nonzero weight for its value and for its index (gaps and their filler), bytes with
-      all that belongs to the tensor, how many times smaller that is than the tensor in memory, and the encoding. What
-      belongs to no tensor is in the total alone. The bits are those of the tensors that have values, which leaves
-      biases out.
+      ('kept'), the bits of each nonzero weight for its value and for its index (gaps and their filler), bytes
+      with all that belongs to the tensor, how many times smaller that is than the tensor in memory, and the
+      encoding. What belongs to no tensor is in the total alone. The bits are those of the tensors that have values,
+      which leaves biases out.
 
     Example:
       >>> kernel = Entry("w", (10, 10), "float32", "sparse", 100, 16, {"values": 64, "gaps": 10, "filler": 2})
