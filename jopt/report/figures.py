@@ -22,7 +22,7 @@ Json = dict[str, Any]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, QUIET, GRID, BEFORE = "#222222", "#666666", "#e3e3e3", "#c4c4c4"
 _TOL = ("#882255", "#999933", "#44AA99", "#332288", "#999999", "#661100", "#AA4499", "#117733", "#DDCC77")
-_VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
+_VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779")
 
 _DIGITS = 6
 _WRAP = 46
@@ -226,11 +226,11 @@ def colors(count: int) -> list[str]:
 
 
 def scale(count: int) -> list[str]:
-    """Colors with an order: viridis, without its lightest end, in which no line is legible.
+    """Colors with an order: viridis without its light end, which is illegible on white and, inverted, on black.
 
     Example:
       >>> scale(3)
-      ['#440154', '#26828e', '#b5de2b']
+      ['#440154', '#31688e', '#35b779']
     """
     return [_between(i / max(count - 1, 1)) for i in range(count)]
 

@@ -310,7 +310,7 @@ def shades(axis: StudyAxis) -> list[str]:
 
     Example:
       >>> shades(StudyAxis("act", ("relu", "tanh"))), shades(StudyAxis("bits", (2, 4, 8)))
-      (['#0072B2', '#D55E00'], ['#440154', '#26828e', '#b5de2b'])
+      (['#0072B2', '#D55E00'], ['#440154', '#31688e', '#35b779'])
     """
     n = len(axis.values)
     return figures.scale(n) if axis.numeric and n > 2 else figures.colors(n)
