@@ -63,6 +63,7 @@ def training(
 
         def start(plan: GroupPlan, chunk: Chunk) -> Callable[[Told], None]:
             nonlocal trial_steps, started
+            # Chunks run one after the other, so each starts where the one before it ends.
             before = trial_steps
             trial_steps += plan.steps * len(chunk.trials)
             started += 1
@@ -70,10 +71,12 @@ def training(
 
             def take(progress: Told) -> None:
                 done = before + progress.segment.stop * len(chunk.trials)
+                # Rows that came from a checkpoint took no time.
                 speed = progress.segment.steps * len(chunk.trials) / progress.seconds if progress.seconds else None
                 for split in ("train", "validation"):
                     rows = [row for row in progress.rows if row["split"] == split]
                     if rows:
+                        # A mean would follow the one trial that is about to diverge.
                         medians: dict[str, Any] = {
                             k: float(np.median([row[k] for row in rows])) for k in ("loss", "accuracy")
                         }

@@ -52,6 +52,7 @@ def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
       by it, whatever the difference. Verdicts rest on t intervals, which take the differences to be normally
       distributed.
     """
+    # The point with the fewest seeds limits what the grid as a whole can claim.
     n = min(counts, default=0)
     limits = []
     if 0 < n < LEAST_SEEDS:
@@ -70,6 +71,7 @@ def _against_control(results: Results, rows: Sequence[Row], confidence: float) -
         return ["No control is named: nothing is called better or worse."]
     compared = [row for row in rows if row["verdict"] not in (None, "control")]
     counts = {name: sum(row["verdict"] == name for row in compared) for name in ("better", "worse", "undecided")}
+    # Points with too few seeds, or that lost some, have no verdict.
     others = len(compared) - sum(counts.values())
     claims = [
         f"Of {len(compared)} points compared with the control ({label(results.control)}) by {results.metric}, "
@@ -93,8 +95,10 @@ def _smallest(results: Results, rows: Sequence[Row]) -> list[str]:
     if results.control is None or control is None:
         return []
     columns = {column.key: column for column in results.columns}
+    # Packed files where every point has one: sizes of two kinds must not be mixed.
     key = "bytes" if all(row.get("bytes_mean") is not None for row in rows) else "theoretical_bytes"
     size = f"{key}_mean"
+    # Undecided points are candidates: the sentence says 'not shown to be worse', and no more.
     candidates = [row for row in rows if row["verdict"] in ("better", "undecided", "control") and row.get(size)]
     if not candidates or not control.get(size):
         return []

@@ -74,6 +74,7 @@ def report_parts(
     parts += [Heading("Figures"), *(figure for figure in drawn_figures if figure is not None)]
     if plan:
         parts += [Heading("How it was run"), *plan]
+    # Every trial with its command, as a result is worth what can be repeated.
     trials = sum(len(point.trials) for point in drawn.points)
     parts += [
         Heading(f"All {trials} trials"),
@@ -89,6 +90,7 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[Row]) -> Tab
     Means are shown with their intervals; costs and columns from outside with their standard deviation, unless all
     seeds have the same.
     """
+    # Without a control these columns would be empty.
     compared = any(p.difference is not None or p.verdict == "control" for p in drawn.points)
     shown = [c for c in results.columns if (c in drawn.costs or c not in BUILT_IN) and c != results.decisive]
     shown = [c for c in shown if any(row.get(f"{c.key}_mean") is not None for row in summary)]

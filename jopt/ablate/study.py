@@ -34,10 +34,12 @@ def study(results: Results, summary: Sequence[Row], confidence: float = 0.95) ->
     study_points = []
     for point, row in zip(points, summary, strict=True):
         labels = {name: row.get(name) for name in point}
+        # A summary in another order would put the numbers of one point under the name of another.
         if labels != point:
             raise ConfigError("summary", labels, f"in the order of the grid's points, here {point}")
         at = tuple(axis.index(point[axis.name]) for axis in axes)
         study_points.append(_point(results, at, results.at(point), row, curves, confidence))
+    # A size that decides is the outcome, and not drawn against itself.
     costs = tuple(column for column in results.columns if column.cost and column != results.decisive)
     return Study(results.name, results.decisive, axes, tuple(study_points), confidence, costs)
 
@@ -117,6 +119,7 @@ def _curves(rows: Sequence[Row], confidence: float) -> dict[str, dict[str, Curve
     for row in rows:
         for name in ("loss", "accuracy"):
             value = row.get(name)
+            # A trial that diverged is counted where it still had a value.
             if value is not None and math.isfinite(value):
                 values.setdefault((row["split"], name), {}).setdefault(row["step"], []).append(float(value))
     curves: dict[str, dict[str, Curve]] = {}
@@ -140,6 +143,7 @@ def curve(values: Mapping[int, Sequence[float]], confidence: float = 0.95) -> Cu
     from scipy.special import stdtrit
 
     steps = sorted(values)
+    # One quantile for each number of seeds; there are few, and SciPy's functions are slow one by one.
     quantile = {n: float(stdtrit(n - 1, (1 + confidence) / 2)) for n in {len(v) for v in values.values()} if n > 1}
     columns: list[tuple[float, ...]] = []
     for step in steps:

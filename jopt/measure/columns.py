@@ -106,6 +106,7 @@ class Measured:
     def accuracy(self) -> float | None:
         """The metric of this name, or else what the predictions say."""
         metric = self.outcome.metrics.get("accuracy")
+        # The metric is by the task's own definition, so it comes before what the predictions give.
         if metric is None and self.labels is not None and self.outcome.predictions is not None:
             return 1.0 - churn(self.labels, self.outcome.predictions)
         return metric
@@ -260,6 +261,7 @@ def load_columns(columns: Sequence[Column | str]) -> tuple[Column, ...]:
     loaded = tuple(map(_imported, columns))
     keys = [column.key for column in BUILT_IN]
     for column in loaded:
+        # Two columns of one key would overwrite each other in result.json and in CSV.
         require(column.key not in keys, "columns", column.key, "a column with a key that no other has")
         keys.append(column.key)
     return loaded
@@ -316,6 +318,7 @@ def stage_rows(
     first: Measured | None = None
     for outcome in outcomes:
         measured = Measured(outcome, first, labels, flops)
+        # Change and churn are against the dense model, whatever the stages between did.
         first = first or measured
         rows.append({"stage": outcome.name, **_metrics(outcome), **_computed(measured, chosen)})
     return rows
@@ -341,6 +344,7 @@ def _metrics(outcome: StageOutcome) -> Row:
 
 
 def _computed(measured: Measured, columns: Sequence[Column]) -> Row:
+    # None is left out, as a stage without a packed file has no length of it at all.
     values = {column.key: column.compute(measured) for column in columns if column.compute is not None}
     return {key: _json(value) for key, value in values.items() if value is not None}
 

@@ -23,6 +23,7 @@ from jopt.report.page import Code, Details, Figure, Findings, Heading, Part
 from jopt.report.tables import Table, fit, to_rich
 
 if TYPE_CHECKING:
+    # Rich is slow to import, and a silent run needs none of it.
     import rich.console
 
 Update = Callable[[int, str, Mapping[str, Any]], None]
@@ -133,6 +134,7 @@ class Console:
 
 def show_part(part: Shown, console: rich.console.Console) -> None:
     """Prints a part of a report; figures, which a terminal cannot show, and details are left out."""
+    # Both are in the page whose address is shown last.
     if isinstance(part, Figure | Details):
         return
     if isinstance(part, Table):
@@ -216,6 +218,7 @@ class Progress:
         self._step, self._stage = step, stage
         split = metrics.get("split", "train")
         prefix = "" if split == "train" else f"{split} "
+        # A row of another split must not hide the last training row.
         for key in ("loss", "accuracy", "steps_per_second"):
             if isinstance(metrics.get(key), int | float):
                 self._shown[key if key == "steps_per_second" else prefix + key] = float(metrics[key])
@@ -228,6 +231,7 @@ class Progress:
 
     def _write_line(self, now: float) -> None:
         self._last_line, self._pending = now, False
+        # One write a line: others may write to the same stream.
         self._stream.write(self._line(now) + "\n")
         self._stream.flush()
 
@@ -294,6 +298,7 @@ class Progress:
         if self._first is None or self._step <= self._first[1]:
             speed = self._shown.get("steps_per_second", 0.0)
             return (self._total - self._step) / speed if speed > 0 else None
+        # The first update comes after compilation, which would make the time left too long.
         began, first = self._first
         return (self._total - self._step) * (now - began) / (self._step - first)
 
@@ -309,6 +314,7 @@ class _Unbreakable:
         try:
             self._stream.write(text)
         except UnicodeError:
+            # A stream that knows ASCII alone cannot encode the characters of the bar.
             return self.write(text.encode("ascii", "replace").decode())
         except (OSError, ValueError):
             pass

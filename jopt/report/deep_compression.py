@@ -94,6 +94,7 @@ def paper_table(fixed: Ledger, coded: Ledger, network: str, title: str = "Deep C
     accepted = f"a network of as many kernels as the file has, {len(kernels)} (this one has {len(published) - 1})"
     require(len(kernels) == len(published) - 1, "paper", network, accepted)
     rows: list[tuple[str, ...]] = []
+    # The last published row is the total, which has no kernel.
     for row, a, b in zip(published, kernels, kernels_coded, strict=False):
         sizes = (_share(a.total, a.dense_bytes), _share(b.total, b.dense_bytes))
         rows += [_paper_row(row), _row(a.path, [a], [b], sizes)]

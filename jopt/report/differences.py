@@ -63,6 +63,7 @@ def differing(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
 def _same(a: Any, b: Any) -> bool:
     """Equality in which True is not 1 and NaN is itself; 1 and 1.0 are one number."""
+    # True == 1 in Python, but `nesterov: 1` is not `nesterov: true`.
     if isinstance(a, bool) != isinstance(b, bool):
         return False
     if isinstance(a, list) and isinstance(b, list):
@@ -111,6 +112,7 @@ def summary(rows: Sequence[Row], result: Mapping[str, Any], manifest: Mapping[st
     test = next((row for row in reversed(rows) if row["split"] == "test"), {})
     speeds = [row["steps_per_second"] for row in rows if _number(row.get("steps_per_second"))]
     ended = manifest.get("exit_status")
+    # The result decides: without one a run has not finished, whatever its manifest says.
     status = "finished" if result else "unfinished" if ended in (None, "finished") else ended
     return {
         "status": status,
@@ -243,6 +245,7 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
     for path in paths:
         others = [p for p in paths if p != path]
         lengths = range(1, len(path.parts) + 1)
+        # As short as possible, since these names head columns.
         unlike = (n for n in lengths if all(p.parts[-n:] != path.parts[-n:] for p in others))
         names.append("/".join(path.parts[-next(unlike, len(path.parts)) :]))
     return [n if names[:i].count(n) == 0 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]

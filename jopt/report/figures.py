@@ -87,12 +87,14 @@ def category_axis(labels: Sequence[str], longest: int = 30) -> Json:
 
 def layout(height: int, **changes: Any) -> Json:
     """The layout that all figures share; the legend lies below, so that a narrow page has room for the figure."""
+    # The plot without its margins, in pixels.
     drawn = max(height - _TOP - _BOTTOM, 1)
     base = {
         "autosize": True, "height": height, "hovermode": "closest", "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff", "font": {"family": "system-ui, sans-serif", "size": 12, "color": INK},
         "margin": {"l": 44, "r": 14, "t": _TOP, "b": _BOTTOM}, "colorway": list(PALETTE),
         "hoverlabel": {"align": "left", "bgcolor": "#ffffff", "bordercolor": QUIET, "font": {"color": INK}},
+        # Plotly counts in heights of the plot: 58 pixels leave room for the ticks and the title.
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -58 / drawn, "yanchor": "top",
                    "font": {"size": 11}, "tracegroupgap": 4},
     }  # fmt: skip
@@ -139,6 +141,7 @@ def _menu_text(name: str) -> str:
 
 
 def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    # An axis that is given as one object would lose all that the view does not set.
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -165,6 +168,7 @@ def compact(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [compact(v) for v in value]
     if isinstance(value, float):
+        # JSON has neither NaN nor infinity; Plotly draws a gap for null.
         if not math.isfinite(value):
             return None
         rounded = float(f"{value:.{_DIGITS}g}")
@@ -202,6 +206,7 @@ def wrapped(text: str, width: int = _WRAP) -> str:
     lines, line = [], ""
     for word in text.split(" "):
         pieces = [word[i : i + width] for i in range(0, len(word), width)] or [""]
+        # A long path without spaces is cut rather than run out of the page.
         for piece in pieces:
             if line and len(line) + 1 + len(piece) > width:
                 lines.append(line)
@@ -220,6 +225,7 @@ def colors(count: int) -> list[str]:
     """
     palette = [*PALETTE, *_TOL]
     for i in range(count - len(palette)):
+        # The golden section puts each new hue far from all earlier ones, however many there will be.
         rgb = colorsys.hls_to_rgb((0.1 + 0.618034 * i) % 1, (0.35, 0.5, 0.62)[i % 3], 0.55)
         palette.append("#" + "".join(f"{round(255 * v):02x}" for v in rgb))
     return palette[:count]
@@ -263,6 +269,7 @@ def accuracy_limits(values: Sequence[float]) -> list[float] | None:
     ordered = sorted(v for v in values if math.isfinite(v))
     if not ordered:
         return None
+    # A tenth is enough to step over the first epochs and few enough to keep all stages in sight.
     low, high = ordered[len(ordered) // 10], ordered[-1]
     room = max(high - low, 0.01)
     return [max(low - 0.6 * room, ordered[0] - 0.05 * room), high + 0.05 * room]
@@ -290,10 +297,12 @@ def ticks_of(format: str, values: Sequence[float]) -> tuple[list[float], list[st
       ['1 M', '2 M', '5 M']
     """
     low, high = min(values), max(values)
+    # Powers of two would leave one tick or none.
     if high < 3 * low:
         return _even_ticks(format, low, high)
     if format == "bytes":
         first, last = math.floor(math.log2(low)), max(math.ceil(math.log2(high)), math.floor(math.log2(low)) + 1)
+        # More than eight labels touch in a page of 420 pixels.
         every = max(1, math.ceil((last - first) / 7))
         ticks = [2.0**e for e in range(first, last + 1, every)]
         return ticks, [round_text(formats.binary(v)) for v in ticks]
@@ -361,6 +370,7 @@ def front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
       >>> front([4.0, 2.0, 1.0, 3.0, 2.0], [0.9, 0.8, 0.5, 0.7, 0.8])
       [2, 1, 4, 0]
     """
+    # By rising cost a point is on the front if it gains more than all cheaper ones: one pass is enough.
     order = sorted(range(len(costs)), key=lambda i: (costs[i], -gains[i], i))
     chosen: list[int] = []
     for i in order:

@@ -45,6 +45,7 @@ def fronts(study: Study) -> dict[str, list[int]]:
     for column in study.costs:
         measured = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
         costs = [study.points[i].costs[column.key] for i in measured]
+        # A front over one cost would be its best point and nothing else.
         if not costs or max(costs) <= ALIKE * min(costs):
             continue
         sign = 1.0 if study.higher else -1.0
@@ -63,6 +64,7 @@ def tradeoff(study: Study) -> Figure | None:
     columns.sort(key=lambda column: (column.key != "bytes", column.format != "bytes"))
     coloring = [i for i, axis in enumerate(study.axes) if 1 < len(axis.values) <= MOST_LINES]
     views = [_tradeoff_view(study, column, by_cost[column.key], None) for column in columns]
+    # Coloring by an axis costs a view, since Plotly's menu cannot color what is drawn already.
     views += [_tradeoff_view(study, column, by_cost[column.key], i) for i in coloring for column in columns]
     traces, layout = figures.choose(affordable(study, views), figures.layout(460, yaxis=outcome_axis(study)))
     lost = sum(p.outcome is None for p in study.points)
@@ -150,7 +152,9 @@ def heat_axes(study: Study) -> tuple[int, int] | None:
     for a, b in itertools.combinations(_mappable(study), 2):
         cells = len(study.axes[a].values) * len(study.axes[b].values)
         filled = len({(p.at[a], p.at[b]) for p in study.points})
+        # A search fills a map in a few places, and the gaps would be all one sees.
         if filled >= _FILLED * cells and cells > 2:
+            # Of pairs with as many points the first in the grid's order.
             pairs.append((filled, -a, -b))
     if not pairs:
         return None
@@ -170,6 +174,7 @@ def heat_limits(values: Sequence[float], higher: bool) -> tuple[float, float]:
     """
     ordered = sorted(values)
     low, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.25, 0.75))
+    # Tukey's fence: one point that collapsed would take the whole scale.
     reach = 1.5 * max(high - low, 1e-12)
     if len(ordered) < 4:
         return ordered[0], ordered[-1]
@@ -189,6 +194,7 @@ def _heat_view(study: Study, rows: int, columns: int, fixed: Mapping[int, int], 
         texts[r][c] = "diverged"
         if point.outcome is not None:
             z[r][c] = point.outcome.mean
+            # The unit is in the menu; five characters fit a cell of a narrow page.
             amount = study.amount(point.outcome.mean).removesuffix("%") + "*" * bool(point.diverged)
             texts[r][c] = "<br>".join(filter(None, (amount, study.width(point.outcome))))
     cells = {
@@ -250,6 +256,7 @@ def forest(study: Study) -> Figure | None:
     order = compared(study)
     if not order:
         return None
+    # Differences of shares are read in percentage points.
     factor = 100.0 if study.fraction else 1.0
     traces = [_adjusted_lines(study, order, factor)]
     for verdict, color in VERDICTS.items():
@@ -299,6 +306,7 @@ def _adjusted_lines(study: Study, order: Sequence[int], factor: float) -> Json:
     for row, i in enumerate(order):
         adjusted = study.points[i].adjusted
         if adjusted is not None and adjusted.low is not None and adjusted.high is not None:
+            # None ends the line, so that all intervals are one trace.
             x += [factor * adjusted.low, factor * adjusted.high, None]
             y += [row, row, None]
     return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"width": 1, "color": "#b0b0b0"},
@@ -342,6 +350,7 @@ def drawn_ends(study: Study, estimate: MeanEstimate | None) -> tuple[float, floa
     """The interval as it is drawn; without one, the mean."""
     if estimate is None:
         return float("nan"), float("nan")
+    # A single seed has no interval: a whisker of length 0 shows none.
     low, high = (estimate.mean if end is None else study.inside(end) for end in (estimate.low, estimate.high))
     return low, high
 
@@ -357,6 +366,7 @@ def hover_text(study: Study, point: StudyPoint, amount: str = "") -> str:
         lines.append("control")
     lines += point.notes
     lines += [f"{field} = {value}" for field, value in point.settings.items()]
+    # Last, as it is the longest.
     lines.append(first_command(point))
     return figures.hover(study.label(point), lines)
 
@@ -378,6 +388,7 @@ def points_at(study: Study, fixed: Mapping[int, int]) -> list[StudyPoint]:
 
 def slices(study: Study, used: Sequence[int]) -> Iterator[dict[int, int]]:
     """The values of the other axes for which there are points, where they must be fixed at all."""
+    # Where the axes in use tell all points apart, nothing needs a slice.
     free = list(study.fixed(used))
     for indices in sorted({tuple(p.at[i] for i in free) for p in study.points}):
         yield dict(zip(free, indices, strict=True))
@@ -385,4 +396,5 @@ def slices(study: Study, used: Sequence[int]) -> Iterator[dict[int, int]]:
 
 def affordable(study: Study, views: Sequence[View]) -> list[View]:
     """The first views, as many as a page can carry."""
+    # The first view is always there, however many points it has.
     return list(views[: min(_VIEWS, max(1, _MARKS // max(len(study.points), 1)))])

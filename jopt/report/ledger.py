@@ -131,6 +131,7 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
         cells += [bits_per_kept(some, ("values",)), bits_per_kept(some, POSITIONS), formats.integer(total)]
         return (*cells, f"{times(dense, total)}x", _same(e.encoding for e in some))
 
+    # Scales and biases would bury the few layers that decide the size.
     kernels = [entry for entry in entries if is_weight(entry.path, entry.shape)]
     others = Ledger(tuple(entry for entry in entries if entry not in kernels))
     rows = [row(_name(e), "x".join(map(str, e.shape)), [e], e.total, e.dense_bytes) for e in kernels]
@@ -194,7 +195,9 @@ def named_entries(ledger: Ledger, most: int) -> list[tuple[str, dict[str, int]]]
       [('w3', {'biases': 3}), ('w2', {'biases': 2}), ('2 smaller ones', {'biases': 2})]
     """
     entries = [entry for entry in ledger.entries if entry.path or entry.total]
+    # Ties keep the order of the file, so equal files give equal reports.
     by_size = sorted(range(len(entries)), key=lambda i: (-entries[i].total, i))
+    # One more entry costs as much room as the row that would sum it up.
     shown = set(by_size if len(entries) <= most + 1 else by_size[:most])
     named = [(_name(e), _ordered(e.bytes)) for i, e in enumerate(entries) if i in shown]
     if smaller := [e for i, e in enumerate(entries) if i not in shown]:
@@ -280,6 +283,7 @@ def ledger_bars(ledger: Ledger, width: int = 80, ascii_only: bool = False) -> ri
     rows, kinds = named_entries(ledger, _MOST), ledger.by_kind()
     ends = [f"{formats.binary(sum(k.values()))}  {share(sum(k.values()), ledger.total):>5}" for _, k in rows]
     last = max(map(len, ends), default=0)
+    # Half of the width is left for the bars, however long the names are.
     column = min(max((len(name) for name, _ in rows), default=0), (width - last) // 2)
     room = max(width - last - column - 3, 1)
     largest = max((sum(k.values()) for _, k in rows), default=0)
@@ -335,6 +339,7 @@ def _apportion(amounts: dict[str, int], cells: int) -> dict[str, int]:
     total = sum(amounts.values())
     exact = {kind: cells * n / total for kind, n in amounts.items()} if total else {}
     counts = {kind: int(n) for kind, n in exact.items()}
+    # Rounding each share by itself would make bars of different lengths for equal bytes.
     for kind in sorted(exact, key=lambda k: counts[k] - exact[k])[: cells - sum(counts.values())]:
         counts[kind] += 1
     return counts

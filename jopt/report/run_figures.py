@@ -38,6 +38,7 @@ def learning_curves(rows: Sequence[Row], title: str = "Learning curves") -> Figu
             marks = split == "validation" and len(x) <= 40
             line = {"color": color, "width": 1.8 if split == "validation" else 1.2}
             traces += _curve(k, split, x, y, metric, line, marks=marks)
+        # The test part is evaluated once: a mark, as one point makes no line.
         x, y = series(rows, "test", metric)
         if x:
             marker = {"symbol": "diamond-open", "size": 9, "color": "#000000"}
@@ -74,6 +75,7 @@ def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], lis
       ([5], [0.5])
     """
     pairs = [(r["step"], float(r[metric])) for r in rows if r.get("split") == split and r.get(metric) is not None]
+    # NaN is a gap in the line, where infinity would stretch the axis.
     return [x for x, _ in pairs], [y if math.isfinite(y) else math.nan for _, y in pairs]
 
 
@@ -122,6 +124,7 @@ def _panels(metrics: Sequence[str], rows: Sequence[Row], ends: Sequence[tuple[st
     )  # fmt: skip
     for k, metric in enumerate(metrics):
         values = [y for split in ("train", "validation", "test") for y in series(rows, split, metric)[1] if y == y]
+        # The gap between the panels has room for the ticks of the upper one.
         domain = [0.0, 1.0] if len(metrics) == 1 else [[0.54, 1.0], [0.0, 0.46]][k]
         layout["yaxis" if k == 0 else "yaxis2"] = {**_value_axis(metric, values), "domain": domain, "anchor": "x"}
     return layout
@@ -142,10 +145,12 @@ def _ends_of_stages(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
     for row in rows:
         if not row.get("stage") or row.get("split") == "test":
             continue
+        # Rows of one stage follow each other, train and validation in turn.
         if ends and ends[-1][0] == row["stage"]:
             ends[-1] = row["stage"], max(row["step"], ends[-1][1])
         else:
             ends.append((row["stage"], row["step"]))
+    # A run that was resumed, or starts from another one, need not begin at step 0.
     starts = [min((row["step"] for row in rows), default=0), *(end for _, end in ends)]
     return [(name, begin, end) for (name, end), begin in zip(ends, starts, strict=False)] if len(ends) > 1 else []
 
@@ -163,6 +168,7 @@ def ledger_figure(ledger: Ledger, title: str = "") -> Figure:
     """
     rows, kinds = named_entries(ledger, _TENSORS), ledger.by_kind()
     drawn = 22 * (max(len(rows), 1) + 3.5)
+    # The whole file has an axis of its own: on that of the tensors its bar would make theirs invisible.
     split = 22 * (len(rows) + 0.6) / drawn
     traces: list[Json] = []
     for kind in KINDS:
@@ -210,5 +216,6 @@ def binary_ticks(largest: int) -> list[int]:
       >>> binary_ticks(1_180_000)
       [0, 524288, 1048576]
     """
+    # The smallest power of two that needs at most four ticks.
     step = next(1 << n for n in range(largest.bit_length() + 1) if largest <= 4 << n)
     return list(range(0, largest + 1, step))

@@ -37,6 +37,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
     pruned = any(
         layer.nonzero_parameters < layer.parameters for layer in layers if is_weight(layer.path, layer.shape)
     )
+    # The FLOPs of a layer belong to its kernel, which is its largest array.
     largest: dict[str, Layer] = {}
     for layer in layers:
         owner = layer.path.rpartition("/")[0]
@@ -58,6 +59,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
             by_path.get(x.path, 0))
         for x in layers
     ]  # fmt: skip
+    # Without this row the totals would not add up.
     if flops and flops.get("") and "" not in largest:
         rows.append(row("(no layer)", "", "", 0, 0, flops[""]))
     header = ["parameter", "shape", "dtype", "count", "share"] + ["nonzero"] * pruned
@@ -93,6 +95,7 @@ def plan_table(plans: Mapping[str, Sequence[Assignment[Any]]], title: str = "Pla
     rows = []
     for assignments in zip(*columns, strict=True):
         paths = {a.path for a in assignments}
+        # Plans over different trees would be printed side by side as if they were of one parameter.
         if len(paths) > 1:
             raise ValueError(f"plans must be over one tree, got the parameters {sorted(paths)} in one row")
         cells = [assignments[0].path] + ["-" if a.value is None else str(a.value) for a in assignments]
@@ -202,6 +205,7 @@ def stages_table(
 def _columns_in(rows: Sequence[Row], columns: Sequence[Column | str]) -> list[Column]:
     registered = columns_of("stage", columns)
     keys = {column.key for column in registered}
+    # A metric of another task has no column and is shown all the same.
     numbers = dict.fromkeys(
         key for row in rows for key, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)
     )

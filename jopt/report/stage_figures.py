@@ -26,6 +26,7 @@ def size_column(rows: Sequence[Row]) -> Column:
       >>> size_column([{"theoretical_bytes": 9, "bytes": 30}]).label, size_column([{"theoretical_bytes": 9}]).label
       ('packed file', 'theoretical size')
     """
+    # Sizes of two kinds on one axis would compare what is not comparable.
     packed = bool(rows) and all(row.get("bytes") is not None for row in rows)
     return formats.column("bytes" if packed else "theoretical_bytes", "stage")
 
@@ -54,6 +55,7 @@ def compression_overview(rows: Sequence[Row], title: str = "Stages") -> Figure:
         number = "" if k == 0 else str(k + 1)
         top = 1 - k * (panel + gap) / drawn
         bottom = top - panel / drawn
+        # Bars, as dots on an axis that does not begin at 0 make small changes look large.
         traces.append(_stage_bars(rows, column, number))
         values = [row[column.key] for row in rows if row.get(column.key) is not None]
         layout[f"yaxis{number}"] = {
@@ -75,6 +77,7 @@ def _stage_bars(rows: Sequence[Row], column: Column, number: str) -> Json:
     first = present[0][1]
     names = [str(row.get("stage", "")) for row in rows]
     texts = [formats.text(column, value) for _, value in present]
+    # A size says little without what it was before.
     if column.better == "lower":
         texts = [t if v in (0, first) else f"{t}, {_times(first / v)} smaller" for t, (_, v) in
                  zip(texts, present, strict=True)]  # fmt: skip
@@ -190,6 +193,7 @@ def class_bars(
         ],
         "hoverinfo": "text",
     }  # fmt: skip
+    # A hundred class names would overlap; every fifth does not.
     every = next(step for step in (1, 2, 5, 10, 20, 50, max(len(labels), 1)) if len(labels) <= 25 * step)
     low, high = min([*values, 0.0]), max([*values, 0.0])
     room = 0.14 * max(high - low, 1.0)
@@ -224,6 +228,7 @@ def weight_histograms(before: Any, after: Any, title: str = "Weights before and 
       A figure with a panel for each layer, for the 24 largest if there are more.
     """
     old, new = _weights_of(before), _weights_of(after)
+    # Small layers hold few weights, and nobody reads forty panels.
     largest = sorted(old, key=lambda path: -old[path].size)[:_LAYERS]
     shown = [path for path in old if path in largest]
     lines = -(-max(len(shown), 1) // 2)
@@ -268,6 +273,7 @@ def _histogram(before: np.ndarray, after: np.ndarray | None, number: str, legend
     if not everything.size:
         return []
     low, high = float(everything.min()), float(everything.max())
+    # Without it the outermost values would lie on the edge of the plot; one value needs a width at all.
     room = 0.02 * (high - low) or max(abs(low), 1e-6)
     edges = np.linspace(low - room, high + room, _BINS + 1)
     centers = [float(v) for v in (edges[:-1] + edges[1:]) / 2]
@@ -275,6 +281,7 @@ def _histogram(before: np.ndarray, after: np.ndarray | None, number: str, legend
     traces: list[Json] = []
 
     def bars(values: np.ndarray, key: str, color: str) -> Json:
+        # Shares rather than counts: after pruning there are fewer weights, not lower ones.
         heights = np.histogram(values, edges)[0] / values.size
         return {"type": "bar", "name": key, "legendgroup": key, "x": centers, "y": [float(h) for h in heights],
                 "width": float(edges[1] - edges[0]), "marker": {"color": color, "line": {"width": 0}}, **axes,
@@ -282,6 +289,7 @@ def _histogram(before: np.ndarray, after: np.ndarray | None, number: str, legend
 
     if old.size:
         traces.append(bars(old, "before", BEFORE))
+    # A codebook has few values, which bins would blur.
     levels, counts = np.unique(new, return_counts=True)
     if 0 < levels.size <= _LEVELS:
         heights = [float(c / new.size) for c in counts]
@@ -299,6 +307,7 @@ def _histogram(before: np.ndarray, after: np.ndarray | None, number: str, legend
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
+    # A spike of zeros would flatten everything else.
     return values[np.isfinite(values) & (values != 0)]
 
 

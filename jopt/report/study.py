@@ -40,6 +40,7 @@ class StudyAxis(NamedTuple):
         """Whether it is drawn on a logarithmic scale: learning rates, and what spans a factor of `LOG_RATIO`."""
         if not self.numeric or min(self.values) <= 0:
             return False
+        # Rates are compared by their ratio even where they span less than a decade.
         rate = self.name.endswith("learning_rate") or self.field.endswith("learning_rate")
         return rate or max(self.values) >= LOG_RATIO * min(self.values)
 
@@ -51,6 +52,7 @@ class StudyAxis(NamedTuple):
     def index(self, value: Any) -> int:
         """The place of a value; True is not 1 here."""
         for i, candidate in enumerate(self.values):
+            # In Python True == 1, and a grid may have both.
             if candidate == value and isinstance(candidate, bool) == isinstance(value, bool):
                 return i
         raise ValueError(f"the axis {self.name!r} has the values {', '.join(self.texts)}, got {value!r}")
@@ -190,6 +192,7 @@ class Study(NamedTuple):
           'bits=8'
         """
         pairs = [(a, i) for k, (a, i) in enumerate(zip(self.axes, point.at, strict=True)) if k not in without]
+        # What all points share tells none of them apart; a grid of one point still needs a name.
         varied = [(a, i) for a, i in pairs if len(a.values) > 1]
         return ", ".join(f"{a.name}={a.texts[i]}" for a, i in varied or pairs)
 
@@ -200,6 +203,7 @@ class Study(NamedTuple):
         """
         if len({tuple(p.at[i] for i in used) for p in self.points}) == len(self.points):
             return {}
+        # The control is what a reader knows; a point that diverged has nothing to show.
         starts = [p for p in self.points if p.verdict == "control"] + [p for p in self.points if p.outcome]
         start = (starts or list(self.points))[0]
         free = [i for i in range(len(self.axes)) if i not in used]
@@ -216,6 +220,7 @@ class Study(NamedTuple):
           >>> Study("t", ACCURACY, (), ()).inside(1.2), Study("t", LOSS, (), ()).inside(1.2)
           (1.0, 1.2)
         """
+        # Student's interval knows no bounds, an accuracy has some.
         return min(max(value, 0.0), 1.0) if self.fraction else value
 
     def joined(self, points: Sequence[StudyPoint], used: Sequence[int]) -> bool:

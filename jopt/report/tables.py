@@ -126,6 +126,7 @@ def show(table: Table, console: rich.console.Console | None = None, width: int =
     """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
     import rich.console
 
+    # A file or a pipe has no width, and Rich would take that of the last terminal.
     fixed_width = None if sys.stdout.isatty() else width
     (console or rich.console.Console(highlight=False, width=fixed_width)).print(to_rich(table))
 
@@ -139,10 +140,12 @@ def fit(table: Table, width: int) -> list[Table]:
       [('', 'aaaa', 'bbbb'), ('', 'cccc')]
     """
     columns = list(zip(table.header, *table.rows, strict=True))
+    # Rich puts three characters between columns.
     gap, widest = 3, 32  # Longer cells fold.
     sizes = [min(max(map(len, column)), widest) + gap for column in columns]
     parts: list[list[int]] = [[]]
     for i in range(1, len(columns)):
+        # The first column is repeated in each part: without it no row could be read.
         if parts[-1] and sizes[0] + sum(sizes[j] for j in parts[-1]) + sizes[i] > width:
             parts.append([])
         parts[-1].append(i)

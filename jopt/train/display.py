@@ -69,9 +69,11 @@ def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list
     """Measures each network of the run, at batch 1 and 256, by the clock of this machine."""
     measured = []
     for index, outcome in enumerate(outcomes):
+        # Masks and fake quantization keep the shapes, so the latency would be that of the first network again.
         if not new_network(prepared.config, index):
             continue
         state, model = prepared.like(index).model_state, prepared.model_of(index)
+        # The values do not change the time; zeros in a variance would give NaN, which may.
         state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
 
         def forward(params: Any, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
@@ -105,6 +107,7 @@ def write_report(
       ledger: of the packed model, where there is one.
       columns: columns from outside, or their names.
     """
+    # Both change after the report has been written.
     environment = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")}
     several = len(outcomes) > 1
     labels = prepared.dataset.test.labels
@@ -139,6 +142,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
         if optimizer.learning_rate_rules or optimizer.weight_decay_rules or optimizer.freeze:
             parts += [f"rules of stage {stage.name!r}", optim.describe(optimizer, p.like(index).params), ""]
         parts += method_tables(p, index)
+        # A stage without a model of its own has the network of the stage before.
         if index == 0 or stage.model is not None:
             parts.append(model_table(p, index))
     return parts
@@ -159,6 +163,7 @@ def training(
     Yields:
       The function that takes new rows.
     """
+    # After a resume metrics.jsonl is the truth: events of steps that were rolled back must go.
     if rows or any(files.path.glob("events.out.tfevents.*")):
         report.rewrite(files.path, rows)
     start = rows[-1]["step"] if rows else 0
@@ -191,6 +196,7 @@ def finished_parts(
     if stages:
         parts.append(report.stages_table(stages, brief=True, columns=columns))
     if files.packed.is_file():
+        # Read back rather than handed over: what is shown is what is in the file.
         ledger = codec.read(files.packed).ledger
         headline = report.ledger_headline(ledger, files.packed.name)
         parts += [report.ledger_tables(ledger)[0]._replace(title=headline), ledger]
@@ -251,6 +257,7 @@ def stage_table(prepared: Prepared) -> report.Table:
 def model_table(prepared: Prepared, stage: int = 0, params: Any = None) -> report.Table:
     """Parameters and FLOPs by layer; of shapes alone, where no `params` are given."""
     if params is None:
+        # Broadcasting one element takes no memory, however large the model is.
         params = jax.tree.map(
             lambda leaf: np.broadcast_to(np.ones((), leaf.dtype), leaf.shape), prepared.like(stage).params
         )

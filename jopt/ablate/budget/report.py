@@ -127,12 +127,14 @@ def _overrides(result: Found) -> dict[str, Any]:
     """The config fields of the recommended point, the seed left out."""
     if result.recommended is None or result.confirmation is None:
         return {}
+    # All seeds of a point share these fields, so the first trial has them.
     trial = result.confirmation.at(result.recommended.estimate.point)[0]["trial"]
     return {path: value for path, value in result.confirmation.overrides[trial].items() if path != "seed"}
 
 
 def _row(result: Found, e: Estimate) -> dict[str, Any]:
     numbers = {name: value for name, value in e._asdict().items() if name != "point"}
+    # JSON and CSV have no NaN: an unknown interval is empty.
     finite = {name: None if value != value else value for name, value in numbers.items()}
     return e.point | finite | {"verdict": judge_all(result.budget, e), "command": result.commands[e.key]}
 
