@@ -135,7 +135,8 @@ def _details(drawn: Study, point: StudyPoint, columns: Sequence[Column]) -> Deta
         )
         for trial in point.trials
     ]
-    summary = f"{drawn.label(point) or 'all trials'}: {drawn.estimate(point.outcome)}"
+    outcome = "diverged" if point.outcome is None else drawn.estimate(point.outcome)
+    summary = f"{drawn.label(point) or 'all trials'}: {outcome}"
     trials = Table("", header, "lrl" + "r" * len(shown) + "l", rows)
     return Details(summary, [settings, trials] if point.settings else [trials])
 

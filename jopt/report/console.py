@@ -155,6 +155,15 @@ def _line(part: Heading | Code | str) -> str:
     return part if isinstance(part, str) else part.text
 
 
+def show(table: Table, console: rich.console.Console | None = None, width: int = 80) -> None:
+    """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
+    import rich.console
+
+    # A file or a pipe has no width, and Rich would take that of the last terminal.
+    fixed_width = None if sys.stdout.isatty() else width
+    (console or rich.console.Console(highlight=False, width=fixed_width)).print(to_rich(table))
+
+
 class Progress:
     """Shows how far a run is, what it reaches and how long it takes.
 

@@ -134,12 +134,14 @@ def heat_map(study: Study) -> Figure | None:
     traces, layout = figures.choose(affordable(study, views), figures.layout(300, showlegend=False))
     caption = (
         f"The mean over seeds and half the width of its {study.percent} interval. An asterisk: some seeds "
-        "diverged, the mean is of the others. Nothing is averaged over the axes that a map does not have."
+        "diverged, the mean is of the others; x: all diverged. Nothing is averaged over the axes that a map does "
+        "not have."
     )  # fmt: skip
     if low > min(means) or high < max(means):
         side, end = ("below", low) if low > min(means) else ("above", high)
         caption += f" All that is {side} {study.amount(end)} has one color."
-    return Figure("heat_map", f"{study.outcome_name.capitalize()} over two axes", caption, traces, layout)
+    unit = " (%)" if study.fraction else ""
+    return Figure("heat_map", f"{study.outcome_name.capitalize()}{unit} over two axes", caption, traces, layout)
 
 
 def _mappable(study: Study) -> list[int]:
@@ -191,33 +193,25 @@ def _heat_view(study: Study, rows: int, columns: int, fixed: Mapping[int, int], 
     for point in points_at(study, fixed):
         r, c = point.at[rows], point.at[columns]
         hovers[r][c], commands[r][c] = hover_text(study, point), first_command(point)
-        texts[r][c] = "diverged"
+        texts[r][c] = "x"
         if point.outcome is not None:
             z[r][c] = point.outcome.mean
-            # The unit is in the menu; five characters fit a cell of a narrow page.
+            # The unit is in the title; five characters fit a cell of a narrow page.
             amount = study.amount(point.outcome.mean).removesuffix("%") + "*" * bool(point.diverged)
             texts[r][c] = "<br>".join(filter(None, (amount, study.width(point.outcome))))
     cells = {
         "type": "heatmap", "z": z, "text": texts, "texttemplate": "%{text}", "hovertext": hovers,
         "hoverinfo": "text", "customdata": commands, "colorscale": HEAT, "reversescale": not study.higher,
         "zmin": low, "zmax": high, "xgap": 2, "ygap": 2, "textfont": {"color": INK, "size": 11}, "showscale": False,
-        "x": list(range(shape[1])), "y": list(range(shape[0])), "hoverongaps": False,
+        "x": list(range(shape[1])), "y": list(range(shape[0])),
     }  # fmt: skip
-    lost = [(r, c) for r in range(shape[0]) for c in range(shape[1]) if texts[r][c] == "diverged"]
-    # Plotly writes no text in a cell without a number.
-    gone = {
-        "type": "scatter", "mode": "text", "x": [c for _, c in lost], "y": [r for r, _ in lost],
-        "text": ["x"] * len(lost), "textfont": {"size": 15, "color": INK}, "hoverinfo": "text",
-        "hovertext": [hovers[r][c] for r, c in lost], "customdata": [commands[r][c] for r, c in lost],
-    }  # fmt: skip
-    unit = " (%)" if study.fraction else ""
     where = f"at {study.where(fixed)}" if fixed else ""
     changes = {
         "xaxis": _names_axis(across), "yaxis": _names_axis(down, upright=True), "height": 130 + 44 * shape[0],
         "title": {"text": figures.literal(formats.shorten(where, 60)), "font": {"size": 12}, "x": 0.01, "y": 0.98},
     }  # fmt: skip
-    name = f"{down.name} by {across.name}{unit}" + (f", {where}" if where else "")
-    return View(name, [cells, gone] if lost else [cells], changes)
+    name = f"{down.name} by {across.name}" + (f", {where}" if where else "")
+    return View(name, [cells], changes)
 
 
 def _names_axis(axis: StudyAxis, upright: bool = False) -> Json:
@@ -264,7 +258,7 @@ def forest(study: Study) -> Figure | None:
         if rows:
             traces.append(_verdict_marks(study, rows, verdict, color, factor))
     texts, title = labels(study, LABEL)
-    unit = "percentage points" if study.fraction else study.column.unit
+    unit = "pp" if study.fraction else study.column.unit
     zero = {"type": "line", "xref": "x", "yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "layer": "below",
             "line": {"color": INK, "width": 1}}  # fmt: skip
     layout = figures.layout(
@@ -275,9 +269,9 @@ def forest(study: Study) -> Figure | None:
     )  # fmt: skip
     dropped = sum(p.difference is not None for p in study.points) - len(order)
     caption = (
-        f"Paired by seed, with {study.percent} intervals, the best first; thin lines are intervals for all "
-        "comparisons at once (Bonferroni), which decide the verdict. Gray and open: not decided, as the interval "
-        "contains 0 or the seeds are too few."
+        f"{'In percentage points, paired' if study.fraction else 'Paired'} by seed, with {study.percent} "
+        "intervals, the best first; thin lines are intervals for all comparisons at once (Bonferroni), which decide "
+        "the verdict. Gray and open: not decided, as the interval contains 0 or the seeds are too few."
     )  # fmt: skip
     caption += f" The {dropped} points at the lower end are left out; the table has all." if dropped else ""
     return Figure("differences", "Differences to the control", caption, traces, layout)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import rich.console
     import rich.table
 
 
@@ -120,15 +118,6 @@ def to_rich(table: Table) -> rich.table.Table:
     for row in table.rows:
         grid.add_row(*(rich.text.Text(cell) for cell in row))
     return grid
-
-
-def show(table: Table, console: rich.console.Console | None = None, width: int = 80) -> None:
-    """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
-    import rich.console
-
-    # A file or a pipe has no width, and Rich would take that of the last terminal.
-    fixed_width = None if sys.stdout.isatty() else width
-    (console or rich.console.Console(highlight=False, width=fixed_width)).print(to_rich(table))
 
 
 def fit(table: Table, width: int) -> list[Table]:
