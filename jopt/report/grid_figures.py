@@ -270,8 +270,8 @@ def forest(study: Study) -> Figure | None:
     dropped = sum(p.difference is not None for p in study.points) - len(order)
     caption = (
         f"{'In percentage points, paired' if study.fraction else 'Paired'} by seed, with {study.percent} "
-        "intervals, the best first; thin lines are intervals for all comparisons at once (Bonferroni), which decide "
-        "the verdict. Gray and open: not decided, as the interval contains 0 or the seeds are too few."
+        "intervals, the best first; thin lines are intervals for all comparisons at once (Bonferroni), which "
+        "decide the verdict. Gray and open: not decided, as the interval contains 0 or the seeds are too few."
     )  # fmt: skip
     caption += f" The {dropped} points at the lower end are left out; the table has all." if dropped else ""
     return Figure("differences", "Differences to the control", caption, traces, layout)
