@@ -62,8 +62,15 @@ def compare_runs(runs: Mapping[str, Sequence[Row]], title: str = "All runs") -> 
                 x, y = series(rows, split, metric)
                 line = {"color": color, "width": width, "dash": dash}
                 traces += _curve(k, f"{name}, {split}", x, y, metric, line, group=name)
-    caption = "Training is dashed, validation solid."
-    return Figure("all_runs", title, caption, traces, _panels(metrics, everything, []))
+    # One entry a run: the dashes say the same of all of them, and a click hides both lines.
+    named: set[str] = set()
+    for trace in reversed(traces):
+        trace["showlegend"] = trace["yaxis"] == "y" and trace["legendgroup"] not in named
+        named |= {trace["legendgroup"]} if trace["showlegend"] else set()
+    layout = _panels(metrics, everything, [])
+    # A legend of many rows makes the panels lower, and with them this distance.
+    layout["legend"] |= {"y": -0.2}
+    return Figure("all_runs", title, "Training is dashed, validation solid.", traces, layout)
 
 
 def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], list[float]]:
