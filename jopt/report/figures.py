@@ -1,7 +1,7 @@
 """Figures as Plotly's own JSON: the look that all share, the choices of a reader, ticks and colors.
 
-Figures are plain dictionaries: making `plotly.graph_objects` of them costs seconds for a grid and gives the same
-JSON. The tests build those objects of every figure, which checks each property's name and value.
+Figures are plain dictionaries: building `plotly.graph_objects` takes longer than the rest of a page and gives the
+same JSON. The tests build those objects from every figure, which checks the name and value of each property.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ class _Search:
             row["group"] = groups.setdefault(tuple(row[name] for name in structural), len(groups))
         overrides = {trial: own for part in self.parts for trial, own in part.overrides.items()}
         curves = [row for part in self.parts for row in part.curves]
-        return Results(self.config.name, found, first.control, first.metric, rows, curves, overrides)
+        return first._replace(name=self.config.name, axes=found, trials=rows, curves=curves, overrides=overrides)
 
     def _record(self) -> None:
         self.files.write(self.asked, self.state)
