@@ -1,4 +1,4 @@
-"""What an ablation tells an observer: its plan, its progress and its summary, as parts of a report."""
+"""The plan, the progress and the summary of an ablation, as an observer receives them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def training(
     """Tells how far the grid is, in trial-steps, with the median of loss and accuracy over trials.
 
     Args:
-      observer: is told.
+      observer: receives the progress.
       total: trial-steps to do.
       chunks: chunks to do.
 
     Yields:
-      `(plan, chunk) ->` the function that takes what the chunk tells.
+      `(plan, chunk) ->` the function that takes the progress of the chunk.
     """
     trial_steps = started = 0
     with observer.training(total) as update:

@@ -68,7 +68,7 @@ def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
 
 def _against_control(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
     if results.control is None:
-        return ["No control is named: nothing is called better or worse."]
+        return ["No control is named: no point is called better or worse."]
     compared = [row for row in rows if row["verdict"] not in (None, "control")]
     counts = {name: sum(row["verdict"] == name for row in compared) for name in ("better", "worse", "undecided")}
     # Points with too few seeds, or that lost some, have no verdict.

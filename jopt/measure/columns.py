@@ -80,7 +80,7 @@ class Measured:
           outcome: the network and its metrics.
           first: the first stage of the run; None if this is it.
           labels: true classes of the test examples.
-          flops: FLOPs by layer, where the outcome has none of its own.
+          flops: FLOPs by layer, where the outcome has none.
         """
         self.outcome, self.labels = outcome, labels
         self.first = self if first is None else first
@@ -129,7 +129,7 @@ class Column:
       cost: whether the accuracy is drawn against it.
 
     Raises:
-      ConfigError: for a key that is no identifier, or an unknown direction, scope or format.
+      ConfigError: for a key that is not an identifier, or an unknown direction, scope or format.
 
     Example:
       >>> total = Column("weights_sum", "sum of weights", "", None, ".3f", lambda m: m.outcome.params.sum())

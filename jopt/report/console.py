@@ -1,4 +1,4 @@
-"""What a run, an ablation or a search tells while it goes on, and the console that prints it.
+"""Observers of a run, an ablation or a search, and the console that prints what they report.
 
 The library prints nothing. It calls an `Observer`; the default does nothing, and the apps pass a `Console`.
 """
@@ -219,7 +219,7 @@ class Progress:
           step: optimizer steps done, of the whole run.
           stage: the name of the stage.
           metrics: `loss`, `accuracy` and `steps_per_second`, as far as known, as in a metric row; a row whose
-            `split` is not `train` is shown beside the training metrics, until the next one.
+            `split` is not `train` is shown with the training metrics, until the next one.
         """
         now = time.monotonic()
         if self._first is None:
@@ -284,7 +284,7 @@ class Progress:
         return formats.clock(now - self._began) + (f" -{formats.clock(remaining)}" if remaining else "")
 
     def _brief_facts(self) -> list[str]:
-        """The facts that fit beside a bar in 80 columns."""
+        """The metrics that fit next to a bar in 80 columns."""
         brief = {
             "loss": "loss {:.3g}",
             "accuracy": "acc {:.1%}",

@@ -1,4 +1,4 @@
-"""Deep Compression's numbers, layer by layer, beside those of a packed file."""
+"""The numbers of Deep Compression and those of a packed file, layer by layer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

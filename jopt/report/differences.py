@@ -233,7 +233,7 @@ def _brief(key: str, value: Any) -> str:
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:
-    """A name for each path: its last part or, where others end alike, as many parts as tell it apart.
+    """A name for each path: its last part or, where several end in the same part, as many parts as distinguish it.
 
     Example:
       >>> unique_names([PurePath("/r/x/run"), PurePath("/r/y/run"), PurePath("/r/z")])

@@ -17,8 +17,8 @@ from jopt.report import formats
 Json = dict[str, Any]
 """A trace, an axis or a layout of Plotly's."""
 
-# Okabe and Ito's palette (2008), without its yellow, which is too light for a line: every common form of color
-# blindness tells them apart.
+# Okabe and Ito's palette (2008), without its yellow, which is too light for a line: they can be distinguished in
+# every common form of color blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, QUIET, GRID, BEFORE = "#222222", "#666666", "#e3e3e3", "#c4c4c4"
 _TOL = ("#882255", "#999933", "#44AA99", "#332288", "#999999", "#661100", "#AA4499", "#117733", "#DDCC77")
@@ -177,7 +177,7 @@ def compact(value: Any) -> Any:
 
 
 def literal(text: str) -> str:
-    """Text that Plotly shows as it stands: its labels know some tags of HTML.
+    """Text that Plotly shows unchanged: its labels interpret some HTML tags.
 
     Example:
       >>> literal("a <b> & c")

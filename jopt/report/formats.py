@@ -26,7 +26,7 @@ def column(key: str, scope: Scope = "run") -> Column:
       ('nonzero parameters', 'best validation accuracy', 'number')
     """
     candidates = [c for c in BUILT_IN if c.key == key]
-    # A metric of a run may have a label of its own there, and is written as elsewhere.
+    # A run may have another label for a metric; its format is the same in all tables.
     for candidate in sorted(candidates, key=lambda c: scope not in c.scopes):
         label = candidate.label if scope in candidate.scopes else _spaced(key)
         return dataclasses.replace(candidate, label=label)

@@ -159,7 +159,7 @@ def _curves_view(
 def _styles(study: Study) -> list[tuple[str, str]]:
     """Color and dash of each point: by the first axis that has few values, and by another one."""
     varied = [i for i, axis in enumerate(study.axes) if len(axis.values) > 1]
-    # Few values can be told apart by color, fewer by dashes: the first fitting axis gets the color.
+    # Colors distinguish few values, dashes fewer: the first axis that fits gets the color.
     color = next((i for i in varied if len(study.axes[i].values) <= len(PALETTE)), varied[0] if varied else None)
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
     dashed = next((i for i in varied if i != color and len(study.axes[i].values) <= len(dashes)), None)
@@ -244,7 +244,7 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
                 trace |= {"mode": "lines+markers", "line": {"color": color, "width": 1.8}}
                 del trace["error_y"]
             traces.append({**trace, **group, "name": name, "showlegend": by is not None})
-        # Crosses stand on an axis of their own: what diverged has no outcome to be drawn at.
+        # Crosses have a separate axis: a point that diverged has no outcome to be drawn at.
         gone = [p for p in line if p.diverged]
         if gone:
             # One row of crosses a line, so that none hides another's.

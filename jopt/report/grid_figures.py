@@ -24,7 +24,7 @@ LABEL = 24
 """Points with longer names are named by their values alone."""
 
 HEAT = [[0.0, "#fdf3e1"], [0.5, "#b5dccb"], [1.0, "#5aa5d6"]]
-"""Yellow to blue: every form of color blindness tells them apart, and dark text is legible on all of it."""
+"""Yellow to blue: distinguishable in every form of color blindness, and dark text is legible on all of it."""
 
 VERDICTS = {"better": PALETTE[0], "worse": PALETTE[1], "undecided": "#8a8a8a"}
 
@@ -382,7 +382,7 @@ def points_at(study: Study, fixed: Mapping[int, int]) -> list[StudyPoint]:
 
 def slices(study: Study, used: Sequence[int]) -> Iterator[dict[int, int]]:
     """The values of the other axes for which there are points, where they must be fixed at all."""
-    # Where the axes in use tell all points apart, nothing needs a slice.
+    # If the axes in use distinguish all points, no slice is needed.
     free = list(study.fixed(used))
     for indices in sorted({tuple(p.at[i] for i in free) for p in study.points}):
         yield dict(zip(free, indices, strict=True))

@@ -24,7 +24,7 @@ MEANINGS = {
     "codebook": "shared values",
     "tables": "Huffman code lengths",
     "scales": "scales, ranges and zero points",
-    "biases": "biases, scales and all else that is no weight",
+    "biases": "biases, scales and all other arrays that are not weights",
     "header": "names, shapes, lengths, checksums, metadata",
 }
 
@@ -39,7 +39,7 @@ class _Look(NamedTuple):
     ascii: str
 
 
-# Gaps and filler, which stand side by side and belong together, are the two warm colors, apart in lightness too.
+# Gaps and filler are neighbors and belong together: two warm colors of different lightness.
 _LOOKS = {
     "values": _Look(PALETTE[0], "█", "#"),
     "gaps": _Look(PALETTE[4], "▓", "="),

@@ -39,7 +39,7 @@ class Findings(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Text that is copied as it stands.
+    """Text that is copied verbatim.
 
     Attributes:
       text: such as a command.

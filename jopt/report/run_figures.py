@@ -175,7 +175,7 @@ def ledger_figure(ledger: Ledger, title: str = "") -> Figure:
     """
     rows, kinds = named_entries(ledger, _TENSORS), ledger.by_kind()
     drawn = 22 * (max(len(rows), 1) + 3.5)
-    # The whole file has an axis of its own: on that of the tensors its bar would make theirs invisible.
+    # The whole file has a separate axis: on the tensors' axis its bar would make theirs invisible.
     split = 22 * (len(rows) + 0.6) / drawn
     traces: list[Json] = []
     for kind in KINDS:

@@ -190,7 +190,7 @@ def compression_parts(
     Args:
       outcomes: the stages, the dense model first; at least one.
       rows: what `jopt.measure.stage_rows` gave of them.
-      labels: true classes of the test examples, integers [examples]; without them nothing is shown by class.
+      labels: true classes of the test examples, integers [examples]; without them there is no table of classes.
       classes: names of the classes; None for their numbers.
       columns: columns from outside, or their names.
 
@@ -237,7 +237,7 @@ def compression_parts(
 
 
 def _sparse_stages(outcomes: Sequence[StageOutcome]) -> dict[str, Mapping[str, float]]:
-    """The last stages that changed the sparsity of a kernel, under names that tell them apart."""
+    """The last stages that changed the sparsity of a kernel, under distinct names."""
     changed: list[tuple[str, Mapping[str, float]]] = []
     previous: Mapping[str, float] = {}
     for i, outcome in enumerate(outcomes):

@@ -24,7 +24,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
 
     Args:
       layers: what `jopt.measure.layers` gave.
-      flops: FLOPs by layer, as `jopt.measure.flops_by_layer` gives them; they stand in the row of the layer's
+      flops: FLOPs by layer, as `jopt.measure.flops_by_layer` gives them; they are in the row of the layer's
         largest array. `''` holds what belongs to no layer.
       title: the table's title.
 

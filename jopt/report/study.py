@@ -192,14 +192,15 @@ class Study(NamedTuple):
           'bits=8'
         """
         pairs = [(a, i) for k, (a, i) in enumerate(zip(self.axes, point.at, strict=True)) if k not in without]
-        # What all points share tells none of them apart; a grid of one point still needs a name.
+        # An axis with one value distinguishes no points; a grid of one point still needs a name.
         varied = [(a, i) for a, i in pairs if len(a.values) > 1]
         return ", ".join(f"{a.name}={a.texts[i]}" for a, i in varied or pairs)
 
     def fixed(self, used: Sequence[int]) -> dict[int, int]:
-        """Where the other axes stand for every place over `used` to hold one point at most, axis to place.
+        """The values of the other axes, axis to index, that leave at most one point for each value of `used`.
 
-        At the control, or else at the first point that has an outcome; nothing is fixed that need not be.
+        They are those of the control, or else of the first point that has an outcome. If the axes in `used`
+        distinguish all points, no axis is fixed.
         """
         if len({tuple(p.at[i] for i in used) for p in self.points}) == len(self.points):
             return {}
@@ -210,7 +211,7 @@ class Study(NamedTuple):
         return {i: start.at[i] for i in free if len({p.at[i] for p in self.points}) > 1}
 
     def where(self, fixed: Mapping[int, int]) -> str:
-        """Where the axes in `fixed` stand, in words: `bits=8, width=16`."""
+        """The fixed axes and their values, in words: `bits=8, width=16`."""
         return ", ".join(f"{self.axes[i].name}={self.axes[i].texts[index]}" for i, index in fixed.items())
 
     def inside(self, value: float) -> float:

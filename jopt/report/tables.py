@@ -54,7 +54,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Text that Markdown shows as it stands.
+    r"""Text that Markdown shows unchanged.
 
     Example:
       >>> print(escape("a_b <c> | d"))
@@ -88,7 +88,7 @@ def to_html(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    # A command is copied as it stands, so it is set as code.
+    # A command is copied verbatim, so it is set as code.
     escaped = html.escape(text)
     return f"<code>{escaped}</code>" if text.startswith(("python ", "jopt.")) else escaped
 

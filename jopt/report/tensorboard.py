@@ -60,7 +60,7 @@ def rewrite(directory: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     """Replaces all event files of `directory` by one that holds exactly `rows`.
 
     After a resume the rows of metrics.jsonl are the truth: events of steps that were rolled back go, and none
-    is doubled. A `Writer` made afterwards appends in a file of its own, which TensorBoard reads after this one.
+    is doubled. A `Writer` made afterwards appends to a new file, which TensorBoard reads after this one.
 
     Args:
       directory: where the event files are; made if it does not exist.

@@ -1,4 +1,4 @@
-"""What a run tells an observer, the numbers that its stages add to the result, and the report that it leaves."""
+"""What an observer of a run receives, the numbers that stages add to the result, and the report of a run."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,7 +142,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
         if optimizer.learning_rate_rules or optimizer.weight_decay_rules or optimizer.freeze:
             parts += [f"rules of stage {stage.name!r}", optim.describe(optimizer, p.like(index).params), ""]
         parts += method_tables(p, index)
-        # A stage without a model of its own has the network of the stage before.
+        # A stage that names no model has the network of the stage before.
         if index == 0 or stage.model is not None:
             parts.append(model_table(p, index))
     return parts
@@ -155,7 +155,7 @@ def training(
     """Tells an observer of metric rows, and mirrors them as TensorBoard events.
 
     Args:
-      observer: is told.
+      observer: receives the metrics.
       prepared: the run.
       files: its directory.
       rows: those that are known already, after a resume.

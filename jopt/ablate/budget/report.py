@@ -1,4 +1,4 @@
-"""What a search tells and leaves: its knobs, rounds, Pareto set and answer, as parts, tables and files."""
+"""Knobs, rounds, Pareto set and answer of a search, as parts of a report, tables and files."""
 
 import math
 from collections.abc import Sequence
@@ -140,7 +140,7 @@ def _row(result: Found, e: Estimate) -> dict[str, Any]:
 
 
 def knobs_table(ladders: Sequence[Ladder]) -> report.Table:
-    """The knobs with their ladders; what the first round tries stands in brackets."""
+    """The knobs with their ladders; the values of the first round are in brackets."""
     rows = []
     for ladder in ladders:
         labels = [f"[{text(v)}]" if i in ladder.start else text(v) for i, v in enumerate(ladder.labels)]
