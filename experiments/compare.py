@@ -81,6 +81,7 @@ def _read(path: Path) -> Run:
         rows = metrics.read(files.metrics)
     except (OSError, ValueError) as error:
         raise WorkdirError(f"{files.metrics} cannot be read: {error}") from error
+    # A damaged line is named, as the file may have a million.
     for number, row in enumerate(rows, 1):
         if not (isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
             raise WorkdirError(f"{files.metrics}, line {number}: no step and split in {str(row)[:80]}")
@@ -105,6 +106,7 @@ def _environments(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
 
 def _with_numbers(runs: dict[str, Run]) -> list[report.Table]:
     """The tables with a number for each run, for a terminal that is too narrow for their names."""
+    # Long names fold into one character a line where several share 80 columns.
     numbers = {f"run {i}": run for i, run in enumerate(runs.values(), 1)}
     rows = list(zip(numbers, runs, strict=True))
     return [report.Table("Runs", ("", "name"), "ll", rows), *_tables(numbers)]
@@ -115,10 +117,12 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
     sentences: list[str] = []
     if not differences.differing({name: r.config for name, r in runs.items()}):
         sentences.append("The configs are equal.")
+        # Equal configs should give equal bits.
         if len({r.result["digest"] for r in runs.values() if "digest" in r.result}) > 1:
             sentences.append("But the digests differ: the runs did not reproduce one another.")
     if len(_environments(runs)) > 1 and not differences.differing(_environments(runs)):
         sentences.append("The environments are equal.")
+    # Old manifests have no fingerprint; they say nothing either way.
     data = [r.manifest.get("dataset_fingerprint") for r in runs.values()]
     if any(fingerprint != data[0] for fingerprint in data if None not in (fingerprint, data[0])):
         sentences.append("The data sets differ: the losses and accuracies are of different tasks.")
@@ -142,6 +146,7 @@ def _claim(directory: Path) -> None:
     files = [directory / name for name in _FILES]
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        # Before the tables are computed, since a directory that cannot be written would lose them.
         probe = directory / ".comparison.probe"
         probe.touch()
         probe.unlink()
@@ -163,6 +168,7 @@ def _write(directory: Path, runs: dict[str, Run], tables: Sequence[report.Table]
         if table.rows:
             parts += [report.Heading(table.title), table._replace(title="")]
     parts.append(report.compare_runs({name: r.rows for name, r in runs.items()}))
+    # The mark tells the next launch that these files may be replaced.
     markdown = report.parts_markdown(parts, page=_FILES[1])
     try:
         write_text(directory / _FILES[0], f"{markdown}\n\n{_MARK}\n")

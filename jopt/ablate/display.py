@@ -59,6 +59,7 @@ def training(
       `(plan, chunk) ->` the function that takes the progress of the chunk.
     """
     trial_steps = started = 0
+    # In trial-steps, as chunks have different numbers of trials.
     with observer.training(total) as update:
 
         def start(plan: GroupPlan, chunk: Chunk) -> Callable[[Told], None]:
@@ -90,9 +91,11 @@ def training(
 def findings(ablation: Ablation, plans: Sequence[GroupPlan], results: Results, judgement: Judgement) -> list[str]:
     """The sentences that the terminal and both reports begin with: what was decided, then what was run."""
     diverged = sum(row["status"] == "diverged" for row in results.trials)
+    # Groups may have been run in different ways, which changes the last bits of their results.
     strategies = sorted({p.strategy for p in plans})
     programs = f"{len(plans)} {'program' if len(plans) == 1 else 'programs'} ({' and '.join(strategies)})"
     return [
+        # What was decided comes before how it was run.
         *judgement.sentences,
         f"{len(results.trials):,} trials: {len(ablation.space):,} points, {len(ablation.seeds)} seeds each, "
         f"{programs}; {diverged} diverged.",
@@ -169,7 +172,9 @@ def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
     """A row a point, for a terminal: the mean with its interval, and the difference with the adjusted interval."""
     names, compared = [axis.name for axis in results.axes], results.control is not None
     metric, fraction = results.metric, results.decisive.fraction
+    # The header has the percent sign, so that three intervals fit a line.
     scale = 100 if fraction else 1
+    # Built-in columns other than the metric do not fit a terminal; who added a column wants to see it.
     outside = [column for column in results.columns if column not in BUILT_IN]
     header = (*names, "n", f"{metric} %" if fraction else metric, "interval")
     header += ("difference", "adjusted interval", "verdict") if compared else ()

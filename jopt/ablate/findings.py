@@ -69,6 +69,7 @@ def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
 def _against_control(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
     if results.control is None:
         return ["No control is named: no point is called better or worse."]
+    # The control is not compared with itself.
     compared = [row for row in rows if row["verdict"] not in (None, "control")]
     counts = {name: sum(row["verdict"] == name for row in compared) for name in ("better", "worse", "undecided")}
     # Points with too few seeds, or that lost some, have no verdict.
@@ -79,6 +80,7 @@ def _against_control(results: Results, rows: Sequence[Row], confidence: float) -
         + (f", not judged {others}" if others else "")
         + f"; any false verdict among them has a chance of about {1 - confidence:.3g} at most."
     ]
+    # Each point has its own noise, so the sentence gives the best and the worst.
     spans = [row["detectable"] for row in compared if row["detectable"] is not None]
     if spans:
         claims.append(
@@ -120,6 +122,7 @@ def _amount(value: float, metric: str) -> str:
 
 
 def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
+    # By the same correction for all comparisons as the verdicts.
     leader = best(results, confidence)
     if leader.index is None:
         return ["No point finished with all its seeds: there is no best one."]
@@ -132,6 +135,7 @@ def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[
     )
     if leader.compared == 1:
         return [f"{text}: the only point that finished with all its seeds."]
+    # The best mean is often a lucky one: the points that it cannot be distinguished from matter as much.
     alike = len(leader.alike) - 1
     if alike:
         shown = [label({k: rows[index][k] for k in names}) for index in leader.alike[1:4]]

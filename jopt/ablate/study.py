@@ -77,7 +77,9 @@ def _point(
 def _trial(row: Row, columns: Sequence[Column]) -> StudyTrial:
     status = row["status"]
     if row.get("diverged_step") is not None:
+        # The step tells a bad start from a late collapse.
         status += f" at step {row['diverged_step']}"
+    # A trial that diverged has no outcomes.
     numbers = {column: row[column.key] for column in columns if row.get(column.key) is not None}
     return StudyTrial(str(row["trial"]), row["seed"], status, numbers, str(row.get("command") or ""))
 
@@ -102,6 +104,7 @@ def _notes(row: Mapping[str, Any], column: Column) -> tuple[str, ...]:
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The config fields that all trials of a point set to the same value, without the seed."""
+    # Only the seed may differ between the trials of a point; any other field that does is left out as well.
     first = settings[0] if settings else {}
     return {k: text(v) for k, v in first.items() if k != "seed" and all(k in s and s[k] == v for s in settings)}
 
@@ -149,6 +152,7 @@ def curve(values: Mapping[int, Sequence[float]], confidence: float = 0.95) -> Cu
     for step in steps:
         reached = values[step]
         n, mean = len(reached), math.fsum(reached) / len(reached)
+        # Summed exactly, so that the order of the trials cannot change a bit of the report.
         spread = math.sqrt(math.fsum((x - mean) ** 2 for x in reached) / (n - 1)) if n > 1 else 0.0
         half = quantile[n] * spread / math.sqrt(n) if n > 1 else 0.0
         columns.append((mean, mean - half, mean + half, min(reached), max(reached)))

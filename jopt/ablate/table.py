@@ -28,6 +28,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = No
     rows = list(rows)
     header = list(columns if columns is not None else (rows[0] if rows else ()))
     text = io.StringIO()
+    # One newline everywhere: files of two systems must be equal bytes.
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     for row in rows:

@@ -173,6 +173,7 @@ def _change(m: Measured) -> float | None:
 
 
 def _churn(m: Measured) -> float | None:
+    # Against the first stage rather than the one before: small steps add up.
     before, after = m.first.outcome.predictions, m.outcome.predictions
     return None if before is None or after is None else churn(before, after)
 
@@ -258,6 +259,7 @@ def load_columns(columns: Sequence[Column | str]) -> tuple[Column, ...]:
       ...
       jopt.config.ConfigError: columns must be a jopt.measure.Column, got 'jopt.measure.columns:Grid'
     """
+    # All are imported before any is used, so a wrong name ends a run before it trains.
     loaded = tuple(map(_imported, columns))
     keys = [column.key for column in BUILT_IN]
     for column in loaded:

@@ -47,6 +47,7 @@ class Numbers(NamedTuple):
 
     def fields(self, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
         """The fields of result.json: `stages` if there are several, and the last stage's columns from outside."""
+        # A run of a single stage has no `stages`, so the value is at the top level in any case.
         outside = {c.key: self.stages[-1].get(c.key) for c in measure.load_columns(columns)}
         return outside | ({"stages": self.stages} if len(self.stages) > 1 else {})
 
@@ -79,6 +80,7 @@ def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list
         def forward(params: Any, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
             return model.apply(params, state, x, train=False)[0]
 
+        # One example shows the latency, a large batch the throughput.
         for batch in (1, 256):
             x = np.zeros((batch, *prepared.dataset.train.inputs.shape[1:]), np.float32)
             measured.append(Speed(outcome.name, batch, measure.latency(forward, outcome.params, x)))
@@ -109,6 +111,7 @@ def write_report(
     """
     # Both change after the report has been written.
     environment = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")}
+    # A single stage has nothing to be compared with.
     several = len(outcomes) > 1
     labels = prepared.dataset.test.labels
     parts = report.run_parts(

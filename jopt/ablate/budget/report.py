@@ -50,6 +50,7 @@ def round_note(round: Round, done: bool) -> str:
     points = [
         f"  {kind}: {words(p)}" for kind, listed in (("new", round.new), ("again", round.again)) for p in listed
     ]
+    # A round may have hundreds of points.
     omitted = len(points) - _LISTED
     ending = [f"  and {omitted} more, in search.json"] if omitted > 0 else []
     return "\n".join([sentence, *points[:_LISTED], *ending])
@@ -75,6 +76,7 @@ def write(files: SearchDir, config: Search, result: Found, launch: str) -> None:
     write_csv(files.pareto, [_row(result, e) for e in result.pareto])
     tables = [pareto_table(result, config), rounds_table(result)]
     if result.finals:
+        # What fresh seeds decided comes before what the rounds only suggest.
         tables.insert(0, finals_table(result, config))
     if result.recommended is not None:
         tables.insert(0, recommendation_table(result))
@@ -93,6 +95,7 @@ def write(files: SearchDir, config: Search, result: Found, launch: str) -> None:
 def recommendation_table(result: Found) -> report.Table:
     """The fields that the recommended model sets, and the command that trains it."""
     rows = [(path, text(value)) for path, value in _overrides(result).items()]
+    # The table is what a person copies from.
     rows.append(("trains it again", command_of(result) or ""))
     return report.Table("Recommended", ("field", "value"), "ll", rows)
 
@@ -145,6 +148,7 @@ def knobs_table(ladders: Sequence[Ladder]) -> report.Table:
     for ladder in ladders:
         labels = [f"[{text(v)}]" if i in ladder.start else text(v) for i, v in enumerate(ladder.labels)]
         fields = dict.fromkeys(path for option in ladder.options for path in option.fields)
+        # Structural options need a program each, which is what makes a round slow.
         kind = "structural" if ladder.structural else "traced"
         rows.append((ladder.name, kind, " ".join(labels), ", ".join(fields)))
     return report.Table("Knobs ([]: tried in round 0)", ("knob", "kind", "options", "fields"), "llll", rows)
@@ -177,11 +181,13 @@ def pareto_table(result: Found, config: Search, brief: bool = False) -> report.T
 def finals_table(result: Found, config: Search, brief: bool = False) -> report.Table:
     """The control and the finalists, from fresh seeds."""
     # Against itself there is nothing to be sure of.
+    # The control of the fresh seeds, where there was a confirmation.
     dense = result.control[-1]._replace(drop_low=math.nan, drop_high=math.nan)
     rows = [(*_cells(dense, brief), "control")]
     for final in result.finals:
         verdict = _brief(final.verdict, brief)
         if final.verdict == MEETS and not final.reached:
+            # The mean meets the budget, and the interval does not exclude that it is missed.
             verdict += ", not claimed"
         if result.recommended is not None and final.estimate.key == result.recommended.estimate.key:
             verdict += ": use it" if brief else " (recommended)"
@@ -198,6 +204,7 @@ def _columns(result: Found, config: Search, brief: bool) -> tuple[tuple[str, ...
     knobs = [axis.name for axis in result.results.axes]
     if brief:
         return (", ".join(knobs), "n", "acc. %", "drop, points", "bytes", "ms", "budget"), "lrrrrrl"
+    # Named by batch, as latency means nothing without it.
     latency = f"float latency, batch {config.batch}"
     header = (*knobs, "n", "accuracy", "drop, points", "bytes", latency, "budget")
     return header, "l" * len(knobs) + "rrrrrl"
