@@ -227,7 +227,9 @@ CONFIGS = [
     # What stages do to one another
     (of_stage(release=("prune",)), "stages[0].release", "prune"),
     (
-        of_stages(Stage("a", methods=(clip.Range(),)), Stage("b", release=("clip",)), Stage("c", release=("clip",))),
+        of_stages(
+            Stage("a", methods=(clip.Range(),)), Stage("b", release=("clip",)), Stage("c", release=("clip",))
+        ),
         "stages[2].release",
         "clip",
     ),
@@ -476,7 +478,19 @@ def test_a_source_of_another_shape_is_refused(tmp_path):
 
 WHOLE = experiment(
     stages=[
-        Stage(optimizer=optim.Config(), methods=(cluster.Tie(("Dense_.*/bias",)), prune.Gradual(), cluster.Share(), quantize.Weights(), clip.Range(), quantize.Activations(), distill.SoftTargets()), transfer=transfer.Transfer())
+        Stage(
+            optimizer=optim.Config(),
+            methods=(
+                cluster.Tie(("Dense_.*/bias",)),
+                prune.Gradual(),
+                cluster.Share(),
+                quantize.Weights(),
+                clip.Range(),
+                quantize.Activations(),
+                distill.SoftTargets(),
+            ),
+            transfer=transfer.Transfer(),
+        )
     ]
 )
 

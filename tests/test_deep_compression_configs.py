@@ -6,12 +6,12 @@ import math
 import jax
 import numpy as np
 import pytest
+from jopt.train.compression import describe
 
 from jopt import codec, models
 from jopt.config import ConfigError
 from jopt.report import PAPER_NETWORKS
 from jopt.rules import named_leaves
-from jopt.train.compression import describe
 
 INPUTS = {"digits": (8, 8, 1), "mnist": (28, 28, 1)}
 NETWORKS = ("lenet300", "lenet5")

@@ -19,6 +19,7 @@ from jopt.train.config import validate as validate_config
 from jopt.train.schedule import StageSteps
 from jopt.train.trainables import Trainables
 from jopt.transform import ParamTransform, chain
+from jopt.typing import Activation
 
 
 @dataclasses.dataclass(frozen=True)

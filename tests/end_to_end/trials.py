@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jopt.train.compression import updates
 
 from jopt.train import Experiment, prepare, run_segments
 from jopt.train.compilation import Compiler
-from jopt.train.compression import updates
 from jopt.train.prepared import Prepared
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, to_host

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 import pytest
 import quick
+from jopt.quantize.activation_config import layer_spec
 
 from jopt import data, intercept, models, quantize
 from jopt.quantize import ActivationConfig, Spec, integer
-from jopt.quantize.activation_config import layer_spec
 from jopt.rules import named_leaves
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")

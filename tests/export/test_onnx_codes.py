@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jopt import quantize
 from jopt.export import onnx_codes
-from jopt.quantize import ActivationConfig, Spec
+from jopt.quantize import Spec
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
 ir = pytest.importorskip("onnx_ir", reason="needs the extra 'jopt[export]'")

@@ -9,7 +9,7 @@ import pytest
 import quick
 
 from jopt import quantize
-from jopt.quantize import ActivationConfig, Spec
+from jopt.quantize import Spec
 from jopt.rules import named_leaves
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")

@@ -297,11 +297,10 @@ class _Search:
         groups: dict[Key, int] = {}
         for row in rows:
             row["group"] = groups.setdefault(tuple(row[name] for name in structural), len(groups))
-        return Results(
+        # Columns, control and metric are those of every round.
+        return self.round_results[0]._replace(
             name=self.config.name,
             axes=axes(whole_grid, trials(whole_grid)),
-            control=whole_grid.control,
-            metric=whole_grid.metric,
             trials=rows,
             curves=[row for part in self.round_results for row in part.curves],
             overrides={name: fields for part in self.round_results for name, fields in part.overrides.items()},
