@@ -13,10 +13,9 @@ import numpy as np
 import optax
 import pytest
 import quick
-from jopt.quantize.activation_config import layer_spec
 
 from jopt import data, intercept, models, quantize
-from jopt.quantize import ActivationConfig, Spec, integer
+from jopt.quantize import Spec, integer
 from jopt.rules import named_leaves
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
@@ -35,7 +34,7 @@ class Quantized(NamedTuple):
     params: Any
     model_state: Any
     weights: dict[str, quantize.QTensor]
-    activations: ActivationConfig
+    activations: quantize.ActivationMethod
 
     def simulated(self, x):
         seen = {path: quantize.dequantize(q) for path, q in self.weights.items()}
@@ -51,10 +50,12 @@ class Quantized(NamedTuple):
         return export.encode_quantized(*self[:3], shape, *self[3:], **options)
 
 
-def quantized(model, params, state, x, *, bits=8, axis=-1, weights_symmetric=True, **activations) -> Quantized:
+def quantized(
+    model, params, state, x, *, bits=8, axis=-1, weights_symmetric=True, method=quantize.Activations, **activations
+) -> Quantized:
     spec = Spec(bits, symmetric=weights_symmetric, axis=axis)
     weights = {path: quantize.quantize(w, spec) for path, w in named_leaves(params) if path.endswith("kernel")}
-    config = ActivationConfig(**{"method": "absmax", **activations})
+    config = method(**({"calibration": "absmax"} if method is quantize.Activations else {}), **activations)
     params, state = quantize.calibrate(model, config, params, state, x)
     return Quantized(model, params, state, weights, config)
 
@@ -160,7 +161,7 @@ def codes_of_inputs(made, x):
     return {
         layer: np.asarray(
             quantize.quantize(
-                call.input, layer_spec(made.activations, layer), quantize.Range(**ranges[layer])
+                call.input, made.activations.layer_spec(layer), quantize.Range(**ranges[layer])
             ).codes,
             int,
         )
@@ -180,7 +181,7 @@ def test_any_scales_and_zero_points(spec):
     other = Spec(3) if spec.group else spec
     specs = {path: spec if path.startswith("Conv") else other for path in kernels}
     weights = {path: quantize.quantize(w, specs[path]) for path, w in kernels.items()}
-    activations = Activations(
+    activations = quantize.Activations(
         calibration="absmax", bits=5, symmetric=True, rules=(("Conv_1", None), ("Dense_0", 16))
     )
     params, state = quantize.calibrate(model, activations, params, state, x)

@@ -13,7 +13,6 @@ from flax import linen as nn
 from jopt import models, quantize
 from jopt.export import ExportError
 from jopt.export import export as export_run
-from jopt.quantize import ActivationConfig, Spec
 from jopt.rules import named_leaves
 
 pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
@@ -111,7 +110,7 @@ def calibrated(bits, form=ROWS, spec=None, **activations):
     x = forms.inputs(form, 64)
     spec = Spec(bits, axis=-1) if spec is None else spec
     weights = {path: quantize.quantize(w, spec) for path, w in named_leaves(params) if path.endswith("kernel")}
-    config = ActivationConfig("absmax", bits=bits, **activations)
+    config = quantize.Activations(calibration="absmax", bits=bits, **activations)
     return model, *quantize.calibrate(model, config, params, state, x), form.shape, weights, config
 
 

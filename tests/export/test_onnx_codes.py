@@ -58,7 +58,7 @@ def test_grids_are_those_of_the_layers():
     held = {"low": jnp.float32(-1), "high": jnp.float32(2)}
     for bits in (1, 2, 4, 8):
         for symmetric in (False, True):
-            g = grid_of(Activations(calibration="absmax", bits=bits, symmetric=symmetric), held=held)
+            g = grid_of(quantize.Activations(calibration="absmax", bits=bits, symmetric=symmetric), held=held)
             spec = Spec(bits, symmetric=symmetric)
             q = quantize.quantize(jnp.asarray(x), spec, quantize.Range(jnp.float32(-1), jnp.float32(2)))
             shift = 128 if symmetric else 0
@@ -68,16 +68,16 @@ def test_grids_are_those_of_the_layers():
 
 
 def test_learned_grids():
-    step = grid_of(LSQActivations(bits=4), {"step": jnp.float32(-0.5)}, {"signed": jnp.bool_(True)})
+    step = grid_of(quantize.LSQActivations(bits=4), {"step": jnp.float32(-0.5)}, {"signed": jnp.bool_(True)})
     assert (float(step.scale), step.low - step.zero, step.high - step.zero) == (0.5, -7, 7)
-    level = grid_of(PACTActivations(bits=2), {"alpha": jnp.float32(3.0)}, {"signed": jnp.bool_(False)})
+    level = grid_of(quantize.PACTActivations(bits=2), {"alpha": jnp.float32(3.0)}, {"signed": jnp.bool_(False)})
     assert (float(level.scale), level.zero, level.low, level.high) == (1.0, 0, 0, 3)
 
 
 def test_layers_without_codes_are_left_out():
     empty = {"low": jnp.float32(0), "high": jnp.float32(0)}
-    assert grid_of(Activations(calibration="absmax"), held=empty) is None
-    assert grid_of(Activations(calibration="absmax", bits=32)) is None
-    assert grid_of(Activations(calibration="absmax", rules=(("layer", None),))) is None
+    assert grid_of(quantize.Activations(calibration="absmax"), held=empty) is None
+    assert grid_of(quantize.Activations(calibration="absmax", bits=32)) is None
+    assert grid_of(quantize.Activations(calibration="absmax", rules=(("layer", None),))) is None
     with pytest.raises(ValueError, match="no range for layer 'layer'"):
-        onnx_codes.inputs(Activations(calibration="absmax"), ["layer"], {}, {})
+        onnx_codes.inputs(quantize.Activations(calibration="absmax"), ["layer"], {}, {})

@@ -82,7 +82,7 @@ def test_a_form_gives_the_logits_of_its_simulation(name, kind, bits, symmetric):
     model = forms.build(form)
     x = forms.inputs(form, 64)
     params, state = quick.start(model, x)
-    config, weights = Activations(calibration="absmax"), {}
+    config, weights = quantize.Activations(calibration="absmax"), {}
     for path, w in named_leaves(params):
         if path.endswith("kernel"):
             spec = Spec(bits, symmetric=symmetric, axis=HEADS.get(path.split("/")[-2], -1))

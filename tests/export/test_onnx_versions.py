@@ -48,7 +48,7 @@ def test_files_have_the_versions_that_the_document_says(row):
         content = export.encode(model, params, state, network.shape)
     else:
         weights = {p: quantize.quantize(w, Spec(bits, axis=-1)) for p, w in named_leaves(params) if "kernel" in p}
-        config = Activations(calibration="absmax")
+        config = quantize.Activations(calibration="absmax")
         made = *quantize.calibrate(model, config, params, state, x), network.shape, weights, config
         content = export.encode_quantized(model, *made, form=form)
     proto = onnx.load_from_string(content)
