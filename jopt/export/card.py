@@ -179,7 +179,7 @@ def _making(run: Source) -> Iterator[str]:
     if run.command:
         yield _code(shlex.join(run.command), "sh")
     yield "What was set; everything else is the default:"
-    rows = [(path, json.dumps(value)) for path, value in _flat(run.settings)]
+    rows = [(path, json.dumps(value)) for path, value in run.settings.items()]
     yield to_markdown(Table("", ("field", "value"), "ll", rows))
     # A manifest of an earlier version, or of a run outside of a repository, lacks some of it.
     git = manifest.get("git") or {}
@@ -231,18 +231,6 @@ def _code(text: str, language: str = "python") -> str:
     while fence in text:
         fence += "`"
     return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _flat(value: _Yaml, path: str = "") -> Iterator[tuple[str, _Yaml]]:
-    """Leaves of nested dictionaries and lists of them, as config paths."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{path}[{i}]")
-    elif value != {}:
-        yield path, value
 
 
 def front_matter(values: Mapping[str, _Yaml]) -> str:

@@ -4,7 +4,6 @@ The exporters read this and nothing else of `jopt.train`.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from jopt import data, models, prune
-from jopt.config import canonical_json, choice
+from jopt.config import changed_leaves, choice
 from jopt.quantize import integer
 from jopt.quantize.activations import KEY, ActivationMethod, split
 from jopt.quantize.tensors import QTensor
@@ -166,8 +165,8 @@ class Source:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields of its config that differ from their defaults, nested."""
-        return json.loads(canonical_json(self.run.config))
+        """The fields of its config that differ from their defaults, by path."""
+        return dict(changed_leaves(self.run.config))
 
     @property
     def command(self) -> list[str]:

@@ -55,7 +55,8 @@ def quantized(
 ) -> Quantized:
     spec = Spec(bits, symmetric=weights_symmetric, axis=axis)
     weights = {path: quantize.quantize(w, spec) for path, w in named_leaves(params) if path.endswith("kernel")}
-    config = method(**({"calibration": "absmax"} if method is quantize.Activations else {}), **activations)
+    default = {"calibration": "absmax"} if method is quantize.Activations else {}
+    config = method(**{**default, **activations})
     params, state = quantize.calibrate(model, config, params, state, x)
     return Quantized(model, params, state, weights, config)
 
@@ -301,7 +302,7 @@ def test_trained_networks_predict_the_same_in_floats(trained, masked):
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_trained_networks_predict_the_same_in_integers(trained, bits, axis, tmp_path):
     _, (model, params, state, train, test, _) = trained
-    made = quantized(model, params, state, train[:512], bits=bits, axis=axis, method="percentile")
+    made = quantized(model, params, state, train[:512], bits=bits, axis=axis, calibration="percentile")
     content = made.encoded(test.shape[1:])
     size = export.save_quantized(tmp_path / "model.onnx", *made[:3], test.shape[1:], *made[3:])
     assert size == len(content) and (tmp_path / "model.onnx").read_bytes() == content
@@ -317,7 +318,7 @@ def test_quantized_recurrent_states_are_computed_as_simulated(trained):
     name, (model, params, state, train, test, _) = trained
     if name != "rnn":
         pytest.skip("only the recurrent network has states")
-    made = quantized(model, params, state, train[:512], bits=8, method="percentile")
+    made = quantized(model, params, state, train[:512], bits=8, calibration="percentile")
     made = made._replace(activations=dataclasses.replace(made.activations, state=True))
     found = export.run(made.encoded(test.shape[1:]), test)
     assert (found.argmax(-1) == made.simulated(test).argmax(-1)).all()

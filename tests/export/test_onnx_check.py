@@ -13,6 +13,7 @@ from flax import linen as nn
 from jopt import models, quantize
 from jopt.export import ExportError
 from jopt.export import export as export_run
+from jopt.quantize import Spec
 from jopt.rules import named_leaves
 
 pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")

@@ -1,5 +1,6 @@
 """Artefacts: run where there is no jopt, bit for bit; what is in them; and what is refused."""
 
+import dataclasses
 import json
 import re
 
@@ -128,20 +129,16 @@ def test_what_is_not_there_is_refused(exported, tmp_path):
         ConfigError, match="function must be one of 'float', 'integer', 'masked', 'shrunk', got 'x'"
     ):
         source.function(exported.finished, "x")
-    own = exported.finished._replace(given=("model",))
-    for name in ("float", "shrunk", "integer"):
-        with pytest.raises(source.Unavailable, match=f"no {name} function.*model of its own"):
-            source.function(own, name)
+    own = exported.finished._replace(plan=dataclasses.replace(exported.finished.plan, network=None))
+    with pytest.raises(source.Unavailable, match=r"no shrunk function.*model of its own"):
+        source.function(own, "shrunk")
     nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), exported.finished.params)
     with pytest.raises(source.Unavailable, match=r"no shrunk function: params/.* holds NaN"):
         source.function(exported.finished._replace(params=nan), "shrunk")
-    stage = exported.finished.config.stages[0]
-    before, stage.activations = stage.activations, None
-    try:
-        with pytest.raises(source.Unavailable, match="does not quantize its activations"):
-            source.function(exported.finished, "integer")
-    finally:
-        stage.activations = before
+    plan = exported.finished.plan
+    weights_only = tuple(applied for applied in plan.applied if applied.method.name != "activations")
+    with pytest.raises(source.Unavailable, match="does not quantize its activations"):
+        source.function(exported.finished._replace(plan=dataclasses.replace(plan, applied=weights_only)), "integer")
 
 
 def test_a_file_that_is_not_whole_is_refused(exported, tmp_path):
