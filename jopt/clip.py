@@ -157,6 +157,29 @@ def _factors(params: Any, rules: Rules, layers: Layers | None) -> list[float | N
     return out
 
 
+def outside(
+    params: Any, low: float = -1.0, high: float = 1.0, rules: Rules = (), layers: Layers | None = None
+) -> list[str]:
+    """A sentence for each leaf with weights, NaN among them, that `clip_params` with the same arguments would change.
+
+    No stage asks it at its end: what the model sees there may rightly lie outside, such as the signs of small weights.
+
+    Example:
+      >>> outside({"kernel": jnp.array([[0.5, 2.0]])})
+      ['kernel: 1 of 2 weights lie outside [-1, 1]']
+    """
+    problems = []
+    for factor, (name, leaf) in zip(_factors(params, rules, layers), path_rules.named_leaves(params), strict=True):
+        if factor is None:
+            continue
+        # The bounds as they were used, rounded to the leaf's dtype.
+        least, most = (float(_bound(bound, factor, leaf.dtype)) for bound in (low, high))
+        weights = np.asarray(leaf).astype(np.float64)
+        if wrong := int((~((weights >= least) & (weights <= most))).sum()):
+            problems.append(f"{name}: {wrong} of {weights.size} weights lie outside [{least:g}, {most:g}]")
+    return problems
+
+
 @dataclasses.dataclass(frozen=True)
 class Range(Method):
     """Weights are kept in a range: after every optimizer step they are clipped to it (`clip_params`).

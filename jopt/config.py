@@ -118,11 +118,10 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
     if origin in (tuple, list):
         if not isinstance(value, origin):
             return False
+        paths = _element_paths(path, value)
         if origin is list or (len(args) == 2 and args[1] is Ellipsis):
-            return all(matches(v, args[0], f"{path}[{i}]") for i, v in enumerate(value))
-        return len(value) == len(args) and all(
-            matches(v, a, f"{path}[{i}]") for i, (v, a) in enumerate(zip(value, args, strict=True))
-        )
+            return all(matches(v, args[0], inner) for v, inner in zip(value, paths, strict=True))
+        return len(value) == len(args) and all(map(matches, value, args, paths))
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, typing.cast(type, hint)):
             return False
@@ -175,8 +174,8 @@ def encode(
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {**_class_tag(value, hint, path), **fields_of(value, path)}
     if isinstance(value, tuple | list):
-        pairs = enumerate(zip(value, _element_hints(hint, len(value)), strict=True))
-        return [encode(v, h, fields_of, f"{path}[{i}]") for i, (v, h) in pairs]
+        elements = zip(value, _element_hints(hint, len(value)), _element_paths(path, value), strict=True)
+        return [encode(v, h, fields_of, inner) for v, h, inner in elements]
     if callable(value):
         from jopt.reference import name_of
 
@@ -289,6 +288,12 @@ def nodes_of(name: str, path: str, value: Any) -> list[str] | None:
         return None
     names = [class_name(v) for v in value]
     return [join_path(path, n) if n else f"{join_path(path, name)}[{i}]" for i, n in enumerate(names)]
+
+
+def _element_paths(path: str, value: Any) -> list[str]:
+    """The path of each element of a tuple or a list at `path`: those of `nodes_of`, or by index."""
+    owner, _, name = path.rpartition(".")
+    return nodes_of(name, owner, value) or [f"{path}[{i}]" for i in range(len(value))]
 
 
 def class_name(value: Any) -> str:

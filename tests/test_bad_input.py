@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from jopt import clip, cluster, data, distill, models, optim, prune, quantize, transfer
+from jopt.address import with_values
 from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.data import DataError
 from jopt.rules import RuleError
-from jopt.train import Experiment, Stage, run
+from jopt.train import Experiment, Stage, prepare, run
 from jopt.train.checkpoint import CheckpointError, Checkpoints
 from jopt.train.workdir import Workdir, WorkdirError
 from jopt.transform import chain
@@ -57,33 +58,41 @@ def of_stage(**fields) -> Experiment:
     return of_stages(Stage(**fields))
 
 
-def pruned(*args, **fields) -> Experiment:
-    return of_stage(prune=prune.Config(*args, **fields))
+def of_method(kind, **fields) -> Experiment:
+    return of_stage(methods=(kind(**fields),))
+
+
+def pruned(kind=prune.Gradual, **fields) -> Experiment:
+    return of_method(kind, **fields)
 
 
 def shared(**fields) -> Experiment:
-    return of_stage(share=cluster.Share(**fields))
+    return of_method(cluster.Share, **fields)
 
 
 def tied(*groups) -> Experiment:
-    return of_stage(tie=cluster.Tie(groups))
+    return of_method(cluster.Tie, groups=groups)
 
 
-def quantized(*args, **fields) -> Experiment:
-    return of_stage(quantize=quantize.Config(*args, **fields))
+def quantized(kind=quantize.Weights, **fields) -> Experiment:
+    return of_method(kind, **fields)
 
 
-def activated(*args, **fields) -> Experiment:
-    return of_stage(activations=quantize.ActivationConfig(*args, **fields))
+def activated(kind=quantize.Activations, **fields) -> Experiment:
+    return of_method(kind, **fields)
 
 
 def clipped(**fields) -> Experiment:
-    return of_stage(clip=clip.Range(**fields))
+    return of_method(clip.Range, **fields)
 
 
-def taught(**fields) -> Experiment:
-    lesson = distill.Config(**{"teacher": "stage:teacher", **fields})
+def taught(kind=distill.SoftTargets, **fields) -> Experiment:
+    lesson = kind(**{"teacher": "stage:teacher", **fields})
     return of_stages(Stage("teacher"), Stage("student", methods=(lesson,)))
+
+
+def matched(pairs=(("Dense_0", "Dense_0"),), **fields) -> Experiment:
+    return taught(features=distill.Features(pairs, **fields))
 
 
 def taken(source="stage:other", **fields) -> Experiment:
@@ -108,7 +117,7 @@ FIELDS = [
     *bad(experiment, "", seed=[-1, 2**32, 1.0, True], batch_size=[-1, 97], label_smoothing=[1.0, 0.0, NAN]),
     *bad(experiment, "", epochs=[0], segment_steps=[0], evaluate_every=[0], checkpoint_every=[0]),
     *bad(experiment, "", ema_decay=[1.0, -0.5, 1 - 1e-12], keep_checkpoints=[-1], model=[optim.Config()]),
-    *bad(experiment, "", stages=[(Stage(),)], order=[("tie", "prune", "share", "quantise")]),
+    *bad(experiment, "", stages=[(Stage(),)]),
     # Not a multiple of the 8 devices; more steps than int32 counts.
     *bad(experiment, "", beside={"data_parallel": True}, batch_size=[12]),
     *bad(experiment, "", beside={"segment_steps": 2**30}, epochs=[2**30]),
@@ -138,34 +147,39 @@ FIELDS = [
     *bad(of_set, "data.synthetic.", shape=[(0, 8, 1), (8, 8)], num_classes=[1], test=[0]),
     *bad(of_set, "data.synthetic.", noise=[-1.0, INF], seed=[-1]),
     *bad(pruned, "stages[0].prune.", sparsity=[NAN, 1 - 1e-12], initial_sparsity=[-0.1], begin=[1.0]),
-    *bad(pruned, "stages[0].prune.", drop_fraction=[INF], score=["magnitud"], pattern=["2:4"], end=[1.5]),
-    *bad(pruned, "stages[0].prune.", budget=["erdos"]),
+    *bad(pruned, "stages[0].prune.", score=["magnitud"], pattern=["2:4", "nm"], budget=["erdos"], end=[1.5]),
+    *bad(pruned, "stages[0].prune.", schedule=["cubik"]),
     *bad(pruned, "stages[0].prune.", beside={"sparsity": 0.5}, initial_sparsity=[0.6]),
     *bad(pruned, "stages[0].prune.", beside={"begin": 0.5}, end=[0.25]),
-    *bad(pruned, "stages[0].prune.", "iterative", rounds=[0]),
-    *bad(pruned, "stages[0].prune.", "one_shot", beside={"pattern": "nm"}, n=[0], budget=["global"]),
-    *bad(pruned, "stages[0].prune.", "one_shot", beside={"pattern": "nm", "n": 4}, m=[4]),
-    *bad(pruned, "stages[0].prune.", beside={"pattern": "block"}, block=[(4, 0), ()]),
-    *bad(pruned, "stages[0].prune.", "rigl", score=["l2"], budget=["global"]),
-    *bad(pruned, "stages[0].prune.", "set", pattern=["block"]),
-    *bad(pruned, "stages[0].prune.", beside={"score": "activation", "pattern": "channel"}, axis=[-2]),
+    *bad(pruned, "stages[0].prune.", prune.OneShot, sparsity=[-0.1, 1.0], pattern=[prune.NM(2, 4)]),
+    *bad(pruned, "stages[0].prune.", prune.Iterative, rounds=[0]),
+    *bad(pruned, "stages[0].prune.", prune.NofM, n=[0, 2.0], axis=["rows"], begin=[-0.5], score=["activation"]),
+    *bad(pruned, "stages[0].prune.", prune.NofM, beside={"n": 4}, m=[4]),
+    *bad(pruned, "stages[0].prune.", prune.RigL, drop_fraction=[INF, 1.0], budget=["global"], end=[-0.5]),
+    *bad(pruned, "stages[0].prune.", prune.SET, drop_fraction=[-0.1], budget=["global"], sparsity=[NAN]),
+    *bad(pruned, "stages[0].prune.", beside={"score": "activation"}, pattern=[prune.Channel(-2)]),
     *bad(shared, "stages[0].share.", clusters=[1, 4097], start=["kmeans"], gradient=["max"]),
     *bad(shared, "stages[0].share.", iterations=[-1], begin=[1.0]),
     *bad(shared, "stages[0].share.", beside={"keep_zero": False}, clusters=[0]),
     *bad(shared, "stages[0].share.", beside={"trained": False}, gradient=["sum"]),
     *bad(quantized, "stages[0].quantize.", bits=[-1, 12], granularity=["row"], calibration=["max"]),
-    *bad(quantized, "stages[0].quantize.", beside={"calibration": "percentile"}, percentile=[0.0, 100.5, NAN]),
-    *bad(quantized, "stages[0].quantize.", beside={"granularity": "group"}, group=[None, 0]),
+    *bad(quantized, "stages[0].quantize.", group=[0]),
+    # Groups are parts of channels.
+    *bad(quantized, "stages[0].quantize.", beside={"granularity": "tensor"}, group=[4]),
     *bad(quantized, "stages[0].quantize.", beside={"bits": 1}, calibration=["mse"]),
-    *bad(quantized, "stages[0].quantize.", "ternary", threshold=[-0.1]),
-    *bad(quantized, "stages[0].quantize.", "ternary", beside={"group": 4}, granularity=["group"]),
-    *bad(activated, "stages[0].activations.", bits=[17], percentile=[50.0], examples=[0]),
-    *bad(activated, "stages[0].activations.", "moving_average", momentum=[1.0]),
+    *bad(quantized, "stages[0].quantize.", quantize.Ternary, threshold=[-0.1], granularity=["group"]),
+    *bad(activated, "stages[0].activations.", bits=[17], examples=[0], calibration=["ema"]),
+    *bad(activated, "stages[0].activations.", beside={"bits": None}, state=[True]),
+    *bad(activated, "stages[0].activations.", quantize.LSQActivations, bits=[0]),
+    *bad(activated, "stages[0].activations.", quantize.PACTActivations, percentile=[50.0]),
+    *bad(activated, "stages[0].activations.", quantize.MovingAverageActivations, momentum=[1.0]),
     *bad(clipped, "stages[0].clip.", high=[-0.5], low=[NAN]),
     *bad(clipped, "stages[0].clip.", beside={"low": 0.0}, high=[0.0]),
-    *bad(taught, "stages[1].distill.", teacher=["", "stage:", "stage:student"], weight=[1.5], loss=["kl"]),
-    *bad(taught, "stages[1].distill.", temperature=[0.0, -1.0, 1e-50, INF], feature_weight=[1.0]),
-    *bad(of_stage, "stages[0].", start=["train"]),
+    *bad(taught, "stages[1].distill.", teacher=["", "stage:", "stage:student"], weight=[1.5]),
+    *bad(taught, "stages[1].distill.", distill.LogitMSE, teacher=["", "stage:student"], weight=[-0.5]),
+    *bad(taught, "stages[1].distill.", temperature=[0.0, -1.0, 1e-50, INF]),
+    *bad(matched, "stages[1].distill.features.", pairs=[()], loss=["kl"], weight=[0.0, NAN]),
+    *bad(of_stage, "stages[0].", start=["train"], methods=[prune.Gradual(), [prune.Gradual()], (prune.Gradual,)]),
 ]
 
 # (config, field, value) where the field is an entry of a tuple, or the value is another part's.
@@ -198,15 +212,15 @@ CONFIGS = [
         5,
     ),
     # Pruning
-    (pruned("one_shot", pattern="nm", n=5), "stages[0].prune.m", 4),
+    (pruned(prune.NofM, n=5), "stages[0].prune.m", 4),
     (pruned(rules=((".*kernel", 1.2),)), "stages[0].prune.rules[0]", 1.2),
     (pruned(rules=(("Dense_0/.*", None), ("(", 0.5))), "stages[0].prune.rules[1]", "("),
-    (pruned("gradual", pattern="nm"), "stages[0].prune.method", "gradual"),
-    (pruned("one_shot", pattern="nm", rules=((".*", 0.5),)), "stages[0].prune.rules[0]", (".*", 0.5)),
-    (pruned(score="activation"), "stages[0].prune.pattern", "unstructured"),
-    (pruned("one_shot", score="movement"), "stages[0].prune.begin", 0.0),
+    (pruned(pattern=prune.NM(2, 4)), "stages[0].prune.pattern", prune.NM(2, 4)),
+    (pruned(prune.NofM, rules=((".*", 0.5),)), "stages[0].prune.rules[0]", 0.5),
+    (pruned(score="activation"), "stages[0].prune.pattern", prune.Unstructured()),
+    (pruned(prune.OneShot, score="movement"), "stages[0].prune.begin", 0.0),
     # The only segment ends after step 9, where the sparsity should be reached.
-    (of_stage(prune=prune.Gradual(end=0.75), segment_steps=12), "stages[0].prune.end", 0.75),
+    (of_stage(methods=(prune.Gradual(end=0.75),), segment_steps=12), "stages[0].prune.end", 0.75),
     # Sharing, quantization, clipping
     (shared(rules=((".*kernel", 1),)), "stages[0].share.rules[0]", 1),
     (shared(rules=(("[", 4),)), "stages[0].share.rules[0]", "["),
@@ -214,17 +228,29 @@ CONFIGS = [
     (tied("Dense_0/.*", "*"), "stages[0].tie.groups[1]", "*"),
     (quantized(rules=((".*", 9),)), "stages[0].quantize.rules[0]", 9),
     (quantized(rules=(("(", 4),)), "stages[0].quantize.rules[0]", "("),
-    (activated("ema"), "stages[0].activations.method", "ema"),
     (activated(rules=((".*", 0),)), "stages[0].activations.rules[0]", 0),
     (clipped(rules=((".*", 0.0),)), "stages[0].clip.rules[0]", 0.0),
     # Distillation and transfer
-    (taught(features=(("Dense_0", "Dense_0"),)), "stages[1].distill.feature_weight", 0.0),
-    (taught(features=(("a", "b"), ("a", "b")), feature_weight=1.0), "stages[1].distill.features[1]", ("a", "b")),
+    (matched((("a", "b"), ("a", "b"))), "stages[1].distill.features.pairs[1]", ("a", "b")),
+    # No layer of the network, whose others are `Dense_0` and `Dense_1`.
+    (matched((("Dense_0", "Dense_0"), ("Dense_1", "Dense_2"))), "stages[1].distill.features.pairs[1]", "Dense_2"),
     (taken(""), "stages[1].transfer.source", ""),
     (taken("stage:here"), "stages[1].transfer.source", "stage:here"),
     (taken(rules=((r"Dense_(\d)/.*", r"Dense_\2/kernel"),)), "stages[1].transfer.rules[0]", r"Dense_\2/kernel"),
     (taken(freeze=("(",)), "stages[1].transfer.freeze[0]", "("),
-    # What stages do to one another
+    # What the methods of a stage, and stages, do to one another
+    (of_stage(methods=(prune.Gradual(), prune.RigL())), "stages[0].methods", ("prune", "prune")),
+    (of_stage(order=("prune",)), "stages[0].order", ("prune",)),
+    (
+        of_stage(methods=(prune.Gradual(), cluster.Share()), order=("share", "prune", "quantize")),
+        "stages[0].order",
+        ("share", "prune", "quantize"),
+    ),
+    (
+        of_stages(Stage("a", methods=(prune.Gradual(),)), Stage("b", methods=(cluster.Share(),), order=("share",))),
+        "stages[1].order",
+        ("share",),
+    ),
     (of_stage(release=("prune",)), "stages[0].release", "prune"),
     (
         of_stages(
@@ -254,7 +280,7 @@ RULES = [
         of_stages(Stage("a"), Stage("b", optimizer=optim.Config(freeze=("Dense_9/.*",)))),
         "stages[1].optimizer.freeze: rule 'Dense_9/.*'",
     ),
-    (pruned("one_shot", rules=((".*kernel", 0.5), ("Dense_0/kernel", 0.9))), "rule 'Dense_0/kernel'"),
+    (pruned(prune.OneShot, rules=((".*kernel", 0.5), ("Dense_0/kernel", 0.9))), "rule 'Dense_0/kernel'"),
     (tied("Conv_[01]/kernel"), "Conv_[01]/kernel'"),
     (taken(freeze=("head/.*",)), "rule 'head/.*'"),
 ]
@@ -291,8 +317,6 @@ CALLS = [
     (lambda: prune.one_shot(), "sparsity", "None"),
     (lambda: started(prune.one_shot(0.5, rules=[(KERNEL, 1.2)])), "sparsity", "1.2", repr(KERNEL)),
     (lambda: prune.one_shot(0.75, pattern=prune.NM(2, 4)), "sparsity", "0.75", "NM(n=2, m=4, axis=-1)", "0.5"),
-    (lambda: prune.one_shot(0.5, score="l1"), "score", "'l1'"),
-    (lambda: prune.one_shot(0.5, budget="all"), "budget", "'all'"),
     (lambda: prune.one_shot(0.5, begin=-1), "begin", "-1"),
     (lambda: prune.gradual(0.5, begin=5, end=2), "end", "2", "begin (5)"),
     (lambda: prune.gradual(0.5, begin=0, end=9, initial_sparsity=0.6), "initial_sparsity", "0.6"),
@@ -306,7 +330,6 @@ CALLS = [
     (lambda: prune.set_evolution(0.5, end=9, drop_fraction=1.0), "drop_fraction", "1.0"),
     (lambda: prune.NM(5, 4), "NM(n, m)", "n=5, m=4"),
     (lambda: prune.NM(0.5, 4), "NM(n, m)", "n=0.5, m=4"),
-    (lambda: prune.Block(()), "Block's shape", "()"),
     (
         lambda: started(prune.one_shot(pattern=prune.NM(2, 4, axis=-2))),
         KERNEL,
@@ -370,7 +393,6 @@ CALLS = [
     (lambda: applied(quantize.binary(), BROKEN), KERNEL, "1 NaN and 0 infinite of 24"),
     (lambda: quantize.fake_quantize(jnp.arange(3), quantize.Spec(4)), "x", "int32"),
     (lambda: quantize.quantize(jnp.ones(3), quantize.Spec.identity()), "bits", "None"),
-    (lambda: quantize.weights(calibration="entropy"), "calibration", "'entropy'"),
     (lambda: quantize.ternarize(jnp.ones((2, 2)), threshold=-1.0), "threshold", "-1.0"),
     # distill, chain
     *(
@@ -382,7 +404,17 @@ CALLS = [
     (lambda: chain(clip.clip()).apply((), PARAMS), "chain", "1 transforms", "0 parts"),
 ]
 
-# The same of rules.
+# (what is called, the argument that its ConfigError names, what came in)
+ARGUMENTS = [
+    (lambda: prune.one_shot(0.5, score="l1"), "score", "l1"),
+    (lambda: prune.one_shot(0.5, budget="all"), "budget", "all"),
+    (lambda: prune.gradual(0.5, begin=0, end=9, schedule="cubik"), "schedule", "cubik"),
+    (lambda: prune.Block(()), "Block's shape", ()),
+    (lambda: prune.Block((4, 0)), "Block's shape", (4, 0)),
+    (lambda: quantize.weights(calibration="entropy"), "calibration", "entropy"),
+]
+
+# As CALLS, of rules.
 RULE_CALLS = [
     (lambda: started(prune.one_shot(0.5, rules=[("Dense_1/.*", 0.9)])), "'Dense_1/.*'", f"Dense_0/bias, {KERNEL}"),
     (lambda: started(cluster.tie(["Dense_0/bias"])), "'Dense_0/bias'", "float32[4]"),
@@ -390,7 +422,7 @@ RULE_CALLS = [
     (lambda: applied(quantize.weights(rules=[("Dense_1/.*", None)])), "'Dense_1/.*'"),
 ]
 
-# The same of what is copied from another network: a parameter, and why it cannot be.
+# As CALLS, of what is copied from another network: a parameter, and why it cannot be.
 TRANSFERS = [
     (lambda: moved({"a": jnp.zeros((2, 4))}), "a is 2x4", "2x3"),
     (lambda: moved(TWO), "b is to be copied", "the nearest are a"),
@@ -447,6 +479,13 @@ def test_a_bad_call_is_refused_with_its_reason(kind, call, names):
     assert [name for name in names if name not in str(error.value)] == []
 
 
+@pytest.mark.parametrize(("call", "argument", "value"), ARGUMENTS)
+def test_a_bad_argument_is_refused_with_its_name(call, argument, value):
+    with pytest.raises(ConfigError) as error:
+        call()
+    assert (error.value.field, error.value.value) == (argument, value)
+
+
 def no_run(path):
     """No directory at all."""
 
@@ -461,9 +500,12 @@ def test_a_directory_without_a_finished_run_teaches_nothing(tmp_path, field, mak
     make(tmp_path / "source")
     before, source = files_of(tmp_path), str(tmp_path / "source")
     kind = field.split(".")[0]
-    own = distill.SoftTargets(teacher=source) if kind == "distill" else transfer.Transfer(source)
+    if kind == "distill":
+        config = of_method(distill.SoftTargets, teacher=source)
+    else:
+        config = of_stage(transfer=transfer.Transfer(source))
     with pytest.raises(ConfigError) as error:
-        run(of_stage(**{kind: own}), tmp_path / "run", quiet=True)
+        run(config, tmp_path / "run", quiet=True)
     assert (error.value.field, error.value.value) == (f"stages[0].{field}", source)
     assert files_of(tmp_path) == before
 
@@ -487,51 +529,110 @@ WHOLE = experiment(
                 quantize.Weights(),
                 clip.Range(),
                 quantize.Activations(),
-                distill.SoftTargets(),
+                distill.SoftTargets(features=distill.Features()),
             ),
             transfer=transfer.Transfer(),
         )
     ]
 )
-
-
-def replaced(config, path, value):
-    """A copy of `config` with `value` at a dotted path such as `stages[0].steps`."""
-    head, _, rest = path.partition(".")
-    name, _, index = head.partition("[")
-    new = value
-    if rest:
-        old = getattr(config, name)
-        new = replaced(old[int(index[:-1])] if index else old, rest, value)
-    return dataclasses.replace(config, **{name: [new] if index else new})
+# The classes that are not in WHOLE.
+OTHERS = (
+    *(prune.OneShot, prune.Iterative, prune.RigL, prune.SET, prune.NofM),
+    *(quantize.Binary, quantize.XNOR, quantize.Ternary),
+    *(quantize.LSQActivations, quantize.PACTActivations, quantize.MovingAverageActivations, distill.LogitMSE),
+)
 
 
 @pytest.mark.parametrize("path", [path for path, _ in leaves(WHOLE)])
 def test_every_field_refuses_another_type(tmp_path, path):
     wrong = 1j
     with pytest.raises(ConfigError) as error:
-        run(replaced(WHOLE, path, wrong), tmp_path / "run", quiet=True)
+        run(with_values(WHOLE, {path: wrong}), tmp_path / "run", quiet=True)
     assert (error.value.field, error.value.value) == (path, wrong)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_field_of_every_method_refuses_another_type(kind):
+    wrong = 1j
+    for field in dataclasses.fields(kind):
+        with pytest.raises(ConfigError) as error:
+            prepare(of_method(kind, **{field.name: wrong}))
+        assert (error.value.field, error.value.value) == (f"stages[0].{kind.name}.{field.name}", wrong)
+
+
+def node_of(tree, path):
+    """The dictionary at a path of a JSON tree, and that path with the places of methods."""
+    place = ""
+    for part in filter(None, re.split(r"\.|(?=\[)", path)):
+        if part.startswith("["):
+            tree, part = tree[int(part[1:-1])], part
+        elif part not in tree:
+            i = next(i for i, m in enumerate(WHOLE.stages[0].methods) if m.name == part)
+            tree, part = tree["methods"][i], f".methods[{i}]"
+        else:
+            tree, part = tree[part], f".{part}"
+        place += part
+    return tree, place.removeprefix(".")
+
+
 @pytest.mark.parametrize(
     "path",
-    ["", "model", "data", "data.synthetic", "optimizer", "stages[0]", "stages[0].optimizer"]
-    + [f"stages[0].{kind}" for kind in ("prune", "share", "tie", "quantize", "activations", "clip", "distill")],
+    ["", "model", "data", "data.synthetic", "optimizer", "stages[0]", "stages[0].optimizer", "stages[0].transfer"]
+    + [f"stages[0].{method.name}" for method in WHOLE.stages[0].methods]
+    + ["stages[0].distill.features"],
 )
 def test_every_config_refuses_an_unknown_field(path):
     tree = to_dict(WHOLE)
-    node = tree
-    for part in filter(None, path.replace("[0]", ".0").split(".")):
-        node = node[int(part) if part == "0" else part]
+    node, place = node_of(tree, path)
     node["lerning_rate"] = 0.1
     with pytest.raises(ConfigError) as error:
         from_dict(Experiment, tree)
-    assert (error.value.field, error.value.value) == (f"{path}.lerning_rate".removeprefix("."), 0.1)
+    # Of a method its place in the file, where it stands in a list.
+    assert (error.value.field, error.value.value) == (f"{place}.lerning_rate".removeprefix("."), 0.1)
     # What would be accepted: the fields that there are.
-    known = node.keys() - {"lerning_rate"}
+    known = node.keys() - {"lerning_rate", "class"}
     assert known and all(name in error.value.accepted for name in known)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_method_refuses_an_unknown_field(kind):
+    tree = to_dict(of_method(kind))
+    tree["stages"][0]["methods"][0]["methid"] = "gradual"
+    with pytest.raises(ConfigError) as error:
+        from_dict(Experiment, tree)
+    assert (error.value.field, error.value.value) == ("stages[0].methods[0].methid", "gradual")
+    assert all(field.name in error.value.accepted for field in dataclasses.fields(kind))
+
+
+def test_a_function_that_no_file_can_name_is_refused_by_its_address():
+    config = pruned(score=lambda weight: weight)
+    with pytest.raises(ConfigError) as error:
+        to_dict(config)
+    assert (error.value.field, error.value.value) == ("stages[0].prune.score", config.stages[0].methods[0].score)
+
+
+@pytest.mark.parametrize("text", ["jopt.prune.methods:Gradul", "jopt.optim:Config", "jopt.prune:gradual", 3])
+def test_a_class_that_is_no_method_is_refused(text):
+    tree = to_dict(of_method(prune.Gradual))
+    tree["stages"][0]["methods"][0]["class"] = text
+    with pytest.raises(ConfigError) as error:
+        from_dict(Experiment, tree)
+    assert (error.value.field, error.value.value) == ("stages[0].methods[0].class", text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "percentile"),
+    [
+        *((quantize.Weights, percentile) for percentile in (0.0, 100.5, NAN)),
+        *((quantize.Activations, percentile) for percentile in (50.0, NAN)),
+    ],
+)
+def test_a_percentile_out_of_range_is_refused(kind, percentile):
+    with pytest.raises(ConfigError) as error:
+        prepare(of_method(kind, calibration=quantize.Percentile(percentile)))
+    assert error.value.field == f"stages[0].{kind.name}.calibration.percentile"
+    assert repr(error.value.value) == repr(percentile)
 
 
 def test_data_that_cannot_be_prepared_are_an_error(tmp_path):

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, softmax
 
 from jopt import distill
 from jopt.config import ConfigError, from_dict, to_dict
-from jopt.distill import Config
+from jopt.distill import Features, LogitMSE, SoftTargets
 from jopt.hyper import join, split
 
 pytestmark = pytest.mark.unoptimized
@@ -238,8 +238,8 @@ def test_many_temperatures_and_weights_compile_once():
     @jax.jit
     def total(temperature, weight):
         traces.append(1)
-        config = Config("runs/big", temperature=temperature, weight=weight)
-        return distill.objective(config, student, jnp.ones(6), teacher)[0]
+        method = SoftTargets("runs/big", temperature=temperature, weight=weight)
+        return method.objective(student, jnp.ones(6), teacher)[0]
 
     grid = [(np.float32(t), np.float32(w)) for t in (1, 2, 8) for w in (0, 0.5, 1)]
     one_by_one = [float(total(t, w)) for t, w in grid]
@@ -260,15 +260,30 @@ def test_weights_zero_and_one_leave_one_loss_exactly():
         assert (parts["hard"], parts["soft"]) == (np.float32(0.3), np.float32(7.7))
 
 
-@pytest.mark.parametrize("kind", ["soft", "mse"])
-def test_the_objective_is_made_of_its_parts(kind):
+@dataclasses.dataclass(frozen=True)
+class Absolute(distill.Distillation):
+    """A loss of somebody else's."""
+
+    def soft_loss(self, student, teacher):
+        return jnp.abs(student - jax.lax.stop_gradient(teacher)).mean()
+
+
+@pytest.mark.parametrize(
+    ("method", "soft_loss"),
+    [
+        (SoftTargets("runs/big", temperature=2.0, weight=0.25), lambda s, t: distill.loss(s, t, 2.0)),
+        (LogitMSE("runs/big", weight=0.25), distill.mse),
+        (Absolute("runs/big", weight=0.25), lambda s, t: np.abs(np.asarray(s) - np.asarray(t)).mean()),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_the_objective_is_made_of_its_parts(method, soft_loss):
     student, teacher = logits(14)
     hard = jnp.arange(6.0)
-    config = Config("runs/big", loss=kind, temperature=2.0, weight=0.25)
-    total, parts = distill.objective(config, student, hard, teacher)
-    soft = distill.loss(student, teacher, 2.0) if kind == "soft" else distill.mse(student, teacher)
+    total, parts = method.objective(student, hard, teacher)
+    soft = soft_loss(student, teacher)
     assert set(parts) == {"hard", "soft", "kl"}
-    assert (float(parts["hard"]), float(parts["soft"])) == (2.5, float(soft))
+    assert (float(parts["hard"]), float(parts["soft"])) == (2.5, pytest.approx(float(soft), rel=1e-6))
     assert float(total) == pytest.approx(0.75 * 2.5 + 0.25 * float(soft), rel=1e-6)
     assert float(parts["kl"]) == pytest.approx(reference(student, teacher, 1.0), rel=1e-5)
 
@@ -278,21 +293,20 @@ def test_feature_losses_of_all_pairs_are_added(kind):
     student, teacher = logits(15)
     ours = dict(zip("ab", logits(16, (6, 3, 2)), strict=True))
     theirs = dict(zip("xy", logits(17, (6, 3, 2)), strict=True))
-    plain = Config("runs/big", temperature=2.0)
-    config = dataclasses.replace(
-        plain, features=(("a", "x"), ("b", "y")), feature_loss=kind, feature_weight=jnp.float32(0.5)
-    )
+    plain = SoftTargets("runs/big", temperature=2.0)
+    features = Features((("a", "x"), ("b", "y")), loss=kind, weight=jnp.float32(0.5))  # type: ignore[arg-type]
+    method = dataclasses.replace(plain, features=features)
     kept = {"student_features": ours, "teacher_features": theirs}
-    total, parts = distill.objective(config, student, jnp.ones(6), teacher, **kept)
+    total, parts = method.objective(student, jnp.ones(6), teacher, **kept)
     fn = distill.FEATURE_LOSSES[kind]
     pairs = float(fn(ours["a"], theirs["x"]) + fn(ours["b"], theirs["y"]))
     assert float(parts["features"]) == pytest.approx(pairs, rel=1e-6)
-    without = float(distill.objective(plain, student, jnp.ones(6), teacher)[0])
+    without = float(plain.objective(student, jnp.ones(6), teacher)[0])
     assert float(total) == pytest.approx(without + 0.5 * pairs, rel=1e-6)
 
     def of_features(a, x):
         kept = {"student_features": {**ours, "a": a}, "teacher_features": {**theirs, "x": x}}
-        return distill.objective(config, student, jnp.ones(6), teacher, **kept)[0]
+        return method.objective(student, jnp.ones(6), teacher, **kept)[0]
 
     mine, not_mine = jax.grad(of_features, (0, 1))(ours["a"], theirs["x"])
     assert np.asarray(mine).any() and not np.asarray(not_mine).any()
@@ -300,7 +314,7 @@ def test_feature_losses_of_all_pairs_are_added(kind):
 
 def test_the_yardstick_is_no_part_of_the_loss():
     student, teacher = logits(18)
-    slope = jax.grad(lambda s: distill.objective(Config("t"), s, jnp.ones(6), teacher)[1]["kl"])(student)
+    slope = jax.grad(lambda s: SoftTargets("t").objective(s, jnp.ones(6), teacher)[1]["kl"])(student)
     assert not np.asarray(slope).any()
 
 
@@ -308,10 +322,10 @@ def test_a_student_learns_its_teacher():
     """A linear student on a linear teacher's soft targets finds its distribution, with no label seen."""
     rng = np.random.default_rng(0)
     x, w = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((64, 3), (3, 4)))
-    config = Config("t", weight=1.0, temperature=2.0)
+    method = SoftTargets("t", weight=1.0, temperature=2.0)
 
     def loss(student):
-        return distill.objective(config, x @ student, jnp.full(64, 100.0), x @ w)
+        return method.objective(x @ student, jnp.full(64, 100.0), x @ w)
 
     @jax.jit
     def train(student):
@@ -329,6 +343,11 @@ def test_a_student_learns_its_teacher():
 
 
 ONE, TWO = jnp.ones((3, 4)), jnp.ones((3, 5))
+
+
+def matching(**fields):
+    """A student that matches one layer."""
+    return SoftTargets("t", features=Features((("a", "b"),), **fields))
 
 
 @pytest.mark.parametrize(
@@ -352,27 +371,17 @@ ONE, TWO = jnp.ones((3, 4)), jnp.ones((3, 5))
         (lambda: distill.similarity(ONE[0], ONE[0]), "batch"),
         (lambda: distill.attention(ONE, ONE), r"\[batch, positions \.\.\., channels\]"),
         (lambda: distill.attention(ONE[..., None], TWO[..., None]), "the same positions"),
-        (lambda: distill.objective(Config("t"), ONE, jnp.float32(1), ONE), r"hard_losses .*\(3,\)"),
-        (lambda: distill.objective(Config("t", loss="hot"), ONE, ONE[:, 0], ONE), "loss .*'hot'"),
-        (
-            lambda: distill.objective(
-                Config("t", features=(("a", "b"),)), ONE, ONE[:, 0], ONE, student_features={"c": ONE}
-            ),
-            r"features\[0\] .*student.*\(c\).*'a'",
-        ),
-        (
-            lambda: distill.objective(
-                Config("t", features=(("a", "b"),)), ONE, ONE[:, 0], ONE, student_features={"a": ONE}
-            ),
-            r"features\[0\] .*teacher.*\(none\).*'b'",
-        ),
-        (
-            lambda: distill.objective(
-                Config("t", features=(("a", "b"),)),
-                ONE, ONE[:, 0], ONE, student_features={"a": ONE}, teacher_features={"b": TWO},
-            ),
-            r"features\[0\] \('a', 'b'\): .* one shape",
-        ),
+        (lambda: SoftTargets("t").objective(ONE, jnp.float32(1), ONE), r"hard_losses .*\(3,\)"),
+        (lambda: matching().objective(ONE, ONE[:, 0], ONE, student_features={"c": ONE}),
+         r"features\[0\] .*student.*\(c\).*'a'"),
+        (lambda: matching().objective(ONE, ONE[:, 0], ONE, student_features={"a": ONE}),
+         r"features\[0\] .*teacher.*\(none\).*'b'"),
+        (lambda: matching().objective(
+            ONE, ONE[:, 0], ONE, student_features={"a": ONE}, teacher_features={"b": TWO}),
+         r"features\[0\] \('a', 'b'\): .* one shape"),
+        (lambda: matching(loss="cosine").objective(
+            ONE, ONE[:, 0], ONE, student_features={"a": ONE}, teacher_features={"b": ONE}),
+         "loss .*'cosine'"),
     ],
 )  # fmt: skip
 def test_bad_calls(call, message):
@@ -384,43 +393,50 @@ NAN, INF = float("nan"), float("inf")
 PAIR = ("a", "b")
 
 
+@pytest.mark.parametrize("kind", [SoftTargets, LogitMSE])
 @pytest.mark.parametrize(
     ("changes", "field", "value"),
     [
         *(({"teacher": text}, "teacher", text) for text in ("", "stage:", "  ")),
-        ({"loss": "hard"}, "loss", "hard"),
-        # 1e-50 is 0 as a float32.
-        *(({"temperature": t}, "temperature", t) for t in (0.0, 1e-50, INF, "hot")),
         *(({"weight": weight}, "weight", weight) for weight in (-0.1, 1.1, NAN)),
-        ({"feature_loss": "cosine"}, "feature_loss", "cosine"),
-        ({"feature_weight": -1.0}, "feature_weight", -1.0),
-        # A weight without features, and features without a weight.
-        ({"feature_weight": 1.0}, "feature_weight", 1.0),
-        ({"features": (PAIR,)}, "feature_weight", 0.0),
-        ({"features": (("a", ""),), "feature_weight": 1.0}, "features[0]", ("a", "")),
-        ({"features": (PAIR, PAIR), "feature_weight": 1.0}, "features[1]", PAIR),
-        ({"features": (("a",),), "feature_weight": 1.0}, "features", (("a",),)),
+        ({"features": (PAIR,)}, "features", (PAIR,)),
+        ({"features": Features()}, "features.pairs", ()),
+        ({"features": Features((PAIR,), loss="cosine")}, "features.loss", "cosine"),
+        # 1e-50 is 0 as a float32.
+        *(({"features": Features((PAIR,), weight=w)}, "features.weight", w) for w in (-1.0, 0.0, 1e-50, NAN, INF)),
+        ({"features": Features((("a", ""),))}, "features.pairs[0]", ("a", "")),
+        ({"features": Features((PAIR, PAIR))}, "features.pairs[1]", PAIR),
+        ({"features": Features((("a",),))}, "features.pairs", (("a",),)),
     ],
 )
-def test_bad_configs(changes, field, value):
+def test_bad_configs(kind, changes, field, value):
     with pytest.raises(ConfigError) as error:
-        distill.validate(dataclasses.replace(Config("runs/big"), **changes))
+        dataclasses.replace(kind("runs/big"), **changes).validate()
     assert (error.value.field, repr(error.value.value)) == (f"distill.{field}", repr(value))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-50, INF, "hot"])
+def test_a_bad_temperature_is_refused(temperature):
+    with pytest.raises(ConfigError) as error:
+        SoftTargets("runs/big", temperature=temperature).validate()
+    assert (error.value.field, error.value.value) == ("distill.temperature", temperature)
+
+
 def test_good_configs():
-    for config in (
-        Config("runs/big"),
-        Config("stage:big", loss="mse", weight=1),
-        Config("runs/big", weight=0.0, features=(("Dense_0", "Dense_1"),), feature_weight=0.5),
+    for method in (
+        SoftTargets("runs/big"),
+        LogitMSE("stage:big", weight=1),
+        SoftTargets("runs/big", weight=0.0, features=Features((("Dense_0", "Dense_1"),), weight=0.5)),
     ):
-        distill.validate(config)
-        assert from_dict(Config, to_dict(config)) == config
+        method.validate()
+        assert from_dict(type(method), to_dict(method)) == method
 
 
 def test_numbers_are_swept_and_the_rest_is_structure():
-    structure, numbers = split(Config("runs/big"))
-    assert set(numbers) == {"temperature", "weight", "feature_weight"}
+    structure, numbers = split(SoftTargets("runs/big", features=Features((PAIR,))))
+    assert set(numbers) == {"temperature", "weight", "features.weight"}
     assert join(structure, numbers).teacher == "runs/big"
-    assert split(Config("runs/big", temperature=9.0))[0] == structure
-    assert split(Config("runs/big", loss="mse"))[0] != structure
+    hotter = SoftTargets("runs/big", temperature=9.0, features=Features((PAIR,), weight=2.0))
+    assert split(hotter)[0] == structure
+    assert split(SoftTargets("runs/big"))[0] != structure
+    assert split(SoftTargets("runs/big"))[0] != split(LogitMSE("runs/big"))[0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ X = jnp.ones((2, 3))
 
 
 def configs():
-    """(build, config class, its other fields, a field, bad values, a good value)."""
+    """(build, config class, its other fields, a field, bad values)."""
     positive, unit, least_zero = (-1.0, 0.0, NAN, INF), (-0.1, 1.0, NAN), (-1.0, NAN)
     optimizers = {
         "learning_rate": positive,
@@ -44,25 +45,41 @@ def configs():
     }
     for field, bad in optimizers.items():
         yield optim.build, optim.Config, {}, field, bad
-    for field, bad in {
-        "sparsity": unit,
-        "drop_fraction": unit,
-        "begin": unit,
-        "end": (1.5, NAN),
-        "rounds": (0,),
-    }.items():
-        yield lambda c: prune.build(c, begin=0, steps=10), prune.Config, {"method": "iterative"}, field, bad
-    for field, bad in {"bits": (0, 9, -1), "percentile": (0.0, 101.0, NAN), "threshold": least_zero}.items():
-        yield quantize.build, quantize.Config, {}, field, bad
-    for field, bad in {"iterations": (-1,), "begin": (-0.5, 1.0), "clusters": (0, -1, 5000)}.items():
-        yield cluster.build, cluster.Config, {}, field, bad
-    for field, bad in {"low": (0.5, NAN, -INF), "high": (-0.5, NAN, INF)}.items():
-        yield clip.build, clip.Config, {}, field, bad
+    methods = {
+        prune.OneShot: {"sparsity": unit, "begin": unit},
+        prune.Gradual: {"sparsity": unit, "initial_sparsity": unit, "begin": unit, "end": (1.5, NAN)},
+        prune.Iterative: {"sparsity": unit, "begin": unit, "end": (1.5, NAN), "rounds": (0,)},
+        prune.RigL: {"sparsity": unit, "drop_fraction": unit, "begin": unit, "end": (1.5, NAN)},
+        prune.SET: {"sparsity": unit, "drop_fraction": unit, "begin": unit, "end": (1.5, NAN)},
+        prune.NofM: {"n": (0, -1), "m": (2, 0), "begin": unit},
+        quantize.Weights: {"bits": (0, 9, -1), "group": (0, -4)},
+        quantize.Ternary: {"threshold": least_zero},
+        cluster.Share: {"iterations": (-1,), "begin": (-0.5, 1.0), "clusters": (0, -1, 5000)},
+        clip.Range: {"low": (0.5, NAN, -INF), "high": (-0.5, NAN, INF)},
+    }
+    for kind, numbers in methods.items():
+        for field, bad in numbers.items():
+            yield build_method, kind, {}, field, bad
     for field, bad in {"dropout": unit, "num_classes": (0,)}.items():
         yield models.model, models.Config, {"name": "mlp"}, field, bad
-    for field, bad in {"bits": (0, 9), "percentile": (50.0, 101.0), "momentum": unit, "examples": (0,)}.items():
-        model = models.model(models.Config("mlp", features=(3,)))
-        yield lambda c, m=model: quantize.activations(m, c), quantize.ActivationConfig, {}, field, bad
+    ranges = {"bits": (0, 9), "examples": (0,)}
+    activations = {
+        quantize.Activations: ranges,
+        quantize.LSQActivations: ranges,
+        quantize.PACTActivations: {**ranges, "percentile": (50.0, 101.0, NAN)},
+        quantize.MovingAverageActivations: {**ranges, "momentum": unit},
+    }
+    for kind, numbers in activations.items():
+        for field, bad in numbers.items():
+            yield wrap_model, kind, {}, field, bad
+
+
+def build_method(method):
+    return method.build(begin=0, steps=10)
+
+
+def wrap_model(method):
+    return method.wrap(models.model(models.Config("mlp", features=(3,))))
 
 
 CONFIGS = list(configs())
@@ -78,7 +95,25 @@ def test_a_config_with_a_number_out_of_range_is_refused_where_it_is_built(build,
         ):
             with pytest.raises(ConfigError) as error:
                 build(kind(**others, **{field: given}))
-            assert error.value.field.removeprefix("model.") == field and repr(value) in str(error.value)
+            assert re.fullmatch(rf"((model|prune|quantize|activations)\.)?{field}", error.value.field)
+            assert repr(error.value.value) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "bad"),
+    [
+        (build_method, quantize.Weights, (0.0, 101.0, NAN)),
+        # Below the median a range would hold fewer inputs than it clips.
+        (wrap_model, quantize.Activations, (50.0, 101.0, NAN)),
+    ],
+)
+def test_a_percentile_out_of_range_is_refused_where_it_is_built(build, kind, bad):
+    for value in bad:
+        for given in (value, np.asarray(value)):
+            with pytest.raises(ConfigError) as error:
+                build(kind(calibration=quantize.Percentile(given)))
+            assert error.value.field == f"{kind.name}.calibration.percentile"
+            assert repr(error.value.value) == repr(value)
 
 
 def test_tracers_pass_and_the_numbers_beside_them_do_not():
@@ -94,7 +129,7 @@ def test_tracers_pass_and_the_numbers_beside_them_do_not():
 
     # A tracer may stand on either side of a bound that joins two numbers.
     def masks(begin, end):
-        pruner = prune.build(prune.Gradual(begin=begin, end=end), begin=0, steps=10)
+        pruner = prune.Gradual(begin=begin, end=end).build(begin=0, steps=10)
         return pruner.update(pruner.init({"w": X}), {"w": X}, step=10).masks["w"].sum()
 
     assert int(jax.jit(lambda begin: masks(begin, 0.9))(0.8)) == int(jax.jit(lambda end: masks(0.8, end))(0.9)) == 1
@@ -133,8 +168,8 @@ CALLS = {
     "iterations": (lambda v: cluster.share(4, iterations=v), (-1,)),
     "begin": (lambda v: cluster.share(4, begin=v), (-1,)),
     "weight": (lambda v: distill.combine(1.0, 1.0, v), (-0.5, 1.5, NAN)),
-    "feature_weight": (
-        lambda v: distill.objective(distill.SoftTargets(), X, jnp.ones(2), X),
+    "features.weight": (
+        lambda v: distill.SoftTargets(features=distill.Features(weight=v)).objective(X, jnp.ones(2), X),
         (-1.0, NAN),
     ),
     "first_step": (lambda v: data.indices(jax.random.key(0), v, 3, 2, 9), (-1,)),
@@ -152,9 +187,8 @@ def test_a_function_refuses_a_concrete_number_out_of_range_and_passes_a_tracer(n
         for given in (value, jnp.asarray(value)):
             with pytest.raises(ConfigError) as error:
                 call(given)
-            assert error.value.field == name.split(" of ")[0] and float(error.value.value) == pytest.approx(
-                value, nan_ok=True
-            )
+            assert error.value.field == name.split(" of ")[0]
+            assert float(error.value.value) == pytest.approx(value, nan_ok=True)
         jax.eval_shape(lambda traced: (call(traced), 0)[1], jnp.asarray(value))
 
 

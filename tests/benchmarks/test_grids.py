@@ -37,7 +37,7 @@ from jopt.ablate import Ablation, axis
 from jopt.train import Experiment, Stage
 
 def get_config():
-    stage = Stage("train", prune=prune.Config(method="gradual"), quantize=quantize.Config())
+    stage = Stage("train", methods=(prune.Gradual(), quantize.Weights()))
     return Ablation(
         name="tiny",
         experiment=Experiment(model=models.Config("mlp", features=(8,)), epochs=4, stages=[stage]),

@@ -65,7 +65,7 @@ def test_values_stay_shared_for_fifty_steps(name, more):
     assert moved[codes > 0].all(), "all centroids are trained"
     np.testing.assert_array_equal(t.project(state, params)["kernel"], after)
     np.testing.assert_array_equal(t.apply(state, params)["kernel"], after)
-    assert cluster.check(cluster.Share(), state, t.apply(state, params)) == []
+    assert cluster.Share().check(state, t.apply(state, params)) == []
     held = project_moments(t, state, optimizer, opt_state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), held, opt_state)
 
@@ -149,11 +149,11 @@ def test_invariants_hold_in_a_chain(order):
     optimizer = optim.build(optim.Config("adam", learning_rate=0.02))
     params, _ = jax.jit(lambda s, p: train(t, s, p, optimizer))(state, DENSE)
     seen = t.apply(state, params)
-    assert cluster.check(cluster.Share(), state[names.index("share")], seen) == []
+    assert cluster.Share().check(state[names.index("share")], seen) == []
     np.testing.assert_array_equal(t.forward(state, params)["kernel"], seen["kernel"])
     on_grid = np.asarray(seen["kernel"]) / (np.abs(seen["kernel"]).max() / 7)
     np.testing.assert_allclose(on_grid, np.round(on_grid), atol=1e-4)
     if "prune" in names:
         assert int((seen["kernel"] == 0).sum()) >= 188  # of 377
-        assert prune.check(prune.Gradual(sparsity=0.5), state[0], seen) == []
+        assert prune.OneShot(sparsity=0.5).check(state[0], seen) == []
         assert not np.asarray(params["kernel"])[np.asarray(prune_first(DENSE)["kernel"]) == 0].any()

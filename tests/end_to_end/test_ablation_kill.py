@@ -32,7 +32,7 @@ def get_config():
             ),
             optimizer=optim.Config("adam", learning_rate=1e-2), ema_decay=0.9, batch_size=16,
             stages=[
-                Stage("train", epochs=EPOCHS, prune=prune.Config("gradual"), quantize=quantize.Config()),
+                Stage("train", epochs=EPOCHS, methods=(prune.Gradual(), quantize.Weights())),
                 Stage("on", epochs=EPOCHS, start="train"),
             ],
         ),

@@ -23,7 +23,7 @@ def accuracies(config: Experiment, changes: dict[str, np.ndarray], lift: bool = 
       lift: run the trials side by side (vmap), not one after the other.
     """
     p = prepare(config)
-    program = p.program_of(0, p.stages[0].segment_steps)
+    program = p.program(p.plans[0])
 
     def begin(change):
         return program.init(keys.root(change["seed"]), {**p.values, **change})

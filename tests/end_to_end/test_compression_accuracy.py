@@ -13,6 +13,8 @@ import pytest
 from scipy import stats
 from trials import by_stage
 
+from jopt.address import with_values
+
 pytestmark = pytest.mark.slow
 
 SEEDS = range(10)
@@ -20,11 +22,8 @@ SEEDS = range(10)
 
 @functools.cache
 def accuracies(name: str, *args: str, seeds: range = SEEDS, **changes: float) -> dict[str, np.ndarray]:
-    """The test accuracy at the end of each stage, in points, for each seed; `changes` are of the last pruning."""
-    config = importlib.import_module(f"configs.{name}").get_config(*args)
-    for field, value in changes.items():
-        pruning = next(stage.prune for stage in reversed(config.stages) if stage.prune is not None)
-        setattr(pruning, field, value)
+    """The test accuracy at the end of each stage, in points, for each seed; `changes` are values by address."""
+    config = with_values(importlib.import_module(f"configs.{name}").get_config(*args), changes)
     return {stage: 100 * accuracy for stage, accuracy in by_stage(config, seeds).items()}
 
 

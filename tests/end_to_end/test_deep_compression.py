@@ -17,6 +17,7 @@ from trials import run as run_trials
 
 from jopt import codec
 from jopt.ablate.intervals import detectable
+from jopt.address import with_values
 from jopt.report.formats import integer
 from jopt.train import Experiment, packed
 from jopt.train.prepared import Prepared
@@ -46,7 +47,7 @@ def run(config: Experiment, seeds: Sequence[int]) -> list[Trial]:
     def at_end(p: Prepared, end: End) -> None:
         trial, stage = found[end.seed], end.stage
         if stage not in seen_of:
-            seen_of[stage] = jax.jit(p.program_of(stage, p.stages[stage].segment_steps).seen)
+            seen_of[stage] = jax.jit(p.program(p.plans[stage]).seen)
         trial.accuracy[end.name] = 100 * end.accuracy
         params = jax.device_get(seen_of[stage](end.state, end.values).params)
         about = packed.metadata(packed.Packing(config, stage, params, {}, p.dataset))
@@ -101,8 +102,7 @@ def test_forty_times_smaller_and_no_accuracy_loss_that_ten_seeds_can_show(name, 
     shown = detectable(float(differences.std(ddof=1)), len(trials))
     print(f"\nTen seeds show a difference of {shown:.2f} points with a chance of 80 %.")
 
-    never = get_config()
-    never.stages[1].prune = never.stages[2].share = None
+    never = with_values(get_config(), {"stages[1].prune": None, "stages[2].share": None})
     control = run(never, SEEDS)
     np.testing.assert_array_equal(accuracies(control, "dense"), accuracies(trials, "dense"))
     longer = accuracies(control, "share")

@@ -101,7 +101,7 @@ def final_state(config: Experiment, workdir: Path) -> str:
     """Digest of the whole last state: parameters, optimizer, statistics, averages, step."""
     p = prepare(config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return digest(checkpoints.restore(p.segments[-1].stop, p.like(len(p.stages) - 1)).state)
+        return digest(checkpoints.restore(p.segments[-1].stop, p.like(len(p.plans) - 1)).state)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def run(config: Experiment, seeds: Sequence[int], at_end: Callable[[Prepared, En
             stage, state = boundary.segment.stage, boundary.state
             if boundary.segment.last:
                 ends[stage] = to_host(state)
-                program = p.program_of(stage, p.stages[stage].segment_steps)
+                program = p.program(p.plans[stage])
                 test = compiler.call("test", stage, program.evaluate, state, values, p.arrays["test"])
                 accuracy = float(jax.device_get(test["accuracy"]))
                 at_end(p, End(seed, stage, config.stages[stage].name, state, values, accuracy))
@@ -51,7 +51,7 @@ def run(config: Experiment, seeds: Sequence[int], at_end: Callable[[Prepared, En
             compiler=compiler,
             begin=staging.begin,
             origin=staging.origin,
-            updated=lambda stage: updates(config, stage),
+            updated=lambda stage: p.plans[stage].updates,
             at_boundary=at_boundary,
         )
 
