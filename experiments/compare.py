@@ -81,6 +81,7 @@ def _read(path: Path) -> Run:
         rows = metrics.read(files.metrics)
     except (OSError, ValueError) as error:
         raise WorkdirError(f"{files.metrics} cannot be read: {error}") from error
+    # A damaged line is named, as the file may have a million.
     for number, row in enumerate(rows, 1):
         if not (isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
             raise WorkdirError(f"{files.metrics}, line {number}: no step and split in {str(row)[:80]}")
@@ -105,6 +106,7 @@ def _environments(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
 
 def _with_numbers(runs: dict[str, Run]) -> list[report.Table]:
     """The tables with a number for each run, for a terminal that is too narrow for their names."""
+    # Long names fold into one character a line where several share 80 columns.
     numbers = {f"run {i}": run for i, run in enumerate(runs.values(), 1)}
     rows = list(zip(numbers, runs, strict=True))
     return [report.Table("Runs", ("", "name"), "ll", rows), *_tables(numbers)]
@@ -115,10 +117,12 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
     sentences: list[str] = []
     if not differences.differing({name: r.config for name, r in runs.items()}):
         sentences.append("The configs are equal.")
+        # Equal configs should give equal bits.
         if len({r.result["digest"] for r in runs.values() if "digest" in r.result}) > 1:
             sentences.append("But the digests differ: the runs did not reproduce one another.")
     if len(_environments(runs)) > 1 and not differences.differing(_environments(runs)):
         sentences.append("The environments are equal.")
+    # Old manifests have no fingerprint; they say nothing either way.
     data = [r.manifest.get("dataset_fingerprint") for r in runs.values()]
     if any(fingerprint != data[0] for fingerprint in data if None not in (fingerprint, data[0])):
         sentences.append("The data sets differ: the losses and accuracies are of different tasks.")
@@ -133,28 +137,30 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
     return [*sentences, _CAVEAT]
 
 
-def _claim(out: Path) -> None:
+def _claim(directory: Path) -> None:
     """Makes the directory and checks that no file of somebody else would be replaced.
 
     Raises:
       WorkdirError: if it cannot be made or written, or holds files of these names that this app did not write.
     """
-    files = [out / name for name in _FILES]
+    files = [directory / name for name in _FILES]
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".comparison.probe"
+        directory.mkdir(parents=True, exist_ok=True)
+        # Before the tables are computed, since a directory that cannot be written would lose them.
+        probe = directory / ".comparison.probe"
         probe.touch()
         probe.unlink()
         written_here = files[0].is_file() and _MARK in files[0].read_text(errors="replace")
     except OSError as error:
-        raise WorkdirError(f"--out={out} cannot be written: {error}") from error
+        raise WorkdirError(f"--out={directory} cannot be written: {error}") from error
     if not written_here and (foreign := [p.name for p in files if p.exists()]):
         raise WorkdirError(
-            f"--out={out} holds {' and '.join(foreign)} that this command did not write; give another directory"
+            f"--out={directory} holds {' and '.join(foreign)} that this command did not write; give another "
+            "directory"
         )
 
 
-def _write(out: Path, runs: dict[str, Run], tables: Sequence[report.Table], sentences: Sequence[str]) -> None:
+def _write(directory: Path, runs: dict[str, Run], tables: Sequence[report.Table], sentences: Sequence[str]) -> None:
     title = " against ".join(runs)
     directories = report.Table("", ("run", "directory"), "ll", [(name, str(r.path)) for name, r in runs.items()])
     parts: list[report.Part] = [report.Heading(title, 1), report.Findings(sentences), directories]
@@ -162,12 +168,13 @@ def _write(out: Path, runs: dict[str, Run], tables: Sequence[report.Table], sent
         if table.rows:
             parts += [report.Heading(table.title), table._replace(title="")]
     parts.append(report.compare_runs({name: r.rows for name, r in runs.items()}))
+    # The mark tells the next launch that these files may be replaced.
     markdown = report.parts_markdown(parts, page=_FILES[1])
     try:
-        write_text(out / _FILES[0], f"{markdown}\n\n{_MARK}\n")
-        report.write_html(out / _FILES[1], title, parts)
+        write_text(directory / _FILES[0], f"{markdown}\n\n{_MARK}\n")
+        report.write_html(directory / _FILES[1], title, parts)
     except OSError as error:
-        raise WorkdirError(f"--out={out} cannot be written: {error}") from error
+        raise WorkdirError(f"--out={directory} cannot be written: {error}") from error
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python -m experiments.export runs/a
 python -m experiments.export runs/a --format=packed,stablehlo,onnx,safetensors --out=release
+python -m experiments.export runs/a --format=mypackage.mymodule:FORMAT
 """
 
 import sys
@@ -13,12 +14,16 @@ from absl import flags
 
 from experiments.launch import launch
 from jopt import export, report, train
-from jopt.config import ConfigError, choice
-from jopt.report import formats
+from jopt.config import ConfigError
+from jopt.report.formats import binary, integer
 from jopt.report.ledger import times
 from jopt.train.workdir import Workdir, WorkdirError
 
-_FORMAT = flags.DEFINE_list("format", ["packed", "stablehlo"], f"Some of {', '.join(export.FORMATS)}.")
+_FORMAT = flags.DEFINE_list(
+    "format",
+    ["packed", "stablehlo"],
+    f"Some of {', '.join(export.FORMATS)}, or package.module:name of a jopt.export.Format, which is imported.",
+)
 _OUT = flags.DEFINE_string("out", None, "Directory for the files, made if need be; by default RUN/export.")
 _RAW = flags.DEFINE_bool(
     "raw_inputs", False, "StableHLO that takes inputs as the data set has them, and normalizes."
@@ -33,23 +38,23 @@ def main(argv: list[str]) -> None:
     """Exports the run in the directory that `argv` names."""
     if len(argv) != 2:
         raise ConfigError("RUN", " ".join(argv[1:]), "one run directory")
-    run, wanted = Workdir(argv[1]), [name.strip() for name in _FORMAT.value]
-    for name in wanted:
-        choice("--format", name, export.FORMATS)
+    run = Workdir(argv[1])
+    formats = [export.resolve(name.strip(), "--format") for name in _FORMAT.value]
     out = Path(_OUT.value) if _OUT.value else run.path / "export"
     _claim(out)
     train.enable_cache(_CACHE.value)
     console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     with console.status("loading the run, writing the files and running them on the test part"):
         try:
-            written = export.export(run.path, out, wanted, raw_inputs=_RAW.value)
+            written = export.export(run.path, out, formats, raw_inputs=_RAW.value)
         except OSError as error:
             raise WorkdirError(f"{run.path} cannot be exported to {out}: {error}") from error
     dense = 4 * run.load_json(run.result)["parameters"]
-    console.print(f"{run.path} as {', '.join(wanted)}, in {out}\n", soft_wrap=True, markup=False)
+    names = ", ".join(chosen.name for chosen in formats)
+    console.print(f"{run.path} as {names}, in {out}\n", soft_wrap=True, markup=False)
     report.show(files_table(written, dense), console)
-    told = "says how each does on the test part, how to run it, and what could not be written"
-    console.print(f"{written[-1].file} {told}.", soft_wrap=True, markup=False)
+    contents = "says how each does on the test part, how to run it, and what could not be written"
+    console.print(f"{written[-1].file} {contents}.", soft_wrap=True, markup=False)
 
 
 def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
@@ -66,13 +71,13 @@ def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
         (
             w.format,
             w.file.name,
-            formats.integer(w.bytes),
-            formats.binary(w.bytes),
+            integer(w.bytes),
+            binary(w.bytes),
             "" if w.format == "card" or w.file.suffix == ".json" else f"{times(dense, w.bytes)}x",
         )
         for w in written
     ]
-    title = f"Files (x smaller: than {formats.binary(dense)}, the parameters in dense float32)"
+    title = f"Files (x smaller: than {binary(dense)}, the parameters in dense float32)"
     return report.Table(title, ("format", "file", "bytes", "", "x smaller"), "llrrr", rows)
 
 
@@ -87,6 +92,7 @@ def _claim(out: Path) -> None:
         foreign = card.exists() and _OURS not in card.read_text(errors="replace")
     except OSError as error:
         raise WorkdirError(f"--out={out} cannot be read: {error.strerror}") from error
+    # Checked before the run is read: an export takes minutes, and the card is its last file.
     if foreign:
         raise WorkdirError(f"--out={out} holds a README.md that is no model card of jopt's; give another directory")
 

@@ -27,7 +27,7 @@ _PAPER = flags.DEFINE_enum(
     "paper",
     None,
     list(report.PAPER_NETWORKS),
-    "Show Deep Compression's numbers for this network beside the file's.",
+    "Show the numbers of Deep Compression for this network and those of the file.",
 )
 
 _WIDTH = 160  # Columns where the output is no terminal.
@@ -83,7 +83,7 @@ def _print(path: Path, file: codec.File) -> None:
 
 
 def _paper(file: codec.File, network: str) -> report.Table:
-    """The paper's table beside this model's, packed again with and without Huffman coding."""
+    """The paper's rows and this model's, which is packed again with and without Huffman coding."""
     specs = {path: integers.spec for path, integers in file.integers.items()}
     ranges = {path: (integers.low, integers.high) for path, integers in file.integers.items()}
     fixed, coded = (
@@ -96,8 +96,8 @@ def _paper(file: codec.File, network: str) -> report.Table:
 
 def _show(table: report.Table, console: rich.console.Console) -> None:
     """Prints the table, in parts where the terminal is too narrow for it."""
-    whole = table._replace(rows=[*table.rows, *[table.footer] * bool(table.footer)], footer=())
-    parts = report.fit(whole, console.width)
+    closed = table._replace(rows=[*table.rows, *[table.footer] * bool(table.footer)], footer=())
+    parts = report.fit(closed, console.width)
     for part in [table] if len(parts) == 1 else parts:
         report.show(part, console)
 

@@ -15,7 +15,7 @@ import rich.console
 from absl import flags
 
 from experiments.launch import launch, packed_file
-from jopt import data, measure, report, train
+from jopt import data, measure, quantize, report, train
 from jopt.config import ConfigError
 from jopt.measure import latency
 from jopt.quantize import integer
@@ -120,7 +120,7 @@ def integers(model: packed.PackedModel) -> Way:
     """
     if not model.integers:
         raise ConfigError("--integer", True, "absent: the file holds no tensor as integers with scales")
-    activations = next((method for method in model.wrapping if method.name == "activations"), None)
+    activations = next((m for m in model.wrapping if isinstance(m, quantize.ActivationMethod)), None)
     if activations is None:
         raise ConfigError("--integer", True, "absent: the inputs of the file's layers are not quantized")
     try:

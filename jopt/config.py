@@ -359,6 +359,24 @@ def changed(config: Any, path: str = "") -> dict[str, Any]:
     return values
 
 
+def changed_leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields `(dotted path, value)` of the leaves that differ from their defaults, JSON-ready.
+
+    An element of a list or a tuple comes with its class, under its own path, before its fields.
+    """
+    for name, value in changed(config).items():
+        field_value, here = getattr(config, name), join_path(path, name)
+        if is_node(field_value):
+            yield from changed_leaves(field_value, here)
+        elif (paths := nodes_of(name, path, field_value)) is not None:
+            for inner, element in zip(paths, field_value, strict=True):
+                if class_name(element):
+                    yield inner, type(element).__name__
+                yield from changed_leaves(element, inner)
+        else:
+            yield here, value
+
+
 def fingerprint(config: Any) -> str:
     """The SHA-256 (hexadecimal) of the config's class and its non-default fields."""
     return hashlib.sha256(f"{type(config).__name__}:{canonical_json(config)}".encode()).hexdigest()

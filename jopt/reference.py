@@ -4,12 +4,10 @@ A config is text in a file and a part of a run's identity, so a function in it i
 be imported from. This file is the one place that imports code because a config names it.
 """
 
-import dataclasses
 import importlib
 import inspect
 import re
 import sys
-import typing
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
@@ -135,27 +133,6 @@ def name_of(target: object, field: str = "callable") -> str:
     raise ConfigError(
         field, target, f"a function or class that can be imported by its name ({_remedy(target, path)})"
     )
-
-
-def flags_as_text(cls: type[C]) -> type[C]:
-    """Decorates a config dataclass: on the command line, its fields that may hold a callable take a text.
-
-    ml_collections parses a flag by the type of its dataclass field, and refuses a union such as `str | Callable`.
-    The annotation stays as it is, so the type check of a config accepts both.
-
-    Example:
-      >>> @flags_as_text
-      ... @dataclasses.dataclass
-      ... class Config:
-      ...     score: str | Callable = "magnitude"
-      >>> dataclasses.fields(Config)[0].type, typing.get_type_hints(Config)["score"]
-      (<class 'str'>, str | collections.abc.Callable)
-    """
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        if Callable in typing.get_args(hints[field.name]):
-            field.type = str
-    return cls
 
 
 def _remedy(target: object, path: str | None) -> str:

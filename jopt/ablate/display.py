@@ -1,4 +1,4 @@
-"""What an ablation tells an observer: its plan, its progress and its summary, as parts of a report."""
+"""The plan, the progress and the summary of an ablation, as an observer receives them."""
 
 from __future__ import annotations
 
@@ -51,29 +51,33 @@ def training(
     """Tells how far the grid is, in trial-steps, with the median of loss and accuracy over trials.
 
     Args:
-      observer: is told.
+      observer: receives the progress.
       total: trial-steps to do.
       chunks: chunks to do.
 
     Yields:
-      `(plan, chunk) ->` the function that takes what the chunk tells.
+      `(plan, chunk) ->` the function that takes the progress of the chunk.
     """
     trial_steps = started = 0
+    # In trial-steps, as chunks have different numbers of trials.
     with observer.training(total) as update:
 
         def start(plan: GroupPlan, chunk: Chunk) -> Callable[[Told], None]:
             nonlocal trial_steps, started
+            # Chunks run one after the other, so each starts where the one before it ends.
             before = trial_steps
             trial_steps += plan.steps * len(chunk.trials)
             started += 1
             name = f"group {plan.group.index}, chunk {started}/{chunks}"
 
-            def take(told: Told) -> None:
-                done = before + told.segment.stop * len(chunk.trials)
-                speed = told.segment.steps * len(chunk.trials) / told.seconds if told.seconds else None
+            def take(progress: Told) -> None:
+                done = before + progress.segment.stop * len(chunk.trials)
+                # Rows that came from a checkpoint took no time.
+                speed = progress.segment.steps * len(chunk.trials) / progress.seconds if progress.seconds else None
                 for split in ("train", "validation"):
-                    rows = [row for row in told.rows if row["split"] == split]
+                    rows = [row for row in progress.rows if row["split"] == split]
                     if rows:
+                        # A mean would follow the one trial that is about to diverge.
                         medians: dict[str, Any] = {
                             k: float(np.median([row[k] for row in rows])) for k in ("loss", "accuracy")
                         }
@@ -87,9 +91,11 @@ def training(
 def findings(ablation: Ablation, plans: Sequence[GroupPlan], results: Results, judgement: Judgement) -> list[str]:
     """The sentences that the terminal and both reports begin with: what was decided, then what was run."""
     diverged = sum(row["status"] == "diverged" for row in results.trials)
+    # Groups may have been run in different ways, which changes the last bits of their results.
     strategies = sorted({p.strategy for p in plans})
     programs = f"{len(plans)} {'program' if len(plans) == 1 else 'programs'} ({' and '.join(strategies)})"
     return [
+        # What was decided comes before how it was run.
         *judgement.sentences,
         f"{len(results.trials):,} trials: {len(ablation.space):,} points, {len(ablation.seeds)} seeds each, "
         f"{programs}; {diverged} diverged.",
@@ -166,7 +172,9 @@ def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
     """A row a point, for a terminal: the mean with its interval, and the difference with the adjusted interval."""
     names, compared = [axis.name for axis in results.axes], results.control is not None
     metric, fraction = results.metric, results.decisive.fraction
+    # The header has the percent sign, so that three intervals fit a line.
     scale = 100 if fraction else 1
+    # Built-in columns other than the metric do not fit a terminal; who added a column wants to see it.
     outside = [column for column in results.columns if column not in BUILT_IN]
     header = (*names, "n", f"{metric} %" if fraction else metric, "interval")
     header += ("difference", "adjusted interval", "verdict") if compared else ()

@@ -12,16 +12,18 @@ from jopt.ablate.trials import Trial, plain, restore
 from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.files import write_json
 from jopt.train.config import Experiment
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.train.directory import Directory, WorkdirError
 
 
-class AblationDir(Workdir):
+class AblationDir(Directory):
     """Names of the files that an ablation leaves behind, and what they say."""
 
+    identity = "ablation.json"
+
     def __init__(self, path: str | os.PathLike[str]):
-        """Only names: nothing is read or made."""
+        """Sets the paths; reads and creates nothing."""
         super().__init__(path)
-        self.ablation = self.path / "ablation.json"
+        self.ablation = self.path / self.identity
         self.trials = self.path / "trials.csv"
         self.summary = self.path / "summary.csv"
         self.protocol = self.path / "protocol.csv"
@@ -34,21 +36,12 @@ class AblationDir(Workdir):
         Raises:
           WorkdirError: if it holds anything else.
         """
-        if not self.path.exists():
+        if not self.begun():
             return None
-        if not self.path.is_dir():
-            raise WorkdirError(f"workdir {self.path} is not a directory")
-        if self.ablation.exists():
-            found = self.load_json(self.ablation)
-            if lacks := sorted({"experiment", "groups", "trials"} - set(found)):
-                raise WorkdirError(f"{self.ablation} is not of this version of jopt: it has no {', '.join(lacks)}")
-            return found
-        if found := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
-            raise WorkdirError(
-                f"workdir {self.path} holds {', '.join(found[:5])} but no ablation.json; "
-                "give an empty or a new directory"
-            )
-        return None
+        recorded = self.load_json(self.ablation)
+        if lacks := sorted({"experiment", "groups", "trials"} - set(recorded)):
+            raise WorkdirError(f"{self.ablation} is not of this version of jopt: it has no {', '.join(lacks)}")
+        return recorded
 
     def check_same(self, recorded: dict[str, Any], ablation: Ablation, trials: Sequence[Trial]) -> None:
         """Raises WorkdirError unless the grid is the recorded one, or has those of its trials that are done."""

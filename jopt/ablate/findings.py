@@ -50,6 +50,7 @@ def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
       by it, whatever the difference. Verdicts rest on t intervals, which take the differences to be normally
       distributed.
     """
+    # The point with the fewest seeds limits what the grid as a whole can claim.
     n = min(counts, default=0)
     limits = []
     if 0 < n < LEAST_SEEDS:
@@ -65,9 +66,11 @@ def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
 
 def _against_control(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
     if results.control is None:
-        return ["No control is named: nothing is called better or worse."]
+        return ["No control is named: no point is called better or worse."]
+    # The control is not compared with itself.
     compared = [row for row in rows if row["verdict"] not in (None, "control")]
     counts = {name: sum(row["verdict"] == name for row in compared) for name in ("better", "worse", "undecided")}
+    # Points with too few seeds, or that lost some, have no verdict.
     others = len(compared) - sum(counts.values())
     claims = [
         f"Of {len(compared)} points compared with the control ({label(results.control)}) by {results.metric}, "
@@ -75,6 +78,7 @@ def _against_control(results: Results, rows: Sequence[Row], confidence: float) -
         + (f", not judged {others}" if others else "")
         + f"; any false verdict among them has a chance of about {1 - confidence:.3g} at most."
     ]
+    # Each point has its own noise, so the sentence gives the best and the worst.
     spans = [row["detectable"] for row in compared if row["detectable"] is not None]
     if spans:
         claims.append(
@@ -91,8 +95,10 @@ def _smallest(results: Results, rows: Sequence[Row]) -> list[str]:
     if results.control is None or control is None:
         return []
     columns = {column.key: column for column in results.columns}
+    # Packed files where every point has one: sizes of two kinds must not be mixed.
     key = "bytes" if all(row.get("bytes_mean") is not None for row in rows) else "theoretical_bytes"
     size = f"{key}_mean"
+    # Undecided points are candidates: the sentence says 'not shown to be worse', and no more.
     candidates = [row for row in rows if row["verdict"] in ("better", "undecided", "control") and row.get(size)]
     if not candidates or not control.get(size):
         return []
@@ -114,6 +120,7 @@ def _amount(value: float, metric: str) -> str:
 
 
 def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
+    # By the same correction for all comparisons as the verdicts.
     leader = best(results, confidence)
     if leader.index is None:
         return ["No point finished with all its seeds: there is no best one."]
@@ -126,6 +133,7 @@ def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[
     )
     if leader.compared == 1:
         return [f"{text}: the only point that finished with all its seeds."]
+    # The best mean is often a lucky one: the points that it cannot be distinguished from matter as much.
     alike = len(leader.alike) - 1
     if alike:
         shown = [label({k: rows[index][k] for k in names}) for index in leader.alike[1:4]]

@@ -16,7 +16,7 @@ BOOTSTRAP_SEED = 0
 
 STATISTICS = ("mean", "interquartile_mean")
 
-Sample: TypeAlias = Float[np.ndarray, " n"]  # noqa: F722
+Sample: TypeAlias = Float[np.ndarray, " n"]
 """One value per seed, float64."""
 
 

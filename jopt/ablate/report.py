@@ -70,10 +70,12 @@ def report_parts(
     parts += [Heading("Summary"), _note(drawn), summary_table(results, drawn, summary)]
     for table in extra_tables:
         parts += [Heading(table.title), table._replace(title="")]
-    made = [draw(drawn) for draw in _FIGURES]
-    parts += [Heading("Figures"), *(figure for figure in made if figure is not None)]
+    # Which figures there are depends on the grid: one axis has no heat map.
+    drawn_figures = [draw(drawn) for draw in _FIGURES]
+    parts += [Heading("Figures"), *(figure for figure in drawn_figures if figure is not None)]
     if plan:
         parts += [Heading("How it was run"), *plan]
+    # Every trial with its command, as a result is worth what can be repeated.
     trials = sum(len(point.trials) for point in drawn.points)
     parts += [
         Heading(f"All {trials} trials"),
@@ -89,10 +91,13 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[Row]) -> Tab
     Means are shown with their intervals; costs and columns from outside with their standard deviation, unless all
     seeds have the same.
     """
+    # Without a control these columns would be empty.
     compared = any(p.difference is not None or p.verdict == "control" for p in drawn.points)
+    # The other built-in columns are in summary.csv: with all of them the table would not fit a page.
     shown = [c for c in results.columns if (c in drawn.costs or c not in BUILT_IN) and c != results.decisive]
     shown = [c for c in shown if any(row.get(f"{c.key}_mean") is not None for row in summary)]
     header = [axis.name for axis in drawn.axes] + ["n", drawn.outcome_name]
+    # The adjusted interval alone, as two intervals beside one verdict would be read as a contradiction.
     header += ["difference to the control, adjusted interval", "p (Holm)", "verdict"] * compared
     header += [formats.titled(column) for column in shown] + ["notes"]
     align = (
@@ -120,6 +125,7 @@ def _mean_cell(row: Row, column: Column) -> str:
 
 def _details(drawn: Study, point: StudyPoint, columns: Sequence[Column]) -> Details:
     """A point's settings, and its trials with the commands that run them alone."""
+    # The seed is not among them: it differs from trial to trial.
     settings = Table("", ("field", "value"), "ll", list(point.settings.items()))
     shown = [c for c in columns if any(c in trial.results for trial in point.trials)]
     header = ("trial", "seed", "status", *(formats.titled(c) for c in shown), "command")
@@ -133,7 +139,8 @@ def _details(drawn: Study, point: StudyPoint, columns: Sequence[Column]) -> Deta
         )
         for trial in point.trials
     ]
-    summary = f"{drawn.label(point) or 'all trials'}: {drawn.estimate(point.outcome)}"
+    outcome = "diverged" if point.outcome is None else drawn.estimate(point.outcome)
+    summary = f"{drawn.label(point) or 'all trials'}: {outcome}"
     trials = Table("", header, "lrl" + "r" * len(shown) + "l", rows)
     return Details(summary, [settings, trials] if point.settings else [trials])
 

@@ -73,6 +73,7 @@ class Results(NamedTuple):
 
     def points(self) -> list[dict[str, Any]]:
         """The grid's points, axis name to value, in order: what trials of other seeds share."""
+        # A dictionary keeps the order of the grid and drops the seeds.
         points = {tuple(row[a.name] for a in self.axes): None for row in self.trials}
         return [dict(zip((a.name for a in self.axes), values, strict=True)) for values in points]
 

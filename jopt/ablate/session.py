@@ -23,16 +23,16 @@ from jopt.ablate.strategy import chunks
 from jopt.ablate.table import write_csv
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
-from jopt.files import write_json, write_text
+from jopt.files import write_text
 from jopt.measure import columns_of
 from jopt.report import SILENT, Observer
 from jopt.train import manifest as manifests
 from jopt.train.compilation import Compiler
-from jopt.train.signals import StopRequested, stop_on_sigterm
-from jopt.train.workdir import WorkdirError
+from jopt.train.directory import Launch, WorkdirError
+from jopt.train.signals import stop_on_sigterm
 
-# What a manifest says of a launch and its outcome, which differs from one to the next.
-_OF_A_LAUNCH = ("datasets", "digest", "events", "exit_status", "groups")
+# Facts of the manifest that differ from one launch to the next.
+_VARY = ("datasets", "digest", "events", "exit_status", "groups")
 
 
 def run(
@@ -130,20 +130,16 @@ class _Session:
             self._check_data()
         self.observer.plan(lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done))
         self._choose(known)
-        # First of all files: it is what makes the directory one to go on with.
+        # The first of all files: it makes the directory one that can be resumed.
         self._record()
-        self._open_manifest(len(done))
-        status = "failed"
-        try:
+        launch = Launch(self.files)
+        counts = {"trials": len(self.trials), "done": len(done)}
+        # A later launch may add groups that are trained on other data.
+        grows = ("datasets",)
+        with launch.recorded(self._facts(), self._closing, varies=_VARY, grows=grows, **counts) as self.manifest:
             self._execute(done)
             results = self._results(self.files.done())
             self._write(results)
-            status = "finished"
-        except (StopRequested, KeyboardInterrupt):
-            status = "stopped"
-            raise
-        finally:
-            self._close_manifest(status)
         seconds = time.perf_counter() - self.begun
         self.observer.finished(lambda: finished_parts(self.files, results, self.summary, self.findings, seconds))
         return results
@@ -226,7 +222,7 @@ class _Session:
         of_group = {trial.id: p.group.index for p in self.plans for trial in p.group.trials}
         rows: list[Row] = []
         curves: list[Row] = []
-        columns = columns_of("trial")
+        columns = columns_of("trial", self.ablation.experiment.columns)
         for trial in self.trials:
             found = done[trial.id]["row"]
             outcome = {column.key: found.get(column.key) for column in columns}
@@ -264,20 +260,9 @@ class _Session:
         self.findings = findings(self.ablation, self.plans, results, found)
         write_report(files, self.ablation, self.plans, results, self.summary, found, command)
 
-    def _open_manifest(self, done: int) -> None:
-        files, first = self.files, self.plans[0].prepared
-        facts: dict[str, Any] = manifests.collect(self.ablation.experiment, first.dataset.fingerprint)
-        facts |= {"seed": list(self.ablation.seeds), "datasets": self._datasets()}
-        self.manifest, name, more = facts, "start", {}
-        if files.manifest.exists():
-            # The first session's facts stay; a later one records what differs from them in its event.
-            self.manifest, name = files.load_json(files.manifest), "resume"
-            differs = {k: v for k, v in facts.items() if k not in _OF_A_LAUNCH and self.manifest.get(k) != v}
-            more = {"differs": differs} if differs else {}
-            self.manifest["datasets"] = {**self.manifest.get("datasets", {}), **facts["datasets"]}
-        self.manifest["exit_status"] = None
-        self.manifest["events"].append(manifests.event(name, 0, trials=len(self.trials), done=done, **more))
-        write_json(files.manifest, self.manifest)
+    def _facts(self) -> dict[str, Any]:
+        facts = manifests.collect(self.ablation.experiment, self.plans[0].prepared.dataset.fingerprint)
+        return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets()}
 
     def _datasets(self) -> dict[str, str]:
         """The fingerprint of the data of each group, by what its config says of them."""
@@ -296,14 +281,9 @@ class _Session:
                     f"were trained on: its fingerprint was {then[:12]} and is {now[:12]}; give another directory"
                 )
 
-    def _close_manifest(self, status: str) -> None:
+    def _closing(self) -> dict[str, Any]:
         self.manifest["groups"] = {
             str(p.group.index): {"strategy": p.strategy, **p.layout._asdict(), "chunks": p.chunks, "width": p.width}
             for p in self.plans
         }
-        self.manifest["exit_status"] = status
-        seconds = round(time.perf_counter() - self.begun, 3)
-        self.manifest["events"].append(
-            manifests.event("stop", 0, status=status, compilations=self.compilations, seconds=seconds)
-        )
-        write_json(self.files.manifest, self.manifest)
+        return {"compilations": self.compilations, "seconds": round(time.perf_counter() - self.begun, 3)}

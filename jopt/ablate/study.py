@@ -31,15 +31,17 @@ def study(results: Results, summary: Sequence[Row], confidence: float = 0.95) ->
     points = results.points()
     require(len(summary) == len(points), "summary", len(summary), f"one row for each of the {len(points)} points")
     curves = _by_trial(results.curves)
-    made = []
+    study_points = []
     for point, row in zip(points, summary, strict=True):
         labels = {name: row.get(name) for name in point}
+        # A summary in another order would put the numbers of one point under the name of another.
         if labels != point:
             raise ConfigError("summary", labels, f"in the order of the grid's points, here {point}")
         at = tuple(axis.index(point[axis.name]) for axis in axes)
-        made.append(_point(results, at, results.at(point), row, curves, confidence))
+        study_points.append(_point(results, at, results.at(point), row, curves, confidence))
+    # A size that decides is the outcome, and not drawn against itself.
     costs = tuple(column for column in results.columns if column.cost and column != results.decisive)
-    return Study(results.name, results.decisive, axes, tuple(made), confidence, costs)
+    return Study(results.name, results.decisive, axes, tuple(study_points), confidence, costs)
 
 
 def trial_columns(results: Results) -> list[Column]:
@@ -75,7 +77,9 @@ def _point(
 def _trial(row: Row, columns: Sequence[Column]) -> StudyTrial:
     status = row["status"]
     if row.get("diverged_step") is not None:
+        # The step tells a bad start from a late collapse.
         status += f" at step {row['diverged_step']}"
+    # A trial that diverged has no outcomes.
     numbers = {column: row[column.key] for column in columns if row.get(column.key) is not None}
     return StudyTrial(str(row["trial"]), row["seed"], status, numbers, str(row.get("command") or ""))
 
@@ -100,6 +104,7 @@ def _notes(row: Mapping[str, Any], column: Column) -> tuple[str, ...]:
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The config fields that all trials of a point set to the same value, without the seed."""
+    # Only the seed may differ between the trials of a point; any other field that does is left out as well.
     first = settings[0] if settings else {}
     return {k: text(v) for k, v in first.items() if k != "seed" and all(k in s and s[k] == v for s in settings)}
 
@@ -117,6 +122,7 @@ def _curves(rows: Sequence[Row], confidence: float) -> dict[str, dict[str, Curve
     for row in rows:
         for name in ("loss", "accuracy"):
             value = row.get(name)
+            # A trial that diverged is counted where it still had a value.
             if value is not None and math.isfinite(value):
                 values.setdefault((row["split"], name), {}).setdefault(row["step"], []).append(float(value))
     curves: dict[str, dict[str, Curve]] = {}
@@ -140,11 +146,13 @@ def curve(values: Mapping[int, Sequence[float]], confidence: float = 0.95) -> Cu
     from scipy.special import stdtrit
 
     steps = sorted(values)
+    # One quantile for each number of seeds; there are few, and SciPy's functions are slow one by one.
     quantile = {n: float(stdtrit(n - 1, (1 + confidence) / 2)) for n in {len(v) for v in values.values()} if n > 1}
     columns: list[tuple[float, ...]] = []
     for step in steps:
         reached = values[step]
         n, mean = len(reached), math.fsum(reached) / len(reached)
+        # Summed exactly, so that the order of the trials cannot change a bit of the report.
         spread = math.sqrt(math.fsum((x - mean) ** 2 for x in reached) / (n - 1)) if n > 1 else 0.0
         half = quantile[n] * spread / math.sqrt(n) if n > 1 else 0.0
         columns.append((mean, mean - half, mean + half, min(reached), max(reached)))

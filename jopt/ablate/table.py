@@ -27,13 +27,15 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = No
     """
     rows = list(rows)
     header = list(columns if columns is not None else (rows[0] if rows else ()))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    text = io.StringIO()
+    # One newline everywhere: files of two systems must be equal bytes.
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
+        # A missing cell would shift nothing in CSV, and be read as None for ever.
         require(set(row) == set(header), "rows", list(row), f"rows of the columns {', '.join(header)}")
         writer.writerow([_text(row[name]) for name in header])
-    return out.getvalue()
+    return text.getvalue()
 
 
 def write_csv(
@@ -64,11 +66,13 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
+        # The shortest text that reads back as the same float; NumPy's own repr has its type in it.
         return repr(float(value))
     return str(value)
 
 
 def _value(cell: str) -> Any:
+    # Before the numbers, since float('') fails and bool('False') is true.
     if cell in ("", "True", "False"):
         return {"": None, "True": True, "False": False}[cell]
     for kind in (int, float):

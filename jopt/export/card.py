@@ -2,79 +2,56 @@
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from jopt import report
-from jopt.config import canonical_json
-from jopt.export.front_matter import front_matter
-from jopt.export.functions import Agreement
+from jopt.export.formats import Missing, Written
+from jopt.export.source import Source
 from jopt.report import formats
 from jopt.report.tables import Table, escape, to_markdown
-from jopt.train.display import command
-from jopt.train.finished import Finished
-from jopt.train.plan import final_network
+
+_Yaml = Mapping[str, "_Yaml"] | list["_Yaml"] | str | int | float | None
 
 _TAGS = {
+    "tie": "weight-tying",
     "prune": "pruning",
     "share": "weight-sharing",
     "quantize": "quantization",
     "activations": "quantization",
-    "tie": "weight-tying",
+    "distill": "distillation",
 }
+# Nothing that YAML reads as a number, a truth value or null.
+_PLAIN_KEY = "(?!(?:null|true|false)$)[a-z_]{4,}(-[a-z]+)?"
 
 
-class File(NamedTuple):
-    """A file beside the card.
-
-    Attributes:
-      name: relative to the card.
-      format: one of `jopt.export.FORMATS`.
-      bytes: its length.
-      what: one line, without a full stop.
-      run: Python that runs or reads it, given `x`, a batch of normalized inputs, or `raw`, the same as the data set
-        has them, with `{name}` for its name; '' where nobody runs it by itself.
-      agreement: how it compares with the model as it was evaluated; None where it was not run.
-    """
-
-    name: str
-    format: str
-    bytes: int
-    what: str
-    run: str = ""
-    agreement: Agreement | None = None
-
-
-def card(run: Finished, manifest: Mapping[str, Any], files: Sequence[File], absent: Mapping[str, str]) -> str:
+def card(run: Source, files: Sequence[Written], missing: Sequence[Missing]) -> str:
     """The model card of a finished run, as GitHub Markdown behind a YAML header.
 
     Args:
       run: the finished run.
-      manifest: what its manifest.json holds.
       files: what lies beside the card.
-      absent: what could have been there and is not, to why.
+      missing: what could have been there and is not.
 
     Returns:
       The text. Only what the run's files say is in it: the same run gives the same card.
     """
-    name, dataset = run.config.name, run.dataset
-    net = final_network(run.config).name
-    what = f"a model of its own (not `{net}`)" if run.plan.network is None else f"`{net}`"
-    shape = dataset.test.inputs.shape[1:]
+    dataset, result = run.dataset, run.result
+    kind = f"`{run.network}`" if run.given_model is None else f"a model of its own (not `{run.network}`)"
     parts = [
         front_matter(_header(run, files)),
-        f"# {escape(name)}",
-        f"A classifier of {dataset.num_classes} classes, {what}, trained on the data set {escape(dataset.name)}; "
-        f"one input is {'x'.join(map(str, shape))}. {formats.integer(run.result['parameters'])} parameters, "
-        f"{formats.integer(run.result['nonzero_parameters'])} of them not zero; "
-        f"{formats.percent(run.result['accuracy'])} of {len(dataset.test.labels):,} test examples right.",
+        f"# {escape(run.name)}",
+        f"A classifier of {dataset.num_classes} classes, {kind}, trained on the data set {escape(dataset.name)}; "
+        f"one input is {'x'.join(map(str, run.input_shape))}. {formats.integer(result['parameters'])} parameters, "
+        f"{formats.integer(result['nonzero_parameters'])} of them not zero; "
+        f"{formats.percent(result['accuracy'])} of {len(dataset.test.labels):,} test examples right.",
         *_measures(run),
-        *_files(files, absent),
+        *_files(files, missing),
         *_usage(run, files),
-        *_making(run, manifest),
+        *_making(run),
         *_limits(run, files),
     ]
     return "\n\n".join(parts) + "\n"
@@ -98,6 +75,7 @@ def inputs_code(mean: np.ndarray, std: np.ndarray, shape: Sequence[int]) -> str:
 
 def _array(values: np.ndarray) -> str:
     """The shortest Python for a float32 vector that may repeat itself, channel by channel."""
+    # Of each float32 the shortest decimal that is read back as it. A flattened image repeats its channels.
     numbers = [float(str(v)) for v in values]
     period = next(p for p in range(1, len(numbers) + 1) if numbers == numbers[:p] * (len(numbers) // p))
     if period == 1:
@@ -106,27 +84,26 @@ def _array(values: np.ndarray) -> str:
     return few if period == len(numbers) else f"np.tile({few}, {len(numbers) // period})"
 
 
-def _header(run: Finished, files: Sequence[File]) -> dict[str, Any]:
-    name, data_name = run.config.name, run.dataset.name
-    active = [applied.method.name for applied in run.plan.applied]
-    tags = ["jopt", "jax", *(file.format for file in files), *(_TAGS[kind] for kind in active if kind in _TAGS)]
-    if any(method.name == "distill" for stage in run.config.stages for method in stage.methods):
-        tags.append("distillation")
-    images = run.config.data.layout == "image" and run.dataset.test.inputs.ndim == 4
-    found = {key: run.result.get(key) for key in ("accuracy", "loss")}
-    measured = {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
+def _header(run: Source, files: Sequence[Written]) -> dict[str, _Yaml]:
+    # Hubs filter by tags: formats that are there, and methods by their usual names.
+    methods = (tag for method, tag in _TAGS.items() if method in run.methods)
+    tags = ["jopt", "jax", *(file.format for file in files), *methods]
+    measured = {key: value for key in ("accuracy", "loss") if _is_number(value := run.result.get(key))}
     return {
         "library_name": "jopt",
         "tags": list(dict.fromkeys(tags)),
-        "datasets": [data_name],
+        "datasets": [run.dataset.name],
         "metrics": ["accuracy"],
         "model-index": [
             {
-                "name": name,
+                "name": run.name,
                 "results": [
                     {
-                        "task": {"type": "image-classification" if images else "other", "name": "classification"},
-                        "dataset": {"name": data_name, "type": data_name, "split": "test"},
+                        "task": {
+                            "type": "image-classification" if run.images else "other",
+                            "name": "classification",
+                        },
+                        "dataset": {"name": run.dataset.name, "type": run.dataset.name, "split": "test"},
                         "metrics": [{"type": key, "name": key, "value": v} for key, v in measured.items()],
                     }
                 ],
@@ -135,13 +112,14 @@ def _header(run: Finished, files: Sequence[File]) -> dict[str, Any]:
     }
 
 
-def _measures(run: Finished) -> Iterator[str]:
+def _measures(run: Source) -> Iterator[str]:
     yield "## Measures"
-    # What no file has is what the arrays take in memory.
-    size = "packed_bytes" if run.config.pack else "dense_bytes"
+    # Of a run that wrote no packed file, the bytes in its result are those of the arrays in memory.
+    size = "packed_bytes" if run.is_packed else "dense_bytes"
     numbers = {
         size if key == "bytes" else key: value
         for key, value in run.result.items()
+        # Times are of a machine, and would make another card of the same run.
         if key not in ("digest", "wall_seconds", "compile_seconds")
     }
     yield to_markdown(report.result_table(numbers, title=""))
@@ -154,15 +132,17 @@ def _measures(run: Finished) -> Iterator[str]:
     )
 
 
-def _files(files: Sequence[File], absent: Mapping[str, str]) -> Iterator[str]:
+def _files(files: Sequence[Written], missing: Sequence[Missing]) -> Iterator[str]:
     rows = []
     for file in files:
-        cells = (file.name, formats.integer(file.bytes), file.what)
-        if (found := file.agreement) is None:
+        cells = (file.file.name, formats.integer(file.bytes), file.summary)
+        # JSON files and dense parameters are read, not run.
+        if (agreement := file.agreement) is None:
             rows.append((*cells, "-", "-", "-"))
             continue
-        same = f"{found.equal_predictions:,} of {found.examples:,}"
-        rows.append((*cells, formats.percent(found.accuracy), same, formats.number(found.largest_difference)))
+        same = f"{agreement.equal_predictions:,} of {agreement.examples:,}"
+        difference = formats.number(agreement.largest_difference)
+        rows.append((*cells, formats.percent(agreement.accuracy), same, difference))
     yield "## Files"
     header = ("file", "bytes", "what", "accuracy", "same class", "largest difference")
     yield to_markdown(Table("", header, "lrlrrr", rows))
@@ -171,34 +151,37 @@ def _files(files: Sequence[File], absent: Mapping[str, str]) -> Iterator[str]:
         "examples it predicts the class that the run's own evaluation predicts, and the largest difference of two "
         "logits."
     )
-    if absent:
-        yield "Not here:\n\n" + "\n".join(f"- {escape(name)}: {escape(why)}" for name, why in absent.items())
+    if missing:
+        yield "Not here:\n\n" + "\n".join(f"- {escape(name)}: {escape(reason)}" for name, reason in missing)
 
 
-def _usage(run: Finished, files: Sequence[File]) -> Iterator[str]:
+def _usage(run: Source, files: Sequence[Written]) -> Iterator[str]:
     yield "## Use"
     yield (
         "Inputs are float32, normalized as in training by the mean and standard deviation of the training part. "
         "The code below follows on this, in the directory of the files:"
     )
-    yield _code(inputs_code(run.dataset.mean, run.dataset.std, run.dataset.test.inputs.shape[1:]))
-    alike: dict[str, list[str]] = {}
+    yield _code(inputs_code(run.dataset.mean, run.dataset.std, run.input_shape))
+    # Files that are run by the same code share it: four StableHLO programs are one block.
+    names: dict[str, list[str]] = {}
     for file in files:
-        if file.run:
-            alike.setdefault(file.run, []).append(file.name)
-    for code, (name, *others) in alike.items():
+        if file.code:
+            names.setdefault(file.code, []).append(file.file.name)
+    for code, (name, *others) in names.items():
         also = f" (the same for {', '.join(f'`{other}`' for other in others)})" if others else ""
         yield f"`{name}`{also}:"
         yield _code(code.replace("{name}", name))
 
 
-def _making(run: Finished, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _making(run: Source) -> Iterator[str]:
+    manifest = run.manifest
     yield "## How it was made"
-    if manifest.get("argv"):
-        yield _code(shlex.join(command(manifest["argv"])), "sh")
+    if run.command:
+        yield _code(shlex.join(run.command), "sh")
     yield "What was set; everything else is the default:"
-    rows = [(path, json.dumps(value)) for path, value in _flat(json.loads(canonical_json(run.config)))]
+    rows = [(path, json.dumps(value)) for path, value in run.settings.items()]
     yield to_markdown(Table("", ("field", "value"), "ll", rows))
+    # A manifest of an earlier version, or of a run outside of a repository, lacks some of it.
     git = manifest.get("git") or {}
     versions = manifest.get("packages") or {}
     facts = {
@@ -216,41 +199,82 @@ def _making(run: Finished, manifest: Mapping[str, Any]) -> Iterator[str]:
     yield to_markdown(Table("", ("", ""), "ll", [(k, str(v)) for k, v in facts.items() if v is not None]))
 
 
-def _limits(run: Finished, files: Sequence[File]) -> Iterator[str]:
-    examples, used = len(run.dataset.test.labels), {file.format for file in files}
-    said = [
-        f"One run, with seed {run.config.seed}. Another seed gives another model: to call one method better than "
+def _limits(run: Source, files: Sequence[Written]) -> Iterator[str]:
+    examples = len(run.dataset.test.labels)
+    # What is true of every such run stands first; what only some files bring along is added.
+    limits = [
+        f"One run, with seed {run.seed}. Another seed gives another model: to call one method better than "
         "another takes several seeds of both.",
         f"The test part has {examples:,} examples, so one of them is {100 / examples:.2g} percentage points.",
         "Nothing checks that an input is like those of the data set: it gets a class in any case.",
     ]
-    if "stablehlo" in used:
-        said.append(
+    if any(file.format == "stablehlo" for file in files):
+        limits.append(
             "A StableHLO artefact can be run by versions of jaxlib up to 6 months newer, or 3 weeks older, than "
             "the one that wrote it, which its JSON file names."
         )
-    if any(file.name.startswith("shrunk.") for file in files) and run.plan.wrapping:
-        said.append(
+    if "activations" in run.methods and any(file.file.name.startswith("shrunk.") for file in files):
+        limits.append(
             "In the shrunk function, a constant that a removed unit left to the next bias is not quantized."
         )
     yield "## Limits"
-    yield "\n".join(f"- {sentence}" for sentence in said)
+    yield "\n".join(f"- {sentence}" for sentence in limits)
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _code(text: str, language: str = "python") -> str:
+    # A run may be called anything, and its name is in the command.
     fence = "```"
     while fence in text:
         fence += "`"
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested dictionaries and lists of them, as config paths."""
-    if isinstance(value, dict) and value:
+def front_matter(values: Mapping[str, _Yaml]) -> str:
+    r"""A YAML header of nested mappings, lists, texts and numbers; texts are quoted, whatever they hold.
+
+    Raises:
+      ValueError: for a number that is not finite.
+
+    Example:
+      >>> print(front_matter({"tags": ["a: b", "\n"], "model-index": [{"name": "x", "size": 2}]}))
+      ---
+      tags:
+        - "a: b"
+        - "\n"
+      model-index:
+        - name: "x"
+          size: 2
+      ---
+    """
+    return "\n".join(["---", *_yaml(values), "---"])
+
+
+def _yaml(value: Mapping[str, _Yaml] | list[_Yaml]) -> Iterator[str]:
+    if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else key)
-    elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{path}[{i}]")
-    elif value != {}:
-        yield path, value
+            name = key if re.fullmatch(_PLAIN_KEY, key) else _scalar(key)
+            if not isinstance(inner, Mapping | list):
+                yield f"{name}: {_scalar(inner)}"
+            elif not inner:
+                yield f"{name}: {'{}' if isinstance(inner, Mapping) else '[]'}"
+            else:
+                yield f"{name}:"
+                yield from (f"  {line}" for line in _yaml(inner))
+    else:
+        for item in value:
+            first, *others = _yaml(item) if isinstance(item, Mapping) else [_scalar(item)]
+            yield f"- {first}"
+            yield from (f"  {line}" for line in others)
+
+
+def _scalar(value: _Yaml) -> str:
+    """A JSON scalar, which is one of YAML too, but for characters that YAML would not print."""
+    # Not escaped as JSON has it: YAML knows no pairs of surrogates.
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, float) and "." not in text:
+        text = text.replace("e", ".0e")  # 1e-05 is a text in YAML 1.1
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)

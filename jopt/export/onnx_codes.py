@@ -3,32 +3,27 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
-from jopt.quantize.activation_config import ActivationConfig, layer_spec, state_spec
-from jopt.quantize.activations import STATE_RANGE, Ranges
-from jopt.quantize.grid import Grid, grid
-from jopt.quantize.groups import scale_shape
-from jopt.quantize.integer.grids import layer_grid
-from jopt.quantize.spec import Spec
-from jopt.quantize.tensors import fit_range
+from jopt.quantize.activations import STATE_RANGE, ActivationMethod, Ranges
+from jopt.quantize.grid import Grid, fit_range, grid
+from jopt.quantize.spec import Spec, scale_shape
 
 if TYPE_CHECKING:
-    from onnx import TensorProto
-
     from jopt.quantize import QTensor
 
 
-class Weight(NamedTuple):
+class WeightCodes(NamedTuple):
     """A quantized parameter; a code c stands for (c - zero) * scale.
 
     Attributes:
       codes: int8, uint8, int16 or uint16, of the parameter's shape.
-      scale: float32, that broadcasts to it; of its shape where entries share scales in groups.
-      zero: int32, likewise.
+      scale: float32, of a shape that broadcasts to that one; of its shape where entries share scales in groups.
+      zero: int32, of such a shape too.
       bits: that a code is stored in: 2, 4, 8 or 16.
       group: the number of entries that share a scale, where that is not all of a channel.
-      kept: the axes along which scales differ; groups follow one another along the others, flattened.
+      axes: the axes along which scales differ; groups follow one another along the others, flattened.
     """
 
     codes: np.ndarray
@@ -36,15 +31,15 @@ class Weight(NamedTuple):
     zero: np.ndarray
     bits: int
     group: int | None = None
-    kept: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
 
 
-class Input(NamedTuple):
+class InputCodes(NamedTuple):
     """The grid of a layer's input: code = clip(round(x / scale) + zero, low, high), half to even.
 
     Attributes:
       scale: float32 scalar.
-      zero: the zero point; 128 where codes of 8 bits or fewer are symmetric: they are held with it added.
+      zero: the zero point; 128 where codes of 8 bits or fewer are symmetric: it is added to them.
       low: the lowest code.
       high: the highest.
       dtype: of the codes.
@@ -65,8 +60,8 @@ class Input(NamedTuple):
         return (limits.min, limits.max) != (self.low, self.high)
 
 
-def weight(q: "QTensor") -> Weight:
-    """A `QTensor` as a `Weight`.
+def weight(q: "QTensor") -> WeightCodes:
+    """A `QTensor` as `WeightCodes`.
 
     Raises:
       ValueError: for codes that are not concrete integers of its Spec's shape.
@@ -84,95 +79,96 @@ def weight(q: "QTensor") -> Weight:
         _spread(np.broadcast_to(np.asarray(v), scale_shape(codes.shape, spec)), codes.shape, spec)
         for v in (q.scale, q.zero_point)
     )
+    # A sign takes 2 bits: as codes it is -1 and 1, and ONNX has no integers of 1 bit.
     bits = int(np.asarray(spec.bits))
     stored = next(width for width in (2, 4, 8, 16) if width >= bits)
-    kind = np.dtype(np.int8 if spec.symmetric else np.uint8) if stored <= 8 else codes.dtype
-    kept = spec.kept_axes(codes.ndim)
-    return Weight(codes.astype(kind), scale.astype(np.float32), zero.astype(np.int32), stored, spec.group, kept)
+    dtype = np.dtype(np.int8 if spec.symmetric else np.uint8) if stored <= 8 else codes.dtype
+    axes = spec.kept_axes(codes.ndim)
+    return WeightCodes(
+        codes.astype(dtype), scale.astype(np.float32), zero.astype(np.int32), stored, spec.group, axes
+    )
 
 
 def _spread(values: np.ndarray, shape: tuple[int, ...], spec: Spec) -> np.ndarray:
     """Scales (of `jopt.quantize.scale_shape`) as they broadcast to the array of `shape`."""
     if spec.group is None:
         return values
-    kept = spec.kept_axes(len(shape))
-    order = [*(i for i in range(len(shape)) if i not in kept), *kept]
-    whole = np.repeat(values, spec.group, axis=0).reshape([shape[i] for i in order])
-    return whole.transpose([order.index(i) for i in range(len(shape))])
+    axes = spec.kept_axes(len(shape))
+    # Groups are counted along the other axes, flattened: for the array as it lies, these come first.
+    order = [*(i for i in range(len(shape)) if i not in axes), *axes]
+    spread = np.repeat(values, spec.group, axis=0).reshape([shape[i] for i in order])
+    return spread.transpose([order.index(i) for i in range(len(shape))])
 
 
-def inputs(config: ActivationConfig, layers: Iterable[str], learned: Ranges, held: Ranges) -> dict[str, Input]:
+def inputs(
+    method: ActivationMethod, layers: Iterable[str], learned: Ranges, frozen: Ranges
+) -> dict[str, InputCodes]:
     """The grids of the layers whose inputs are quantized; those that are not calibrated are left out.
 
     Args:
-      config: how inputs are quantized.
+      method: how inputs are quantized.
       layers: the paths of the model's.
       learned: the ranges in params, as `jopt.quantize.activations.split` gives them.
-      held: those in the state.
+      frozen: those in the state.
 
     Raises:
-      ValueError: if the config quantizes a layer that has no range.
+      ValueError: if the method quantizes a layer that has no range.
 
     Example:
+      >>> from jopt.quantize import Activations
       >>> range = {"low": np.float32(0), "high": np.float32(2.55)}
-      >>> inputs(ActivationConfig("absmax"), ["Dense_0"], {}, {"Dense_0": range})["Dense_0"].high
+      >>> inputs(Activations(calibration="absmax"), ["Dense_0"], {}, {"Dense_0": range})["Dense_0"].high
       255
     """
-    found = {}
+    codes = {}
     for path in layers:
-        if layer_spec(config, path).is_identity:
+        if method.layer_spec(path).is_identity:
             continue
-        spec, g, calibrated = layer_grid(config, path, learned, held)
+        spec, g, calibrated = method.input_grid(path, learned, frozen)
+        # Without a calibrated range the simulation does not round either.
         if not spec.is_identity and bool(calibrated):
-            found[path] = _input(spec, g)
-    return found
+            codes[path] = _input(spec, g)
+    return codes
 
 
-def states(config: ActivationConfig, layers: Iterable[str]) -> dict[str, Input]:
+def states(method: ActivationMethod, layers: Iterable[str]) -> dict[str, InputCodes]:
     """The grids of the recurrent layers' states, for those of `layers` where they are quantized.
 
     Example:
-      >>> grid = states(ActivationConfig(state=True), ["Recurrent_0"])["Recurrent_0"]
+      >>> from jopt.quantize import Activations
+      >>> grid = states(Activations(state=True), ["Recurrent_0"])["Recurrent_0"]
       >>> grid.low, grid.zero, grid.high
       (1, 128, 255)
     """
-    specs = {path: state_spec(config, path) for path in layers}
+    specs = {path: method.state_spec(path) for path in layers}
     ranges = {path: fit_range(STATE_RANGE, (), spec) for path, spec in specs.items() if not spec.is_identity}
     return {path: _input(specs[path], grid(specs[path], range)) for path, range in ranges.items()}
 
 
-def _input(spec: Spec, g: Grid) -> Input:
+def _input(spec: Spec, g: Grid) -> InputCodes:
     zero, low, high = (int(v) for v in (g.zero_point, g.lowest, g.highest))
     bits = int(np.asarray(spec.bits))
-    kind = np.dtype(np.uint8 if bits <= 8 else np.int16 if spec.symmetric else np.uint16)
+    dtype = np.dtype(np.uint8 if bits <= 8 else np.int16 if spec.symmetric else np.uint16)
     # ONNX Runtime multiplies unsigned inputs with signed weights several times as fast as signed ones.
     zero += 128 if spec.symmetric and bits <= 8 else 0
-    return Input(np.asarray(g.scale, np.float32), zero, low + zero, high + zero, kind, spec.symmetric and bits == 1)
+    return InputCodes(
+        np.asarray(g.scale, np.float32), zero, low + zero, high + zero, dtype, spec.symmetric and bits == 1
+    )
 
 
-def packed(codes: np.ndarray, bits: int, name: str) -> "TensorProto":
-    """Codes as an ONNX constant; narrower ones than a byte packed, the first in the lowest bits.
+def narrow(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes in a dtype of as many bits, which an ONNX file stores packed.
 
     Args:
-      codes: int8 or uint8 of any shape, in range.
-      bits: 2, 4 or 8.
-      name: of the constant.
+      codes: int8 or uint8 of any shape, in range; wider ones are left alone.
+      bits: 2, 4, 8 or 16.
 
     Example:
-      >>> packed(np.int8([[1, -1, 0]]), 4, "kernel").raw_data.hex()              # 1 + 16 * 15, then 0
-      'f100'
+      >>> narrow(np.int8([[1, -1, 0]]), 4).dtype, narrow(np.uint8([3]), 8).dtype
+      (dtype(int4), dtype('uint8'))
     """
-    from onnx import TensorProto, numpy_helper
-
+    # 5 to 7 bits have no type of their own in ONNX.
     if bits > 4:
-        return numpy_helper.from_array(np.asarray(codes, order="C"), name)
+        return codes
     signed = codes.dtype.kind == "i"
-    kind = {2: ("UINT2", "INT2"), 4: ("UINT4", "INT4")}[bits][signed]
-    each = 8 // bits
-    flat = codes.reshape(-1).astype(np.uint8) & np.uint8(2**bits - 1)
-    rows = np.pad(flat, (0, -len(flat) % each)).reshape(-1, each)
-    shifts = np.arange(each, dtype=np.uint8) * np.uint8(bits)
-    whole = np.bitwise_or.reduce(rows << shifts, axis=1)
-    return TensorProto(
-        name=name, data_type=TensorProto.DataType.Value(kind), dims=codes.shape, raw_data=whole.tobytes()
-    )
+    return codes.astype({2: (ml_dtypes.uint2, ml_dtypes.int2), 4: (ml_dtypes.uint4, ml_dtypes.int4)}[bits][signed])

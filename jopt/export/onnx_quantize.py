@@ -1,29 +1,78 @@
 """From a float ONNX graph, whose layers' inputs are marked, to one that computes on codes."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jopt.export.onnx_codes import Input, Weight, packed
-from jopt.export.onnx_contractions import Contraction, by_channel, channel_axis, contractions, is_integer, paddings
-from jopt.export.onnx_graph import Graph, attribute, make
+from jopt.export.onnx_codes import InputCodes, WeightCodes, narrow
+from jopt.export.onnx_graph import array, constant, constant_array, is_zero_padding, operands, replace
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    import onnx_ir as ir
+    from onnx_ir.tape import Tape
 
 FORMS = ("integer", "qdq")
 OPSET_2_BITS = 25
 """The first with 2-bit integers."""
 
+_CONTRACTIONS = ("Conv", "Gemm", "MatMul")
+_MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+class Contraction(NamedTuple):
+    """A product or convolution of a layer's input with its kernel.
+
+    Attributes:
+      node: it.
+      weight: the kernel, with its axes as the node takes them.
+    """
+
+    node: "ir.Node"
+    weight: WeightCodes
+
+    @property
+    def axis(self) -> int:
+        """The axis of the kernel's output channels."""
+        return 0 if self.node.op_type == "Conv" else self.weight.codes.ndim - 1
+
+    def scale_and_zero(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The kernel's scale and zero point, each one number or one an output channel; None: they differ within."""
+        scale, zero = _by_channel(self.weight.scale, self.axis), _by_channel(self.weight.zero, self.axis)
+        return None if scale is None or zero is None else (scale, zero)
+
+    def is_integer(self, form: str) -> bool:
+        """Whether the integer operators take such scales and zero points."""
+        parts, bits = self.scale_and_zero(), self.weight.bits
+        if bits > 8 or parts is None:
+            return False
+        if self.node.op_type != "Conv" or parts[1].ndim == 0:
+            return True
+        # ConvInteger takes one zero point of the kernel, as QLinearConv of ONNX Runtime 1.20 to 1.24 does. Narrow
+        # codes have room to take theirs off; between DequantizeLinears, 4 bits are left to a Conv of floats.
+        return bits < 8 and (form == "integer" or bits == 4)
+
+
+def _by_channel(values: np.ndarray, axis: int) -> np.ndarray | None:
+    """One number, or one an output channel; None: entries of a channel differ."""
+    channels = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    if (channels != channels[:, :1]).any():
+        return None
+    column = channels[:, 0]
+    return column[:1].reshape(()) if (column == column[0]).all() else np.ascontiguousarray(column)
+
 
 def quantize(
-    graph: Graph, weights: Mapping[str, Weight], inputs: Mapping[str, Input], marks: Mapping[str, str], form: str
+    model: "ir.Model",
+    weights: Mapping[str, WeightCodes],
+    inputs: Mapping[str, InputCodes],
+    marks: Mapping[str, str],
+    form: str,
 ) -> dict[str, np.ndarray]:
-    """Rewrites a graph in place.
+    """Rewrites a model in place.
 
     Args:
-      graph: tidy, its parameters and marks among the constants.
+      model: simplified, the kernels that `weights` holds and the marks among its inputs.
       weights: by parameter.
       inputs: by layer; layers that are not in it are left alone.
       marks: the names of the marks, by layer.
@@ -32,247 +81,286 @@ def quantize(
     Returns:
       The biases that the form 'qdq' rounds, flat, by parameter, as they are rounded.
     """
-    biases: dict[str, np.ndarray] = {}
-    narrow = any(w.bits == 2 for w in weights.values())
-    graph.opset = max(graph.opset, OPSET_2_BITS) if narrow else graph.opset
-    found = {layer: contractions(graph, layer, mark, weights) for layer, mark in marks.items()}
+    graph, biases = model.graph, {}
+    # No higher than need be: a higher opset shuts out older runtimes.
+    if any(w.bits == 2 for w in weights.values()):
+        model.opset_imports[""] = max(model.opset_imports[""], OPSET_2_BITS)
+    named = {str(value.name): value for value in graph.inputs}
+    # All contractions are looked for before any is rewritten: behind codes they could not be told from others.
+    contractions = {layer: _contractions(named[mark], layer, named, weights) for layer, mark in marks.items()}
     for layer, mark in marks.items():
-        own, source = found[layer], inputs.get(layer)
-        fits = source is not None and source.dtype.itemsize == 1
-        together = fits and own is not None and all(is_integer(c, form) for c in own)
-        for node in graph.users(mark):
-            _quantize_input(graph, node, mark, layer, source, values=not together)
-        if together and own is not None and source is not None:
-            for contraction in own:
-                for node in paddings(graph, contraction):
-                    node.input[2] = _scale_and_zero(graph, layer, source)[1]  # The code of 0.
-                if form == "integer":
-                    _integer(graph, contraction, source)
-                else:
-                    biases |= _qdq(graph, contraction, source)
-    graph.prune()
-    # No contraction with these has a quantized input: they are computed with in float32.
-    for path in [path for path in weights if path in graph.constants]:
-        _dequantize(graph, path, weights[path])
+        products, codes = contractions[layer], inputs[layer]
+        together = codes.dtype.itemsize == 1 and products is not None and all(c.is_integer(form) for c in products)
+        writer = _Layer(graph, layer, codes)
+        # A layer that is called several times has a node for each, all of one kernel and one range.
+        for call, node in enumerate([use.node for use in named[mark].uses()]):
+            writer.quantize_input(node, named[mark], call, values=not together)
+        for contraction in products if together and products is not None else ():
+            for pad in _paddings(contraction.node):
+                pad.replace_input_with(2, writer.zero)  # The code of 0.
+            if form == "integer":
+                writer.integer(contraction)
+            else:
+                biases |= writer.qdq(contraction)
+    # No contraction of codes uses what is left: these are computed with in float32.
+    for path in weights:
+        if named[path].uses():
+            _dequantize(graph, named[path], weights[path])
     return biases
 
 
-def _quantize_input(
-    graph: Graph, node: "NodeProto", mark: str, layer: str, source: Input | None, *, values: bool
-) -> None:
-    """Puts codes (or the values that they stand for) into the place of a marked input."""
-    from onnx import TensorProto
-
-    (x,) = (name for name in node.input if name != mark)
-    if source is None:
-        graph.bypass(node, x)
-        return
-    codes = graph.fresh(f"{layer}/codes")
-    made = _encoded(graph, x, codes, layer, source)
-    if values:
-        # No DequantizeLinear: behind one, ONNX Runtime quantizes float weights and biases of its own accord.
-        floats, off = graph.fresh("floats"), _constant(graph, "zero", np.array(source.zero, np.float32))
-        moved, scale = graph.fresh("moved"), _scale_and_zero(graph, layer, source)[0]
-        made += [
-            make("Cast", [codes], [floats], to=TensorProto.FLOAT),
-            make("Sub", [floats, off], [moved]),
-            make("Mul", [moved, scale], [node.output[0]]),
-        ]
-        graph.put(node, *made)
-        graph.nodes = [other for other in graph.nodes if other is not node]
-        return
-    graph.put(node, *made)
-    graph.bypass(node, codes)
+def _contractions(
+    mark: "ir.Value", layer: str, inputs: Mapping[str, "ir.Value"], weights: Mapping[str, WeightCodes]
+) -> list[Contraction] | None:
+    """All that is done with the marked values; None: something else than contractions with the layer's kernel."""
+    path = f"{layer}/kernel".lstrip("/")
+    if path not in weights:
+        return None
+    contractions: list[Contraction] = []
+    values = [use.node.outputs[0] for use in mark.uses()]
+    while values:
+        value = values.pop()
+        if value.is_graph_output():  # Its codes would be the model's output.
+            return None
+        for node, index in value.uses():
+            if index == 0 and (node.op_type in _MOVES or is_zero_padding(node)):
+                values.append(node.outputs[0])
+                continue
+            moved = _moved(node.inputs[1], inputs[path], weights[path]) if len(node.inputs) > 1 else None
+            if node.op_type not in _CONTRACTIONS or index != 0 or moved is None:
+                return None
+            contractions.append(Contraction(node, moved))
+    return contractions
 
 
-def _encoded(graph: Graph, x: str, codes: str, layer: str, source: Input) -> list["NodeProto"]:
-    scale, zero = _scale_and_zero(graph, layer, source)
-    if source.sign:
-        sign, one = graph.fresh("sign"), _constant(graph, "one", np.ones((), np.float32))
-        return [make("Sign", [x], [sign]), make("QuantizeLinear", [sign, one, zero], [codes])]
-    if not source.clips:
-        return [make("QuantizeLinear", [x, scale, zero], [codes])]
-    if source.dtype.itemsize > 1:  # ONNX Runtime has no Clip of 16 bits.
-        inside = graph.fresh("inside")
-        values = ((end - source.zero) * np.float32(source.scale) for end in (source.low, source.high))
-        ends = [_constant(graph, "end", np.array(v, np.float32)) for v in values]
-        return [make("Clip", [x, *ends], [inside]), make("QuantizeLinear", [inside, scale, zero], [codes])]
-    wide = graph.fresh("wide")
-    ends = [_constant(graph, "end", np.array(v, source.dtype)) for v in (source.low, source.high)]
-    return [make("QuantizeLinear", [x, scale, zero], [wide]), make("Clip", [wide, *ends], [codes])]
+def _moved(value: "ir.Value | None", kernel: "ir.Value", weight: WeightCodes) -> WeightCodes | None:
+    """The weight as it arrives at `value`; None: something else arrives there."""
+    steps = []
+    while value is not kernel:
+        node = None if value is None else value.producer()
+        if node is None or node.op_type not in _MOVES or any(array(v) is None for v in node.inputs[1:]):
+            return None
+        steps.append(node)
+        value = node.inputs[0]
+    # Spread over all entries, scales and zero points move as the codes do, whatever their axes become.
+    codes, shape = weight.codes, weight.codes.shape
+    scale, zero = (np.broadcast_to(v, shape) for v in (weight.scale, weight.zero))
+    for node in reversed(steps):
+        codes, scale, zero = (_computed(node, v) for v in (codes, scale, zero))
+    return WeightCodes(codes, scale, zero, weight.bits)
 
 
-def _scale_and_zero(graph: Graph, layer: str, source: Input) -> tuple[str, str]:
-    names = f"{layer}/input_scale".lstrip("/"), f"{layer}/input_zero".lstrip("/")
-    graph.constants[names[0]] = np.array(source.scale, np.float32)
-    graph.constants[names[1]] = np.array(source.zero, source.dtype)
-    return names
+def _computed(node: "ir.Node", x: np.ndarray) -> np.ndarray:
+    """What a node gives for an array of any dtype and constants, by ONNX's reference implementation."""
+    import onnx_ir as ir
+    from onnx.reference import ReferenceEvaluator
 
-
-def _constant(graph: Graph, name: str, value: np.ndarray) -> str:
-    name = graph.fresh(name)
-    graph.constants[name] = value
-    return name
-
-
-def _stored(graph: Graph, layer: str, w: Weight) -> str:
-    """The kernel's codes, as narrow as they are."""
-    name = f"{layer}/kernel_codes".lstrip("/")
-    if name not in graph.tensors:
-        graph.tensors[name] = packed(w.codes, w.bits, name)
-    return name
-
-
-def _bytes(graph: Graph, layer: str, w: Weight, before: "NodeProto") -> str:
-    """The kernel's codes in a byte each, at run time: the integer operators take no narrower ones."""
-    from onnx import helper
-
-    name = _stored(graph, layer, w)
-    if w.bits == 8:
-        return name
-    wide = graph.fresh("kernel")
-    kind = helper.np_dtype_to_tensor_dtype(w.codes.dtype)
-    graph.put(before, make("Cast", [name], [wide], to=kind))
-    return wide
-
-
-def _unsigned(w: Weight) -> Weight:
-    """The same values by codes that begin at 0."""
-    if w.codes.dtype.kind == "u":
-        return w
-    half = 1 << (w.bits - 1)
-    return w._replace(codes=(w.codes.astype(np.int16) + half).astype(np.uint8), zero=w.zero + half)
-
-
-def _parts(node: "NodeProto", w: Weight) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and zero point: numbers, or vectors of output channels."""
-    scale, zero = (by_channel(v, channel_axis(node)) for v in (w.scale, w.zero))
-    assert scale is not None and zero is not None
-    return scale, zero
-
-
-def _integer(graph: Graph, contraction: Contraction, source: Input) -> None:
-    """Sums in int32, then float(sums) * (scale of the input * scale of the kernel) + bias."""
-    from onnx import TensorProto
-
-    node, w = contraction.node, contraction.weight
-    conv = node.op_type == "Conv"
-    # ONNX Runtime multiplies a convolution's kernel from the left, where signed codes are the slow ones.
-    w = _unsigned(w) if conv else w
-    kernel, (scale, zero) = _bytes(graph, contraction.layer, w, node), _parts(node, w)
-    if conv and zero.ndim:
-        kernel, zero = _one_zero(graph, node, kernel, zero, w.codes.ndim)
-    operands = [node.input[0], kernel]
-    if source.zero or zero.any():
-        operands.append(_scale_and_zero(graph, contraction.layer, source)[1])
-    if zero.any():
-        operands.append(_constant(graph, "zero", zero.astype(w.codes.dtype)))
-    options = {a.name: attribute(node, a.name) for a in node.attribute} if conv else {}
-    sums, floats, scaled = (graph.fresh(name) for name in ("sums", "floats", "scaled"))
-    factor = (np.float32(source.scale) * scale).astype(np.float32)
-    shape = (-1, *[1] * (w.codes.ndim - 2)) if conv and factor.ndim else factor.shape
-    biased = len(node.input) > 2
-    out = scaled if biased else node.output[0]
-    graph.put(
-        node,
-        make("ConvInteger" if conv else "MatMulInteger", operands, [sums], **options),
-        make("Cast", [sums], [floats], to=TensorProto.FLOAT),
-        make("Mul", [floats, _constant(graph, "scale", factor.reshape(shape))], [out]),
+    names = [f"in{i}" for i in range(len(node.inputs))]
+    values = dict(zip(names, [x, *map(array, node.inputs[1:])], strict=True))
+    alone = ir.node(
+        node.op_type, [ir.Value(name=name) for name in names], node.attributes, outputs=[ir.Value(name="out")]
     )
-    if biased:
-        bias = node.input[2]
-        if conv:
-            bias = graph.fresh("bias")
-            graph.constants[bias] = graph.constants[node.input[2]].reshape(-1, *[1] * (w.codes.ndim - 2))
-            graph.origins[bias] = graph.origins.get(node.input[2], node.input[2])
-        graph.put(node, make("Add", [scaled, bias], node.output))
-    graph.nodes = [other for other in graph.nodes if other is not node]
+    (result,) = ReferenceEvaluator(ir.serde.serialize_node(alone)).run(None, values)
+    return np.asarray(result)
 
 
-def _one_zero(graph: Graph, node: "NodeProto", kernel: str, zero: np.ndarray, rank: int) -> tuple[str, np.ndarray]:
-    """Narrow codes with a zero point for each channel as bytes that have one, 128."""
-    from onnx import TensorProto
-
-    wide, moved, out = graph.fresh("wide"), graph.fresh("moved"), graph.fresh("kernel")
-    shift = _constant(graph, "shift", (128 - zero).astype(np.int32).reshape(-1, *[1] * (rank - 1)))
-    graph.put(
-        node,
-        make("Cast", [kernel], [wide], to=TensorProto.INT32),
-        make("Add", [wide, shift], [moved]),
-        make("Cast", [moved], [out], to=TensorProto.UINT8),
-    )
-    return out, np.array(128, np.int32)
+def _paddings(node: "ir.Node") -> "Iterator[ir.Node]":
+    """The paddings with 0 between a layer's input and a contraction."""
+    before = operands(node)[0].producer()
+    while before is not None and (before.op_type in _MOVES or before.op_type == "Pad"):
+        if before.op_type == "Pad":
+            yield before
+        before = operands(before)[0].producer()
 
 
-def _qdq(graph: Graph, contraction: Contraction, source: Input) -> dict[str, np.ndarray]:
-    """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale.
+class _Layer:
+    """Rewrites one layer.
 
-    Returns:
-      The rounded bias, if there is one, by the parameter that it is made of.
+    Attributes:
+      graph: it is in.
+      layer: its path.
+      codes: those of its input.
+      scale: the constant with their scale.
+      zero: the constant with their zero point.
     """
-    biases: dict[str, np.ndarray] = {}
-    node, w = contraction.node, contraction.weight
-    # 4 bits stay 4 bits: ONNX Runtime dequantizes them since 1.20, but casts them only since 1.23. Of 2 bits, 1.31
-    # makes a QGemm or QLinearConv that it then refuses.
-    stored = _bytes(graph, contraction.layer, w, node) if w.bits == 2 else _stored(graph, contraction.layer, w)
-    codes, (scale, zero) = stored, _parts(node, w)
-    axis = {"axis": channel_axis(node) % w.codes.ndim} if scale.ndim or zero.ndim else {}
-    scale, zero = np.broadcast_arrays(scale, zero)
-    scale_of, zero_of = _scale_and_zero(graph, contraction.layer, source)
-    x, kernel = graph.fresh("x"), graph.fresh("kernel")
-    # ONNX Runtime makes one kernel of it only where zero points are written out, also those that are 0.
-    scale_name, point = _constant(graph, "scale", scale), graph.fresh("zero")
-    if w.bits != 4:
-        graph.constants[point] = zero.astype(w.codes.dtype)
-    else:
-        graph.tensors[point] = packed(zero.astype(w.codes.dtype), w.bits, point)
-    weights = [codes, scale_name, point]
-    made = [
-        make("DequantizeLinear", [node.input[0], scale_of, zero_of], [x]),
-        make("DequantizeLinear", weights, [kernel], **axis),
-    ]
-    node.input[:2] = [x, kernel]
-    if len(node.input) > 2:
-        step = (np.float32(source.scale) * scale).astype(np.float32)
-        bias = np.rint(graph.constants[node.input[2]].astype(np.float64) / step)
-        limits = np.iinfo(np.int32)
-        named = f"{contraction.layer}/bias_codes".lstrip("/")
-        graph.constants[named] = np.clip(bias, limits.min, limits.max).astype(np.int32)
-        biases[graph.origins.get(node.input[2], node.input[2])] = graph.constants[named] * step
-        out = graph.fresh("bias")
-        parts = [named, _constant(graph, "scale", step)]
-        made.append(make("DequantizeLinear", parts, [out], **({"axis": 0} if step.ndim else {})))
-        node.input[2] = out
-    graph.put(node, *made)
-    return biases
 
+    def __init__(self, graph: "ir.Graph", layer: str, codes: InputCodes):
+        self.graph, self.layer, self.codes = graph, layer, codes
+        self.scale = self.named("input_scale", np.array(codes.scale, np.float32))
+        self.zero = self.named("input_zero", np.array(codes.zero, codes.dtype))
 
-def _dequantize(graph: Graph, path: str, w: Weight) -> None:
-    """Puts codes, and what makes their values of them, into the place of a parameter."""
-    from onnx import TensorProto
+    def named(self, name: str, values: np.ndarray) -> "ir.Value":
+        """A constant of this layer; that of the name, if there is one."""
+        path = f"{self.layer}/{name}".lstrip("/")
+        return self.graph.initializers.get(path) or constant(self.graph, path, values)
 
-    del graph.constants[path]
-    codes, scale, zero = w.codes, w.scale, w.zero
-    order = (*(i for i in range(codes.ndim) if i not in w.kept), *w.kept)
-    sizes = [codes.shape[i] for i in order]
-    if w.group is not None:
-        rows = (-1, w.group, *sizes[len(sizes) - len(w.kept) :])
-        codes, scale, zero = (v.transpose(order).reshape(rows) for v in (codes, scale, zero))
-        scale, zero = scale[:, :1], zero[:, :1]
-    name, made = f"{path}_codes", []
+    def constant(self, values: np.ndarray) -> "ir.Value":
+        return constant(self.graph, "constant", values)
 
-    def then(kind: str, *operands: str, **attributes: object) -> str:
-        out = graph.fresh(f"{kind}_{len(made)}_{name}".replace("/", "_"))
-        made.append(make(kind, operands, [out], **attributes))
+    def quantize_input(self, node: "ir.Node", mark: "ir.Value", call: int, *, values: bool) -> None:
+        """Puts codes, or the values that they stand for, into the place of a marked input."""
+        import onnx_ir as ir
+
+        tape = ir.tape.Tape()
+        (x,) = (value for value in operands(node) if value is not mark)
+        out = self._encoded(tape, x)
+        if values:
+            # No DequantizeLinear: behind one, ONNX Runtime quantizes float weights and biases by itself.
+            floats = tape.op("Cast", [out], {"to": ir.DataType.FLOAT})
+            off = self.constant(np.array(self.codes.zero, np.float32))
+            replace(node, tape, tape.op("Mul", [tape.op("Sub", [floats, off]), self.scale]))
+        else:
+            replace(node, tape, out)
+        out.name = f"{self.layer}/codes" + f"_{call}" * bool(call)
+
+    def _encoded(self, tape: "Tape", x: "ir.Value") -> "ir.Value":
+        codes = self.codes
+        if codes.sign:
+            one = self.constant(np.ones((), np.float32))
+            return tape.op("QuantizeLinear", [tape.op("Sign", [x]), one, self.zero])
+        if codes.clips and codes.dtype.itemsize > 1:  # ONNX Runtime has no Clip of 16 bits.
+            ends = [(end - codes.zero) * np.float32(codes.scale) for end in (codes.low, codes.high)]
+            x = tape.op("Clip", [x, *(self.constant(np.array(end, np.float32)) for end in ends)])
+        out = tape.op("QuantizeLinear", [x, self.scale, self.zero])
+        if codes.clips and codes.dtype.itemsize == 1:
+            out = tape.op(
+                "Clip", [out, *(self.constant(np.array(end, codes.dtype)) for end in (codes.low, codes.high))]
+            )
         return out
 
-    graph.tensors[name] = packed(codes, w.bits, name)
-    out = then("Cast", name, to=TensorProto.FLOAT)
+    def stored(self, weight: WeightCodes) -> "ir.Value":
+        """The kernel's codes, as narrow as they are."""
+        return self.named("kernel_codes", narrow(weight.codes, weight.bits))
+
+    def bytes(self, tape: "Tape", weight: WeightCodes) -> "ir.Value":
+        """The kernel's codes in a byte each, at run time: the integer operators take no narrower ones."""
+        import onnx_ir as ir
+
+        stored = self.stored(weight)
+        return (
+            stored
+            if weight.bits == 8
+            else tape.op("Cast", [stored], {"to": ir.DataType.from_numpy(weight.codes.dtype)})
+        )
+
+    def integer(self, contraction: Contraction) -> None:
+        """Sums in int32, then float(sums) * (scale of the input * scale of the kernel) + bias."""
+        import onnx_ir as ir
+
+        node, tape = contraction.node, ir.tape.Tape()
+        conv = node.op_type == "Conv"
+        # ONNX Runtime multiplies a convolution's kernel from the left, where signed codes are the slow ones.
+        weight = _unsigned(contraction.weight) if conv else contraction.weight
+        scale, zero = _parts(contraction._replace(weight=weight))
+        kernel = self.bytes(tape, weight)
+        rank = weight.codes.ndim
+        if conv and zero.ndim:
+            # Narrow codes with a zero point for each channel, as bytes that have one, 128.
+            shift = self.constant((128 - zero).astype(np.int32).reshape(-1, *[1] * (rank - 1)))
+            wide = tape.op("Add", [tape.op("Cast", [kernel], {"to": ir.DataType.INT32}), shift])
+            kernel, zero = tape.op("Cast", [wide], {"to": ir.DataType.UINT8}), np.array(128)
+        factors = [node.inputs[0], kernel]
+        if self.codes.zero or zero.any():
+            factors.append(self.zero)
+        if zero.any():
+            factors.append(self.constant(zero.astype(weight.codes.dtype)))
+        kind, options = ("ConvInteger", node.attributes) if conv else ("MatMulInteger", {})
+        sums = tape.op("Cast", [tape.op(kind, factors, options)], {"to": ir.DataType.FLOAT})
+        # One product of the scales, in float32, as `jopt.quantize.integer` has it: two would round twice.
+        factor = (np.float32(self.codes.scale) * scale).astype(np.float32)
+        channels = (-1, *[1] * (rank - 2)) if conv else (-1,)
+        out = tape.op("Mul", [sums, self.constant(factor.reshape(channels) if factor.ndim else factor)])
+        for bias in operands(node)[2:]:
+            if conv:
+                bias = _reshaped(self.graph, bias, channels)
+            out = tape.op("Add", [out, bias])
+        replace(node, tape, out)
+
+    def qdq(self, contraction: Contraction) -> dict[str, np.ndarray]:
+        """The float operation between `DequantizeLinear`s, its bias in int32 of the sums' scale.
+
+        Returns:
+          The rounded bias, if there is one, by the parameter that it is made of.
+        """
+        import onnx_ir as ir
+
+        (node, weight), tape, biases = contraction, ir.tape.Tape(), {}
+        scale, zero = _parts(contraction)
+        axis = {"axis": contraction.axis} if scale.ndim or zero.ndim else {}
+        scale, zero = np.broadcast_arrays(scale, zero)
+        # 4 bits stay 4 bits: ONNX Runtime dequantizes them since 1.20, but casts them only since 1.23. Of 2 bits,
+        # 1.31 makes a QGemm or QLinearConv that it then refuses.
+        codes = self.bytes(tape, weight) if weight.bits == 2 else self.stored(weight)
+        # ONNX Runtime makes one kernel of it only where zero points are written out, also those that are 0.
+        zero = zero.astype(weight.codes.dtype)
+        point = self.constant(narrow(zero, 4) if weight.bits == 4 else zero)
+        floats = [
+            tape.op("DequantizeLinear", [node.inputs[0], self.scale, self.zero]),
+            tape.op("DequantizeLinear", [codes, self.constant(scale), point], axis),
+        ]
+        for bias in operands(node)[2:]:
+            step = (np.float32(self.codes.scale) * scale).astype(np.float32)
+            limits = np.iinfo(np.int32)
+            # In float64: a bias of many small steps has more digits than float32.
+            rounded = np.clip(np.rint(constant_array(bias).astype(np.float64) / step), limits.min, limits.max)
+            rounded = self.named("bias_codes", rounded.astype(np.int32))
+            biases[str(bias.name)] = constant_array(rounded) * step
+            floats.append(
+                tape.op("DequantizeLinear", [rounded, self.constant(step)], {"axis": 0} if step.ndim else {})
+            )
+        replace(node, tape, tape.op(node.op_type, floats, node.attributes))
+        return biases
+
+
+def _reshaped(graph: "ir.Graph", bias: "ir.Value", shape: tuple[int, ...]) -> "ir.Value":
+    """A bias in another shape, by its own name where nothing else uses it."""
+    import onnx_ir as ir
+
+    row = constant_array(bias).reshape(shape)
+    if len(bias.uses()) > 1:
+        return constant(graph, str(bias.name), row)
+    bias.const_value, bias.shape = ir.tensor(row, name=bias.name), ir.Shape(row.shape)
+    return bias
+
+
+def _parts(contraction: Contraction) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point of a contraction for which `is_integer` holds."""
+    parts = contraction.scale_and_zero()
+    assert parts is not None
+    return parts
+
+
+def _unsigned(weight: WeightCodes) -> WeightCodes:
+    """The same values by codes that begin at 0."""
+    if weight.codes.dtype.kind == "u":
+        return weight
+    half = 1 << (weight.bits - 1)
+    return weight._replace(codes=(weight.codes.astype(np.int16) + half).astype(np.uint8), zero=weight.zero + half)
+
+
+def _dequantize(graph: "ir.Graph", parameter: "ir.Value", weight: WeightCodes) -> None:
+    """Puts codes, and what makes their values of them, into the place of a parameter."""
+    import onnx_ir as ir
+
+    codes, scale, zero, axes = weight.codes, weight.scale, weight.zero, weight.axes
+    order = (*(i for i in range(codes.ndim) if i not in axes), *axes)
+    sizes = [codes.shape[i] for i in order]
+    if weight.group is not None:
+        # Entries that share a scale follow one another once the axes that keep theirs are the last.
+        rows = (-1, weight.group, *sizes[len(sizes) - len(axes) :])
+        codes, scale, zero = (v.transpose(order).reshape(rows) for v in (codes, scale, zero))
+        scale, zero = scale[:, :1], zero[:, :1]
+    tape = ir.tape.Tape()
+    stored = constant(graph, f"{parameter.name}_codes", narrow(codes, weight.bits))
+    out = tape.op("Cast", [stored], {"to": ir.DataType.FLOAT})
     if zero.any():
-        out = then("Sub", out, _constant(graph, "zero", zero.astype(np.float32)))
-    out = then("Mul", out, _constant(graph, "scale", scale))
-    if w.group is not None:
-        out = then("Reshape", out, _constant(graph, "shape", np.array(sizes, np.int64)))
-        out = then("Transpose", out, perm=[order.index(i) for i in range(len(order))])
-    made[-1].output[0] = path
-    graph.nodes[:0] = made
+        out = tape.op("Sub", [out, constant(graph, "zero", zero.astype(np.float32))])
+    out = tape.op("Mul", [out, constant(graph, "scale", scale)])
+    if weight.group is not None:
+        out = tape.op("Reshape", [out, constant(graph, "shape", np.array(sizes, np.int64))])
+        out = tape.op("Transpose", [out], {"perm": [order.index(i) for i in range(len(order))]})
+    # Loops use it too, from inside: it is computed before all that may.
+    parameter.replace_all_uses_with(out)
+    graph.insert_before(graph[0], tape.nodes)
+    graph.inputs.remove(parameter)
+    out.name = parameter.name

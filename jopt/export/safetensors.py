@@ -4,14 +4,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt.files import write_bytes
 from jopt.rules import path_name
+
+Tree = dict[str, Any]
+"""Nested dictionaries of NumPy arrays."""
 
 STATE = "model_state"
 """The first part of the names of the model's state."""
@@ -37,7 +42,7 @@ _DTYPES: dict[str, np.dtype] = {
 
 
 class SafetensorsError(ValueError):
-    """A file is no safetensors file, or holds what NumPy has no dtype for."""
+    """A file is not a safetensors file, or has an array of a dtype that NumPy lacks."""
 
 
 class Tensors(NamedTuple):
@@ -50,16 +55,16 @@ class Tensors(NamedTuple):
       metadata: texts by name.
     """
 
-    params: dict[str, Any]
-    model_state: dict[str, Any]
+    params: Tree
+    model_state: Tree
     metadata: dict[str, str]
 
 
 def save(
     path: str | os.PathLike[str],
-    params: Any,
+    params: PyTree,
     *,
-    model_state: Any = None,
+    model_state: PyTree = None,
     metadata: Mapping[str, str] | None = None,
 ) -> int:
     """Writes parameters to a safetensors file, atomically.
@@ -92,6 +97,7 @@ def save(
     _library()
     from safetensors.numpy import save as to_bytes
 
+    # `load` takes the state apart from the parameters by its first key.
     arrays = dict(_named(params, ()))
     if taken := [name for name in arrays if name.split(".")[0] == STATE]:
         raise ValueError(f"params must not have {STATE!r} as their first key, got {taken[0]!r}")
@@ -109,7 +115,7 @@ def load(path: str | os.PathLike[str]) -> Tensors:
     """Reads a safetensors file, every array with its dtype and bits.
 
     Args:
-      path: of the file: one of `save`, or anybody's; names are split at their dots.
+      path: of the file, which `save` or another program wrote; names are split at their dots.
 
     Returns:
       The `Tensors`.
@@ -122,29 +128,29 @@ def load(path: str | os.PathLike[str]) -> Tensors:
     library = _library()
     content = Path(path).read_bytes()
     try:
-        found = dict(library.deserialize(content))
+        tensors = dict(library.deserialize(content))
     except library.SafetensorError as error:
         raise SafetensorsError(f"{os.fspath(path)} is not a safetensors file: {error}") from error
-    params: dict[str, Any] = {}
-    for name, tensor in found.items():
+    params: Tree = {}
+    for name, tensor in tensors.items():
         if tensor["dtype"] not in _DTYPES:
             raise SafetensorsError(f"{os.fspath(path)}: {name!r} is of dtype {tensor['dtype']}, which NumPy lacks")
         # A copy: what the library gives is read-only.
         array = np.frombuffer(bytes(tensor["data"]), _DTYPES[tensor["dtype"]]).reshape(tensor["shape"]).copy()
         *above, last = name.split(".")
-        place = params
+        branch = params
         for key in above:
-            place = place.setdefault(key, {})
-            if not isinstance(place, dict):
+            branch = branch.setdefault(key, {})
+            if not isinstance(branch, dict):
                 raise SafetensorsError(f"{os.fspath(path)}: the name of another array begins {name!r}")
-        if last in place:
+        if last in branch:
             raise SafetensorsError(f"{os.fspath(path)}: {name!r} begins the name of another array")
-        place[last] = array
+        branch[last] = array
     model_state = params.pop(STATE, {})
     return Tensors(params, model_state, _header(content)[0].get("__metadata__", {}))
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import safetensors
     except ImportError as error:
@@ -154,7 +160,7 @@ def _library() -> Any:
     return safetensors
 
 
-def _named(tree: Any, above: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
+def _named(tree: PyTree, above: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]]:
     seen: set[str] = set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = [path_name((key,)) for key in path]
@@ -163,6 +169,7 @@ def _named(tree: Any, above: tuple[str, ...]) -> Iterator[tuple[str, np.ndarray]
         if array.dtype not in _DTYPES.values():
             accepted = ", ".join(str(dtype) for dtype in _DTYPES.values())
             raise ValueError(f"{name!r} must be of a dtype of safetensors ({accepted}), got {array.dtype}")
+        # What could not be read back is refused now: a dot would be split, and an equal name replace another.
         if not keys or any(not key or "." in key for key in keys) or name in seen:
             raise ValueError(
                 f"the keys of {name!r} must not be empty, hold a dot or make the name of another array"
@@ -183,5 +190,5 @@ def _ordered(content: bytes, metadata: Mapping[str, str]) -> bytes:
     if metadata:
         header = {"__metadata__": dict(sorted(metadata.items())), **header}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # So that arrays begin at a multiple of 8, as the library has them.
     return len(text).to_bytes(8, "little") + text + arrays

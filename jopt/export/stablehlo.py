@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.core import ShapedArray
+from jax.typing import ArrayLike
 
 from jopt import data
 from jopt.config import choice
@@ -26,7 +28,7 @@ VERSION = 1
 
 
 class StableHLOError(ValueError):
-    """A file is no artefact that was written here, or not whole."""
+    """A file is not an artefact of `save`, or not whole."""
 
 
 class Artefact(NamedTuple):
@@ -38,7 +40,7 @@ class Artefact(NamedTuple):
       exported: the `jax.export.Exported`, whose `mlir_module()` is the program's text.
     """
 
-    call: Callable[[Any], jax.Array]
+    call: Callable[[ArrayLike], jax.Array]
     metadata: dict[str, Any]
     exported: export.Exported
 
@@ -47,7 +49,7 @@ def lower(
     function: Callable[[jax.Array], jax.Array],
     input_shape: Sequence[int],
     *,
-    normalization: tuple[Any, Any] | None = None,
+    normalization: tuple[ArrayLike, ArrayLike] | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> export.Exported:
     """A function as a StableHLO program, with a symbolic batch size.
@@ -80,6 +82,7 @@ def lower(
             x = data.normalize(x, mean, std)
         return function(x)
 
+    # The text of the program has the name of the size: it is part of the file's bytes.
     batch = export.symbolic_shape("batch")
     x = jax.ShapeDtypeStruct((*batch, *input_shape), jnp.float32 if normalization is None else jnp.uint8)
     with _without_source_files():
@@ -97,7 +100,7 @@ def save(
     Args:
       path: of the artefact.
       exported: what `lower` gave.
-      metadata: more for the JSON file, such as `{'function': 'masked'}`.
+      metadata: other entries of the JSON file, such as `{'function': 'masked'}`.
 
     Returns:
       What the JSON file holds: `version`, `inputs` and `outputs` (dtype and shape, the symbolic size by its name),
@@ -107,7 +110,7 @@ def save(
       OSError: if they cannot be written.
     """
     content = bytes(exported.serialize())
-    found = {
+    description = {
         "version": VERSION,
         "inputs": [_described(aval) for aval in exported.in_avals],
         "outputs": [_described(aval) for aval in exported.out_avals],
@@ -120,8 +123,9 @@ def save(
         **(metadata or {}),
     }
     write_bytes(path, content)
-    write_json(beside(path), found)
-    return found
+    # The artefact first: a JSON file that is there describes a file that is there.
+    write_json(beside(path), description)
+    return description
 
 
 def load(path: str | os.PathLike[str]) -> Artefact:
@@ -137,8 +141,10 @@ def load(path: str | os.PathLike[str]) -> Artefact:
 
     Raises:
       OSError: if the file cannot be read.
-      StableHLOError: if it is not what its JSON file tells of, that file is missing, or JAX cannot read it.
+      StableHLOError: if it is not the file that its JSON file describes, that one is missing, or JAX cannot
+        read it.
     """
+    # The digest is verified before JAX reads a byte: what is damaged could be read as another program.
     content = Path(path).read_bytes()
     try:
         metadata = json.loads(beside(path).read_text())
@@ -146,7 +152,7 @@ def load(path: str | os.PathLike[str]) -> Artefact:
         raise StableHLOError(f"{beside(path)} cannot be read: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("sha256") != hashlib.sha256(content).hexdigest():
         raise StableHLOError(
-            f"{os.fspath(path)} is not the file that {beside(path)} tells of: their SHA-256 differ"
+            f"{os.fspath(path)} is not the file that {beside(path)} describes: their SHA-256 differ"
         )
     try:
         exported = export.deserialize(bytearray(content))
@@ -168,7 +174,7 @@ def beside(path: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(path)}.json")
 
 
-def _described(aval: Any) -> dict[str, Any]:
+def _described(aval: ShapedArray) -> dict[str, Any]:
     return {"dtype": str(np.dtype(aval.dtype)), "shape": [n if isinstance(n, int) else str(n) for n in aval.shape]}
 
 

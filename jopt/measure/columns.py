@@ -79,7 +79,7 @@ class Measured:
           outcome: the network and its metrics.
           first: the first stage of the run; None if this is it.
           labels: true classes of the test examples.
-          flops: FLOPs by layer, where the outcome has none of its own.
+          flops: FLOPs by layer, where the outcome has none.
         """
         self.outcome, self.labels = outcome, labels
         self.first = self if first is None else first
@@ -104,10 +104,11 @@ class Measured:
     @property
     def accuracy(self) -> float | None:
         """The metric of this name, or else what the predictions say."""
-        given = self.outcome.metrics.get("accuracy")
-        if given is None and self.labels is not None and self.outcome.predictions is not None:
+        metric = self.outcome.metrics.get("accuracy")
+        # The metric is by the task's own definition, so it comes before what the predictions give.
+        if metric is None and self.labels is not None and self.outcome.predictions is not None:
             return 1.0 - churn(self.labels, self.outcome.predictions)
-        return given
+        return metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Column:
       cost: whether the accuracy is drawn against it.
 
     Raises:
-      ConfigError: for a key that is no identifier, or an unknown direction, scope or format.
+      ConfigError: for a key that is not an identifier, or an unknown direction, scope or format.
 
     Example:
       >>> total = Column("weights_sum", "sum of weights", "", None, ".3f", lambda m: m.outcome.params.sum())
@@ -171,6 +172,7 @@ def _change(m: Measured) -> float | None:
 
 
 def _churn(m: Measured) -> float | None:
+    # Against the first stage rather than the one before: small steps add up.
     before, after = m.first.outcome.predictions, m.outcome.predictions
     return None if before is None or after is None else churn(before, after)
 
@@ -256,9 +258,11 @@ def load_columns(columns: Sequence[Column | str]) -> tuple[Column, ...]:
       ...
       jopt.config.ConfigError: columns must be a jopt.measure.Column, got 'jopt.measure.columns:IntegerCode'
     """
+    # All are imported before any is used, so a wrong name ends a run before it trains.
     loaded = tuple(map(_imported, columns))
     keys = [column.key for column in BUILT_IN]
     for column in loaded:
+        # Two columns of one key would overwrite each other in result.json and in CSV.
         require(column.key not in keys, "columns", column.key, "a column with a key that no other has")
         keys.append(column.key)
     return loaded
@@ -315,6 +319,7 @@ def stage_rows(
     first: Measured | None = None
     for outcome in outcomes:
         measured = Measured(outcome, first, labels, flops)
+        # Change and churn are against the dense model, whatever the stages between did.
         first = first or measured
         rows.append({"stage": outcome.name, **_metrics(outcome), **_computed(measured, chosen)})
     return rows
@@ -340,6 +345,7 @@ def _metrics(outcome: StageOutcome) -> Row:
 
 
 def _computed(measured: Measured, columns: Sequence[Column]) -> Row:
+    # None is left out, as a stage without a packed file has no length of it at all.
     values = {column.key: column.compute(measured) for column in columns if column.compute is not None}
     return {key: _json(value) for key, value in values.items() if value is not None}
 

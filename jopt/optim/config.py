@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from jopt.config import ConfigError, check_types, choice, fields, join_path, require
 from jopt.hyper import as_traced, swept
-from jopt.reference import flags_as_text, is_reference, resolve
+from jopt.reference import is_reference, resolve
 
 # What each optimizer reads, and the number that an absent (None) field stands for: Optax's own default.
 DEFAULTS: dict[str, dict[str, float]] = {
@@ -37,7 +37,6 @@ SCHEDULES = ("constant", "cosine", "linear", "polynomial", "exponential", "step"
 Rules = tuple[tuple[str, float], ...]
 
 
-@flags_as_text
 @dataclasses.dataclass
 class Config:
     """An optimizer, its schedule, clipping, penalties and rules for single parameters.

@@ -62,9 +62,9 @@ class Pruning(Method):
     kind: ClassVar[str] = ""
     grows: ClassVar[bool] = False
 
-    # Declared for the methods below; the class is no dataclass, so that these are no fields of it.
-    begin: float
-    rules: Rules
+    # Of a subclass without these fields. This class is no dataclass, so that it gives nobody a field.
+    begin: float = 0.0
+    rules: Rules = ()
 
     def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
         """The transform.

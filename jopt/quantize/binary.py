@@ -3,19 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jopt.layers import Layers
-from jopt.quantize.arithmetic import divide, ordered_sum
-from jopt.quantize.assign import Assigned, Rules, assign, change, resolve
-from jopt.quantize.checks import check_array
-from jopt.quantize.groups import scale_shape, shared_axes
-from jopt.quantize.ranges import absmax, count_nonzero, mean_magnitude
-from jopt.quantize.spec import OUTPUTS, Spec
-from jopt.transform import ParamTransform, Storage
+from jopt.quantize.arithmetic import count_nonzero, divide, mean_magnitude, ordered_sum
+from jopt.quantize.ranges import absmax
+from jopt.quantize.spec import OUTPUTS, Spec, check_array, scale_shape, shared_axes
+from jopt.quantize.weights import Assigned, Rules, assign, change, resolve
+from jopt.transform import Params, ParamTransform, Storage
+
+Axis = int | tuple[int, ...] | str | None
+"""The kept axes, whose entries have a scale each: of an array numbers, of a layer also 'outputs'."""
 
 
 def binarize(w: jax.Array) -> jax.Array:
@@ -48,13 +48,14 @@ def _binarize(w: jax.Array) -> jax.Array:
 
 
 def _binarize_backward(w: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    # Beyond 1 a weight would grow without effect on its sign (BinaryConnect, section 2.4).
     return (jnp.where(jnp.abs(w) <= 1, gradient, jnp.zeros_like(gradient)),)
 
 
 _binarize.defvjp(lambda w: (_binarize(w), w), _binarize_backward)
 
 
-def xnor(w: jax.Array, axis: int | tuple[int, ...] | None = -1) -> jax.Array:
+def xnor(w: jax.Array, axis: Axis = -1) -> jax.Array:
     """Sign times alpha, the mean |w| of an output channel over what is not 0; 0 stays 0.
 
     The gradient is the paper's: that of the result times 1/n + alpha 1[|w| <= 1], n the weights of the channel that
@@ -94,15 +95,18 @@ def _xnor(axes: tuple[int, ...], w: jax.Array) -> jax.Array:
     return (jnp.sign(wide) * mean_magnitude(wide, axes)).astype(w.dtype)
 
 
-def _xnor_forward(axes: tuple[int, ...], w: jax.Array) -> tuple[jax.Array, Any]:
+def _xnor_forward(axes: tuple[int, ...], w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     wide = w.astype(jnp.float32)
     alpha = mean_magnitude(wide, axes)
     return (jnp.sign(wide) * alpha).astype(w.dtype), (w, alpha, count_nonzero(wide, axes))
 
 
-def _xnor_backward(axes: tuple[int, ...], kept: Any, gradient: jax.Array) -> tuple[jax.Array]:
-    w, alpha, count = kept
+def _xnor_backward(
+    axes: tuple[int, ...], residuals: tuple[jax.Array, ...], gradient: jax.Array
+) -> tuple[jax.Array]:
+    w, alpha, count = residuals
     wide = w.astype(jnp.float32)
+    # 1/n is the derivative of alpha in w; the other term passes straight through the sign.
     slope = divide(jnp.ones_like(alpha), count) + jnp.where(jnp.abs(wide) <= 1, alpha, jnp.zeros_like(alpha))
     return ((gradient.astype(jnp.float32) * slope).astype(gradient.dtype),)
 
@@ -110,7 +114,7 @@ def _xnor_backward(axes: tuple[int, ...], kept: Any, gradient: jax.Array) -> tup
 _xnor.defvjp(_xnor_forward, _xnor_backward)
 
 
-def ternarize(w: jax.Array, axis: int | tuple[int, ...] | None = None, threshold: Any = 0.7) -> jax.Array:
+def ternarize(w: jax.Array, axis: Axis = None, threshold: jax.Array | float = 0.7) -> jax.Array:
     """-alpha, 0 or alpha: 0 where |w| <= threshold mean|w|, alpha the mean |w| of the others. The gradient is 1.
 
     Both means are over what is not 0, so that pruned weights do not count.
@@ -148,18 +152,18 @@ def _ternarize_compiled(axes: tuple[int, ...], w: jax.Array, threshold: jax.Arra
 def _ternarize(axes: tuple[int, ...], w: jax.Array, threshold: jax.Array) -> jax.Array:
     wide = w.astype(jnp.float32)
     mean = divide(ordered_sum(wide, axes, of=jnp.abs), count_nonzero(wide, axes))
-    large = jnp.abs(wide) > mean * threshold
-    kept = jnp.where(large, wide, jnp.zeros_like(wide))
-    return (jnp.sign(kept) * mean_magnitude(kept, axes)).astype(w.dtype)
+    # Strictly above: with a threshold of 0, zeros stay zeros.
+    large = jnp.where(jnp.abs(wide) > mean * threshold, wide, jnp.zeros_like(wide))
+    return (jnp.sign(large) * mean_magnitude(large, axes)).astype(w.dtype)
 
 
 _ternarize.defvjp(
     lambda axes, w, threshold: (_ternarize(axes, w, threshold), None),
-    lambda axes, nothing, gradient: (gradient, None),
+    lambda axes, residuals, gradient: (gradient, None),
 )
 
 
-def _reduced(w: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def _reduced(w: jax.Array, axis: Axis) -> tuple[int, ...]:
     spec = Spec(axis=axis)
     scale_shape(jnp.shape(w), spec)
     return shared_axes(jnp.ndim(w), spec)
@@ -169,7 +173,7 @@ def binary(
     rules: Rules = (),
     *,
     scaled: bool = False,
-    axis: int | tuple[int, ...] | str | None = OUTPUTS,
+    axis: Axis = OUTPUTS,
     layers: Layers | None = None,
 ) -> ParamTransform:
     """Binary weights: BinaryConnect's signs, or XNOR-Net's signs with a scale for each output channel.
@@ -200,8 +204,8 @@ def binary(
 def ternary(
     rules: Rules = (),
     *,
-    axis: int | tuple[int, ...] | str | None = None,
-    threshold: Any = 0.7,
+    axis: Axis = None,
+    threshold: jax.Array | float = 0.7,
     layers: Layers | None = None,
 ) -> ParamTransform:
     """Ternary weights: `ternarize` on every floating weight, or as the rules say.
@@ -228,31 +232,40 @@ def ternary(
 
 
 def _stateless(
-    rules: Rules, function: Callable[[jax.Array, Any], jax.Array], spec: Spec, layers: Layers | None
+    rules: Rules, function: Callable[[jax.Array, Axis], jax.Array], spec: Spec, layers: Layers | None
 ) -> ParamTransform:
-    """The transform by `function(weights, axis)`, the axis being that of each parameter by its codes' Spec."""
-    rules = [(pattern, chosen or None) for pattern, chosen in rules]
+    """The transform by `function(weights, axis)`, the axis being that of the parameter's Spec.
 
-    def assigned(params: Any) -> list[Assigned]:
+    Args:
+      rules: pairs of a pattern and whether to quantize.
+      function: what the model sees of an array.
+      spec: the Spec of its codes, before `resolve`.
+      layers: what the model says about its parameters.
+    """
+    # `assign` leaves alone what has None; False would be a value.
+    flags = [(pattern, selected or None) for pattern, selected in rules]
+
+    def assigned(params: Params) -> list[Assigned]:
         return [
             a if a.value is None else a._replace(value=resolve(spec, a.parameter, len(a.leaf.shape)))
-            for a in assign(rules, params, True, layers)
+            for a in assign(flags, params, True, layers)
         ]
 
-    def init(params: Any) -> tuple[()]:
-        assigned(params)  # whose errors should come at the start
+    def init(params: Params) -> tuple[()]:
+        assigned(params)  # Rules that match nothing should fail here, not in the first step.
         return ()
 
-    def storage(state: tuple[()], params: Any) -> dict[str, Storage]:
-        found: dict[str, Storage] = {}
+    def storage(state: tuple[()], params: Params) -> dict[str, Storage]:
+        formats: dict[str, Storage] = {}
 
-        def store(path: str, leaf: Any, own: Spec) -> Any:
-            # Each scale has one magnitude, which is what its codes -1 and 1 stand for.
-            found[path] = Storage(own, absmax(function(leaf, own.axis), dataclasses.replace(own, bits=8)))
+        def store(path: str, leaf: jax.Array, spec: Spec) -> jax.Array:
+            # Each scale has one magnitude, which is what its codes -1 and 1 stand for. Taken at 8 bits, because at
+            # one bit `absmax` is a mean.
+            formats[path] = Storage(spec, absmax(function(leaf, spec.axis), dataclasses.replace(spec, bits=8)))
             return leaf
 
         change(params, assigned(params), store)
-        return found
+        return formats
 
     return ParamTransform(
         init=init,

@@ -1,23 +1,37 @@
 """Ranges that are learned by gradient descent: the learned step size (LSQ) and the clipping activation (PACT)."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jopt.quantize.arithmetic import divide, ordered_sum
-from jopt.quantize.checks import check_array, check_spec
-from jopt.quantize.fake import is_inside, unless_untouched, values
-from jopt.quantize.grid import Grid, Range, decode, encode, largest_code, spread_fields, stored_grid
-from jopt.quantize.groups import collect, from_groups, scale_shape, shared_axes, spread, to_groups
-from jopt.quantize.ranges import mean_magnitude
-from jopt.quantize.spec import Spec, compiled, merge, split
+from jopt.quantize.arithmetic import divide, mean_magnitude, ordered_sum
+from jopt.quantize.grid import Grid, Range, decode, encode, grid, largest_code, spread_fields, stored_grid
+from jopt.quantize.spec import (
+    Spec,
+    check_array,
+    check_spec,
+    collect,
+    compiled,
+    from_groups,
+    merge,
+    scale_shape,
+    shared_axes,
+    split,
+    spread,
+    to_groups,
+)
+from jopt.quantize.tensors import is_inside, unless_untouched, values
 
 _SMALLEST = jnp.finfo(jnp.float32).tiny
 
+GridOfStep = Callable[[Spec, jax.Array], Grid]
+"""The grid of steps of the scales' shape."""
 
-def lsq(x: jax.Array, step: jax.Array, spec: Spec, *, count: Any = None) -> jax.Array:
+
+def lsq(x: jax.Array, step: jax.Array, spec: Spec, *, count: jax.Array | float | None = None) -> jax.Array:
     """Fake quantization with a learned step: round(clip(x / step, lowest code, highest code)) * step.
 
     With v = x / step, the gradient to x is 1 where v lies between the codes, bounds included, else 0. That to the
@@ -25,11 +39,11 @@ def lsq(x: jax.Array, step: jax.Array, spec: Spec, *, count: Any = None) -> jax.
 
         round(v) - v inside,    the lowest code where v <= it,    the highest code where v >= it.
 
-    (The paper gives x no gradient on the very bounds.) At one bit the codes are -1 and 1, and 0 for a zero.
+    (The paper gives x no gradient exactly at the bounds.) At one bit the codes are -1 and 1, and 0 for a zero.
 
     Args:
       x: floating array.
-      step: floating, broadcasts to the scales' shape. What is not above the smallest normal number counts as that.
+      step: floating, broadcasts to the scales' shape. One below the smallest normal number counts as that number.
       spec: the Spec; the identity and 32 bits give `x` itself, and the step no gradient. Asymmetric: codes from 0,
         zero point 0, for what is never negative.
       count: the number of entries in the gradient's scale; None: those that share a step. The paper's for
@@ -57,10 +71,63 @@ def lsq(x: jax.Array, step: jax.Array, spec: Spec, *, count: Any = None) -> jax.
     check_array(x, "x")
     check_spec(spec, jnp.shape(x))
     step = _fit(step, "step", jnp.shape(x), spec)
-    if spec.is_identity:
-        return x
-    count = jnp.size(x) // max(step.size, 1) if count is None else count
-    return _lsq_compiled(spec, x, step, jnp.asarray(count, jnp.float32))
+    return x if spec.is_identity else _with_step(spec, x, step, count, _grid_of_products)
+
+
+def lsq_weights(w: jax.Array, step: jax.Array, spec: Spec) -> jax.Array:
+    """`lsq` of a weight, on the grid of `step_range`: an array of these values is stored exactly.
+
+    `lsq` multiplies codes by the step itself. A packed file computes its scale from a range, and that quotient can
+    miss the step by one bit; so here the simulation computes the scale the same way.
+
+    Args:
+      w: floating array.
+      step: floating, broadcasts to the scales' shape; its magnitude counts, so that no optimizer step makes it
+        meaningless.
+      spec: a symmetric Spec; the identity and 32 bits give `w` itself, and the step no gradient.
+
+    Returns:
+      An array of the shape and dtype of `w`; 0 stays 0.
+
+    Raises:
+      ValueError: as `jopt.quantize.fake_quantize`.
+
+    Example:
+      >>> lsq_weights(jnp.array([-2.0, 0.0, 0.6]), jnp.float32(-0.5), Spec(3)).tolist()
+      [-1.5, 0.0, 0.5]
+    """
+    if spec.bits is None:
+        return w
+    check_array(w, "w")
+    check_spec(spec, jnp.shape(w))
+    step = _fit(step, "step", jnp.shape(w), spec)
+    return w if spec.is_identity else _with_step(spec, w, _magnitude(step), None, _grid_of_range)
+
+
+def step_range(step: jax.Array, spec: Spec) -> Range:
+    """The range whose scale is a learned step, to one rounding.
+
+    Args:
+      step: float32, of the scales' shape; its magnitude counts.
+      spec: a symmetric Spec.
+
+    Example:
+      >>> float(step_range(jnp.float32(-0.5), Spec(3)).high)
+      1.5
+    """
+    # The largest float32 over the most steps that a range has: a larger step would make the range infinite.
+    largest = jnp.finfo(jnp.float32).max / 2.0**15
+    steps = largest_code(spec)
+    if not spec.narrow:
+        steps = steps + jnp.where(jnp.asarray(spec.bits) == 1, jnp.float32(0), jnp.float32(0.5))
+    # Twice the smallest normal number: the quotient that `grid` takes of it must not fall below that number.
+    high = jnp.clip(_magnitude(step), 2 * _SMALLEST, largest) * steps
+    return Range(-high, high)
+
+
+def _magnitude(step: jax.Array) -> jax.Array:
+    # Not jnp.abs, whose gradient at 0 is 0: a step there would never leave it.
+    return jnp.where(step < 0, -step, step)
 
 
 def lsq_step(x: jax.Array, spec: Spec) -> jax.Array:
@@ -95,47 +162,66 @@ def _lsq_step(spec: Spec, x: jax.Array) -> jax.Array:
     return jnp.where(step < _SMALLEST, jnp.float32(1), step)
 
 
-def _fit(value: Any, name: str, shape: tuple[int, ...], spec: Spec) -> jax.Array:
-    value, fitting = jnp.asarray(value, jnp.float32), scale_shape(shape, spec)
+def _fit(value: jax.Array | float, name: str, shape: tuple[int, ...], spec: Spec) -> jax.Array:
+    number, expected = jnp.asarray(value, jnp.float32), scale_shape(shape, spec)
     try:
-        return jnp.broadcast_to(value, fitting)
+        return jnp.broadcast_to(number, expected)
     except ValueError as error:
         raise ValueError(
-            f"{name} must broadcast to the scales' shape {fitting}, got shape {value.shape}"
+            f"{name} must broadcast to the scales' shape {expected}, got shape {number.shape}"
         ) from error
 
 
-@compiled()
-def _lsq_compiled(spec: Spec, x: jax.Array, step: jax.Array, count: jax.Array) -> jax.Array:
-    return _lsq(*split(spec), x, step, count)
+def _with_step(
+    spec: Spec, x: jax.Array, step: jax.Array, count: jax.Array | float | None, grid_of: GridOfStep
+) -> jax.Array:
+    # The paper's count is that of the entries which share one step.
+    count = jnp.size(x) // max(step.size, 1) if count is None else count
+    return _lsq_compiled(spec, x, step, jnp.asarray(count, jnp.float32), grid_of=grid_of)
 
 
-def _step_grid(spec: Spec, step: jax.Array) -> Grid:
+@compiled("grid_of")
+def _lsq_compiled(spec: Spec, x: jax.Array, step: jax.Array, count: jax.Array, *, grid_of: GridOfStep) -> jax.Array:
+    return _lsq(grid_of, *split(spec), x, step, count)
+
+
+def _grid_of_products(spec: Spec, step: jax.Array) -> Grid:
     step = jnp.maximum(step, _SMALLEST)
     return spread_fields(stored_grid(spec, step, jnp.zeros(step.shape, jnp.int32)), spec)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _lsq(static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array) -> jax.Array:
+def _grid_of_range(spec: Spec, step: jax.Array) -> Grid:
+    return spread_fields(grid(spec, step_range(step, spec)), spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _lsq(
+    grid_of: GridOfStep, static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array
+) -> jax.Array:
     spec = merge(static, bits)
-    g = _step_grid(spec, step)
+    g = grid_of(spec, step)
     y = decode(encode(to_groups(x.astype(jnp.float32), spec), g), g)
     return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
 
 
-def _lsq_forward(static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array) -> Any:
-    return _lsq(static, bits, x, step, count), (bits, x, step, count)
+def _lsq_forward(
+    grid_of: GridOfStep, static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array
+) -> tuple[jax.Array, Any]:
+    return _lsq(grid_of, static, bits, x, step, count), (bits, x, step, count)
 
 
-def _lsq_backward(static: Spec, kept: Any, gradient: jax.Array) -> Any:
-    bits, x, step, count = kept
+def _lsq_backward(grid_of: GridOfStep, static: Spec, residuals: Any, gradient: jax.Array) -> tuple[Any, ...]:
+    bits, x, step, count = residuals
     spec = merge(static, bits)
-    g = _step_grid(spec, step)
+    g = grid_of(spec, step)
     view = to_groups(x.astype(jnp.float32), spec)
     upstream = to_groups(gradient.astype(jnp.float32), spec)
+    # v decides what is inside by the scale, not by the divisor, which at one bit is far below it.
     v, code = divide(view, g.scale), jnp.clip(encode(view, g), g.lowest, g.highest)
+    # At 32 bits the input passes as it is, so its gradient is 1 everywhere and the step's is 0.
     inside = unless_untouched(spec, True, from_groups((v >= g.lowest) & (v <= g.highest), x.shape, spec))
     slope = jnp.where(v <= g.lowest, g.lowest, jnp.where(v >= g.highest, g.highest, code - v))
+    # An ordered sum: the gradient of a batch of trials must have the bits of a single trial.
     total = collect(ordered_sum(slope * upstream, shared_axes(view.ndim, spec)), spec)
     d_step = unless_untouched(spec, jnp.float32(0), divide(total, jnp.sqrt(count * largest_code(spec))))
     return None, jnp.where(inside, gradient, jnp.zeros_like(gradient)), d_step, None
@@ -152,7 +238,7 @@ def pact(x: jax.Array, alpha: jax.Array, spec: Spec) -> jax.Array:
 
     Args:
       x: floating array, before any ReLU.
-      alpha: floating, broadcasts to the scales' shape; what is negative counts as 0.
+      alpha: floating, broadcasts to the scales' shape; a negative one counts as 0.
       spec: the Spec; of the identity the result is clipped and not quantized, at 32 bits it is `x`, not clipped
         either, and alpha gets no gradient.
 
@@ -186,6 +272,7 @@ def _pact_compiled(spec: Spec, x: jax.Array, alpha: jax.Array) -> jax.Array:
 
 
 def _pact_range(spec: Spec, alpha: jax.Array) -> Range:
+    # A negative level lets nothing through, but its gradient can make it grow again.
     alpha = jnp.maximum(alpha, 0)
     return Range(-alpha if spec.symmetric else jnp.zeros_like(alpha), alpha)
 
@@ -200,20 +287,20 @@ def _pact(static: Spec, bits: Any, x: jax.Array, alpha: jax.Array) -> jax.Array:
     return from_groups(jnp.clip(to_groups(x.astype(jnp.float32), spec), low, high), x.shape, spec).astype(x.dtype)
 
 
-def _pact_forward(static: Spec, bits: Any, x: jax.Array, alpha: jax.Array) -> Any:
+def _pact_forward(static: Spec, bits: Any, x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, Any]:
     return _pact(static, bits, x, alpha), (bits, x, alpha)
 
 
-def _pact_backward(static: Spec, kept: Any, gradient: jax.Array) -> Any:
-    bits, x, alpha = kept
+def _pact_backward(static: Spec, residuals: Any, gradient: jax.Array) -> tuple[Any, ...]:
+    bits, x, alpha = residuals
     spec = merge(static, bits)
     range = _pact_range(spec, alpha)
     view = to_groups(x.astype(jnp.float32), spec)
     upstream = to_groups(gradient.astype(jnp.float32), spec)
-    bound, nothing = spread(range.high, spec), jnp.zeros_like(upstream)
-    slope = jnp.where(view >= bound, upstream, nothing)
+    bound, zeros = spread(range.high, spec), jnp.zeros_like(upstream)
+    slope = jnp.where(view >= bound, upstream, zeros)
     if spec.symmetric:
-        slope = slope - jnp.where(view <= -bound, upstream, nothing)
+        slope = slope - jnp.where(view <= -bound, upstream, zeros)
     d_alpha, inside = collect(ordered_sum(slope, shared_axes(view.ndim, spec)), spec), is_inside(x, spec, range)
     if spec.bits is not None:
         d_alpha = unless_untouched(spec, jnp.float32(0), d_alpha)

@@ -1,23 +1,29 @@
 """Calibration: the clipping range of an array, from its values."""
 
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jopt.quantize.arithmetic import divide, ordered_sum
-from jopt.quantize.checks import check_array, check_spec
+from jopt.config import ConfigError, check_types, join_path, require
+from jopt.hyper import as_traced
+from jopt.quantize.arithmetic import divide, mean_magnitude, order_statistic, ordered_sum
 from jopt.quantize.grid import Range, decode, encode, grid, largest_code, spread_fields
-from jopt.quantize.groups import collect, shared_axes, to_groups
-from jopt.quantize.order import order_statistic
-from jopt.quantize.spec import Spec, compiled
+from jopt.quantize.spec import Spec, check_array, check_spec, collect, compiled, shared_axes, to_groups
+from jopt.reference import is_reference, resolve
+
+Choose = Callable[[jax.Array, Spec], Range]
+"""A calibration: `(values, spec) -> Range`, of the scales' shape; `spec.bits` and the values may be traced."""
 
 LOW_BITS = (2, 3, 4)
-"""The widths at which `auto` is not the whole range."""
-# Of a float32's bits: those of its exponent; less these of 2^e, those of 2^-e.
-EXPONENT, POWERS = np.int32(0x7F800000), np.int32(0x7F000000)
+"""The widths at which `auto` leaves half a step at both ends."""
+
+# In the bits of a float32: the exponent's; and minus the bits of 2^e, those of 2^-e.
+_EXPONENT, _POWERS = np.int32(0x7F800000), np.int32(0x7F000000)
 
 
 def absmax(x: jax.Array, spec: Spec) -> Range:
@@ -66,12 +72,22 @@ def minmax(x: jax.Array, spec: Spec) -> Range:
     return _dynamic(Spec(spec.bits, symmetric=False, axis=spec.axis, group=spec.group), x)
 
 
+def unclipped(x: jax.Array, spec: Spec) -> Range:
+    """The range of the calibration 'absmax': `absmax` if symmetric, else `minmax`.
+
+    Example:
+      >>> float(unclipped(jnp.array([-4.0, -1.0]), Spec(symmetric=False)).high)
+      0.0
+    """
+    return absmax(x, spec) if spec.symmetric else minmax(x, spec)
+
+
 def auto(x: jax.Array, spec: Spec) -> Range:
-    """The default range of weights: the whole, but at 2 to 4 symmetric bits half a step less at both ends.
+    """The default range of weights: all values, but at 2 to 4 symmetric bits half a step less at both ends.
 
     With n = 2^(b-1) - 1, that is absmax n / (n + 1/2): the scale is absmax / (n + 1/2), as that of qwix, and the
     largest magnitude is rounded by half a step, as any other value may be. (At 2 bits, a step of absmax would round
-    all below its half to 0.) Other widths, asymmetric codes and codes that are not narrow have their whole range.
+    everything below its half to 0.) Other widths, asymmetric codes and codes that are not narrow are not clipped.
 
     Args:
       x: floating array.
@@ -105,13 +121,14 @@ def automatic(x: jax.Array, spec: Spec) -> Range:
       >>> float(automatic(jnp.array([-1.5, 1.0]), Spec(2)).low)
       -1.0
     """
-    whole = dynamic(x, spec)
+    extremes = dynamic(x, spec)
     if not spec.symmetric or not spec.narrow:
-        return whole
+        return extremes
     bits, n = jnp.asarray(spec.bits), largest_code(spec)
     few = (bits >= LOW_BITS[0]) & (bits <= LOW_BITS[-1])
+    # At 5 bits and more, half a step is so small that clipping it changes nothing; the range stays exact.
     share = jnp.where(few, divide(n, n + jnp.float32(0.5)), jnp.float32(1))
-    return Range(whole.low * share, whole.high * share)
+    return Range(extremes.low * share, extremes.high * share)
 
 
 @compiled()
@@ -147,54 +164,19 @@ def dynamic(x: jax.Array, spec: Spec) -> Range:
     if isinstance(spec.bits, int):
         peak = mean_magnitude(view, axes) if spec.bits == 1 else largest(view)
     else:
-        # The mean costs several times the maximum. A batch of widths pays for both.
+        # The mean costs several times the maximum, so only one bit takes that branch; a batch of widths takes both.
         one_bit = jnp.asarray(spec.bits) == 1
         peak = lax.cond(one_bit, lambda v: mean_magnitude(v, axes), largest, view)
     peak = collect(peak, spec)
     return Range(-peak, peak)
 
 
-def mean_magnitude(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mean of |x| over the entries that are not 0, along `axes`, kept with length 1; 0 where there are none.
-
-    Args:
-      x: float32 array.
-      axes: the axes, increasing.
-
-    Returns:
-      float32.
-
-    Example:
-      >>> mean_magnitude(jnp.float32([-1.0, 0.0, 3.0]), (0,)).tolist()
-      [2.0]
-    """
-    size = jnp.abs(x)
-    mean = divide(ordered_sum(x, axes, of=jnp.abs), count_nonzero(x, axes))
-    # Rounding must not carry the mean out of its values: that of equal ones is their value, to the last bit.
-    least = jnp.min(jnp.where(x != 0, size, jnp.full_like(size, jnp.inf)), axes, keepdims=True, initial=jnp.inf)
-    return jnp.clip(mean, least, jnp.max(size, axes, keepdims=True, initial=0.0))
-
-
-def count_nonzero(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The number of entries that are not 0 along `axes`, kept with length 1, and at least 1, as float32.
-
-    Example:
-      >>> count_nonzero(jnp.float32([[1.0, 0.0], [2.0, 0.0]]), (0,)).tolist()
-      [[2.0, 1.0]]
-    """
-    if len(axes) < x.ndim:
-        count = jnp.sum((x != 0).astype(jnp.int32), axes, keepdims=True).astype(x.dtype)
-    else:  # to a single number XLA on CPU sums integers one by one
-        count = ordered_sum(x, axes, of=lambda terms: (terms != 0).astype(terms.dtype))
-    return jnp.maximum(count, 1)
-
-
-def percentile(x: jax.Array, spec: Spec, q: Any = 99.9, *, skip_zeros: bool = False) -> Range:
+def percentile(x: jax.Array, spec: Spec, q: jax.Array | float = 99.9, *, skip_zeros: bool = False) -> Range:
     """The range that holds q percent of the magnitudes (symmetric), or of the values on either side (asymmetric).
 
     Symmetric: high = -low = the q-th percentile of |x|. Asymmetric: low and high are the (100 - q)-th and the q-th
     percentile of x, widened to contain 0. Percentiles are NumPy's 'linear' ones: of n sorted values, the one at
-    position (n - 1) q / 100, interpolated between its neighbours. Those are found exactly, by bisection on their
+    position (n - 1) q / 100, interpolated between its neighbours. Neighbours are exact, found by bisection on their
     bits; the position is computed in float32, and so is right to one part in 10^7. At one bit (symmetric) a code
     stands for the range, so this is of little use there.
 
@@ -223,7 +205,7 @@ def percentile(x: jax.Array, spec: Spec, q: Any = 99.9, *, skip_zeros: bool = Fa
 
 
 @compiled("skip_zeros")
-def _percentile(spec: Spec, x: jax.Array, q: Any, *, skip_zeros: bool) -> Range:
+def _percentile(spec: Spec, x: jax.Array, q: jax.Array | float, *, skip_zeros: bool) -> Range:
     view = to_groups(x.astype(jnp.float32), spec)
     axes = shared_axes(view.ndim, spec)
     share = divide(jnp.asarray(q, jnp.float32), 100.0)
@@ -240,6 +222,7 @@ def _quantile(x: jax.Array, axes: tuple[int, ...], rank: jax.Array, skip_zeros: 
     def count(where: jax.Array) -> jax.Array:
         return jnp.sum(where.astype(jnp.int32), axes, keepdims=True)
 
+    # Counted, not filtered: under jit an array cannot lose its zeros.
     negative, zeros = count(x < 0), count(x == 0)
     if not skip_zeros:
         zeros = jnp.zeros_like(zeros)
@@ -249,18 +232,18 @@ def _quantile(x: jax.Array, axes: tuple[int, ...], rank: jax.Array, skip_zeros: 
     k = below.astype(jnp.int32)
 
     def value(k: jax.Array) -> jax.Array:
-        # Zeros that do not count lie between the negative values and the positive.
+        # Zeros that are skipped lie between the negative and the positive values.
         return order_statistic(x, k + jnp.where(k >= negative, zeros, 0), axes)
 
     first, second = value(k), value(jnp.minimum(k + 1, jnp.maximum(n - 1, 0)))
     gap, share = second - first, position - below
-    # The gap between the ends of float32 overflows; the value between does not.
+    # The gap between the ends of float32 overflows; the interpolated value does not.
     between = jnp.where(jnp.isinf(gap), first * (1 - share) + second * share, first + gap * share)
     return jnp.where(n > 0, between, jnp.zeros_like(between))
 
 
 def mse(x: jax.Array, spec: Spec, *, fractions: int = 100) -> Range:
-    """The range with the least mean squared error, sum (fake_quantize(x) - x)^2, among fractions of the whole.
+    """The range with the least squared error, sum (fake_quantize(x) - x)^2, among fractions of the full range.
 
     Each group of entries gets the best of i / fractions, i = 1 to `fractions`, times its `absmax` (asymmetric: its
     `minmax`); of equal ones the widest. Exact zeros have no error, so pruned weights do not count.
@@ -292,13 +275,13 @@ def mse(x: jax.Array, spec: Spec, *, fractions: int = 100) -> Range:
 def _mse(spec: Spec, x: jax.Array, *, fractions: int) -> Range:
     view = to_groups(x.astype(jnp.float32), spec)
     axes = shared_axes(view.ndim, spec)
-    whole = dynamic(x, spec)
-    ends = spread_fields(whole, spec)
-    # Squares of small numbers underflow, and of large ones overflow: errors are counted in units of the range.
-    # Units are powers of two, as products with them are exact, and their reciprocals normal numbers.
+    extremes = dynamic(x, spec)
+    ends = spread_fields(extremes, spec)
+    # Squares of small numbers underflow and those of large ones overflow, so errors are counted in units of the
+    # range. A unit is a power of two, so that products with it are exact and its reciprocal is a normal number.
     peak = jnp.clip(jnp.maximum(-ends.low, ends.high), 2.0**-100, 2.0**100)
     per_unit = lax.bitcast_convert_type(
-        POWERS - (lax.bitcast_convert_type(peak, jnp.int32) & EXPONENT), jnp.float32
+        _POWERS - (lax.bitcast_convert_type(peak, jnp.int32) & _EXPONENT), jnp.float32
     )
 
     def error(fraction: jax.Array) -> jax.Array:
@@ -311,8 +294,109 @@ def _mse(spec: Spec, x: jax.Array, *, fractions: int) -> Range:
         e = error(fraction)
         return (jnp.minimum(e, least), jnp.where(e < least, fraction, chosen)), None
 
+    # From wide to narrow, and only a smaller error wins, so that of equal errors the widest range is chosen.
     widths = divide(jnp.arange(fractions, 0, -1, dtype=jnp.float32), float(fractions))
     start = error(widths[0])
     (_, chosen), _ = lax.scan(narrower, (start, jnp.ones_like(start)), widths[1:])
     chosen = collect(chosen, spec)
-    return Range(whole.low * chosen, whole.high * chosen)
+    return Range(extremes.low * chosen, extremes.high * chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A calibration with numbers in it: the base class, to be called with values and a Spec.
+
+    A subclass is a frozen dataclass whose float fields are traced, as everywhere in a config, and overrides
+    `__call__`. A calibration without numbers can be a plain function.
+    """
+
+    def __call__(self, values: jax.Array, spec: Spec) -> Range:
+        """The range of `values`, of the scales' shape; `jopt.quantize.scale_shape` gives that shape."""
+        raise NotImplementedError(f"{type(self).__name__} must say which range values have")
+
+    def of_weights(self, values: jax.Array, spec: Spec) -> Range:
+        """The range of a parameter, in which exact zeros may be pruned weights; by default as of any values."""
+        return self(values, spec)
+
+    def validate(self, path: str) -> None:
+        """Raises `ConfigError` for a field that is not as it must be; `path` is its address, for messages."""
+        check_types(self, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Percentile(Calibration):
+    """`jopt.quantize.percentile` as a calibration. Of a parameter it leaves out exact zeros: they may be pruned.
+
+    Attributes:
+      percentile: of the magnitudes, or of the values on either side; in (0, 100]; traced.
+
+    Example:
+      >>> x = jnp.concatenate([jnp.zeros(9), jnp.arange(1.0, 12.0)])
+      >>> float(Percentile(50.0)(x, Spec(8)).high), float(Percentile(50.0).of_weights(x, Spec(8)).high)
+      (1.5, 6.0)
+    """
+
+    percentile: float = 99.9
+
+    def __call__(self, values: jax.Array, spec: Spec) -> Range:
+        """The range that holds so many percent of `values`."""
+        return percentile(values, spec, self.percentile)
+
+    def of_weights(self, values: jax.Array, spec: Spec) -> Range:
+        """The range that holds so many percent of the values that are not 0."""
+        return percentile(values, spec, self.percentile, skip_zeros=True)
+
+    def validate(self, path: str) -> None:
+        """Raises `ConfigError` unless the percentile lies in (0, 100]."""
+        super().validate(path)
+        check_percentile(join_path(path, "percentile"), self.percentile, above=0)
+
+
+def check_percentile(field: str, value: float, *, above: float) -> None:
+    """Raises `ConfigError` unless a percentile is in (above, 100], as a float64 and as the program's float32."""
+    good = math.isfinite(value) and all(above < v <= 100 for v in (value, as_traced(value)))
+    require(good, field, value, f"a number in ({above}, 100]")
+
+
+NAMED: dict[str, Choose] = {
+    "auto": auto,
+    "absmax": unclipped,
+    "mse": mse,
+    "percentile": Percentile(),
+}
+"""The calibrations that have a name."""
+
+
+def calibration_function(
+    calibration: str | Choose, field: str = "calibration", names: tuple[str, ...] = ()
+) -> Choose:
+    """The function behind a name of `NAMED`, a reference ('package.module:name') or a function.
+
+    Args:
+      calibration: any of these.
+      field: what holds it, for messages.
+      names: those accepted; (): all of `NAMED`.
+
+    Raises:
+      ConfigError: for anything else.
+
+    Example:
+      >>> float(calibration_function("absmax")(jnp.array([-4.0, 1.0]), Spec(8)).high)
+      4.0
+    """
+    names = names or tuple(NAMED)
+    if isinstance(calibration, str) and calibration in names:
+        return NAMED[calibration]
+    if is_reference(calibration):
+        calibration = resolve(str(calibration), field)
+    # A class is callable, but calling it makes an instance and no range.
+    if isinstance(calibration, str | type) or not callable(calibration):
+        accepted = f"one of {', '.join(map(repr, names))}, a function, or 'package.module:name' of one"
+        raise ConfigError(field, calibration, accepted)
+    return calibration
+
+
+def of_weights(choose: Choose, values: jax.Array, spec: Spec) -> Range:
+    """The range of a parameter: by `Calibration.of_weights` where the calibration has it."""
+    # A plain function cannot know of pruned zeros; it gets all values.
+    return choose.of_weights(values, spec) if isinstance(choose, Calibration) else choose(values, spec)

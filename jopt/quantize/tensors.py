@@ -1,17 +1,203 @@
-"""Arrays of integer codes: quantization to integers, and back."""
+"""Arrays on a grid: fake quantization with straight-through gradients, integer codes, and the way back."""
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from jopt.quantize.checks import check_array, check_spec
-from jopt.quantize.grid import Range, decode, encode, grid, spread_fields, stored_grid
-from jopt.quantize.groups import from_groups, scale_shape, spread, to_groups
-from jopt.quantize.ranges import dynamic
-from jopt.quantize.spec import Spec, compiled
+from jopt.quantize.arithmetic import computed_once
+from jopt.quantize.grid import (
+    Grid,
+    Range,
+    Rounding,
+    decode,
+    encode,
+    fit_range,
+    grid,
+    rounding_function,
+    spread_fields,
+    stored_grid,
+)
+from jopt.quantize.ranges import automatic, dynamic
+from jopt.quantize.spec import (
+    UNTOUCHED,
+    Spec,
+    check_array,
+    check_spec,
+    compiled,
+    from_groups,
+    merge,
+    scale_shape,
+    split,
+    spread,
+    to_groups,
+)
+from jopt.rules import named_leaves
+from jopt.transform import Params, ParamTransform, State, Storage
+
+
+def fake_quantize(
+    x: jax.Array, spec: Spec, range: Range | None = None, *, rounding: str | Rounding = "nearest"
+) -> jax.Array:
+    """`dequantize(quantize(x, spec, range))` in one pass and in the dtype of `x`, differentiable.
+
+    The gradient is straight-through, whatever the rounding: 1 inside the clipping range, bounds included, and 0
+    outside. Without a range everything lies inside. The range and `spec.bits` get no gradient.
+
+    Args:
+      x: floating array.
+      spec: the Spec; of the identity and of 32 bits the result is `x` itself. Where `spec.bits` is an array, 32
+        gives every bit of `x` and a gradient of 1, in and beyond the range.
+      range: the clipping range, which broadcasts to the scales' shape; None: all values, `jopt.quantize.dynamic`.
+      rounding: of `x / scale`: 'nearest' (ties to even), 'floor', a function or a reference to one. Programs are
+        cached by the function, so a lambda made at each call compiles at each call.
+
+    Returns:
+      An array of the shape and dtype of `x`; 0 stays 0.
+
+    Raises:
+      ValueError: for an array that is not floating or (unless traced) not finite; axes, groups or a range that do
+        not fit its shape.
+
+    Bengio, Leonard and Courville, 2013, "Estimating or propagating gradients through stochastic neurons"; Jacob et
+    al., 2018, section 3.
+
+    Example:
+      >>> x = jnp.array([-1.5, 0.3, 0.5, 1.0])
+      >>> fake_quantize(x, Spec(3)).tolist(), fake_quantize(x, Spec(3), rounding="floor").tolist()
+      ([-1.5, 0.5, 0.5, 1.0], [-1.5, 0.0, 0.5, 1.0])
+      >>> clip = Range(-1.0, 1.0)
+      >>> jax.grad(lambda x: fake_quantize(x, Spec(3), clip).sum())(x).tolist()
+      [0.0, 1.0, 1.0, 1.0]
+    """
+    if spec.bits is None:
+        return x
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    to_integer = rounding_function(rounding)
+    if spec.is_identity:
+        return x
+    if range is None:
+        return _unclipped(spec, x, choose=dynamic, rounding=to_integer)
+    return _clipped(spec, x, fit_range(range, jnp.shape(x), spec), rounding=to_integer)
+
+
+def auto_quantize(x: jax.Array, spec: Spec, *, rounding: str | Rounding = "nearest") -> jax.Array:
+    """`fake_quantize` in the range that `jopt.quantize.auto` gives, with a gradient of 1 everywhere.
+
+    Nothing is clipped: the largest magnitude is half a step from its value on the grid, as any value may be.
+
+    Example:
+      >>> x = jnp.array([-1.5, 0.3, 0.6, 1.0])
+      >>> auto_quantize(x, Spec(2)).tolist(), fake_quantize(x, Spec(2)).tolist()
+      ([-1.0, 0.0, 1.0, 1.0], [-1.5, 0.0, 0.0, 1.5])
+    """
+    if spec.bits is None:
+        return x
+    check_array(x, "x")
+    check_spec(spec, jnp.shape(x))
+    if spec.is_identity:
+        return x
+    return _unclipped(spec, x, choose=automatic, rounding=rounding_function(rounding))
+
+
+def values(spec: Spec, x: jax.Array, range: Range, rounding: Rounding = jnp.round) -> jax.Array:
+    """What `fake_quantize` gives, without a gradient rule; the range must have the scales' shape."""
+    g = spread_fields(grid(spec, range), spec)
+    if not spec.symmetric:
+        # The zero point makes the grid costly, and XLA would compute it again for each element it is broadcast to.
+        g = Grid(*map(computed_once, g))
+    y = decode(encode(to_groups(x.astype(jnp.float32), spec), g, rounding), g)
+    return unless_untouched(spec, x, from_groups(y, x.shape, spec).astype(x.dtype))
+
+
+def unless_untouched(spec: Spec, x: jax.Array | bool, y: jax.Array) -> jax.Array:
+    """`y`, or `x` where the bits are 32; where `bits` is not an array, and so not 32 here, no operation.
+
+    Example:
+      >>> float(unless_untouched(Spec(jnp.array(32)), jnp.float32(0.25), jnp.float32(0.5)))
+      0.25
+    """
+    return y if isinstance(spec.bits, int) else jnp.where(jnp.asarray(spec.bits) == UNTOUCHED, x, y)
+
+
+@compiled("choose", "rounding")
+def _unclipped(
+    spec: Spec, x: jax.Array, *, choose: Callable[[jax.Array, Spec], Range], rounding: Rounding
+) -> jax.Array:
+    # A custom gradient needs hashable static arguments, and traced bits are not.
+    static, bits = split(spec)
+    return _straight_through(choose, rounding, static, bits, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _straight_through(
+    choose: Callable[[jax.Array, Spec], Range], rounding: Rounding, static: Spec, bits: Any, x: jax.Array
+) -> jax.Array:
+    spec = merge(static, bits)
+    return values(spec, x, choose(x, spec), rounding)
+
+
+# Nothing is clipped, so the backward pass needs no residuals.
+_straight_through.defvjp(
+    lambda choose, rounding, static, bits, x: (_straight_through(choose, rounding, static, bits, x), None),
+    lambda choose, rounding, static, residuals, gradient: (None, gradient),
+)
+
+
+@compiled("rounding")
+def _clipped(spec: Spec, x: jax.Array, range: Range, *, rounding: Rounding) -> jax.Array:
+    return _in_range(rounding, *split(spec), x, range)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _in_range(rounding: Rounding, static: Spec, bits: Any, x: jax.Array, range: Range) -> jax.Array:
+    return values(merge(static, bits), x, range, rounding)
+
+
+def _in_range_forward(rounding: Rounding, static: Spec, bits: Any, x: jax.Array, range: Range) -> tuple[Any, ...]:
+    return _in_range(rounding, static, bits, x, range), (bits, x, range)
+
+
+def _in_range_backward(rounding: Rounding, static: Spec, residuals: Any, gradient: jax.Array) -> tuple[Any, ...]:
+    del rounding
+    bits, x, range = residuals
+    spec = merge(static, bits)
+    inside = unless_untouched(spec, True, is_inside(x, spec, range))
+    return None, jnp.where(inside, gradient, jnp.zeros_like(gradient)), None
+
+
+_in_range.defvjp(_in_range_forward, _in_range_backward)
+
+
+def is_inside(x: jax.Array, spec: Spec, range: Range) -> jax.Array:
+    """Where `x` lies in the clipping range, bounds included.
+
+    Args:
+      x: floating array.
+      spec: not the identity.
+      range: of the scales' shape. Symmetric: the larger magnitude counts for both sides.
+
+    Returns:
+      bool, of the shape of `x`.
+
+    Example:
+      >>> is_inside(jnp.array([-2.0, -1.0, 1.5]), Spec(8), Range(jnp.float32(-1.0), jnp.float32(0.5))).tolist()
+      [False, True, False]
+    """
+    # The range's ends, not the grid's: for codes that are asymmetric or not narrow these lie up to half a step off.
+    if spec.symmetric:
+        peak = jnp.maximum(-range.low, range.high)
+        ends = Range(-peak, peak)
+    else:
+        ends = Range(jnp.minimum(range.low, 0), jnp.maximum(range.high, 0))
+    low, high = spread_fields(ends, spec)
+    # In float32 whatever the dtype: bfloat16 has not enough digits to tell codes of 8 bits and more.
+    view = to_groups(x.astype(jnp.float32), spec)
+    return from_groups((view >= low) & (view <= high), x.shape, spec)
 
 
 class QTensor(NamedTuple):
@@ -20,7 +206,7 @@ class QTensor(NamedTuple):
     Attributes:
       codes: of the array's shape; int8 (asymmetric: uint8) to 8 bits; int16 (uint16) for 16, and where `bits` is
         an array.
-      scale: float32, of the shape `jopt.quantize.groups.scale_shape` gives.
+      scale: float32, of the shape `jopt.quantize.scale_shape` gives.
       zero_point: int32, of the same shape; 0 if symmetric.
       spec: the Spec.
       range: what the scale was computed from. The outermost codes stand for its ends exactly, which their product
@@ -34,45 +220,16 @@ class QTensor(NamedTuple):
     range: Range | None = None
 
 
-def fit_range(range: Range, shape: tuple[int, ...], spec: Spec) -> Range:
-    """A range, of numbers or arrays, as float32 arrays of the scales' shape for an array of `shape`.
-
-    Raises:
-      ValueError: if it does not broadcast to that, or (unless traced) for a low end above the high one, or an end
-        that is not finite.
-
-    Example:
-      >>> fit_range(Range(2.0, 1.0), (3,), Spec(8))
-      Traceback (most recent call last):
-      ...
-      ValueError: range must have finite ends, low <= high, got low 2.0 and high 1.0
-    """
-    if not any(isinstance(v, Tracer) for v in range):
-        # In NumPy: inside of a trace, JAX would trace the check of a constant too.
-        low, high = (np.asarray(v, np.float32) for v in range)
-        wrong = ~(np.isfinite(low) & np.isfinite(high) & (low <= high))
-        if wrong.any():
-            low, high = (np.broadcast_to(v, wrong.shape)[wrong][0] for v in (low, high))
-            raise ValueError(f"range must have finite ends, low <= high, got low {low} and high {high}")
-    fitting = scale_shape(shape, spec)
-
-    def fit(v: Any) -> jax.Array:
-        v = jnp.asarray(v, jnp.float32)
-        try:
-            return jnp.broadcast_to(v, fitting)
-        except ValueError as error:
-            raise ValueError(f"range must broadcast to the scales' shape {fitting}, got shape {v.shape}") from error
-
-    return Range(*map(fit, range))
-
-
-def quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> QTensor:
+def quantize(
+    x: jax.Array, spec: Spec, range: Range | None = None, *, rounding: str | Rounding = "nearest"
+) -> QTensor:
     """Codes of `x`: clip(round(x / scale) + zero point), half to even.
 
     Args:
       x: floating array.
       spec: not the identity, and not of 32 bits: traced ones count as 16.
-      range: the clipping range, which broadcasts to the scales' shape; None: the whole, `jopt.quantize.dynamic`.
+      range: the clipping range, which broadcasts to the scales' shape; None: all values, `jopt.quantize.dynamic`.
+      rounding: as for `fake_quantize`.
 
     Returns:
       A `QTensor`.
@@ -96,16 +253,19 @@ def quantize(x: jax.Array, spec: Spec, range: Range | None = None) -> QTensor:
     check_array(x, "x")
     check_spec(spec, jnp.shape(x), codes=True)
     fitted = None if range is None else fit_range(range, jnp.shape(x), spec)
-    codes, scale, zero_point, used = _quantize(spec, x, fitted)
+    codes, scale, zero_point, used = _quantize(spec, x, fitted, rounding=rounding_function(rounding))
     return QTensor(codes, scale, zero_point, spec, used)
 
 
-@compiled()
-def _quantize(spec: Spec, x: jax.Array, range: Range | None):
+@compiled("rounding")
+def _quantize(
+    spec: Spec, x: jax.Array, range: Range | None, *, rounding: Rounding
+) -> tuple[jax.Array, jax.Array, jax.Array, Range]:
     range = dynamic(x, spec) if range is None else range
     g = grid(spec, range)
     view, wide = to_groups(x.astype(jnp.float32), spec), spread_fields(g, spec)
-    codes = jnp.clip(encode(view, wide), wide.lowest, wide.highest) + wide.zero_point
+    # Clipped before the zero point is added, where codes are still exact as floats.
+    codes = jnp.clip(encode(view, wide, rounding), wide.lowest, wide.highest) + wide.zero_point
     codes = from_groups(codes, x.shape, spec).astype(jnp.int32).astype(code_dtype(spec))
     return codes, g.scale, g.zero_point.astype(jnp.int32), range
 
@@ -132,13 +292,17 @@ def dequantize(q: QTensor, dtype: Any = jnp.float32) -> jax.Array:
 
 
 @compiled()
-def _dequantize(spec: Spec, codes: jax.Array, scale: Any, zero_point: Any, range: Range | None) -> jax.Array:
-    fitting = scale_shape(codes.shape, spec)
-    zero_point = jnp.broadcast_to(jnp.asarray(zero_point, jnp.int32), fitting)
+def _dequantize(
+    spec: Spec, codes: jax.Array, scale: jax.Array, zero_point: jax.Array, range: Range | None
+) -> jax.Array:
+    shape = scale_shape(codes.shape, spec)
+    zero_point = jnp.broadcast_to(jnp.asarray(zero_point, jnp.int32), shape)
     if range is None:
-        g = stored_grid(spec, jnp.broadcast_to(jnp.asarray(scale, jnp.float32), fitting), zero_point)
+        # Without the range it is not known what the ends were, so the outermost codes stand for products too.
+        g = stored_grid(spec, jnp.broadcast_to(jnp.asarray(scale, jnp.float32), shape), zero_point)
     else:
         g = grid(spec, range)
+    # Subtracted as integers: unsigned codes would wrap around.
     view = to_groups(codes.astype(jnp.int32), spec) - spread(zero_point, spec)
     return from_groups(decode(view.astype(jnp.float32), spread_fields(g, spec)), codes.shape, spec)
 
@@ -150,7 +314,58 @@ def code_dtype(spec: Spec) -> Any:
       >>> code_dtype(Spec(4)), code_dtype(Spec(16, symmetric=False))
       (<class 'jax.numpy.int8'>, <class 'jax.numpy.uint16'>)
     """
+    # Traced bits may be 16 in any trial, so their codes get the wide type.
     small = isinstance(spec.bits, int) and spec.bits <= 8
     if spec.symmetric:
         return jnp.int8 if small else jnp.int16
     return jnp.uint8 if small else jnp.uint16
+
+
+def integers(transform: ParamTransform, state: State, params: Params, learned: Any = None) -> dict[str, QTensor]:
+    """The integers behind what the model sees, by the Spec and in the range that the simulation uses.
+
+    Args:
+      transform: what the loop trained with, such as a chain of a pruner and `jopt.quantize.weights`.
+      state: its state.
+      params: what the optimizer moves, of concrete arrays.
+      learned: the transform's trainable parameters, where it has some.
+
+    Returns:
+      Path to `QTensor`, for each parameter whose values in what the model sees are, to the last bit, what integers
+      stand for. Others, such as those that a later transform moved off their grid, are absent.
+
+    Example:
+      >>> from jopt.quantize import Spec, weights
+      >>> params = {"bias": jnp.array([0.1]), "kernel": jnp.array([[0.3], [-1.5]])}
+      >>> t = weights(Spec(2))
+      >>> q = integers(t, t.init(params), params)
+      >>> {path: (tensor.codes.tolist(), float(tensor.scale)) for path, tensor in q.items()}
+      {'kernel': ([[0], [-1]], 1.0)}
+    """
+    extra = () if transform.learn is None else (learned,)
+    storage = {} if transform.storage is None else transform.storage(state, params, *extra)
+    return of_values(storage, transform.apply(state, params, *extra))
+
+
+def of_values(storage: Mapping[str, Storage], seen: Params) -> dict[str, QTensor]:
+    """The integers of quantized values; absent where the values are not, to the last bit, what integers stand for.
+
+    Args:
+      storage: what a transform's `storage` gave.
+      seen: what its `apply` gave, of concrete arrays.
+
+    Example:
+      >>> from jopt.quantize import Range, Spec
+      >>> storage = {"w": Storage(Spec(2), Range(np.float32(-1), np.float32(1)))}
+      >>> list(of_values(storage, {"w": np.float32([1, 0])})), list(of_values(storage, {"w": np.float32([0.9, 0])}))
+      (['w'], [])
+    """
+    leaves = dict(named_leaves(seen))
+    # Values on the grid have their code as the nearest integer, by whatever rounding they came there.
+    tensors = {path: quantize(leaves[path], spec, range) for path, (spec, range) in storage.items()}
+
+    def is_exact(path: str) -> bool:
+        array = leaves[path]
+        return np.array_equal(np.asarray(dequantize(tensors[path], array.dtype)), np.asarray(array))
+
+    return {path: tensor for path, tensor in tensors.items() if is_exact(path)}

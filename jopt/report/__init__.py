@@ -4,6 +4,7 @@ from jopt.report.console import SILENT as SILENT
 from jopt.report.console import Console as Console
 from jopt.report.console import Observer as Observer
 from jopt.report.console import Progress as Progress
+from jopt.report.console import show as show
 from jopt.report.deep_compression import PAPER_NETWORKS as PAPER_NETWORKS
 from jopt.report.deep_compression import PAPER_NOTE as PAPER_NOTE
 from jopt.report.deep_compression import paper_table as paper_table
@@ -40,7 +41,6 @@ from jopt.report.stage_figures import sparsity_bars as sparsity_bars
 from jopt.report.stage_figures import weight_histograms as weight_histograms
 from jopt.report.tables import Table as Table
 from jopt.report.tables import fit as fit
-from jopt.report.tables import show as show
 from jopt.report.tables import to_markdown as to_markdown
 from jopt.report.tables import to_rich as to_rich
 from jopt.report.tensorboard import Writer as Writer

@@ -1,4 +1,4 @@
-"""What a run, an ablation or a search tells while it goes on, and the console that prints it.
+"""Observers of a run, an ablation or a search, and the console that prints what they report.
 
 The library prints nothing. It calls an `Observer`; the default does nothing, and the apps pass a `Console`.
 """
@@ -23,6 +23,7 @@ from jopt.report.page import Code, Details, Figure, Findings, Heading, Part
 from jopt.report.tables import Table, fit, to_rich
 
 if TYPE_CHECKING:
+    # Rich is slow to import, and a silent run needs none of it.
     import rich.console
 
 Update = Callable[[int, str, Mapping[str, Any]], None]
@@ -133,6 +134,7 @@ class Console:
 
 def show_part(part: Shown, console: rich.console.Console) -> None:
     """Prints a part of a report; figures, which a terminal cannot show, and details are left out."""
+    # Both are in the page whose address is shown last.
     if isinstance(part, Figure | Details):
         return
     if isinstance(part, Table):
@@ -151,6 +153,15 @@ def show_part(part: Shown, console: rich.console.Console) -> None:
 
 def _line(part: Heading | Code | str) -> str:
     return part if isinstance(part, str) else part.text
+
+
+def show(table: Table, console: rich.console.Console | None = None, width: int = 80) -> None:
+    """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
+    import rich.console
+
+    # A file or a pipe has no width, and Rich would take that of the last terminal.
+    fixed_width = None if sys.stdout.isatty() else width
+    (console or rich.console.Console(highlight=False, width=fixed_width)).print(to_rich(table))
 
 
 class Progress:
@@ -208,7 +219,7 @@ class Progress:
           step: optimizer steps done, of the whole run.
           stage: the name of the stage.
           metrics: `loss`, `accuracy` and `steps_per_second`, as far as known, as in a metric row; a row whose
-            `split` is not `train` is shown beside the training metrics, until the next one.
+            `split` is not `train` is shown with the training metrics, until the next one.
         """
         now = time.monotonic()
         if self._first is None:
@@ -216,6 +227,7 @@ class Progress:
         self._step, self._stage = step, stage
         split = metrics.get("split", "train")
         prefix = "" if split == "train" else f"{split} "
+        # A row of another split must not hide the last training row.
         for key in ("loss", "accuracy", "steps_per_second"):
             if isinstance(metrics.get(key), int | float):
                 self._shown[key if key == "steps_per_second" else prefix + key] = float(metrics[key])
@@ -228,6 +240,7 @@ class Progress:
 
     def _write_line(self, now: float) -> None:
         self._last_line, self._pending = now, False
+        # One write a line: others may write to the same stream.
         self._stream.write(self._line(now) + "\n")
         self._stream.flush()
 
@@ -267,11 +280,11 @@ class Progress:
 
     def _times(self) -> str:
         now = time.monotonic()
-        left = self._remaining(now)
-        return formats.clock(now - self._began) + (f" -{formats.clock(left)}" if left else "")
+        remaining = self._remaining(now)
+        return formats.clock(now - self._began) + (f" -{formats.clock(remaining)}" if remaining else "")
 
     def _brief_facts(self) -> list[str]:
-        """The facts that fit beside a bar in 80 columns."""
+        """The metrics that fit next to a bar in 80 columns."""
         brief = {
             "loss": "loss {:.3g}",
             "accuracy": "acc {:.1%}",
@@ -290,10 +303,11 @@ class Progress:
         return "  ".join(parts)
 
     def _remaining(self, now: float) -> float | None:
-        """Seconds left at the mean speed since the first update, before which there is compilation."""
+        """Seconds remaining at the mean speed since the first update, before which there is compilation."""
         if self._first is None or self._step <= self._first[1]:
             speed = self._shown.get("steps_per_second", 0.0)
             return (self._total - self._step) / speed if speed > 0 else None
+        # The first update comes after compilation, which would make the time left too long.
         began, first = self._first
         return (self._total - self._step) * (now - began) / (self._step - first)
 
@@ -309,6 +323,7 @@ class _Unbreakable:
         try:
             self._stream.write(text)
         except UnicodeError:
+            # A stream that knows ASCII alone cannot encode the characters of the bar.
             return self.write(text.encode("ascii", "replace").decode())
         except (OSError, ValueError):
             pass

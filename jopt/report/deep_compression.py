@@ -1,4 +1,4 @@
-"""Deep Compression's numbers, layer by layer, beside those of a packed file."""
+"""The numbers of Deep Compression and those of a packed file, layer by layer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -94,9 +94,10 @@ def paper_table(fixed: Ledger, coded: Ledger, network: str, title: str = "Deep C
     accepted = f"a network of as many kernels as the file has, {len(kernels)} (this one has {len(published) - 1})"
     require(len(kernels) == len(published) - 1, "paper", network, accepted)
     rows: list[tuple[str, ...]] = []
-    for theirs, a, b in zip(published, kernels, kernels_coded, strict=False):
+    # The last published row is the total, which has no kernel.
+    for row, a, b in zip(published, kernels, kernels_coded, strict=False):
         sizes = (_share(a.total, a.dense_bytes), _share(b.total, b.dense_bytes))
-        rows += [_paper_row(theirs), _row(a.path, [a], [b], sizes)]
+        rows += [_paper_row(row), _row(a.path, [a], [b], sizes)]
     sizes = (_share(fixed.total, fixed.dense_bytes), _share(coded.total, coded.dense_bytes))
     rows += [_paper_row(published[-1]), _row("total", kernels, kernels_coded, sizes)]
     return Table(title, _HEADER, "ll" + "r" * 8, rows)
@@ -115,11 +116,11 @@ def _paper_row(row: _Published) -> tuple[str, ...]:
 
 
 def _row(name: str, fixed: Sequence[Entry], coded: Sequence[Entry], sizes: tuple[str, str]) -> tuple[str, ...]:
-    weights, kept = (sum(getattr(entry, n) for entry in fixed) for n in ("parameters", "nonzero_parameters"))
-    cells = [formats.shorten(name, 32), "file", formats.integer(weights), share(kept, weights)]
+    weights, nonzero = (sum(getattr(entry, n) for entry in fixed) for n in ("parameters", "nonzero_parameters"))
+    cells = [formats.shorten(name, 32), "file", formats.integer(weights), share(nonzero, weights)]
     cells += [bits_per_kept(some, kinds) for kinds in (("values",), POSITIONS) for some in (fixed, coded)]
     return (*cells, *sizes)
 
 
-def _share(part: int, whole: int) -> str:
-    return formats.percent(part / whole) if whole else "-"
+def _share(part: int, total: int) -> str:
+    return formats.percent(part / total) if total else "-"

@@ -52,17 +52,18 @@ def differing(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     """
     flat = {name: flatten(tree) for name, tree in trees.items()}
     paths = dict.fromkeys(path for leaves in flat.values() for path in leaves)
-    out = {}
+    differences = {}
     for path in paths:
         values = {name: leaves[path] for name, leaves in flat.items() if path in leaves}
         first = next(iter(values.values()))
         if len(values) < len(flat) or not all(_same(first, v) for v in values.values()):
-            out[path] = values
-    return out
+            differences[path] = values
+    return differences
 
 
 def _same(a: Any, b: Any) -> bool:
     """Equality in which True is not 1 and NaN is itself; 1 and 1.0 are one number."""
+    # True == 1 in Python, but `nesterov: 1` is not `nesterov: true`.
     if isinstance(a, bool) != isinstance(b, bool):
         return False
     if isinstance(a, list) and isinstance(b, list):
@@ -111,6 +112,7 @@ def summary(rows: Sequence[Row], result: Mapping[str, Any], manifest: Mapping[st
     test = next((row for row in reversed(rows) if row["split"] == "test"), {})
     speeds = [row["steps_per_second"] for row in rows if _number(row.get("steps_per_second"))]
     ended = manifest.get("exit_status")
+    # The result decides: without one a run has not finished, whatever its manifest says.
     status = "finished" if result else "unfinished" if ended in (None, "finished") else ended
     return {
         "status": status,
@@ -231,7 +233,7 @@ def _brief(key: str, value: Any) -> str:
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:
-    """A name for each path: its last part or, where others end alike, as many parts as tell it apart.
+    """A name for each path: its last part or, where several end in the same part, as many parts as distinguish it.
 
     Example:
       >>> unique_names([PurePath("/r/x/run"), PurePath("/r/y/run"), PurePath("/r/z")])
@@ -243,6 +245,7 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
     for path in paths:
         others = [p for p in paths if p != path]
         lengths = range(1, len(path.parts) + 1)
+        # As short as possible, since these names head columns.
         unlike = (n for n in lengths if all(p.parts[-n:] != path.parts[-n:] for p in others))
         names.append("/".join(path.parts[-next(unlike, len(path.parts)) :]))
     return [n if names[:i].count(n) == 0 else f"{n} ({names[:i].count(n) + 1})" for i, n in enumerate(names)]

@@ -1,7 +1,7 @@
 """Figures as Plotly's own JSON: the look that all share, the choices of a reader, ticks and colors.
 
-Figures are plain dictionaries: making `plotly.graph_objects` of them costs seconds for a grid and gives the same
-JSON. The tests build those objects of every figure, which checks each property's name and value.
+Figures are plain dictionaries: building `plotly.graph_objects` takes longer than the rest of a page and gives the
+same JSON. The tests build those objects from every figure, which checks the name and value of each property.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from jopt.report import formats
 Json = dict[str, Any]
 """A trace, an axis or a layout of Plotly's."""
 
-# Okabe and Ito's palette (2008), without its yellow, which is too light for a line: every common form of color
-# blindness tells them apart.
+# Okabe and Ito's palette (2008), without its yellow, which is too light for a line: they can be distinguished in
+# every common form of color blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, QUIET, GRID, BEFORE = "#222222", "#666666", "#e3e3e3", "#c4c4c4"
 _TOL = ("#882255", "#999933", "#44AA99", "#332288", "#999999", "#661100", "#AA4499", "#117733", "#DDCC77")
-_VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b")
+_VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779")
 
 _DIGITS = 6
 _WRAP = 46
@@ -87,12 +87,14 @@ def category_axis(labels: Sequence[str], longest: int = 30) -> Json:
 
 def layout(height: int, **changes: Any) -> Json:
     """The layout that all figures share; the legend lies below, so that a narrow page has room for the figure."""
+    # The plot without its margins, in pixels.
     drawn = max(height - _TOP - _BOTTOM, 1)
     base = {
         "autosize": True, "height": height, "hovermode": "closest", "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff", "font": {"family": "system-ui, sans-serif", "size": 12, "color": INK},
         "margin": {"l": 44, "r": 14, "t": _TOP, "b": _BOTTOM}, "colorway": list(PALETTE),
         "hoverlabel": {"align": "left", "bgcolor": "#ffffff", "bordercolor": QUIET, "font": {"color": INK}},
+        # Plotly counts in heights of the plot: 58 pixels leave room for the ticks and the title.
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -58 / drawn, "yanchor": "top",
                    "font": {"size": 11}, "tracegroupgap": 4},
     }  # fmt: skip
@@ -122,16 +124,16 @@ def choose(views: Sequence[View], base: Json) -> tuple[list[Json], Json]:
         # Each view sets every key that any view sets, or else the last choice would shine through.
         arguments = [{"visible": shown}, {key: changes.get(key) for key in keys}]
         buttons.append({"label": _menu_text(view.name), "method": "update", "args": arguments})
-    made = _merged(base, views[0].layout)
+    combined = _merged(base, views[0].layout)
     if len(views) > 1:
-        height = made["height"] + _MENU
-        margin = {**made["margin"], "t": made["margin"]["t"] + _MENU}
+        height = combined["height"] + _MENU
+        margin = {**combined["margin"], "t": combined["margin"]["t"] + _MENU}
         menu = {
             "buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 12},
             "bgcolor": "#ffffff", "bordercolor": BEFORE, "font": {"size": 12, "color": INK}, "active": 0,
         }  # fmt: skip
-        made = {**made, "height": height, "margin": margin, "updatemenus": [menu]}
-    return traces, made
+        combined = {**combined, "height": height, "margin": margin, "updatemenus": [menu]}
+    return traces, combined
 
 
 def _menu_text(name: str) -> str:
@@ -139,6 +141,7 @@ def _menu_text(name: str) -> str:
 
 
 def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    # An axis that is given as one object would lose all that the view does not set.
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         leaves |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -165,6 +168,7 @@ def compact(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [compact(v) for v in value]
     if isinstance(value, float):
+        # JSON has neither NaN nor infinity; Plotly draws a gap for null.
         if not math.isfinite(value):
             return None
         rounded = float(f"{value:.{_DIGITS}g}")
@@ -173,7 +177,7 @@ def compact(value: Any) -> Any:
 
 
 def literal(text: str) -> str:
-    """Text that Plotly shows as it stands: its labels know some tags of HTML.
+    """Text that Plotly shows unchanged: its labels interpret some HTML tags.
 
     Example:
       >>> literal("a <b> & c")
@@ -202,6 +206,7 @@ def wrapped(text: str, width: int = _WRAP) -> str:
     lines, line = [], ""
     for word in text.split(" "):
         pieces = [word[i : i + width] for i in range(0, len(word), width)] or [""]
+        # A long path without spaces is cut rather than run out of the page.
         for piece in pieces:
             if line and len(line) + 1 + len(piece) > width:
                 lines.append(line)
@@ -218,25 +223,26 @@ def colors(count: int) -> list[str]:
       >>> colors(2)
       ['#0072B2', '#D55E00']
     """
-    made = [*PALETTE, *_TOL]
-    for i in range(count - len(made)):
+    palette = [*PALETTE, *_TOL]
+    for i in range(count - len(palette)):
+        # The golden section puts each new hue far from all earlier ones, however many there will be.
         rgb = colorsys.hls_to_rgb((0.1 + 0.618034 * i) % 1, (0.35, 0.5, 0.62)[i % 3], 0.55)
-        made.append("#" + "".join(f"{round(255 * v):02x}" for v in rgb))
-    return made[:count]
+        palette.append("#" + "".join(f"{round(255 * v):02x}" for v in rgb))
+    return palette[:count]
 
 
 def scale(count: int) -> list[str]:
-    """Colors with an order: viridis, without its lightest end, in which no line is legible.
+    """Colors with an order: viridis without its light end, which is illegible on white and, inverted, on black.
 
     Example:
       >>> scale(3)
-      ['#440154', '#26828e', '#b5de2b']
+      ['#440154', '#31688e', '#35b779']
     """
     return [_between(i / max(count - 1, 1)) for i in range(count)]
 
 
-def _between(place: float) -> str:
-    at = place * (len(_VIRIDIS) - 1)
+def _between(share: float) -> str:
+    at = share * (len(_VIRIDIS) - 1)
     low = min(int(at), len(_VIRIDIS) - 2)
     ends = [[int(color[k : k + 2], 16) for k in (1, 3, 5)] for color in _VIRIDIS[low : low + 2]]
     return "#" + "".join(f"{round(a + (at - low) * (b - a)):02x}" for a, b in zip(*ends, strict=True))
@@ -263,6 +269,7 @@ def accuracy_limits(values: Sequence[float]) -> list[float] | None:
     ordered = sorted(v for v in values if math.isfinite(v))
     if not ordered:
         return None
+    # A tenth is enough to step over the first epochs and few enough to keep all stages in sight.
     low, high = ordered[len(ordered) // 10], ordered[-1]
     room = max(high - low, 0.01)
     return [max(low - 0.6 * room, ordered[0] - 0.05 * room), high + 0.05 * room]
@@ -290,24 +297,26 @@ def ticks_of(format: str, values: Sequence[float]) -> tuple[list[float], list[st
       ['1 M', '2 M', '5 M']
     """
     low, high = min(values), max(values)
+    # Powers of two would leave one tick or none.
     if high < 3 * low:
         return _even_ticks(format, low, high)
     if format == "bytes":
         first, last = math.floor(math.log2(low)), max(math.ceil(math.log2(high)), math.floor(math.log2(low)) + 1)
+        # More than eight labels touch in a page of 420 pixels.
         every = max(1, math.ceil((last - first) / 7))
-        places = [2.0**e for e in range(first, last + 1, every)]
-        return places, [round_text(formats.binary(v)) for v in places]
+        ticks = [2.0**e for e in range(first, last + 1, every)]
+        return ticks, [round_text(formats.binary(v)) for v in ticks]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    places = [m * 10.0**e for e in decades for m in (1, 2, 5)]
-    inside = [v for v in places if v <= low][-1:] + [v for v in places if low < v < high]
-    inside += [v for v in places if v >= max(high, inside[0] * 1.0001)][:1] if inside else []
+    ticks = [m * 10.0**e for e in decades for m in (1, 2, 5)]
+    inside = [v for v in ticks if v <= low][-1:] + [v for v in ticks if low < v < high]
+    inside += [v for v in ticks if v >= max(high, inside[0] * 1.0001)][:1] if inside else []
     if len(inside) > 8:
         inside = [10.0**e for e in decades]
     return inside, [round_text(formats.si(v)) for v in inside]
 
 
 def _even_ticks(format: str, low: float, high: float) -> tuple[list[float], list[str]]:
-    """Evenly spaced places: within a factor of three a logarithm is nearly a line."""
+    """Evenly spaced ticks: within a factor of three a logarithm is nearly a line."""
     base, units = (1024.0, ("B", "KiB", "MiB", "GiB")) if format == "bytes" else (1000.0, ("", "k", "M", "G"))
     power = min(max(int(math.log(high, base)), 0), len(units) - 1)
     unit = base**power
@@ -316,8 +325,8 @@ def _even_ticks(format: str, low: float, high: float) -> tuple[list[float], list
     step = next(m * decade for m in (1.0, 2.0, 5.0, 10.0) if m * decade >= 0.7 * rough)
     first, last = math.floor(low / unit / step), math.ceil(high / unit / step)
     # Two ends at least, where all values are one.
-    places = [round(k * step, 12) for k in range(first, max(last, first + 1) + 1) if k > 0]
-    return [v * unit for v in places], [f"{v:g} {units[power]}".strip() for v in places]
+    ticks = [round(k * step, 12) for k in range(first, max(last, first + 1) + 1) if k > 0]
+    return [v * unit for v in ticks], [f"{v:g} {units[power]}".strip() for v in ticks]
 
 
 def round_text(text: str) -> str:
@@ -361,6 +370,7 @@ def front(costs: Sequence[float], gains: Sequence[float]) -> list[int]:
       >>> front([4.0, 2.0, 1.0, 3.0, 2.0], [0.9, 0.8, 0.5, 0.7, 0.8])
       [2, 1, 4, 0]
     """
+    # By rising cost a point is on the front if it gains more than all cheaper ones: one pass is enough.
     order = sorted(range(len(costs)), key=lambda i: (costs[i], -gains[i], i))
     chosen: list[int] = []
     for i in order:

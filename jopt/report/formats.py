@@ -25,11 +25,12 @@ def column(key: str, scope: Scope = "run") -> Column:
       >>> column("nonzero_parameters").label, column("best_validation_accuracy").label, column("f1_score").format
       ('nonzero parameters', 'best validation accuracy', 'number')
     """
-    known = [c for c in BUILT_IN if c.key == key]
-    # A metric of a run may have a label of its own there, and is written as elsewhere.
-    for candidate in sorted(known, key=lambda c: scope not in c.scopes):
+    candidates = [c for c in BUILT_IN if c.key == key]
+    # A run may have another label for a metric; its format is the same in all tables.
+    for candidate in sorted(candidates, key=lambda c: scope not in c.scopes):
         label = candidate.label if scope in candidate.scopes else _spaced(key)
         return dataclasses.replace(candidate, label=label)
+    # A metric of somebody's own task has no column; its name is all there is to go by.
     endings = {"accuracy": "percent", "sparsity": "percent", "seconds": "seconds", "bytes": "bytes", "flops": "si"}
     return Column(
         key if key.isidentifier() else "metric", _spaced(key) or "-", format=endings.get(_last(key), "number")
@@ -124,6 +125,7 @@ def number(v: float) -> str:
       >>> number(0.0012345), number(1234.5678), number(1e-9), number(float("nan"))
       ('0.001234', '1235', '1e-09', 'nan')
     """
+    # Beyond 1e15 a float no longer holds every integer, so all its digits would be a claim.
     return f"{v:.4g}" if not 1e4 <= abs(v) < 1e15 else integer(round(v))
 
 
@@ -161,6 +163,7 @@ def _scaled(v: float, base: int, units: tuple[str, ...]) -> str:
     if abs(v) < base:
         return f"{v:.3g}{units[0]}" if v != int(v) else f"{int(v)}{units[0]}"
     power = 0
+    # 999.96 would be written with four digits, so it belongs to the next unit.
     while power < len(units) - 1 and abs(v) >= base * 0.9995:
         v, power = v / base, power + 1
     return f"{v:.{2 if abs(v) < 9.995 else 1 if abs(v) < 99.95 else 0}f}{units[power]}"
@@ -187,12 +190,13 @@ def duration(seconds: float) -> str:
         return str(seconds)
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
+    # 59.96 would be rounded to 60.0.
     if seconds < 59.95:
         return f"{seconds:.3g} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    seconds_rounded = round(seconds)
+    if seconds_rounded < 3600:
+        return f"{seconds_rounded // 60} min {seconds_rounded % 60} s"
+    return f"{seconds_rounded // 3600} h {seconds_rounded % 3600 // 60} min"
 
 
 def clock(seconds: float) -> str:
@@ -202,9 +206,9 @@ def clock(seconds: float) -> str:
       >>> clock(75.2), clock(3675)
       ('1:15', '1:01:15')
     """
-    whole = int(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    seconds_rounded = int(seconds)
+    hours, minutes = divmod(seconds_rounded // 60, 60)
+    return f"{hours}:{minutes:02d}:{seconds_rounded % 60:02d}" if hours else f"{minutes}:{seconds_rounded % 60:02d}"
 
 
 def points(v: float) -> str:
@@ -216,6 +220,7 @@ def points(v: float) -> str:
     """
     if not math.isfinite(v):
         return str(v)
+    # Without this a tiny loss would be written as -0.00.
     rounded = round(100 * v, 2)
     return f"{rounded:+.2f} pp" if rounded else "0.00 pp"
 
@@ -229,6 +234,7 @@ def shorten(text: str, width: int) -> str:
     """
     if len(text) <= width:
         return text
+    # Paths differ at their ends and share their beginnings, so the middle is what goes.
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 

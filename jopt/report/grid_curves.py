@@ -31,6 +31,7 @@ def chosen_curves(study: Study, most: int = CURVES, few: int = FEW) -> list[int]
 
     They are `few` together. Where controls would take more than a third of these, they have no precedence.
     """
+    # A grid of many controls would otherwise show nothing but them.
     first = _controls_first(study, few)
     with_curves = [i for i, p in enumerate(study.points) if p.curves]
     sign = -1.0 if study.higher else 1.0
@@ -71,6 +72,7 @@ def thin(curve: Curve, most: int = STEPS) -> Curve:
     n = len(curve.step)
     if n <= most:
         return curve
+    # The ends are kept exactly: the last value is the one that is compared.
     keep = [round(i * (n - 1) / (most - 1)) for i in range(most)]
 
     def column(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -86,6 +88,7 @@ def curves(study: Study) -> Figure | None:
         return None
     shown = chosen_curves(study)
     # Curves that are hidden at first can be switched on in the legend, as long as the legend is legible.
+    # All splits and outcomes repeat these curves, so their number decides the size of the page.
     order = [*shown, *(i for i in with_curves if i not in shown)][: max(CURVES, len(shown))]
     decisive = "loss" if study.column.key.endswith("loss") else "accuracy"
     splits = sorted({s for p in study.points for s in p.curves}, key=lambda s: (s != "validation", s != "train", s))
@@ -121,12 +124,13 @@ def _curves_view(
     traces: list[Json] = []
     means: list[float] = []
     for i in order:
-        whole = study.points[i].curves.get(split, {}).get(outcome)
-        if whole is None:
+        full = study.points[i].curves.get(split, {}).get(outcome)
+        if full is None:
             continue
-        curve, (color, dash) = thin(whole), styles[i]
+        curve, (color, dash) = thin(full), styles[i]
         low, high = (curve.least, curve.most) if extremes else (curve.low, curve.high)
         common = {"legendgroup": f"point {i}", "visible": True if i in shown else "legendonly", "type": "scatter"}
+        # A band of no width would only make the page larger.
         if low != high:
             low, high = ([min(max(v, 0.0), 1.0) if fraction else v for v in ends] for ends in (low, high))
             traces.append(
@@ -142,6 +146,7 @@ def _curves_view(
              "hovertemplate": f"%{{fullData.name}}<br>step %{{x}}: %{{y{number}}} [%{{customdata[0]{number}}}, "
                               f"%{{customdata[1]{number}}}], %{{customdata[2]}} seeds<extra></extra>"}
         )  # fmt: skip
+        # Curves that are hidden at first must not decide the limits.
         means += curve.mean if i in shown else ()
     axis = figures.axis(f"{split} {outcome}{'' if fraction else ' (nats)'}", type="linear")
     if fraction:
@@ -154,6 +159,7 @@ def _curves_view(
 def _styles(study: Study) -> list[tuple[str, str]]:
     """Color and dash of each point: by the first axis that has few values, and by another one."""
     varied = [i for i, axis in enumerate(study.axes) if len(axis.values) > 1]
+    # Colors distinguish few values, dashes fewer: the first axis that fits gets the color.
     color = next((i for i in varied if len(study.axes[i].values) <= len(PALETTE)), varied[0] if varied else None)
     dashes = ("solid", "dash", "dot", "dashdot", "longdash")
     dashed = next((i for i in varied if i != color and len(study.axes[i].values) <= len(dashes)), None)
@@ -169,6 +175,7 @@ def numeric_axes(study: Study) -> list[int]:
 
     def rank(i: int) -> tuple[bool, int, int]:
         axis = study.axes[i]
+        # The rate decides most of all whether a run works, so it comes first.
         rate = axis.field.endswith("learning_rate") or axis.name.endswith("learning_rate")
         return not rate, -len(axis.values), i
 
@@ -213,7 +220,7 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
     lost: list[Json] = []
     for k, color in enumerate([PALETTE[0]] if by is None else shades(study.axes[by])):
         line = sorted((p for p in points if by is None or p.at[by] == k), key=lambda p: values[p.at[x]])
-        known = [p for p in line if p.outcome is not None]
+        finished = [p for p in line if p.outcome is not None]
         group = {"type": "scatter", "legendgroup": f"line {k}"}
         name = (
             ""
@@ -222,20 +229,22 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
         )
         # Where more than x changes from mark to mark, as in a search, no line leads from one to the next.
         joined = study.joined(line, used)
-        banded = [p for p in known if p.outcome is not None and p.outcome.low is not None]
+        # A point of one seed has no interval, and would tear a hole into the band.
+        banded = [p for p in finished if p.outcome is not None and p.outcome.low is not None]
         ends = [(values[p.at[x]], *drawn_ends(study, p.outcome)) for p in banded]
         if joined and len(ends) > 1:
             at, low, high = (list(column) for column in zip(*ends, strict=True))
             traces.append({**group, "x": [*at, *reversed(at)], "y": [*low, *reversed(high)], "mode": "none",
                            "fill": "toself", "fillcolor": figures.faint(color), "hoverinfo": "skip",
                            "showlegend": False})  # fmt: skip
-        if known:
-            trace = marks(study, [study.points.index(p) for p in known], [values[p.at[x]] for p in known], color)
-            trace["marker"] |= {"size": 7, "symbol": ["circle-open" if p.diverged else "circle" for p in known]}
+        if finished:
+            trace = marks(study, finished, [values[p.at[x]] for p in finished], color)
+            trace["marker"] |= {"size": 7, "symbol": ["circle-open" if p.diverged else "circle" for p in finished]}
             if joined:
                 trace |= {"mode": "lines+markers", "line": {"color": color, "width": 1.8}}
                 del trace["error_y"]
             traces.append({**trace, **group, "name": name, "showlegend": by is not None})
+        # Crosses have a separate axis: a point that diverged has no outcome to be drawn at.
         gone = [p for p in line if p.diverged]
         if gone:
             # One row of crosses a line, so that none hides another's.
@@ -260,12 +269,12 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
 
 
 def _number_axis(axis: StudyAxis) -> Json:
-    made = figures.axis(axis.name, type="log" if axis.log else "linear", exponentformat="none")
+    axis_layout = figures.axis(axis.name, type="log" if axis.log else "linear", exponentformat="none")
     if len(axis.values) <= 9:
         ticks = figures.apart(axis.values, axis.log)
-        made |= {"tickmode": "array", "tickvals": [axis.values[i] for i in ticks],
+        axis_layout |= {"tickmode": "array", "tickvals": [axis.values[i] for i in ticks],
                  "ticktext": [figures.literal(axis.texts[i]) for i in ticks]}  # fmt: skip
-    return made
+    return axis_layout
 
 
 def _reach(means: Sequence[float], rows: int) -> list[float] | None:
@@ -274,5 +283,6 @@ def _reach(means: Sequence[float], rows: int) -> list[float] | None:
         return None
     low, high = min(means), max(means)
     room = max(0.12 * (high - low), 0.005 * abs(high), 1e-9)
+    # The rows of crosses take a share of the height, so the limits must be moved by more than that.
     share = 0.035 * rows + 0.01
     return [low - room - (share * (high - low + 2 * room) / (1 - share) if rows else 0.0), high + room]

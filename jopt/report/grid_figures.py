@@ -24,7 +24,7 @@ LABEL = 24
 """Points with longer names are named by their values alone."""
 
 HEAT = [[0.0, "#fdf3e1"], [0.5, "#b5dccb"], [1.0, "#5aa5d6"]]
-"""Yellow to blue: every form of color blindness tells them apart, and dark text is legible on all of it."""
+"""Yellow to blue: distinguishable in every form of color blindness, and dark text is legible on all of it."""
 
 VERDICTS = {"better": PALETTE[0], "worse": PALETTE[1], "undecided": "#8a8a8a"}
 
@@ -43,13 +43,14 @@ def fronts(study: Study) -> dict[str, list[int]]:
     """
     by_cost = {}
     for column in study.costs:
-        known = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
-        costs = [study.points[i].costs[column.key] for i in known]
+        measured = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
+        costs = [study.points[i].costs[column.key] for i in measured]
+        # A front over one cost would be its best point and nothing else.
         if not costs or max(costs) <= ALIKE * min(costs):
             continue
         sign = 1.0 if study.higher else -1.0
-        means = [sign * p.outcome.mean for p in (study.points[i] for i in known) if p.outcome is not None]
-        by_cost[column.key] = [known[i] for i in figures.front(costs, means)]
+        means = [sign * p.outcome.mean for p in (study.points[i] for i in measured) if p.outcome is not None]
+        by_cost[column.key] = [measured[i] for i in figures.front(costs, means)]
     return by_cost
 
 
@@ -63,56 +64,57 @@ def tradeoff(study: Study) -> Figure | None:
     columns.sort(key=lambda column: (column.key != "bytes", column.format != "bytes"))
     coloring = [i for i, axis in enumerate(study.axes) if 1 < len(axis.values) <= MOST_LINES]
     views = [_tradeoff_view(study, column, by_cost[column.key], None) for column in columns]
+    # Coloring by an axis costs a view, since Plotly's menu cannot color what is drawn already.
     views += [_tradeoff_view(study, column, by_cost[column.key], i) for i in coloring for column in columns]
     traces, layout = figures.choose(affordable(study, views), figures.layout(460, yaxis=outcome_axis(study)))
-    out = sum(p.outcome is None for p in study.points)
+    lost = sum(p.outcome is None for p in study.points)
     caption = (
         f"Each mark is a point of the grid: the mean over seeds with its {study.percent} interval. The line is the "
         "Pareto front of the means: no other point costs less and is at least as good. Its points are estimates; "
         "neighbors whose intervals overlap may change places. Open marks: some seeds diverged, the mean is of the "
         "others."
     )  # fmt: skip
-    caption += f" Not drawn, as all their trials diverged: {out} point{'s' * (out > 1)}." if out else ""
+    caption += f" Not drawn, as all their trials diverged: {lost} point{'s' * (lost > 1)}." if lost else ""
     return Figure("tradeoff", f"{study.outcome_name.capitalize()} against cost", caption, traces, layout)
 
 
 def _tradeoff_view(study: Study, column: Column, best: Sequence[int], by: int | None) -> View:
-    known = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
-    costs = [study.points[i].costs[column.key] for i in known]
+    measured = [i for i, p in enumerate(study.points) if p.outcome is not None and p.costs.get(column.key)]
+    costs = [study.points[i].costs[column.key] for i in measured]
     line = {
         "type": "scatter", "mode": "lines", "name": "Pareto front of the means", "hoverinfo": "skip",
         "x": [study.points[i].costs[column.key] for i in best], "y": [_mean(study.points[i]) for i in best],
         "line": {"shape": "hv", "color": INK, "width": 1.2},
     }  # fmt: skip
     traces = [line]
-    for name, color, symbol, members in _mark_groups(study, known, set(best), by):
+    for name, color, symbol, members in _mark_groups(study, measured, set(best), by):
         if members:
             x = [study.points[i].costs[column.key] for i in members]
             amounts = [f"{column.label}: {formats.text(column, v)}" for v in x]
-            trace = marks(study, members, x, color, amounts)
+            trace = marks(study, [study.points[i] for i in members], x, color, amounts)
             trace["marker"] |= {"symbol": [symbol + ("-open" if study.points[i].diverged else "") for i in members]}
             traces.append({**trace, "name": figures.literal(formats.shorten(name, 24))})
-    places, texts = figures.ticks_of(column.format, costs)
-    axis = figures.axis(formats.titled(column), type="log", tickmode="array", tickvals=places, ticktext=texts)
+    ticks, texts = figures.ticks_of(column.format, costs)
+    axis = figures.axis(formats.titled(column), type="log", tickmode="array", tickvals=ticks, ticktext=texts)
     name = column.label if by is None else f"{column.label}, colored by {study.axes[by].name}"
     return View(name, traces, {"xaxis": axis})
 
 
 def _mark_groups(
-    study: Study, known: Sequence[int], best: set[int], by: int | None
+    study: Study, measured: Sequence[int], best: set[int], by: int | None
 ) -> list[tuple[str, str, str, list[int]]]:
     """Name, color, symbol and points of each entry of the legend."""
     if by is not None:
         axis = study.axes[by]
         return [
-            (f"{axis.name}={text}", color, "circle", [i for i in known if study.points[i].at[by] == k])
+            (f"{axis.name}={text}", color, "circle", [i for i in measured if study.points[i].at[by] == k])
             for k, (text, color) in enumerate(zip(axis.texts, shades(axis), strict=True))
         ]
-    controls = [i for i in known if study.points[i].verdict == "control"]
-    rest = [i for i in known if i not in controls]
+    controls = [i for i in measured if study.points[i].verdict == "control"]
+    others = [i for i in measured if i not in controls]
     return [
-        ("on the front", PALETTE[0], "circle", [i for i in rest if i in best]),
-        ("not on the front", _GRAY, "circle", [i for i in rest if i not in best]),
+        ("on the front", PALETTE[0], "circle", [i for i in others if i in best]),
+        ("not on the front", _GRAY, "circle", [i for i in others if i not in best]),
         ("control", PALETTE[1], "diamond", controls),
     ]
 
@@ -132,12 +134,14 @@ def heat_map(study: Study) -> Figure | None:
     traces, layout = figures.choose(affordable(study, views), figures.layout(300, showlegend=False))
     caption = (
         f"The mean over seeds and half the width of its {study.percent} interval. An asterisk: some seeds "
-        "diverged, the mean is of the others. Nothing is averaged over the axes that a map does not have."
+        "diverged, the mean is of the others; x: all diverged. Nothing is averaged over the axes that a map does "
+        "not have."
     )  # fmt: skip
     if low > min(means) or high < max(means):
         side, end = ("below", low) if low > min(means) else ("above", high)
         caption += f" All that is {side} {study.amount(end)} has one color."
-    return Figure("heat_map", f"{study.outcome_name.capitalize()} over two axes", caption, traces, layout)
+    unit = " (%)" if study.fraction else ""
+    return Figure("heat_map", f"{study.outcome_name.capitalize()}{unit} over two axes", caption, traces, layout)
 
 
 def _mappable(study: Study) -> list[int]:
@@ -150,7 +154,9 @@ def heat_axes(study: Study) -> tuple[int, int] | None:
     for a, b in itertools.combinations(_mappable(study), 2):
         cells = len(study.axes[a].values) * len(study.axes[b].values)
         filled = len({(p.at[a], p.at[b]) for p in study.points})
+        # A search fills a map in a few places, and the gaps would be all one sees.
         if filled >= _FILLED * cells and cells > 2:
+            # Of pairs with as many points the first in the grid's order.
             pairs.append((filled, -a, -b))
     if not pairs:
         return None
@@ -170,6 +176,7 @@ def heat_limits(values: Sequence[float], higher: bool) -> tuple[float, float]:
     """
     ordered = sorted(values)
     low, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.25, 0.75))
+    # Tukey's fence: one point that collapsed would take the whole scale.
     reach = 1.5 * max(high - low, 1e-12)
     if len(ordered) < 4:
         return ordered[0], ordered[-1]
@@ -186,32 +193,25 @@ def _heat_view(study: Study, rows: int, columns: int, fixed: Mapping[int, int], 
     for point in points_at(study, fixed):
         r, c = point.at[rows], point.at[columns]
         hovers[r][c], commands[r][c] = hover_text(study, point), first_command(point)
-        texts[r][c] = "diverged"
+        texts[r][c] = "x"
         if point.outcome is not None:
             z[r][c] = point.outcome.mean
+            # The unit is in the title; five characters fit a cell of a narrow page.
             amount = study.amount(point.outcome.mean).removesuffix("%") + "*" * bool(point.diverged)
             texts[r][c] = "<br>".join(filter(None, (amount, study.width(point.outcome))))
     cells = {
         "type": "heatmap", "z": z, "text": texts, "texttemplate": "%{text}", "hovertext": hovers,
         "hoverinfo": "text", "customdata": commands, "colorscale": HEAT, "reversescale": not study.higher,
         "zmin": low, "zmax": high, "xgap": 2, "ygap": 2, "textfont": {"color": INK, "size": 11}, "showscale": False,
-        "x": list(range(shape[1])), "y": list(range(shape[0])), "hoverongaps": False,
+        "x": list(range(shape[1])), "y": list(range(shape[0])),
     }  # fmt: skip
-    lost = [(r, c) for r in range(shape[0]) for c in range(shape[1]) if texts[r][c] == "diverged"]
-    # Plotly writes no text in a cell without a number.
-    gone = {
-        "type": "scatter", "mode": "text", "x": [c for _, c in lost], "y": [r for r, _ in lost],
-        "text": ["x"] * len(lost), "textfont": {"size": 15, "color": INK}, "hoverinfo": "text",
-        "hovertext": [hovers[r][c] for r, c in lost], "customdata": [commands[r][c] for r, c in lost],
-    }  # fmt: skip
-    unit = " (%)" if study.fraction else ""
     where = f"at {study.where(fixed)}" if fixed else ""
     changes = {
         "xaxis": _names_axis(across), "yaxis": _names_axis(down, upright=True), "height": 130 + 44 * shape[0],
         "title": {"text": figures.literal(formats.shorten(where, 60)), "font": {"size": 12}, "x": 0.01, "y": 0.98},
     }  # fmt: skip
-    name = f"{down.name} by {across.name}{unit}" + (f", {where}" if where else "")
-    return View(name, [cells, gone] if lost else [cells], changes)
+    name = f"{down.name} by {across.name}" + (f", {where}" if where else "")
+    return View(name, [cells], changes)
 
 
 def _names_axis(axis: StudyAxis, upright: bool = False) -> Json:
@@ -228,8 +228,8 @@ def _names_axis(axis: StudyAxis, upright: bool = False) -> Json:
 def compared(study: Study) -> list[int]:
     """The places of the points that were compared, the best difference first, `MOST_ROWS` at most."""
     sign = -1.0 if study.higher else 1.0
-    known = [(sign * p.difference.mean, i) for i, p in enumerate(study.points) if p.difference is not None]
-    return [i for _, i in sorted(known)][:MOST_ROWS]
+    differences = [(sign * p.difference.mean, i) for i, p in enumerate(study.points) if p.difference is not None]
+    return [i for _, i in sorted(differences)][:MOST_ROWS]
 
 
 def judged(point: StudyPoint) -> str:
@@ -250,6 +250,7 @@ def forest(study: Study) -> Figure | None:
     order = compared(study)
     if not order:
         return None
+    # Differences of shares are read in percentage points.
     factor = 100.0 if study.fraction else 1.0
     traces = [_adjusted_lines(study, order, factor)]
     for verdict, color in VERDICTS.items():
@@ -257,7 +258,7 @@ def forest(study: Study) -> Figure | None:
         if rows:
             traces.append(_verdict_marks(study, rows, verdict, color, factor))
     texts, title = labels(study, LABEL)
-    unit = "percentage points" if study.fraction else study.column.unit
+    unit = "pp" if study.fraction else study.column.unit
     zero = {"type": "line", "xref": "x", "yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "layer": "below",
             "line": {"color": INK, "width": 1}}  # fmt: skip
     layout = figures.layout(
@@ -268,9 +269,9 @@ def forest(study: Study) -> Figure | None:
     )  # fmt: skip
     dropped = sum(p.difference is not None for p in study.points) - len(order)
     caption = (
-        f"Paired by seed, with {study.percent} intervals, the best first; thin lines are intervals for all "
-        "comparisons at once (Bonferroni), which decide the verdict. Gray and open: not decided, as the interval "
-        "contains 0 or the seeds are too few."
+        f"{'In percentage points, paired' if study.fraction else 'Paired'} by seed, with {study.percent} "
+        "intervals, the best first; thin lines are intervals for all comparisons at once (Bonferroni), which "
+        "decide the verdict. Gray and open: not decided, as the interval contains 0 or the seeds are too few."
     )  # fmt: skip
     caption += f" The {dropped} points at the lower end are left out; the table has all." if dropped else ""
     return Figure("differences", "Differences to the control", caption, traces, layout)
@@ -299,6 +300,7 @@ def _adjusted_lines(study: Study, order: Sequence[int], factor: float) -> Json:
     for row, i in enumerate(order):
         adjusted = study.points[i].adjusted
         if adjusted is not None and adjusted.low is not None and adjusted.high is not None:
+            # None ends the line, so that all intervals are one trace.
             x += [factor * adjusted.low, factor * adjusted.high, None]
             y += [row, row, None]
     return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"width": 1, "color": "#b0b0b0"},
@@ -310,15 +312,16 @@ def shades(axis: StudyAxis) -> list[str]:
 
     Example:
       >>> shades(StudyAxis("act", ("relu", "tanh"))), shades(StudyAxis("bits", (2, 4, 8)))
-      (['#0072B2', '#D55E00'], ['#440154', '#26828e', '#b5de2b'])
+      (['#0072B2', '#D55E00'], ['#440154', '#31688e', '#35b779'])
     """
     n = len(axis.values)
     return figures.scale(n) if axis.numeric and n > 2 else figures.colors(n)
 
 
-def marks(study: Study, places: Sequence[int], x: Sequence[float], color: str, amounts: Sequence[str] = ()) -> Json:
+def marks(
+    study: Study, points: Sequence[StudyPoint], x: Sequence[float], color: str, amounts: Sequence[str] = ()
+) -> Json:
     """Marks with whiskers; each has its hover text, and the command that runs it in `customdata`."""
-    points = [study.points[i] for i in places]
     means = [_mean(p) for p in points]
     ends = [drawn_ends(study, p.outcome) for p in points]
     return {
@@ -328,7 +331,7 @@ def marks(study: Study, places: Sequence[int], x: Sequence[float], color: str, a
             "array": [high - mean for (_, high), mean in zip(ends, means, strict=True)],
             "arrayminus": [mean - low for (low, _), mean in zip(ends, means, strict=True)],
         },
-        "hovertext": [hover_text(study, p, a) for p, a in itertools.zip_longest(points, amounts, fillvalue="")],
+        "hovertext": [hover_text(study, p, a) for p, a in zip(points, amounts or [""] * len(points), strict=True)],
         "hoverinfo": "text", "customdata": [first_command(p) for p in points],
     }  # fmt: skip
 
@@ -341,6 +344,7 @@ def drawn_ends(study: Study, estimate: MeanEstimate | None) -> tuple[float, floa
     """The interval as it is drawn; without one, the mean."""
     if estimate is None:
         return float("nan"), float("nan")
+    # A single seed has no interval: a whisker of length 0 shows none.
     low, high = (estimate.mean if end is None else study.inside(end) for end in (estimate.low, estimate.high))
     return low, high
 
@@ -356,6 +360,7 @@ def hover_text(study: Study, point: StudyPoint, amount: str = "") -> str:
         lines.append("control")
     lines += point.notes
     lines += [f"{field} = {value}" for field, value in point.settings.items()]
+    # Last, as it is the longest.
     lines.append(first_command(point))
     return figures.hover(study.label(point), lines)
 
@@ -372,16 +377,18 @@ def outcome_axis(study: Study) -> Json:
 
 def points_at(study: Study, fixed: Mapping[int, int]) -> list[StudyPoint]:
     """The points at which the axes in `fixed` have these values."""
-    return [p for p in study.points if all(p.at[i] == place for i, place in fixed.items())]
+    return [p for p in study.points if all(p.at[i] == index for i, index in fixed.items())]
 
 
 def slices(study: Study, used: Sequence[int]) -> Iterator[dict[int, int]]:
     """The values of the other axes for which there are points, where they must be fixed at all."""
+    # If the axes in use distinguish all points, no slice is needed.
     free = list(study.fixed(used))
-    for places in sorted({tuple(p.at[i] for i in free) for p in study.points}):
-        yield dict(zip(free, places, strict=True))
+    for indices in sorted({tuple(p.at[i] for i in free) for p in study.points}):
+        yield dict(zip(free, indices, strict=True))
 
 
 def affordable(study: Study, views: Sequence[View]) -> list[View]:
     """The first views, as many as a page can carry."""
+    # The first view is always there, however many points it has.
     return list(views[: min(_VIEWS, max(1, _MARKS // max(len(study.points), 1)))])

@@ -24,7 +24,7 @@ MEANINGS = {
     "codebook": "shared values",
     "tables": "Huffman code lengths",
     "scales": "scales, ranges and zero points",
-    "biases": "biases, scales and all else that is no weight",
+    "biases": "biases, scales and all other arrays that are not weights",
     "header": "names, shapes, lengths, checksums, metadata",
 }
 
@@ -39,7 +39,7 @@ class _Look(NamedTuple):
     ascii: str
 
 
-# Gaps and filler, which stand side by side and belong together, are the two warm colors, apart in lightness too.
+# Gaps and filler are neighbors and belong together: two warm colors of different lightness.
 _LOOKS = {
     "values": _Look(PALETTE[0], "█", "#"),
     "gaps": _Look(PALETTE[4], "▓", "="),
@@ -104,10 +104,10 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
 
     Returns:
       A `Table`: path, shape, dtype where there are several, number of elements, the share of them that is not zero
-      ('kept'), the bits of each kept weight for its value and for its index (gaps and their filler), bytes with all
-      that belongs to the tensor, how many times smaller that is than the tensor in memory, and the encoding. What
-      belongs to no tensor is in the total alone. The bits are those of the tensors that have values, which leaves
-      biases out.
+      ('kept'), the bits of each nonzero weight for its value and for its index (gaps and their filler), bytes
+      with all that belongs to the tensor, how many times smaller that is than the tensor in memory, and the
+      encoding. What belongs to no tensor is in the total alone. The bits are those of the tensors that have values,
+      which leaves biases out.
 
     Example:
       >>> kernel = Entry("w", (10, 10), "float32", "sparse", 100, 16, {"values": 64, "gaps": 10, "filler": 2})
@@ -120,11 +120,18 @@ def packed_layers_table(ledger: Ledger, title: str = "Layers (bits: of each kept
     header += ["x smaller", "encoding"]
 
     def row(name: str, shape: str, some: Sequence[Entry], total: int, dense: int) -> tuple[str, ...]:
-        count, kept = (sum(getattr(e, n) for e in some) for n in ("parameters", "nonzero_parameters"))
-        cells = [name, shape, *[_same(e.dtype for e in some)] * several, formats.integer(count), share(kept, count)]
+        count, nonzero = (sum(getattr(e, n) for e in some) for n in ("parameters", "nonzero_parameters"))
+        cells = [
+            name,
+            shape,
+            *[_same(e.dtype for e in some)] * several,
+            formats.integer(count),
+            share(nonzero, count),
+        ]
         cells += [bits_per_kept(some, ("values",)), bits_per_kept(some, POSITIONS), formats.integer(total)]
         return (*cells, f"{times(dense, total)}x", _same(e.encoding for e in some))
 
+    # Scales and biases would bury the few layers that decide the size.
     kernels = [entry for entry in entries if is_weight(entry.path, entry.shape)]
     others = Ledger(tuple(entry for entry in entries if entry not in kernels))
     rows = [row(_name(e), "x".join(map(str, e.shape)), [e], e.total, e.dense_bytes) for e in kernels]
@@ -173,8 +180,8 @@ def ledger_json(ledger: Ledger) -> dict[str, Any]:
         entry._asdict() | {"shape": list(entry.shape), "total": entry.total, "dense_bytes": entry.dense_bytes}
         for entry in ledger.entries
     ]
-    out = {"bytes": ledger.total, "dense_bytes": ledger.dense_bytes, "ratio": ledger.ratio}
-    return {**out, "by_kind": ledger.by_kind(), "tensors": tensors}
+    totals = {"bytes": ledger.total, "dense_bytes": ledger.dense_bytes, "ratio": ledger.ratio}
+    return {**totals, "by_kind": ledger.by_kind(), "tensors": tensors}
 
 
 def named_entries(ledger: Ledger, most: int) -> list[tuple[str, dict[str, int]]]:
@@ -188,12 +195,14 @@ def named_entries(ledger: Ledger, most: int) -> list[tuple[str, dict[str, int]]]
       [('w3', {'biases': 3}), ('w2', {'biases': 2}), ('2 smaller ones', {'biases': 2})]
     """
     entries = [entry for entry in ledger.entries if entry.path or entry.total]
+    # Ties keep the order of the file, so equal files give equal reports.
     by_size = sorted(range(len(entries)), key=lambda i: (-entries[i].total, i))
+    # One more entry costs as much room as the row that would sum it up.
     shown = set(by_size if len(entries) <= most + 1 else by_size[:most])
-    out = [(_name(e), _ordered(e.bytes)) for i, e in enumerate(entries) if i in shown]
-    if rest := [e for i, e in enumerate(entries) if i not in shown]:
-        out.append((f"{len(rest)} smaller ones", Ledger(tuple(rest)).by_kind()))
-    return [(formats.shorten(name, _NAME), kinds) for name, kinds in out]
+    named = [(_name(e), _ordered(e.bytes)) for i, e in enumerate(entries) if i in shown]
+    if smaller := [e for i, e in enumerate(entries) if i not in shown]:
+        named.append((f"{len(smaller)} smaller ones", Ledger(tuple(smaller)).by_kind()))
+    return [(formats.shorten(name, _NAME), kinds) for name, kinds in named]
 
 
 def bits_per_kept(entries: Sequence[Entry], kinds: Sequence[str]) -> str:
@@ -205,9 +214,9 @@ def bits_per_kept(entries: Sequence[Entry], kinds: Sequence[str]) -> str:
       ('32.00', '-')
     """
     valued = [entry for entry in entries if entry.bytes.get("values")]
-    kept = sum(entry.nonzero_parameters for entry in valued)
+    nonzero = sum(entry.nonzero_parameters for entry in valued)
     spent = sum(entry.bytes.get(kind, 0) for entry in valued for kind in kinds)
-    return f"{8 * spent / kept:.2f}" if kept and spent else "-"
+    return f"{8 * spent / nonzero:.2f}" if nonzero and spent else "-"
 
 
 def times(dense: float, packed: float) -> str:
@@ -223,16 +232,16 @@ def times(dense: float, packed: float) -> str:
     return f"{ratio:.2f}" if ratio < 0.995 else f"{ratio:.1f}" if ratio < 999.5 else formats.integer(ratio)
 
 
-def share(part: float, whole: float) -> str:
+def share(part: float, total: float) -> str:
     """The share in percent, to a tenth of a point; `-` of nothing.
 
     Example:
       >>> share(1, 3), share(1, 10_000), share(0, 0)
       ('33.3%', '<0.1%', '-')
     """
-    if not whole:
+    if not total:
         return "-"
-    return "<0.1%" if 0 < part / whole < 0.0005 else f"{100 * part / whole:.1f}%"
+    return "<0.1%" if 0 < part / total < 0.0005 else f"{100 * part / total:.1f}%"
 
 
 def _name(entry: Entry) -> str:
@@ -246,8 +255,8 @@ def _ordered(kinds: dict[str, int]) -> dict[str, int]:
 
 def _same(texts: Iterable[str]) -> str:
     """What all of them are; empty where they differ."""
-    found = set(texts)
-    return found.pop() if len(found) == 1 else ""
+    distinct = set(texts)
+    return distinct.pop() if len(distinct) == 1 else ""
 
 
 def ledger_bars(ledger: Ledger, width: int = 80, ascii_only: bool = False) -> rich.text.Text:
@@ -274,16 +283,17 @@ def ledger_bars(ledger: Ledger, width: int = 80, ascii_only: bool = False) -> ri
     rows, kinds = named_entries(ledger, _MOST), ledger.by_kind()
     ends = [f"{formats.binary(sum(k.values()))}  {share(sum(k.values()), ledger.total):>5}" for _, k in rows]
     last = max(map(len, ends), default=0)
+    # Half of the width is left for the bars, however long the names are.
     column = min(max((len(name) for name, _ in rows), default=0), (width - last) // 2)
     room = max(width - last - column - 3, 1)
     largest = max((sum(k.values()) for _, k in rows), default=0)
-    out = _key(kinds, ledger.total, width, ascii_only)
+    bars = _key(kinds, ledger.total, width, ascii_only)
     for end, (name, amounts) in zip(ends, rows, strict=True):
-        out.append(f"\n{_cut(name, column, ascii_only):<{column}} ")
+        bars.append(f"\n{_cut(name, column, ascii_only):<{column}} ")
         bar = _bar(amounts, room * sum(amounts.values()) / max(largest, 1), ascii_only)
-        out.append_text(bar)
-        out.append(f"{'':<{room - len(bar)}}  {end:>{last}}")
-    return out
+        bars.append_text(bar)
+        bars.append(f"{'':<{room - len(bar)}}  {end:>{last}}")
+    return bars
 
 
 def _cut(name: str, width: int, ascii_only: bool) -> str:
@@ -295,28 +305,28 @@ def _cut(name: str, width: int, ascii_only: bool) -> str:
 def _key(kinds: dict[str, int], total: int, width: int, ascii_only: bool) -> rich.text.Text:
     import rich.text
 
-    out, used = rich.text.Text(), 0
+    key, used = rich.text.Text(), 0
     for kind, n in kinds.items():
         look = _LOOKS[kind]
         text = f" {kind} {share(n, total)}"
         gap = "" if not used else "  " if used + len(text) + 3 <= width else "\n"
         used = (0 if gap == "\n" else used + len(gap)) + len(text) + 1
-        out.append(gap).append(look.ascii if ascii_only else look.glyph, style=look.color).append(text)
-    return out
+        key.append(gap).append(look.ascii if ascii_only else look.glyph, style=look.color).append(text)
+    return key
 
 
 def _bar(amounts: dict[str, int], length: float, ascii_only: bool) -> rich.text.Text:
     import rich.text
 
-    out = rich.text.Text()
+    bar = rich.text.Text()
     total, cells = sum(amounts.values()), round(length)
     if total and not cells:
         kind = max(amounts, key=lambda k: amounts[k])
-        return out.append("|" if ascii_only else "▏", style=_LOOKS[kind].color)
+        return bar.append("|" if ascii_only else "▏", style=_LOOKS[kind].color)
     for kind, n in _apportion(amounts, cells).items():
         look = _LOOKS[kind]
-        out.append((look.ascii if ascii_only else look.glyph) * n, style=look.color)
-    return out
+        bar.append((look.ascii if ascii_only else look.glyph) * n, style=look.color)
+    return bar
 
 
 def _apportion(amounts: dict[str, int], cells: int) -> dict[str, int]:
@@ -328,7 +338,8 @@ def _apportion(amounts: dict[str, int], cells: int) -> dict[str, int]:
     """
     total = sum(amounts.values())
     exact = {kind: cells * n / total for kind, n in amounts.items()} if total else {}
-    out = {kind: int(n) for kind, n in exact.items()}
-    for kind in sorted(exact, key=lambda k: out[k] - exact[k])[: cells - sum(out.values())]:
-        out[kind] += 1
-    return out
+    counts = {kind: int(n) for kind, n in exact.items()}
+    # Rounding each share by itself would make bars of different lengths for equal bytes.
+    for kind in sorted(exact, key=lambda k: counts[k] - exact[k])[: cells - sum(counts.values())]:
+        counts[kind] += 1
+    return counts

@@ -39,7 +39,7 @@ class Findings(NamedTuple):
 
 
 class Code(NamedTuple):
-    """Text that is copied as it stands.
+    """Text that is copied verbatim.
 
     Attributes:
       text: such as a command.
@@ -65,6 +65,7 @@ class Details(NamedTuple):
 Part = Heading | Findings | Code | Figure | Table | Details | str
 """A string is a paragraph of plain text."""
 
+# Inverting a drawn figure turns white into black and keeps the hues, so figures need no second set of colors.
 _STYLE = """
 :root { color-scheme: light dark; --ink: #222; --quiet: #666; --paper: #fff; --band: #f4f4f4; --line: #999; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 80rem;
@@ -89,6 +90,7 @@ details > details { margin-left: 1rem; }
 }
 """.strip()
 
+# Selections lead nowhere here, and a logo is not a finding.
 _CONFIG = {
     "displaylogo": False,
     "responsive": True,
@@ -114,6 +116,7 @@ def to_html(title: str, parts: Sequence[Part]) -> str:
       >>> "<title>a &lt; b</title>" in page, "<p>One &lt;line&gt;.</p>" in page, '<td class="r">1</td>' in page
       (True, True, True)
     """
+    # Five megabytes, so only a page with figures carries them.
     script = ""
     if any(isinstance(part, Figure) for part in _flat(parts)):
         from plotly.offline import get_plotlyjs
@@ -170,6 +173,7 @@ def _markdown(part: Part, page: str) -> str:
     if isinstance(part, Figure):
         return f"Figure: [{escape(part.title)}](<{page}#{part.name}>). {escape(part.caption)}".rstrip()
     if isinstance(part, Details):
+        # GitHub renders Markdown inside of HTML only between blank lines.
         inner = parts_markdown(part.parts, page)
         return f"<details><summary>{html.escape(part.summary)}</summary>\n\n{inner}\n\n</details>"
     return to_markdown(part) if isinstance(part, Table) else escape(part)

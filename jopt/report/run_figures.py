@@ -38,6 +38,7 @@ def learning_curves(rows: Sequence[Row], title: str = "Learning curves") -> Figu
             marks = split == "validation" and len(x) <= 40
             line = {"color": color, "width": 1.8 if split == "validation" else 1.2}
             traces += _curve(k, split, x, y, metric, line, marks=marks)
+        # The test part is evaluated once: a mark, as one point makes no line.
         x, y = series(rows, "test", metric)
         if x:
             marker = {"symbol": "diamond-open", "size": 9, "color": "#000000"}
@@ -61,8 +62,15 @@ def compare_runs(runs: Mapping[str, Sequence[Row]], title: str = "All runs") -> 
                 x, y = series(rows, split, metric)
                 line = {"color": color, "width": width, "dash": dash}
                 traces += _curve(k, f"{name}, {split}", x, y, metric, line, group=name)
-    caption = "Training is dashed, validation solid."
-    return Figure("all_runs", title, caption, traces, _panels(metrics, everything, []))
+    # One entry a run: the dashes say the same of all of them, and a click hides both lines.
+    named: set[str] = set()
+    for trace in reversed(traces):
+        trace["showlegend"] = trace["yaxis"] == "y" and trace["legendgroup"] not in named
+        named |= {trace["legendgroup"]} if trace["showlegend"] else set()
+    layout = _panels(metrics, everything, [])
+    # A legend of many rows makes the panels lower, and with them this distance.
+    layout["legend"] |= {"y": -0.2}
+    return Figure("all_runs", title, "Training is dashed, validation solid.", traces, layout)
 
 
 def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], list[float]]:
@@ -74,6 +82,7 @@ def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], lis
       ([5], [0.5])
     """
     pairs = [(r["step"], float(r[metric])) for r in rows if r.get("split") == split and r.get(metric) is not None]
+    # NaN is a gap in the line, where infinity would stretch the axis.
     return [x for x, _ in pairs], [y if math.isfinite(y) else math.nan for _, y in pairs]
 
 
@@ -116,15 +125,16 @@ def _panels(metrics: Sequence[str], rows: Sequence[Row], ends: Sequence[tuple[st
         # A name that is wider than its stage would run into the next; 420 pixels hold some 55 characters.
         for name, begin, end in ends if (end - begin) / width > 0.018 * len(name)
     ]  # fmt: skip
-    made = figures.layout(
+    layout = figures.layout(
         height, shapes=shapes, annotations=names,
         xaxis=figures.axis("optimizer step", rangemode="tozero", anchor="y" if len(metrics) == 1 else "y2"),
     )  # fmt: skip
     for k, metric in enumerate(metrics):
         values = [y for split in ("train", "validation", "test") for y in series(rows, split, metric)[1] if y == y]
+        # The gap between the panels has room for the ticks of the upper one.
         domain = [0.0, 1.0] if len(metrics) == 1 else [[0.54, 1.0], [0.0, 0.46]][k]
-        made["yaxis" if k == 0 else "yaxis2"] = {**_value_axis(metric, values), "domain": domain, "anchor": "x"}
-    return made
+        layout["yaxis" if k == 0 else "yaxis2"] = {**_value_axis(metric, values), "domain": domain, "anchor": "x"}
+    return layout
 
 
 def _value_axis(metric: str, values: Sequence[float]) -> Json:
@@ -142,10 +152,12 @@ def _ends_of_stages(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
     for row in rows:
         if not row.get("stage") or row.get("split") == "test":
             continue
+        # Rows of one stage follow each other, train and validation in turn.
         if ends and ends[-1][0] == row["stage"]:
             ends[-1] = row["stage"], max(row["step"], ends[-1][1])
         else:
             ends.append((row["stage"], row["step"]))
+    # A run that was resumed, or starts from another one, need not begin at step 0.
     starts = [min((row["step"] for row in rows), default=0), *(end for _, end in ends)]
     return [(name, begin, end) for (name, end), begin in zip(ends, starts, strict=False)] if len(ends) > 1 else []
 
@@ -163,6 +175,7 @@ def ledger_figure(ledger: Ledger, title: str = "") -> Figure:
     """
     rows, kinds = named_entries(ledger, _TENSORS), ledger.by_kind()
     drawn = 22 * (max(len(rows), 1) + 3.5)
+    # The whole file has a separate axis: on the tensors' axis its bar would make theirs invisible.
     split = 22 * (len(rows) + 0.6) / drawn
     traces: list[Json] = []
     for kind in KINDS:
@@ -178,17 +191,17 @@ def ledger_figure(ledger: Ledger, title: str = "") -> Figure:
         for k, n in enumerate(totals)
     ]  # fmt: skip
     largest = max(totals, default=0)
-    places = binary_ticks(largest)
-    made = figures.layout(
+    ticks = binary_ticks(largest)
+    layout = figures.layout(
         round(drawn) + 150, barmode="stack", annotations=ends, showlegend=True,
-        xaxis=figures.axis(range=[0, 1.8 * max(largest, 1)], tickmode="array", tickvals=places, anchor="y",
-                           tickangle=0, ticktext=[figures.round_text(formats.binary(v)) for v in places]),
+        xaxis=figures.axis(range=[0, 1.8 * max(largest, 1)], tickmode="array", tickvals=ticks, anchor="y",
+                           tickangle=0, ticktext=[figures.round_text(formats.binary(v)) for v in ticks]),
         yaxis={**figures.category_axis([name for name, _ in rows] or [""], 20), "domain": [0, split], "anchor": "x",
                "tickfont": {"size": 10}},
         xaxis2={"range": [0, max(ledger.total, 1)], "visible": False, "anchor": "y2"},
         yaxis2={**figures.category_axis(["whole file"]), "domain": [1 - 30 / drawn, 1], "anchor": "x2"},
     )  # fmt: skip
-    return Figure("bytes", title or ledger_headline(ledger), "", traces, made)
+    return Figure("bytes", title or ledger_headline(ledger), "", traces, layout)
 
 
 def _stack(kind: str, rows: Sequence[tuple[str, Mapping[str, int]]], number: str, name: str, legend: bool) -> Json:
@@ -210,5 +223,6 @@ def binary_ticks(largest: int) -> list[int]:
       >>> binary_ticks(1_180_000)
       [0, 524288, 1048576]
     """
+    # The smallest power of two that needs at most four ticks.
     step = next(1 << n for n in range(largest.bit_length() + 1) if largest <= 4 << n)
     return list(range(0, largest + 1, step))

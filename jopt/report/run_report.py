@@ -100,6 +100,7 @@ def _sizes(stages: Sequence[Row]) -> list[str]:
         unchanged = f"The {column.label} stays at {formats.binary(after)}."
         fell = f"The {column.label} {verb} from {formats.binary(before)} to {formats.binary(after)}, {compared}."
         sentences.append(unchanged if before == after else fell)
+    # A run that prunes nothing has no sentence about zeros.
     if last.get("sparsity"):
         text = f"{formats.percent(last['sparsity'])} of the parameters are zero"
         flops, effective = last.get("flops"), last.get("effective_flops")
@@ -156,6 +157,7 @@ def run_parts(
     environment = _flatten({k: v for k, v in manifest.items() if k not in ("argv", "config")})
     if environment:
         parts += [Heading("Environment"), Table("", ("", "value"), "ll", environment)]
+    # A config may hold objects of the user's own, which JSON does not know.
     text = json.dumps(config, indent=2, ensure_ascii=False, default=str)
     return [*parts, Heading("Config"), Details("config.json", [Code(text, "json")])]
 
@@ -188,7 +190,7 @@ def compression_parts(
     Args:
       outcomes: the stages, the dense model first; at least one.
       rows: what `jopt.measure.stage_rows` gave of them.
-      labels: true classes of the test examples, integers [examples]; without them nothing is shown by class.
+      labels: true classes of the test examples, integers [examples]; without them there is no table of classes.
       classes: names of the classes; None for their numbers.
       columns: columns from outside, or their names.
 
@@ -213,9 +215,11 @@ def compression_parts(
     parts.append(compression_overview(rows))
     if len(outcomes) == 1:
         return parts
+    # One point against its size is no trade-off.
     if sum(row.get("accuracy") is not None for row in rows) > 1:
         parts.append(accuracy_against_size(rows))
     between = " → ".join(formats.shorten(outcome.name, 22) for outcome in (first, last))
+    # Noise is that of rounding: without the values before it there is nothing to compare with.
     noise = None if last.latent is None else measure.sqnr_by_layer(last.latent, last.params)
     storages = (measure.storage(o.params, o.grids) for o in (first, last))
     parts += [Heading(f"Layers, {between}", 3), layers_table(*storages, sqnr=noise, title="")]
@@ -233,7 +237,7 @@ def compression_parts(
 
 
 def _sparse_stages(outcomes: Sequence[StageOutcome]) -> dict[str, Mapping[str, float]]:
-    """The last stages that changed the sparsity of a kernel, under names that tell them apart."""
+    """The last stages that changed the sparsity of a kernel, under distinct names."""
     changed: list[tuple[str, Mapping[str, float]]] = []
     previous: Mapping[str, float] = {}
     for i, outcome in enumerate(outcomes):
@@ -241,6 +245,7 @@ def _sparse_stages(outcomes: Sequence[StageOutcome]) -> dict[str, Mapping[str, f
         by_path = {
             p: s for p, s in measure.sparsity_by_layer(outcome.params).items() if p in kernels or not kernels
         }
+        # A stage that only quantizes leaves the zeros where they are, and its bars would repeat the last.
         if by_path != previous and (previous or any(by_path.values())):
             name = outcome.name if all(outcome.name != n for n, _ in changed) else f"{outcome.name} ({i + 1})"
             changed.append((name, by_path))

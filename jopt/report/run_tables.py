@@ -24,7 +24,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
 
     Args:
       layers: what `jopt.measure.layers` gave.
-      flops: FLOPs by layer, as `jopt.measure.flops_by_layer` gives them; they stand in the row of the layer's
+      flops: FLOPs by layer, as `jopt.measure.flops_by_layer` gives them; they are in the row of the layer's
         largest array. `''` holds what belongs to no layer.
       title: the table's title.
 
@@ -37,6 +37,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
     pruned = any(
         layer.nonzero_parameters < layer.parameters for layer in layers if is_weight(layer.path, layer.shape)
     )
+    # The FLOPs of a layer belong to its kernel, which is its largest array.
     largest: dict[str, Layer] = {}
     for layer in layers:
         owner = layer.path.rpartition("/")[0]
@@ -58,6 +59,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
             by_path.get(x.path, 0))
         for x in layers
     ]  # fmt: skip
+    # Without this row the totals would not add up.
     if flops and flops.get("") and "" not in largest:
         rows.append(row("(no layer)", "", "", 0, 0, flops[""]))
     header = ["parameter", "shape", "dtype", "count", "share"] + ["nonzero"] * pruned
@@ -93,6 +95,7 @@ def plan_table(plans: Mapping[str, Sequence[Assignment[Any]]], title: str = "Pla
     rows = []
     for assignments in zip(*columns, strict=True):
         paths = {a.path for a in assignments}
+        # Plans over different trees would be printed side by side as if they were of one parameter.
         if len(paths) > 1:
             raise ValueError(f"plans must be over one tree, got the parameters {sorted(paths)} in one row")
         cells = [assignments[0].path] + ["-" if a.value is None else str(a.value) for a in assignments]
@@ -121,7 +124,7 @@ def result_table(result: Mapping[str, Any], title: str = "Result", columns: Sequ
     """
     outside = {column.key: column for column in load_columns(columns)}
     rows = [
-        (outside[k].label, formats.text(outside[k], v)) if k in outside else
+        (outside[k].label, formats.text(outside[k], v)) if k in outside and not isinstance(v, str) else
         (formats.name(k), formats.shorten(formats.value(k, v), 25))
         for k, v in result.items() if v is None or isinstance(v, bool | int | float | str)
     ]  # fmt: skip
@@ -182,26 +185,27 @@ def stages_table(
       | a | 98.00% | - | 4.00 KiB |
       | b | - | 1.00% | - |
     """
-    known = [c for c in _columns_in(rows, columns) if any(row.get(c.key) is not None for row in rows)]
+    shown = [c for c in _columns_in(rows, columns) if any(row.get(c.key) is not None for row in rows)]
     names = [formats.shorten(str(row.get("stage", "")), _SHORT_STAGE if brief else 80) for row in rows]
     if brief:
         # Of two sizes a narrow table has room for the one that is not theoretical.
-        packed = any(c.key == "bytes" for c in known)
-        known = [c for c in known if c.short or c not in BUILT_IN]
-        known = [c for c in known if not (packed and c.key == "theoretical_bytes")]
-        theoretical = [c.short for c in known if c.label.startswith("theoretical")]
-        units = ["change: percentage points"] * any(c.key == "accuracy_change" for c in known)
+        packed = any(c.key == "bytes" for c in shown)
+        shown = [c for c in shown if c.short or c not in BUILT_IN]
+        shown = [c for c in shown if not (packed and c.key == "theoretical_bytes")]
+        theoretical = [c.short for c in shown if c.label.startswith("theoretical")]
+        units = ["change: percentage points"] * any(c.key == "accuracy_change" for c in shown)
         units += [f"{', '.join(theoretical)}: theoretical"] * bool(theoretical)
         title = f"{title} ({'; '.join(units)})" if units else title
-    header = ("stage", *(c.short or c.label if brief else c.label for c in known))
+    header = ("stage", *(c.short or c.label if brief else c.label for c in shown))
     show = formats.short if brief else formats.text
-    cells = [(name, *(show(c, row.get(c.key)) for c in known)) for name, row in zip(names, rows, strict=True)]
-    return Table(title, header, "l" + "r" * len(known), cells)
+    cells = [(name, *(show(c, row.get(c.key)) for c in shown)) for name, row in zip(names, rows, strict=True)]
+    return Table(title, header, "l" + "r" * len(shown), cells)
 
 
 def _columns_in(rows: Sequence[Row], columns: Sequence[Column | str]) -> list[Column]:
     registered = columns_of("stage", columns)
     keys = {column.key for column in registered}
+    # A metric of another task has no column and is shown all the same.
     numbers = dict.fromkeys(
         key for row in rows for key, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)
     )

@@ -26,6 +26,7 @@ def size_column(rows: Sequence[Row]) -> Column:
       >>> size_column([{"theoretical_bytes": 9, "bytes": 30}]).label, size_column([{"theoretical_bytes": 9}]).label
       ('packed file', 'theoretical size')
     """
+    # Sizes of two kinds on one axis would compare what is not comparable.
     packed = bool(rows) and all(row.get("bytes") is not None for row in rows)
     return formats.column("bytes" if packed else "theoretical_bytes", "stage")
 
@@ -45,27 +46,30 @@ def compression_overview(rows: Sequence[Row], title: str = "Stages") -> Figure:
     gap = 34
     panel = _BAR * max(len(rows), 1)
     drawn = max((panel + gap) * len(columns) - gap, 20)
-    made = figures.layout(drawn + 60, showlegend=False, margin={"l": 44, "r": 14, "t": 50, "b": 10}, annotations=[])
+    layout = figures.layout(
+        drawn + 60, showlegend=False, margin={"l": 44, "r": 14, "t": 50, "b": 10}, annotations=[]
+    )
     traces: list[Json] = []
     names = [str(row.get("stage", "")) for row in rows]
     for k, column in enumerate(columns):
         number = "" if k == 0 else str(k + 1)
         top = 1 - k * (panel + gap) / drawn
         bottom = top - panel / drawn
+        # Bars, as dots on an axis that does not begin at 0 make small changes look large.
         traces.append(_stage_bars(rows, column, number))
         values = [row[column.key] for row in rows if row.get(column.key) is not None]
-        made[f"yaxis{number}"] = {
+        layout[f"yaxis{number}"] = {
             **figures.category_axis(names, 24), "domain": [max(bottom, 0.0), top], "anchor": f"x{number}"
         }  # fmt: skip
         # Bars of an accuracy begin at 0 too: what looks the same is the same.
-        made[f"xaxis{number}"] = {
+        layout[f"xaxis{number}"] = {
             "range": [0, 1.5 * max(max(values), 1e-9)], "visible": False, "anchor": f"y{number}", "fixedrange": True
         }  # fmt: skip
-        made["annotations"].append(
+        layout["annotations"].append(
             {"text": column.label, "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left",
              "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
         )  # fmt: skip
-    return Figure("compression", title, "", traces, made)
+    return Figure("compression", title, "", traces, layout)
 
 
 def _stage_bars(rows: Sequence[Row], column: Column, number: str) -> Json:
@@ -73,6 +77,7 @@ def _stage_bars(rows: Sequence[Row], column: Column, number: str) -> Json:
     first = present[0][1]
     names = [str(row.get("stage", "")) for row in rows]
     texts = [formats.text(column, value) for _, value in present]
+    # A size says little without what it was before.
     if column.better == "lower":
         texts = [t if v in (0, first) else f"{t}, {_times(first / v)} smaller" for t, (_, v) in
                  zip(texts, present, strict=True)]  # fmt: skip
@@ -105,13 +110,13 @@ def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against si
       title: above the figure.
     """
     size = size_column(rows)
-    known = [r for r in rows if r.get("accuracy") is not None and r.get(size.key)]
-    x, y = [r[size.key] for r in known], [r["accuracy"] for r in known]
+    drawn = [r for r in rows if r.get("accuracy") is not None and r.get(size.key)]
+    x, y = [r[size.key] for r in drawn], [r["accuracy"] for r in drawn]
     traces: list[Json] = [
         {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"color": QUIET, "width": 1, "dash": "dash"},
          "hoverinfo": "skip", "showlegend": False}
     ]  # fmt: skip
-    for row, color in zip(known, figures.colors(len(known)), strict=True):
+    for row, color in zip(drawn, figures.colors(len(drawn)), strict=True):
         lines = [
             f"test accuracy {formats.percent(row['accuracy'])}",
             f"{size.label} {formats.text(size, row[size.key])}",
@@ -122,15 +127,15 @@ def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against si
              "name": figures.literal(formats.shorten(stage, 32)), "marker": {"size": 11, "color": color},
              "hovertext": figures.hover(stage, lines), "hoverinfo": "text"}
         )  # fmt: skip
-    places, texts = figures.ticks_of(size.format, x) if x else ([], [])
+    ticks, texts = figures.ticks_of(size.format, x) if x else ([], [])
     room = max(0.12 * (max(y) - min(y)), 0.005) if y else 0.5
-    made = figures.layout(
+    layout = figures.layout(
         380, showlegend=True,
-        xaxis=figures.axis(size.label, type="log", tickmode="array", tickvals=places, ticktext=texts),
+        xaxis=figures.axis(size.label, type="log", tickmode="array", tickvals=ticks, ticktext=texts),
         yaxis=figures.axis("test accuracy", tickformat=",.3~%",
                            range=[min(y) - room, max(y) + room] if y else None),
     )  # fmt: skip
-    return Figure("accuracy_against_size", title, f"Test accuracy against the size: {size.label}.", traces, made)
+    return Figure("accuracy_against_size", title, f"Test accuracy against the size: {size.label}.", traces, layout)
 
 
 def sparsity_bars(stages: Mapping[str, Mapping[str, float]], title: str = "Sparsity by layer") -> Figure:
@@ -142,24 +147,24 @@ def sparsity_bars(stages: Mapping[str, Mapping[str, float]], title: str = "Spars
       title: above the figure.
     """
     paths = list(dict.fromkeys(path for values in stages.values() for path in values))
-    place = {path: k for k, path in enumerate(paths)}
+    row_of = {path: k for k, path in enumerate(paths)}
     traces: list[Json] = []
     for (stage, values), color in zip(stages.items(), figures.colors(len(stages)), strict=True):
         texts = [formats.percent(v) for v in values.values()]
         traces.append(
             {"type": "bar", "orientation": "h", "name": figures.literal(formats.shorten(stage, 32)),
-             "x": list(values.values()), "y": [place[path] for path in values], "marker": {"color": color},
+             "x": list(values.values()), "y": [row_of[path] for path in values], "marker": {"color": color},
              "text": texts if len(stages) <= 4 else None, "textposition": "outside", "cliponaxis": False,
              "textfont": {"size": 10},
              "hovertext": [figures.hover(path, [f"{stage}: {t}"]) for path, t in zip(values, texts, strict=True)],
              "hoverinfo": "text"}
         )  # fmt: skip
-    made = figures.layout(
+    layout = figures.layout(
         max(len(paths), 1) * (14 * max(len(stages), 1) + 10) + 130, barmode="group", showlegend=True,
         xaxis=figures.axis("share of zeros", range=[0, 1.18], tickvals=[0, 0.25, 0.5, 0.75, 1], tickformat=".0%"),
         yaxis=figures.category_axis(paths, 26),
     )  # fmt: skip
-    return Figure("sparsity", title, "", traces, made)
+    return Figure("sparsity", title, "", traces, layout)
 
 
 def class_bars(
@@ -188,12 +193,13 @@ def class_bars(
         ],
         "hoverinfo": "text",
     }  # fmt: skip
+    # A hundred class names would overlap; every fifth does not.
     every = next(step for step in (1, 2, 5, 10, 20, 50, max(len(labels), 1)) if len(labels) <= 25 * step)
     low, high = min([*values, 0.0]), max([*values, 0.0])
     room = 0.14 * max(high - low, 1.0)
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": mean, "y1": mean,
             "line": {"color": INK, "width": 1, "dash": "dot"}}  # fmt: skip
-    made = figures.layout(
+    layout = figures.layout(
         340, shapes=[line] if total else [],
         xaxis=figures.axis("class", tickmode="array", tickvals=list(range(0, len(labels), every)), showgrid=False,
                            ticktext=[figures.literal(formats.shorten(label, 18)) for label in labels[::every]]),
@@ -203,7 +209,7 @@ def class_bars(
     caption = f"Percentage points by class; the dotted line is the change over all examples, {mean:+.2f}." * bool(
         total
     )
-    return Figure("classes", title, caption, [trace], made)
+    return Figure("classes", title, caption, [trace], layout)
 
 
 def weight_histograms(before: Any, after: Any, title: str = "Weights before and after") -> Figure:
@@ -222,35 +228,36 @@ def weight_histograms(before: Any, after: Any, title: str = "Weights before and 
       A figure with a panel for each layer, for the 24 largest if there are more.
     """
     old, new = _weights_of(before), _weights_of(after)
+    # Small layers hold few weights, and nobody reads forty panels.
     largest = sorted(old, key=lambda path: -old[path].size)[:_LAYERS]
     shown = [path for path in old if path in largest]
     lines = -(-max(len(shown), 1) // 2)
     # Two columns are legible on a telephone, too.
-    made = figures.layout(150 * lines + 80, annotations=[], bargap=0, barmode="overlay")
+    layout = figures.layout(150 * lines + 80, annotations=[], bargap=0, barmode="overlay")
     # The lowest row has its own room for ticks, so the legend can be close.
-    made["legend"] |= {"y": 0.12 / lines}
+    layout["legend"] |= {"y": 0.12 / lines}
     traces: list[Json] = []
     for k, path in enumerate(shown):
         row, column = divmod(k, 2)
         number = "" if k == 0 else str(k + 1)
         top = 1 - row / lines
-        left = 0.54 * column
-        made[f"xaxis{number}"] = figures.axis(
-            domain=[left, left + 0.46], anchor=f"y{number}", nticks=5, showgrid=False
+        start = 0.54 * column
+        layout[f"xaxis{number}"] = figures.axis(
+            domain=[start, start + 0.46], anchor=f"y{number}", nticks=5, showgrid=False
         )
-        made[f"yaxis{number}"] = figures.axis(
+        layout[f"yaxis{number}"] = figures.axis(
             domain=[top - 0.62 / lines, top - 0.1 / lines], anchor=f"x{number}", showticklabels=False,
             showgrid=False, ticks="", showline=False, rangemode="tozero",
         )  # fmt: skip
         text = f"{figures.literal(formats.shorten(path, 24))}<br>{_zeros(old[path], new.get(path))}"
-        made["annotations"].append(
-            {"text": text, "xref": "paper", "yref": "paper", "x": left, "y": top - 0.1 / lines, "xanchor": "left",
+        layout["annotations"].append(
+            {"text": text, "xref": "paper", "yref": "paper", "x": start, "y": top - 0.1 / lines, "xanchor": "left",
              "yanchor": "bottom", "align": "left", "showarrow": False, "font": {"size": 10}}
         )  # fmt: skip
         traces += _histogram(old[path], new.get(path), number, legend=k == 0)
     left_out = f" (the {_LAYERS} largest of {len(old)} layers)" if len(old) > len(shown) else ""
     caption = "Shares of the nonzero weights: gray before, blue after; lines with a dot are single values."
-    return Figure("weights", title + left_out, caption, traces, made)
+    return Figure("weights", title + left_out, caption, traces, layout)
 
 
 def _weights_of(params: Any) -> dict[str, np.ndarray]:
@@ -266,20 +273,23 @@ def _histogram(before: np.ndarray, after: np.ndarray | None, number: str, legend
     if not everything.size:
         return []
     low, high = float(everything.min()), float(everything.max())
+    # Without it the outermost values would lie on the edge of the plot; one value needs a width at all.
     room = 0.02 * (high - low) or max(abs(low), 1e-6)
     edges = np.linspace(low - room, high + room, _BINS + 1)
     centers = [float(v) for v in (edges[:-1] + edges[1:]) / 2]
-    place: Json = {"xaxis": f"x{number}", "yaxis": f"y{number}", "showlegend": legend}
+    axes: Json = {"xaxis": f"x{number}", "yaxis": f"y{number}", "showlegend": legend}
     traces: list[Json] = []
 
     def bars(values: np.ndarray, key: str, color: str) -> Json:
+        # Shares rather than counts: after pruning there are fewer weights, not lower ones.
         heights = np.histogram(values, edges)[0] / values.size
         return {"type": "bar", "name": key, "legendgroup": key, "x": centers, "y": [float(h) for h in heights],
-                "width": float(edges[1] - edges[0]), "marker": {"color": color, "line": {"width": 0}}, **place,
+                "width": float(edges[1] - edges[0]), "marker": {"color": color, "line": {"width": 0}}, **axes,
                 "hovertemplate": f"{key}<br>%{{x:.3g}}: %{{y:.2%}}<extra></extra>"}  # fmt: skip
 
     if old.size:
         traces.append(bars(old, "before", BEFORE))
+    # A codebook has few values, which bins would blur.
     levels, counts = np.unique(new, return_counts=True)
     if 0 < levels.size <= _LEVELS:
         heights = [float(c / new.size) for c in counts]
@@ -288,7 +298,7 @@ def _histogram(before: np.ndarray, after: np.ndarray | None, number: str, legend
              "x": [float(v) for v in levels], "y": heights, "marker": {"color": PALETTE[0], "size": 5},
              # A line from each dot down to 0.
              "error_y": {"type": "percent", "symmetric": False, "value": 0, "valueminus": 100, "width": 0,
-                         "thickness": 1, "color": PALETTE[0]}, **place,
+                         "thickness": 1, "color": PALETTE[0]}, **axes,
              "hovertemplate": "after<br>%{x:.4g}: %{y:.2%}<extra></extra>"}
         )  # fmt: skip
     elif new.size:
@@ -297,6 +307,7 @@ def _histogram(before: np.ndarray, after: np.ndarray | None, number: str, legend
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
+    # A spike of zeros would flatten everything else.
     return values[np.isfinite(values) & (values != 0)]
 
 

@@ -40,6 +40,7 @@ class StudyAxis(NamedTuple):
         """Whether it is drawn on a logarithmic scale: learning rates, and what spans a factor of `LOG_RATIO`."""
         if not self.numeric or min(self.values) <= 0:
             return False
+        # Rates are compared by their ratio even where they span less than a decade.
         rate = self.name.endswith("learning_rate") or self.field.endswith("learning_rate")
         return rate or max(self.values) >= LOG_RATIO * min(self.values)
 
@@ -50,8 +51,9 @@ class StudyAxis(NamedTuple):
 
     def index(self, value: Any) -> int:
         """The place of a value; True is not 1 here."""
-        for i, known in enumerate(self.values):
-            if known == value and isinstance(known, bool) == isinstance(value, bool):
+        for i, candidate in enumerate(self.values):
+            # In Python True == 1, and a grid may have both.
+            if candidate == value and isinstance(candidate, bool) == isinstance(value, bool):
                 return i
         raise ValueError(f"the axis {self.name!r} has the values {', '.join(self.texts)}, got {value!r}")
 
@@ -190,24 +192,27 @@ class Study(NamedTuple):
           'bits=8'
         """
         pairs = [(a, i) for k, (a, i) in enumerate(zip(self.axes, point.at, strict=True)) if k not in without]
+        # An axis with one value distinguishes no points; a grid of one point still needs a name.
         varied = [(a, i) for a, i in pairs if len(a.values) > 1]
         return ", ".join(f"{a.name}={a.texts[i]}" for a, i in varied or pairs)
 
     def fixed(self, used: Sequence[int]) -> dict[int, int]:
-        """Where the other axes stand for every place over `used` to hold one point at most, axis to place.
+        """The values of the other axes, axis to index, that leave at most one point for each value of `used`.
 
-        At the control, or else at the first point that has an outcome; nothing is fixed that need not be.
+        They are those of the control, or else of the first point that has an outcome. If the axes in `used`
+        distinguish all points, no axis is fixed.
         """
         if len({tuple(p.at[i] for i in used) for p in self.points}) == len(self.points):
             return {}
-        known = [p for p in self.points if p.verdict == "control"] + [p for p in self.points if p.outcome]
-        start = (known or list(self.points))[0]
+        # The control is what a reader knows; a point that diverged has nothing to show.
+        starts = [p for p in self.points if p.verdict == "control"] + [p for p in self.points if p.outcome]
+        start = (starts or list(self.points))[0]
         free = [i for i in range(len(self.axes)) if i not in used]
         return {i: start.at[i] for i in free if len({p.at[i] for p in self.points}) > 1}
 
     def where(self, fixed: Mapping[int, int]) -> str:
-        """Where the axes in `fixed` stand, in words: `bits=8, width=16`."""
-        return ", ".join(f"{self.axes[i].name}={self.axes[i].texts[place]}" for i, place in fixed.items())
+        """The fixed axes and their values, in words: `bits=8, width=16`."""
+        return ", ".join(f"{self.axes[i].name}={self.axes[i].texts[index]}" for i, index in fixed.items())
 
     def inside(self, value: float) -> float:
         """Where a value is drawn: no interval of a fraction reaches below 0 or past 1 in a picture.
@@ -216,6 +221,7 @@ class Study(NamedTuple):
           >>> Study("t", ACCURACY, (), ()).inside(1.2), Study("t", LOSS, (), ()).inside(1.2)
           (1.0, 1.2)
         """
+        # Student's interval knows no bounds, an accuracy has some.
         return min(max(value, 0.0), 1.0) if self.fraction else value
 
     def joined(self, points: Sequence[StudyPoint], used: Sequence[int]) -> bool:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import rich.console
     import rich.table
 
 
@@ -56,7 +54,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Text that Markdown shows as it stands.
+    r"""Text that Markdown shows unchanged.
 
     Example:
       >>> print(escape("a_b <c> | d"))
@@ -90,7 +88,7 @@ def to_html(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    # A command is copied as it stands, so it is set as code.
+    # A command is copied verbatim, so it is set as code.
     escaped = html.escape(text)
     return f"<code>{escaped}</code>" if text.startswith(("python ", "jopt.")) else escaped
 
@@ -101,7 +99,7 @@ def to_rich(table: Table) -> rich.table.Table:
     import rich.table
     import rich.text
 
-    out = rich.table.Table(
+    grid = rich.table.Table(
         title=rich.text.Text(table.title, style="bold") if table.title else None,
         title_justify="left",
         box=rich.box.SIMPLE_HEAD,
@@ -113,21 +111,13 @@ def to_rich(table: Table) -> rich.table.Table:
     footer = table.footer or ("",) * len(table.header)
     for name, align, total in zip(table.header, table.align, footer, strict=True):
         right = align == "r"
-        out.add_column(
+        grid.add_column(
             rich.text.Text(name), rich.text.Text(total), justify="right" if right else "left", no_wrap=right,
             overflow="fold",
         )  # fmt: skip
     for row in table.rows:
-        out.add_row(*(rich.text.Text(cell) for cell in row))
-    return out
-
-
-def show(table: Table, console: rich.console.Console | None = None, width: int = 80) -> None:
-    """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
-    import rich.console
-
-    own = None if sys.stdout.isatty() else width
-    (console or rich.console.Console(highlight=False, width=own)).print(to_rich(table))
+        grid.add_row(*(rich.text.Text(cell) for cell in row))
+    return grid
 
 
 def fit(table: Table, width: int) -> list[Table]:
@@ -139,10 +129,12 @@ def fit(table: Table, width: int) -> list[Table]:
       [('', 'aaaa', 'bbbb'), ('', 'cccc')]
     """
     columns = list(zip(table.header, *table.rows, strict=True))
+    # Rich puts three characters between columns.
     gap, widest = 3, 32  # Longer cells fold.
     sizes = [min(max(map(len, column)), widest) + gap for column in columns]
     parts: list[list[int]] = [[]]
     for i in range(1, len(columns)):
+        # The first column is repeated in each part: without it no row could be read.
         if parts[-1] and sizes[0] + sum(sizes[j] for j in parts[-1]) + sizes[i] > width:
             parts.append([])
         parts[-1].append(i)

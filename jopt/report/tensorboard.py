@@ -60,7 +60,7 @@ def rewrite(directory: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     """Replaces all event files of `directory` by one that holds exactly `rows`.
 
     After a resume the rows of metrics.jsonl are the truth: events of steps that were rolled back go, and none
-    is doubled. A `Writer` made afterwards appends in a file of its own, which TensorBoard reads after this one.
+    is doubled. A `Writer` made afterwards appends to a new file, which TensorBoard reads after this one.
 
     Args:
       directory: where the event files are; made if it does not exist.
@@ -81,6 +81,7 @@ def rewrite(directory: str | os.PathLike[str], rows: Iterable[Row]) -> None:
             file.close()
         for old in directory.glob(_PATTERN):
             old.unlink()
+        # Old files go first: TensorBoard may read while this runs, and doubled rows are worse than missing ones.
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -88,6 +89,7 @@ def rewrite(directory: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
 def _new_name(directory: Path) -> str:
     """A name that sorts after all others here: TensorBoard reads files in order and never goes back."""
+    # Two launches within one second would otherwise write the same name.
     stamps = [p.name.split(".")[3] for p in directory.glob(_PATTERN)]
     latest = max((int(s) for s in stamps if s.isdecimal()), default=0)
     return f"events.out.tfevents.{max(int(time.time()), latest + 1):010d}.{socket.gethostname()}"
@@ -108,6 +110,7 @@ class _EventFile:
     def add(self, row: Row) -> None:
         event = self._event(wall_time=float(row.get("time", time.time())), step=int(row["step"]))
         for key, value in row.items():
+            # TensorBoard has no place for text in a scalar plot, and counts True as 1.
             if key in _NOT_SCALARS or isinstance(value, bool) or not isinstance(value, numbers.Real):
                 continue
             event.summary.value.add(tag=f"{row['split']}/{key}", simple_value=float(value))

@@ -8,7 +8,7 @@ import numpy as np
 
 from jopt import measure
 from jopt.quantize.integer import QTensor
-from jopt.quantize.stored import of_values
+from jopt.quantize.tensors import of_values
 from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, evaluated
 from jopt.transform import Params, Storage, chain, see

@@ -120,6 +120,7 @@ class Launch:
         *,
         step: Callable[[], int] = lambda: 0,
         varies: Collection[str] = ("events", "exit_status", "digest"),
+        grows: Collection[str] = (),
         **event: Any,
     ) -> Iterator[dict[str, Any]]:
         """Writes the launch's start, and however it ends its exit status: finished, stopped, diverged or failed.
@@ -129,6 +130,7 @@ class Launch:
           closing: called at the end; its fields are added to the event.
           step: gives the step that the job has reached.
           varies: facts that may differ from launch to launch.
+          grows: facts that are mappings, to which a later launch adds.
           **event: fields of the first event.
 
         Yields:
@@ -136,6 +138,8 @@ class Launch:
         """
         name = "start" if self.first is None else "resume"
         self.manifest = dict(facts) if self.first is None else self.first
+        for fact in grows:
+            self.manifest[fact] = {**self.manifest.get(fact, {}), **facts[fact]}
         differs = {k: v for k, v in facts.items() if k not in varies and self.manifest.get(k) != v}
         event |= {"differs": differs} if differs else {}
         self._write(None, manifests.event(name, step(), **event))

@@ -1,4 +1,4 @@
-"""What a run tells an observer, the numbers that its stages add to the result, and the report that it leaves."""
+"""What an observer of a run receives, the numbers that stages add to the result, and the report of a run."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +47,7 @@ class Numbers(NamedTuple):
 
     def fields(self, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
         """The fields of result.json: `stages` if there are several, and the last stage's columns from outside."""
+        # A run of a single stage has no `stages`, so the value is at the top level in any case.
         outside = {c.key: self.stages[-1].get(c.key) for c in measure.load_columns(columns)}
         return outside | ({"stages": self.stages} if len(self.stages) > 1 else {})
 
@@ -70,14 +71,17 @@ def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list
     measured = []
     for index, outcome in enumerate(outcomes):
         plan = prepared.plans[index]
+        # Masks and fake quantization keep the shapes, so the latency would be that of the first network again.
         if not plan.starts_network:
             continue
         state, model = prepared.like(index).model_state, plan.wrapped
+        # The values do not change the time; zeros in a variance would give NaN, which may.
         state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
 
         def forward(params: Any, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
             return model.apply(params, state, x, train=False)[0]
 
+        # One example shows the latency, a large batch the throughput.
         for batch in (1, 256):
             x = np.zeros((batch, *prepared.dataset.train.inputs.shape[1:]), np.float32)
             measured.append(Speed(outcome.name, batch, measure.latency(forward, outcome.params, x)))
@@ -106,7 +110,9 @@ def write_report(
       ledger: of the packed model, where there is one.
       columns: columns from outside, or their names.
     """
+    # Both change after the report has been written.
     environment = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")}
+    # A single stage has nothing to be compared with.
     several = len(outcomes) > 1
     labels = prepared.dataset.test.labels
     parts = report.run_parts(
@@ -151,7 +157,7 @@ def training(
     """Tells an observer of metric rows, and mirrors them as TensorBoard events.
 
     Args:
-      observer: is told.
+      observer: receives the metrics.
       prepared: the run.
       files: its directory.
       rows: those that are known already, after a resume.
@@ -159,6 +165,7 @@ def training(
     Yields:
       The function that takes new rows.
     """
+    # After a resume metrics.jsonl is the truth: events of steps that were rolled back must go.
     if rows or any(files.path.glob("events.out.tfevents.*")):
         report.rewrite(files.path, rows)
     start = rows[-1]["step"] if rows else 0
@@ -191,6 +198,7 @@ def finished_parts(
     if stages:
         parts.append(report.stages_table(stages, brief=True, columns=columns))
     if files.packed.is_file():
+        # Read back rather than handed over: what is shown is what is in the file.
         ledger = codec.read(files.packed).ledger
         headline = report.ledger_headline(ledger, files.packed.name)
         parts += [report.ledger_tables(ledger)[0]._replace(title=headline), ledger]
@@ -244,6 +252,7 @@ def stage_table(prepared: Prepared) -> report.Table:
 def model_table(prepared: Prepared, stage: int = 0, params: Any = None) -> report.Table:
     """Parameters and FLOPs by layer; of shapes alone, where no `params` are given."""
     if params is None:
+        # Broadcasting one element takes no memory, however large the model is.
         params = jax.tree.map(
             lambda leaf: np.broadcast_to(np.ones((), leaf.dtype), leaf.shape), prepared.like(stage).params
         )

@@ -19,6 +19,7 @@ from jopt.train.config import validate as validate_config
 from jopt.train.schedule import StageSteps
 from jopt.train.trainables import Trainables
 from jopt.transform import ParamTransform, chain
+from jopt.typing import Activation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class StagePlan:
       network: the config of its network; None: the caller's own model.
       model: the functions of its network, before any method wraps them.
       starts_network: whether the stage starts this network; else the stage before had it.
-      activation: the name of its hidden layers' activation, for statistics of their outputs.
+      activation: the function of its hidden layers, for statistics of their outputs.
       optimizer: how its parameters move.
       optimizer_path: the optimizer's address.
       applied: the methods that act, in order: its own, and those of earlier stages, frozen.
@@ -54,7 +55,7 @@ class StagePlan:
     network: models.Config | None
     model: models.Model
     starts_network: bool
-    activation: str
+    activation: Activation
     optimizer: optim.Config
     optimizer_path: str
     applied: tuple[Applied, ...]

@@ -91,7 +91,6 @@ def test_there_are_no_trials_where_there_is_no_ablation(tmp_path):
     "change",
     [
         lambda held: held["experiment"].update(colour="red"),
-        lambda held: held["experiment"].pop("optimizer"),
         lambda held: held["trials"][0]["overrides"].update({"stages[7].epochs": 1}),
         lambda held: held["trials"][0]["overrides"].update({"optimizer.learning_rate": "fast"}),
     ],

@@ -26,8 +26,8 @@ AT = "optimizer.learning_rate (at the point learning_rate = "
 GRIDS = {
     # Paths.
     "no such field": (
-        lambda: {"space": axis("learning_rate", (1.0,))},
-        "learning_rate",
+        lambda: {"space": axis("rate_of_learning", (1.0,))},
+        "rate_of_learning",
     ),
     "no such nested field": (
         lambda: {"space": axis("optimizer.rate", (1.0,))},
@@ -73,7 +73,7 @@ GRIDS = {
     ),
     "integers searched too finely": (
         lambda: {"space": search(Range("epochs", 1, 3, integer=True), count=8)},
-        "the point epochs = ",
+        "the point epochs = 2 with seed 0",
     ),
     "two points of one name": (
         lambda: {"space": choices("way", {"a": {RATE: 0.1}}) + choices("way", {"a": {RATE: 0.2}})},

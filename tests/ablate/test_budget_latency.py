@@ -2,12 +2,12 @@
 
 from jopt.ablate.budget import latency
 from jopt.ablate.trials import with_fields
-from jopt.cluster import Config as Share
+from jopt.cluster import Share
 from jopt.data import Config as Data
 from jopt.data import Synthetic
 from jopt.models import Config as Model
-from jopt.prune import Config as Prune
-from jopt.quantize import Config as Quantize
+from jopt.prune import Gradual
+from jopt.quantize import Weights
 from jopt.train import Experiment, Stage
 
 LAST = (("Dense_2/kernel", None),)
@@ -17,7 +17,7 @@ def experiment(**fields):
     base = Experiment(
         model=Model(name="mlp", features=(16, 8), num_classes=4),
         data=Data(name="synthetic", synthetic=Synthetic(shape=(6, 6, 1), num_classes=4, train=32)),
-        stages=[Stage("train", methods=(Prune(sparsity=0.0, rules=LAST), Quantize(bits=32)))],
+        stages=[Stage("train", methods=(Gradual(sparsity=0.0, rules=LAST), Weights(bits=32)))],
     )
     return with_fields(base, {path.replace("__", "."): value for path, value in fields.items()})
 

@@ -9,8 +9,8 @@ from jopt.ablate.budget.config import Ladder, SearchSpace, ladders
 from jopt.ablate.budget.proposals import Proposal, coarse, fit, neighbours, refine
 from jopt.ablate.pareto import pareto_front
 from jopt.config import ConfigError
-from jopt.prune import Config as Prune
-from jopt.quantize import Config as Quantize
+from jopt.prune import Gradual
+from jopt.quantize import Weights
 from jopt.train import Experiment, Stage
 
 SPARSITY = Ladder("s", axis("s", (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)).points, (0, 5), False)
@@ -20,7 +20,7 @@ SHARE = Ladder("c", choices("c", {0: {"c": None}, 16: {"c": 16}, 8: {"c": 8}}).p
 
 
 def experiment():
-    return Experiment(stages=[Stage("train", methods=(Prune(), Quantize()))])
+    return Experiment(stages=[Stage("train", methods=(Gradual(), Weights()))])
 
 
 def test_numbers_are_combined_and_structures_leave_the_control_one_at_a_time():

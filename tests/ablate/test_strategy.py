@@ -11,6 +11,7 @@ from jopt.ablate import axis, run
 from jopt.ablate.lift import Layout
 from jopt.ablate.strategy import Sizes, chunks, lanes
 from jopt.config import ConfigError
+from jopt.report import Console
 
 RATE = "optimizer.learning_rate"
 
@@ -56,7 +57,7 @@ def test_the_fastest_of_the_candidates_is_taken_and_kept(grid, tmp_path, capsys)
     """What is fastest depends on the machine; that it is chosen, shown, written down and kept does not."""
     path = tmp_path / "measured"
     measured = grid(axis(RATE, (0.1, 0.01, 0.03, 0.3, 0.2, 0.02, 0.002, 0.001)), strategy="measure")
-    first = run(measured, path, devices=1)
+    first = run(measured, path, devices=1, observer=Console())
     lanes = json.loads((path / "ablation.json").read_text())["groups"][0]["lanes"]
     (chosen,) = [line for line in capsys.readouterr().out.splitlines() if "chosen" in line]
     assert lanes in (1, 16)

@@ -125,7 +125,7 @@ def test_without_a_control_nothing_is_compared():
     grid_results = results({"bits": (4, 8)}, accuracy)
     rows = summary.summarize(grid_results)
     assert all(row["verdict"] is None and row["difference"] is None and row["flags"] == "" for row in rows)
-    assert findings.sentences(grid_results, rows)[1] == "No control is named: nothing is called better or worse."
+    assert findings.sentences(grid_results, rows)[1] == "No control is named: no point is called better or worse."
 
 
 def test_a_point_with_a_diverged_trial_is_never_better():

@@ -125,7 +125,7 @@ OVERRIDES = {
     "strings": ("optimizer.freeze", ("Dense_0/.*", "Dense_1/.*")),
     "rules": ("stages[0].prune.rules", (("Dense_0/kernel", 0.5), (".*", None))),
     "rules of integers": ("stages[0].quantize.rules", (("Dense_0/kernel", 4), (".*", None))),
-    "pairs": ("stages[0].distill", distill.SoftTargets(teacher="stage:a", features=distill.Features(pairs=(("x", "y"),)))),
+    "pairs": ("stages[0].distill", distill.SoftTargets("stage:a", features=distill.Features((("x", "y"),)))),
     "a number in a stage": ("stages[0].prune.sparsity", 0.9),
     "a part of a config": ("optimizer", optim.Config("adamw", weight_decay=0.1, freeze=("Dense_0",))),
     "a config where none was": ("stages[0].share", cluster.Share()),

@@ -1,23 +1,20 @@
 """The card: a header that YAML reads, code that runs, numbers that the run's files have."""
 
+import dataclasses
 import json
 import re
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jopt import codec
-from jopt.config import ConfigError
-from jopt.export import FORMATS, ExportError, card, export
-from jopt.export.front_matter import front_matter
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.export import FORMATS, Missing, Written, card, export, source
+from jopt.export.card import front_matter
 
 
 @pytest.fixture(scope="module")
@@ -96,25 +93,31 @@ def test_it_says_what_was_set_how_it_was_made_and_what_not_to_expect(exported, t
             assert len(re.findall(r"(?<!\\)\|", line)) == 3
 
 
-def test_equal_runs_give_equal_cards(exported, text):
+@pytest.fixture(scope="module")
+def read_back(exported):
+    return source.load(exported.run)
+
+
+def test_equal_runs_give_equal_cards(read_back):
     files = [
-        card.File("masked.stablehlo", "stablehlo", 5, "one"),
-        card.File("shrunk.stablehlo", "stablehlo", 4, "two", "print(0, '{name}')"),
-        card.File("other", "stablehlo", 4, "two", "print(0, '{name}')"),
+        Written("stablehlo", Path("masked.stablehlo"), 5, "one"),
+        Written("stablehlo", Path("shrunk.stablehlo"), 4, "two", "print(0, '{name}')"),
+        Written("stablehlo", Path("other"), 4, "two", "print(0, '{name}')"),
     ]
-    manifest = Workdir(exported.run).load_json(Workdir(exported.run).manifest)
-    absent = {"integer.stablehlo": "why | not"}
-    once = card.card(exported.finished, manifest, files, absent)
-    assert once == card.card(exported.finished, dict(reversed(manifest.items())), files, absent)
+    missing = [Missing("integer.stablehlo", "why | not")]
+    once = card.card(read_back, files, missing)
+    turned = dataclasses.replace(read_back, manifest=dict(reversed(read_back.manifest.items())))
+    assert once == card.card(turned, files, missing)
     assert r"- integer.stablehlo: why \| not" in once
     assert "`shrunk.stablehlo` (the same for `other`):" in once and "print(0, 'shrunk.stablehlo')" in once
-    bare = card.card(exported.finished, {}, [], {})
+    bare = card.card(dataclasses.replace(read_back, manifest={}), [], [])
     assert "jaxlib up to 6 months" in once and "jaxlib up to 6 months" not in bare
 
 
-def test_a_loss_that_is_no_number_is_left_out(exported):
-    run = exported.finished._replace(result={**exported.finished.result, "loss": None})
-    (metric,) = header(card.card(run, {}, [], {}))["model-index"][0]["results"][0]["metrics"]
+def test_a_loss_that_is_no_number_is_left_out(read_back):
+    run = read_back.run._replace(result={**read_back.run.result, "loss": None})
+    text = card.card(dataclasses.replace(read_back, run=run), [], [])
+    (metric,) = header(text)["model-index"][0]["results"][0]["metrics"]
     assert metric["type"] == "accuracy"
 
 
@@ -128,55 +131,6 @@ def test_the_code_for_inputs_normalizes(exported):
     space = {}
     exec(card.inputs_code(dataset.mean, dataset.std, (4, 4, 1)), space)
     assert space["x"].shape == (2, 4, 4, 1)
-
-
-def test_exports_that_cannot_be_done_write_nothing(exported, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    with pytest.raises(ConfigError, match=r"formats must be one of .*'stablehlo', got 'tflite'"):
-        export(exported.run, out, ("packed", "tflite"))
-    with pytest.raises(ExportError, match="at least one of"):
-        export(exported.run, out, ())
-    with pytest.raises(WorkdirError, match="not the directory of a run"):
-        export(tmp_path, out, ("packed",))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ExportError, match=r"'safetensors' needs safetensors.*pip install 'jopt\[export\]'"):
-        export(exported.run, out, ("packed", "safetensors"))
-    assert not out.exists()
-
-
-def test_the_packed_file_of_the_run_is_taken_as_it_is(exported, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(exported.run, run)
-    packed = (exported.directory / "model.jopt").read_bytes()
-    (run / "model.jopt").write_bytes(packed)
-    (file, _) = export(run, run, ("packed",))  # beside the run, which must not lose it
-    assert file.file.read_bytes() == packed and (run / "README.md").exists() and (run / "report.md").exists()
-
-
-def test_a_packed_file_of_another_run_or_a_damaged_one_is_not_passed_on(exported, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(exported.run, run)
-    whole = exported.directory / "model.jopt"
-    file = codec.read(whole)
-    other = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), file.params)
-    codec.save(run / "model.jopt", other, model_state=file.model_state, metadata=file.metadata)
-    with pytest.raises(ExportError, match=r"model\.jopt is not the packed model of this run"):
-        export(run, tmp_path / "out", ("packed",))
-    (run / "model.jopt").write_bytes(whole.read_bytes()[:-1])
-    with pytest.raises(codec.CodecError):
-        export(run, tmp_path / "out", ("packed",))
-    assert not (tmp_path / "out" / "model.jopt").exists()
-
-
-def test_artefacts_of_raw_inputs(exported, tmp_path):
-    written = export(exported.run, tmp_path, ("stablehlo",), raw_inputs=True)
-    assert [w.file.name for w in written if w.format == "stablehlo" and w.file.suffix == ".stablehlo"] == [
-        f"{name}.stablehlo" for name in ("masked", "float", "shrunk", "integer")
-    ]
-    code = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
-    assert code[-1].endswith("print(predict(raw).argmax(-1))\n")
-    said = json.loads((tmp_path / "integer.stablehlo.json").read_text())
-    assert said["inputs"][0]["dtype"] == "uint8" and said["test"]["equal_predictions"] == 16
 
 
 @pytest.mark.slow

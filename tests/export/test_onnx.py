@@ -15,13 +15,13 @@ import pytest
 import quick
 
 from jopt import data, intercept, models, quantize
-from jopt.quantize import ActivationConfig, Spec, integer
-from jopt.quantize.activation_config import layer_spec
+from jopt.quantize import Spec, integer
 from jopt.rules import named_leaves
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("jax2onnx", reason="needs the extra 'jopt[export]'")
+pytest.importorskip("onnxscript", reason="needs the extra 'jopt[export]'")
 
 from jopt.export import onnx as export  # noqa: E402
 
@@ -34,7 +34,7 @@ class Quantized(NamedTuple):
     params: Any
     model_state: Any
     weights: dict[str, quantize.QTensor]
-    activations: ActivationConfig
+    activations: quantize.ActivationMethod
 
     def simulated(self, x):
         seen = {path: quantize.dequantize(q) for path, q in self.weights.items()}
@@ -50,10 +50,13 @@ class Quantized(NamedTuple):
         return export.encode_quantized(*self[:3], shape, *self[3:], **options)
 
 
-def quantized(model, params, state, x, *, bits=8, axis=-1, weights_symmetric=True, **activations) -> Quantized:
+def quantized(
+    model, params, state, x, *, bits=8, axis=-1, weights_symmetric=True, method=quantize.Activations, **activations
+) -> Quantized:
     spec = Spec(bits, symmetric=weights_symmetric, axis=axis)
     weights = {path: quantize.quantize(w, spec) for path, w in named_leaves(params) if path.endswith("kernel")}
-    config = ActivationConfig(**{"method": "absmax", **activations})
+    default = {"calibration": "absmax"} if method is quantize.Activations else {}
+    config = method(**{**default, **activations})
     params, state = quantize.calibrate(model, config, params, state, x)
     return Quantized(model, params, state, weights, config)
 
@@ -159,7 +162,7 @@ def codes_of_inputs(made, x):
     return {
         layer: np.asarray(
             quantize.quantize(
-                call.input, layer_spec(made.activations, layer), quantize.Range(**ranges[layer])
+                call.input, made.activations.layer_spec(layer), quantize.Range(**ranges[layer])
             ).codes,
             int,
         )
@@ -179,7 +182,7 @@ def test_any_scales_and_zero_points(spec):
     other = Spec(3) if spec.group else spec
     specs = {path: spec if path.startswith("Conv") else other for path in kernels}
     weights = {path: quantize.quantize(w, specs[path]) for path, w in kernels.items()}
-    activations = Activations(
+    activations = quantize.Activations(
         calibration="absmax", bits=5, symmetric=True, rules=(("Conv_1", None), ("Dense_0", 16))
     )
     params, state = quantize.calibrate(model, activations, params, state, x)
@@ -299,7 +302,7 @@ def test_trained_networks_predict_the_same_in_floats(trained, masked):
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_trained_networks_predict_the_same_in_integers(trained, bits, axis, tmp_path):
     _, (model, params, state, train, test, _) = trained
-    made = quantized(model, params, state, train[:512], bits=bits, axis=axis, method="percentile")
+    made = quantized(model, params, state, train[:512], bits=bits, axis=axis, calibration="percentile")
     content = made.encoded(test.shape[1:])
     size = export.save_quantized(tmp_path / "model.onnx", *made[:3], test.shape[1:], *made[3:])
     assert size == len(content) and (tmp_path / "model.onnx").read_bytes() == content
@@ -315,7 +318,7 @@ def test_quantized_recurrent_states_are_computed_as_simulated(trained):
     name, (model, params, state, train, test, _) = trained
     if name != "rnn":
         pytest.skip("only the recurrent network has states")
-    made = quantized(model, params, state, train[:512], bits=8, method="percentile")
+    made = quantized(model, params, state, train[:512], bits=8, calibration="percentile")
     made = made._replace(activations=dataclasses.replace(made.activations, state=True))
     found = export.run(made.encoded(test.shape[1:]), test)
     assert (found.argmax(-1) == made.simulated(test).argmax(-1)).all()

@@ -11,14 +11,17 @@ import quick
 from flax import linen as nn
 
 from jopt import models, quantize
-from jopt.export import ExportError, onnx_check
+from jopt.export import ExportError
 from jopt.export import export as export_run
-from jopt.quantize import ActivationConfig, Spec
+from jopt.quantize import Spec
 from jopt.rules import named_leaves
 
 pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("jax2onnx", reason="needs the extra 'jopt[export]'")
+pytest.importorskip("onnxscript", reason="needs the extra 'jopt[export]'")
+
+import onnx_ir as ir
 
 from jopt.export import onnx as export
 
@@ -38,14 +41,14 @@ def started(form):
 
 def spoil(monkeypatch, name, change):
     """The graph that is written has another constant."""
-    tidy = export.tidy
+    simplify = export.simplify
 
-    def spoiled(graph, *args, **options):
-        tidy(graph, *args, **options)
-        (found,) = (key for key in graph.constants if key == name)
-        graph.constants[found] = change(np.array(graph.constants[found]))
+    def spoiled(model, constants):
+        simplify(model, constants)
+        value = model.graph.initializers[name]
+        value.const_value = ir.tensor(change(value.const_value.numpy().copy()), name=name)
 
-    monkeypatch.setattr(export, "tidy", spoiled)
+    monkeypatch.setattr(export, "simplify", spoiled)
 
 
 def test_a_file_with_other_logits_is_refused_with_the_difference_and_not_written(monkeypatch, tmp_path):
@@ -89,6 +92,13 @@ def test_logits_that_are_never_finite_say_nothing():
         export.encode(*started(form), form.shape)
 
 
+@pytest.mark.parametrize("package", ["jax2onnx", "onnxscript"])
+def test_without_a_package_the_extra_is_named(monkeypatch, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install 'jopt\[export\]'"):
+        export.encode(*started(ROWS), ROWS.shape)
+
+
 def test_without_onnx_runtime_a_warning_says_that_nothing_was_compared(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.warns(UserWarning, match="was not run and compared with the model: .*onnxruntime") as caught:
@@ -101,7 +111,7 @@ def calibrated(bits, form=ROWS, spec=None, **activations):
     x = forms.inputs(form, 64)
     spec = Spec(bits, axis=-1) if spec is None else spec
     weights = {path: quantize.quantize(w, spec) for path, w in named_leaves(params) if path.endswith("kernel")}
-    config = ActivationConfig("absmax", bits=bits, **activations)
+    config = quantize.Activations(calibration="absmax", bits=bits, **activations)
     return model, *quantize.calibrate(model, config, params, state, x), form.shape, weights, config
 
 
@@ -119,10 +129,10 @@ def test_a_quantized_file_with_other_codes_is_refused(monkeypatch, form, bits):
     made, quantized = calibrated(bits), export.onnx_quantize.quantize
     export.encode_quantized(*made, form=form)
 
-    def spoiled(graph, weights, *args):
+    def spoiled(model, weights, *args):
         kernel = weights["Dense_0/kernel"]
         return quantized(
-            graph, {**weights, "Dense_0/kernel": kernel._replace(codes=kernel.codes[::-1].copy())}, *args
+            model, {**weights, "Dense_0/kernel": kernel._replace(codes=kernel.codes[::-1].copy())}, *args
         )
 
     monkeypatch.setattr(export.onnx_quantize, "quantize", spoiled)
@@ -135,7 +145,7 @@ def test_inputs_are_of_the_mean_and_deviation_that_the_graph_takes_off():
     model, params, state = started(form)
     seen = []
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_check, "check", lambda content, model, trees, batches, *args: seen.extend(batches))
+        patch.setattr(export, "check", lambda content, model, trees, batches, *args: seen.extend(batches))
         export.encode(model, params, state, form.shape, mean=np.float32([100, 0]), std=np.float32([1, 50]))
     assert [len(x) for x in seen] == [3, 16]
     x = np.concatenate(seen)

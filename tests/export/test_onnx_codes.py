@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from jopt import quantize
 from jopt.export import onnx_codes
-from jopt.quantize import ActivationConfig, Spec
+from jopt.quantize import Spec
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
+ir = pytest.importorskip("onnx_ir", reason="needs the extra 'jopt[export]'")
 
 
 @given(st.data(), st.sampled_from([2, 4, 8]), st.booleans())
@@ -21,7 +22,7 @@ def test_packed_codes_come_back_as_onnx_reads_them(draw, bits, signed):
         st.lists(st.integers(low, low + (1 << bits) - 1), min_size=(n := int(np.prod(shape))), max_size=n)
     )
     codes = np.array(codes, np.int8 if signed else np.uint8).reshape(shape)
-    tensor = onnx_codes.packed(codes, bits, "codes")
+    tensor = ir.to_proto(ir.tensor(onnx_codes.narrow(codes, bits), name="codes"))
     assert len(tensor.raw_data) == -(-n * bits // 8)
     read = onnx.numpy_helper.to_array(tensor)
     assert read.shape == codes.shape and (read.astype(np.int32) == codes).all()
@@ -57,7 +58,7 @@ def test_grids_are_those_of_the_layers():
     held = {"low": jnp.float32(-1), "high": jnp.float32(2)}
     for bits in (1, 2, 4, 8):
         for symmetric in (False, True):
-            g = grid_of(Activations(calibration="absmax", bits=bits, symmetric=symmetric), held=held)
+            g = grid_of(quantize.Activations(calibration="absmax", bits=bits, symmetric=symmetric), held=held)
             spec = Spec(bits, symmetric=symmetric)
             q = quantize.quantize(jnp.asarray(x), spec, quantize.Range(jnp.float32(-1), jnp.float32(2)))
             shift = 128 if symmetric else 0
@@ -67,16 +68,16 @@ def test_grids_are_those_of_the_layers():
 
 
 def test_learned_grids():
-    step = grid_of(LSQActivations(bits=4), {"step": jnp.float32(-0.5)}, {"signed": jnp.bool_(True)})
+    step = grid_of(quantize.LSQActivations(bits=4), {"step": jnp.float32(-0.5)}, {"signed": jnp.bool_(True)})
     assert (float(step.scale), step.low - step.zero, step.high - step.zero) == (0.5, -7, 7)
-    level = grid_of(PACTActivations(bits=2), {"alpha": jnp.float32(3.0)}, {"signed": jnp.bool_(False)})
+    level = grid_of(quantize.PACTActivations(bits=2), {"alpha": jnp.float32(3.0)}, {"signed": jnp.bool_(False)})
     assert (float(level.scale), level.zero, level.low, level.high) == (1.0, 0, 0, 3)
 
 
 def test_layers_without_codes_are_left_out():
     empty = {"low": jnp.float32(0), "high": jnp.float32(0)}
-    assert grid_of(Activations(calibration="absmax"), held=empty) is None
-    assert grid_of(Activations(calibration="absmax", bits=32)) is None
-    assert grid_of(Activations(calibration="absmax", rules=(("layer", None),))) is None
+    assert grid_of(quantize.Activations(calibration="absmax"), held=empty) is None
+    assert grid_of(quantize.Activations(calibration="absmax", bits=32)) is None
+    assert grid_of(quantize.Activations(calibration="absmax", rules=(("layer", None),))) is None
     with pytest.raises(ValueError, match="no range for layer 'layer'"):
-        onnx_codes.inputs(Activations(calibration="absmax"), ["layer"], {}, {})
+        onnx_codes.inputs(quantize.Activations(calibration="absmax"), ["layer"], {}, {})

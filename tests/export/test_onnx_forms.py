@@ -9,12 +9,13 @@ import pytest
 import quick
 
 from jopt import quantize
-from jopt.quantize import ActivationConfig, Spec
+from jopt.quantize import Spec
 from jopt.rules import named_leaves
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("jax2onnx", reason="needs the extra 'jopt[export]'")
+pytest.importorskip("onnxscript", reason="needs the extra 'jopt[export]'")
 
 from jopt.export import onnx as export  # noqa: E402
 
@@ -81,7 +82,7 @@ def test_a_form_gives_the_logits_of_its_simulation(name, kind, bits, symmetric):
     model = forms.build(form)
     x = forms.inputs(form, 64)
     params, state = quick.start(model, x)
-    config, weights = Activations(calibration="absmax"), {}
+    config, weights = quantize.Activations(calibration="absmax"), {}
     for path, w in named_leaves(params):
         if path.endswith("kernel"):
             spec = Spec(bits, symmetric=symmetric, axis=HEADS.get(path.split("/")[-2], -1))

@@ -8,12 +8,13 @@ import pytest
 import quick
 
 from jopt import quantize
-from jopt.quantize import ActivationConfig, Spec
+from jopt.quantize import Spec
 from jopt.rules import named_leaves
 
 onnx = pytest.importorskip("onnx", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("onnxruntime", reason="needs the extra 'jopt[export]'")
 pytest.importorskip("jax2onnx", reason="needs the extra 'jopt[export]'")
+pytest.importorskip("onnxscript", reason="needs the extra 'jopt[export]'")
 
 from jopt.export import onnx as export  # noqa: E402
 
@@ -47,7 +48,7 @@ def test_files_have_the_versions_that_the_document_says(row):
         content = export.encode(model, params, state, network.shape)
     else:
         weights = {p: quantize.quantize(w, Spec(bits, axis=-1)) for p, w in named_leaves(params) if "kernel" in p}
-        config = Activations(calibration="absmax")
+        config = quantize.Activations(calibration="absmax")
         made = *quantize.calibrate(model, config, params, state, x), network.shape, weights, config
         content = export.encode_quantized(model, *made, form=form)
     proto = onnx.load_from_string(content)

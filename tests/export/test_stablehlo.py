@@ -1,5 +1,6 @@
 """Artefacts: run where there is no jopt, bit for bit; what is in them; and what is refused."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from quick import start
 
 from jopt import data, models
 from jopt.config import ConfigError
-from jopt.export import functions, stablehlo
+from jopt.export import source, stablehlo
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,9 @@ def inputs():
     return {size: rng.normal(size=(size, 4, 4, 1)).astype(np.float32) for size in (3, 8)}
 
 
-@pytest.mark.parametrize("name", functions.NAMES)
+@pytest.mark.parametrize("name", source.NAMES)
 def test_a_process_without_jopt_computes_the_same_bits(exported, outside, inputs, name):
-    here = jax.jit(functions.function(exported.finished, name))
+    here = jax.jit(source.function(exported.finished, name))
     for size, x in inputs.items():
         there = outside.arrays[f"{name}/{size}"]
         assert there.shape == (size, 3) and there.dtype == np.float32
@@ -89,13 +90,13 @@ def test_what_the_json_file_says(exported):
 def test_bytes_are_those_of_the_function_alone(exported):
     content = (exported.directory / "masked.stablehlo").read_bytes()
     assert b".py" not in content and b"/jopt" not in content
-    again = stablehlo.lower(functions.function(exported.finished, "masked"), (4, 4, 1))
+    again = stablehlo.lower(source.function(exported.finished, "masked"), (4, 4, 1))
     assert bytes(again.serialize()) == content
 
 
 def test_raw_inputs_are_normalized_inside(exported):
     run = exported.finished
-    function, dataset = functions.function(run, "masked"), run.dataset
+    function, dataset = source.function(run, "masked"), run.dataset
     raw = stablehlo.lower(function, (4, 4, 1), normalization=(dataset.mean, dataset.std))
     assert raw.in_avals[0].dtype == np.uint8
     normal = data.normalize(*map(jnp.asarray, (dataset.test.inputs, dataset.mean, dataset.std)))
@@ -107,7 +108,7 @@ def test_agreement_counts_what_differs(exported):
     right = np.eye(3, dtype=np.float32)[labels]
     other = right.copy()
     other[:4] = np.roll(right[:4], 1, axis=1)
-    found = functions.agreement(exported.finished, right, other)
+    found = source.agreement(exported.finished, right, other)
     assert found == (16, 12, 1.0, 0.75)
 
 
@@ -119,7 +120,7 @@ def test_logits_of_many_batches_are_those_of_one():
         sizes.append(len(batch))
         return 2 * batch
 
-    np.testing.assert_array_equal(functions.logits(call, x), 2 * x)
+    np.testing.assert_array_equal(source.logits(call, x), 2 * x)
     assert sizes == [512, 512, 512]
 
 
@@ -127,21 +128,17 @@ def test_what_is_not_there_is_refused(exported, tmp_path):
     with pytest.raises(
         ConfigError, match="function must be one of 'float', 'integer', 'masked', 'shrunk', got 'x'"
     ):
-        functions.function(exported.finished, "x")
-    own = exported.finished._replace(given=("model",))
-    for name in ("float", "shrunk", "integer"):
-        with pytest.raises(functions.Unavailable, match=f"no {name} function.*model of its own"):
-            functions.function(own, name)
+        source.function(exported.finished, "x")
+    own = exported.finished._replace(plan=dataclasses.replace(exported.finished.plan, network=None))
+    with pytest.raises(source.Unavailable, match=r"no shrunk function.*model of its own"):
+        source.function(own, "shrunk")
     nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), exported.finished.params)
-    with pytest.raises(functions.Unavailable, match=r"no shrunk function: params/.* holds NaN"):
-        functions.function(exported.finished._replace(params=nan), "shrunk")
-    stage = exported.finished.config.stages[0]
-    before, stage.activations = stage.activations, None
-    try:
-        with pytest.raises(functions.Unavailable, match="does not quantize its activations"):
-            functions.function(exported.finished, "integer")
-    finally:
-        stage.activations = before
+    with pytest.raises(source.Unavailable, match=r"no shrunk function: params/.* holds NaN"):
+        source.function(exported.finished._replace(params=nan), "shrunk")
+    plan = exported.finished.plan
+    weights_only = tuple(applied for applied in plan.applied if applied.method.name != "activations")
+    with pytest.raises(source.Unavailable, match="does not quantize its activations"):
+        source.function(exported.finished._replace(plan=dataclasses.replace(plan, applied=weights_only)), "integer")
 
 
 def test_a_file_that_is_not_whole_is_refused(exported, tmp_path):

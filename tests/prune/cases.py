@@ -48,8 +48,8 @@ MAKERS = {
 
 
 @functools.cache
-def updater(name, **more):
+def updater(name, **options):
     def update(state, params, step, sparsity):
-        return MAKERS[name](sparsity, **more).update(state, params, step=step)
+        return MAKERS[name](sparsity, **options).update(state, params, step=step)
 
     return jit(update)

@@ -120,7 +120,7 @@ SLOW = {
 
 def exported() -> dict[str, Callable[..., Any]]:
     """The functions of `optax` and `optax.contrib` that give a transform, or do not say what they give."""
-    found = {}
+    functions = {}
     for module in (optax, contrib):
         for name in dir(module):
             function = getattr(module, name)
@@ -128,8 +128,8 @@ def exported() -> dict[str, Callable[..., Any]]:
                 continue
             gives = inspect.signature(function).return_annotation
             if gives is inspect.Signature.empty or "GradientTransformation" in str(gives):
-                found[name] = function
-    return found
+                functions[name] = function
+    return functions
 
 
 EXPORTED = {**exported(), "MultiSteps": optax.MultiSteps}
@@ -151,8 +151,8 @@ PRUNER = prune.one_shot(0.5, rules=(("bias", 0.5),))
 
 def masks(seed):
     rng = np.random.default_rng(seed)
-    kept = {k: jnp.asarray(rng.random(p.shape) < 0.5) for k, p in PARAMS.items()}
-    return PRUNER.init(PARAMS)._replace(masks=kept)
+    random_masks = {k: jnp.asarray(rng.random(p.shape) < 0.5) for k, p in PARAMS.items()}
+    return PRUNER.init(PARAMS)._replace(masks=random_masks)
 
 
 def owned(tree, name):
@@ -193,8 +193,8 @@ def test_every_export_of_optax_is_tested_or_listed_with_a_reason():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_pruned_weights_stay_zero_with_every_optimizer(name):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Optax's code needs them.
-        made = build(name)
-        optimizer = made if name == "MultiSteps" else optax.with_extra_args_support(made)
+        built = build(name)
+        optimizer = built if name == "MultiSteps" else optax.with_extra_args_support(built)
         params, state = PARAMS, optimizer.init(PARAMS)
         for step in range(4):
             if step in (0, 1, 3):

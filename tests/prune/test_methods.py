@@ -211,8 +211,8 @@ def test_what_the_plan_promises_is_what_is_kept():
                 layer, name = row.path.split("/")
                 mask = state.masks[layer][name]
                 entries = method.pattern == "unstructured"
-                kept = mask.sum() if entries else mask.any(tuple(range(mask.ndim - 1))).sum()
-                assert row.what.startswith(f"keeps {int(kept)} of ")
+                count = mask.sum() if entries else mask.any(tuple(range(mask.ndim - 1))).sum()
+                assert row.what.startswith(f"keeps {int(count)} of ")
 
 
 def test_check_finds_what_is_wrong():

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.unoptimized
 MILLIONTHS = st.integers(0, 999_999)
 
 
-def best(scores, kept):
-    """The mask of the `kept` largest by a stable sort of float64, which holds every float32."""
+def best(scores, keep):
+    """The mask of the `keep` largest by a stable sort of float64, which holds every float32."""
     flat = np.asarray(scores, np.float32).astype(np.float64).ravel()
     order = np.lexsort((np.arange(flat.size), -flat))
     mask = np.zeros(flat.size, bool)
-    mask[order[:kept]] = True
+    mask[order[:keep]] = True
     return mask.reshape(np.shape(scores))
 
 
@@ -63,8 +63,8 @@ KINDS = (
 
 def exact_count(n, millionths):
     """In exact fractions: Python rounds them half to even."""
-    kept = n - round(Fraction(n * millionths, 10**6))
-    return max(kept, min(n, 1))
+    keep = n - round(Fraction(n * millionths, 10**6))
+    return max(keep, min(n, 1))
 
 
 # How many are kept.
@@ -393,10 +393,10 @@ def primitives(jaxpr):
 def test_nothing_is_sorted_or_moved(pattern):
     sparsity = None if isinstance(pattern, NM) else 0.5
     jaxpr = jax.make_jaxpr(lambda x: top_k_mask(x, sparsity, pattern))(jnp.ones((8, 16))).jaxpr
-    found = dict(primitives(jaxpr))
-    assert found.keys() & ({"lt"} if isinstance(pattern, NM) else {"reduce"})
-    assert not found.keys() & {"sort", "top_k", "cumsum", "gather", "scatter"}
-    assert found.get("concatenate", 0) <= 7 and found.get("stack", 0) <= 7  # the counts of a pass
+    operations = dict(primitives(jaxpr))
+    assert operations.keys() & ({"lt"} if isinstance(pattern, NM) else {"reduce"})
+    assert not operations.keys() & {"sort", "top_k", "cumsum", "gather", "scatter"}
+    assert operations.get("concatenate", 0) <= 7 and operations.get("stack", 0) <= 7  # the counts of a pass
 
 
 def test_masks_are_constants_to_a_gradient():

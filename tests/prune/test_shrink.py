@@ -169,19 +169,21 @@ def test_a_constant_channel_folds_only_where_no_zeros_are_padded(padding, kernel
     masked = {**params}
     for name in masks:
         masked[name] = {**params[name], "kernel": jnp.where(masks[name]["kernel"], params[name]["kernel"], 0.0)}
-    ours, theirs = (jax.jit(m.apply)({"params": p}, x) for m, p in ((small, new), (model, masked)))
-    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+    shrunk_outputs, masked_outputs = (
+        jax.jit(m.apply)({"params": p}, x) for m, p in ((small, new), (model, masked))
+    )
+    np.testing.assert_allclose(shrunk_outputs, masked_outputs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("pixels", "left"), [(14, 1), (6, 2)])
-def test_an_input_says_what_padding_none_is(pixels, left):
+@pytest.mark.parametrize(("pixels", "remaining"), [(14, 1), (6, 2)])
+def test_an_input_says_what_padding_none_is(pixels, remaining):
     model = ConvNet((2, 2), (4,), kernel=3, padding=None)
     x = jax.ShapeDtypeStruct((2, pixels, pixels, 1), jnp.float32)
     params, _ = start(model, x.shape)
     params["Conv_0"]["bias"] = jnp.array([0.1, 0.5])
     masks = {"Conv_0": {"kernel": columns((3, 3, 1, 2), 1)}}
     small, new = shrink(model, params, masks, x=x)
-    assert small.channels == (left, 2)
+    assert small.channels == (remaining, 2)
     assert jax.eval_shape(small.apply, {"params": new}, x).shape == (2, 10)
 
 
@@ -258,9 +260,9 @@ def test_a_gated_unit_stays_at_zero_if_its_new_value_does(cell, gates, gate):
     params["Recurrent_0"]["bias"] = params["Recurrent_0"]["bias"].at[unit].set(0)
     small, new = shrink(model, params, {"Recurrent_0": masks})
     assert small.features == (2,)
-    left = np.delete(np.arange(3 * gates), [g * 3 + 1 for g in range(gates)])
-    np.testing.assert_array_equal(new["Recurrent_0"]["kernel"], params["Recurrent_0"]["kernel"][:, left])
-    np.testing.assert_array_equal(new["Recurrent_0"]["bias"], params["Recurrent_0"]["bias"][left])
+    remaining = np.delete(np.arange(3 * gates), [g * 3 + 1 for g in range(gates)])
+    np.testing.assert_array_equal(new["Recurrent_0"]["kernel"], params["Recurrent_0"]["kernel"][:, remaining])
+    np.testing.assert_array_equal(new["Recurrent_0"]["bias"], params["Recurrent_0"]["bias"][remaining])
     assert new["Recurrent_0"]["recurrent_kernel"].shape == (2, 2 * gates)
     if cell == "gru":
         params["Recurrent_0"]["recurrent_bias"] = jnp.array([0.0, 0.1, 0.0])

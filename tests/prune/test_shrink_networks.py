@@ -98,9 +98,11 @@ def removes_and_agrees(name, seed, share=0.4, unstructured=0.2):
     masks = random_masks(model, params, rng, share, unstructured)
     small = shrink_all(model, params, masks, model_state=state)
     x = jnp.array(rng.normal(size=(3, *shape)), jnp.float32)
-    theirs = jit(model.apply)({"params": masked(params, masks), **state}, x)
-    ours = jit(small.model.apply)({"params": small.params, **small.model_state}, x)
-    np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5 * float(jnp.abs(theirs).max()))
+    masked_outputs = jit(model.apply)({"params": masked(params, masks), **state}, x)
+    shrunk_outputs = jit(small.model.apply)({"params": small.params, **small.model_state}, x)
+    np.testing.assert_allclose(
+        shrunk_outputs, masked_outputs, rtol=2e-5, atol=2e-5 * float(jnp.abs(masked_outputs).max())
+    )
     plan = shrink_plan(model, params, masks, model_state=state)
     assert [len(r.kept) for r in small.removed] == [row.after for row in plan]
     assert all(1 <= row.after <= row.before for row in plan)
@@ -139,8 +141,8 @@ def test_every_activation_has_its_own_constant(activation):
     small, new = shrink(model, params, masks)
     assert small.features[0] < 6
     x = jnp.array(rng.normal(size=(5, 4)), jnp.float32)
-    theirs = model.apply({"params": masked(params, masks)}, x)
-    np.testing.assert_allclose(small.apply({"params": new}, x), theirs, rtol=1e-5, atol=1e-6)
+    masked_outputs = model.apply({"params": masked(params, masks)}, x)
+    np.testing.assert_allclose(small.apply({"params": new}, x), masked_outputs, rtol=1e-5, atol=1e-6)
 
 
 def test_shrinking_twice_is_shrinking_once():
@@ -214,7 +216,7 @@ def test_a_coupling_with_a_norm_behind_a_dense_layer_folds_into_its_mean():
     small = shrink_all(net, params, masks, model_state=state)
     assert small.model == Net((4, 3))
     x = jnp.array(rng.normal(size=(6, 3)), jnp.float32)
-    theirs = net.apply(masked(params, masks), state["stats"], x)
-    ours = small.model.apply(small.params, small.model_state["stats"], x)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    masked_outputs = net.apply(masked(params, masks), state["stats"], x)
+    shrunk_outputs = small.model.apply(small.params, small.model_state["stats"], x)
+    np.testing.assert_allclose(shrunk_outputs, masked_outputs, rtol=1e-5, atol=1e-6)
     assert float(jnp.abs(small.model_state["stats"]["mean"] - jnp.delete(state["stats"]["mean"], 1)).max()) > 0.01

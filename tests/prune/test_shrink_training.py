@@ -61,23 +61,23 @@ def random_masks(params, rng):
     def mask(path, a):
         if "kernel" not in str(path[-1]):
             return jnp.ones(a.shape, bool)
-        kept = rng.random(a.shape) < 0.5
+        chosen = rng.random(a.shape) < 0.5
         if a.shape[-1] > 4:
-            kept[..., rng.random(a.shape[-1]) < 0.4] = False
-        return jnp.array(kept)
+            chosen[..., rng.random(a.shape[-1]) < 0.4] = False
+        return jnp.array(chosen)
 
     return jax.tree_util.tree_map_with_path(mask, params)
 
 
 def moments(optimizer, opt_state):
-    found = []
-    optax.tree.map_params(optimizer, lambda tree: found.append(tree) or tree, opt_state, is_leaf=lambda tree: True)
-    return found
+    trees = []
+    optax.tree.map_params(optimizer, lambda tree: trees.append(tree) or tree, opt_state, is_leaf=lambda tree: True)
+    return trees
 
 
-def close(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+def close(shrunk_state, masked_state):
+    assert jax.tree.structure(shrunk_state) == jax.tree.structure(masked_state)
+    for a, b in zip(jax.tree.leaves(shrunk_state), jax.tree.leaves(masked_state), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-6)
 
 
@@ -111,8 +111,10 @@ def test_training_goes_on_as_under_the_masks(name):
         params, _, opt_state = step(params, {}, opt_state, x, y)
         shrunk, _, shrunk_opt = again(shrunk, {}, shrunk_opt, x, y)
     close(shrunk, cut(params, small.removed))
-    for ours, theirs in zip(moments(optimizer, shrunk_opt), moments(optimizer, opt_state), strict=True):
-        close(ours, cut(theirs, small.removed))
+    for shrunk_state, masked_state in zip(
+        moments(optimizer, shrunk_opt), moments(optimizer, opt_state), strict=True
+    ):
+        close(shrunk_state, cut(masked_state, small.removed))
     assert float(jnp.abs(shrunk["Dense_0"]["kernel"] - small.params["Dense_0"]["kernel"]).max()) > 1e-3
 
 
@@ -137,12 +139,12 @@ def test_batch_statistics_go_on_too():
     small = shrink_all(model, params, masks, model_state=state, optimizer=optimizer, opt_state=opt_state)
     assert small.model.streams[0] < 6 and small.model.inner[0] < 6
     again = trainer(small.model, optimizer, cut(masks, small.removed))
-    ours = small.params, small.model_state, small.opt_state
+    shrunk_state = small.params, small.model_state, small.opt_state
     for x, y in data[2:]:
         params, state, opt_state = step(params, state, opt_state, x, y)
-        ours = again(*ours, x, y)
-    close(ours[0], cut(params, small.removed))
-    close(ours[1], cut(state, small.removed))
+        shrunk_state = again(*shrunk_state, x, y)
+    close(shrunk_state[0], cut(params, small.removed))
+    close(shrunk_state[1], cut(state, small.removed))
 
 
 def pruned_columns():
@@ -189,11 +191,11 @@ def test_lbfgs_goes_on_as_under_the_masks():
         params, opt_state = step(params, opt_state)
     small = shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=opt_state)
     assert small.model.features[0] < 12
-    again, ours = trainer(small.model, cut(masks, small.removed)), (small.params, small.opt_state)
+    again, shrunk_state = trainer(small.model, cut(masks, small.removed)), (small.params, small.opt_state)
     for _ in range(3):
         params, opt_state = step(params, opt_state)
-        ours = again(*ours)
-    close(ours[0], cut(params, small.removed))
+        shrunk_state = again(*shrunk_state)
+    close(shrunk_state[0], cut(params, small.removed))
 
 
 def test_one_number_for_a_parameter_stays():
@@ -211,9 +213,9 @@ def test_several_moments_in_the_place_of_a_parameter_are_cut():
     )
     params, masks = pruned_columns()
     small = shrink_all(MODEL, params, masks, optimizer=optimizer, opt_state=optimizer.init(params))
-    ours, cut_params = small.opt_state.trace["Dense_1"]["kernel"], small.params["Dense_1"]["kernel"]
-    np.testing.assert_array_equal(ours[0], cut_params)
-    np.testing.assert_array_equal(ours[1], 2 * cut_params)
+    shrunk_state, cut_params = small.opt_state.trace["Dense_1"]["kernel"], small.params["Dense_1"]["kernel"]
+    np.testing.assert_array_equal(shrunk_state[0], cut_params)
+    np.testing.assert_array_equal(shrunk_state[1], 2 * cut_params)
 
 
 @pytest.mark.parametrize(

@@ -93,15 +93,15 @@ def test_every_budget_and_pattern_keeps_what_it_should(pattern, budget):
     same(state, before)
     groups = {k: int(np.prod(pattern.grid(s))) for k, s in SHAPES.items()}
     sums = {k: np.asarray(pattern.pool(state.masks[k]["kernel"].astype(jnp.float32))) for k in SHAPES}
-    left = {k: int((x > 0).sum()) for k, x in sums.items()}
+    alive = {k: int((x > 0).sum()) for k, x in sums.items()}
     assert all(set(np.unique(x)) <= {0, np.prod(SHAPES[k]) // groups[k]} for k, x in sums.items()), "split group"
     if budget == "layer":
-        assert left == {k: keep_count(n, sparsity) for k, n in groups.items()}
+        assert alive == {k: keep_count(n, sparsity) for k, n in groups.items()}
     elif budget == "global" or pattern == Unstructured():
-        assert sum(left.values()) == keep_count(sum(groups.values()), sparsity)
+        assert sum(alive.values()) == keep_count(sum(groups.values()), sparsity)
     if budget == "erk":
         want = erk(list(SHAPES.values()), 0.75)
-        assert all(abs(left[k] - groups[k] * (1 - s)) < 2 for k, s in zip(SHAPES, want, strict=True))
+        assert all(abs(alive[k] - groups[k] * (1 - s)) < 2 for k, s in zip(SHAPES, want, strict=True))
 
 
 def test_n_of_m_on_both_axes():

@@ -63,9 +63,9 @@ def test_numbers_are_traced(budget):
     traces = []
 
     @jit
-    def update(state, params, step, s, own, first, begin, end, rounds):
+    def update(state, params, step, s, ruled, first, begin, end, rounds):
         traces.append(1)
-        shared = {"budget": budget, "rules": (("Dense_1/kernel", own),), "begin": begin}
+        shared = {"budget": budget, "rules": (("Dense_1/kernel", ruled),), "begin": begin}
         makers = (
             prune.one_shot(s, **shared),
             prune.gradual(s, initial_sparsity=first, end=end, **shared),
@@ -74,9 +74,9 @@ def test_numbers_are_traced(budget):
         return [m.update(state, params, step=step) for m in makers]
 
     state = prune.one_shot(0.5).init(tree())
-    for step, s, own in ((5, 0.5, 0.1), (20, 0.9, 0.8), (50, 0.95, 0.0)):
-        got = update(state, tree(), step, s, own, s / 2, 3, 40, 4)
-        shared = {"budget": budget, "rules": (("Dense_1/kernel", own),), "begin": 3}
+    for step, s, ruled in ((5, 0.5, 0.1), (20, 0.9, 0.8), (50, 0.95, 0.0)):
+        got = update(state, tree(), step, s, ruled, s / 2, 3, 40, 4)
+        shared = {"budget": budget, "rules": (("Dense_1/kernel", ruled),), "begin": 3}
         want = (
             prune.one_shot(s, **shared),
             prune.gradual(s, initial_sparsity=s / 2, end=40, **shared),

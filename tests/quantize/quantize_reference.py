@@ -1,6 +1,8 @@
-"""Quantization in NumPy, written from the conventions and not from the code under test."""
+"""Quantization in NumPy, written from the conventions and not from the code under test; and methods by name."""
 
 import numpy as np
+
+from jopt import quantize
 
 
 def rows_of(x, axis=None, group=None):
@@ -44,3 +46,20 @@ def asymmetric(x, bits, axis=None, group=None):
     codes = np.clip(np.round(rows / scale[:, None]) + zero[:, None], 0, top)
     values = (codes - zero[:, None]) * scale[:, None]
     return unrows(codes, x.shape, axis).astype(int), scale, zero.astype(int), unrows(values, x.shape, axis)
+
+
+ACTIVATIONS = ("absmax", "mse", "percentile", "lsq", "pact", "moving_average")
+"""Where the range of an activation comes from."""
+
+
+def activation_method(kind="percentile", bits=8, *, percentile=99.9, momentum=0.9, **fields):
+    """A method for activations by what its range comes from, with the numbers that it reads."""
+    if kind == "percentile":
+        return quantize.Activations(bits, calibration=quantize.Percentile(percentile), **fields)
+    if kind in ("absmax", "mse"):
+        return quantize.Activations(bits, calibration=kind, **fields)
+    if kind == "moving_average":
+        return quantize.MovingAverageActivations(bits, momentum=momentum, **fields)
+    if kind == "pact":
+        return quantize.PACTActivations(bits, percentile=percentile, **fields)
+    return quantize.LSQActivations(bits, **fields)

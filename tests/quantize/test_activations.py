@@ -1,6 +1,5 @@
 """Quantized activations against NumPy: ranges, what layers compute with them, and how ranges move."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from quantize_reference import ACTIVATIONS, activation_method
 from quick import jit
 
 from jopt import hyper, intercept
@@ -17,14 +17,15 @@ from jopt.config import ConfigError
 from jopt.models import from_linen, from_nnx
 from jopt.models.mlp import MLP, TiedMLP
 from jopt.models.rnn import RNN
-from jopt.quantize.activation_config import (
-    METHODS,
-    ActivationConfig,
-    plan_activations,
-    validate_activations,
+from jopt.quantize import (
+    Activations,
+    LSQActivations,
+    MovingAverageActivations,
+    PACTActivations,
+    Percentile,
+    activations,
+    calibrate,
 )
-from jopt.quantize.activations import activations
-from jopt.quantize.calibrate import calibrate
 from jopt.rules import RuleError
 
 pytestmark = pytest.mark.unoptimized
@@ -67,15 +68,15 @@ def numpy_fake(x, low, high, bits, symmetric):
     return (np.clip(np.round(x / scale) + zero, 0, top) - zero) * scale
 
 
-def numpy_range(values, config):
+def numpy_range(values, config, method, q):
     v = np.asarray(values, np.float64).ravel()
-    if config.method == "percentile":
+    if method == "percentile":
         if config.symmetric:
-            peak = np.percentile(np.abs(v), config.percentile)
+            peak = np.percentile(np.abs(v), q)
             return -peak, peak
-        return min(np.percentile(v, 100 - config.percentile), 0), max(np.percentile(v, config.percentile), 0)
+        return min(np.percentile(v, 100 - q), 0), max(np.percentile(v, q), 0)
     low, high = (-np.abs(v).max(), np.abs(v).max()) if config.symmetric else (min(v.min(), 0), max(v.max(), 0))
-    if config.method == "mse":
+    if method == "mse":
         errors = [
             ((numpy_fake(v, f * low, f * high, config.bits, config.symmetric) - v) ** 2).sum()
             for f in np.arange(1, 101) / 100
@@ -94,22 +95,22 @@ def layer_inputs(model, params, state, x, train=False):
 @pytest.mark.parametrize("method", ["absmax", "percentile", "mse", "moving_average"])
 def test_calibrated_ranges_are_numpys(method, symmetric):
     model, params, state = made(MODEL)
-    config = ActivationConfig(method, bits=4, symmetric=symmetric, percentile=95.0)
+    config = activation_method(method, bits=4, symmetric=symmetric, percentile=95.0)
     calls = layer_inputs(model, params, state, X)
     same, calibrated = calibrate(model, config, params, state, X)
     assert same == params and list(calibrated[RANGES]) == ["Dense_0", "Dense_1", "Dense_2"]
     for path, own in calibrated[RANGES].items():
-        low, high = numpy_range(calls[path][0].input, config)
+        low, high = numpy_range(calls[path][0].input, config, method, 95.0)
         np.testing.assert_allclose([own["low"], own["high"]], [low, high], rtol=1e-5, atol=1e-7)
         assert own["low"].dtype == own["high"].dtype == jnp.float32 and own["low"].shape == ()
     assert symmetric or calibrated[RANGES]["Dense_1"]["low"] == 0  # behind a ReLU
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ACTIVATIONS)
 def test_each_layer_computes_with_what_numpy_makes_of_its_input(method, symmetric):
     model, params, state = made(MODEL)
-    config = ActivationConfig(method, bits=3, symmetric=symmetric, percentile=97.0)
+    config = activation_method(method, bits=3, symmetric=symmetric, percentile=97.0)
     params, state = calibrate(model, config, params, state, X)
     calls = layer_inputs(activations(model, config), params, state, X)
     for path in ("Dense_0", "Dense_1", "Dense_2"):
@@ -132,8 +133,8 @@ def test_each_layer_computes_with_what_numpy_makes_of_its_input(method, symmetri
 def test_learned_ranges_start_from_the_data():
     model, params, state = made(MODEL)
     calls = {path: np.asarray(c[0].input, np.float64) for path, c in layer_inputs(model, params, state, X).items()}
-    stepped, signs = calibrate(model, ActivationConfig("lsq", bits=4), params, state, X)
-    clipped, _ = calibrate(model, ActivationConfig("pact", bits=4, percentile=90.0), params, state, X)
+    stepped, signs = calibrate(model, activation_method("lsq", bits=4), params, state, X)
+    clipped, _ = calibrate(model, activation_method("pact", bits=4, percentile=90.0), params, state, X)
     for path, x in calls.items():
         signed = path == "Dense_0"
         step, alpha = stepped[RANGES][path]["step"], clipped[RANGES][path]["alpha"]
@@ -159,7 +160,7 @@ def of_one(params, config, x, signed=False):
 
 
 def test_the_gradient_of_pact_is_one_for_each_clipped_entry():
-    config = ActivationConfig("pact", bits=2)
+    config = activation_method("pact", bits=2)
     params = {**ONES, RANGES: {"Dense_0": {"alpha": jnp.float32(3)}}}
     x = jnp.array([[0.4, 1.6, 3.5, 9.0]])
     value, grads = jax.value_and_grad(of_one)(params, config, x)
@@ -168,7 +169,7 @@ def test_the_gradient_of_pact_is_one_for_each_clipped_entry():
 
 
 def test_the_gradient_of_lsq_is_esser_et_als():
-    config = ActivationConfig("lsq", bits=2)
+    config = activation_method("lsq", bits=2)
     params = {**ONES, RANGES: {"Dense_0": {"step": jnp.float32(1)}}}
     x = jnp.array([[0.25, 1.75, 2.5, 9.0]])  # codes 0, 2, 2 (to even), 3
     value, grads = jax.value_and_grad(of_one)(params, config, x)
@@ -181,14 +182,14 @@ def test_the_gradient_of_lsq_is_esser_et_als():
 def test_negative_inputs_have_codes_where_calibration_met_them():
     x = jnp.array([[-3.0, -1.0, 0.0, 2.0]])
     params = {**ONES, RANGES: {"Dense_0": {"alpha": jnp.float32(3)}}}
-    config = ActivationConfig("pact", bits=2)
+    config = activation_method("pact", bits=2)
     assert of_one(params, config, x, signed=False) == 2
     assert of_one(params, config, x, signed=True) == -3 + 0 + 0 + 3  # 1 and 2 lie a third and two from 0 and 3
 
 
 @pytest.mark.parametrize(("method", "name"), [("lsq", "step"), ("pact", "alpha")])
 def test_a_learned_number_counts_by_its_magnitude(method, name):
-    config = ActivationConfig(method, bits=3)
+    config = activation_method(method, bits=3)
     plus, minus = ({**ONES, RANGES: {"Dense_0": {name: jnp.float32(sign * 0.7)}}} for sign in (1, -1))
     x = jnp.array([[0.1, 0.6, 2.0, 7.0]])
     (a, ga), (b, gb) = (jax.value_and_grad(of_one)(p, config, x) for p in (plus, minus))
@@ -198,7 +199,7 @@ def test_a_learned_number_counts_by_its_magnitude(method, name):
 @pytest.mark.parametrize("method", ["mse", "moving_average", "lsq", "pact"])
 def test_gradients_reach_what_is_learned_and_nothing_else(method):
     model, params, state = made(MODEL)
-    config = ActivationConfig(method, bits=2)
+    config = activation_method(method, bits=2)
     params, state = jit(functools.partial(calibrate, model, config))(params, state, X)
 
     def loss(params):
@@ -214,7 +215,7 @@ def test_gradients_reach_what_is_learned_and_nothing_else(method):
 )
 def test_a_fresh_model_is_not_quantized_until_it_has_ranges(method, train):
     model, *_ = made(MODEL)
-    quantized = activations(model, ActivationConfig(method, bits=1))
+    quantized = activations(model, activation_method(method, bits=1))
     params, state = jit(quantized.init)(KEY, X)
     bare = {name: layer for name, layer in params.items() if name != RANGES}
 
@@ -229,7 +230,7 @@ def test_a_fresh_model_is_not_quantized_until_it_has_ranges(method, train):
 
 def test_the_moving_average_is_that_of_the_batches_extremes():
     model, params, state = made(MODEL)
-    quantized = activations(model, ActivationConfig("moving_average", bits=8, momentum=0.75))
+    quantized = activations(model, activation_method("moving_average", bits=8, momentum=0.75))
     params, state = quantized.init(KEY, X)
     expected = {}
     for i in range(3):
@@ -246,7 +247,7 @@ def test_the_moving_average_is_that_of_the_batches_extremes():
 
 
 def test_a_training_step_uses_the_average_that_it_leaves_behind():
-    model = activations(from_linen(One()), ActivationConfig("moving_average", bits=2, momentum=0.5))
+    model = activations(from_linen(One()), activation_method("moving_average", bits=2, momentum=0.5))
     state = {RANGES: {"Dense_0": {"low": jnp.float32(0), "high": jnp.float32(3)}}}
     x = jnp.array([[0.0, 2.4, 7.0, 9.0]])
     logits, state = model.apply(ONES, state, x, train=True)  # [0, 6], a step of 2
@@ -259,9 +260,9 @@ def test_a_layer_called_twice_has_one_range_for_both():
     calls = layer_inputs(model, params, state, X)["shared"]
     both = jnp.concatenate([calls[0].input, calls[1].input])
     assert both.max() == calls[1].input.max() > calls[0].input.max()  # else the test tests nothing
-    _, calibrated = calibrate(model, ActivationConfig("absmax"), params, state, X)
+    _, calibrated = calibrate(model, activation_method("absmax"), params, state, X)
     assert calibrated[RANGES]["shared"]["high"] == both.max()
-    quantized = activations(model, ActivationConfig("moving_average"))
+    quantized = activations(model, activation_method("moving_average"))
     params, state = quantized.init(KEY, X)
     seen = layer_inputs(quantized, params, state, X, train=True)["shared"]
     _, state = quantized.apply(params, state, X, train=True)
@@ -272,7 +273,7 @@ def test_a_layer_called_twice_has_one_range_for_both():
 def test_training_in_a_scan_with_batch_normalization_and_dropout(method):
     images = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 6, 6, 2)), jnp.float32)
     model, *_ = made(ConvNet(), (2, 6, 6, 2))
-    config = ActivationConfig(method, bits=4)
+    config = activation_method(method, bits=4)
     quantized = activations(model, config)
     params, state = jit(quantized.init)(KEY, images[0])
     if method != "moving_average":
@@ -311,12 +312,12 @@ def test_training_in_a_scan_with_batch_normalization_and_dropout(method):
 # Of one number more than one method reads, one stands for both.
 @pytest.mark.optimized
 @pytest.mark.parametrize(
-    "method", [pytest.param(m, marks=pytest.mark.slow if m in ("absmax", "pact") else ()) for m in METHODS]
+    "method", [pytest.param(m, marks=pytest.mark.slow if m in ("absmax", "pact") else ()) for m in ACTIVATIONS]
 )
 def test_bits_percentile_and_momentum_are_traced(method):
     model, params, state = made(MODEL)
     traces = []
-    structure, _ = hyper.split(ActivationConfig(method))
+    structure, _ = hyper.split(activation_method(method))
 
     @jax.jit
     def run(numbers, params, state):
@@ -326,7 +327,7 @@ def test_bits_percentile_and_momentum_are_traced(method):
         return activations(model, config).apply(params, state, X, train=True)
 
     logits = []
-    for config in (ActivationConfig(method, 2, percentile=90.0, momentum=0.5), ActivationConfig(method, 8)):
+    for config in (activation_method(method, 2, percentile=90.0, momentum=0.5), activation_method(method, 8)):
         traced, moved = run(hyper.split(config)[1], params, state)
         eager_params, eager_state = calibrate(model, config, params, state, X)
         eager, kept = activations(model, config).apply(eager_params, eager_state, X, train=True)
@@ -340,7 +341,7 @@ def test_a_batch_of_bits_is_a_loop_over_them():
     model, params, state = made(MODEL)
 
     def run(bits):
-        config = ActivationConfig("absmax", bits)
+        config = activation_method("absmax", bits)
         return activations(model, config).apply(*calibrate(model, config, params, state, X), X, train=False)[0]
 
     together = jax.vmap(run)(jnp.array([2, 5]))
@@ -350,10 +351,10 @@ def test_a_batch_of_bits_is_a_loop_over_them():
 
 def test_quantizing_nothing_is_the_model_itself():
     model, params, state = made(MODEL)
-    config = ActivationConfig(bits=None)
+    config = Activations(bits=None)
     assert activations(model, config) is model
     assert calibrate(model, config, params, state, X) == (params, state)
-    none = ActivationConfig(bits=None, rules=(("Dense_.", None),))
+    none = Activations(bits=None, rules=(("Dense_.", None),))
     quantized = activations(model, none)
     again, empty = quantized.init(KEY, X)
     assert jax.tree.structure(again) == jax.tree.structure(params) and empty == {}
@@ -365,7 +366,7 @@ def test_quantizing_nothing_is_the_model_itself():
 
 def test_rules_choose_bits_and_leave_layers_alone():
     model, params, state = made(MODEL)
-    config = ActivationConfig("absmax", bits=8, rules=(("Dense_0", None), (".*_1", 2)))
+    config = activation_method("absmax", bits=8, rules=(("Dense_0", None), (".*_1", 2)))
     params, state = calibrate(model, config, params, state, X)
     assert list(state[RANGES]) == ["Dense_1", "Dense_2"]
     used = []
@@ -392,11 +393,11 @@ def test_rules_choose_bits_and_leave_layers_alone():
 )
 def test_rules_that_do_nothing_are_errors(rules, message):
     model, params, state = made(MODEL)
-    config = ActivationConfig(rules=rules)
+    config = Activations(rules=rules)
     for run in (
         lambda: activations(model, config).init(KEY, X),
         lambda: calibrate(model, config, params, state, X),
-        lambda: plan_activations(config, model, X),
+        lambda: config.plan_inputs(model, X),
     ):
         with pytest.raises(RuleError, match=message.replace(".", r"\.").replace("*", r"\*")):
             run()
@@ -404,8 +405,8 @@ def test_rules_that_do_nothing_are_errors(rules, message):
 
 def test_the_plan_names_every_layer_in_order():
     model, *_ = made(RNN("gru", (4,), num_classes=3), (2, 5, 6))
-    config = ActivationConfig("lsq", symmetric=True, rules=(("Dense_0", None),))
-    rows = plan_activations(config, model, jax.ShapeDtypeStruct((2, 5, 6), jnp.float32))
+    config = activation_method("lsq", symmetric=True, rules=(("Dense_0", None),))
+    rows = config.plan_inputs(model, jax.ShapeDtypeStruct((2, 5, 6), jnp.float32))
     assert [tuple(row) for row in rows] == [
         ("Recurrent_0", (5, 6), "8 bits, symmetric, lsq"),
         ("Dense_0", (4,), "as it is"),
@@ -414,8 +415,8 @@ def test_the_plan_names_every_layer_in_order():
 
 def test_calibration_sees_the_weights_as_the_model_does_and_replaces_old_ranges():
     model, params, state = made(MODEL)
-    config = ActivationConfig("pact")
-    old_params, old_state = calibrate(model, ActivationConfig("lsq"), params, state, X)
+    config = activation_method("pact")
+    old_params, old_state = calibrate(model, activation_method("lsq"), params, state, X)
     seen = jax.tree.map(lambda w: 2 * w, params)
     new, held = calibrate(model, config, old_params, old_state, X, seen=seen)
     of_seen, _ = calibrate(model, config, seen, state, X)
@@ -427,15 +428,15 @@ def test_calibration_sees_the_weights_as_the_model_does_and_replaces_old_ranges(
 def test_calibration_looks_at_so_many_examples():
     model, params, state = made(MODEL)
     x = X.at[10].set(1e3)
-    _, few = calibrate(model, ActivationConfig("absmax", examples=10), params, state, x)
-    _, more = calibrate(model, ActivationConfig("absmax", examples=11), params, state, x)
+    _, few = calibrate(model, activation_method("absmax", examples=10), params, state, x)
+    _, more = calibrate(model, activation_method("absmax", examples=11), params, state, x)
     assert few[RANGES]["Dense_0"]["high"] < 10 < more[RANGES]["Dense_0"]["high"] == 1e3
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ACTIVATIONS)
 def test_bfloat16_inputs_stay_bfloat16_and_ranges_float32(method):
     model, params, state = made(MLP((8,), num_classes=3, dtype=jnp.bfloat16))
-    config = ActivationConfig(method, bits=4)
+    config = activation_method(method, bits=4)
     params, state = calibrate(model, config, params, state, X)
     calls = layer_inputs(activations(model, config), params, state, X)
     assert calls["Dense_1"][0].input.dtype == jnp.bfloat16 and calls["Dense_1"][0].output.dtype == jnp.bfloat16
@@ -445,8 +446,8 @@ def test_bfloat16_inputs_stay_bfloat16_and_ranges_float32(method):
 
 def test_a_constant_zero_input_is_left_as_it_is():
     model, params, state = made(MODEL)
-    for method in METHODS:
-        config = ActivationConfig(method)
+    for method in ACTIVATIONS:
+        config = activation_method(method)
         calibrated = calibrate(model, config, params, state, jnp.zeros_like(X))
         quantized = activations(model, config).apply(*calibrated, jnp.zeros_like(X), train=False)[0]
         assert np.isfinite(quantized).all()
@@ -456,62 +457,64 @@ def test_models_that_cannot_be_intercepted_are_refused():
     model = from_nnx(lambda rngs: nnx.Linear(6, 3, rngs=rngs))
     params, state = model.init(KEY, X)
     for run in (
-        lambda: activations(model, ActivationConfig()).init(KEY, X),
-        lambda: activations(model, ActivationConfig()).apply(params, state, X, train=False),
-        lambda: calibrate(model, ActivationConfig(), params, state, X),
+        lambda: activations(model, Activations()).init(KEY, X),
+        lambda: activations(model, Activations()).apply(params, state, X, train=False),
+        lambda: calibrate(model, Activations(), params, state, X),
     ):
         with pytest.raises(ValueError, match="no Flax Linen module ran"):
             run()
     with pytest.raises(ValueError, match="no layer to quantize: no Linen module with a parameter named kernel"):
-        activations(from_linen(nn.BatchNorm(use_running_average=True), mode=None), ActivationConfig()).init(KEY, X)
+        activations(from_linen(nn.BatchNorm(use_running_average=True), mode=None), Activations()).init(KEY, X)
 
 
 def test_missing_reserved_and_misplaced_ranges_are_errors():
     model, params, state = made(MODEL)
     with pytest.raises(ValueError, match=r"model_state\['activation_ranges'\] has no range for layer 'Dense_0'"):
-        activations(model, ActivationConfig()).apply(params, state, X, train=False)
+        activations(model, Activations()).apply(params, state, X, train=False)
     with pytest.raises(ValueError, match=r"params\['activation_ranges'\] has no range for layer 'Dense_0'"):
-        activations(model, ActivationConfig("lsq", symmetric=True)).apply(params, state, X, train=False)
-    twice = activations(activations(model, ActivationConfig()), ActivationConfig())
-    with pytest.raises(ValueError, match="model_state has a 'activation_ranges' of its own"):
+        activations(model, activation_method("lsq", symmetric=True)).apply(params, state, X, train=False)
+    twice = activations(activations(model, Activations()), Activations())
+    with pytest.raises(ValueError, match="model_state has a 'activation_ranges' already"):
         twice.init(KEY, X)
     with pytest.raises(ValueError, match="params must be a dictionary, so that it can hold ranges, got tuple"):
-        activations(model, ActivationConfig()).apply((), state, X, train=False)
+        activations(model, Activations()).apply((), state, X, train=False)
 
 
 def test_calibration_refuses_inputs_that_are_not_finite():
     model, params, state = made(MODEL)
     with pytest.raises(ValueError, match="the input of layer 'Dense_0' must be finite, got 1 NaN"):
-        calibrate(model, ActivationConfig(), params, state, X.at[3, 2].set(jnp.nan))
+        calibrate(model, Activations(), params, state, X.at[3, 2].set(jnp.nan))
 
 
 BAD = {
-    "method": (ActivationConfig("max"), "a.method must be one of 'absmax', .* got 'max'"),
-    "bits": (ActivationConfig(bits=0), r"a.bits must be 1 to 8, 16, 32 \(which changes nothing\) or None, got 0"),
-    "bits_type": (ActivationConfig(bits=8.0), "a.bits must be of type"),  # type: ignore
-    "percentile": (
-        ActivationConfig(percentile=50.0),
-        r"a.percentile must be a percentage in \(50, 100\], got 50.0",
-    ),
-    "percentile_nan": (ActivationConfig(percentile=float("nan")), "a.percentile must be"),
-    "momentum": (ActivationConfig(momentum=1 - 1e-12), r"a.momentum must be a number in \[0, 1\)"),
-    "examples": (ActivationConfig(examples=0), "a.examples must be at least 1, got 0"),
-    "pattern": (ActivationConfig(rules=(("(", 4),)), r"a.rules\[0\] must be a regular expression"),
-    "rule_bits": (
-        ActivationConfig(rules=(("a", 4), ("b", 12))),
-        r"a.rules\[1\] must be 1 to 8, 16, 32 \(which changes nothing\) or None, got 12",
-    ),
+    "calibration": (Activations(calibration="max"), "calibration", "max"),
+    "calibration_type": (Activations(calibration=3), "calibration", 3),
+    "bits": (Activations(bits=0), "bits", 0),
+    "bits_type": (Activations(bits=8.0), "bits", 8.0),
+    "percentile": (Activations(calibration=Percentile(50.0)), "calibration.percentile", 50.0),
+    "alpha": (PACTActivations(percentile=50.0), "percentile", 50.0),
+    "alpha_high": (PACTActivations(percentile=100.1), "percentile", 100.1),
+    "momentum": (MovingAverageActivations(momentum=1 - 1e-12), "momentum", 1 - 1e-12),
+    "examples": (LSQActivations(examples=0), "examples", 0),
+    "pattern": (Activations(rules=(("(", 4),)), "rules[0]", "("),
+    "rule_bits": (LSQActivations(rules=(("a", 4), ("b", 12))), "rules[1]", 12),
+    "state": (Activations(bits=None, state=True), "state", True),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_configs_are_refused_by_name(name):
-    config, message = BAD[name]
-    with pytest.raises(ConfigError, match=message):
-        validate_activations(config, "a")
+    config, field, value = BAD[name]
+    for check in (lambda: config.validate("a"), lambda: activations(made(MODEL)[0], config)):
+        with pytest.raises(ConfigError) as caught:
+            check()
+        assert caught.value.field in (f"a.{field}", f"activations.{field}") and caught.value.value == value
+    with pytest.raises(ConfigError) as caught:
+        Activations(calibration=Percentile(float("nan"))).validate()
+    assert caught.value.field == "activations.calibration.percentile"
 
 
 def test_every_default_is_valid():
-    for method in METHODS:
+    for method in ACTIVATIONS:
         for symmetric in (False, True):
-            validate_activations(dataclasses.replace(ActivationConfig(), method=method, symmetric=symmetric))
+            activation_method(method, symmetric=symmetric).validate()

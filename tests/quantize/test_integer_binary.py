@@ -12,10 +12,16 @@ from hypothesis import strategies as st
 from quick import jit
 
 from jopt.quantize import Range, Spec, binarize, fake_quantize, quantize, ternarize, xnor
-from jopt.quantize.integer.binary import binary_conv, binary_dense, binary_kernel
-from jopt.quantize.integer.operands import Codes
-from jopt.quantize.integer.ops import rescale
-from jopt.quantize.integer.signs import Signs, pack_signs, signs_dot, unpack_signs
+from jopt.quantize.integer.ops import Codes, rescale
+from jopt.quantize.integer.signs import (
+    Signs,
+    binary_conv,
+    binary_dense,
+    binary_kernel,
+    pack_signs,
+    signs_dot,
+    unpack_signs,
+)
 from jopt.quantize.tensors import QTensor
 
 pytestmark = pytest.mark.unoptimized

@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jopt.quantize import Range, Spec, absmax, fake_quantize, minmax, mse, percentile
-from jopt.quantize.arithmetic import divide, ordered_sum
-from jopt.quantize.order import order_statistic
-from jopt.quantize.ranges import mean_magnitude
+from jopt.quantize.arithmetic import divide, mean_magnitude, order_statistic, ordered_sum
 
 pytestmark = pytest.mark.unoptimized
 

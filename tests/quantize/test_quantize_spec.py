@@ -8,7 +8,7 @@ import pytest
 from jopt.quantize import Range, Spec, fake_quantize, mse, percentile, quantize
 from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.grid import largest_code
-from jopt.quantize.groups import from_groups, scale_shape, to_groups
+from jopt.quantize.spec import from_groups, scale_shape, to_groups
 
 X = jnp.ones((6, 4))
 

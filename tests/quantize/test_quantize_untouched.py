@@ -6,29 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quantize_reference import symmetric
+from quantize_reference import activation_method, symmetric
 
 from jopt import models
 from jopt.quantize import (
-    ActivationConfig,
-    Config,
+    Percentile,
     Range,
     Spec,
+    Weights,
     activations,
-    build,
     calibrate,
-    check,
     fake_quantize,
     lsq,
     lsq_step,
     mse,
     pact,
     percentile,
-    plan,
-    plan_activations,
     quantize,
 )
-from jopt.train import Experiment, Stage, codes
 
 RNG = np.random.default_rng(0)
 # Signed zeros, the largest and the smallest numbers: what arithmetic would change.
@@ -126,14 +121,14 @@ def test_there_are_no_integers_of_32_bits():
             quantize(jnp.asarray(X), Spec(bits))
 
 
-@pytest.mark.parametrize("calibration", ["absmax", "percentile", "mse"])
+@pytest.mark.parametrize("calibration", ["absmax", Percentile(90.0), "mse"], ids=str)
 def test_a_config_leaves_weights_as_they_are_traced_or_not(calibration):
     params = {"a": {"kernel": jnp.asarray(X[2:])}, "b": {"kernel": jnp.asarray(X[2:])}}
     rules = (("b/kernel", 32),)
 
     @jax.jit
     def seen(bits):
-        t = build(Config(bits=bits, calibration=calibration, percentile=90.0, rules=rules))
+        t = Weights(bits, calibration=calibration, rules=rules).build()
         state = t.update(t.init(params), params, step=0)
         return state, t.apply(state, params)
 
@@ -144,12 +139,12 @@ def test_a_config_leaves_weights_as_they_are_traced_or_not(calibration):
     assert bits_of(quantized["a"]["kernel"]) != bits_of(params["a"]["kernel"])
     assert bits_of(quantized["b"]["kernel"]) == bits_of(params["b"]["kernel"])
     # As a plain number: the same trees, and nothing to check but that the values are finite.
-    config = Config(bits=32, calibration=calibration, percentile=90.0, rules=rules)
-    t = build(config)
+    config = Weights(32, calibration=calibration, rules=rules)
+    t = config.build()
     assert jax.tree.structure(t.init(params)) == jax.tree.structure(state)
     assert t.apply(t.init(params), params)["a"]["kernel"] is params["a"]["kernel"]
-    assert check(config, (), params) == [] and {row.what for row in plan(config, params)} == {"left as it is"}
-    assert check(config, (), {**params, "a": {"kernel": jnp.array([[np.nan]])}}) != []
+    assert config.check((), params) == [] and {row.what for row in config.plan(params)} == {"left as it is"}
+    assert config.check((), {**params, "a": {"kernel": jnp.array([[np.nan]])}}) != []
 
 
 @pytest.mark.parametrize("method", ["percentile", "moving_average", "lsq", "pact"])
@@ -164,7 +159,7 @@ def test_activations_pass_and_the_trees_are_those_of_other_widths(method):
 
     @jax.jit
     def program(bits):
-        config = ActivationConfig(method, bits=bits, percentile=90.0)
+        config = activation_method(method, bits, percentile=90.0)
         p, s = calibrate(plain, config, params, state, x)
         (_, (logits, s)), grads = jax.value_and_grad(loss, has_aux=True)(p, s, x * 3, activations(plain, config))
         return logits, s, grads
@@ -180,11 +175,11 @@ def test_activations_pass_and_the_trees_are_those_of_other_widths(method):
     other = program(jnp.int32(3))
     assert bits_of(other[0]) != bits_of(expected)
     assert jax.tree.structure(other[1]) == jax.tree.structure(after)
-    config = ActivationConfig(method, bits=32)
-    assert [row.what for row in plan_activations(config, plain, x)] == ["as it is"] * 2
+    config = activation_method(method, 32)
+    assert [row.what for row in config.plan_inputs(plain, x)] == ["as it is"] * 2
 
 
-def test_the_theoretical_size_knows_no_integers_at_32_bits():
+def test_nothing_is_stored_as_integers_at_32_bits():
     params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
-    stage = Stage("q", quantize=Config(bits=32, rules=(("b/.*", 4),)))
-    assert list(codes.grids(Experiment(stages=[stage]), 0, params)) == ["b/kernel"]
+    t = Weights(32, rules=(("b/.*", 4),)).build()
+    assert list(t.storage(t.init(params), params)) == ["b/kernel"]  # type: ignore[misc]

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from quantize_reference import activation_method
 from quick import jit
 
 from jopt.models import Model, from_linen, from_nnx
-from jopt.quantize.activation_config import ActivationConfig
-from jopt.quantize.activations import activations
-from jopt.quantize.calibrate import calibrate
-from jopt.quantize.recalibrate import recalibrate
+from jopt.quantize import activations, calibrate, recalibrate
 
 pytestmark = pytest.mark.unoptimized
 
@@ -227,7 +225,7 @@ def test_batches_of_nothing_are_refused(shape):
 @pytest.mark.parametrize("method", ["absmax", "moving_average", "lsq"])
 def test_a_model_with_quantized_activations_keeps_its_ranges(method):
     plain, params, state = made()
-    config = ActivationConfig(method, bits=3)
+    config = activation_method(method, bits=3)
     params, state = jit(functools.partial(calibrate, plain, config))(params, state, BATCHES[0])
     model = activations(plain, config)
     new = jit(functools.partial(recalibrate, model))(params, state, BATCHES)

@@ -74,6 +74,7 @@ def test_runs_have_a_color_each(metric_rows):
     assert list(solid) == [f"run {i}, validation" for i in range(9)] and len(set(solid.values())) == 9
     dashed = {t["name"]: t["line"]["color"] for t in figure.traces if t["line"]["dash"] == "dash"}
     assert list(dashed.values()) == list(solid.values())
+    assert [t["name"] for t in figure.traces if t["showlegend"]] == list(solid), "one entry of the legend a run"
 
 
 def figures_of(kind):

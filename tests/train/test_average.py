@@ -10,7 +10,7 @@ from flax import linen as nn
 from quick import jit
 
 from jopt import data, distill, keys, models, optim, prune, quantize, train, transfer
-from jopt.export import functions
+from jopt.export import source as functions
 from jopt.train import Compiler, Experiment, Stage, finished, packed, prepare, sources
 from jopt.train.checkpoint import Checkpoints, MismatchError
 from jopt.train.staging import Staging

@@ -104,7 +104,7 @@ def test_a_config_that_names_code_of_another_module_runs_it_only_when_trusted(fi
     config = json.loads((copied / "config.json").read_text())
     config["stages"][0]["methods"] = [{"class": "this:Zen"}]
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WorkdirError, match="import this first, if you trust it"):
+    with pytest.raises(WorkdirError, match="If you trust it, import this first"):
         load(copied)
     assert "this" not in sys.modules
 

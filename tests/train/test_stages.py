@@ -98,7 +98,7 @@ def test_a_rule_that_would_let_pruned_weights_go_is_refused(tiny):
     first = prune.OneShot(sparsity=0.5)
     second = prune.OneShot(sparsity=0.75, rules=(("Dense_0/kernel", 0.75), (".*", None)))
     config = tiny(stages=[Stage("a", epochs=1, methods=(first,)), Stage("b", epochs=1, methods=(second,))])
-    with pytest.raises(RuleError, match="stage 'b' prunes anew but leaves Dense_1/kernel alone"):
+    with pytest.raises(RuleError, match="stage 'b' prunes again but leaves Dense_1/kernel alone"):
         prepare(config)
 
 

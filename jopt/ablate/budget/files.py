@@ -17,19 +17,21 @@ from jopt.ablate.table import read_csv
 from jopt.ablate.trials import Trial, axes, plain
 from jopt.config import to_dict
 from jopt.files import write_json
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.train.directory import Directory, WorkdirError
 
 _OUTCOME = ("status", "rounds", "stopped", "latency", "pareto", "confirmation", "recommendation", "answer")
 """The fields of `search.json` that hold results. The others hold the question."""
 
 
-class SearchDir(Workdir):
+class SearchDir(Directory):
     """The files of a search."""
+
+    identity = "search.json"
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets the paths; reads and creates nothing."""
         super().__init__(path)
-        self.search = self.path / "search.json"
+        self.search = self.path / self.identity
         self.pareto = self.path / "pareto.csv"
 
     def round(self, name: str) -> AblationDir:
@@ -45,16 +47,7 @@ class SearchDir(Workdir):
         Raises:
           WorkdirError: if the directory holds anything else than this search.
         """
-        if not self.path.exists():
-            return None
-        if not self.path.is_dir():
-            raise WorkdirError(f"workdir {self.path} is not a directory")
-        if not self.search.exists():
-            if names := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
-                raise WorkdirError(
-                    f"workdir {self.path} holds {', '.join(names[:5])} but no search.json; give an empty "
-                    "or a new directory"
-                )
+        if not self.begun():
             return None
         recorded = self.load_json(self.search)
         differences = [

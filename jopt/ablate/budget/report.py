@@ -1,4 +1,4 @@
-"""What a search tells and leaves: its knobs, rounds, Pareto set and answer, as parts, tables and files."""
+"""Knobs, rounds, Pareto set and answer of a search, as parts of a report, tables and files."""
 
 import math
 from collections.abc import Sequence
@@ -50,6 +50,7 @@ def round_note(round: Round, done: bool) -> str:
     points = [
         f"  {kind}: {words(p)}" for kind, listed in (("new", round.new), ("again", round.again)) for p in listed
     ]
+    # A round may have hundreds of points.
     omitted = len(points) - _LISTED
     ending = [f"  and {omitted} more, in search.json"] if omitted > 0 else []
     return "\n".join([sentence, *points[:_LISTED], *ending])
@@ -75,6 +76,7 @@ def write(files: SearchDir, config: Search, result: SearchResult, launch: str) -
     write_csv(files.pareto, [_row(result, e) for e in result.pareto])
     tables = [pareto_table(result, config), rounds_table(result)]
     if result.finals:
+        # What fresh seeds decided comes before what the rounds only suggest.
         tables.insert(0, finals_table(result, config))
     if result.recommended is not None:
         tables.insert(0, recommendation_table(result))
@@ -93,6 +95,7 @@ def write(files: SearchDir, config: Search, result: SearchResult, launch: str) -
 def recommendation_table(result: SearchResult) -> report.Table:
     """The fields that the recommended model sets, and the command that trains it."""
     rows = [(path, text(value)) for path, value in _overrides(result).items()]
+    # The table is what a person copies from.
     rows.append(("trains it again", command_of(result) or ""))
     return report.Table("Recommended", ("field", "value"), "ll", rows)
 
@@ -127,22 +130,25 @@ def _overrides(result: SearchResult) -> dict[str, Any]:
     """The config fields of the recommended point, the seed left out."""
     if result.recommended is None or result.confirmation is None:
         return {}
+    # All seeds of a point share these fields, so the first trial has them.
     trial = result.confirmation.at(result.recommended.estimate.point)[0]["trial"]
     return {path: value for path, value in result.confirmation.overrides[trial].items() if path != "seed"}
 
 
 def _row(result: SearchResult, e: PointEstimate) -> dict[str, Any]:
     numbers = {name: value for name, value in e._asdict().items() if name != "point"}
+    # JSON and CSV have no NaN: an unknown interval is empty.
     finite = {name: None if value != value else value for name, value in numbers.items()}
     return e.point | finite | {"verdict": judge_all(result.budget, e), "command": result.commands[e.key]}
 
 
 def knobs_table(ladders: Sequence[Ladder]) -> report.Table:
-    """The knobs with their ladders; what the first round tries stands in brackets."""
+    """The knobs with their ladders; the values of the first round are in brackets."""
     rows = []
     for ladder in ladders:
         labels = [f"[{text(v)}]" if i in ladder.start else text(v) for i, v in enumerate(ladder.labels)]
         fields = dict.fromkeys(path for option in ladder.options for path in option.fields)
+        # Structural options need a program each, which is what makes a round slow.
         kind = "structural" if ladder.structural else "traced"
         rows.append((ladder.name, kind, " ".join(labels), ", ".join(fields)))
     return report.Table("Knobs ([]: tried in round 0)", ("knob", "kind", "options", "fields"), "llll", rows)
@@ -175,11 +181,13 @@ def pareto_table(result: SearchResult, config: Search, brief: bool = False) -> r
 def finals_table(result: SearchResult, config: Search, brief: bool = False) -> report.Table:
     """The control and the finalists, from fresh seeds."""
     # Against itself there is nothing to be sure of.
+    # The control of the fresh seeds, where there was a confirmation.
     dense = result.control[-1]._replace(drop_low=math.nan, drop_high=math.nan)
     rows = [(*_cells(dense, brief), "control")]
     for final in result.finals:
         verdict = _brief(final.verdict, brief)
         if final.verdict == MEETS and not final.reached:
+            # The mean meets the budget, and the interval does not exclude that it is missed.
             verdict += ", not claimed"
         if result.recommended is not None and final.estimate.key == result.recommended.estimate.key:
             verdict += ": use it" if brief else " (recommended)"
@@ -196,6 +204,7 @@ def _columns(result: SearchResult, config: Search, brief: bool) -> tuple[tuple[s
     knobs = [axis.name for axis in result.results.axes]
     if brief:
         return (", ".join(knobs), "n", "acc. %", "drop, points", "bytes", "ms", "budget"), "lrrrrrl"
+    # Named by batch, as latency means nothing without it.
     latency = f"float latency, batch {config.batch}"
     header = (*knobs, "n", "accuracy", "drop, points", "bytes", latency, "budget")
     return header, "l" * len(knobs) + "rrrrrl"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from jopt import data
 from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, latency, proposals
 from jopt.ablate.budget.answer import answer
@@ -23,6 +24,8 @@ from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import require
 from jopt.report import SILENT, Observer
+from jopt.train import manifest as manifests
+from jopt.train.directory import Launch
 
 CONFIRMATION = "confirm"
 
@@ -81,7 +84,8 @@ def search(
     question = question_of(config, space.ladders, limits)
     recorded = files.recorded(question)
     files.make()
-    with files.locked():
+    facts = manifests.collect(config.experiment, data.load(config.experiment.data).fingerprint)
+    with files.locked(), Launch(files).recorded(facts, dict):
         return session.run(question, recorded, launch)
 
 
@@ -293,11 +297,10 @@ class _Search:
         groups: dict[Key, int] = {}
         for row in rows:
             row["group"] = groups.setdefault(tuple(row[name] for name in structural), len(groups))
-        return Results(
+        # Columns, control and metric are those of every round.
+        return self.round_results[0]._replace(
             name=self.config.name,
             axes=axes(whole_grid, trials(whole_grid)),
-            control=whole_grid.control,
-            metric=whole_grid.metric,
             trials=rows,
             curves=[row for part in self.round_results for row in part.curves],
             overrides={name: fields for part in self.round_results for name, fields in part.overrides.items()},

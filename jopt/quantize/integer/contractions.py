@@ -51,8 +51,9 @@ def contractions(program: Callable[..., Any] | ClosedJaxpr | Jaxpr, *args: Any) 
       >>> contractions(lambda x: x @ x, jnp.ones((2, 2)))
       [Contraction(where='', primitive='dot_general', lhs='float32', rhs='float32', sums='float32')]
     """
+    # Traced, not compiled: what every platform would run is in the jaxpr, the branches of the others too.
     jaxpr: Any = program if isinstance(program, ClosedJaxpr | Jaxpr) else jax.make_jaxpr(program)(*args)
-    return list(_found(jaxpr, ""))
+    return list(_contractions(jaxpr, ""))
 
 
 def assert_integer(
@@ -60,11 +61,11 @@ def assert_integer(
 ) -> list[Contraction]:
     """Asserts that every contraction in a program is of codes of 8 bits or fewer, with int32 sums.
 
-    Products of packed signs (`jopt.quantize.integer.binary`) are no contractions, and may be all that there is.
+    Products of packed signs (`jopt.quantize.integer.signs`) are not contractions; a program may have only these.
 
     Args:
       program: as in `contractions`.
-      *args: likewise.
+      *args: as in `contractions`.
       floats: patterns, each of which must match some part of the path of the modules around a contraction that may
         be of floats: layers that are declared not to be quantized.
 
@@ -84,8 +85,8 @@ def assert_integer(
       AssertionError: not in integers: dot_general of float32 by float32 to float32 in ''
     """
     jaxpr: Any = program if isinstance(program, ClosedJaxpr | Jaxpr) else jax.make_jaxpr(program)(*args)
-    found, floats = contractions(jaxpr), tuple(floats)
-    others = [c for c in found if not c.is_integer]
+    every, floats = contractions(jaxpr), tuple(floats)
+    others = [c for c in every if not c.is_integer]
     unused = [pattern for pattern in floats if not any(re.search(pattern, c.where) for c in others)]
     if unused:
         raise AssertionError(f"no contraction of floats is in {', '.join(map(repr, unused))}")
@@ -93,9 +94,10 @@ def assert_integer(
     if wrong:
         listed = "; ".join(f"{c.primitive} of {c.lhs} by {c.rhs} to {c.sums} in {c.where!r}" for c in wrong)
         raise AssertionError(f"not in integers: {listed}")
-    if len(others) == len(found) and not any(e.primitive.name == "population_count" for e in _equations(jaxpr)):
+    # Without any, the assertion would hold for a program that multiplies nothing.
+    if len(others) == len(every) and not any(e.primitive.name == "population_count" for e in _equations(jaxpr)):
         raise AssertionError("the program has no contraction in integers")
-    return found
+    return every
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
@@ -105,15 +107,16 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
             yield from _equations(inner)
 
 
-def _found(jaxpr: Any, where: str) -> Iterator[Contraction]:
+def _contractions(jaxpr: Any, where: str) -> Iterator[Contraction]:
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        here = "/".join(filter(None, (where, str(equation.source_info.name_stack))))
+        # Names are relative to the enclosing equation: a scan's body does not repeat those around the scan.
+        modules = "/".join(filter(None, (where, str(equation.source_info.name_stack))))
         name = equation.primitive.name
         if name in PRIMITIVES:
             dtypes = (jnp.dtype(v.aval.dtype).name for v in (*equation.invars[:2], equation.outvars[0]))
-            yield Contraction(here, name, *dtypes)
+            yield Contraction(modules, name, *dtypes)
         for inner in _jaxprs(equation.params):
-            yield from _found(inner, here)
+            yield from _contractions(inner, modules)
 
 
 def _jaxprs(value: Any) -> Iterator[Any]:

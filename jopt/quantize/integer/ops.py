@@ -1,21 +1,277 @@
-"""Layers on codes: products and convolutions with int32 sums, pooling, ReLU, and the way back to codes."""
+"""Layers on codes: operands, int8 contractions with int32 sums, pooling, ReLU, and the way back to codes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
-from jopt.quantize.grid import Range, grid
-from jopt.quantize.integer.contract import check_length, convolve, dot
-from jopt.quantize.integer.operands import Codes, column_sums, encode_input, operand
+from jopt.patches import patches
+from jopt.quantize.grid import Grid, Range, encode, fit_range, grid
 from jopt.quantize.spec import Spec
-from jopt.quantize.tensors import QTensor, fit_range
+from jopt.quantize.tensors import QTensor
+
+NARROW = 8
+"""The most bits that an operand can have."""
+
+Padding = str | Sequence[tuple[int, int]]
+DimensionNumbers = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
+"""As in `jax.lax.dot_general`."""
+
+
+class Codes(NamedTuple):
+    """An operand; a code c stands for (c - zero_point) * scale.
+
+    Attributes:
+      codes: int8, int4 or int2, of the array's shape. Unsigned codes of b bits are stored less 2^(b-1).
+      scale: float32, of the shape `jopt.quantize.scale_shape` gives.
+      zero_point: int32 of that shape, for codes as they are stored; None: 0, and nothing is computed with it.
+      columns: int32, of the last axis: a kernel's codes summed over all others, where `with_columns` computed it.
+    """
+
+    codes: jax.Array
+    scale: jax.Array
+    zero_point: jax.Array | None = None
+    columns: jax.Array | None = None
+
 
 Operand = QTensor | Codes
-Padding = str | Sequence[tuple[int, int]]
+
+
+def code_type(bits: int) -> Any:
+    """The narrowest signed dtype that holds codes of `bits` bits.
+
+    Example:
+      >>> [code_type(bits).__name__ for bits in (1, 2, 3, 8)]
+      ['int2', 'int2', 'int4', 'int8']
+    """
+    return jnp.int2 if bits <= 2 else jnp.int4 if bits <= 4 else jnp.int8
+
+
+def operand(q: Operand) -> Codes:
+    """A quantized array as an operand, its codes stored in as few bits as they need.
+
+    XLA has no contraction of int4 or int2 on CPU, so they become int8 at the contraction and not before.
+
+    Args:
+      q: what `jopt.quantize.quantize` gave (the range is not needed), or an operand, which is returned.
+
+    Returns:
+      The `Codes`.
+
+    Raises:
+      ValueError: for more than 8 bits, traced bits, or scales shared by groups.
+
+    Example:
+      >>> from jopt.quantize import quantize
+      >>> codes, scale, zero_point, _ = operand(quantize(jnp.array([-1.0, 0.0, 2.0]), Spec(2, symmetric=False)))
+      >>> codes.tolist(), codes.dtype.name, float(scale), int(zero_point)         # 0, 1, 3 with zero point 1
+      ([-2, -1, 1], 'int2', 1.0, -1)
+    """
+    if isinstance(q, Codes):
+        return q
+    bits = checked_width(q.spec, "the codes")
+    codes, zero_point = jnp.asarray(q.codes).astype(jnp.int32), None
+    if not q.spec.symmetric:
+        # XLA's integer products take signed codes of one type, so unsigned ones are shifted into it.
+        half = jnp.int32(1 << (bits - 1))
+        codes, zero_point = codes - half, jnp.asarray(q.zero_point).astype(jnp.int32) - half
+    return Codes(codes.astype(code_type(bits)), jnp.asarray(q.scale), zero_point)
+
+
+def with_columns(kernel: Codes) -> Codes:
+    """The kernel with the sums of its columns, which an input's zero point is multiplied with, computed once.
+
+    Example:
+      >>> with_columns(Codes(jnp.array([[1, 2], [3, 4]], jnp.int8), jnp.float32(1))).columns.tolist()
+      [4, 6]
+    """
+    return kernel._replace(columns=column_sums(kernel, range(kernel.codes.ndim - 1)))
+
+
+def column_sums(kernel: Codes, axes: Iterable[int]) -> jax.Array:
+    """The sums of a kernel's codes over `axes`, int32.
+
+    Example:
+      >>> column_sums(Codes(jnp.array([[1, 2], [3, 4]], jnp.int8), jnp.float32(1)), (1,)).tolist()
+      [3, 7]
+    """
+    axes = tuple(axes)
+    if kernel.columns is not None and sorted(axes) == list(range(kernel.codes.ndim - 1)):
+        return kernel.columns
+    return kernel.codes.astype(jnp.int32).sum(axes, dtype=jnp.int32)
+
+
+def encode_input(x: jax.Array, spec: Spec, g: Grid) -> Codes:
+    """The codes of an input on the grid of its range, bit for bit those that the simulation rounds to.
+
+    Args:
+      x: floating array.
+      spec: of at most 8 bits, one scale.
+      g: the grid, of scalars.
+
+    Returns:
+      int8 `Codes`, of any width: the contraction needs int8, so they are not made narrower before it.
+
+    Raises:
+      ValueError: for more than 8 bits, traced bits, or more than one scale.
+
+    Example:
+      >>> from jopt.quantize.grid import Range, grid
+      >>> spec = Spec(8, symmetric=False)
+      >>> g = grid(spec, Range(jnp.float32(0), jnp.float32(255)))
+      >>> encode_input(jnp.array([-9.0, 0.0, 2.5, 300.0]), spec, g).codes.tolist()
+      [-128, -128, -126, 127]
+    """
+    bits = checked_width(spec, "the input's codes")
+    if spec.axis is not None:
+        raise ValueError(f"an input's axis must be None: its codes share one scale, got {spec.axis!r}")
+    # Counted from the zero point, as in the simulation.
+    codes = jnp.clip(encode(x.astype(jnp.float32), g), g.lowest, g.highest)
+    if spec.symmetric:
+        return Codes(codes.astype(jnp.int8), g.scale)
+    zero_point = g.zero_point - jnp.float32(1 << (bits - 1))
+    return Codes((codes + zero_point).astype(jnp.int8), g.scale, zero_point.astype(jnp.int32))
+
+
+def values_of(x: Codes) -> jax.Array:
+    """What the codes stand for, float32: (codes - zero_point) * scale.
+
+    Example:
+      >>> values_of(Codes(jnp.array([-1, 3], jnp.int8), jnp.float32(0.5), jnp.int32(-1))).tolist()
+      [0.0, 2.0]
+    """
+    codes = x.codes.astype(jnp.int32)
+    return (codes if x.zero_point is None else codes - x.zero_point).astype(jnp.float32) * x.scale
+
+
+def checked_width(spec: Spec, operand_name: str) -> int:
+    """The bits of a Spec that integer execution can take.
+
+    Raises:
+      ValueError: says what it takes.
+
+    Example:
+      >>> checked_width(Spec(16), "the codes of 'Dense_0/kernel'")
+      Traceback (most recent call last):
+      ...
+      ValueError: bits of the codes of 'Dense_0/kernel' must be 1 to 8 for integer execution, got 16
+    """
+    if spec.group is not None:
+        raise ValueError(
+            f"group of {operand_name} must be None for integer execution (scales are by tensor or channel)"
+        )
+    if isinstance(spec.bits, Tracer):
+        raise ValueError(
+            f"bits of {operand_name} must not be traced for integer execution: the program depends on them"
+        )
+    if spec.bits is None or not 1 <= int(spec.bits) <= NARROW:
+        raise ValueError(f"bits of {operand_name} must be 1 to {NARROW} for integer execution, got {spec.bits}")
+    return int(spec.bits)
+
+
+def dot(lhs: jax.Array, rhs: jax.Array, lhs_axes: Sequence[int], rhs_axes: Sequence[int]) -> jax.Array:
+    """`lax.dot_general` of codes, without batch axes.
+
+    Args:
+      lhs: int8, int4 or int2.
+      rhs: int8, int4 or int2.
+      lhs_axes: the axes of `lhs` that are contracted.
+      rhs_axes: those of `rhs`, in the same order.
+
+    Returns:
+      int32: the other axes of `lhs`, then those of `rhs`.
+
+    Example:
+      >>> codes = jnp.full((1, 300), 127, jnp.int8)
+      >>> dot(codes, codes, (1,), (1,)).tolist()                 # 300 * 127^2
+      [[4838700]]
+    """
+    dimensions = ((tuple(lhs_axes), tuple(rhs_axes)), ((), ()))
+    return lax.dot_general(lhs.astype(jnp.int8), rhs.astype(jnp.int8), dimensions, preferred_element_type=jnp.int32)
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], dilation: Sequence[int], groups: int = 1
+) -> jax.Array:
+    """Convolution of codes, channels last, of an input that is padded already.
+
+    Shifted slices are joined along the channels and multiplied once (`jopt.models.conv` says why): every platform
+    has that product for int8 with exact sums. On TPU, and with groups, it is the native convolution.
+
+    Args:
+      x: int8, int4 or int2, [batch, *spatial, channels in].
+      kernel: int8, int4 or int2, [*window, channels in / groups, channels out].
+      strides: one number a spatial axis.
+      dilation: of the kernel, one number a spatial axis.
+      groups: number of groups of channels.
+
+    Returns:
+      int32, [batch, *spatial, channels out].
+
+    Example:
+      >>> x = jnp.arange(16).astype(jnp.int8).reshape(1, 4, 4, 1)
+      >>> convolve(x, jnp.ones((3, 3, 1, 1), jnp.int8), (1, 1), (1, 1))[0, :, :, 0].tolist()
+      [[45, 54], [81, 90]]
+    """
+    x, kernel = x.astype(jnp.int8), kernel.astype(jnp.int8)
+    spatial = x.ndim - 2
+    data = (0, spatial + 1, *range(1, spatial + 1))
+    layout = lax.ConvDimensionNumbers(data, (spatial + 1, spatial, *range(spatial)), data)
+
+    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            "VALID",
+            rhs_dilation=dilation,
+            dimension_numbers=layout,
+            feature_group_count=groups,
+            preferred_element_type=jnp.int32,
+        )
+
+    def slices(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        columns = patches(x, kernel.shape[:-2], strides, [(0, 0)] * (x.ndim - 2), dilation)
+        return dot(columns, kernel.reshape(-1, kernel.shape[-1]), (x.ndim - 1,), (0,))
+
+    # A product of columns would multiply every group with every other.
+    if groups != 1:
+        return native(x, kernel)
+    return lax.platform_dependent(x, kernel, tpu=native, default=slices)
+
+
+def check_length(length: int, lhs: jax.Array, rhs: jax.Array, shifted: tuple[bool, bool]) -> None:
+    """Raises `ValueError` where a sum of `length` products could leave int32.
+
+    Sums wrap around, so only the sum without zero points, at the end, must fit.
+
+    Args:
+      length: number of products in a sum.
+      lhs: the codes; only their dtypes matter.
+      rhs: the other codes.
+      shifted: whether each has a zero point.
+
+    Example:
+      >>> check_length(70_000, jnp.int8(0), jnp.int8(0), (True, False))
+      Traceback (most recent call last):
+      ...
+      ValueError: a contraction of int8 by int8 must be of at most 65793 products, so that int32 holds the sum, ...
+    """
+    # Of a code less its zero point: the full width of its type where there is one.
+    largest = [
+        (1 << bits) - 1 if zero else 1 << (bits - 1)
+        for bits, zero in zip((jnp.iinfo(lhs.dtype).bits, jnp.iinfo(rhs.dtype).bits), shifted, strict=True)
+    ]
+    most = (2**31 - 1) // math.prod(largest)
+    if length > most:
+        raise ValueError(
+            f"a contraction of {lhs.dtype} by {rhs.dtype} must be of at most {most} products, so that int32 holds "
+            f"the sum, got {length}"
+        )
 
 
 class Sums(NamedTuple):
@@ -30,7 +286,7 @@ class Sums(NamedTuple):
     scale: jax.Array
 
 
-def dense(x: Operand, w: Operand, dimension_numbers: Any = None) -> Sums:
+def dense(x: Operand, w: Operand, dimension_numbers: DimensionNumbers | None = None) -> Sums:
     r"""The product of an input and a kernel, both in codes.
 
     With codes c, d, zero points z, y and scales s, t,
@@ -60,21 +316,22 @@ def dense(x: Operand, w: Operand, dimension_numbers: Any = None) -> Sums:
       ([[13]], [[13.5]])
     """
     x, w = operand(x), operand(w)
-    (left, right), batch = dimension_numbers or (((x.codes.ndim - 1,), (0,)), ((), ()))
+    (x_axes, w_axes), batch = dimension_numbers or (((x.codes.ndim - 1,), (0,)), ((), ()))
     if any(map(len, batch)):
         raise ValueError(f"dimension_numbers must have no batch axes for integer execution, got {batch}")
-    length = math.prod(x.codes.shape[i] for i in left)
+    length = math.prod(x.codes.shape[i] for i in x_axes)
     check_length(length, x.codes, w.codes, (x.zero_point is not None, w.zero_point is not None))
-    total = dot(x.codes, w.codes, left, right)
-    trailing = total.ndim - (x.codes.ndim - len(left))
+    total = dot(x.codes, w.codes, x_axes, w_axes)
+    trailing = total.ndim - (x.codes.ndim - len(x_axes))
 
     def of_outputs(v: jax.Array) -> jax.Array:
-        return _outputs(v, right, w.codes.ndim)
+        return _outputs(v, w_axes, w.codes.ndim)
 
+    # By the formula above: only the terms of zero points that exist are computed.
     if x.zero_point is not None:
-        total = total - lax.broadcast(x.zero_point * column_sums(w, right), total.shape[: total.ndim - trailing])
+        total = total - lax.broadcast(x.zero_point * column_sums(w, w_axes), total.shape[: total.ndim - trailing])
     if w.zero_point is not None:
-        rows = x.codes.astype(jnp.int32).sum(tuple(left), dtype=jnp.int32)
+        rows = x.codes.astype(jnp.int32).sum(tuple(x_axes), dtype=jnp.int32)
         rows = rows if x.zero_point is None else rows - jnp.int32(length) * x.zero_point
         total = _minus_rows(total, lax.expand_dims(rows, range(rows.ndim, total.ndim)), of_outputs(w.zero_point))
     return Sums(total, x.scale * of_outputs(w.scale))
@@ -122,6 +379,7 @@ def conv(
         padding = lax.padtype_to_pads(sizes, extent, strides, padding)
     zero = jnp.zeros((), jnp.int32) if x.zero_point is None else x.zero_point
     borders = [(low, high, d - 1) for (low, high), d in zip(padding, stretch, strict=True)]
+    # Padded with the zero point, whose value is 0; padding of the convolution itself would be the code 0.
     codes = lax.pad(x.codes.astype(jnp.int8), zero.astype(jnp.int8), [(0, 0, 0), *borders, (0, 0, 0)])
     length = math.prod(w.codes.shape[:-1])
     check_length(length, x.codes, w.codes, (x.zero_point is not None, w.zero_point is not None))
@@ -130,6 +388,7 @@ def conv(
     if x.zero_point is not None:
         total = total - lax.broadcast(x.zero_point * column_sums(w, inner), total.shape[:-1])
     if w.zero_point is not None:
+        # The sums of the codes under each window: a convolution with ones, one output for each group.
         ones = jnp.ones((*w.codes.shape[:-1], feature_group_count), jnp.int8)
         rows = convolve(codes, ones, strides, dilation, feature_group_count)
         rows = rows if x.zero_point is None else rows - jnp.int32(length) * x.zero_point
@@ -189,7 +448,7 @@ def max_pool(x: Operand, window: Sequence[int], strides: Sequence[int] | None = 
 
     Args:
       x: [batch, *spatial, channels], one scale.
-      window: one size a spatial axis; what is left over at the end is dropped.
+      window: one size a spatial axis; entries that do not fill a window at the end are dropped.
       strides: None: the window.
 
     Returns:
@@ -201,6 +460,7 @@ def max_pool(x: Operand, window: Sequence[int], strides: Sequence[int] | None = 
       [[5, 7], [13, 15]]
     """
     x = operand(x)
+    # Below every code, so that padding never wins.
     lowest = jnp.int8(-128)
     codes = lax.reduce_window(x.codes.astype(jnp.int8), lowest, lax.max, *_windows(window, strides))
     return x._replace(codes=codes)
@@ -211,8 +471,8 @@ def average_pool(x: Operand, window: Sequence[int], strides: Sequence[int] | Non
 
     Args:
       x: as in `max_pool`.
-      window: likewise.
-      strides: likewise.
+      window: as in `max_pool`.
+      strides: as in `max_pool`.
 
     Returns:
       The `Sums`, [batch, *spatial, channels].
@@ -230,7 +490,7 @@ def average_pool(x: Operand, window: Sequence[int], strides: Sequence[int] | Non
     return Sums(total, x.scale / jnp.float32(count))
 
 
-def _windows(window: Sequence[int], strides: Sequence[int] | None) -> tuple[Any, Any, str]:
+def _windows(window: Sequence[int], strides: Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int, ...], str]:
     return (1, *window, 1), (1, *(strides or window), 1), "VALID"
 
 
@@ -252,3 +512,37 @@ def _times(total: jax.Array, v: jax.Array) -> jax.Array:
 
 def _minus_rows(total: jax.Array, rows: jax.Array, zero_point: jax.Array) -> jax.Array:
     return total - _times(jnp.broadcast_to(rows, total.shape), zero_point)
+
+
+def rnn_cell(
+    x: Operand, h: Operand, kernel: Operand, recurrent_kernel: Operand, bias: jax.Array, spec: Spec
+) -> tuple[Codes, jax.Array]:
+    """`tanh(x W + b + h U)`, both products in integers; the new state as the next step's codes.
+
+    Args:
+      x: the input, [batch, in], one scale.
+      h: the state, [batch, size], one scale.
+      kernel: W, [in, size].
+      recurrent_kernel: U, [size, size].
+      bias: b, float32 [size].
+      spec: of the state, whose range is [-1, 1].
+
+    Returns:
+      The state's `Codes`, and the state before it is quantized, float32 [batch, size].
+
+    Raises:
+      ValueError: as `dense` and `encode_input`.
+
+    Elman, 1990, "Finding structure in time".
+
+    Example:
+      >>> from jopt.quantize import quantize
+      >>> spec, eye = Spec(8), quantize(jnp.eye(2), Spec(2))
+      >>> x = quantize(jnp.array([[1.0, -1.0]]), spec)
+      >>> h = encode_input(jnp.zeros((1, 2)), spec, grid(spec, Range(jnp.float32(-1), jnp.float32(1))))
+      >>> codes, state = rnn_cell(x, h, eye, eye, jnp.zeros(2), spec)
+      >>> codes.codes.tolist(), round(float(state[0, 0]), 4)         # tanh(1), times 127 is 96.7
+      ([[97, -97]], 0.7616)
+    """
+    state = jnp.tanh(rescale(dense(x, kernel), bias) + rescale(dense(h, recurrent_kernel)))
+    return encode_input(state, spec, grid(spec, fit_range(Range(-1.0, 1.0), (), spec))), state  # type: ignore[arg-type]

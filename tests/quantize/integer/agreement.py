@@ -13,10 +13,21 @@ import numpy as np
 
 from jopt import intercept
 from jopt.models import from_linen
-from jopt.quantize import ActivationConfig, Spec, activations, calibrate, dequantize, dynamic, integer, quantize
+from jopt.quantize import (
+    ActivationMethod,
+    Activations,
+    LSQActivations,
+    PACTActivations,
+    Spec,
+    activations,
+    calibrate,
+    dequantize,
+    dynamic,
+    integer,
+    quantize,
+)
 from jopt.quantize.activations import KEY
 from jopt.quantize.arithmetic import divide
-from jopt.quantize.integer.grids import layer_grid
 from jopt.rules import named_leaves
 
 U32, U64 = 2.0**-24, 2.0**-53
@@ -117,7 +128,7 @@ class Quantized:
 
     module: Any
     x: np.ndarray
-    config: ActivationConfig
+    config: ActivationMethod
     params: Any
     state: Any
     weights: dict[str, Any]
@@ -130,7 +141,9 @@ def quantized(
 ) -> Quantized:
     """Calibrated on the examples themselves; `module` has its normalizations folded, `kernels` chooses ranges."""
     model, spec = from_linen(module), Spec(bits, symmetric, axis)
-    config = ActivationConfig(method, bits=bits, state=state)
+    config = {"lsq": LSQActivations, "pact": PACTActivations}.get(
+        method, functools.partial(Activations, calibration=method)
+    )(bits, state=state)
     leaves = dict(named_leaves(params))
     codes = {path: quantize(leaf, spec, kernels(leaf, spec)) for path, leaf in leaves.items() if leaf.ndim > 1}
     seen = [dequantize(codes[path]) if path in codes else leaf for path, leaf in leaves.items()]
@@ -150,7 +163,7 @@ def quantized(
 
 
 def _layer(path, module, params, state, weights, config) -> Layer:
-    _, grid, calibrated = layer_grid(config, path, params.get(KEY, {}), state.get(KEY, {}))
+    _, grid, calibrated = config.input_grid(path, params.get(KEY, {}), state.get(KEY, {}))
     assert calibrated
     own = params
     for part in path.split("/"):

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jopt import codec
 from jopt.models import from_linen
 from jopt.quantize import (
-    ActivationConfig,
+    Activations,
     QTensor,
     Spec,
     activations,
@@ -68,7 +68,7 @@ def simulated(model, params, state, weights, config):
 )
 def test_every_output_of_an_attention_has_its_scale(bits, inputs, symmetric):
     model, params, state = start()
-    config, weights = ActivationConfig("absmax", bits=inputs), codes(params, bits, symmetric)
+    config, weights = Activations(calibration="absmax", bits=inputs), codes(params, bits, symmetric)
     assert weights["MultiHeadDotProductAttention_0/query/kernel"].scale.shape == (1, 2, 4)
     assert weights["MultiHeadDotProductAttention_0/out/kernel"].scale.shape == (1, 1, 6)
     params, state = calibrate(model, config, params, state, X)
@@ -94,7 +94,7 @@ def test_sums_are_int64_arithmetic_with_scales_of_two_axes():
 
 def test_scales_along_an_axis_that_is_summed_over_are_refused_by_name():
     model, params, state = start()
-    config, weights = ActivationConfig("absmax"), codes(params, 8, axes={**OUTPUTS, "key": (0, 2)})
+    config, weights = Activations(calibration="absmax"), codes(params, 8, axes={**OUTPUTS, "key": (0, 2)})
     params, state = calibrate(model, config, params, state, X)
     with pytest.raises(
         ValueError, match=r"scales of .*/key/kernel must differ along its output axes \(1, 2\) only"

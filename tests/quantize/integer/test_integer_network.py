@@ -13,7 +13,7 @@ from jopt.models import from_linen
 from jopt.models.cnn import ConvNet
 from jopt.models.mlp import MLP, TiedMLP
 from jopt.models.rnn import RNN
-from jopt.quantize import ActivationConfig, Spec, activations, calibrate, integer, quantize, weights
+from jopt.quantize import Activations, Spec, activations, calibrate, integer, quantize, weights
 from jopt.rules import RuleError, named_leaves
 
 X = np.random.default_rng(1).normal(size=(12, 4, 4, 1)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_recurrent_networks(cell):
     module = RNN(cell, (5,), num_classes=3)
     x, params = made(module)
     model, spec = from_linen(module), Spec(4, axis=-1)
-    config = ActivationConfig("absmax", bits=4, state=True)
+    config = Activations(calibration="absmax", bits=4, state=True)
     seen = weights(spec, calibration="absmax").apply({}, params)
     held = calibrate(model, config, params, {}, x, seen=seen)
     run = integer.network(model, *held, codes_of(params, spec), config)
@@ -59,7 +59,7 @@ def test_recurrent_networks(cell):
     np.testing.assert_allclose(jax.jit(run)(x), simulated, atol=2e-6)
     assert len(integer.assert_integer(run, x)) == 3
     # Without the state's codes its product is of floats.
-    plain = ActivationConfig("absmax", bits=4)
+    plain = Activations(calibration="absmax", bits=4)
     found = integer.contractions(integer.network(model, *held, codes_of(params, spec), plain), x)
     assert [c.is_integer for c in found] == [True, False, True] and "Recurrent_0" in found[1].where
 
@@ -67,7 +67,7 @@ def test_recurrent_networks(cell):
 def test_what_is_left_alone_runs_on_what_its_codes_stand_for():
     module = MLP((7, 6))
     x, params = made(module)
-    model, config = from_linen(module), ActivationConfig("absmax", rules=(("Dense_0", None),))
+    model, config = from_linen(module), Activations(calibration="absmax", rules=(("Dense_0", None),))
     held = calibrate(model, config, params, {}, x)
     codes = codes_of(params)
     del codes["Dense_2/kernel"]
@@ -78,9 +78,9 @@ def test_what_is_left_alone_runs_on_what_its_codes_stand_for():
     simulated, _ = activations(model, config).apply(seen, held[1], x, train=False)
     np.testing.assert_allclose(jax.jit(run)(x), simulated, atol=1e-5)
     # Not calibrated is not quantized, as in the simulation; and 32 bits are none.
-    unrounded = ActivationConfig("absmax", bits=32)
+    unrounded = Activations(calibration="absmax", bits=32)
     fresh = {"activation_ranges": {path: {"low": jnp.float32(0), "high": jnp.float32(0)} for path in params}}
-    for state, own in ((fresh, ActivationConfig()), (calibrate(model, unrounded, params, {}, x)[1], unrounded)):
+    for state, own in ((fresh, Activations()), (calibrate(model, unrounded, params, {}, x)[1], unrounded)):
         found = integer.contractions(integer.network(model, params, state, codes, own), x)
         assert not any(c.is_integer for c in found)
 
@@ -88,7 +88,7 @@ def test_what_is_left_alone_runs_on_what_its_codes_stand_for():
 def test_kernels_are_stored_in_few_bits_and_no_float_kernel_is_in_the_program():
     module = MLP((7, 6))
     x, params = made(module)
-    model, config = from_linen(module), ActivationConfig("absmax", bits=4)
+    model, config = from_linen(module), Activations(calibration="absmax", bits=4)
     held = calibrate(model, config, params, {}, x)
     for bits, dtype in ((8, "int8"), (4, "int4"), (2, "int2")):
         program = jax.make_jaxpr(integer.network(model, *held, codes_of(params, Spec(bits)), config))(x)
@@ -98,7 +98,7 @@ def test_kernels_are_stored_in_few_bits_and_no_float_kernel_is_in_the_program():
 def test_a_network_may_be_made_while_its_caller_is_traced():
     module = MLP((7,))
     x, params = made(module)
-    model, config = from_linen(module), ActivationConfig("absmax")
+    model, config = from_linen(module), Activations(calibration="absmax")
     held, codes = calibrate(model, config, params, {}, x), codes_of(params)
     inside = jax.jit(lambda x: integer.network(model, *held, codes, config)(x))(x)
     np.testing.assert_array_equal(inside, jax.jit(integer.network(model, *held, codes, config))(x))
@@ -116,20 +116,20 @@ class Odd(nn.Module):
 
 def test_what_cannot_be_done_is_an_error_that_says_what_could():
     x, params = made(MLP((7,)))
-    model, config = from_linen(MLP((7,))), ActivationConfig("absmax")
+    model, config = from_linen(MLP((7,))), Activations(calibration="absmax")
     held, codes = calibrate(model, config, params, {}, x), codes_of(params)
     with pytest.raises(ValueError, match=r"'Dense_9/kernel'\] \(16, 7\) is no parameter; .* Dense_0/kernel"):
         integer.network(model, *held, {"Dense_9/kernel": codes["Dense_0/kernel"]}, config)
     with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the codes must be 1 to 8 .* got 16; a rule"):
         integer.network(model, *held, codes_of(params, Spec(16)), config)
     with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the input's codes must be 1 to 8 .* got 16"):
-        integer.network(model, *held, codes, ActivationConfig("absmax", bits=16))
+        integer.network(model, *held, codes, Activations(calibration="absmax", bits=16))
     with pytest.raises(ValueError, match="has no range for layer 'Dense_0'"):
         integer.network(model, params, {}, codes, config)
     with pytest.raises(RuleError, match="rules of activations"):
-        integer.network(model, *held, codes, ActivationConfig("absmax", rules=(("Conv_.*", None),)))(x)
+        integer.network(model, *held, codes, Activations(calibration="absmax", rules=(("Conv_.*", None),)))(x)
     with pytest.raises(ValueError, match=r"activations.state must be False"):
-        integer.network(model, *held, codes, ActivationConfig("absmax", state=True))(x)
+        integer.network(model, *held, codes, Activations(calibration="absmax", state=True))(x)
     odd, params = from_linen(Odd()), {"kernel": jnp.ones((16, 2))}
     _, held = calibrate(odd, config, params, {}, x)
     with pytest.raises(ValueError, match=r"layer '' \(Odd\) cannot be computed in integers: .*; a rule"):
@@ -144,7 +144,7 @@ def test_layers_of_one_bit_are_exclusive_or_and_population_count(module, ternary
     x, params = made(module)
     model, spec = from_linen(module), Spec(2 if ternary else 1, axis=-1)
     first = "Conv_0" if isinstance(module, ConvNet) else "Dense_0"
-    config = ActivationConfig("absmax", bits=1, rules=((first, 8),))
+    config = Activations(calibration="absmax", bits=1, rules=((first, 8),))
     params = jax.tree.map(lambda leaf: leaf.at[0].set(0.0) if leaf.ndim > 1 else leaf + 0.01, params)  # pruned
     seen = weights(spec, calibration="absmax").apply({}, params)
     held = calibrate(model, config, params, {}, x, seen=seen)
@@ -183,7 +183,7 @@ def test_a_contraction_of_a_class_of_its_own_is_replaced_too(make):
 def check_runs(make):
     net = from_linen(Outer(make))
     x, (params, _) = X, net.init(jax.random.key(0), X)
-    config, spec = ActivationConfig("absmax", bits=8), Spec(8)
+    config, spec = Activations(calibration="absmax", bits=8), Spec(8)
     seen = weights(spec, calibration="absmax").apply({}, params)
     held = calibrate(net, config, params, {}, x, seen=seen)
     run = integer.network(net, *held, codes_of(params, spec), config)

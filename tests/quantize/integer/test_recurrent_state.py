@@ -12,7 +12,7 @@ from jopt.config import ConfigError
 from jopt.models import from_linen
 from jopt.models.mlp import MLP
 from jopt.models.rnn import RNN
-from jopt.quantize import ActivationConfig, activations, calibrate, plan_activations, validate_activations
+from jopt.quantize import Activations, activations, calibrate
 
 X = jnp.asarray(np.random.default_rng(5).normal(size=(6, 4, 3)), jnp.float32)
 FEATURES = (5,)
@@ -60,7 +60,7 @@ def numpy_states(cell, p, x, bits):
 def test_the_state_is_quantized_before_each_product(cell):
     model, params, state = made(cell)
     # Only the state: an uncalibrated input passes as it is.
-    config = ActivationConfig(bits=4, state=True)
+    config = Activations(bits=4, state=True)
     fresh = activations(model, config).init(jax.random.key(1), X)
     run = intercept.capture(functools.partial(activations(model, config).apply, train=False))
     _, calls = jax.jit(run)(*fresh, X)
@@ -72,7 +72,7 @@ def test_the_state_is_quantized_before_each_product(cell):
 
 def test_gradients_pass_through_the_states_rounding():
     model, params, _ = made("rnn")
-    config = ActivationConfig("absmax", state=True)
+    config = Activations(calibration="absmax", state=True)
     params, state = calibrate(model, config, params, {}, X)
 
     def loss(params, state, config):
@@ -80,7 +80,7 @@ def test_gradients_pass_through_the_states_rounding():
 
     # At 8 bits the simulation's gradient is near to that of the model; without one it would be 0 through time.
     quantized = jax.grad(loss)(params, state, config)["Recurrent_0"]["recurrent_kernel"]
-    plain = jax.grad(loss)(params, {}, ActivationConfig(bits=None))["Recurrent_0"]["recurrent_kernel"]
+    plain = jax.grad(loss)(params, {}, Activations(bits=None))["Recurrent_0"]["recurrent_kernel"]
     assert np.abs(plain).max() > 0.1
     np.testing.assert_allclose(quantized, plain, atol=0.1 * np.abs(plain).max())
 
@@ -88,7 +88,7 @@ def test_gradients_pass_through_the_states_rounding():
 def test_without_it_and_at_32_bits_every_bit_is_as_before():
     model, params, state = made("rnn")
     plain, _ = jax.jit(functools.partial(model.apply, train=False))(params, state, X)
-    config = ActivationConfig("absmax", bits=32, state=True)
+    config = Activations(calibration="absmax", bits=32, state=True)
     held = calibrate(model, config, params, state, X)
     control, _ = jax.jit(functools.partial(activations(model, config).apply, train=False))(*held, X)
     np.testing.assert_array_equal(plain, control)
@@ -96,16 +96,16 @@ def test_without_it_and_at_32_bits_every_bit_is_as_before():
 
 def test_the_plan_names_it_and_a_state_that_nobody_has_is_an_error():
     model, *_ = made("rnn")
-    rows = plan_activations(ActivationConfig(bits=4, state=True), model, X)
+    rows = Activations(bits=4, state=True).plan_inputs(model, X)
     assert [row.what for row in rows] == [
         "4 bits, asymmetric, percentile, and its state",
         "4 bits, asymmetric, percentile",
     ]
-    left = ActivationConfig(bits=4, state=True, rules=(("Recurrent_0", None),))
+    left = Activations(bits=4, state=True, rules=(("Recurrent_0", None),))
     message = "activations.state must be False where no layer that is quantized is recurrent, got True"
     with pytest.raises(ConfigError, match=message):
-        plan_activations(left, model, X)
+        left.plan_inputs(model, X)
     with pytest.raises(ConfigError, match=message):
-        activations(from_linen(MLP((3,))), ActivationConfig(state=True)).init(jax.random.key(0), X)
+        activations(from_linen(MLP((3,))), Activations(state=True)).init(jax.random.key(0), X)
     with pytest.raises(ConfigError, match=r"activations.state must be False without bits, got True"):
-        validate_activations(ActivationConfig(bits=None, state=True))
+        Activations(bits=None, state=True).validate()
