@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from jopt.train import Experiment, prepare, run_segments
 from jopt.train.compilation import Compiler
 from jopt.train.prepared import Prepared
