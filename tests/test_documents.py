@@ -1,5 +1,7 @@
 """What the documents say can be run does run, and what they name is there."""
 
+import dataclasses
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -7,10 +9,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from jopt import codec, quantize
+from experiments.config_flag import overridden
+from jopt import codec, hyper, quantize
 from jopt.ablate import checks
 from jopt.ablate.trials import groups, trials
-from jopt.train import Experiment, validate
+from jopt.address import get
+from jopt.config import from_dict, to_dict
+from jopt.train import Experiment, Stage, validate
+from jopt.train.plan import applied_methods
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,6 +43,50 @@ def test_the_grids_that_are_printed_can_be_run(name):
     grid = space["get_config"]()
     assert len(checks.validate(grid)) == len(grid.space) * len(grid.seeds) > 1
     assert len(groups(trials(grid))) == 1
+
+
+def blocks(name):
+    return re.findall(r"```python\n(.*?)```", TEXT[name], re.DOTALL)
+
+
+def test_the_config_that_is_printed_takes_the_flags_that_are_printed():
+    example, order, _ = blocks("configs.md")
+    space: dict = {}
+    exec(compile(example + order, "configs.md", "exec"), space)
+    config = space["get_config"]()
+    command = re.search(r"--config=my_config.*?\n\n", TEXT["configs.md"], re.DOTALL)
+    assert command is not None
+    flags = dict(re.findall(r"--config\.(\S+?)=(\S+)", command[0]))
+    changed = overridden(config, flags)
+    assert len(flags) == 4
+    assert (get(changed, "stages[1].prune.sparsity"), get(changed, "stages[1].quantize.bits")) == (0.95, 8)
+    acting = [[a.method.name for a in applied_methods(c, 2)] for c in (config, space["config"])]
+    assert acting == [["prune"], ["quantize", "prune"]]
+    for each in (config, changed, space["config"], overridden(config, {"pruned.prune": "None"})):
+        validate(each)
+
+
+def test_the_method_that_is_printed_is_one(tmp_path, monkeypatch):
+    (tmp_path / "my_methods.py").write_text(blocks("configs.md")[2])
+    monkeypatch.syspath_prepend(tmp_path)
+    Rounded = importlib.import_module("my_methods").Rounded
+    config = Experiment(stages=[Stage("rounded", methods=(Rounded(0.5),))])
+    validate(config)
+    assert "stages[0].rounded.step" in hyper.split(config)[1]
+    assert from_dict(Experiment, to_dict(config)) == config
+    assert get(overridden(config, {"rounded.step": "0.125"}), "step") == 0.125
+    seen = Rounded(0.5).build().apply((), {"w": jax.numpy.array([0.3, 0.9])})
+    assert seen["w"].tolist() == [0.5, 1.0]
+
+
+def test_the_distillation_that_is_printed_is_valid():
+    method, loop, own, _ = blocks("distillation.md")
+    student, teacher = jax.numpy.zeros((2, 3)), jax.numpy.ones((2, 3))
+    space: dict = {"student_logits": student, "teacher_logits": teacher, "hard_losses": student[:, 0]}
+    space |= {"dataclasses": dataclasses, "jax": jax, "jnp": jax.numpy}
+    exec(compile(method + loop + own, "distillation.md", "exec"), space)
+    space["stage"].methods[0].validate()
+    assert float(space["parts"]["soft"]) == float(space["LogitL1"]("runs/big").soft_loss(student, teacher)) == 1.0
 
 
 @pytest.mark.parametrize("name", TEXT)
