@@ -250,7 +250,9 @@ def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
         cls = resolve(value[CLASS], join_path(path, CLASS), trusted=trusted)
         accepted = f"a class that derives from {base.__name__}"
         require(isinstance(cls, type) and issubclass(cls, base), join_path(path, CLASS), value[CLASS], accepted)
-        return from_dict(cls, {k: v for k, v in value.items() if k != CLASS}, path, trusted=trusted)
+        return from_dict(
+            typing.cast(type, cls), {k: v for k, v in value.items() if k != CLASS}, path, trusted=trusted
+        )
     if isinstance(value, list) and origin in (tuple, list):
         hints = _element_hints(hint, len(value))
         pairs = enumerate(zip(value, hints, strict=True))

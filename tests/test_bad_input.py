@@ -563,7 +563,7 @@ def test_every_field_of_every_method_refuses_another_type(kind):
 
 def node_of(tree, path):
     """The dictionary at a path of a JSON tree, and that path with the places of methods."""
-    place = ""
+    json_path = ""
     for part in filter(None, re.split(r"\.|(?=\[)", path)):
         if part.startswith("["):
             tree, part = tree[int(part[1:-1])], part
@@ -572,8 +572,8 @@ def node_of(tree, path):
             tree, part = tree["methods"][i], f".methods[{i}]"
         else:
             tree, part = tree[part], f".{part}"
-        place += part
-    return tree, place.removeprefix(".")
+        json_path += part
+    return tree, json_path.removeprefix(".")
 
 
 @pytest.mark.parametrize(
@@ -584,15 +584,15 @@ def node_of(tree, path):
 )
 def test_every_config_refuses_an_unknown_field(path):
     tree = to_dict(WHOLE)
-    node, place = node_of(tree, path)
+    node, json_path = node_of(tree, path)
     node["lerning_rate"] = 0.1
     with pytest.raises(ConfigError) as error:
         from_dict(Experiment, tree)
-    # Of a method its place in the file, where it stands in a list.
-    assert (error.value.field, error.value.value) == (f"{place}.lerning_rate".removeprefix("."), 0.1)
+    # A method is named by its place in the list of the file.
+    assert (error.value.field, error.value.value) == (f"{json_path}.lerning_rate".removeprefix("."), 0.1)
     # What would be accepted: the fields that there are.
-    known = node.keys() - {"lerning_rate", "class"}
-    assert known and all(name in error.value.accepted for name in known)
+    fields = node.keys() - {"lerning_rate", "class"}
+    assert fields and all(name in error.value.accepted for name in fields)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -606,10 +606,12 @@ def test_every_method_refuses_an_unknown_field(kind):
 
 
 def test_a_function_that_no_file_can_name_is_refused_by_its_address():
-    config = pruned(score=lambda weight: weight)
+    def score(weight):
+        return weight
+
     with pytest.raises(ConfigError) as error:
-        to_dict(config)
-    assert (error.value.field, error.value.value) == ("stages[0].prune.score", config.stages[0].methods[0].score)
+        to_dict(pruned(score=score))
+    assert (error.value.field, error.value.value) == ("stages[0].prune.score", score)
 
 
 @pytest.mark.parametrize("text", ["jopt.prune.methods:Gradul", "jopt.optim:Config", "jopt.prune:gradual", 3])

@@ -80,11 +80,11 @@ def test_the_method_that_is_printed_is_one(tmp_path, monkeypatch):
 
 
 def test_the_distillation_that_is_printed_is_valid():
-    method, loop, own, _ = blocks("distillation.md")
+    stage, loop, method, _ = blocks("distillation.md")
     student, teacher = jax.numpy.zeros((2, 3)), jax.numpy.ones((2, 3))
     space: dict = {"student_logits": student, "teacher_logits": teacher, "hard_losses": student[:, 0]}
     space |= {"dataclasses": dataclasses, "jax": jax, "jnp": jax.numpy}
-    exec(compile(method + loop + own, "distillation.md", "exec"), space)
+    exec(compile(stage + loop + method, "distillation.md", "exec"), space)
     space["stage"].methods[0].validate()
     assert float(space["parts"]["soft"]) == float(space["LogitL1"]("runs/big").soft_loss(student, teacher)) == 1.0
 
