@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jopt.train.compression import updates
 
 from jopt.train import Experiment, prepare, run_segments
 from jopt.train.compilation import Compiler

@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 
 from her_config import get_config  # noqa: E402
-from somebody.pattern import Pairs  # noqa: E402
-from somebody.quantizer import TrainedSteps  # noqa: E402
+from her_package.pattern import Pairs  # noqa: E402
+from her_package.quantizer import TrainedSteps  # noqa: E402
 
 from experiments.config_flag import overridden  # noqa: E402
 from jopt import ablate, address, codec, export, prune, quantize  # noqa: E402
@@ -23,7 +23,7 @@ from jopt.config import ConfigError, canonical_json, from_dict, to_dict  # noqa:
 from jopt.rules import named_leaves  # noqa: E402
 from jopt.train import Experiment, finished, packed, prepare, run  # noqa: E402
 
-FILES = sorted(path for path in (HERE / "somebody").glob("*.py") if path.name != "__init__.py")
+FILES = sorted(path for path in (HERE / "her_package").glob("*.py") if path.name != "__init__.py")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_her_config_survives_json_and_is_another_experiment_than_ours():
     config = get_config()
     again = from_dict(Experiment, json.loads(json.dumps(to_dict(config))))
     assert canonical_json(again) == canonical_json(config)
-    assert '"class":"somebody.method:MaxNorm"' in canonical_json(config)
+    assert '"class":"her_package.method:MaxNorm"' in canonical_json(config)
     ours = address.with_values(config, {"pruned.prune.score": "magnitude"})
     assert canonical_json(ours) != canonical_json(config)
 
@@ -104,7 +104,7 @@ def test_her_column_is_in_every_table(directory, whole):
 
 
 def test_her_format_is_written_like_ours(directory, whole, tmp_path):
-    files = export.export(directory, tmp_path, ["somebody.export_format:FORMAT", "packed"])
+    files = export.export(directory, tmp_path, ["her_package.export_format:FORMAT", "packed"])
     assert [file.format for file in files][:2] == ["csv", "packed"]
     rows = list(csv.reader((tmp_path / "weights.csv").read_text().splitlines()))
     assert len(rows) == sum(w.size for _, w in named_leaves(whole.params))
@@ -136,11 +136,11 @@ def test_a_run_from_the_command_line_gives_the_same_bits(directory, tmp_path):
 def test_a_stranger_s_run_imports_nothing_unless_it_is_trusted(directory):
     code = f"from jopt.train import finished; finished.load({str(directory)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1])
-    assert done.returncode == 1 and "somebody" in done.stderr and "not trusted" in done.stderr
+    assert done.returncode == 1 and "her_package" in done.stderr and "not trusted" in done.stderr
 
 
 def test_a_score_needs_what_it_reads():
     with pytest.raises(ValueError, match="grads"):
-        method = prune.OneShot(0.5, score="somebody.score:taylor").build()
+        method = prune.OneShot(0.5, score="her_package.score:taylor").build()
         params = {"w": np.ones((2, 2), np.float32)}
         method.update(method.init(params), params, step=0)
