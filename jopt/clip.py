@@ -160,9 +160,9 @@ def _factors(params: Any, rules: Rules, layers: Layers | None) -> list[float | N
 def outside(
     params: Any, low: float = -1.0, high: float = 1.0, rules: Rules = (), layers: Layers | None = None
 ) -> list[str]:
-    """A sentence for each leaf with weights, NaN among them, that `clip_params` with the same arguments would change.
+    """A sentence for each leaf with weights outside the range of `clip_params` of these arguments, or NaN.
 
-    No stage asks it at its end: what the model sees there may rightly lie outside, such as the signs of small weights.
+    No stage checks it at its end: what the model sees there may lie outside, such as the signs of small weights.
 
     Example:
       >>> outside({"kernel": jnp.array([[0.5, 2.0]])})

@@ -266,33 +266,33 @@ def test_names_of_flax_say_what_a_trace_says():
 
 
 def test_a_plan_says_each_role():
-    rows = quantize.plan(quantize.Weights(bits=4), tree(0, "scanned"), known("scanned"))
+    rows = quantize.Weights(bits=4).plan(tree(0, "scanned"), known("scanned"))
     said = {row.path: (row.role, row.what) for row in rows}
     assert said["blocks/attention/query/bias"] == ("bias of DenseGeneral", "left as it is")
     assert said["blocks/norm_0/scale"] == ("scale of LayerNorm", "left as it is")
     assert said["blocks/attention/query/kernel"][0] == "kernel of DenseGeneral"
     assert said["blocks/attention/query/kernel"][1].endswith("16 scales of 8 values")  # 2 copies x 2 heads x 4
     assert said["embed/embedding"][0] == "embedding of Embed"
-    for package, config, what in (
-        (prune, prune.Gradual(sparsity=0.75), "keeps 32 of 128 weights in each of 2 copies, gradual by magnitude"),
-        (cluster, cluster.Share(4, keep_zero=False), "at most 4 values in each of 2 copies, trained"),
+    for method, what in (
+        (prune.Gradual(sparsity=0.75), "keeps 32 of 128 weights in each of 2 copies, gradual by magnitude"),
+        (cluster.Share(4, keep_zero=False), "at most 4 values in each of 2 copies, trained"),
     ):
-        rows = package.plan(config, tree(0, "scanned"), known("scanned"))
+        rows = method.plan(tree(0, "scanned"), known("scanned"))
         assert next(row.what for row in rows if row.path == "blocks/up/kernel") == what
 
 
 @pytest.mark.parametrize("way", [pytest.param("plain", marks=pytest.mark.slow), "scanned"])
-def test_what_configs_build_holds_at_the_end(way):
-    """`check` of each package: nothing to say of what the transform gave, something of what it did not."""
+def test_what_methods_build_holds_at_the_end(way):
+    """`check` of each method: nothing to say of what the transform gave, something of what it did not."""
     params = tree(0, way)
-    for package, config in (
-        (prune, prune.OneShot(sparsity=0.5)),
-        (prune, prune.OneShot(pattern="channel", sparsity=0.5)),
-        (quantize, quantize.Weights(bits=3)),
-        (quantize, quantize.XNOR()),
-        (cluster, cluster.Share(4)),
+    for method in (
+        prune.OneShot(sparsity=0.5),
+        prune.OneShot(pattern="channel", sparsity=0.5),
+        quantize.Weights(bits=3),
+        quantize.XNOR(),
+        cluster.Share(4),
     ):
-        t = package.build(config, begin=0, steps=10, layers=known(way))
+        t = method.build(begin=0, steps=10, layers=known(way))
 
         @quick.jit
         def run(params, t=t):
@@ -300,9 +300,9 @@ def test_what_configs_build_holds_at_the_end(way):
             return t.apply(state, params), state, params
 
         fine, state, dense = jax.device_get(run(params))
-        assert package.check(config, state, fine, known(way)) == []
+        assert method.check(state, fine, known(way)) == []
         weights = sum(path.endswith(WEIGHTS) for path, _ in named_leaves(params))
-        problems = package.check(config, state, dense, known(way))
+        problems = method.check(state, dense, known(way))
         assert len({p.partition(":")[0].partition(" of copy")[0] for p in problems}) == weights
 
 

@@ -50,7 +50,7 @@ def run(config: Experiment, seeds: Sequence[int]) -> list[Trial]:
             seen_of[stage] = jax.jit(p.program(p.plans[stage]).seen)
         trial.accuracy[end.name] = 100 * end.accuracy
         params = jax.device_get(seen_of[stage](end.state, end.values).params)
-        about = packed.metadata(packed.Packing(config, stage, params, {}, p.dataset))
+        about = packed.metadata(packed.Packing(config, p.plans[stage], params, {}, p.dataset))
         trial.size[end.name] = len(codec.encode(params, metadata=about, huffman=False).data)
         if stage == len(config.stages) - 1:
             trial.size["huffman"] = len(codec.encode(params, metadata=about).data)
