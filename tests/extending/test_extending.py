@@ -19,6 +19,7 @@ from her_package.quantizer import TrainedSteps  # noqa: E402
 
 from experiments.config_flag import overridden  # noqa: E402
 from jopt import ablate, address, codec, export, prune, quantize  # noqa: E402
+from jopt.ablate.budget import Knob, Search, search  # noqa: E402
 from jopt.config import ConfigError, canonical_json, from_dict, to_dict  # noqa: E402
 from jopt.rules import named_leaves  # noqa: E402
 from jopt.train import Experiment, finished, packed, prepare, run  # noqa: E402
@@ -124,6 +125,25 @@ def test_her_numbers_are_axes_of_one_program_and_her_classes_of_others(tmp_path)
     assert {row["quantize"] for row in results.trials} == {"TrainedSteps", "Weights(bits=4)"}
     assert "weights_l2" in (tmp_path / "grid" / "trials.csv").read_text().splitlines()[0]
     assert "L2 of the parameters" in (tmp_path / "grid" / "report.html").read_text()
+
+
+def test_a_search_turns_her_knobs(tmp_path):
+    config = Search(
+        name="hers",
+        experiment=get_config(),
+        knobs=(Knob(ablate.axis("bits", (32, 4))), Knob(ablate.axis("max_norm.limit", (100.0, 2.0)))),
+        seeds=(2,),
+        finalists=1,
+        confirm=3,
+        trials=20,
+    )
+    result = search(config, tmp_path / "search", "accuracy_drop<90")
+    assert {tuple(e.point) for e in result.estimates} == {("bits", "limit")} and result.recommended is not None
+    report = (tmp_path / "search" / "report.md").read_text()
+    assert (
+        "limit" in report
+        and json.loads((tmp_path / "search" / "manifest.json").read_text())["exit_status"] == "finished"
+    )
 
 
 def test_a_run_from_the_command_line_gives_the_same_bits(directory, tmp_path):
