@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/digits_prune.py --workdir=runs/digits_prune
 
 The sparsity rises along Zhu and Gupta's cubic and stands still for the last quarter of the second stage. Other
-sparsities are a flag away: `--config.stages[1].prune.sparsity=0.95`.
+sparsities are a flag away: `--config.prune.sparsity=0.95`.
 
 Time: 18 s in all, with start-up and compilation. Result: 98.61 % test accuracy with seed 0 (dense 97.78 %), 5,430
 of 50,610 parameters left, in a file of 20,339 bytes, a tenth of float32; over 10 seeds 98.33 %, 0.11 points above

@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/digits_transfer.py:source --workdir=runs/digits_parity
     python -m experiments.train --config=configs/digits_transfer.py --workdir=runs/digits_transfer
 
-The second run takes the hidden layers of the first (`--config.stages[0].transfer.source` names another run), trains
+The second run takes the hidden layers of the first (`--config.transfer.source` names another run), trains
 a new head on them while they are frozen, then everything. `:scratch` is the same without the source.
 
 Time: 8 s and 11 s in all, with start-up and compilation. Result with seed 0: 97.50 % on odd and even, then 92.50

@@ -64,7 +64,8 @@ class ConfigFlag:
             value of another type.
         """
         text = flags.FLAGS[self.name].value
-        require(text is not None, f"--{self.name}", text, ACCEPTED)
+        if text is None:
+            raise ConfigError(f"--{self.name}", text, ACCEPTED)
         return overridden(load(text), dict(self._overrides()))
 
     def _overrides(self) -> Iterator[tuple[str, str]]:

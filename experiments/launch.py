@@ -157,7 +157,7 @@ def _config() -> Any:
     try:
         return CONFIG.value()
     except Exception as error:
-        file = Path(flags.FLAGS[CONFIG.name].value.partition(":")[0])
+        file = Path(str(flags.FLAGS[CONFIG.name].value).partition(":")[0])
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
         known = isinstance(error, SyntaxError | AttributeError | LookupError | ValueError | TypeError | ImportError)

@@ -111,6 +111,8 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
         return True
     if origin is collections.abc.Callable:
         return callable(value)
+    if origin is typing.Literal:
+        return value in args
     if origin in (typing.Union, types.UnionType):
         return any(matches(value, arg, path) for arg in args)
     if hint is type(None):
@@ -236,11 +238,13 @@ def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
         kinds = [a for a in args if (typing.get_origin(a) in (tuple, list)) == isinstance(value, list)]
         kinds = [a for a in kinds if isinstance(value, list) or dataclasses.is_dataclass(a)]
         return decode(value, kinds[0], path, trusted) if kinds else value
-    if isinstance(value, str) and _may_be_reference(hint):
+    if isinstance(value, str) and (_has_callable(hint) or _may_be_reference(hint)):
         from jopt.reference import is_reference, resolve
 
         if is_reference(value):
-            resolve(value, path, trusted=trusted)
+            target = resolve(value, path, trusted=trusted)
+            # Where a string is accepted it stays one, and is looked up where it is used.
+            return value if str in args else target
     if isinstance(value, Mapping) and (dataclasses.is_dataclass(hint) or (hint is object and CLASS in value)):
         base = typing.cast(type, hint)
         if CLASS not in value:
@@ -263,7 +267,12 @@ def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
 def _may_be_reference(hint: Any) -> bool:
     """Whether a string in a field of this type may name a function or a class of any module."""
     args = typing.get_args(hint)
-    return str in args and any(collections.abc.Callable in (a, typing.get_origin(a)) for a in args)
+    return str in args and (_has_callable(hint) or any(map(dataclasses.is_dataclass, args)))
+
+
+def _has_callable(hint: Any) -> bool:
+    """Whether a type accepts functions."""
+    return any(collections.abc.Callable in (a, typing.get_origin(a)) for a in (hint, *typing.get_args(hint)))
 
 
 def is_node(value: Any) -> bool:

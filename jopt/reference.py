@@ -30,7 +30,7 @@ def is_reference(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
-def resolve(reference: str, field: str, *, trusted: bool = True) -> object:
+def resolve(reference: str, field: str, *, trusted: bool = True) -> Any:
     """The object that `package.module:name` names.
 
     Its module is imported, which runs the module's code. Nothing else is evaluated: the name after the colon is

@@ -86,9 +86,9 @@ class ParamTransform(NamedTuple):
 
     init: Callable[[Params], State]
     update: Callable[..., State]
-    apply: Callable[[State, Params], Params]
+    apply: Callable[..., Params]
     project: Callable[[State, Any], Any] | None = None
-    forward: Callable[[State, Params], Params] | None = None
+    forward: Callable[..., Params] | None = None
     observe: Callable[[State, Params, Any], State] | None = None
     needs: frozenset[str] = frozenset()
     shapes: Callable[[State], Mapping[str, tuple[int, ...]]] | None = None

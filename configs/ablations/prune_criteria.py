@@ -22,7 +22,7 @@ SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 
 def get_config() -> Ablation:
     """260 trials, five programs: trained, pruned along the cubic, and fine-tuned."""
-    score, sparsity = "stages[1].prune.score", "stages[1].prune.sparsity"
+    score, sparsity = "prune.score", "prune.sparsity"
     return Ablation(
         name="prune criteria",
         experiment=Experiment(

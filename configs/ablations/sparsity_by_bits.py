@@ -29,8 +29,8 @@ def get_config() -> Ablation:
             stages=[Stage("train", methods=(prune.Gradual(budget="erk", end=0.5), quantize.Weights()))],
         ),
         space=product(
-            axis("stages[0].prune.sparsity", (0.0, 0.5, 0.8, 0.9, 0.95)),
-            axis("stages[0].quantize.bits", (32, 8, 4, 2)),
+            axis("prune.sparsity", (0.0, 0.5, 0.8, 0.9, 0.95)),
+            axis("quantize.bits", (32, 8, 4, 2)),
         ),
         seeds=(0, 1, 2, 3, 4),
         control={"prune.sparsity": 0.0, "bits": 32},

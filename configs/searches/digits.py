@@ -13,7 +13,7 @@ from jopt.ablate import axis, choices
 from jopt.ablate.budget import Knob, Search
 from jopt.train import Experiment, Stage
 
-_SCALES = "stages[0].quantize.granularity"
+_SCALES = "quantize.granularity"
 
 
 def get_config() -> Search:
@@ -37,23 +37,23 @@ def get_config() -> Search:
         ),
         knobs=(
             Knob(
-                axis("stages[0].prune.sparsity", (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)),
+                axis("prune.sparsity", (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98)),
                 start=(0.0, 0.6, 0.9),
             ),
-            Knob(axis("stages[0].quantize.bits", (32, 8, 6, 4, 3, 2)), start=(32, 4, 2)),
+            Knob(axis("quantize.bits", (32, 8, 6, 4, 3, 2)), start=(32, 4, 2)),
             Knob(
                 choices(
                     "clusters",
                     {
-                        0: {"stages[0].share": None, _SCALES: "channel"},
+                        0: {"train.share": None, _SCALES: "channel"},
                         # Shared values need one scale: a scale per channel would make several values of one.
-                        16: {"stages[0].share": cluster.Share(clusters=16, begin=0.6), _SCALES: "tensor"},
-                        8: {"stages[0].share": cluster.Share(clusters=8, begin=0.6), _SCALES: "tensor"},
+                        16: {"train.share": cluster.Share(clusters=16, begin=0.6), _SCALES: "tensor"},
+                        8: {"train.share": cluster.Share(clusters=8, begin=0.6), _SCALES: "tensor"},
                     },
                 ),
                 start=(0, 16),
             ),
-            Knob(axis("stages[0].prune.pattern", ("unstructured", "channel"))),
+            Knob(axis("prune.pattern", ("unstructured", "channel"))),
             Knob(
                 choices(
                     "widths",

@@ -133,10 +133,11 @@ class _Session:
         # The first of all files: it makes the directory one that can be resumed.
         self._record()
         launch = Launch(self.files)
-        counts = {"trials": len(self.trials), "done": len(done)}
         # A later launch may add groups that are trained on other data.
         grows = ("datasets",)
-        with launch.recorded(self._facts(), self._closing, varies=_VARY, grows=grows, **counts) as self.manifest:
+        with launch.recorded(
+            self._facts(), self._closing, varies=_VARY, grows=grows, trials=len(self.trials), done=len(done)
+        ) as self.manifest:
             self._execute(done)
             results = self._results(self.files.done())
             self._write(results)

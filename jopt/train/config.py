@@ -7,6 +7,7 @@ from jopt import models, optim
 from jopt import transfer as transferring
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
+from jopt.measure import Column, load_columns
 from jopt.method import Method
 
 STAGE = "stage:"
@@ -85,7 +86,7 @@ class Experiment:
       checkpoint_every: save every so many segments; a stage's end always counts.
       keep_checkpoints: so many latest checkpoints are kept, and the best by validation accuracy.
       pack: end with the packed model, `model.jopt`, whose length is then the result's `bytes`.
-      columns: what is reported of each stage besides the built-in columns: `jopt.columns.Column`s by reference,
+      columns: what is reported in addition to the built-in columns: `jopt.measure.Column`s, or their references,
         'package.module:name'.
       stages: the parts of the run, one after the other.
     """
@@ -105,7 +106,7 @@ class Experiment:
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
     pack: bool = False
-    columns: tuple[str, ...] = ()
+    columns: tuple[str | Column, ...] = ()
     stages: list[Stage] = dataclasses.field(default_factory=lambda: [Stage()])
 
 
@@ -138,6 +139,7 @@ def validate(config: Experiment, path: str = "") -> None:
     data_sets.validate(config.data, join_path(path, "data"))
     optim.validate(config.optimizer, join_path(path, "optimizer"))
     require(len(config.stages) > 0, join_path(path, "stages"), config.stages, "a list of at least one Stage")
+    load_columns(config.columns)
     names = [stage.name for stage in config.stages]
     for i, stage in enumerate(config.stages):
         here = join_path(path, f"stages[{i}]")

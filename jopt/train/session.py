@@ -308,7 +308,7 @@ class _Session:
             seen.params,
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
-            latent=jax.device_get(evaluated(state).params) if formats else None,
+            latent=jax.device_get(plan.trainables.network_only(evaluated(state).params)) if formats else None,
             grids=codes.grids(formats) if formats else None,
             flops=flops_of(p, stage),
             bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,

@@ -49,6 +49,11 @@ class Trainables:
         """What methods own of the tree."""
         return {k: v for k, v in tree.items() if k in self.keys} if self._owns(tree) else {}
 
+    def network_only(self, tree: Any) -> Any:
+        """The tree without what transforms alone read: of the structure that the wrapped network takes."""
+        unseen = self.keys - set(self.seen)
+        return {k: v for k, v in tree.items() if k not in unseen} if self._owns(tree) else tree
+
     def keep(self, tree: Any, of: Any) -> Any:
         """`tree`, with what methods own as `of` has it."""
         owned = self.methods_only(of)
@@ -81,7 +86,7 @@ class Trainables:
         if transform.learn is None:
             return tree
         values = transform.learn(state, self.model_only(tree))
-        fresh = {key: value for key, value in zip(self.learned, values, strict=True) if key in keys}
+        fresh = {key: value for key, value in zip(self.learned, values, strict=True) if key and key in keys}
         return {**tree, **fresh} if fresh else tree
 
     def around(self, transform: ParamTransform) -> ParamTransform:

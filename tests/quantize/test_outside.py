@@ -111,7 +111,9 @@ def test_a_quantizer_with_trained_levels_is_a_method_like_ours():
 
 
 @pytest.mark.parametrize(
-    "calibration", [half_of_the_maximum, HERE + "half_of_the_maximum", Deviations(1.0)], ids=str
+    "calibration",
+    [half_of_the_maximum, HERE + "half_of_the_maximum", Deviations(1.0)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_calibration_chooses_the_range(calibration):
     method = Weights(bits=4, calibration=calibration)
