@@ -23,8 +23,13 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {path.name: path.read_text() for path in DOCUMENTS}
 
 
+def blocks(name):
+    """The Python examples of a document."""
+    return re.findall(r"```python\n(.*?)```", TEXT[name], re.DOTALL)
+
+
 def test_the_readme_example_runs_as_printed():
-    block = re.findall(r"```python\n(.*?)```", TEXT["README.md"], re.DOTALL)[-1]
+    block = blocks("README.md")[1]
     assert len([line for line in block.splitlines() if line.strip()]) <= 18
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in a reader's session
         space: dict = {}
@@ -39,14 +44,10 @@ def test_the_readme_example_runs_as_printed():
 @pytest.mark.parametrize("name", ["README.md", "ablations.md"])
 def test_the_grids_that_are_printed_can_be_run(name):
     space: dict = {}
-    exec(compile(re.findall(r"```python\n(.*?)```", TEXT[name], re.DOTALL)[0], name, "exec"), space)
+    exec(compile(blocks(name)[0], name, "exec"), space)
     grid = space["get_config"]()
     assert len(checks.validate(grid)) == len(grid.space) * len(grid.seeds) > 1
     assert len(groups(trials(grid))) == 1
-
-
-def blocks(name):
-    return re.findall(r"```python\n(.*?)```", TEXT[name], re.DOTALL)
 
 
 def test_the_config_that_is_printed_takes_the_flags_that_are_printed():
@@ -66,17 +67,37 @@ def test_the_config_that_is_printed_takes_the_flags_that_are_printed():
         validate(each)
 
 
-def test_the_method_that_is_printed_is_one(tmp_path, monkeypatch):
-    (tmp_path / "my_methods.py").write_text(blocks("configs.md")[2])
-    monkeypatch.syspath_prepend(tmp_path)
-    Rounded = importlib.import_module("my_methods").Rounded
-    config = Experiment(stages=[Stage("rounded", methods=(Rounded(0.5),))])
+def own_methods(document, directory, monkeypatch):
+    """The module that a document's last example is, where a config can name its classes."""
+    name = f"methods_of_{document.partition('.')[0].lower()}"
+    (directory / f"{name}.py").write_text(blocks(document)[2])
+    monkeypatch.syspath_prepend(directory)
+    return importlib.import_module(name)
+
+
+def assert_method(method, field, text):
+    """It stands in a config, which survives JSON, and its number is traced and a flag."""
+    config = Experiment(stages=[Stage("train", methods=(method,))])
     validate(config)
-    assert "stages[0].rounded.step" in hyper.split(config)[1]
+    assert f"stages[0].{method.name}.{field}" in hyper.split(config)[1]
     assert from_dict(Experiment, to_dict(config)) == config
-    assert get(overridden(config, {"rounded.step": "0.125"}), "step") == 0.125
-    seen = Rounded(0.5).build().apply((), {"w": jax.numpy.array([0.3, 0.9])})
+    assert get(overridden(config, {f"{method.name}.{field}": text}), field) == float(text)
+
+
+def test_the_method_of_the_configs_page_is_one(tmp_path, monkeypatch):
+    method = own_methods("configs.md", tmp_path, monkeypatch).Rounded(0.5)
+    assert_method(method, "step", "0.125")
+    seen = method.build().apply((), {"w": jax.numpy.array([0.3, 0.9])})
     assert seen["w"].tolist() == [0.5, 1.0]
+
+
+def test_the_method_of_the_readme_is_one(tmp_path, monkeypatch):
+    method = own_methods("README.md", tmp_path, monkeypatch).MaxNorm(2.0)
+    assert_method(method, "limit", "1.5")
+    params = {"bias": jax.numpy.array([9.0]), "kernel": jax.numpy.array([[3.0, 4.0]])}
+    constrained = method.build().constrain((), params)
+    assert constrained["bias"].tolist() == [9.0]
+    assert constrained["kernel"].tolist() == [[pytest.approx(1.2), pytest.approx(1.6)]]
 
 
 def test_the_distillation_that_is_printed_is_valid():
