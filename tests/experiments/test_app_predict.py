@@ -8,6 +8,7 @@ import pytest
 from jopt import codec, data, models, optim, quantize, report, train
 from jopt.quantize.activations import KEY
 from jopt.train import Experiment, Stage, packed
+from jopt.train.prepared import resolve
 from jopt.transform import Storage
 
 CONFIG = Experiment(
@@ -37,7 +38,8 @@ def model(tmp_path_factory):
     peak = (127 * scale).astype(np.float32)[None]
     held = {"Dense_0/kernel": Storage(quantize.Spec(8, axis=-1), quantize.Range(-peak, peak))}
     dataset, path = data.load(CONFIG.data), tmp_path_factory.mktemp("packed") / "alone.jopt"
-    packed.save(path, packed.Packing(CONFIG, 0, params, state, dataset, held))
+    (plan,) = resolve(CONFIG, len(dataset.train.labels))
+    packed.save(path, packed.Packing(CONFIG, plan, params, state, dataset, held))
     return path, codes, scale, dataset
 
 
