@@ -113,7 +113,7 @@ def _check_axes(a: Ablation) -> None:
     for name in names:
         require(bool(name), "the name of an axis", name, "not empty")
         taken = name in (*COLUMNS, *OUTCOMES)
-        require(not taken, f"the axis {name!r}", name, "a name that is no column of trials.csv")
+        require(not taken, f"the axis {name!r}", name, "named differently: trials.csv has a column of that name")
     # summary.csv has more columns than trials.csv, such as the mean of each outcome.
     columns(names, a.metric)
     _check_labels(a.space)
