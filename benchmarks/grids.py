@@ -31,8 +31,8 @@ from jopt import data, hyper, keys
 from jopt.ablate import Ablation, Layout, Lift, axis
 from jopt.ablate.execute import Chunk, lifted
 from jopt.ablate.plan import Loader, sizes_of
+from jopt.ablate.results import read_csv
 from jopt.ablate.strategy import lanes
-from jopt.ablate.table import read_csv
 from jopt.ablate.trials import Trial, trials
 from jopt.train import Compiler, Experiment, Prepared, TrainState, prepare
 from jopt.train.loop import run_segments

@@ -1,4 +1,4 @@
-"""Runs what an ablation's config file describes, or goes on where it was interrupted.
+"""Runs the ablation of a config file, or continues an interrupted one.
 
 python -m experiments.ablate --config=configs/ablations/sparsity_by_bits.py --workdir=runs/grid
 """
@@ -27,6 +27,7 @@ _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
+    # Before anything touches JAX: the number of devices cannot change once a backend is up.
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
     grid = config_of(ablate.Ablation)
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
 
 
 def config_arguments(argv: list[str]) -> str:
-    """The flags that say which grid it is, as one types them.
+    """The flags that define the grid, as they are typed in a shell.
 
     Example:
       >>> config_arguments(["experiments/ablate.py", "--config=configs/ablations/clipping.py", "--workdir=runs/a"])
@@ -44,14 +45,15 @@ def config_arguments(argv: list[str]) -> str:
       >>> config_arguments(["ablate.py", "--config", "a.py", "--config.experiment.data.flip", "--workdir=b"])
       '--config=a.py --config.experiment.data.flip'
     """
-    given: list[str] = []
-    for place, arg in enumerate(argv[1:], 1):
+    # Without `--workdir` and the like: the commands in the report name another directory, and change no result.
+    config_flags: list[str] = []
+    for position, arg in enumerate(argv[1:], 1):
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("-") and (name == "config" or name.startswith(("config.", "noconfig."))):
-            value = argv[place + 1] if place + 1 < len(argv) else "-"
-            # A flag of truth stands alone.
-            given.append(arg if "=" in arg or value.startswith("-") else f"{arg}={value}")
-    return " ".join(map(shlex.quote, given))
+            value = argv[position + 1] if position + 1 < len(argv) else "-"
+            # A boolean flag has no value; for others the value may be the next argument.
+            config_flags.append(arg if "=" in arg or value.startswith("-") else f"{arg}={value}")
+    return " ".join(map(shlex.quote, config_flags))
 
 
 if __name__ == "__main__":

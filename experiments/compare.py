@@ -1,4 +1,4 @@
-"""Shows what differs between runs, finished or not: config, environment, metrics and curves.
+"""Shows the differences between runs, finished or not: config, environment, metrics and curves.
 
 python -m experiments.compare runs/a runs/b --out=comparison
 """
@@ -32,7 +32,7 @@ _CAVEAT = (
 
 @dataclasses.dataclass
 class Run:
-    """What a run directory holds so far; `manifest` and `result` are empty where the file is not there yet."""
+    """The content of a run directory so far; `manifest` and `result` are empty where the file is not there yet."""
 
     path: Path
     config: dict[str, Any]
@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError("RUN_A RUN_B ...", argv[1:], "at least two run directories")
     runs = dict(zip(differences.unique_names(paths), map(_read, paths), strict=True))
     out = Path(_OUT.value)
+    # Runs are read first, so that a wrong run leaves no empty directory behind.
     _claim(out)
     tables, sentences = _tables(runs), _sentences(runs)
 
@@ -64,7 +65,7 @@ def _read(path: Path) -> Run:
     """Reads a run directory.
 
     Raises:
-      WorkdirError: if it is none, or if a file in it cannot be read.
+      WorkdirError: if it is not a run directory, or if a file in it cannot be read.
     """
     files = Workdir(path)
     if not files.config.is_file():
@@ -90,7 +91,7 @@ def _read(path: Path) -> Run:
 
 
 def _tables(runs: dict[str, Run]) -> list[report.Table]:
-    """What differs, as tables; one without rows says that nothing does."""
+    """The differences, as tables; a table without rows means that nothing differs."""
     summaries = {name: differences.summary(r.rows, r.result, r.manifest) for name, r in runs.items()}
     tables = [
         differences.difference_table("Config", {name: r.config for name, r in runs.items()}),
@@ -113,7 +114,7 @@ def _with_numbers(runs: dict[str, Run]) -> list[report.Table]:
 
 
 def _sentences(runs: dict[str, Run]) -> list[str]:
-    """The findings: what is equal where no table says so, what the numbers cannot show, what is not comparable."""
+    """The findings that no table shows: what is equal, what is missing, and what is not comparable."""
     sentences: list[str] = []
     if not differences.differing({name: r.config for name, r in runs.items()}):
         sentences.append("The configs are equal.")
@@ -138,7 +139,7 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
 
 
 def _claim(directory: Path) -> None:
-    """Makes the directory and checks that no file of somebody else would be replaced.
+    """Makes the directory and checks that no file of another origin would be replaced.
 
     Raises:
       WorkdirError: if it cannot be made or written, or holds files of these names that this app did not write.

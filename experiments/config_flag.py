@@ -29,38 +29,40 @@ class ConfigFlag:
 
     def define(self) -> "ConfigFlag":
         """Defines the flag."""
-        text = f"File that defines get_config(). --{self.name}.ADDRESS=VALUE overrides a part of what it returns."
+        text = f"File that defines get_config(). --{self.name}.ADDRESS=VALUE overrides a part of its result."
         flags.DEFINE_string(self.name, None, text)
         return self
 
     def define_overrides(self, args: Sequence[str]) -> list[str]:
-        """Defines a flag for each override in `args`, and gives the arguments with a value for each.
+        """Defines a flag for each override in `args`, and returns the arguments with a value for each override.
 
-        `--config.data.flip` stands for true, `--noconfig.data.flip` for false, and a value may follow as an
-        argument of its own, as for other flags.
+        `--config.data.flip` means true and `--noconfig.data.flip` false. The value may also be the next argument,
+        as for other flags.
         """
-        given, left = [], list(args)
-        while left:
-            arg = left.pop(0)
+        # absl refuses flags that it does not know, and a config's addresses are known only after its file has run.
+        complete, pending = [], list(args)
+        while pending:
+            arg = pending.pop(0)
             head, equals, _ = arg.lstrip("-").partition("=")
             if not arg.startswith("-") or not head.removeprefix("no").startswith(f"{self.name}."):
-                given.append(arg)
+                complete.append(arg)
                 continue
             off = head.startswith("no")
             head = head.removeprefix("no") if off else head
             if not equals:
-                follows = bool(left) and not left[0].startswith("-") and not off
-                arg = f"--{head}={'false' if off else left.pop(0) if follows else 'true'}"
+                follows = bool(pending) and not pending[0].startswith("-") and not off
+                arg = f"--{head}={'false' if off else pending.pop(0) if follows else 'true'}"
+            # The same override may be given twice; the last one counts, as for every flag.
             if head not in flags.FLAGS:
                 flags.DEFINE_string(head, None, "An override.")
-            given.append(arg)
-        return given
+            complete.append(arg)
+        return complete
 
     def value(self) -> Any:
-        """What the file's `get_config` returns, with the overrides.
+        """The result of the file's `get_config`, with the overrides.
 
         Raises:
-          ConfigError: for a file that is not there or has no `get_config`, an address that names no part, or a
+          ConfigError: for a file that does not exist or has no `get_config`, an address that names no part, or a
             value of another type.
         """
         text = flags.FLAGS[self.name].value
@@ -75,7 +77,7 @@ class ConfigFlag:
 
 
 def overridden(config: Any, overrides: dict[str, str]) -> Any:
-    """A config with parts set from text.
+    """A config with parts set from text, as flags give it.
 
     Example:
       >>> from jopt.train import Experiment
@@ -87,9 +89,10 @@ def overridden(config: Any, overrides: dict[str, str]) -> Any:
     values = {}
     for name, text in overrides.items():
         value, hint = address.parse(text), address.resolve(config, name, text).hint
-        # '5' may be the name of something.
+        # A field of text takes '5' as text: it may be a name.
         values[name] = text if hint is not None and not matches(value, hint) and matches(text, hint) else value
     config = address.with_values(config, values)
+    # Checked after all are set: an override may replace a part that another override is in.
     for name, value in values.items():
         slot = address.resolve(config, name)
         fine = slot.hint is None or matches(address.get(config, name), slot.hint)
@@ -98,17 +101,17 @@ def overridden(config: Any, overrides: dict[str, str]) -> Any:
 
 
 def load(text: str) -> Any:
-    """What `get_config` of the file in `FILE[:ARGUMENT]` returns.
+    """The result of `get_config` of the file in `FILE[:ARGUMENT]`.
 
-    The file is imported as a module, and its directory is one of those that modules are looked for in, as for a
-    script: so a config can use what lies beside it, and functions and classes in it have a name
-    (`jopt.reference`).
+    The file is imported as a module, and its directory is added to the search path of modules, as for a script. So
+    a config can import files next to it, and functions and classes in it can be named (`jopt.reference`).
 
     Raises:
       ConfigError: if there is no such file, or it has no function `get_config`.
     """
     file, colon, argument = text.partition(":")
     path = Path(file)
+    # Opened first, since an import error would not tell a missing file from a missing module in it.
     try:
         with path.open("rb"):
             pass
@@ -121,15 +124,16 @@ def load(text: str) -> Any:
 
 
 def _module(path: Path) -> ModuleType:
-    """The file as a module: by its path from here where that is a module's name, else by its own name."""
+    """The file as a module, named by its path from the current directory if that is a name, else by its stem."""
     path = path.resolve()
     if str(path.parent) not in sys.path:
+        # At the end, so that a file next to the config cannot hide an installed package.
         sys.path.append(str(path.parent))
     near = path.with_suffix("").parts[len(Path.cwd().parts) :] if path.is_relative_to(Path.cwd()) else ()
     name = ".".join(near) if near and all(part.isidentifier() for part in near) else path.stem
-    known = sys.modules.get(name)
-    if known is not None and Path(known.__file__ or "").resolve() != path:
-        # A name that is taken: the module gets one that no import statement finds.
+    loaded = sys.modules.get(name)
+    if loaded is not None and Path(loaded.__file__ or "").resolve() != path:
+        # Another module has the name. This one gets a name that no import statement in the file can mean.
         name = f"config_file_{name}"
     if name in sys.modules:
         return sys.modules[name]
@@ -140,6 +144,7 @@ def _module(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
+        # Half a module must not be found by a second import of the same file.
         del sys.modules[name]
         raise
     return module

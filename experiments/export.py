@@ -1,4 +1,4 @@
-"""Writes a finished run's model as files that other programs run or read, with a model card beside them.
+"""Writes a finished run's model as files for other programs, with a model card.
 
 python -m experiments.export runs/a
 python -m experiments.export runs/a --format=packed,stablehlo,onnx,safetensors --out=release
@@ -31,7 +31,8 @@ _RAW = flags.DEFINE_bool(
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
 
 _WIDTH = 100  # Columns where the output is no terminal.
-_OURS = 'library_name: "jopt"'
+# A line that every model card of this package has: other README files do not.
+_CARD_MARK = 'library_name: "jopt"'
 
 
 def main(argv: list[str]) -> None:
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
             written = export.export(run.path, out, formats, raw_inputs=_RAW.value)
         except OSError as error:
             raise WorkdirError(f"{run.path} cannot be exported to {out}: {error}") from error
+    # Against the dense float32 network, as compression ratios are given in papers.
     dense = 4 * run.load_json(run.result)["parameters"]
     names = ", ".join(chosen.name for chosen in formats)
     console.print(f"{run.path} as {names}, in {out}\n", soft_wrap=True, markup=False)
@@ -58,10 +60,10 @@ def main(argv: list[str]) -> None:
 
 
 def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
-    """What was written, one file a row.
+    """The written files, one a row.
 
     Args:
-      written: what `jopt.export.export` gave.
+      written: the result of `jopt.export.export`.
       dense: bytes of the run's parameters in dense float32.
 
     Returns:
@@ -82,14 +84,14 @@ def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
 
 
 def _claim(out: Path) -> None:
-    """Sees that the model card will not replace somebody else's file.
+    """Checks that the model card replaces no file of another origin.
 
     Raises:
       WorkdirError: if it would, or if the directory cannot be read.
     """
     card = out / "README.md"
     try:
-        foreign = card.exists() and _OURS not in card.read_text(errors="replace")
+        foreign = card.exists() and _CARD_MARK not in card.read_text(errors="replace")
     except OSError as error:
         raise WorkdirError(f"--out={out} cannot be read: {error.strerror}") from error
     # Checked before the run is read: an export takes minutes, and the card is its last file.

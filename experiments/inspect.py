@@ -1,4 +1,4 @@
-"""Shows where the bytes of a packed model file go: by kind, by layer and by tensor, in a terminal or as a page.
+"""Shows the bytes of a packed model file by kind, by layer and by tensor, in a terminal or as a page.
 
 python -m experiments.inspect runs/a/model.jopt
 python -m experiments.inspect runs/a/model.jopt --paper=lenet300
@@ -37,6 +37,7 @@ _WIDEST_BARS = 110
 def main(argv: list[str]) -> None:
     """Shows the packed model file that `argv` names."""
     path = packed_file(argv)
+    # Before the file is read, which may take long: a wrong --html should fail at once.
     page = _page(path)
     file = codec.read(path)
     _check(path, file.ledger)
@@ -52,17 +53,19 @@ def main(argv: list[str]) -> None:
 
 
 def _page(path: Path) -> Path | None:
-    """The file of the page; None if none is asked for."""
+    """The file of the page; None without --html."""
     if not _HTML.value:
         return None
     page = Path(_HTML.value)
     require(page.suffix.lower() == ".html", "--html", _HTML.value, "a file that ends in .html")
+    # The packed model is the only copy of a compressed network; a page can be written again.
     if page.resolve() == path.resolve():
         raise ConfigError("--html", _HTML.value, "another file than the packed model")
     return page
 
 
 def _check(path: Path, ledger: codec.Ledger) -> None:
+    # The tables claim to explain each byte, so their sum must be the size on disk.
     size = path.stat().st_size
     if ledger.total != size:
         raise codec.CodecError(f"{path} has {size:,} bytes, its ledger {ledger.total:,}")
@@ -83,7 +86,7 @@ def _print(path: Path, file: codec.File) -> None:
 
 
 def _paper(file: codec.File, network: str) -> report.Table:
-    """The paper's rows and this model's, which is packed again with and without Huffman coding."""
+    """The rows of the paper and of this model, packed again with and without Huffman coding."""
     specs = {path: integers.spec for path, integers in file.integers.items()}
     ranges = {path: (integers.low, integers.high) for path, integers in file.integers.items()}
     fixed, coded = (
@@ -109,7 +112,7 @@ def _metadata(metadata: Any) -> report.Table:
 
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    # Anybody may have written the file: what is not printable could be a command to the terminal.
+    # The file may come from anyone, and characters that are not printable could be commands to the terminal.
     return formats.shorten(formats.printable(text), 90)
 
 

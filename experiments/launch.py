@@ -1,4 +1,4 @@
-"""What every app shares: a config from a file and flags, and errors that end the process in one line."""
+"""Shared by all apps: a config from a file and flags, and errors that end the process in one line."""
 
 import logging
 import os
@@ -38,7 +38,9 @@ _OF_THE_CONFIG = (ConfigError, ConfigFileError, RuleError, TransferError)
 _OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
 _EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, NonFiniteError)
 C = TypeVar("C")
+# Defined at import, since absl parses flags before `main` runs.
 CONFIG = ConfigFlag().define()
+# 128 + the number of the signal, as shells report it.
 _INTERRUPTED, _CLOSED, _TERMINATED = 128 + 2, 128 + 13, 128 + 15
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
@@ -46,15 +48,16 @@ _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None:
     """Parses flags, runs `main(argv)` and exits with its status.
 
-    An error that the user can mend is printed as one line, with status 1 (2 for flags and configs); a run that was
-    asked to stop leaves with status 143, as the shell expects after SIGTERM.
+    An error that the user can fix is printed as one line, with status 1 (2 for flags and configs). A run that was
+    asked to stop exits with status 143, as a shell expects after SIGTERM.
 
     Args:
-      main: takes the program's name and the arguments that are no flags.
-      arguments: names of these arguments, for the message; empty where there must be none.
+      main: receives the program's name and the arguments that are not flags.
+      arguments: names of these arguments, for the message; empty if there must be none.
     """
 
     def guarded(argv: list[str]) -> int:
+        # absl and JAX log to stderr, where an error must stay the only line.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.WARNING)
         try:
@@ -63,11 +66,12 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             return main(argv) or 0
         except KeyboardInterrupt:
             print(
-                "interrupted; the same command goes on from the last checkpoint, if one was saved", file=sys.stderr
+                "interrupted; the same command continues from the last checkpoint, if one was saved",
+                file=sys.stderr,
             )
             return _INTERRUPTED
         except BrokenPipeError:
-            # Who reads has seen enough, as `head` has; what is still buffered has nowhere to go.
+            # The reader has closed the pipe, as `head` does. Python would fail again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _CLOSED
         except StopRequested as error:
@@ -81,21 +85,23 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
 
 
 def experiment(trial: str | None = None) -> Experiment:
-    """The Experiment that a `--config` flag gives, or the trial of this id in the Ablation that it gives.
+    """The Experiment of `--config`, or the trial of this id where `--config` is an Ablation.
 
     Raises:
-      ConfigError: if the file is not there, or gives something else.
+      ConfigError: if the file does not exist, or returns something else.
     """
     value = _config()
     if isinstance(value, Ablation):
         every = trials(value)
-        found = [own.config for own in every if trial is not None and own.id.startswith(trial)]
+        configs = [candidate.config for candidate in every if trial is not None and candidate.id.startswith(trial)]
         require(
             trial is not None, "--trial", trial, "an id: --config is an ablation, and a run is one of its trials"
         )
-        accepted = f"the id of one of the {len(every)} trials of {value.name!r}; {len(found) or 'none'} begin so"
-        require(len(found) == 1, "--trial", trial, accepted)
-        return found[0]
+        accepted = (
+            f"the id of one of the {len(every)} trials of {value.name!r}; {len(configs) or 'none'} start with this"
+        )
+        require(len(configs) == 1, "--trial", trial, accepted)
+        return configs[0]
     require(trial is None, "--trial", trial, "absent: it is valid only with the config of an ablation")
     if isinstance(value, Experiment):
         return value
@@ -103,10 +109,10 @@ def experiment(trial: str | None = None) -> Experiment:
 
 
 def config_of(cls: type[C]) -> C:
-    """What the `--config` flag gives, of this class.
+    """The config of `--config`, which must be of this class.
 
     Raises:
-      ConfigError: if the file is not there, or gives something else.
+      ConfigError: if the file does not exist, or returns something else.
     """
     value = _config()
     accepted = f"a file whose get_config() returns a {cls.__module__.rpartition('.')[0]}.{cls.__name__}"
@@ -115,11 +121,11 @@ def config_of(cls: type[C]) -> C:
 
 
 def packed_file(argv: list[str]) -> Path:
-    """The packed model file that `argv` names, or that lies in the run directory that it names.
+    """The packed model file that `argv` names, or that of the run directory that `argv` names.
 
     Raises:
-      ConfigError: if it does not name one.
-      WorkdirError: if it is not there, or cannot be read.
+      ConfigError: if `argv` is not one name.
+      WorkdirError: if the file does not exist or cannot be read.
     """
     if len(argv) != 2:
         raise ConfigError("FILE", " ".join(argv[1:]), "one packed model file, or a run directory that holds one")
@@ -136,9 +142,10 @@ def packed_file(argv: list[str]) -> Path:
 
 
 def use_cores(count: int | None) -> None:
-    """Makes `count` CPU cores devices; None is all that this process may use."""
+    """Makes `count` CPU cores JAX devices; None is all cores that this process may use."""
     import jax
 
+    # The affinity and not the machine's count: in a container the other cores belong to someone else.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", count or cores)
 
@@ -153,20 +160,24 @@ def _parse(args: list[str]) -> Any:
 
 
 def _config() -> Any:
-    """What `--config` gives; an error in the config file names its line."""
+    """The result of the config file; an error in the file is reported with its line."""
     try:
         return CONFIG.value()
     except Exception as error:
         file = Path(str(flags.FLAGS[CONFIG.name].value).partition(":")[0])
+        # The last line in the config file, not the last of the traceback, which lies in the library.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-        known = isinstance(error, SyntaxError | AttributeError | LookupError | ValueError | TypeError | ImportError)
-        if not lines or not known:
+        explained = isinstance(
+            error, SyntaxError | AttributeError | LookupError | ValueError | TypeError | ImportError
+        )
+        if not lines or not explained:
             raise
         raise ConfigFileError(f"{_line(error)} ({file}, line {lines[-1]})") from error
 
 
 def _line(error: BaseException) -> str:
+    # The text of a KeyError is the repr of its argument, with quotes that would confuse.
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if isinstance(error, ConfigFileError):
         return formats.printable(" ".join(text.split()))

@@ -7,12 +7,13 @@ python -m experiments.predict runs/a/model.jopt --data=digits --split=validation
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import rich.console
 from absl import flags
+from jaxtyping import PyTree
 
 from experiments.launch import launch, packed_file
 from jopt import data, measure, quantize, report, train
@@ -36,19 +37,20 @@ _WIDTH = 100  # Columns where the output is no terminal.
 
 
 class Way(NamedTuple):
-    """One way to compute the model.
+    """One way to compute the model: in floating point or in integers.
 
     Attributes:
-      weights: a pytree of arrays: arguments of the program, and not constants in it.
+      weights: a pytree of arrays, which are arguments of the program.
       apply: `(weights, normalized inputs) -> logits`.
     """
 
-    weights: Any
-    apply: Callable[[Any, jax.Array], jax.Array]
+    # As arguments: XLA would fold constants of this size when it compiles, and keep a second copy.
+    weights: PyTree
+    apply: Callable[[PyTree, jax.Array], jax.Array]
 
 
 class Outcome(NamedTuple):
-    """What one way to compute the model comes to.
+    """The results of one way to compute the model.
 
     Attributes:
       accuracy: share of examples whose class is predicted.
@@ -71,6 +73,7 @@ def main(argv: list[str]) -> None:
     ways = {"float": floating(model)} | ({"integers": integers(model)} if _INTEGER.value else {})
     dataset = dataset_for(model, _DATA.value, _DATA_DIR.value)
     arrays = data.device_arrays(dataset, _SPLIT.value)
+    # One example shows the latency of a request, a batch the throughput; `--batch=1` is timed once.
     sizes = sorted({1, _BATCH.value})
     outcomes = {name: run(way, arrays, sizes, _REPEATS.value) for name, way in ways.items()}
 
@@ -86,20 +89,21 @@ def main(argv: list[str]) -> None:
 
 
 def dataset_for(model: packed.PackedModel, name: str | None, data_dir: str | None) -> data.Dataset:
-    """The data set of this name (None: the model's own), laid out as the model wants it.
+    """The data set of this name (None: that of the model), in the layout of the model's inputs.
 
-    Its inputs are normalized with the model's mean and standard deviation, whatever its own are.
+    Inputs are normalized with the mean and standard deviation of the model, not with those of the set.
 
     Raises:
       ConfigError: if its examples or classes are not those of the model.
     """
     config = dataclasses.replace(model.data, data_dir=data_dir, train_examples=None)
     if name is not None and name != model.data.name:
+        # The labels of another set have another meaning, so the model's mapping does not apply.
         config = dataclasses.replace(config, name=name, relabel=())
     dataset = data.load(config)
-    shape, wanted = dataset.train.inputs.shape[1:], model.input_shape
-    if shape != wanted:
-        raise ConfigError("--data", config.name, f"a set of examples of shape {wanted} (this one has {shape})")
+    shape, model_shape = dataset.train.inputs.shape[1:], model.input_shape
+    if shape != model_shape:
+        raise ConfigError("--data", config.name, f"a set of examples of shape {model_shape} (this one has {shape})")
     if dataset.num_classes != model.num_classes:
         accepted = f"a set of {model.num_classes} classes (this one has {dataset.num_classes})"
         raise ConfigError("--data", config.name, accepted)
@@ -107,16 +111,16 @@ def dataset_for(model: packed.PackedModel, name: str | None, data_dir: str | Non
 
 
 def floating(model: packed.PackedModel) -> Way:
-    """In the floating point numbers that the model was trained in."""
+    """The model in floating point, as it was trained."""
     apply = model.model.apply
     return Way((model.params, model.model_state), lambda weights, x: apply(*weights, x, train=False)[0])
 
 
 def integers(model: packed.PackedModel) -> Way:
-    """In integers; see `jopt.quantize.integer.network`.
+    """The model in integers; see `jopt.quantize.integer.network`.
 
     Raises:
-      ConfigError: if the file holds no integers, or they cannot be multiplied with one another.
+      ConfigError: if the file has no integers, or a layer cannot be computed with them.
     """
     if not model.integers:
         raise ConfigError("--integer", True, "absent: the file holds no tensor as integers with scales")
@@ -129,23 +133,25 @@ def integers(model: packed.PackedModel) -> Way:
         raise ConfigError(
             "--integer", True, f"absent: the file cannot be computed in integers ({error})"
         ) from error
+    # The integers are constants of the network's functions, so the program has no weights to pass.
     return Way((), lambda _, x: network(x))
 
 
 def run(way: Way, arrays: data.Arrays, sizes: list[int], repeats: int) -> Outcome:
-    """Predicts all of `arrays`, then times calls of `sizes` of its examples, which come again if they are few."""
+    """Predicts all of `arrays`, then times calls with `sizes` of its examples, repeated if there are fewer."""
 
-    def one_batch(weights: Any, inputs: jax.Array) -> jax.Array:
+    def one_batch(weights: PyTree, inputs: jax.Array) -> jax.Array:
         return way.apply(weights, data.normalize(inputs, arrays.mean, arrays.std))
 
     @jax.jit
-    def evaluate(weights: Any, inputs: jax.Array, labels: jax.Array) -> Any:
+    def evaluate(weights: PyTree, inputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
         # In the batches of a run's own evaluation: the same sums, so the same bits.
         logits = in_batches(lambda x: one_batch(weights, x), EVALUATION_BATCH, inputs)
         predictions = logits.argmax(-1)
         correct = predictions == labels
         return cross_entropy(logits, labels).mean(), correct.sum() / correct.shape[0], predictions
 
+    # On the device once, or each timed call would include the transfer.
     weights = jax.device_put(way.weights)
     loss, accuracy, predictions = jax.device_get(evaluate(weights, arrays.inputs, arrays.labels))
     rows = arrays.labels.shape[0]
@@ -154,7 +160,7 @@ def run(way: Way, arrays: data.Arrays, sizes: list[int], repeats: int) -> Outcom
 
 
 def tables(outcomes: dict[str, Outcome]) -> list[report.Table]:
-    """What was predicted, and how fast."""
+    """The tables of the predictions and of the latencies."""
     quality = [(name, formats.percent(o.accuracy), formats.number(o.loss)) for name, o in outcomes.items()]
     speed = [
         (

@@ -24,12 +24,14 @@ _CPU_DEVICES = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
+# The command of a trial in the reports; the config file rebuilds a trial from the search's directory.
 _TRIAL = "python -m experiments.train --config=configs/searches/trial.py"
 
 
 def main(argv: list[str]) -> None:
     """Runs `--config` under `--budget` in `--workdir`."""
     del argv
+    # Parsed first, so that a typing error in the budget fails before a config file runs.
     budget.parse(_BUDGET.value)
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)

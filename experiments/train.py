@@ -1,4 +1,4 @@
-"""Trains what a config file describes, or goes on where a run was interrupted.
+"""Trains the experiment of a config file, or continues an interrupted run.
 
 python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --config.optimizer.learning_rate=3e-3
 """
@@ -19,6 +19,7 @@ _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
+    # Before the config is read, as a config file may build arrays and so compile.
     train.enable_cache(_CACHE.value)
     train.run(experiment(_TRIAL.value), _WORKDIR.value, observer=report.Console(_QUIET.value))
 

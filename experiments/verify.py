@@ -1,4 +1,4 @@
-"""Runs a finished run again, from its config, and compares the digests, results and metrics of the two.
+"""Repeats a finished run from its config, and compares the digests, results and metrics of both.
 
 python -m experiments.verify runs/a
 """
@@ -19,11 +19,11 @@ from jopt.train.workdir import Workdir, WorkdirError
 
 _AGAIN = flags.DEFINE_string("again", None, "New or empty directory to run in, kept; by default a temporary one.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
-_QUIET = flags.DEFINE_bool("quiet", False, "Do not show the run, only what was found.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Show only the comparison, not the run.")
 
-# What a result says of the machine's pace and not of the run.
+# Fields of a result that depend on the speed of the machine.
 _TIMING = ("wall_seconds", "compile_seconds")
-# What a manifest says of the launch and of the outcome, which may differ or are compared by themselves.
+# Fields of a manifest that belong to one launch, or are compared separately.
 _OF_THE_LAUNCH = ("argv", "config", "digest", "events", "exit_status", "seed")
 
 
@@ -34,15 +34,17 @@ def main(argv: list[str]) -> int:
     first = Workdir(argv[1])
     if not first.result.exists():
         raise WorkdirError(f"{first.path} holds no finished run: there is no result.json")
-    if given := first.manifest.exists() and _load(first, first.manifest).get("given"):
+    # A model or data set that was passed from Python is in no file, so nothing here can rebuild it.
+    if custom_parts := first.manifest.exists() and _load(first, first.manifest).get("given"):
         raise WorkdirError(
-            f"{first.path} was run with a {' and a '.join(given)} given from Python, besides its config; "
-            "only the program that gave it can run it again"
+            f"{first.path} was run with a {' and a '.join(custom_parts)} given from Python, in addition to its "
+            "config; only the program that gave it can run it again"
         )
     config, result, rows = first.load_config(), _load(first, first.result), _rows(first)
     train.enable_cache(_CACHE.value)
     with contextlib.ExitStack() as stack:
         second = Workdir(_AGAIN.value or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "again")
+        # An old run of the same config would be resumed as finished, and verify itself.
         if second.path.is_dir() and any(second.path.iterdir()):
             raise WorkdirError(f"--again={second.path} is not empty: a run that is there would not be run again")
         again = train.run(config, second.path, observer=report.Console(_QUIET.value))
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
     print(f"metrics {len(rows)} rows then, {len(rows_again)} now")
     for problem in problems:
         print(f"different: {problem}")
+    # Shown only then: environments may differ as long as the bits do not.
     if problems:
         print("what differs in the environment:", "; ".join(environment) or "nothing that the manifest records")
     print("NOT VERIFIED: the run is not the same" if problems else "VERIFIED: the run is the same, bit for bit")
@@ -74,24 +77,25 @@ def _rows(files: Workdir) -> list[metrics.Row]:
 
 
 def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    kept = [{k: v for k, v in result.items() if k not in _TIMING} for result in (then, now)]
-    found = differing(dict(zip(("then", "now"), kept, strict=True)))
-    return [f"{name} of result.json: {_then_and_now(values)}" for name, values in found.items()]
+    comparable = [{k: v for k, v in result.items() if k not in _TIMING} for result in (then, now)]
+    differences = differing(dict(zip(("then", "now"), comparable, strict=True)))
+    return [f"{name} of result.json: {_then_and_now(values)}" for name, values in differences.items()]
 
 
 def _metrics(then: list[metrics.Row], now: list[metrics.Row]) -> list[str]:
-    """The first row that is another, and how many rows there are where the numbers are not equal."""
+    """The first row that differs, and the numbers of rows if they differ."""
+    # The first is enough: every row after it follows from another state.
     out = [] if len(then) == len(now) else [f"metrics.jsonl has {len(then)} rows then, {len(now)} now"]
     for number, (a, b) in enumerate(zip(then, now, strict=False), 1):
         if a != b:
-            found = differing({"then": a, "now": b}).items()
-            texts = [f"{name} {_then_and_now(values)}" for name, values in found]
+            differences = differing({"then": a, "now": b}).items()
+            texts = [f"{name} {_then_and_now(values)}" for name, values in differences]
             return [*out, f"metrics.jsonl, line {number}: {', '.join(texts)}"]
     return out
 
 
 def _packed(first: Workdir, second: Workdir) -> list[str]:
-    """Whether the packed models are the same file."""
+    """The first byte at which the packed models differ; empty if they are equal."""
     then, now = (files.packed.read_bytes() if files.packed.is_file() else None for files in (first, second))
     if then == now:
         return []
@@ -105,15 +109,15 @@ def _packed(first: Workdir, second: Workdir) -> list[str]:
 
 
 def _environment(first: Workdir, second: Workdir) -> list[str]:
-    """What the two manifests say differently of data, packages and machine."""
+    """The differences of the two manifests in data, packages and machine."""
     if not first.manifest.exists():
         return ["there is no manifest.json to tell"]
     manifests = [
         {k: v for k, v in _load(files, files.manifest).items() if k not in _OF_THE_LAUNCH}
         for files in (first, second)
     ]
-    found = differing(dict(zip(("then", "now"), manifests, strict=True)))
-    return [f"{name} {_then_and_now(values)}" for name, values in found.items()]
+    differences = differing(dict(zip(("then", "now"), manifests, strict=True)))
+    return [f"{name} {_then_and_now(values)}" for name, values in differences.items()]
 
 
 def _then_and_now(values: dict[str, Any]) -> str:

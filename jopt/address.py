@@ -1,8 +1,8 @@
 """Addresses: how axes, flags and controls name a part of a config.
 
 A full address is stage, method, field, such as `compressed.prune.sparsity`, or a field of the experiment, such as
-`model.features`. Any suffix that names one part only will do: `prune.sparsity`, or `sparsity`. A stage may also be
-named by its place, `stages[0].prune.sparsity`: so paths are written where no stage names are known.
+`model.features`. A suffix is enough if only one part has it: `prune.sparsity`, or `sparsity`. A stage can also be
+named by its index, `stages[0].prune.sparsity`; canonical paths use this form.
 """
 
 import ast
@@ -26,9 +26,9 @@ class Slot(NamedTuple):
     """A part of a config that can be set.
 
     Attributes:
-      path: its canonical path: stages by their place, methods by their name.
-      name: its full address, stages by their name.
-      hint: its declared type; None for a method that a stage may have and has not.
+      path: its canonical path: stages by index, methods by name.
+      name: its full address: stages by name.
+      hint: its declared type; None for a method that the stage could have but does not have.
     """
 
     path: str
@@ -49,12 +49,13 @@ def slots(config: Any) -> list[Slot]:
 
 def _slots(config: Any, path: str, name: str) -> typing.Iterator[Slot]:
     for field, hint, value in fields(config):
-        here, there = join_path(path, field.name), join_path(name, field.name)
-        yield Slot(here, there, hint)
+        field_path, field_name = join_path(path, field.name), join_path(name, field.name)
+        yield Slot(field_path, field_name, hint)
         if is_node(value):
-            yield from _slots(value, here, there)
+            yield from _slots(value, field_path, field_name)
         elif (paths := nodes_of(field.name, path, value)) is not None:
             for inner, element in zip(paths, value, strict=True):
+                # Methods have a class name, stages a name of their own or none; the index is always unique.
                 label = class_name(element) or getattr(element, "name", "") or inner
                 if class_name(element):
                     yield Slot(inner, join_path(name, label), type(element))
@@ -66,8 +67,8 @@ def resolve(config: Any, address: str, value: Any = None) -> Slot:
 
     Args:
       config: the config.
-      address: a full address, or a suffix of one that no other part has.
-      value: what is to be set there, for messages.
+      address: a full address, or a suffix that no other full address has.
+      value: the value to set there, for error messages.
 
     Raises:
       ConfigError: if it names no part, or several.
@@ -79,29 +80,31 @@ def resolve(config: Any, address: str, value: Any = None) -> Slot:
       >>> resolve(config, "sparsity").path, resolve(config, "dense.epochs").path, resolve(config, "epochs").path
       ('stages[1].prune.sparsity', 'stages[0].epochs', 'epochs')
     """
-    known = slots(config)
+    all_slots = slots(config)
+    # Exact matches before suffixes: `epochs` is a field of the experiment although every stage has one too.
     for exact in ("path", "name"):
-        for slot in known:
+        for slot in all_slots:
             if getattr(slot, exact) == address:
                 return slot
-    found = [slot for slot in known if f".{slot.name}".endswith(f".{address}")]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(slot.name for slot in found)
+    matching = [slot for slot in all_slots if f".{slot.name}".endswith(f".{address}")]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        names = ", ".join(slot.name for slot in matching)
         raise ConfigError(address, value, f"an address of one part, such as {names}")
-    if (slot := _absent_method(config, known, address)) is not None:
+    if (slot := _absent_method(config, all_slots, address)) is not None:
         return slot
-    raise ConfigError(address, value, f"absent: {_explanation(config, known, address)}")
+    raise ConfigError(address, value, f"absent: {_explanation(config, all_slots, address)}")
 
 
-def _absent_method(config: Any, known: list[Slot], address: str) -> Slot | None:
-    """The place of a method that a stage has not: an address of a stage and a name that methods have."""
+def _absent_method(config: Any, all_slots: list[Slot], address: str) -> Slot | None:
+    """The slot of a method that a stage does not have yet: the address ends in the name of a method class."""
     owner, _, name = address.rpartition(".")
+    # By subclass and not by a list, so that a method of another package can be addressed once it is imported.
     method_names = {cls.name for cls in _subclasses(Method) if cls.name}
     if not owner or name not in method_names:
         return None
-    methods = [slot for slot in known if owner in (slot.path.rpartition(".")[0], slot.name.rpartition(".")[0])]
+    methods = [slot for slot in all_slots if owner in (slot.path.rpartition(".")[0], slot.name.rpartition(".")[0])]
     methods = [slot for slot in methods if slot.path.endswith(".methods")]
     return Slot(join_path(methods[0].path.rpartition(".")[0], name), address, None) if methods else None
 
@@ -112,19 +115,20 @@ def _subclasses(cls: type) -> typing.Iterator[Any]:
         yield from _subclasses(derived)
 
 
-def _explanation(config: Any, known: list[Slot], address: str) -> str:
-    """Why an address names nothing: the fields that its owner has, or the nearest addresses."""
+def _explanation(config: Any, all_slots: list[Slot], address: str) -> str:
+    """Why an address names no part: the fields of its owner, or the nearest addresses."""
     owner, _, _ = address.rpartition(".")
-    inside = [slot for slot in known if owner in (slot.name.rpartition(".")[0], slot.path.rpartition(".")[0])]
+    inside = [slot for slot in all_slots if owner in (slot.name.rpartition(".")[0], slot.path.rpartition(".")[0])]
     if inside:
         names = dict.fromkeys(slot.name.rpartition(".")[2] for slot in inside)
         return f"{owner or type(config).__name__} has only {', '.join(names)}"
-    for slot in known:
+    for slot in all_slots:
         if owner and owner in (slot.name, slot.path):
             return f"{owner} is {get(config, owner)!r}, which has no fields; give it a value first"
-    if _absent_method(config, known, owner) is not None:
+    if _absent_method(config, all_slots, owner) is not None:
         return f"there is no method {owner!r}; give the stage one first"
-    near = difflib.get_close_matches(address, [slot.name for slot in known], n=3, cutoff=0.5)
+    # A loose cutoff: a suggestion that is far off costs less than none.
+    near = difflib.get_close_matches(address, [slot.name for slot in all_slots], n=3, cutoff=0.5)
     return f"no part of the config has this address; near are {', '.join(near) or 'none'}"
 
 
@@ -134,7 +138,7 @@ def canonical(config: Any, address: str) -> str:
 
 
 def get(config: Any, address: str) -> Any:
-    """The value of the part that an address names; None for a method that the stage has not."""
+    """The value of the part that an address names; None for a method that the stage does not have."""
     value: Any = config
     for step in steps(resolve(config, address).path):
         value = _enter(value, step)
@@ -142,7 +146,7 @@ def get(config: Any, address: str) -> Any:
 
 
 def steps(path: str) -> list[str | int]:
-    """The names and places along a canonical path.
+    """The names and indices along a canonical path.
 
     Example:
       >>> steps("stages[0].prune.sparsity")
@@ -163,9 +167,9 @@ def _enter(value: Any, step: str | int) -> Any:
 def with_values(config: C, values: Mapping[str, Any]) -> C:
     """A copy of a config with values set at addresses.
 
-    A whole number is taken as a float where the field is declared one, so that 0 and 0.0 are the same experiment. A
-    part that holds others is set before these, whatever the order. A method takes the place of the one of its name,
-    or that of its rank; None removes it.
+    An integer becomes a float where the field is declared float, so that 0 and 0.0 are the same experiment. A part
+    is set before the parts in it, whatever the order of `values`. A method replaces the method of the same name, or
+    is inserted by its rank; None removes it.
 
     Raises:
       ConfigError: for an address that names no part, or a method of another name.
@@ -175,60 +179,66 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
       >>> with_values(Experiment(), {"optimizer.learning_rate": 1}).optimizer.learning_rate
       1.0
     """
-    # Wholes first: what is set may have parts that are set too, and their addresses are known only then.
-    left = dict(values)
-    while left:
-        paths = {address: _depth(config, address) for address in left}
-        address = min(left, key=lambda a: paths[a])
-        # A copy: the configs of two trials share nothing that can be changed.
-        value = copy.deepcopy(left.pop(address))
+    # Outer parts first: the address of `prune.sparsity` exists only once the method `prune` has been set.
+    pending = dict(values)
+    while pending:
+        paths = {address: _depth(config, address) for address in pending}
+        address = min(pending, key=lambda a: paths[a])
+        # A copy, so that changing the config of one trial cannot change that of another.
+        value = copy.deepcopy(pending.pop(address))
         slot = resolve(config, address, value)
         config = _set(config, steps(slot.path), value, address)
+    # At the end and for the whole config: a value may be a dataclass with integers of its own.
     return as_declared(config, type(config))
 
 
 def _depth(config: Any, address: str) -> int:
     try:
         return len(steps(resolve(config, address).path))
+    # Not there yet: it is tried again after a part that may contain it has been set.
     except ConfigError:
         return 1000
 
 
 def _set(owner: Any, path: list[str | int], value: Any, address: str) -> Any:
-    step, rest = path[0], path[1:]
+    step, tail = path[0], path[1:]
     if isinstance(step, int):
         elements = list(owner)
-        elements[step] = _set(elements[step], rest, value, address) if rest else value
+        elements[step] = _set(elements[step], tail, value, address) if tail else value
         return type(owner)(elements)
     if step in {field.name for field in dataclasses.fields(owner)}:
-        new = value if not rest else _set(getattr(owner, step), rest, value, address)
+        new = value if not tail else _set(getattr(owner, step), tail, value, address)
         return replaced(owner, {step: new})
-    return replaced(owner, {"methods": _set_method(owner.methods, step, rest, value, address)})
+    return replaced(owner, {"methods": _set_method(owner.methods, step, tail, value, address)})
 
 
-def _set_method(methods: tuple[Method, ...], name: str, rest: list[str | int], value: Any, address: str) -> Any:
-    if rest:
-        return tuple(_set(m, rest, value, address) if m.name == name else m for m in methods)
+def _set_method(methods: tuple[Method, ...], name: str, tail: list[str | int], value: Any, address: str) -> Any:
+    if tail:
+        return tuple(_set(m, tail, value, address) if m.name == name else m for m in methods)
     if value is not None and (not isinstance(value, Method) or value.name != name):
         raise ConfigError(address, value, f"a method of the name {name!r}, or None")
     if any(method.name == name for method in methods):
         new = [value if method.name == name else method for method in methods]
     else:
-        place = next((i for i, m in enumerate(methods) if value is not None and m.rank > value.rank), len(methods))
-        new = [*methods[:place], value, *methods[place:]]
+        position = next(
+            (i for i, m in enumerate(methods) if value is not None and m.rank > value.rank), len(methods)
+        )
+        # Sorted by rank, because the methods of a stage are applied in this order.
+        new = [*methods[:position], value, *methods[position:]]
     return tuple(method for method in new if method is not None)
 
 
 def as_declared(value: Any, hint: Any) -> Any:
-    """`value` with floats for whole numbers, and tuples for lists, where its type declares them.
+    """`value` with floats for integers, and tuples for lists, where its type declares them.
 
-    What is of another type stays, for the config's own checks to name.
+    A value of another type stays as it is: the checks of the config report it with the field's name.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if is_node(value):
-        return replaced(value, {f.name: as_declared(v, own) for f, own, v in fields(value)})
+        return replaced(value, {f.name: as_declared(v, field_hint) for f, field_hint, v in fields(value)})
     if origin in (typing.Union, types.UnionType):
         kinds = [a for a in args if a is not type(None)]
+        # Not `isinstance`: True is an int, and must not become 1.0 silently.
         if type(value) is int and float in kinds and int not in kinds:
             return float(value)
         tuples = [a for a in kinds if typing.get_origin(a) is tuple]
@@ -238,12 +248,13 @@ def as_declared(value: Any, hint: Any) -> Any:
     if isinstance(value, tuple | list) and origin in (tuple, list):
         inner = [a for a in args if a is not Ellipsis]
         each = inner if Ellipsis not in args and len(inner) == len(value) else [*inner[:1]] * len(value)
-        return origin(as_declared(v, own) for v, own in zip(value, each or [None] * len(value), strict=True))
+        element_hints = each or [None] * len(value)
+        return origin(as_declared(v, element_hint) for v, element_hint in zip(value, element_hints, strict=True))
     return value
 
 
 def parse(text: str) -> Any:
-    """The value that text on a command line stands for: a Python literal, or else the text itself.
+    """The value of a text on a command line: a Python literal, or else the text itself.
 
     Example:
       >>> parse("3e-3"), parse("(300, 100)"), parse("adam"), parse("None"), parse("true")

@@ -1,7 +1,7 @@
-"""Which axes of which parameters belong together: what a model declares so that it can be cut and folded.
+"""Which axes of which parameters belong together: the declaration of a model that can be shrunk and folded.
 
 A model that can be shrunk or folded has one method, `coupling(x=None) -> Coupling`. `jopt.prune.shrink` and
-`jopt.quantize.fold` read it. The models of `jopt.models` have it, and a model of a user's may.
+`jopt.quantize.fold` read it. The models of `jopt.models` have it, and models of users can have it.
 
 A **group** is a set of units that are kept or cut together: the neurons of a hidden layer, the channels of a
 convolution or of a residual stream, the state of a recurrent layer. A unit is a slice of the last axis of every
@@ -38,7 +38,7 @@ class Layer(NamedTuple):
     Attributes:
       kernels: paths; each [*window, in, gates * units].
       biases: paths; each [gates * units] or [units].
-      norm: what normalizes the sum, or None.
+      norm: the normalization of the sum, or None.
       gates: how many blocks of `units` the last axis of the kernels has, one after the other.
       value_gate: the block that alone decides whether a unit stays at zero.
       zero_only: True if a unit that nothing feeds is constant only where the biases of `value_gate` are all 0 (and
@@ -75,15 +75,15 @@ class Point(NamedTuple):
     Attributes:
       writers: layers that are added up.
       readers: the kernels that read the units here.
-      activation: elementwise; what follows it (max pooling, mean over pixels, dropout in evaluation mode) leaves a
-        constant what it is.
+      activation: elementwise; operations after it (max pooling, mean over pixels, dropout in evaluation mode) do
+        not change a constant.
       carries: True in a residual stream: the value at the point before is added.
     """
 
     writers: tuple[Layer, ...]
     readers: tuple[Reader, ...]
     activation: Activation
-    # A unit of a stream is constant only where everything that was added before is, so points are kept in order.
+    # A unit of a stream is constant only if everything added before it is, so the order of points matters.
     carries: bool = False
 
 
@@ -102,15 +102,15 @@ class Group(NamedTuple):
 
 
 class Coupling(NamedTuple):
-    """What `model.coupling(x)` returns.
+    """The result of `model.coupling(x)`.
 
     Attributes:
-      groups: every group that may be cut: all but inputs and outputs.
+      groups: every group that may be cut: all except inputs and outputs.
       resize: `{group name: size} -> model`, the same architecture in those sizes, whose `init(key, x)` returns
         `{'params': ..., **state}` as Flax Linen modules do.
       example: from a function that gives the shape of a parameter by its path, the shape of an input that fits.
-      fold: `() -> model` without its batch normalizations, each of their layers with a `bias` beside its kernel;
-        None if the model has none.
+      fold: `() -> model` without its batch normalizations, whose layers then have a `bias` next to the kernel; None
+        if the model has none.
     """
 
     groups: tuple[Group, ...]
@@ -120,7 +120,7 @@ class Coupling(NamedTuple):
 
 
 class CouplingError(ValueError):
-    """A model does not say how its axes are coupled, or not what its parameters say."""
+    """A model does not declare how its axes are coupled, or its declaration contradicts its parameters."""
 
 
 def of(model: object, x: Batch | None = None) -> Coupling:

@@ -1,41 +1,44 @@
-"""Transfer: parameters from one model into another, by path rules, planned and printed before anything moves."""
+"""Transfer: copies parameters from one model to another by path rules, after a plan that can be printed."""
 
 import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jopt import rules
 from jopt.config import check_types, join_path, require
 from jopt.rules import RuleError, named_leaves
 
-# A source that is no directory is this and the name of an earlier stage.
+T = TypeVar("T")
+
+# The prefix of a source that is an earlier stage of the same experiment and not a directory.
 STAGE = "stage:"
 
 
 class TransferError(ValueError):
-    """A parameter cannot be copied as asked: nothing there, or something of another shape."""
+    """A parameter cannot be copied: the source does not have it, or has another shape or kind."""
 
 
 @dataclasses.dataclass
 class Transfer:
-    r"""Which parameters are taken from another run, which are left fresh, and which then stay as they are.
+    r"""Which parameters are copied from another run, which stay fresh, and which are frozen afterwards.
 
     All patterns are regular expressions that must match a parameter's whole path, such as `Dense_0/kernel`, or
     that of a leaf of the model's state, such as `batch_stats/BatchNorm_0/mean`. Every leaf is copied from the leaf
-    of the same path, unless `reinitialize`, or else the first rule that matches it, says otherwise.
+    of the same path, unless `reinitialize` matches it, or else a rule; the first match decides.
 
     Attributes:
       source: the directory of a finished run, or `stage:<name>`, the state in which that earlier stage of the same
         experiment ended.
       rules: pairs of a pattern on the target's paths and the source's path, in which `\1` or `\g<name>` stands for
         a group of the pattern, as in `re.sub`; or None, which leaves the parameter fresh.
-      reinitialize: patterns of what is left fresh, such as a head for other classes.
-      freeze: patterns of parameters that the optimizer must not move; each must be one that is copied.
+      reinitialize: patterns of leaves that stay fresh, such as a head for other classes.
+      freeze: patterns of parameters that the optimizer must not change; each must be a copied one.
       include_state: copy the model's state too (batch statistics).
 
     Example:
@@ -51,10 +54,10 @@ class Transfer:
 
 
 def validate(config: Transfer, path: str = "transfer") -> None:
-    """Checks a config. Whether the source exists, and fits, is seen where it is loaded.
+    """Checks a config. The source itself is checked when it is loaded.
 
     Raises:
-      ConfigError: names the field, the value and what would be accepted.
+      ConfigError: names the field, the value and the accepted values.
 
     Example:
       >>> validate(Transfer("runs/big", freeze=("(",)))
@@ -74,7 +77,7 @@ def validate(config: Transfer, path: str = "transfer") -> None:
         _check_pattern(field, pattern)
         if source is not None:
             try:
-                # `re` looks at the whole template before it looks for a match.
+                # An empty text is enough: `re` checks the whole template before it searches for a match.
                 re.compile(pattern).sub(source, "")
             except (re.error, IndexError) as error:
                 require(False, field, source, f"a path with groups of {pattern!r} ({error})")
@@ -87,15 +90,15 @@ def _check_pattern(field: str, pattern: str) -> None:
         require(False, field, pattern, f"a regular expression ({error})")
 
 
-class Row(NamedTuple):
-    """What one leaf of the target gets.
+class LeafTransfer(NamedTuple):
+    """The decision for one leaf of the target.
 
     Attributes:
       path: the leaf's path.
       shape: its shape.
       source: the path of the source's leaf that is copied, or None.
       status: 'copied', 'copied, frozen' or 'fresh'.
-      reason: which rule said so, and what is cast.
+      reason: the rule that decided, and a cast of the dtype if there is one.
       part: 'params' or 'state'.
     """
 
@@ -109,22 +112,22 @@ class Row(NamedTuple):
 
 def plan(
     config: Transfer,
-    target_params: Any,
-    source_params: Any,
-    target_state: Any = None,
-    source_state: Any = None,
-) -> list[Row]:
-    """Decides what each leaf of the target gets. Reads structures, shapes and dtypes only.
+    target_params: PyTree,
+    source_params: PyTree,
+    target_state: PyTree = None,
+    source_state: PyTree = None,
+) -> list[LeafTransfer]:
+    """Decides for each leaf of the target where its values come from. Reads structures, shapes and dtypes only.
 
     Args:
       config: the config.
       target_params: a pytree of arrays (or shapes, as `jax.eval_shape` gives them), the model to fill.
-      source_params: likewise, the model to take from.
+      source_params: a pytree of arrays or shapes, the model to copy from.
       target_state: the model's state, such as batch statistics; not read unless `config.include_state`.
-      source_state: likewise.
+      source_state: the source's state; not read unless `config.include_state`.
 
     Returns:
-      A `Row` for each leaf, the parameters' first, in leaf order.
+      A `LeafTransfer` for each leaf: parameters first, in the order of the leaves.
 
     Raises:
       RuleError: if a rule or pattern does not parse, matches nothing, or is hidden behind those before it.
@@ -144,11 +147,12 @@ def plan(
         parts.append(("state", target_state, source_state))
     leaves = [(part, path, leaf) for part, target, _ in parts for path, leaf in named_leaves(target)]
     sources = {part: dict(named_leaves(source)) for part, _, source in parts}
-    said = _sources(config, [path for _, path, _ in leaves])
+    decided = _sources(config, [path for _, path, _ in leaves])
     frozen = _frozen(config, [path for part, path, _ in leaves if part == "params"])
+    # All problems are collected: a transfer between two architectures has one for each layer.
     rows, problems = [], []
     for part, path, leaf in leaves:
-        source, reason = said[path]
+        source, reason = decided[path]
         status = "fresh" if source is None else "copied"
         freeze = frozen.get(path) if part == "params" else None
         if source is not None:
@@ -156,36 +160,39 @@ def plan(
             if not problem and sources[part][source].dtype != leaf.dtype:
                 reason += f"; {sources[part][source].dtype} to {leaf.dtype}"
         else:
+            # A frozen fresh leaf would keep random values for ever, which no one asks for on purpose.
             problem = freeze and f"{path} would be frozen at its fresh values ({reason}; freeze {freeze!r})"
         if problem:
             problems.append(problem)
         elif freeze is not None:
             status, reason = f"{status}, frozen", f"{reason}; freeze {freeze!r}"
-        rows.append(Row(path, tuple(leaf.shape), source, status, reason, part))
+        rows.append(LeafTransfer(path, tuple(leaf.shape), source, status, reason, part))
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise TransferError("; ".join(problems[:5]) + more)
+        others = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise TransferError("; ".join(problems[:5]) + others)
+    # Rules that leave everything fresh train from scratch, and the result would be reported as a transfer.
     if not any(row.source is not None for row in rows if row.part == "params"):
         raise TransferError("no parameter would be copied: each is left fresh, or there is none")
     return rows
 
 
 def _sources(config: Transfer, paths: Sequence[str]) -> dict[str, tuple[str | None, str]]:
-    """For each path, the source's path (None: fresh), and why."""
-    asked = [(p, (None, f"reinitialize {p!r}")) for p in config.reinitialize]
-    asked += [(p, (template, f"rule {p!r}")) for p, template in config.rules]
-    out = {}
-    for a in _assign("rules and reinitialize", asked, paths):
+    """For each path, the source's path (None: fresh) and the reason."""
+    # Before the rules: the first match decides, and `reinitialize` has priority.
+    patterns = [(p, (None, f"reinitialize {p!r}")) for p in config.reinitialize]
+    patterns += [(p, (template, f"rule {p!r}")) for p, template in config.rules]
+    chosen = {}
+    for a in _assign("rules and reinitialize", patterns, paths):
         template, reason = a.value or (a.path, "same path")
         if template is not None and a.pattern is not None:
             template = _expand(a.pattern, template, a.path)
-        out[a.path] = template, reason
-    return out
+        chosen[a.path] = template, reason
+    return chosen
 
 
 def _expand(pattern: str, template: str, path: str) -> str:
     match = re.fullmatch(pattern, path)
-    assert match is not None  # the rules have just found it
+    assert match is not None  # `rules.plan` has matched the path with this pattern
     try:
         return match.expand(template)
     except (re.error, IndexError) as error:
@@ -198,43 +205,44 @@ def _frozen(config: Transfer, paths: Sequence[str]) -> dict[str, str]:
     return {a.path: a.pattern for a in assigned if a.pattern is not None}
 
 
-def _assign(field: str, asked: Sequence[tuple[str, Any]], paths: Iterable[str]) -> list[rules.Assignment[Any]]:
+def _assign(field: str, patterns: Sequence[tuple[str, Any]], paths: Iterable[str]) -> list[rules.Assignment[Any]]:
     try:
-        return rules.plan(asked, dict.fromkeys(paths, 0), None)
+        return rules.plan(patterns, dict.fromkeys(paths, 0), None)
     except RuleError as error:
         raise RuleError(f"{field}: {error}") from error
 
 
 def _problem(path: str, leaf: Any, source: str, sources: Mapping[str, Any]) -> str | None:
-    """Why `leaf` cannot be filled from `source`, or None if it can."""
+    """The reason why `leaf` cannot be filled from `source`; None if it can."""
     if source not in sources:
         near = difflib.get_close_matches(source, sources, n=3) or list(sources)[:3]
         there = f"the nearest are {', '.join(near)}" if near else "it has none at all"
         return f"{path} is to be copied from {source}, which the source does not have ({there})"
-    given = sources[source]
-    if tuple(given.shape) != tuple(leaf.shape):
+    source_leaf = sources[source]
+    if tuple(source_leaf.shape) != tuple(leaf.shape):
         return (
-            f"{path} is {_size(leaf.shape)}, but {source} in the source is {_size(given.shape)} "
+            f"{path} is {_size(leaf.shape)}, but {source} in the source is {_size(source_leaf.shape)} "
             "(`reinitialize` leaves it fresh)"
         )
-    floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in (leaf, given)]
+    # A cast between floating dtypes only rounds; between floats and integers it would change the meaning.
+    floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in (leaf, source_leaf)]
     if floating[0] != floating[1]:
-        return f"{path} is {leaf.dtype}, but {source} in the source is {given.dtype}"
+        return f"{path} is {leaf.dtype}, but {source} in the source is {source_leaf.dtype}"
     return None
 
 
-def transfer(rows: Sequence[Row], target: Any, source: Any, part: str = "params") -> Any:
-    """The target with what the plan copies filled in. Pure; `rows` are static under `jax.jit`.
+def transfer(rows: Sequence[LeafTransfer], target: T, source: PyTree, part: str = "params") -> T:
+    """The target with the leaves that the plan copies filled in. Pure; `rows` are static under `jax.jit`.
 
     Args:
-      rows: what `plan` gave.
+      rows: the result of `plan`.
       target: a pytree of arrays, the parameters (or the state, for the part 'state') that the plan was made for.
-      source: a pytree of arrays, to take from.
+      source: a pytree of arrays to copy from.
       part: 'params' or 'state'.
 
     Returns:
-      A tree of the structure, shapes and dtypes of `target`. What was copied has the source's exact values, where
-      the dtypes agree, in buffers of its own, so that either tree may be donated; what is fresh is the target's.
+      A tree of the structure, shapes and dtypes of `target`. Copied leaves have the source's exact values
+      where the dtypes agree, in new buffers, so that either tree may be donated; fresh leaves are the target's.
 
     Raises:
       ValueError: if the plan was made for another target, or the source lacks a leaf.
@@ -245,43 +253,48 @@ def transfer(rows: Sequence[Row], target: Any, source: Any, part: str = "params"
       >>> filled["a"].tolist(), filled["b"].tolist()
       ([1.0, 2.0], [0.0])
     """
+    # A plan may be a day old: a tree that has changed since must not be filled by position.
     sources, planned = dict(named_leaves(source)), {row.path: row for row in rows if row.part == part}
     leaves = list(named_leaves(target))
-    odd = {(r.path, r.shape) for r in planned.values()} ^ {(path, tuple(leaf.shape)) for path, leaf in leaves}
-    if odd:
-        path, shape = min(odd)
+    mismatched = {(r.path, r.shape) for r in planned.values()} ^ {
+        (path, tuple(leaf.shape)) for path, leaf in leaves
+    }
+    if mismatched:
+        path, shape = min(mismatched)
         raise ValueError(f"the plan is of another target: only one of them has {path} {_size(shape)}")
 
-    def fill(path: str, leaf: Any) -> Any:
+    def fill(path: str, leaf: jax.Array) -> jax.Array:
         row = planned[path]
         if row.source is None:
             return leaf
-        given = sources.get(row.source)
-        if given is None or tuple(given.shape) != row.shape:
+        source_leaf = sources.get(row.source)
+        if source_leaf is None or tuple(source_leaf.shape) != row.shape:
             raise ValueError(f"the plan is of another source: this one has no {row.source} {_size(row.shape)}")
-        return jnp.array(given, dtype=leaf.dtype, copy=True)
+        # A copy: the trainer donates its state, and a shared buffer would delete the source with it.
+        return jnp.array(source_leaf, dtype=leaf.dtype, copy=True)
 
     return jax.tree.unflatten(jax.tree.structure(target), [fill(path, leaf) for path, leaf in leaves])
 
 
-def frozen(rows: Sequence[Row]) -> tuple[str, ...]:
+def frozen(rows: Sequence[LeafTransfer]) -> tuple[str, ...]:
     r"""Patterns of exactly the parameters that the plan freezes, for `jopt.optim.Config.freeze`.
 
     Example:
-      >>> frozen([Row("a.b/w", (2,), "w", "copied, frozen", ""), Row("head/w", (2,), None, "fresh", "")])
+      >>> copied = LeafTransfer("a.b/w", (2,), "w", "copied, frozen", "")
+      >>> frozen([copied, LeafTransfer("head/w", (2,), None, "fresh", "")])
       ('a\\.b/w',)
     """
     return tuple(re.escape(row.path) for row in rows if row.status.endswith("frozen"))
 
 
-def describe(rows: Sequence[Row]) -> str:
+def describe(rows: Sequence[LeafTransfer]) -> str:
     """The plan as a table to print.
 
     Args:
-      rows: what `plan` gave.
+      rows: the result of `plan`.
 
     Returns:
-      A line for each leaf, under a heading.
+      A line for each leaf, under a header.
 
     Example:
       >>> new, old = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(1)}, {"c": jnp.zeros((3, 2))}

@@ -15,7 +15,7 @@ from jopt import models, optim, transfer
 from jopt.config import ConfigError, from_dict, to_dict
 from jopt.hyper import split
 from jopt.rules import RuleError, named_leaves
-from jopt.transfer import Row, Transfer, TransferError, plan
+from jopt.transfer import LeafTransfer, Transfer, TransferError, plan
 
 
 def layer(seed, shape, dtype=np.float32):
@@ -43,7 +43,7 @@ def same(a, b):
 
 def test_the_same_paths_by_default():
     rows = plan(Transfer("a"), source(), source())
-    assert rows[0] == Row("Dense_0/bias", (3,), "Dense_0/bias", "copied", "same path", "params")
+    assert rows[0] == LeafTransfer("Dense_0/bias", (3,), "Dense_0/bias", "copied", "same path", "params")
     assert [row.status for row in rows] == ["copied"] * 6
     assert same(transfer.transfer(rows, jax.tree.map(np.zeros_like, source()), source()), source())
 

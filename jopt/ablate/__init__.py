@@ -1,4 +1,4 @@
-"""Ablations: a grid of experiments as one program, with results that can be defended."""
+"""Ablations: a grid of experiments in few programs, with paired statistics and a report."""
 
 from jopt.ablate.config import Ablation as Ablation
 from jopt.ablate.files import load_trial as load_trial

@@ -1,4 +1,4 @@
-"""What an ablation may ask for: checked before any data are read or anything compiles."""
+"""Checks of an ablation's config, made before data are read or anything compiles."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from jopt import hyper
 from jopt.ablate.config import PROTOCOLS, STRATEGIES, Ablation
 from jopt.ablate.intervals import check_confidence
 from jopt.ablate.results import COLUMNS, OUTCOMES
-from jopt.ablate.space import Point, Space, label
+from jopt.ablate.space import GridPoint, Space, label
 from jopt.ablate.summary import columns
 from jopt.ablate.trials import Trial, named, trials
 from jopt.config import ConfigError, choice, require
@@ -18,7 +18,7 @@ from jopt.train.plan import validate as validate_experiment
 
 
 def validate(ablation: Ablation) -> list[Trial]:
-    """Checks the grid, and each of its experiments, as far as that goes without the data.
+    """Checks the grid and each of its experiments, except for what needs the data.
 
     Returns:
       The grid's trials.
@@ -27,6 +27,7 @@ def validate(ablation: Ablation) -> list[Trial]:
       ConfigError: naming the field, its value and what is accepted.
     """
     a = ablation
+    # Types first: every check below would fail on a wrong one with Python's words and not with the field's name.
     _check_types(a)
     require(bool(a.name), "name", a.name, "not empty")
     require(len(a.space) > 0, "space", a.space.points, "a grid of at least one point")
@@ -45,32 +46,35 @@ def validate(ablation: Ablation) -> list[Trial]:
     fine = memory is None or (math.isfinite(memory) and memory > 0)
     require(fine, "memory_gib", memory, "a positive number of GiB, or None")
     _check_axes(a)
-    found = trials(a)
+    listed = trials(a)
+    # After the trials, so that a wrong axis is reported as such and not as a control that is no point.
     _check_control(a)
-    for trial in found:
+    for trial in listed:
         together = trial.config.data_parallel
         try:
             require(not together, "data_parallel", together, "False: an ablation splits its trials over devices")
             validate_experiment(trial.config)
         except ConfigError as error:
             raise at_point(error, trial) from error
-    _check_distinct(found)
-    return found
+    _check_distinct(listed)
+    return listed
 
 
-def _check_distinct(found: Sequence[Trial]) -> None:
-    """Raises ConfigError where two trials are the same to their program, which sees float32 and no name."""
-    known: dict[tuple, Trial] = {}
-    for trial in found:
+def _check_distinct(listed: Sequence[Trial]) -> None:
+    """Raises ConfigError where two trials are equal to their program, which sees float32 numbers and no name."""
+    # 0.1 and 0.1 + 1e-12 are two ids and one computation: the grid would compare a run with itself.
+    first_with: dict[tuple, Trial] = {}
+    for trial in listed:
         structure, numbers = hyper.split(dataclasses.replace(trial.config, name=""))
-        other = known.setdefault((structure, *(value.tobytes() for value in numbers.values())), trial)
+        other = first_with.setdefault((structure, *(value.tobytes() for value in numbers.values())), trial)
         if other is not trial:
-            accepted = f"unlike {named(other.point)} in what the program sees: float32 numbers, and no name"
+            accepted = f"unlike {named(other.point)} for the program, which sees float32 numbers and no name"
             raise ConfigError(f"the point {named(trial.point)}", trial.overrides, accepted)
 
 
 def at_point(error: ValueError, trial: Trial) -> ValueError:
     """The same error, with the point at which it occurs."""
+    # The type stays, as the apps choose the exit status by it.
     where = f"at the point {named(trial.point)}"
     if isinstance(error, ConfigError):
         return ConfigError(f"{error.field} ({where})", error.value, error.accepted)
@@ -78,10 +82,11 @@ def at_point(error: ValueError, trial: Trial) -> ValueError:
 
 
 def _check_types(a: Ablation) -> None:
-    """What Python would only trip over later. Of its fields; the experiment's own are checked with each trial."""
+    """Checks the types of the ablation's fields; those of the experiment are checked with each trial."""
 
     def of(name: str, kind: type | tuple[type, ...], accepted: str, optional: bool = False) -> None:
         value = getattr(a, name)
+        # A bool is an int in Python: `chunk=True` would run as one trial at a time.
         fine = isinstance(value, kind) and not isinstance(value, bool)
         require(fine or (optional and value is None), name, value, accepted)
 
@@ -101,14 +106,15 @@ def _check_types(a: Ablation) -> None:
 def _check_axes(a: Ablation) -> None:
     names = list(a.space.points[0].labels)
     for point in a.space.points:
-        # Said before the column of that name is: this is what there is to do about it.
+        # Before the general check of names, whose advice to rename the axis would not help here.
         require(
             "seed" not in point.fields, "the axis over 'seed'", point.fields.get("seed"), "absent: give `seeds`"
         )
     for name in names:
         require(bool(name), "the name of an axis", name, "not empty")
         taken = name in (*COLUMNS, *OUTCOMES)
-        require(not taken, f"the axis {name!r}", name, "called otherwise: trials.csv has a column of that name")
+        require(not taken, f"the axis {name!r}", name, "named differently: trials.csv has a column of that name")
+    # summary.csv has more columns than trials.csv, such as the mean of each outcome.
     columns(names, a.metric)
     _check_labels(a.space)
     for name in a.tuned:
@@ -126,28 +132,31 @@ def _check_control(a: Ablation) -> None:
     for name in a.control:
         choice("control", name, names)
     require(bool(a.control), "control", a.control, "axis names and values, or None")
-    there = [point.labels for point in a.space.points]
-    own = control(a) or {}
-    found = any(all(labels[name] == value for name, value in own.items()) for labels in there)
-    require(found, "control", a.control, f"a point of the grid; its axes are {_axes(there, names)}")
+    labels_of_points = [point.labels for point in a.space.points]
+    control_labels = control(a) or {}
+    is_point = any(
+        all(labels[name] == value for name, value in control_labels.items()) for labels in labels_of_points
+    )
+    require(is_point, "control", a.control, f"a point of the grid; its axes are {_axes(labels_of_points, names)}")
 
 
 def _check_labels(space: Space) -> None:
-    """Raises ConfigError where two points look the same in tables and are not: they would be taken for one."""
-    known: dict[tuple, Point] = {}
+    """Raises ConfigError where two different points have the same labels: tables would show them as one."""
+    first_with: dict[tuple, GridPoint] = {}
     for point in space.points:
-        # As the results group them: by equal values.
-        other = known.setdefault(tuple(point.labels.values()), point)
+        # By equal values, as `Results.points` groups them: 1 and 1.0 are one point in a table.
+        other = first_with.setdefault(tuple(point.labels.values()), point)
         if other is not point and other.fields != point.fields:
-            accepted = f"named unlike the other one, which sets {other.fields}"
-            raise ConfigError(f"the point {named(point.labels)}", point.fields, accepted)
+            options = f"of other labels than the point that sets {other.fields}"
+            raise ConfigError(f"the point {named(point.labels)}", point.fields, options)
 
 
 def control(a: Ablation) -> dict[str, Any] | None:
-    """The ablation's control, its values as the tables have them: a tuple is its parts, one after the other."""
+    """The ablation's control with the values that tables show: a tuple as text, its parts separated by spaces."""
     return None if a.control is None else {name: label(value) for name, value in a.control.items()}
 
 
 def _axes(points: Sequence[dict], names: Sequence[str]) -> str:
     values = {name: list(dict.fromkeys(point[name] for point in points)) for name in names}
-    return "; ".join(f"{name} in {', '.join(map(repr, own[:8]))}" for name, own in values.items())
+    # Eight values show the kind of value; an axis of a search has hundreds.
+    return "; ".join(f"{name} in {', '.join(map(repr, options[:8]))}" for name, options in values.items())

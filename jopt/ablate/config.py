@@ -1,4 +1,4 @@
-"""Ablation: an experiment, what is varied in it, and how the results are to be judged."""
+"""Ablation: an experiment, the fields to vary, and how the results are compared."""
 
 import dataclasses
 from typing import Any
@@ -16,28 +16,28 @@ class Ablation:
 
     Attributes:
       name: names the ablation in reports.
-      experiment: what all trials share. Its own `seed` is not used.
+      experiment: the config that all trials share. Its `seed` is not used.
       space: the points of the grid (`jopt.ablate.axis`, `product`, `search`, ...).
-      seeds: every point is run once with each. Trials of the same seed share initialization and data order.
+      seeds: every point runs once with each. Trials of the same seed share initialization and data order.
       control: axis name to value: the point that the others are compared with, paired by seed; None: no comparison.
-        Where it names some axes only, each point is compared with the one that has these values and its own others.
-      metric: the outcome that decides (`jopt.ablate.OUTCOMES`).
+        If it names some axes only, each point is compared with the point that has these values and is equal else.
+      metric: the outcome that is compared (`jopt.ablate.results.OUTCOMES`).
       protocol: 'plain'; 'optimizers' (AlgoPerf's idea: of each optimizer the point with the best validation
         accuracy, over the axes in `tuned`, is reported on test; a point that misses `target` counts as a miss);
         'pruning' (ShrinkBench: at least five ratios, random and magnitude scores, the dense control).
       tuned: the axes that are chosen by validation within each point of the others.
       target: a validation accuracy to reach; steps to it are reported, and misses are counted.
       strategy: how trials share a device: 'map' (one after the other in one program), 'vmap' (in one batch),
-        'auto' (by rule: `jopt.ablate.strategy`), 'measure' (the faster one on the first segment).
-      chunk: trials in one program at most, rounded up to whole lanes; 0 is as many as fit. Results do not depend on
-        it.
-      memory_gib: what the trials may take on each device, in GiB; None is half of what is there.
+        'auto' (by the rule of `jopt.ablate.strategy`), 'measure' (the fastest on the first segment).
+      chunk: the most trials in one program, rounded up to whole lanes; 0 is as many as fit. It changes no result.
+      memory_gib: the memory that the trials may take on each device, in GiB; None is half of the free memory.
       confidence: of the intervals.
     """
 
     name: str = "ablation"
     experiment: Experiment = dataclasses.field(default_factory=Experiment)
     space: Space = dataclasses.field(default_factory=lambda: Space(()))
+    # With fewer than five seeds no comparison gets a verdict (`jopt.ablate.paired.LEAST_SEEDS`).
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     control: dict[str, Any] | None = None
     metric: str = "accuracy"

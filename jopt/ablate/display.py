@@ -12,7 +12,7 @@ import numpy as np
 
 from jopt import report
 from jopt.ablate.config import Ablation
-from jopt.ablate.execute import Chunk, Told
+from jopt.ablate.execute import Chunk, SegmentProgress
 from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import Judgement
 from jopt.ablate.plan import GroupPlan, plan_table
@@ -27,13 +27,13 @@ from jopt.report.page import Findings, Part
 def plan_parts(
     ablation: Ablation, axes: Sequence[Axis], plans: Sequence[GroupPlan], done: Callable[[Trial], bool]
 ) -> list[Part]:
-    """What will be run: the axes and the groups of trials that share a program.
+    """The plan: the axes, and the groups of trials that share a program.
 
     Args:
       ablation: the grid.
-      axes: what varies.
-      plans: one a group.
-      done: whether a trial has its result already.
+      axes: of the grid.
+      plans: one for each group.
+      done: whether a trial has a result already.
     """
     trials = [trial for p in plans for trial in p.group.trials]
     finished = sum(map(done, trials))
@@ -47,8 +47,8 @@ def plan_parts(
 @contextlib.contextmanager
 def training(
     observer: report.Observer, total: int, chunks: int
-) -> Iterator[Callable[[GroupPlan, Chunk], Callable[[Told], None]]]:
-    """Tells how far the grid is, in trial-steps, with the median of loss and accuracy over trials.
+) -> Iterator[Callable[[GroupPlan, Chunk], Callable[[SegmentProgress], None]]]:
+    """Reports the progress of the grid in trial-steps, with the median of loss and accuracy over trials.
 
     Args:
       observer: receives the progress.
@@ -56,13 +56,13 @@ def training(
       chunks: chunks to do.
 
     Yields:
-      `(plan, chunk) ->` the function that takes the progress of the chunk.
+      `(plan, chunk) ->` the function that receives the progress of the chunk.
     """
     trial_steps = started = 0
     # In trial-steps, as chunks have different numbers of trials.
     with observer.training(total) as update:
 
-        def start(plan: GroupPlan, chunk: Chunk) -> Callable[[Told], None]:
+        def start(plan: GroupPlan, chunk: Chunk) -> Callable[[SegmentProgress], None]:
             nonlocal trial_steps, started
             # Chunks run one after the other, so each starts where the one before it ends.
             before = trial_steps
@@ -70,7 +70,7 @@ def training(
             started += 1
             name = f"group {plan.group.index}, chunk {started}/{chunks}"
 
-            def take(progress: Told) -> None:
+            def report_progress(progress: SegmentProgress) -> None:
                 done = before + progress.segment.stop * len(chunk.trials)
                 # Rows that came from a checkpoint took no time.
                 speed = progress.segment.steps * len(chunk.trials) / progress.seconds if progress.seconds else None
@@ -83,19 +83,19 @@ def training(
                         }
                         update(done, name, medians | {"split": split, "steps_per_second": speed})
 
-            return take
+            return report_progress
 
         yield start
 
 
 def findings(ablation: Ablation, plans: Sequence[GroupPlan], results: Results, judgement: Judgement) -> list[str]:
-    """The sentences that the terminal and both reports begin with: what was decided, then what was run."""
+    """The sentences at the top of the terminal's summary and of both reports: results first, then the programs."""
     diverged = sum(row["status"] == "diverged" for row in results.trials)
     # Groups may have been run in different ways, which changes the last bits of their results.
     strategies = sorted({p.strategy for p in plans})
     programs = f"{len(plans)} {'program' if len(plans) == 1 else 'programs'} ({' and '.join(strategies)})"
     return [
-        # What was decided comes before how it was run.
+        # Results first: a reader may stop after one line.
         *judgement.sentences,
         f"{len(results.trials):,} trials: {len(ablation.space):,} points, {len(ablation.seeds)} seeds each, "
         f"{programs}; {diverged} diverged.",
@@ -127,14 +127,14 @@ def write_report(
 def finished_parts(
     files: AblationDir, results: Results, summary: Sequence[Row], sentences: Sequence[str], seconds: float
 ) -> list[Part]:
-    """What is shown at the end: the findings, the summary, and where to read more.
+    """The output at the end: the findings, the summary, and the names of the files.
 
     Args:
       files: of the ablation.
       results: of the ablation.
-      summary: what `jopt.ablate.summary.summarize` made of them.
-      sentences: what `findings` gave.
-      seconds: that the launch took.
+      summary: the result of `jopt.ablate.summary.summarize`.
+      sentences: the result of `findings`.
+      seconds: the duration of the launch.
     """
     diverged = sum(row["status"] == "diverged" for row in results.trials)
     return [
@@ -146,13 +146,13 @@ def finished_parts(
 
 
 def axes_table(axes: Sequence[Axis]) -> report.Table:
-    """What varies, and whether it is a number of the program or makes another program."""
+    """The axes, and whether their values are numbers in one program or make other programs."""
     rows = [(axis.name, ", ".join(axis.fields), axis.kind, axis_text(axis.values)) for axis in axes]
     return report.Table("Axes", ("axis", "field", "kind", "values"), "llll", rows)
 
 
 def groups_table(plans: Sequence[GroupPlan]) -> report.Table:
-    """How the trials of each program were run."""
+    """The programs, with the strategy and the size of each."""
     rows = [
         (
             str(p.group.index),
@@ -174,7 +174,7 @@ def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
     metric, fraction = results.metric, results.decisive.fraction
     # The header has the percent sign, so that three intervals fit a line.
     scale = 100 if fraction else 1
-    # Built-in columns other than the metric do not fit a terminal; who added a column wants to see it.
+    # Built-in columns other than the metric do not fit a terminal; a user who added a column wants to see it.
     outside = [column for column in results.columns if column not in BUILT_IN]
     header = (*names, "n", f"{metric} %" if fraction else metric, "interval")
     header += ("difference", "adjusted interval", "verdict") if compared else ()

@@ -1,11 +1,11 @@
-"""One chunk: so many trials through the loop at once, from the first segment or from a checkpoint to a result."""
+"""One chunk: trials that train together, from the first segment or from a checkpoint to a result."""
 
 import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -30,12 +30,14 @@ from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, to_host
 from jopt.train.workdir import WorkdirError
 
+T = TypeVar("T")
+
 
 class Chunk(NamedTuple):
     """Trials of one group that are run together.
 
     Attributes:
-      trials: at least one; fewer than `width` in a last, padded chunk.
+      trials: at least one; the last chunk may have fewer than `width` and is padded.
       width: trials in the program.
       layout: how they share the devices.
       prepared: one trial of the group, ready to run.
@@ -48,18 +50,19 @@ class Chunk(NamedTuple):
 
     @property
     def id(self) -> str:
-        """What the chunk is called on disk: a hash of all that decides what its checkpoints hold."""
+        """The name of the chunk's directory: a hash of everything that decides the content of its checkpoints."""
+        # Not of the devices: they change neither shapes nor bits, so a chunk resumes on any number of them.
         names = " ".join(trial.id for trial in self.trials)
         return hashlib.sha256(f"{names} {self.width} {self.layout.lanes}".encode()).hexdigest()[:12]
 
 
-class Told(NamedTuple):
-    """What a chunk tells as it goes on.
+class SegmentProgress(NamedTuple):
+    """The progress of a chunk, after each segment.
 
     Attributes:
       segment: the segment that ended.
       rows: its metric rows, of the trials that have not diverged.
-      seconds: its steps took, compilation excluded; 0 for those that came from a file.
+      seconds: the time that its steps took, compilation excluded; 0 for rows that were read from a file.
     """
 
     segment: Segment
@@ -70,13 +73,15 @@ class Told(NamedTuple):
 def lifted(chunk: Chunk, lift: Lift) -> Prepared:
     """The chunk's run: programs over trials, with each trial's numbers."""
     p = chunk.prepared
+    # Padded with a trial that exists: its numbers are valid, and all chunks of a group share one compiled program.
     padded = [*chunk.trials, *[chunk.trials[-1]] * (chunk.width - len(chunk.trials))]
     numbers = [hyper.split(trial.config)[1] for trial in padded]
-    values = {path: np.stack([own[path] for own in numbers]) for path in numbers[0]}
+    values = {path: np.stack([trial_numbers[path] for trial_numbers in numbers]) for path in numbers[0]}
 
     @functools.cache
     def program_of(stage: int, steps: int) -> Program:
         distillation = p.plans[stage].distillation
+        # A teacher from an earlier stage differs from trial to trial; one from a file is shared.
         own_teacher = distillation is not None and distillation.teacher.startswith(STAGE)
         return lift.program(p.program_of(stage, steps), own_teacher=own_teacher)
 
@@ -100,39 +105,42 @@ class ChunkRun:
         chunk: Chunk,
         directory: Path,
         compiler: Compiler,
-        tell: Callable[[Told], None],
+        report: Callable[[SegmentProgress], None],
         asked_to_stop: Callable[[], bool],
     ):
         """Nothing is computed yet.
 
         Args:
           chunk: the trials.
-          directory: `chunks/`, in which the chunk has a directory of its own.
-          compiler: compiles each function once, for all chunks of the group that are as wide.
-          tell: called after each segment.
-          asked_to_stop: whether to save and leave at the next boundary.
+          directory: `chunks/`, the parent of the chunk's directory.
+          compiler: compiles each function once, for all chunks of the group of the same width and layout.
+          report: called after each segment.
+          asked_to_stop: whether to save and stop at the next boundary.
         """
-        self.chunk, self.compiler, self.tell, self.asked_to_stop = chunk, compiler, tell, asked_to_stop
+        self.chunk, self.compiler, self.report, self.asked_to_stop = chunk, compiler, report, asked_to_stop
         self.path = directory / chunk.id
         self.metrics = self.path / "metrics.jsonl"
         self.lift = Lift(chunk.layout)
+        # Kept on the host and saved with the state: a lane continues to compute after its trial has diverged.
         self.bad = np.full(chunk.width, -1, np.int32)
         self.prepared = lifted(chunk, self.lift)
 
     def run(self) -> None:
-        """Runs the chunk to its end, and leaves `result.json`."""
+        """Runs the chunk to its end, and writes `result.json`."""
         p = self.prepared
         self.path.mkdir(parents=True, exist_ok=True)
         names = [trial.id for trial in self.chunk.trials]
         about = {"id": self.chunk.id, "trials": names, "width": self.chunk.width, **self.chunk.layout._asdict()}
+        # The time of this file tells which of two plans is newer, so a resume must not write it again.
         if not (self.path / "chunk.json").exists():
             write_json(self.path / "chunk.json", about)
+        # The ends of stages stay on disk: later stages rewind to them or are taught by them.
         ends = [segment.mark for segment in p.segments if segment.last]
         with Checkpoints(self.path / "checkpoints", 1, ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of, over=self.lift)
             state, at, rows = self._restore()
             if at is not None:
-                self.tell(Told(at, rows, 0.0))
+                self.report(SegmentProgress(at, rows, 0.0))
             state = run_segments(
                 p.program_of,
                 p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
@@ -147,32 +155,36 @@ class ChunkRun:
                 stage=None if at is None else at.stage,
             )
             self.checkpoints.wait()
-            found = self._outcomes(state)
-        write_json(self.path / "result.json", about | {"trials": found})
+            trial_results = self._outcomes(state)
+        # The result before the removal: an interruption between the two costs disk space and no training.
+        write_json(self.path / "result.json", about | {"trials": trial_results})
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         self.metrics.unlink(missing_ok=True)
 
-    def _restore(self) -> tuple[Any, Segment | None, list[metrics.Row]]:
+    def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.Row]]:
         p = self.prepared
         bad = jax.ShapeDtypeStruct((self.chunk.width,), np.int32)
         restored, _ = self.checkpoints.restore_latest(
             lambda mark: {"state": p.like(p.boundary(mark).stage), "bad": bad}
         )
         if restored is None:
+            # Rows before the first checkpoint will be written again, and must not be counted twice.
             self.metrics.unlink(missing_ok=True)
             return None, None, []
         at = p.boundary(restored.step)
         self.bad = np.array(restored.state["bad"])
-        place = (at.stage, at.stop)
+        restored_at = (at.stage, at.stop)
+        # Rows are appended before the checkpoint is saved, so the file may be one segment ahead of it.
         try:
             rows = metrics.truncate(
-                self.metrics, lambda row: (p.stage_named(row["stage"]).index, row["step"]) <= place
+                self.metrics, lambda row: (p.stage_named(row["stage"]).index, row["step"]) <= restored_at
             )
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(f"{self.metrics} is damaged: {error}") from error
         return p.place(restored.state["state"]), at, rows
 
     def _end_of(self, stage: int) -> TrainState:
+        # Saving is asynchronous: the end of the stage may still be on its way to the disk.
         self.checkpoints.wait()
         like = {"state": self.prepared.like(stage), "bad": jax.ShapeDtypeStruct((self.chunk.width,), np.int32)}
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, like).state["state"]
@@ -182,7 +194,7 @@ class ChunkRun:
         parts = {"train": boundary.train, "validation": boundary.validation}
         if boundary.train is not None:
             self._mark(boundary.train["first_bad_step"])
-            # Losses that are finite, of which the mean is not.
+            # Finite losses can have a mean that overflows; the last step then counts as the bad one.
             self._mark(np.where(np.isfinite(boundary.train["loss"]), -1, segment.stop - 1))
         if boundary.validation is not None:
             finite = np.isfinite(boundary.validation["loss"])
@@ -199,19 +211,22 @@ class ChunkRun:
             self._check(segment.stage, boundary.state)
         metrics.append(self.metrics, rows)
         stop = self.asked_to_stop()
-        # The latest is the one to go on from, and is so given the best mark.
+        # Only the best checkpoint is kept. A resume needs the latest, so the mark stands in for its accuracy.
         state = {"state": boundary.state, "bad": self.bad}
         self.checkpoints.save(segment.mark, state, {"accuracy": float(segment.mark)})
-        self.tell(Told(segment, rows, boundary.seconds))
+        self.report(SegmentProgress(segment, rows, boundary.seconds))
         if stop:
             self.checkpoints.wait()
-            raise StopRequested("stopped as asked, and saved; the same command goes on from there")
+            raise StopRequested("stopped as asked, and saved; the same command continues from there")
 
-    def _mark(self, found: Any) -> None:
-        self.bad = np.where((self.bad < 0) & (found >= 0), found, self.bad).astype(np.int32)
+    def _mark(self, steps: np.ndarray) -> None:
+        """Records the step of each trial whose loss was not finite; -1 is none."""
+        # The first step stays: everything after it follows from it.
+        self.bad = np.where((self.bad < 0) & (steps >= 0), steps, self.bad).astype(np.int32)
 
     def _check(self, stage: int, state: TrainState) -> None:
-        """Raises InvariantError unless each trial holds what its methods hold."""
+        """Raises InvariantError unless each trial's weights obey its masks, codebooks and bit widths."""
+        # At the end of a stage only: the comparison needs all weights on the host.
         if not self.prepared.plans[stage].transforms:
             return
         masks, seen = jax.device_get((state.transform_state, self.staging.seen(stage, state).params))
@@ -224,7 +239,7 @@ class ChunkRun:
                     raise InvariantError(f"{where}: {'; '.join(problems[:5])}")
 
     def _plan(self, trial: Trial, stage: int) -> StagePlan:
-        """A stage of a trial, with the trial's own numbers."""
+        """A stage of a trial, with the numbers of that trial."""
         p = self.chunk.prepared
         plans = resolve(trial.config, p.dataset.train.labels.shape[0])
         return with_layers(plans, [plan.layers for plan in p.plans])[stage]
@@ -237,28 +252,30 @@ class ChunkRun:
         test = jax.device_get(self.compiler.call("test", last, program.evaluate, state, p.values, p.arrays["test"]))
         self._mark(np.where(np.isfinite(test["loss"]), -1, max(p.segments[-1].stop - 1, 0)).astype(np.int32))
         seen = jax.device_get(self.staging.seen(last, state))
+        # Moments of the optimizer belong to no result, and may be twice as large as the network.
         ends = to_host(state._replace(opt_state=()))
         host = {"params": ends.params, "model_state": ends.model_state, "ema": ends.ema}
         by_layer = flops_of(self.chunk.prepared, last)
+        # From the file and not from memory: the rows before an interruption are in no process any more.
         curves: dict[str, list[metrics.Row]] = {trial.id: [] for trial in self.chunk.trials}
         for row in metrics.read(self.metrics):
             curves[row["trial"]].append({k: v for k, v in row.items() if k != "trial"})
-        out = []
+        trial_results = []
         for i, trial in enumerate(self.chunk.trials):
             row: dict[str, Any] = {"trial": trial.id, "status": "diverged", "diverged_step": int(self.bad[i])}
             if self.bad[i] < 0:
-                own = {name: float(values[i]) for name, values in test.items()}
-                row |= {"status": "finished", "diverged_step": None, **own}
+                test_metrics = {name: float(values[i]) for name, values in test.items()}
+                row |= {"status": "finished", "diverged_step": None, **test_metrics}
                 row |= _last(curves[trial.id])
                 row |= self._columns(trial, self._plan(trial, last), _row(ends, i), _row(seen, i), by_layer)
                 row |= {"steps": p.segments[-1].stop, "digest": digest(_row(host, i))}
-            out.append({"row": row, "curves": curves[trial.id]})
-        return out
+            trial_results.append({"row": row, "curves": curves[trial.id]})
+        return trial_results
 
     def _columns(
         self, trial: Trial, plan: StagePlan, state: TrainState, seen: Variables, by_layer: Mapping[str, int]
     ) -> dict[str, Any]:
-        """What the registry of columns computes from a trial's network, as the model sees it."""
+        """The columns that are computed from a trial's network, with the weights that the model computes with."""
         formats, length = codes.storage(plan, state), None
         if trial.config.pack:
             packing = packed.Packing(trial.config, plan, *seen, self.chunk.prepared.dataset, formats)
@@ -274,16 +291,16 @@ class ChunkRun:
         return measure.trial_row(outcome, columns=trial.config.columns)
 
 
-def _last(curves: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _last(curves: Sequence[metrics.Row]) -> dict[str, float]:
     """The last losses and accuracies of training and validation."""
     rows = {row["split"]: row for row in curves}
-    found = {}
+    metrics_row = {}
     if "validation" in rows:
-        found |= {f"validation_{name}": rows["validation"][name] for name in ("accuracy", "loss")}
+        metrics_row |= {f"validation_{name}": rows["validation"][name] for name in ("accuracy", "loss")}
     if "train" in rows:
-        found["train_loss"] = rows["train"]["loss"]
-    return found
+        metrics_row["train_loss"] = rows["train"]["loss"]
+    return metrics_row
 
 
-def _row(tree: Any, index: int) -> Any:
+def _row(tree: T, index: int) -> T:
     return jax.tree.map(lambda x: x[index], tree)

@@ -1,4 +1,4 @@
-"""An ablation's directory: which grid it holds, what of it is done, and what is under way."""
+"""An ablation's directory: the recorded grid, the finished trials and the interrupted chunks."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from jopt.train.directory import Directory, WorkdirError
 
 
 class AblationDir(Directory):
-    """Names of the files that an ablation leaves behind, and what they say."""
+    """The files of an ablation, by name, and how they are read and written."""
 
     identity = "ablation.json"
 
@@ -31,10 +31,10 @@ class AblationDir(Directory):
         self.chunks = self.path / "chunks"
 
     def recorded(self) -> dict[str, Any] | None:
-        """What `ablation.json` holds; None if the directory is new or empty.
+        """The content of `ablation.json`; None if the directory is new or empty.
 
         Raises:
-          WorkdirError: if it holds anything else.
+          WorkdirError: if the directory contains something else.
         """
         if not self.begun():
             return None
@@ -44,34 +44,37 @@ class AblationDir(Directory):
         return recorded
 
     def check_same(self, recorded: dict[str, Any], ablation: Ablation, trials: Sequence[Trial]) -> None:
-        """Raises WorkdirError unless the grid is the recorded one, or has those of its trials that are done."""
+        """Raises WorkdirError unless the grid shares trials with the recorded one and has all that are finished."""
+        # By the ids of trials and not by the config: a grid may grow or be rewritten, but no result may be lost.
         now, done = {trial.id for trial in trials}, self.done()
         missing = [row for row in recorded["trials"] if row["trial"] not in now]
+        # A grid without a common trial is the wrong directory, even where nothing is finished yet.
         other = len(missing) == len(recorded["trials"])
         if not other and not any(row["trial"] in done for row in missing):
             return
         try:
-            theirs = dict(leaves(from_dict(Experiment, recorded["experiment"])))
+            recorded_fields = dict(leaves(from_dict(Experiment, recorded["experiment"])))
         except (ConfigError, TypeError) as error:
             raise WorkdirError(f"{self.ablation} is not of this version of jopt: {error}") from error
-        ours = dict(leaves(ablation.experiment))
+        current_fields = dict(leaves(ablation.experiment))
         differ = [
-            f"{k} ({theirs.get(k)!r} there, {ours.get(k)!r} now)"
-            for k in theirs | ours
-            if theirs.get(k) != ours.get(k)
+            f"{k} ({recorded_fields.get(k)!r} there, {current_fields.get(k)!r} now)"
+            for k in recorded_fields | current_fields
+            if recorded_fields.get(k) != current_fields.get(k)
         ]
+        # One trial as an example: a grid may lack thousands.
         first = missing[0]
         raise WorkdirError(
             f"workdir {self.path} holds another grid: {len(missing)} of its {len(recorded['trials'])} trials are "
             f"not in this one, {first['point']} with seed {first['seed']} among them"
             + (f"; the experiment differs in {'; '.join(differ)}" if differ else "")
-            + ". Nothing was changed: give another directory, or a grid that has them all"
+            + ". Nothing was changed: use another directory, or a grid that has these trials too"
         )
 
     def record(
         self, ablation: Ablation, trials: Sequence[Trial], axes: Sequence[Axis], groups: Sequence[dict[str, Any]]
     ) -> None:
-        """Writes `ablation.json`: the grid, resolved."""
+        """Writes `ablation.json`: the resolved grid."""
         of_group = {trial: group["group"] for group in groups for trial in group["trials"]}
         write_json(
             self.ablation,
@@ -101,36 +104,39 @@ class AblationDir(Directory):
         )
 
     def done(self) -> dict[str, dict[str, Any]]:
-        """What the finished chunks found: trial id to its `row` and its `curves`."""
-        found: dict[str, dict[str, Any]] = {}
+        """The results of finished chunks: trial id to its `row` and its `curves`."""
+        results: dict[str, dict[str, Any]] = {}
+        # Sorted, as the order of a directory's entries differs between file systems.
         for path in sorted(self.chunks.glob("*/result.json")):
             for trial in self.load_json(path)["trials"]:
-                found[trial["row"]["trial"]] = trial
-        return found
+                results[trial["row"]["trial"]] = trial
+        return results
 
-    def under_way(self, wanted: set[str]) -> list[dict[str, Any]]:
-        """Chunks that were begun and not finished, whose trials are all wanted, as `chunk.json` has them."""
-        out = []
+    def under_way(self, missing: set[str]) -> list[dict[str, Any]]:
+        """The contents of `chunk.json` of interrupted chunks all of whose trials are among the missing ones."""
+        interrupted = []
         for path in sorted(self.chunks.glob("*/chunk.json")):
             if (path.parent / "result.json").exists():
                 continue
             chunk = self.load_json(path)
-            if set(chunk["trials"]) <= wanted:
-                out.append(chunk | {"begun": path.stat().st_mtime_ns})
-        # A chunk that shares trials with one that came before it is of an older plan.
-        out.sort(key=lambda chunk: -chunk["begun"])
+            # A chunk resumes as a whole: with one of its trials done or gone, its checkpoint is of no use.
+            if set(chunk["trials"]) <= missing:
+                interrupted.append(chunk | {"begun": path.stat().st_mtime_ns})
+        # The newest first: of two chunks that share trials the other one belongs to an older plan.
+        interrupted.sort(key=lambda chunk: -chunk["begun"])
         chosen: list[dict[str, Any]] = []
         taken: set[str] = set()
-        for chunk in out:
+        for chunk in interrupted:
             if not taken & set(chunk["trials"]):
                 chosen.append(chunk)
                 taken |= set(chunk["trials"])
         return chosen
 
     def forget(self, keep: Sequence[str]) -> None:
-        """Removes chunks that were begun, and are neither finished nor to be gone on with, and old checkpoints."""
+        """Removes chunks that are neither finished nor in `keep`, and what finished chunks no longer need."""
         for path in sorted(self.chunks.glob("*/")):
             if (path / "result.json").exists():
+                # A launch may have ended between writing the result and removing these.
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
                 (path / "metrics.jsonl").unlink(missing_ok=True)
             elif path.name not in keep:
@@ -142,21 +148,22 @@ def load_trial(directory: str | os.PathLike[str], trial: str) -> Experiment:
 
     Args:
       directory: of the ablation.
-      trial: its id, or as much of its beginning as only it has.
+      trial: its id, or the first digits of it if no other id has the same.
 
     Raises:
       WorkdirError: if there is no ablation.
-      ConfigError: if no trial, or more than one, is called so.
+      ConfigError: if no trial, or more than one, has this id.
     """
     files = AblationDir(directory)
     if not files.ablation.is_file():
         raise WorkdirError(f"{files.path} is not the directory of an ablation: there is no ablation.json")
     recorded = files.load_json(files.ablation)
-    found = [row for row in recorded["trials"] if row["trial"].startswith(trial)]
-    if len(found) != 1:
-        many = "no trial" if not found else f"{len(found)} trials"
-        raise ConfigError("trial", trial, f"the id of one of {files.path}'s trials; {many} begin so")
+    matches = [row for row in recorded["trials"] if row["trial"].startswith(trial)]
+    # Never the first of several: another trial than the meant one would train without an error.
+    if len(matches) != 1:
+        count = "no trial starts" if not matches else f"{len(matches)} trials start"
+        raise ConfigError("trial", trial, f"the id of one of {files.path}'s trials; {count} with this")
     try:
-        return restore(recorded["experiment"], found[0]["overrides"])
+        return restore(recorded["experiment"], matches[0]["overrides"])
     except (ConfigError, KeyError, IndexError, TypeError) as error:
         raise WorkdirError(f"{files.ablation} is not of this version of jopt: {json.dumps(str(error))}") from error

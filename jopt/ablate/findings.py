@@ -1,4 +1,4 @@
-"""What a summary shows, and what it cannot show, as sentences: the list that every report begins with."""
+"""Sentences on the results of an ablation and their limits: the list at the top of every report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,16 +20,16 @@ def label(point: Mapping[str, Any]) -> str:
 
 
 def sentences(results: Results, rows: Sequence[Row] | None = None, confidence: float = 0.95) -> list[str]:
-    """What the statistics of an ablation show, and what they cannot.
+    """Sentences on the statistics of an ablation and their limits.
 
     Args:
       results: of the ablation.
-      rows: `summarize(results, confidence)`, if it is there already.
+      rows: `summarize(results, confidence)`, if it has been computed already.
       confidence: of the intervals.
 
     Returns:
-      Sentences: the best point, the comparison with the control, the smallest point that is not shown to be worse,
-      what so few seeds cannot show, what diverged.
+      Sentences on the best point, the comparison with the control, the smallest point that is not shown to be
+      worse, the limits of few seeds, and divergence.
     """
     rows = summarize(results, confidence) if rows is None else rows
     return [
@@ -42,7 +42,7 @@ def sentences(results: Results, rows: Sequence[Row] | None = None, confidence: f
 
 
 def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
-    """What the smallest of these numbers of seeds cannot show.
+    """Sentences on the limits of the smallest of these numbers of seeds.
 
     Example:
       >>> print(*few_seeds([5, 5]))

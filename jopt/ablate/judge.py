@@ -36,7 +36,7 @@ class _Column(NamedTuple):
       header: with the unit.
       key: of the row; of a mean with an interval, the mean.
       ends: keys of the ends of its interval.
-      form: the format of a number, one of `_FORMS`; 'text': as it is.
+      form: the format of a number, one of `_FORMS`; 'text' is no format.
     """
 
     header: str
@@ -74,7 +74,7 @@ def check_budget(ablation: Ablation, trials: Sequence[Trial], plans: Sequence[Gr
 
 
 def settings(ablation: Ablation, trials: Sequence[Trial]) -> list[Setting]:
-    """How each point of the grid prunes."""
+    """The pruning of each point of the grid."""
     return [setting_of(trial.config) for trial in trials[:: len(ablation.seeds)]]
 
 
@@ -93,7 +93,7 @@ def judge(ablation: Ablation, trials: Sequence[Trial], results: Results, summary
 
 def optimizers_table(results: Results, rows: Sequence[Row], tuned: Sequence[str]) -> Table:
     """The columns of `algoperf.tuned_comparison` that fit a page, in % and percentage points."""
-    # The method first, then what was chosen for it.
+    # The method first, then the values that validation chose for it.
     names = [axis.name for axis in results.axes if axis.name not in tuned]
     metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
     columns = [_Column(name, name) for name in (*names, *tuned)]
@@ -147,6 +147,7 @@ def _change(metric: str) -> tuple[str, str]:
     return (", points", "points") if _fraction(metric) else ("", "signed")
 
 
+# By name and not as functions in `_Column`, so that columns stay comparable and printable.
 _FORMS: dict[str, Callable[[float], str]] = {
     "percent": lambda v: f"{100 * v:.2f}",
     "points": lambda v: formats.points(v).removesuffix(" pp"),
@@ -175,6 +176,7 @@ def _cell(row: Row, column: _Column) -> str:
         return formats.shorten(f"{value:.4g}" if isinstance(value, float) else str(value), 40)
     show = _FORMS[column.form]
     ends = [row[key] for key in column.ends or ()]
+    # With one seed a mean has no interval, and with two an adjusted one may be infinite.
     if not ends or any(end is None or not math.isfinite(end) for end in ends):
         return show(value)
     return f"{show(value)} [{', '.join(map(show, ends))}]"

@@ -1,23 +1,27 @@
-"""Lift: a Program over a trial axis, run by the loop that runs one trial."""
+"""Lift: a Program over an axis of trials, which the loop for one trial can run."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from jopt import data
 from jopt.train.program import Program
+from jopt.train.state import TrainState
 
 AXIS = "trials"
+T = TypeVar("T")
+Values = dict[str, jax.Array]
 
 
 class Layout(NamedTuple):
     """How the trials of a chunk share the devices.
 
-    A device takes its trials in blocks of `lanes`, one block after the other; a block is one batch (`vmap`). What a
-    trial computes depends on `lanes` alone: neither on how many blocks there are nor on what the other lanes hold.
+    A device runs its trials in blocks of `lanes`, one block after the other; a block is one batch (`vmap`). The
+    bits of a trial depend on `lanes` alone: neither on the number of blocks nor on the trials in the other lanes.
 
     Attributes:
       lanes: trials in a block; 1 is `map`: one trial after the other.
@@ -46,57 +50,61 @@ class Lift:
         Raises:
           ValueError: if there are fewer than the layout needs.
         """
-        found = list(jax.local_devices() if devices is None else devices)
-        if len(found) < layout.devices:
-            raise ValueError(f"the layout needs {layout.devices} devices; there are {len(found)}")
+        available = list(jax.local_devices() if devices is None else devices)
+        if len(available) < layout.devices:
+            raise ValueError(f"the layout needs {layout.devices} devices; there are {len(available)}")
         self.layout = layout
-        self.mesh = Mesh(found[: layout.devices], (AXIS,))
+        self.mesh = Mesh(available[: layout.devices], (AXIS,))
         self.split = NamedSharding(self.mesh, PartitionSpec(AXIS))
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
 
-    def place(self, tree: Any) -> Any:
+    def place(self, tree: T) -> T:
         """Puts stacked host arrays on the devices."""
         return jax.device_put(tree, self.split)
 
-    def share(self, tree: Any) -> Any:
+    def share(self, tree: T) -> T:
         """Puts arrays that all trials share on every device."""
         return jax.device_put(tree, self.everywhere)
 
-    def __call__(self, fn: Callable[..., Any], own: tuple[Any, ...]) -> Callable[..., Any]:
+    def __call__(self, fn: Callable[..., PyTree], per_trial: tuple[PyTree, ...]) -> Callable[..., Any]:
         """`fn` over a leading axis of trials.
 
         Args:
           fn: a pure function of one trial's arguments.
-          own: for each argument whether it has the trial axis (each trial its own) or is shared; prefixes of their
-            trees.
+          per_trial: for each argument, True if it has the axis of trials and False if all trials share it; prefixes
+            of the arguments' trees.
 
         Returns:
           A function of the stacked arguments, with stacked results. The trial axis must be a multiple of
           `layout.multiple`.
         """
 
-        def lifted(*args: Any) -> Any:
+        def lifted(*args: PyTree) -> PyTree:
             leaves, tree = jax.tree.flatten(args)
-            flags = jax.tree.leaves(_spread(own, args))
-            mine = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
+            flags = jax.tree.leaves(_spread(per_trial, args))
+            # `shard_map` has one specification for each argument, so leaves of both kinds cannot stay in one tree.
+            stacked = [leaf for leaf, flag in zip(leaves, flags, strict=True) if flag]
             shared = [leaf for leaf, flag in zip(leaves, flags, strict=True) if not flag]
 
-            def blocks(mine: list[Any], shared: list[Any]) -> Any:
-                def one(mine: list[Any]) -> Any:
-                    m, s = iter(mine), iter(shared)
-                    return fn(*jax.tree.unflatten(tree, [next(m) if flag else next(s) for flag in flags]))
+            def blocks(stacked: list[jax.Array], shared: list[jax.Array]) -> PyTree:
+                def run_trial(stacked: list[jax.Array]) -> PyTree:
+                    own_leaves, shared_leaves = iter(stacked), iter(shared)
+                    leaves = [next(own_leaves) if flag else next(shared_leaves) for flag in flags]
+                    return fn(*jax.tree.unflatten(tree, leaves))
 
                 lanes = self.layout.lanes
+                # Without `vmap` a trial has the operations of a run alone, and so the bits of a run alone.
                 if lanes == 1:
-                    return jax.lax.map(one, mine)
-                folded = jax.tree.map(lambda x: x.reshape(-1, lanes, *x.shape[1:]), mine)
-                out = jax.lax.map(jax.vmap(one), folded)
-                return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+                    return jax.lax.map(run_trial, stacked)
+                # Blocks of a fixed width, because the width of a batch decides the order of its sums.
+                folded = jax.tree.map(lambda x: x.reshape(-1, lanes, *x.shape[1:]), stacked)
+                results = jax.lax.map(jax.vmap(run_trial), folded)
+                return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
 
             spec = PartitionSpec(AXIS)
             return jax.shard_map(
                 blocks, mesh=self.mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False
-            )(mine, shared)
+            )(stacked, shared)
 
         return lifted
 
@@ -107,20 +115,23 @@ class Lift:
 
         Args:
           program: of one trial.
-          own_teacher: whether each trial has a teacher of its own in the training part.
+          own_teacher: whether each trial has a different teacher in the training part.
         """
+        # Flags in the places of arrays: a prefix of the tree says which of its leaves have the axis of trials.
         plain = data.Arrays(False, False, False, False, False)  # pyright: ignore[reportArgumentType]
         train = plain._replace(teacher=True) if own_teacher else plain  # pyright: ignore[reportArgumentType]
 
-        def segment(state: Any, values: Any, arrays: data.Arrays) -> Any:
+        def segment(state: TrainState, values: Values, arrays: data.Arrays) -> tuple[TrainState, Values]:
             after, metrics = program.segment(state, values, arrays)
+            # A diverged lane runs on, but its last finite state stays: one NaN would spread to all weights.
             good = metrics["first_bad_step"] < 0
             return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state), metrics
 
-        def init(key: jax.Array, values: Any, *previous: Any) -> Any:
+        # The number of arguments differs from stage to stage, so the flags are made at the call.
+        def init(key: jax.Array, values: Values, *previous: PyTree) -> TrainState:
             return self(program.init, (True,) * (2 + len(previous)))(key, values, *previous)
 
-        def rewind(state: Any, values: Any, *origin: Any) -> Any:
+        def rewind(state: TrainState, values: Values, *origin: PyTree) -> TrainState:
             return self(program.rewind, (True,) * (2 + len(origin)))(state, values, *origin)
 
         return Program(
@@ -134,6 +145,6 @@ class Lift:
         )
 
 
-def _spread(prefix: Any, tree: Any) -> Any:
+def _spread(prefix: PyTree, tree: PyTree) -> PyTree:
     """A flag for each leaf of `tree`."""
     return jax.tree.map(lambda flag, part: jax.tree.map(lambda _: flag, part), prefix, tree)

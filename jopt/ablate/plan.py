@@ -1,19 +1,20 @@
-"""The plan of an ablation: groups, chunks, compilations, memory and time, known before anything compiles."""
+"""The plan of an ablation: groups, chunks, compilations, memory and time, estimated before anything compiles."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt import data, hyper, measure
 from jopt.ablate.checks import at_point
 from jopt.ablate.config import Ablation
 from jopt.ablate.lift import Layout
 from jopt.ablate.strategy import Sizes, chunks, lanes
-from jopt.ablate.trials import Group, Trial
+from jopt.ablate.trials import Trial, TrialGroup
 from jopt.config import ConfigError, canonical_json, require
 from jopt.report import Table, formats
 from jopt.rules import RuleError
@@ -23,7 +24,7 @@ from jopt.train.plan import validate_lengths, with_layers
 from jopt.train.prepared import Prepared, check_parameters, prepare, resolve
 from jopt.transfer import TransferError
 
-# A guess to plan by, not a claim: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
+# Only to estimate the time: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
 _FLOPS_PER_SECOND = {"cpu": 3e10}
 _SECONDS_A_STEP = 20e-6
 _SECONDS_TO_COMPILE = 1.5
@@ -32,12 +33,12 @@ _COPIES = 3
 
 
 class Memory(NamedTuple):
-    """What trials take on a device, in bytes, and what there is.
+    """The memory that trials need on a device and the memory that it has, in bytes.
 
     Attributes:
-      budget: what they may take.
-      state: of a trial, the largest of its stages.
-      working: what one trial's step computes with.
+      budget: the memory that the trials may take.
+      state: the train state of one trial, in its largest stage.
+      working: the intermediate values of one trial's step.
       shared: the data.
     """
 
@@ -47,22 +48,23 @@ class Memory(NamedTuple):
     shared: int
 
     def room(self, layout: Layout) -> int:
-        """The trials that fit on the layout's devices: the data, what active lanes compute with, and the states."""
-        left = self.budget - self.shared - layout.lanes * self.working
-        return max(0, left // (_COPIES * self.state)) * layout.devices
+        """The number of trials that fit on the layout's devices."""
+        # Every trial of a chunk has a state on the device, but only the lanes that run have intermediate values.
+        free = self.budget - self.shared - layout.lanes * self.working
+        return max(0, free // (_COPIES * self.state)) * layout.devices
 
-    def held(self, layout: Layout, width: int) -> int:
-        """What a chunk of so many trials takes on each device."""
+    def used(self, layout: Layout, width: int) -> int:
+        """The memory that a chunk of `width` trials takes on each device."""
         return self.shared + layout.lanes * self.working + _COPIES * self.state * width // layout.devices
 
 
 class GroupPlan(NamedTuple):
-    """How the trials of one program are run.
+    """The plan of the trials that share one program.
 
     Attributes:
       group: the trials.
       prepared: the first of them, ready to run.
-      sizes: what the strategy was chosen by.
+      sizes: the facts that the strategy was chosen by.
       layout: how the trials of a chunk share the devices.
       chunks: how many chunks there are.
       width: trials in each chunk, the last one padded.
@@ -70,7 +72,7 @@ class GroupPlan(NamedTuple):
       flops: estimated, of all training steps of all trials.
     """
 
-    group: Group
+    group: TrialGroup
     prepared: Prepared
     sizes: Sizes
     layout: Layout
@@ -86,7 +88,8 @@ class GroupPlan(NamedTuple):
 
     @property
     def compilations(self) -> int:
-        """Programs that will be compiled, about."""
+        """The number of programs that will be compiled, estimated."""
+        # A segment is compiled for each length; the other functions of a stage once; the test once a run.
         lengths = {(s.stage, s.steps) for s in self.prepared.segments if s.steps}
         each = sum(3 + plan.updates for plan in self.prepared.plans)
         return len(lengths) + each + 1
@@ -94,50 +97,53 @@ class GroupPlan(NamedTuple):
     @property
     def seconds(self) -> float:
         """Estimated, without compilation."""
+        # Small networks are bound by the calls and large ones by the arithmetic; the sum is right at both ends.
         rate = _FLOPS_PER_SECOND.get(self.sizes.platform, 1e12) * self.layout.devices
         calls = len(self.group.trials) * self.steps / (self.layout.lanes * self.layout.devices)
         return self.flops / rate + calls * _SECONDS_A_STEP
 
     @property
     def strategy(self) -> str:
-        """In a word: 'map' or 'vmap'."""
+        """'map' or 'vmap'."""
         return "map" if self.layout.lanes == 1 else "vmap"
 
 
 class Loader:
-    """Reads each data set once, however many groups train on it."""
+    """Reads each data set once, for all groups that train on it."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[data.Dataset, dict[str, data.Arrays]]] = {}
+        # By the config as text, since two groups have equal configs and not the same object.
+        self._loaded: dict[str, tuple[data.Dataset, dict[str, data.Arrays]]] = {}
 
     def prepare(self, config: Experiment) -> Prepared:
-        """`jopt.train.prepare`, with data that were read before where they were."""
+        """`jopt.train.prepare`, without reading or copying a data set a second time."""
         key = canonical_json(config.data)
-        if key in self._known:
-            dataset, arrays = self._known[key]
+        if key in self._loaded:
+            dataset, arrays = self._loaded[key]
+            # The arrays too: each copy on the device would take memory that trials could use.
             return prepare(config, dataset=dataset)._replace(arrays=arrays)
         prepared = prepare(config)
-        self._known[key] = (prepared.dataset, prepared.arrays)
+        self._loaded[key] = (prepared.dataset, prepared.arrays)
         return prepared
 
 
 def plan(
-    ablation: Ablation, groups: Sequence[Group], devices: int, recorded: Mapping[str, int], loader: Loader
+    ablation: Ablation, groups: Sequence[TrialGroup], devices: int, recorded: Mapping[str, int], loader: Loader
 ) -> list[GroupPlan]:
-    """Prepares each group, checks all of its trials against the data, and sizes its chunks. Nothing is compiled.
+    """Prepares each group, checks its trials against the data and chooses the size of its chunks. Compiles nothing.
 
     Args:
       ablation: the grid.
       groups: its trials by program.
       devices: local devices to use at most.
       recorded: identity of a group's structure to the lanes that an earlier launch chose.
-      loader: what reads the data.
+      loader: reads the data.
 
     Raises:
-      ConfigError, RuleError: for what only the data or the parameters' shapes show; also if a trial needs more
-        memory than there is.
+      ConfigError, RuleError: for errors that only the data or the parameters' shapes show, and if a trial needs
+        more memory than there is.
     """
-    out = []
+    plans = []
     budget = memory_budget(ablation.memory_gib)
     for group in groups:
         first = group.trials[0]
@@ -147,56 +153,63 @@ def plan(
             raise at_point(error, first) from error
         _check(prepared, group.trials)
         sizes = sizes_of(prepared)
-        own = recorded.get(identity(group)) or lanes(ablation.strategy, sizes)
-        wanted = min(len(group.trials), ablation.chunk or len(group.trials))
-        used = max(1, min(devices, -(-wanted // own)))
+        # An earlier launch's choice wins over the rule: its finished trials have the bits of those lanes.
+        lane_count = recorded.get(identity(group)) or lanes(ablation.strategy, sizes)
+        chunk_trials = min(len(group.trials), ablation.chunk or len(group.trials))
+        # More devices than blocks would compute padding only.
+        device_count = max(1, min(devices, -(-chunk_trials // lane_count)))
         memory = memory_of(prepared, budget)
-        layout = Layout(own, used)
+        layout = Layout(lane_count, device_count)
         size = formats.binary(memory.state)
         accepted = (
             f"such that {layout.multiple} trials fit: {size} of state each, "
-            f"{formats.binary(own * memory.working)} to compute with and {formats.binary(memory.shared)} of data, "
-            f"in {formats.binary(budget)} on each of {used} devices (memory_gib)"
+            f"{formats.binary(lane_count * memory.working)} to compute with and "
+            f"{formats.binary(memory.shared)} of data, in {formats.binary(budget)} on each of "
+            f"{device_count} devices (memory_gib)"
         )
         fit = memory.room(layout)
         require(fit >= layout.multiple, f"the size of a trial of group {group.index}", size, accepted)
-        count, width = chunks(len(group.trials), layout, min(fit, -(-wanted // layout.multiple) * layout.multiple))
+        count, width = chunks(
+            len(group.trials), layout, min(fit, -(-chunk_trials // layout.multiple) * layout.multiple)
+        )
+        # A backward pass costs about two forward passes.
         flops = 3.0 * len(group.trials) * _training_flops(prepared)
-        out.append(GroupPlan(group, prepared, sizes, layout, count, width, memory, flops))
-    return out
+        plans.append(GroupPlan(group, prepared, sizes, layout, count, width, memory, flops))
+    return plans
 
 
-def identity(group: Group) -> str:
-    """The name of a group's structure: what its trials share."""
+def identity(group: TrialGroup) -> str:
+    """The hash of a group's structure, by which a later launch finds it."""
     return hyper.split(group.trials[0].config)[0].identity[:16]
 
 
 def sizes_of(prepared: Prepared) -> Sizes:
-    """What the strategy is chosen by."""
+    """The facts that the strategy is chosen by."""
     counts = [sum(x.size for x in jax.tree.leaves(prepared.like(plan.index).params)) for plan in prepared.plans]
     convolutions = any(p.window for plan in prepared.plans for p in plan.layers.values())
     return Sizes(jax.default_backend(), max(counts), convolutions)
 
 
 def memory_of(prepared: Prepared, budget: int) -> Memory:
-    """What a trial and the data take, by their shapes."""
+    """The memory of a trial and of the data, computed from their shapes."""
     state = max(_bytes(prepared.like(plan.index)) for plan in prepared.plans)
     x = jax.ShapeDtypeStruct((prepared.batch_size, *prepared.dataset.train.inputs.shape[1:]), np.float32)
     working = 0
     for plan in prepared.plans:
         like, model = prepared.like(plan.index), plan.wrapped
-        kept = measure.intermediate_bytes(
+        intermediate = measure.intermediate_bytes(
             lambda p, s, x, model=model: model.apply(p, s, x, train=False)[0], like.params, like.model_state, x
         )
-        # Kept for the backward pass, and as much again for the gradients.
-        working = max(working, 2 * kept + 2 * _bytes(like.params))
+        # Values stay for the backward pass, and their gradients take the same again.
+        working = max(working, 2 * intermediate + 2 * _bytes(like.params))
     return Memory(budget, state, working, sum(_bytes(arrays) for arrays in prepared.arrays.values()))
 
 
 def memory_budget(gib: float | None) -> int:
-    """Bytes that the trials may take on each device: what is asked for, or half of what is free."""
+    """Bytes that the trials may take on each device: `gib`, or half of the free memory."""
     if gib is not None:
         return int(gib * 2**30)
+    # Half of it, because the estimate leaves out the temporary buffers of the programs.
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if device.platform != "cpu" and "bytes_limit" in stats:
@@ -205,12 +218,13 @@ def memory_budget(gib: float | None) -> int:
 
 
 def _free_memory() -> int:
-    """Bytes of memory that this machine has to give."""
+    """Bytes of memory that are free for this process."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration, ValueError):
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # In a container the machine's memory is not the process's: the limit of the control group kills it first.
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             free = min(free, int(Path(limit).read_text()))
@@ -220,23 +234,23 @@ def _free_memory() -> int:
 
 
 def plan_table(plans: Sequence[GroupPlan], done: Callable[[Trial], bool]) -> Table:
-    """What will be run: a row a group."""
+    """The groups, one a row, with the trials that are still to run."""
     rows, totals = [], [0, 0, 0.0]
     for p in plans:
-        left = sum(not done(trial) for trial in p.group.trials)
-        seconds = p.seconds * left / len(p.group.trials) + (p.compilations * _SECONDS_TO_COMPILE if left else 0)
-        totals = [totals[0] + left, totals[1] + (p.compilations if left else 0), totals[2] + seconds]
+        to_run = sum(not done(trial) for trial in p.group.trials)
+        seconds = p.seconds * to_run / len(p.group.trials) + (p.compilations * _SECONDS_TO_COMPILE if to_run else 0)
+        totals = [totals[0] + to_run, totals[1] + (p.compilations if to_run else 0), totals[2] + seconds]
         rows.append(
             (
                 str(p.group.index),
                 f"{len(p.group.trials):,}",
-                f"{left:,}",
+                f"{to_run:,}",
                 f"{p.steps:,}",
                 f"{p.chunks} x {p.width}",
                 p.strategy + (f" x {p.layout.lanes}" if p.layout.lanes > 1 else ""),
                 str(p.layout.devices),
                 str(p.compilations),
-                formats.binary(p.memory.held(p.layout, p.width) * p.layout.devices),
+                formats.binary(p.memory.used(p.layout, p.width) * p.layout.devices),
                 formats.duration(seconds),
             )
         )
@@ -247,7 +261,8 @@ def plan_table(plans: Sequence[GroupPlan], done: Callable[[Trial], bool]) -> Tab
 
 
 def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
-    """Raises where a trial's numbers do not go with the data or the parameters' shapes, as `prepare` does."""
+    """Raises the errors of `prepare` where a trial's numbers do not fit the data or the parameters' shapes."""
+    # Not the first trial, which `prepare` itself has checked; the others share its layers and need no tracing.
     examples = prepared.dataset.train.labels.shape[0]
     for trial in trials[1:]:
         try:
@@ -266,5 +281,5 @@ def _training_flops(prepared: Prepared) -> float:
     return float(sum(flops * plan.length.steps * prepared.batch_size for flops, plan in pairs))
 
 
-def _bytes(tree: Any) -> int:
+def _bytes(tree: PyTree) -> int:
     return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))

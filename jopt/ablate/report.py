@@ -35,15 +35,15 @@ def write(
     Args:
       directory: of the ablation; it exists.
       results: of the ablation.
-      summary: what `jopt.ablate.summary.summarize` made of them.
+      summary: the result of `jopt.ablate.summary.summarize`.
       findings: sentences that the report begins with, as plain text.
       extra_tables: shown under the summary.
       command: runs the ablation.
-      plan: tables of how it was run, shown behind the figures.
+      plan: tables of how it was run, shown after the figures.
       confidence: of the summary's intervals.
 
     Returns:
-      The files: `report.html`, which needs no other, and `report.md`, which links to its figures.
+      The files: `report.html`, which needs no other file, and `report.md`, which links to the figures in it.
 
     Raises:
       ConfigError: if the summary is not of these results.
@@ -64,7 +64,7 @@ def report_parts(
     plan: Sequence[Table],
     confidence: float = 0.95,
 ) -> list[Part]:
-    """What `write` writes: findings, command, summary, figures, how it was run, and every point with its trials."""
+    """The parts of the report: findings, command, summary, figures, how it was run, every point with its trials."""
     drawn = study(results, summary, confidence)
     parts: list[Part] = [Heading(results.name, 1), Findings(findings), Code(command)]
     parts += [Heading("Summary"), _note(drawn), summary_table(results, drawn, summary)]
@@ -75,7 +75,7 @@ def report_parts(
     parts += [Heading("Figures"), *(figure for figure in drawn_figures if figure is not None)]
     if plan:
         parts += [Heading("How it was run"), *plan]
-    # Every trial with its command, as a result is worth what can be repeated.
+    # Every trial with its command, so that each result can be repeated alone.
     trials = sum(len(point.trials) for point in drawn.points)
     parts += [
         Heading(f"All {trials} trials"),
@@ -118,7 +118,7 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[Row]) -> Tab
 
 def _mean_cell(row: Row, column: Column) -> str:
     mean, sd = row.get(f"{column.key}_mean"), row.get(f"{column.key}_sd")
-    # A spread of a byte or a weight is no spread to speak of.
+    # Below half a unit the spread would be printed as 0.
     visible = sd is not None and sd >= (0.5 if column in BUILT_IN else 1e-12)
     return formats.text(column, mean) + (f" ± {formats.text(column, sd)}" if visible else "")
 

@@ -1,13 +1,21 @@
-"""Results of an ablation: the trials, their curves and what varied, as the statistics and the report read them."""
+"""Results of an ablation, as the statistics and the report read them, and their tables as CSV files."""
 
+import csv
+import io
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from jopt.config import require
+from jopt.files import write_text
 from jopt.measure import Column, columns_of
 
 Row = dict[str, Any]
+"""A row of a table: column name to value."""
 
 OUTCOMES = tuple(column.key for column in columns_of("trial"))
-"""The numbers of a trial, as columns of `trials.csv`; `jopt.measure.BUILT_IN` says what each is.
+"""The numbers of a trial, as columns of `trials.csv`; `jopt.measure.BUILT_IN` describes each.
 
 `accuracy` and `loss` are of the test part, in [0, 1] and nats; `theoretical_bytes` is what a code of fixed width
 would need (`jopt.measure.storage`), `bytes` the length of the packed file where the experiment asks for one. FLOPs
@@ -19,7 +27,7 @@ COLUMNS = ("trial", "group", "seed", "status", "diverged_step", "steps", "digest
 
 
 class Axis(NamedTuple):
-    """One thing that a grid varies.
+    """One axis of a grid.
 
     Attributes:
       name: of its column.
@@ -39,16 +47,16 @@ class Results(NamedTuple):
 
     Attributes:
       name: of the ablation.
-      axes: what varies, the seed left out.
+      axes: the axes of the grid, without the seed.
       control: the point that the others are compared with, axis name to value; None if there is none.
       metric: the key of the column that decides.
       trials: a row a trial, in the grid's order. `trial` (its id, 12 hexadecimal digits), `group` (programs are
         compiled once a group), a column for each axis by its name, `seed`, `status` ('finished' or 'diverged'),
         `diverged_step` (the first step, 0-based, whose loss was not finite, or None), every outcome (None where the
-        trial diverged), `steps` (optimizer steps), `digest`, `command` (what runs this trial alone).
+        trial diverged), `steps` (optimizer steps), `digest`, `command` (a command that runs this trial alone).
       curves: rows of `trial`, `stage`, `step`, `split` ('train' or 'validation'), `loss`, `accuracy`, in order of
         step.
-      overrides: trial id to its config fields, dotted path to value: what the grid sets.
+      overrides: trial id to the config fields that the grid sets, dotted path to value.
       columns: of the outcomes: the built-in ones, then those from outside.
     """
 
@@ -72,7 +80,7 @@ class Results(NamedTuple):
         return next(column for column in self.columns if column.key == self.metric)
 
     def points(self) -> list[dict[str, Any]]:
-        """The grid's points, axis name to value, in order: what trials of other seeds share."""
+        """The grid's points in order, axis name to value; trials that differ only in the seed share a point."""
         # A dictionary keeps the order of the grid and drops the seeds.
         points = {tuple(row[a.name] for a in self.axes): None for row in self.trials}
         return [dict(zip((a.name for a in self.axes), values, strict=True)) for values in points]
@@ -81,3 +89,75 @@ class Results(NamedTuple):
         """The trials of a point, by seed."""
         rows = [row for row in self.trials if all(row[name] == value for name, value in point.items())]
         return sorted(rows, key=lambda row: row["seed"])
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    r"""Rows as CSV text. Floats are written by `repr`, so that equal tables are equal bytes.
+
+    Args:
+      rows: the same keys in each.
+      columns: the header; None: the first row's keys.
+
+    Raises:
+      ConfigError: if a row has other keys than the header.
+
+    Example:
+      >>> to_csv([{"bits": 4, "accuracy": 0.1 + 0.2, "note": None}])
+      'bits,accuracy,note\n4,0.30000000000000004,\n'
+    """
+    rows = list(rows)
+    header = list(columns if columns is not None else (rows[0] if rows else ()))
+    text = io.StringIO()
+    # One newline everywhere: files of two systems must be equal bytes.
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        # A missing cell would be read as None, which means 'diverged' to the statistics.
+        require(set(row) == set(header), "rows", list(row), f"rows of the columns {', '.join(header)}")
+        writer.writerow([_text(row[name]) for name in header])
+    return text.getvalue()
+
+
+def write_csv(
+    path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Writes `to_csv(rows, columns)` atomically."""
+    write_text(path, to_csv(rows, columns))
+
+
+def read_csv(path: str | os.PathLike[str], text: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Reads a file of `write_csv`. Cells become None, booleans, integers or floats where they can, else strings.
+
+    Args:
+      path: of the file.
+      text: columns whose cells stay strings even if they look like numbers, such as digests.
+
+    Returns:
+      One dictionary for each row. Outside `text`, a string that looks like a number is read as one.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return [
+            {name: cell if name in text else _value(cell) for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        # The shortest text that reads back as the same float; NumPy's own repr has its type in it.
+        return repr(float(value))
+    return str(value)
+
+
+def _value(cell: str) -> Any:
+    # Before the numbers, since float('') fails and bool('False') is true.
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell

@@ -1,8 +1,8 @@
-"""An ablation in its directory: start or go on, run what is new, end with tables and a report."""
+"""An ablation in its directory: start or resume, run the missing trials, write tables and a report."""
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,9 @@ from jopt.ablate.execute import Chunk, ChunkRun
 from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import check, check_budget, judge
 from jopt.ablate.lift import Layout
-from jopt.ablate.measured import fastest
 from jopt.ablate.plan import GroupPlan, Loader, identity, plan
-from jopt.ablate.results import Axis, Results, Row
-from jopt.ablate.strategy import chunks
-from jopt.ablate.table import write_csv
+from jopt.ablate.results import Axis, Results, Row, write_csv
+from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
 from jopt.files import write_text
@@ -44,64 +42,68 @@ def run(
     observer: Observer = SILENT,
     quiet: bool = False,
 ) -> Results:
-    """Runs what a grid asks for and `workdir` does not hold yet, and writes its tables and its report.
+    """Runs the trials of a grid that `workdir` has no result for, and writes its tables and its report.
 
     Args:
       ablation: the grid.
-      workdir: a new or empty directory, or one that holds this grid or a part of it.
-      arguments: what the apps are given to find the grid, such as `--config=grid.py`; '' where they cannot.
+      workdir: a new or empty directory, or the directory of this grid or of a part of it.
+      arguments: flags with which the apps find the grid, such as `--config=grid.py`; '' if the grid has no file.
       devices: local devices to use at most; None is all.
-      observer: is told what goes on; `jopt.report.Console()` prints it.
-      quiet: without effect, as nothing is printed without an observer.
+      observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
+      quiet: has no effect: without an observer nothing is printed.
 
     Returns:
-      The results, as `trials.csv` has them.
+      The results, equal to `trials.csv`.
 
     Raises:
       ConfigError, RuleError: for a grid that cannot run, before anything is compiled or written.
-      WorkdirError: if the directory holds something else; nothing in it is changed.
-      StopRequested: after SIGTERM, when the trials under way have been saved.
+      WorkdirError: if the directory contains something else; nothing in it is changed.
+      StopRequested: after SIGTERM, when the running trials have been saved.
     """
     begun = time.perf_counter()
     trials = validate(ablation)
     files = AblationDir(workdir)
     recorded = files.recorded()
+    # Before data are read: a wrong directory should fail in a second and not after minutes of loading.
     if recorded is not None:
         files.check_same(recorded, ablation, trials)
-    found = axes(ablation, trials)
+    grid_axes = axes(ablation, trials)
     check(ablation, trials)
     usable = min(jax.local_device_count(), devices or jax.local_device_count())
-    known, loader = _lanes(files, recorded, ablation), Loader()
-    plans = plan(ablation, groups(trials), usable, known, loader)
+    recorded_lanes, loader = _lanes(files, recorded, ablation), Loader()
+    plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
-        # Once more, now that nobody else writes here.
-        if (again := files.recorded()) is not None and again != recorded:
-            files.check_same(again, ablation, trials)
-            known = _lanes(files, again, ablation)
-            plans = plan(ablation, groups(trials), usable, known, loader)
-        session = _Session(ablation, trials, found, plans, files, observer, stop.is_set, arguments, begun)
-        return session.run(known)
+        # Read again under the lock: another process may have recorded a grid since the first check.
+        # The first check stays above, because the lock needs the directory, and a wrong grid must not create one.
+        if (recorded_now := files.recorded()) is not None and recorded_now != recorded:
+            files.check_same(recorded_now, ablation, trials)
+            recorded_lanes = _lanes(files, recorded_now, ablation)
+            plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
+        session = _Session(ablation, trials, grid_axes, plans, files, observer, stop.is_set, arguments, begun)
+        return session.run(recorded_lanes)
 
 
 def _lanes(files: AblationDir, recorded: dict[str, Any] | None, ablation: Ablation) -> dict[str, int]:
-    """The lanes of each structure that an earlier launch chose.
+    """The lanes that an earlier launch chose for each structure.
 
     Raises:
-      WorkdirError: if another strategy is asked for now.
+      WorkdirError: if they contradict the strategy that the config names now.
     """
+    # Without a chunk no bit has been computed, so nothing binds this launch to the old choice.
     if not any(files.chunks.glob("*/")):
         return {}
-    known = {group["structure"]: group["lanes"] for group in (recorded or {}).get("groups", [])}
-    for lanes in known.values():
+    recorded_lanes = {group["structure"]: group["lanes"] for group in (recorded or {}).get("groups", [])}
+    for lanes in recorded_lanes.values():
+        # The lanes decide the order of the sums in a program, and so its last bits.
         if (ablation.strategy == "map" and lanes > 1) or (ablation.strategy == "vmap" and lanes == 1):
             was = "vmap" if lanes > 1 else "map"
             raise WorkdirError(
                 f"{files.path} was begun with the strategy {was!r}, and {ablation.strategy!r} was asked for now: "
-                "their results differ in the last bits and are not mixed. Give 'auto', or another directory"
+                "their results differ in the last bits and are not mixed. Use 'auto' or another directory"
             )
-    return known
+    return recorded_lanes
 
 
 class _Session:
@@ -111,26 +113,26 @@ class _Session:
         self,
         ablation: Ablation,
         trials: Sequence[Trial],
-        found: tuple[Axis, ...],
+        grid_axes: tuple[Axis, ...],
         plans: list[GroupPlan],
         files: AblationDir,
         observer: Observer,
-        asked_to_stop: Any,
+        asked_to_stop: Callable[[], bool],
         arguments: str,
         begun: float,
     ):
-        self.ablation, self.trials, self.axes, self.plans = ablation, trials, found, plans
+        self.ablation, self.trials, self.axes, self.plans = ablation, trials, grid_axes, plans
         self.files, self.observer, self.asked_to_stop = files, observer, asked_to_stop
         self.arguments, self.begun = arguments, begun
         self.compilations: dict[str, dict[str, int]] = {}
 
-    def run(self, known: dict[str, int]) -> Results:
+    def run(self, recorded_lanes: dict[str, int]) -> Results:
         done = self.files.done()
         if any(self.files.chunks.glob("*/")):
             self._check_data()
         self.observer.plan(lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done))
-        self._choose(known)
-        # The first of all files: it makes the directory one that can be resumed.
+        self._choose(recorded_lanes)
+        # Written before all other files: a directory without it cannot be resumed.
         self._record()
         launch = Launch(self.files)
         # A later launch may add groups that are trained on other data.
@@ -145,12 +147,13 @@ class _Session:
         self.observer.finished(lambda: finished_parts(self.files, results, self.summary, self.findings, seconds))
         return results
 
-    def _choose(self, known: dict[str, int]) -> None:
-        """With strategy 'measure', times the candidates of each group that has no layout yet."""
+    def _choose(self, recorded_lanes: dict[str, int]) -> None:
+        """With strategy 'measure', times the candidates of each group whose lanes no launch has chosen yet."""
         if self.ablation.strategy != "measure":
             return
         for index, p in enumerate(self.plans):
-            if identity(p.group) not in known:
+            # Measured once: a second measurement could choose other lanes, and change the bits of later trials.
+            if identity(p.group) not in recorded_lanes:
                 lanes, table = fastest(p)
                 self.observer.plan(lambda table=table: [table])
                 layout = Layout(lanes, max(1, min(p.layout.devices, -(-len(p.group.trials) // lanes))))
@@ -172,44 +175,48 @@ class _Session:
         self.files.record(self.ablation, self.trials, self.axes, of_groups)
 
     def _execute(self, done: dict[str, Any]) -> None:
-        """Runs every chunk that is not done: those under way first."""
-        wanted = {trial.id: trial for trial in self.trials}
-        begun = self.files.under_way(set(wanted) - set(done))
+        """Runs every chunk that is not done, interrupted ones first."""
+        by_id = {trial.id: trial for trial in self.trials}
+        begun = self.files.under_way(set(by_id) - set(done))
         self.files.forget([chunk["id"] for chunk in begun])
-        left = [(p, self._chunks(p, done, begun)) for p in self.plans]
-        total = sum(p.steps * len(chunk.trials) for p, own in left for chunk in own)
-        with training(self.observer, total, sum(len(own) for _, own in left)) as shown:
-            for p, own in left:
+        remaining = [(p, self._chunks(p, done, begun)) for p in self.plans]
+        total = sum(p.steps * len(chunk.trials) for p, group_chunks in remaining for chunk in group_chunks)
+        with training(self.observer, total, sum(len(group_chunks) for _, group_chunks in remaining)) as shown:
+            for p, group_chunks in remaining:
+                # A resumed chunk may have another width than the planned ones, and a program has fixed shapes.
                 compilers: dict[tuple[int, Layout], Compiler] = {}
-                for chunk in own:
+                for chunk in group_chunks:
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
                     run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop)
                     try:
                         run.run()
+                    # Counted after an interruption too: the manifest reports the compilations of every launch.
                     finally:
                         self._count(p, compilers)
 
     def _chunks(self, p: GroupPlan, done: dict[str, Any], begun: Sequence[dict[str, Any]]) -> list[Chunk]:
         """The chunks of a group that are still to be run."""
         trials = {trial.id: trial for trial in p.group.trials if trial.id not in done}
-        out = []
+        planned = []
         for chunk in begun:
             if set(chunk["trials"]) <= set(trials):
-                # Whatever else is planned now, its checkpoint is of so many trials, so laid out.
+                # Its checkpoint has the shapes of the old plan, whatever width and lanes are planned now.
                 layout = Layout(chunk["lanes"], min(chunk["devices"], p.layout.devices))
+                # Fewer devices than before may not divide the old width; the number of devices changes no bit.
                 if chunk["width"] % layout.multiple:
                     layout = Layout(chunk["lanes"], 1)
-                own = [trials.pop(name) for name in chunk["trials"]]
-                out.append(Chunk(own, chunk["width"], layout, p.prepared))
-        rest = list(trials.values())
-        if rest:
+                members = [trials.pop(name) for name in chunk["trials"]]
+                planned.append(Chunk(members, chunk["width"], layout, p.prepared))
+        unstarted = list(trials.values())
+        if unstarted:
             layout, width = p.layout, p.width
-            if len(rest) < p.width:
-                layout = layout._replace(devices=min(layout.devices, -(-len(rest) // layout.lanes)))
-                width = -(-len(rest) // layout.multiple) * layout.multiple
-            parts = [rest[i : i + width] for i in range(0, len(rest), width)]
-            out += [Chunk(part, width, layout, p.prepared) for part in parts]
-        return out
+            # A grid that grew by a few trials would else pay for a program as wide as the whole group.
+            if len(unstarted) < p.width:
+                layout = layout._replace(devices=min(layout.devices, -(-len(unstarted) // layout.lanes)))
+                width = -(-len(unstarted) // layout.multiple) * layout.multiple
+            parts = [unstarted[i : i + width] for i in range(0, len(unstarted), width)]
+            planned += [Chunk(part, width, layout, p.prepared) for part in parts]
+        return planned
 
     def _count(self, p: GroupPlan, compilers: dict[tuple[int, Layout], Compiler]) -> None:
         counts: dict[str, int] = {}
@@ -219,19 +226,20 @@ class _Session:
         self.compilations[str(p.group.index)] = dict(sorted(counts.items()))
 
     def _results(self, done: dict[str, Any]) -> Results:
-        """Everything that was found, in the grid's order."""
+        """The results of all trials, in the grid's order."""
         of_group = {trial.id: p.group.index for p in self.plans for trial in p.group.trials}
         rows: list[Row] = []
         curves: list[Row] = []
         columns = columns_of("trial", self.ablation.experiment.columns)
         for trial in self.trials:
-            found = done[trial.id]["row"]
-            outcome = {column.key: found.get(column.key) for column in columns}
+            row = done[trial.id]["row"]
+            # Read by column: a result of an earlier launch may lack a column that the config has added since.
+            outcome = {column.key: row.get(column.key) for column in columns}
             rows.append(
                 {"trial": trial.id, "group": of_group[trial.id], **trial.point, "seed": trial.seed}
-                | {name: found.get(name) for name in ("status", "diverged_step")}
+                | {name: row.get(name) for name in ("status", "diverged_step")}
                 | outcome
-                | {name: found.get(name) for name in ("steps", "digest")}
+                | {name: row.get(name) for name in ("steps", "digest")}
                 | {"command": self._command(trial)}
             )
             curves += [{"trial": trial.id, **row} for row in done[trial.id]["curves"]]
@@ -250,32 +258,33 @@ class _Session:
         write_csv(files.trials, results.trials)
         write_csv(files.summary, self.summary)
         write_text(files.curves, "".join(json.dumps(row) + "\n" for row in results.curves))
-        found = judge(self.ablation, self.trials, results, self.summary)
-        if found.rows:
-            write_csv(files.protocol, found.rows)
+        judgement = judge(self.ablation, self.trials, results, self.summary)
+        if judgement.rows:
+            write_csv(files.protocol, judgement.rows)
         else:
+            # A table of an earlier launch with another protocol would be taken for this one's.
             files.protocol.unlink(missing_ok=True)
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
             command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
-        self.findings = findings(self.ablation, self.plans, results, found)
-        write_report(files, self.ablation, self.plans, results, self.summary, found, command)
+        self.findings = findings(self.ablation, self.plans, results, judgement)
+        write_report(files, self.ablation, self.plans, results, self.summary, judgement, command)
 
     def _facts(self) -> dict[str, Any]:
         facts = manifests.collect(self.ablation.experiment, self.plans[0].prepared.dataset.fingerprint)
         return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets()}
 
     def _datasets(self) -> dict[str, str]:
-        """The fingerprint of the data of each group, by what its config says of them."""
+        """The fingerprint of each group's data set, by the config of the data."""
         return {canonical_json(p.prepared.config.data): p.prepared.dataset.fingerprint for p in self.plans}
 
     def _check_data(self) -> None:
-        """Raises WorkdirError if trials that were begun were trained on other data than there are now."""
+        """Raises WorkdirError if the data set has changed since trials of this directory were trained."""
         manifest = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else {}
-        known = manifest.get("datasets", {})
+        fingerprints = manifest.get("datasets", {})
         for p in self.plans:
             now = p.prepared.dataset.fingerprint
-            then = known.get(canonical_json(p.prepared.config.data), now)
+            then = fingerprints.get(canonical_json(p.prepared.config.data), now)
             if then != now:
                 raise WorkdirError(
                     f"the data set {p.prepared.dataset.name!r} is not the one that the trials in {self.files.path} "

@@ -16,11 +16,11 @@ SEQUENCES = ("sobol", "halton")
 SCALES = ("linear", "log", "logit")
 
 
-class Point(NamedTuple):
+class GridPoint(NamedTuple):
     """One point of a grid.
 
     Attributes:
-      labels: axis name to the value that stands for it in tables.
+      labels: axis name to the value that tables show.
       fields: dotted path of a config field to its value.
       sets: axis name to the paths of the fields that it sets.
     """
@@ -32,9 +32,9 @@ class Point(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """A list of points that name the same axes. Build one with the functions of this file; `a + b` is both."""
+    """A list of points that name the same axes. Build one with the functions of this file; `a + b` joins two."""
 
-    points: tuple[Point, ...]
+    points: tuple[GridPoint, ...]
 
     def __add__(self, other: "Space") -> "Space":
         if self.points and other.points and list(self.points[0].labels) != list(other.points[0].labels):
@@ -68,12 +68,12 @@ class Range:
 
 
 def axis(field: str, values: Sequence[Any], name: str = "") -> Space:
-    """One config field, value by value.
+    """An axis over the values of one config field.
 
     Args:
       field: its address (`jopt.address`), such as `optimizer.learning_rate`, `pruned.prune.sparsity` or `sparsity`.
-      values: what it takes.
-      name: of its column; '' is the path's last part, or the last two where a result is called so.
+      values: the values of the field.
+      name: of its column; '' is the path's last part, or the last two if a result has that name.
 
     Raises:
       ConfigError: if there is no value.
@@ -83,8 +83,9 @@ def axis(field: str, values: Sequence[Any], name: str = "") -> Space:
       [{'optimizer.learning_rate': 0.1}, {'optimizer.learning_rate': 0.01}]
     """
     name = name or _last(field)
+    # An empty axis would make the whole product empty, without an error.
     require(len(values) > 0, f"the axis {name!r}", tuple(values), "a list of at least one value")
-    return Space(tuple(Point({name: label(value)}, {field: value}, {name: (field,)}) for value in values))
+    return Space(tuple(GridPoint({name: label(value)}, {field: value}, {name: (field,)}) for value in values))
 
 
 def choices(name: str, options: Mapping[Any, Mapping[str, Any]]) -> Space:
@@ -101,12 +102,12 @@ def choices(name: str, options: Mapping[Any, Mapping[str, Any]]) -> Space:
     """
     require(len(options) > 0, f"the axis {name!r}", dict(options), "at least one alternative")
     return Space(
-        tuple(Point({name: label}, dict(fields), {name: tuple(fields)}) for label, fields in options.items())
+        tuple(GridPoint({name: label}, dict(fields), {name: tuple(fields)}) for label, fields in options.items())
     )
 
 
 def product(*spaces: Space) -> Space:
-    """Every combination, the last space's points changing fastest.
+    """Every combination of points; the last space changes fastest.
 
     Example:
       >>> len(product(axis("epochs", (1, 2)), axis("batch_size", (8, 16, 32))))
@@ -116,7 +117,7 @@ def product(*spaces: Space) -> Space:
 
 
 def zipped(*spaces: Space) -> Space:
-    """Point with point, as Python's `zip`.
+    """The first points together, the second points together, and so on, as Python's `zip`.
 
     Raises:
       ConfigError: if the spaces have different lengths.
@@ -127,7 +128,7 @@ def zipped(*spaces: Space) -> Space:
 
 
 def points(*listed: Mapping[str, Any]) -> Space:
-    """An explicit list of points, dotted path to value each.
+    """An explicit list of points; each is a mapping from dotted path to value.
 
     Example:
       >>> points({"epochs": 1, "batch_size": 8}, {"epochs": 2, "batch_size": 16}).points[1].labels
@@ -139,19 +140,22 @@ def points(*listed: Mapping[str, Any]) -> Space:
     for point in listed:
         require(set(point) == set(paths), "points", dict(point), f"points that all set {', '.join(paths)}")
     sets = {names[path]: (path,) for path in paths}
+    # In one order: points that list the same fields in another order have the same axes.
     ordered = [{path: point[path] for path in paths} for point in listed]
-    return Space(tuple(Point({names[k]: label(v) for k, v in own.items()}, own, sets) for own in ordered))
+    return Space(
+        tuple(GridPoint({names[k]: label(v) for k, v in fields.items()}, fields, sets) for fields in ordered)
+    )
 
 
 def search(*ranges: Range, count: int, sequence: str = "sobol", seed: int = 0) -> Space:
     """A quasi-random search space: `count` points that fill the box of the ranges evenly.
 
-    The points are those of SciPy's scrambled sequence, a function of `seed` and the ranges alone; the first n of a
-    longer search are those of a shorter one, so a search can be gone on with.
+    The points come from SciPy's scrambled sequence and depend on `seed` and the ranges alone. The first n points of
+    a longer search are the points of a search of n, so a search can be extended.
 
     Args:
-      *ranges: the numbers.
-      count: how many points; for 'sobol' best a power of two.
+      *ranges: the numbers to search over.
+      count: the number of points; for 'sobol' best a power of two.
       sequence: 'sobol' (Sobol 1967, scrambled as in Owen 1998) or 'halton' (Halton 1960, scrambled).
       seed: of the scrambling.
 
@@ -168,69 +172,76 @@ def search(*ranges: Range, count: int, sequence: str = "sobol", seed: int = 0) -
     require(len(ranges) > 0, "search", ranges, "at least one Range")
     require(count >= 1, "search.count", count, "at least 1")
     choice("search.sequence", sequence, SEQUENCES)
-    for own in ranges:
-        _check_range(own)
-    names = _names([own.field for own in ranges])
-    columns = [own.name or names[own.field] for own in ranges]
-    for own, column in zip(ranges, columns, strict=True):
-        require([r.field for r in ranges].count(own.field) == 1, own.field, own.field, "searched in one range only")
+    for span in ranges:
+        _check_range(span)
+    names = _names([span.field for span in ranges])
+    columns = [span.name or names[span.field] for span in ranges]
+    for span, column in zip(ranges, columns, strict=True):
+        require(
+            [r.field for r in ranges].count(span.field) == 1, span.field, span.field, "searched in one range only"
+        )
         require(columns.count(column) == 1, f"the axis {column!r}", column, "named once: give the other one a name")
     sampler = (qmc.Sobol if sequence == "sobol" else qmc.Halton)(d=len(ranges), scramble=True, rng=seed)
-    # Whole powers of two, which Sobol's sequence is balanced for (and warns of others).
+    # Sobol's sequence is balanced only at powers of two, and SciPy warns of others; the surplus is cut off.
     unit = sampler.random(1 << max(count - 1, 0).bit_length())[:count]
-    found = []
+    drawn = []
     for row in unit:
-        fields = {own.field: _scaled(own, float(u)) for own, u in zip(ranges, row, strict=True)}
-        labels = {column: own.field for column, own in zip(columns, ranges, strict=True)}
+        fields = {span.field: _scaled(span, float(u)) for span, u in zip(ranges, row, strict=True)}
+        labels = {column: span.field for column, span in zip(columns, ranges, strict=True)}
         sets = {name: (path,) for name, path in labels.items()}
-        found.append(Point({name: fields[path] for name, path in labels.items()}, fields, sets))
-    return Space(tuple(found))
+        drawn.append(GridPoint({name: fields[path] for name, path in labels.items()}, fields, sets))
+    return Space(tuple(drawn))
 
 
-def _check_range(own: Range) -> None:
-    field = f"the range of {own.field!r}"
-    choice(f"{field}: scale", own.scale, SCALES)
-    bounds = (own.low, own.high)
-    require(all(map(math.isfinite, bounds)) and own.low < own.high, field, bounds, "finite, the low end first")
-    whole = not own.integer or all(float(end).is_integer() for end in bounds)
-    require(whole, field, bounds, "whole numbers, as what is searched is one")
-    require(own.scale != "log" or own.low > 0, field, bounds, "positive for scale 'log'")
-    require(own.scale != "logit" or 0 < own.low < own.high < 1, field, bounds, "within (0, 1) for scale 'logit'")
+def _check_range(span: Range) -> None:
+    # Checked in this order: a logarithm of a range that is not finite would fail with another error.
+    field = f"the range of {span.field!r}"
+    choice(f"{field}: scale", span.scale, SCALES)
+    bounds = (span.low, span.high)
+    require(all(map(math.isfinite, bounds)) and span.low < span.high, field, bounds, "finite, the low end first")
+    integral = not span.integer or all(float(end).is_integer() for end in bounds)
+    require(integral, field, bounds, "whole numbers, because the range is of integers")
+    require(span.scale != "log" or span.low > 0, field, bounds, "positive for scale 'log'")
+    require(span.scale != "logit" or 0 < span.low < span.high < 1, field, bounds, "within (0, 1) for scale 'logit'")
 
 
-def _scaled(own: Range, unit: float) -> float | int:
+def _scaled(span: Range, unit: float) -> float | int:
     forth, back = {
         "linear": (float, float),
         "log": (math.log, math.exp),
         "logit": (lambda x: math.log(x / (1 - x)), lambda x: 1 / (1 + math.exp(-x))),
-    }[own.scale]
-    low, high = forth(own.low), forth(own.high)
-    value = min(max(back(low + (high - low) * unit), own.low), own.high)
-    # Six digits are plenty to search by, and short enough to type; unless the ends have more.
-    return round(value) if own.integer else float(min(max(float(f"{value:.6g}"), own.low), own.high))
+    }[span.scale]
+    # Clamped, because exp(log(x)) can leave the range by a rounding error, and a validator then refuses the point.
+    low, high = forth(span.low), forth(span.high)
+    value = min(max(back(low + (high - low) * unit), span.low), span.high)
+    # Six digits are enough to search by and short enough to type. The ends may have more, so clamp again.
+    return round(value) if span.integer else float(min(max(float(f"{value:.6g}"), span.low), span.high))
 
 
-def _merge(parts: Sequence[Point]) -> Point:
+def _merge(parts: Sequence[GridPoint]) -> GridPoint:
     labels: dict[str, Value] = {}
     fields: dict[str, Any] = {}
     sets: dict[str, tuple[str, ...]] = {}
     for part in parts:
         for name in part.labels:
             require(name not in labels, f"the axis {name!r}", name, "named once: give the other one another name")
+        # Two axes that set one field would overwrite each other, and the labels of one would be wrong.
         for path in part.fields:
             require(path not in fields, path, part.fields[path], "set by one axis only")
         labels |= part.labels
         fields |= part.fields
         sets |= part.sets
-    return Point(labels, fields, sets)
+    return GridPoint(labels, fields, sets)
 
 
 def label(value: Any) -> Value:
-    """What stands for a value in a table."""
+    """The value that tables show for a config value."""
+    # What CSV and JSON can hold stays as it is, so that numeric axes can be drawn.
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
         return " ".join(map(str, value))
+    # Only what differs from the defaults: a method has a dozen fields, and a cell of a table has no room for them.
     if isinstance(value, Method):
         fields = ", ".join(f"{name}={part}" for name, part in changed(value).items())
         return f"{type(value).__name__}({fields})" if fields else type(value).__name__
@@ -240,12 +251,12 @@ def label(value: Any) -> Value:
 
 
 def _last(path: str) -> str:
-    """The last part of a path; the last two, where trials.csv has a column that is called like the last."""
+    """The last part of a path; the last two parts if the last is the name of a column of trials.csv."""
     last = path.rpartition(".")[2]
     return ".".join(path.split(".")[-2:]) if last in (*COLUMNS, *OUTCOMES) else last
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
-    """Short column names: the path's last part, or the whole path where two would be called the same."""
+    """Short column names: the path's last part, or the whole path where two last parts are equal."""
     last = [_last(path) for path in paths]
     return {path: name if last.count(name) == 1 else path for path, name in zip(paths, last, strict=True)}

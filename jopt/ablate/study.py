@@ -1,4 +1,4 @@
-"""From the results and the summary of an ablation to the study that its report draws."""
+"""Converts the results and the summary of an ablation to the study that its report draws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def study(results: Results, summary: Sequence[Row], confidence: float = 0.95) ->
 
     Args:
       results: of the ablation.
-      summary: what `jopt.ablate.summary.summarize` made of it, one row a point, in the order of `results.points()`.
+      summary: the result of `jopt.ablate.summary.summarize`, a row for each of `results.points()`, in their order.
       confidence: of the summary's intervals; the curves get the same.
 
     Raises:
@@ -104,7 +104,7 @@ def _notes(row: Mapping[str, Any], column: Column) -> tuple[str, ...]:
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The config fields that all trials of a point set to the same value, without the seed."""
-    # Only the seed may differ between the trials of a point; any other field that does is left out as well.
+    # Only the seed should differ between the trials of a point; another field that does is no setting of the point.
     first = settings[0] if settings else {}
     return {k: text(v) for k, v in first.items() if k != "seed" and all(k in s and s[k] == v for s in settings)}
 

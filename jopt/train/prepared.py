@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
         """The last segment of a stage."""
         return next(s for s in self.segments if s.stage == stage and s.last)
 
-    def transferred(self, stage: StagePlan) -> list[transfer.Row]:
+    def transferred(self, stage: StagePlan) -> list[transfer.LeafTransfer]:
         """What each leaf of a stage's network gets from elsewhere; empty where none gets anything."""
         if stage.transfer is None:
             return []

@@ -16,8 +16,8 @@ from jopt.train.state import TrainState, Variables, evaluated
 class Over(Protocol):
     """Maps functions of one trial over several: `jopt.ablate.Lift`."""
 
-    def __call__(self, fn: Callable[..., Any], own: tuple[Any, ...]) -> Callable[..., Any]:
-        """`fn` over a leading axis of trials, of the arguments that `own` says each trial has its own of."""
+    def __call__(self, fn: Callable[..., Any], per_trial: tuple[Any, ...]) -> Callable[..., Any]:
+        """`fn` over a leading axis of trials, of the arguments that `per_trial` marks with True."""
         ...
 
     def share(self, tree: Any) -> Any:

@@ -15,7 +15,7 @@ def results(
     control: dict[str, Any] | None = None,
     metric: str = "accuracy",
     fields: dict[str, str] | None = None,
-    more: Callable[..., dict[str, Any]] = lambda **point: {},
+    other_columns: Callable[..., dict[str, Any]] = lambda **point: {},
 ) -> Results:
     """`accuracy(seed=..., **point)` is the metric; None is a trial that diverged."""
     if points is None:
@@ -28,11 +28,11 @@ def results(
             value = accuracy(seed=seed, **point)
             row = dict.fromkeys(OUTCOMES, None if value is None else 1.0)
             if value is not None:
-                row |= {metric: value, "validation_accuracy": value, **more(seed=seed, **point)}
+                row |= {metric: value, "validation_accuracy": value, **other_columns(seed=seed, **point)}
             trial = f"{len(trials):012x}"
             status = "diverged" if value is None else "finished"
-            own = {"trial": trial, "group": 0, **point, "seed": seed, "status": status, "steps": 100}
-            trials.append(own | {"diverged_step": 7 if value is None else None} | row)
+            labels = {"trial": trial, "group": 0, **point, "seed": seed, "status": status, "steps": 100}
+            trials.append(labels | {"diverged_step": 7 if value is None else None} | row)
             overrides[trial] = {(fields or {}).get(k, k): v for k, v in point.items()}
-    found = tuple(Axis(k, ((fields or {}).get(k, k),), "traced", tuple(v)) for k, v in axes.items())
-    return Results("made up", found, control, metric, trials, [], overrides)
+    grid_axes = tuple(Axis(k, ((fields or {}).get(k, k),), "traced", tuple(v)) for k, v in axes.items())
+    return Results("made up", grid_axes, control, metric, trials, [], overrides)

@@ -25,7 +25,7 @@ def rows(directory):
 
 
 def curves(directory):
-    found = {}
+    by_trial = {}
     for line in (directory / "curves.jsonl").read_text().splitlines():
-        found.setdefault(json.loads(line)["trial"], []).append(line)
-    return found
+        by_trial.setdefault(json.loads(line)["trial"], []).append(line)
+    return by_trial

@@ -66,17 +66,21 @@ def optimizers_by_rate(
 
 def grid(axes, control=None, seeds=range(3), epochs=2, lost=(), **changes):
     """A small grid over any axes, name to values; the points of the places `lost` diverge."""
-    own = tuple(Axis(name, (f"model.{name}",), "traced", tuple(values)) for name, values in axes.items())
-    places = iter(range(10**6))
-    found = {}
+    grid_axes = tuple(Axis(name, (f"model.{name}",), "traced", tuple(values)) for name, values in axes.items())
+    positions = iter(range(10**6))
+    position_of = {}
 
     def trial(point, seed):
-        place = found.setdefault(tuple(point.values()), None)
-        if place is None:
-            place = found[tuple(point.values())] = next(places)
-        return None if place in lost else (0.9 + 0.01 * place / 7 + 0.001 * seed, 100 + place, 1000 + 10 * place)
+        position = position_of.setdefault(tuple(point.values()), None)
+        if position is None:
+            position = position_of[tuple(point.values())] = next(positions)
+        return (
+            None
+            if position in lost
+            else (0.9 + 0.01 * position / 7 + 0.001 * seed, 100 + position, 1000 + 10 * position)
+        )
 
-    return _results("small", own, control, trial, seeds, epochs, **changes)
+    return _results("small", grid_axes, control, trial, seeds, epochs, **changes)
 
 
 def _results(name, axes, control, trial, seeds, epochs, metric="accuracy", steps=90):
@@ -87,7 +91,7 @@ def _results(name, axes, control, trial, seeds, epochs, metric="accuracy", steps
     for group, point in enumerate(points):
         for seed in seeds:
             key = f"{len(rows):012x}"
-            found = trial(point, seed)
+            outcome = trial(point, seed)
             fields = {field: point[axis.name] for axis in axes for field in axis.fields}
             overrides[key] = {**fields, "seed": seed}
             flags = " ".join(f"--config.{k}={v}" for k, v in overrides[key].items())
@@ -98,18 +102,18 @@ def _results(name, axes, control, trial, seeds, epochs, metric="accuracy", steps
                 "seed": seed,
             }
             row |= {
-                "status": "finished" if found else "diverged",
-                "diverged_step": None if found else 37,
+                "status": "finished" if outcome else "diverged",
+                "diverged_step": None if outcome else 37,
                 **dict.fromkeys(OUTCOMES),
             }
-            if found:
-                row |= _outcomes(*found)
+            if outcome:
+                row |= _outcomes(*outcome)
             row |= {"steps": steps * epochs, "digest": f"{len(rows) * 7919:016x}"}
             row["command"] = (
                 f"python -m experiments.train --config=configs/ablations/{name}.py --workdir=runs/{key} {flags}"
             )
             rows.append(row)
-            curves += _curve(key, found, epochs, steps)
+            curves += _curve(key, outcome, epochs, steps)
     return Results(name, axes, control, metric, rows, curves, overrides)
 
 
@@ -125,14 +129,14 @@ def _outcomes(accuracy, nonzero, size):
     }  # fmt: skip
 
 
-def _curve(key, found, epochs, steps):
+def _curve(key, outcome, epochs, steps):
     rng = np.random.default_rng(int(key, 16))
     rows = []
-    for epoch in range(1, epochs + 1 if found else 2):
+    for epoch in range(1, epochs + 1 if outcome else 2):
         for split, shift in (("train", 0.01), ("validation", 0.0)):
-            end = found[0] if found else 0.1
+            end = outcome[0] if outcome else 0.1
             accuracy = end + shift - 0.6 * math.exp(-epoch / 1.5) + 0.003 * rng.normal()
-            loss = 1.02 - accuracy if found else math.nan
+            loss = 1.02 - accuracy if outcome else math.nan
             rows.append(
                 {
                     "trial": key,

@@ -16,8 +16,8 @@ from jopt.train.workdir import WorkdirError
 def recorded(grid, tmp_path):
     """A directory that holds a grid of which nothing has been run, and the grid."""
     files, ablation = AblationDir(tmp_path), grid()
-    found = trials(ablation)
-    files.record(ablation, found, axes(ablation, found), [{"group": 0, "trials": [t.id for t in found]}])
+    listed = trials(ablation)
+    files.record(ablation, listed, axes(ablation, listed), [{"group": 0, "trials": [t.id for t in listed]}])
     return files, ablation
 
 
@@ -76,9 +76,11 @@ def test_a_trial_is_found_by_the_beginning_of_its_id(recorded):
     files, ablation = recorded
     for trial in trials(ablation):
         assert load_trial(files.path, trial.id) == load_trial(files.path, trial.id[:8]) == trial.config
-    with pytest.raises(ConfigError, match=r"trial must be the id of one of .*; no trial begin so, got 'xyz'"):
+    with pytest.raises(
+        ConfigError, match=r"trial must be the id of one of .*; no trial starts with this, got 'xyz'"
+    ):
         load_trial(files.path, "xyz")
-    with pytest.raises(ConfigError, match="4 trials begin so, got ''"):
+    with pytest.raises(ConfigError, match="4 trials start with this, got ''"):
         load_trial(files.path, "")
 
 
@@ -90,16 +92,16 @@ def test_there_are_no_trials_where_there_is_no_ablation(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda held: held["experiment"].update(colour="red"),
-        lambda held: held["trials"][0]["overrides"].update({"stages[7].epochs": 1}),
-        lambda held: held["trials"][0]["overrides"].update({"optimizer.learning_rate": "fast"}),
+        lambda recorded: recorded["experiment"].update(colour="red"),
+        lambda recorded: recorded["trials"][0]["overrides"].update({"stages[7].epochs": 1}),
+        lambda recorded: recorded["trials"][0]["overrides"].update({"optimizer.learning_rate": "fast"}),
     ],
 )
 def test_a_grid_of_another_version_is_named(recorded, change):
     files, ablation = recorded
-    held = files.recorded()
-    change(held)
-    files.ablation.write_text(json.dumps(held))
+    recorded = files.recorded()
+    change(recorded)
+    files.ablation.write_text(json.dumps(recorded))
     with pytest.raises(WorkdirError, match=r"ablation\.json is not of this version of jopt"):
         load_trial(files.path, trials(ablation)[0].id)
 
@@ -113,7 +115,7 @@ def test_what_is_done_and_what_is_under_way(recorded):
     chunk(files, "unwanted", ["g", "h"], at=4)
     (files.chunks / "begun by nobody").mkdir()
     assert set(files.done()) == {"a", "b"}
-    found = files.under_way({"c", "d", "e", "f", "g"})
-    assert [c["id"] for c in found] == ["newer plan", "apart"]
-    files.forget([c["id"] for c in found])
+    resumable = files.under_way({"c", "d", "e", "f", "g"})
+    assert [c["id"] for c in resumable] == ["newer plan", "apart"]
+    files.forget([c["id"] for c in resumable])
     assert sorted(p.name for p in files.chunks.iterdir()) == ["apart", "done", "newer plan"]

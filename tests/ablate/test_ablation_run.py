@@ -9,7 +9,7 @@ from directories import TABLES, curves, files, last_event, rows, tables
 
 from jopt.ablate import axis, load_trial, run
 from jopt.ablate.files import AblationDir
-from jopt.ablate.table import read_csv
+from jopt.ablate.results import read_csv
 from jopt.ablate.trials import trials
 from jopt.train import metrics
 from jopt.train import run as run_alone
@@ -25,7 +25,7 @@ TOO_HIGH = 1e30
 
 
 @pytest.fixture(scope="module")
-def more(first, grid, tmp_path_factory):
+def extended(first, grid, tmp_path_factory):
     """The same, gone on with: another seed, and a rate at which trials diverge."""
     path = tmp_path_factory.mktemp("grids") / "more"
     shutil.copytree(first[0], path)
@@ -43,9 +43,9 @@ def copy(first, tmp_path):
 
 def test_a_finished_grid_leaves_its_files(first):
     path, results = first
-    left = {p.name for p in path.iterdir()}
+    files = {p.name for p in path.iterdir()}
     reports = {"report.md", "report.html", "manifest.json", ".lock", "chunks"}
-    assert left == {*TABLES, *reports}
+    assert files == {*TABLES, *reports}
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["exit_status"] == "finished"
     # One program: every function is compiled once for all four trials.
@@ -86,12 +86,12 @@ def test_a_trial_alone_is_the_trial_in_the_grid(first, tmp_path):
     same = ("parameters", "nonzero_parameters", "sparsity", "bytes", "flops")
     assert [alone[name] for name in same] == [row[name] for name in same]
     assert (tmp_path / "alone" / "model.jopt").stat().st_size == row["bytes"]
-    theirs = [c for c in metrics.read(tmp_path / "alone" / "metrics.jsonl") if c["split"] != "test"]
-    ours = [c for c in results.curves if c["trial"] == row["trial"]]
-    assert [(c["stage"], c["step"], c["split"]) for c in theirs] == [
-        (c["stage"], c["step"], c["split"]) for c in ours
+    alone = [c for c in metrics.read(tmp_path / "alone" / "metrics.jsonl") if c["split"] != "test"]
+    in_grid = [c for c in results.curves if c["trial"] == row["trial"]]
+    assert [(c["stage"], c["step"], c["split"]) for c in alone] == [
+        (c["stage"], c["step"], c["split"]) for c in in_grid
     ]
-    np.testing.assert_allclose([c["loss"] for c in theirs], [c["loss"] for c in ours], rtol=1e-5)
+    np.testing.assert_allclose([c["loss"] for c in alone], [c["loss"] for c in in_grid], rtol=1e-5)
 
 
 # Launched again
@@ -116,8 +116,8 @@ def test_another_order_metric_and_control_are_the_same_trials(copy, grid, monkey
     assert list(rows(copy)) == [t.id for t in trials(other)]
 
 
-def test_only_what_is_new_is_run(first, more):
-    path, results = more
+def test_only_what_is_new_is_run(first, extended):
+    path, results = extended
     old = first[0]
     assert rows(old).items() <= rows(path).items()
     assert curves(old).items() <= curves(path).items()
@@ -174,8 +174,8 @@ def test_a_damaged_file_is_named_and_nothing_is_run(copy, grid, name, monkeypatc
 # Divergence
 
 
-def test_a_trial_that_diverges_is_marked_and_ends_there(more):
-    _, results = more
+def test_a_trial_that_diverges_is_marked_and_ends_there(extended):
+    _, results = extended
     diverged = [row for row in results.trials if row["status"] == "diverged"]
     assert [(row["learning_rate"], row["seed"]) for row in diverged] == [(TOO_HIGH, seed) for seed in (0, 1, 2)]
     for row in diverged:
@@ -185,15 +185,15 @@ def test_a_trial_that_diverges_is_marked_and_ends_there(more):
         assert all(c["step"] <= row["diverged_step"] for c in of_it)
 
 
-def test_a_trial_diverges_alone_at_the_step_at_which_it_does_in_the_grid(more, tmp_path):
-    path, results = more
+def test_a_trial_diverges_alone_at_the_step_at_which_it_does_in_the_grid(extended, tmp_path):
+    path, results = extended
     row = results.trials[-1]
     with pytest.raises(NonFiniteError, match=rf"is not finite at step {row['diverged_step']} "):
         run_alone(load_trial(path, row["trial"]), tmp_path / "alone", quiet=True)
 
 
-def test_neither_company_nor_history_changes_a_bit(more, grid, tmp_path):
+def test_neither_company_nor_history_changes_a_bit(extended, grid, tmp_path):
     """All at once, and without those that diverge, a grid ends as the one that was gone on with."""
     run(grid(seeds=(0, 1, 2), chunk=8), tmp_path / "whole", devices=1, quiet=True)
-    assert rows(tmp_path / "whole").items() <= rows(more[0]).items()
-    assert curves(tmp_path / "whole").items() <= curves(more[0]).items()
+    assert rows(tmp_path / "whole").items() <= rows(extended[0]).items()
+    assert curves(tmp_path / "whole").items() <= curves(extended[0]).items()

@@ -10,7 +10,7 @@ from tiny import tiny_experiment
 from jopt import models, optim, prune, quantize, train
 from jopt.ablate import axis, load_trial
 from jopt.ablate.budget import Knob, Search, latency, search
-from jopt.ablate.table import read_csv
+from jopt.ablate.results import read_csv
 from jopt.config import ConfigError
 from jopt.train import Stage, finished
 from jopt.train.workdir import WorkdirError

@@ -79,10 +79,10 @@ def test_every_optimizer_has_the_same_rates():
     for point in load("optimizers").space.points:
         rates.setdefault(str(point.labels["optimizer"]), []).append(point.fields["optimizer.learning_rate"])
     assert len(rates) == 7 and len(load("optimizers").seeds) == 5
-    (shared,) = {tuple(own) for own in rates.values()}
+    (shared,) = {tuple(counts) for counts in rates.values()}
     assert shared == pytest.approx([0.00025 * 4**k for k in range(8)], rel=0.03)
 
 
 def test_scaled_rates_are_proportional_to_the_batch():
     fields = [point.fields for point in load("batch_size").space.points if point.labels["rate"] == "scaled"]
-    assert {own["optimizer.learning_rate"] / own["batch_size"] for own in fields} == {0.05 / 32}
+    assert {point["optimizer.learning_rate"] / point["batch_size"] for point in fields} == {0.05 / 32}

@@ -73,20 +73,20 @@ def equal(a, b) -> bool:
 
 def test_neither_chunks_nor_devices_nor_the_other_trials_change_a_bit():
     values = stacked(prepared())
-    whole = every(Layout(1, 1))
-    assert equal(whole, every(Layout(1, 2)))
+    one_block = every(Layout(1, 1))
+    assert equal(one_block, every(Layout(1, 2)))
     for chunk in (1, 7):
         part = run({k: v[:chunk] for k, v in values.items()}, Layout(1, 1))
-        assert equal(part, jax.tree.map(lambda x, chunk=chunk: x[:chunk], whole)), chunk
+        assert equal(part, jax.tree.map(lambda x, chunk=chunk: x[:chunk], one_block)), chunk
 
 
 def test_lanes_do_not_depend_on_what_the_other_lanes_hold():
     values = stacked(prepared())
-    whole = every(Layout(4, 1))
+    one_block = every(Layout(4, 1))
     backwards = run({k: v[::-1] for k, v in values.items()}, Layout(4, 2))
-    assert equal(jax.tree.map(lambda x: x[::-1], backwards), whole)
+    assert equal(jax.tree.map(lambda x: x[::-1], backwards), one_block)
     few = run({k: v[:3] for k, v in values.items()}, Layout(4, 1))
-    assert equal(few, jax.tree.map(lambda x: x[:3], whole))
+    assert equal(few, jax.tree.map(lambda x: x[:3], one_block))
 
 
 def test_a_trial_in_the_grid_is_the_trial_alone():
@@ -114,8 +114,8 @@ def test_a_grid_compiles_each_function_once():
         state = compiler.call("init", 0, program.init, key, values)
         state = compiler.call("update", 0, program.update, state, values, arrays)
         masks = state.transform_state[0].masks["Dense_0"]["kernel"]
-        kept = [round(36 * 16 * (1 - s)) for s in values["stages[0].prune.sparsity"].tolist()]
-        np.testing.assert_allclose(masks.sum((1, 2)), kept, atol=1)
+        weights_left = [round(36 * 16 * (1 - s)) for s in values["stages[0].prune.sparsity"].tolist()]
+        np.testing.assert_allclose(masks.sum((1, 2)), weights_left, atol=1)
         compiler.call("segment", 0, program.segment, state, values, arrays)
     assert dict(compiler.counts) == {"init": 1, "update": 1, "segment": 1}
 

@@ -36,7 +36,7 @@ def validation(seed, optimizer, rate):
 
 
 def grid(**changes):
-    return results(AXES, changes.pop("accuracy", test_accuracy), more=validation, **changes)
+    return results(AXES, changes.pop("accuracy", test_accuracy), other_columns=validation, **changes)
 
 
 def test_each_optimizer_is_chosen_by_validation_and_reported_on_test():
@@ -68,7 +68,7 @@ def test_without_a_control_the_reference_is_the_best_by_validation_and_all_pairs
     def validation_accuracy(seed, optimizer, rate):
         return {"validation_accuracy": 0.1 * len(optimizer) + rate}
 
-    rows, text = algoperf.tuned_comparison(results(three, accuracy, more=validation_accuracy), ["rate"])
+    rows, text = algoperf.tuned_comparison(results(three, accuracy, other_columns=validation_accuracy), ["rate"])
     # Of two of the same validation accuracy the first one.
     assert [row["verdict"] for row in rows] == ["better", "control", "undecided"]
     ratio = (rows[0]["difference_high_adjusted"] - rows[0]["difference"]) / (
@@ -109,7 +109,7 @@ def test_ties_on_validation_accuracy_go_to_the_lower_loss_then_to_the_order():
             "validation_loss": loss.get((optimizer, rate), 0.08),
         }
 
-    rows, text = algoperf.tuned_comparison(results(AXES, test_accuracy, more=tied), ["rate"])
+    rows, text = algoperf.tuned_comparison(results(AXES, test_accuracy, other_columns=tied), ["rate"])
     # sgd's three rates tie in both: the first. adam's first two tie in accuracy: the lower loss, not that of 0.1.
     assert [row["rate"] for row in rows] == [0.001, 0.01]
     # The reference, too: adam's 0.07 is below sgd's 0.08.
@@ -119,7 +119,7 @@ def test_ties_on_validation_accuracy_go_to_the_lower_loss_then_to_the_order():
     def lost(seed, optimizer, rate):
         return None if (optimizer, rate, seed) == ("adam", 0.01, 4) else test_accuracy(seed, optimizer, rate)
 
-    rows, _ = algoperf.tuned_comparison(results(AXES, lost, more=tied), ["rate"])
+    rows, _ = algoperf.tuned_comparison(results(AXES, lost, other_columns=tied), ["rate"])
     assert rows[1]["rate"] == 0.001 and rows[1]["diverged"] == 0
 
 
@@ -194,7 +194,7 @@ def sizes(seed, ratio, score):
 def pruning_grid(**changes):
     axes = {"ratio": RATIOS, "score": SCORES}
     return results(
-        axes, pruned_accuracy, control={"ratio": 0.0}, fields=FIELDS, more=sizes, seeds=range(8), **changes
+        axes, pruned_accuracy, control={"ratio": 0.0}, fields=FIELDS, other_columns=sizes, seeds=range(8), **changes
     )
 
 

@@ -44,12 +44,12 @@ setTimeout(async () => {
 
 
 def write(directory, results, **changes):
-    own = {
+    options = {
         "findings": ["6 trials & more."],
         "command": "python -m experiments.ablate --workdir='runs/<a>'",
         **changes,
     }
-    return report.write(directory, results, summarize(results), **own)
+    return report.write(directory, results, summarize(results), **options)
 
 
 def parts_of(results):
@@ -108,8 +108,8 @@ def test_sentences_tables_and_command_are_there(written):
     order = ["<li>6 trials", "<h2>Summary", "<h2>Best of each", 'id="tradeoff"', 'id="heat_map"', 'id="curves"',
              'id="sensitivity"', 'id="differences"', "<h2>How it was run", "<caption>Groups",
              "<h2>All 100 trials"]  # fmt: skip
-    places = [page.index(part) for part in order]
-    assert places == sorted(places)
+    positions = [page.index(part) for part in order]
+    assert positions == sorted(positions)
 
 
 def test_no_mean_stands_without_its_interval():
@@ -125,13 +125,13 @@ def test_no_mean_stands_without_its_interval():
 
 
 def test_the_same_results_give_the_same_bytes(tmp_path):
-    found = []
+    files = []
     for name in ("a", "b"):
         directory = tmp_path / name
         directory.mkdir()
         results = grid({"width": (8, 16), "act": ("relu", "tanh")}, {"width": 8, "act": "relu"})
-        found.append([path.read_bytes() for path in write(directory, results)])
-    assert found[0] == found[1]
+        files.append([path.read_bytes() for path in write(directory, results)])
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
@@ -164,18 +164,18 @@ def test_the_interval_beside_a_verdict_is_the_adjusted_one(written):
     summary = summarize(results)
     drawn = study(results, summary)
     table = summary_table(results, drawn, summary)
-    place = table.header.index("difference to the control, adjusted interval")
+    column = table.header.index("difference to the control, adjusted interval")
     for row, cells in zip(summary, table.rows, strict=True):
-        found = re.findall(r"[-+]?\d+\.\d+", cells[place])
+        numbers = re.findall(r"[-+]?\d+\.\d+", cells[column])
         if row["verdict"] == "control":
-            assert found == []
+            assert numbers == []
             continue
         low, high = (row[f"difference_{end}_adjusted"] for end in ("low", "high"))
-        assert [float(v) for v in found[1:]] == pytest.approx([100 * low, 100 * high], abs=0.0051)
-        assert (float(found[1]) < 0 < float(found[2])) == (row["verdict"] == "undecided")
+        assert [float(v) for v in numbers[1:]] == pytest.approx([100 * low, 100 * high], abs=0.0051)
+        assert (float(numbers[1]) < 0 < float(numbers[2])) == (row["verdict"] == "undecided")
     texts = {t for trace in figures_of(results)["differences"].traces for t in trace.get("hovertext", ())}
     for point, cells in zip(drawn.points, table.rows, strict=True):
-        assert point.verdict == "control" or any(cells[place] in re.sub("<br>", " ", text) for text in texts)
+        assert point.verdict == "control" or any(cells[column] in re.sub("<br>", " ", text) for text in texts)
 
 
 def test_the_figures_hold_the_numbers(written):
@@ -191,8 +191,8 @@ def test_the_figures_hold_the_numbers(written):
          for c, value in zip(texts, values, strict=True)}  # fmt: skip
     assert z == {c: row["accuracy_mean"] for c, row in by_command.items()}
     differences = [t for t in drawn["differences"].traces if "customdata" in t]
-    found = {c: x for t in differences for c, x in zip(t["customdata"], t["x"], strict=True)}
-    assert found == {c: 100 * row["difference"] for c, row in by_command.items() if row["verdict"] != "control"}
+    changes = {c: x for t in differences for c, x in zip(t["customdata"], t["x"], strict=True)}
+    assert changes == {c: 100 * row["difference"] for c, row in by_command.items() if row["verdict"] != "control"}
     lines = [t for t in drawn["curves"].traces if t["visible"] is True and "customdata" in t]
     assert len(lines) == 20 and all(line["x"] == list(range(90, 901, 90)) for line in lines)
 
@@ -225,8 +225,8 @@ def test_names_of_points_differ_where_they_are_long():
 
 def test_points_that_lost_seeds_say_so():
     results = optimizers_by_rate(epochs=2)
-    own = study(results, summarize(results))
-    adam = {own.axes[1].values[p.at[1]]: p for p in own.points if own.axes[0].values[p.at[0]] == "adam"}
+    drawn = study(results, summarize(results))
+    adam = {drawn.axes[1].values[p.at[1]]: p for p in drawn.points if drawn.axes[0].values[p.at[0]] == "adam"}
     assert (adam[0.1].diverged, adam[0.1].outcome) == (5, None)
     assert adam[0.03].diverged == 2 and adam[0.03].outcome is not None and "2 diverged" in adam[0.03].notes[0]
     assert [t.status for t in adam[0.03].trials] == ["finished", "diverged at step 37"] * 2 + ["finished"]
@@ -236,11 +236,11 @@ def test_points_that_lost_seeds_say_so():
 
 
 def test_curves_have_students_interval():
-    own = curve({1: [0.5, 0.7, 0.9], 2: [0.5]}, confidence=0.9)
+    means = curve({1: [0.5, 0.7, 0.9], 2: [0.5]}, confidence=0.9)
     # t(0.95, 2) = 2.91999, sd = 0.2.
-    assert own.low == pytest.approx((0.7 - 2.919986 * 0.2 / 3**0.5, 0.5))
-    assert own.high == pytest.approx((0.7 + 2.919986 * 0.2 / 3**0.5, 0.5))
-    assert (own.count, own.least, own.most) == ((3, 1), (0.5, 0.5), (0.9, 0.5))
+    assert means.low == pytest.approx((0.7 - 2.919986 * 0.2 / 3**0.5, 0.5))
+    assert means.high == pytest.approx((0.7 + 2.919986 * 0.2 / 3**0.5, 0.5))
+    assert (means.count, means.least, means.most) == ((3, 1), (0.5, 0.5), (0.9, 0.5))
 
 
 def test_a_summary_of_other_points_is_refused(tmp_path):

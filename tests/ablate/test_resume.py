@@ -88,9 +88,9 @@ def test_a_stopped_grid_that_is_changed_keeps_what_it_can(first, stopped, grid, 
 
 def test_a_grid_killed_before_anything_was_computed_can_be_launched_again(grid, tmp_path, monkeypatch):
     """The first file that it writes is the one that it is known by."""
-    left = []
-    monkeypatch.setattr(AblationDir, "record", lambda self, *args: left.extend(self.path.iterdir()) or 1 / 0)
+    written = []
+    monkeypatch.setattr(AblationDir, "record", lambda self, *args: written.extend(self.path.iterdir()) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(grid(), tmp_path / "grid", devices=1, quiet=True)
-    assert [path.name for path in left] == [".lock"]
+    assert [path.name for path in written] == [".lock"]
     assert AblationDir(tmp_path / "grid").recorded() is None

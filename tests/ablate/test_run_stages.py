@@ -38,10 +38,10 @@ def students():
 
 
 def teachers_that_compute_along():
-    lesson = distill.SoftTargets(teacher="stage:teacher")
+    distillation = distill.SoftTargets(teacher="stage:teacher")
     stages = [
         Stage("teacher", methods=(quantize.Weights(),)),
-        Stage("student", release=("quantize",), model=STUDENT, methods=(lesson,)),
+        Stage("student", release=("quantize",), model=STUDENT, methods=(distillation,)),
     ]
     shifted = data.Config(name="synthetic", shift=1, synthetic=IMAGES)
     return {"stages": stages, "data": shifted}, axis("stages[0].quantize.bits", (2, 8))
@@ -90,11 +90,11 @@ def test_a_grid_is_its_trials_alone(tmp_path, small, case):
         alone = run_alone(load_trial(tmp_path / "grid", row["trial"]), tmp_path / row["trial"], quiet=True)
         exact = ("parameters", "nonzero_parameters", "sparsity", "flops", "accuracy")
         assert {name: row[name] for name in exact} == {name: alone[name] for name in exact}
-        theirs = [c for c in metrics.read(tmp_path / row["trial"] / "metrics.jsonl") if c["split"] != "test"]
-        ours = [c for c in results.curves if c["trial"] == row["trial"]]
+        alone = [c for c in metrics.read(tmp_path / row["trial"] / "metrics.jsonl") if c["split"] != "test"]
+        in_grid = [c for c in results.curves if c["trial"] == row["trial"]]
         key = ("stage", "step", "split")
-        assert [[c[k] for k in key] for c in ours] == [[c[k] for k in key] for c in theirs]
-        a, b = ([c["loss"] for c in curve] for curve in (ours, theirs))
+        assert [[c[k] for k in key] for c in in_grid] == [[c[k] for k in key] for c in alone]
+        a, b = ([c["loss"] for c in curve] for curve in (in_grid, alone))
         np.testing.assert_allclose([*a, row["loss"]], [*b, alone["loss"]], rtol=1e-5, atol=1e-6)
 
 

@@ -142,8 +142,8 @@ def test_another_seed_is_another_search():
 
 def test_a_search_fills_the_square_better_than_chance_can():
     """Each of the 16 elementary boxes of a 4 x 4 grid holds exactly one of the first 16 Sobol points."""
-    found = fields(search(Range(RATE, 0.0, 1.0), Range(MOMENTUM, 0.0, 1.0), count=16))
-    boxes = {(int(4 * p[RATE]), int(4 * p[MOMENTUM])) for p in found}
+    drawn = fields(search(Range(RATE, 0.0, 1.0), Range(MOMENTUM, 0.0, 1.0), count=16))
+    boxes = {(int(4 * p[RATE]), int(4 * p[MOMENTUM])) for p in drawn}
     assert len(boxes) == 16
 
 
@@ -198,7 +198,7 @@ SPACES = {
     ),
     "integers between broken ends": (
         lambda: search(Range("epochs", 1.5, 4, integer=True), count=2),
-        "the range of 'epochs' must be whole numbers, as what is searched is one, got (1.5, 4)",
+        "the range of 'epochs' must be whole numbers, because the range is of integers, got (1.5, 4)",
     ),
     "an unknown sequence": (
         lambda: search(Range(RATE, 0.1, 0.2), count=2, sequence="random"),

@@ -7,9 +7,9 @@ import pytest
 from ablate_cases import results
 from scipy import stats
 
-from jopt.ablate import findings, summary, table
+from jopt.ablate import findings, summary
 from jopt.ablate.paired import holm
-from jopt.ablate.results import OUTCOMES
+from jopt.ablate.results import OUTCOMES, read_csv, to_csv, write_csv
 from jopt.config import ConfigError
 
 GAIN = {2: -0.2, 4: 0.0, 8: 0.15}
@@ -69,25 +69,23 @@ def test_every_outcome_has_a_mean_and_an_sd(summarized):
 def test_the_file_is_the_same_each_time_and_gives_the_rows_back(summarized, tmp_path):
     grid_results, rows = summarized
     first, second = tmp_path / "a.csv", tmp_path / "b.csv"
-    table.write_csv(first, rows)
-    table.write_csv(
-        second, summary.summarize(grid_results._replace(trials=list(reversed(grid_results.trials))[::-1]))
-    )
+    write_csv(first, rows)
+    write_csv(second, summary.summarize(grid_results._replace(trials=list(reversed(grid_results.trials))[::-1])))
     assert first.read_bytes() == second.read_bytes()
-    assert table.read_csv(first) == [{k: None if v == "" else v for k, v in row.items()} for row in rows]
+    assert read_csv(first) == [{k: None if v == "" else v for k, v in row.items()} for row in rows]
     assert first.read_text().splitlines()[0].startswith("bits,n,diverged,accuracy_mean,")
 
 
 def test_csv_edges(tmp_path):
     rows = [{"a": 0.1 + 0.2, "b": 'x, "y"\nz', "c": True, "d": math.inf, "e": None, "id": "12e456789012"}]
     rows.append({"a": np.float64(-0.0), "b": "", "c": False, "d": 1e-300, "e": 10**30, "id": "000000000001"})
-    table.write_csv(tmp_path / "t.csv", rows)
-    back = table.read_csv(tmp_path / "t.csv", text=("id", "b"))
+    write_csv(tmp_path / "t.csv", rows)
+    back = read_csv(tmp_path / "t.csv", text=("id", "b"))
     assert back == rows and math.copysign(1, back[1]["a"]) == -1.0
-    table.write_csv(tmp_path / "t.csv", [], columns=["a", "b"])
-    assert (tmp_path / "t.csv").read_text() == "a,b\n" and table.read_csv(tmp_path / "t.csv") == []
+    write_csv(tmp_path / "t.csv", [], columns=["a", "b"])
+    assert (tmp_path / "t.csv").read_text() == "a,b\n" and read_csv(tmp_path / "t.csv") == []
     with pytest.raises(ConfigError, match="rows of the columns a"):
-        table.to_csv([{"a": 1}, {"b": 2}])
+        to_csv([{"a": 1}, {"b": 2}])
 
 
 def test_a_partial_control_pairs_each_point_with_its_own():

@@ -27,12 +27,12 @@ def ids(ablation):
 
 
 def test_trials_are_points_by_seeds_the_seed_fastest(grid):
-    found = trials(grid(seeds=(3, 1)))
-    assert [(t.point["learning_rate"], t.seed) for t in found] == [(0.1, 3), (0.1, 1), (0.01, 3), (0.01, 1)]
-    assert [(t.config.optimizer.learning_rate, t.config.seed) for t in found] == [
-        (t.point["learning_rate"], t.seed) for t in found
+    listed = trials(grid(seeds=(3, 1)))
+    assert [(t.point["learning_rate"], t.seed) for t in listed] == [(0.1, 3), (0.1, 1), (0.01, 3), (0.01, 1)]
+    assert [(t.config.optimizer.learning_rate, t.config.seed) for t in listed] == [
+        (t.point["learning_rate"], t.seed) for t in listed
     ]
-    assert found[1].overrides == {RATE: 0.1, "seed": 1}
+    assert listed[1].overrides == {RATE: 0.1, "seed": 1}
 
 
 def test_the_ablations_own_experiment_stays_as_it_is(grid):
@@ -83,12 +83,12 @@ def test_whole_numbers_within_rules_and_lists_of_stages_are_as_good_as_floats(gr
 
 
 def test_a_part_is_set_after_its_whole_in_whatever_order_they_are_named(grid):
-    whole = choices("optimizer", {"a": {"optimizer": optim.Config("adam", learning_rate=9.0)}})
+    optimizers = choices("optimizer", {"a": {"optimizer": optim.Config("adam", learning_rate=9.0)}})
     part = axis(RATE, (0.1, 0.2))
-    found = [trials(grid(product(*order))) for order in ((whole, part), (part, whole))]
-    assert [t.id for t in found[0]] == [t.id for t in found[1]]
-    assert [t.config.optimizer.learning_rate for t in found[1]] == [0.1, 0.1, 0.2, 0.2]
-    assert {t.config.optimizer.name for t in found[1]} == {"adam"}
+    listed = [trials(grid(product(*order))) for order in ((optimizers, part), (part, optimizers))]
+    assert [t.id for t in listed[0]] == [t.id for t in listed[1]]
+    assert [t.config.optimizer.learning_rate for t in listed[1]] == [0.1, 0.1, 0.2, 0.2]
+    assert {t.config.optimizer.name for t in listed[1]} == {"adam"}
 
 
 @settings(max_examples=30, deadline=None)
@@ -98,12 +98,12 @@ def test_neither_order_nor_company_changes_an_id(order, seeds):
     experiment = Experiment()
 
     def by_point(values):
-        found = trials(Ablation(experiment=experiment, space=axis(RATE, values), seeds=tuple(seeds)))
-        return {(t.point["learning_rate"], t.seed): t.id for t in found}
+        listed = trials(Ablation(experiment=experiment, space=axis(RATE, values), seeds=tuple(seeds)))
+        return {(t.point["learning_rate"], t.seed): t.id for t in listed}
 
-    whole = by_point(values)
-    assert by_point([values[i] for i in order[:3]]).items() <= whole.items()
-    assert len(set(whole.values())) == 6 * len(seeds)
+    all_points = by_point(values)
+    assert by_point([values[i] for i in order[:3]]).items() <= all_points.items()
+    assert len(set(all_points.values())) == 6 * len(seeds)
 
 
 # What ablation.json holds
@@ -146,9 +146,9 @@ def test_a_trial_comes_back_from_json_as_it_was(grid, small, kind):
     base = small(stages=copy.deepcopy(PRUNED))
     config = with_fields(base, {path: value})
     check_types(config)
-    held = value_at(config, path)
-    assert (held == value and held is not value) or not isinstance(value, list)
-    text = json.dumps({"experiment": to_dict(base), "overrides": plain({path: held})})
+    stored = value_at(config, path)
+    assert (stored == value and stored is not value) or not isinstance(value, list)
+    text = json.dumps({"experiment": to_dict(base), "overrides": plain({path: stored})})
     loaded = json.loads(text)
     again = restore(loaded["experiment"], loaded["overrides"])
     assert again == config and fingerprint(again) == fingerprint(config)
@@ -166,8 +166,8 @@ def test_any_overrides_together_come_back_in_whatever_order(rng: random.Random, 
     paths = list(fields)
     rng.shuffle(paths)
     assert with_fields(base, {path: fields[path] for path in paths}) == config
-    held = json.loads(json.dumps(plain({path: value_at(config, path) for path in paths})))
-    assert restore(json.loads(json.dumps(to_dict(base))), held) == config
+    stored = json.loads(json.dumps(plain({path: value_at(config, path) for path in paths})))
+    assert restore(json.loads(json.dumps(to_dict(base))), stored) == config
 
 
 # Programs
@@ -199,22 +199,24 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("path", "values", "kind"), [(*case, kind) for kind, own in KINDS.items() for case in own])
+@pytest.mark.parametrize(
+    ("path", "values", "kind"), [(*case, kind) for kind, cases in KINDS.items() for case in cases]
+)
 def test_a_number_in_the_program_makes_one_program_and_everything_else_one_each(grid, small, path, values, kind):
     experiment = small(stages=copy.deepcopy(PRUNED), optimizer=optim.Config("momentum", momentum=0.9))
     ablation = grid(axis(path, values, name="x"), experiment=experiment)
-    found = trials(ablation)
-    (own,) = axes(ablation, found)
-    assert (own.name, own.fields, own.kind, len(own.values)) == ("x", (path,), kind, 2)
-    assert len(groups(found)) == (1 if kind == "traced" else 2)
+    listed = trials(ablation)
+    (grid_axis,) = axes(ablation, listed)
+    assert (grid_axis.name, grid_axis.fields, grid_axis.kind, len(grid_axis.values)) == ("x", (path,), kind, 2)
+    assert len(groups(listed)) == (1 if kind == "traced" else 2)
 
 
 def test_groups_are_in_order_of_their_first_trial_and_keep_the_grids_order(grid):
-    found = trials(grid(product(axis(RATE, (0.1, 0.2)), axis("batch_size", (8, 4)))))
-    own = groups(found)
-    assert [g.index for g in own] == [0, 1]
-    assert [[t.config.batch_size for t in g.trials] for g in own] == [[8] * 4, [4] * 4]
-    assert [[(t.point["learning_rate"], t.seed) for t in g.trials] for g in own] == [
+    listed = trials(grid(product(axis(RATE, (0.1, 0.2)), axis("batch_size", (8, 4)))))
+    by_program = groups(listed)
+    assert [g.index for g in by_program] == [0, 1]
+    assert [[t.config.batch_size for t in g.trials] for g in by_program] == [[8] * 4, [4] * 4]
+    assert [[(t.point["learning_rate"], t.seed) for t in g.trials] for g in by_program] == [
         [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
     ] * 2
 
@@ -222,13 +224,17 @@ def test_groups_are_in_order_of_their_first_trial_and_keep_the_grids_order(grid)
 def test_an_axis_of_alternatives_sets_all_their_fields(grid):
     space = choices("way", {"plain": {}, "fast": {RATE: 1.0}, "long": {RATE: 0.5, "epochs": 4}})
     ablation = grid(space)
-    (own,) = axes(ablation, trials(ablation))
-    assert own.fields == (RATE, "epochs") and own.kind == "structural" and own.values == ("plain", "fast", "long")
+    (grid_axis,) = axes(ablation, trials(ablation))
+    assert (
+        grid_axis.fields == (RATE, "epochs")
+        and grid_axis.kind == "structural"
+        and grid_axis.values == ("plain", "fast", "long")
+    )
 
 
 def test_the_trials_of_a_group_have_the_same_numbers_by_name(grid, small):
-    found = trials(grid(product(axis(RATE, (0.1, 0.2)), axis("batch_size", (4, 8))), experiment=small()))
-    for group in groups(found):
+    listed = trials(grid(product(axis(RATE, (0.1, 0.2)), axis("batch_size", (4, 8))), experiment=small()))
+    for group in groups(listed):
         names = {tuple(sorted(hyper.split(t.config)[1])) for t in group.trials}
         assert len(names) == 1
 
@@ -258,19 +264,19 @@ def test_trials_of_a_seed_share_initialization_and_data_order_whatever_else_diff
             "averaged, for longer": {"ema_decay": 0.9, "epochs": 3, "name": "other"},
         },
     )  # fmt: skip
-    found = trials(grid(space, experiment=small()))
-    first, *others = (beginning(t.config) for t in found if t.seed == 0)
+    listed = trials(grid(space, experiment=small()))
+    first, *others = (beginning(t.config) for t in listed if t.seed == 0)
     for way, (params, order) in zip(list(space.points)[1:], others, strict=True):
         # A pruned trial begins with the same parameters under its masks.
         if way.labels["way"] != "pruned and quantized":
             assert same(params, first[0])
         assert np.array_equal(order, first[1])
-    params, order = beginning(found[1].config)
-    assert found[1].seed == 1 and not same(params, first[0]) and not np.array_equal(order, first[1])
+    params, order = beginning(listed[1].config)
+    assert listed[1].seed == 1 and not same(params, first[0]) and not np.array_equal(order, first[1])
 
 
 def test_a_batch_of_half_the_size_takes_the_same_examples_in_the_same_order(grid):
     key = keys.root(3)
-    whole, halves = (np.asarray(data.indices(key, 0, 32 // size, size, 32)) for size in (8, 4))
-    assert np.array_equal(whole.ravel(), halves.ravel())
-    assert sorted(whole.ravel()) == list(range(32))
+    large_batches, halves = (np.asarray(data.indices(key, 0, 32 // size, size, 32)) for size in (8, 4))
+    assert np.array_equal(large_batches.ravel(), halves.ravel())
+    assert sorted(large_batches.ravel()) == list(range(32))

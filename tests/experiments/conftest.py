@@ -91,8 +91,8 @@ def runs(app, forked, config, tmp_path_factory):
     """Two finished runs: `a` by the config as it is, `b` with overrides."""
     directory = tmp_path_factory.mktemp("runs")
     overrides = ["--config.seed=7", "--config.optimizer.learning_rate=3e-3", "--config.stages[0].steps=9"]
-    for start, name, more in ((app, "a", []), (forked, "b", overrides)):
-        done = start("train", f"--config={config}", f"--workdir={directory / name}", "--quiet", *more)
+    for start, name, flags in ((app, "a", []), (forked, "b", overrides)):
+        done = start("train", f"--config={config}", f"--workdir={directory / name}", "--quiet", *flags)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return directory
 

@@ -26,8 +26,8 @@ def test_two_runs(app, runs, tmp_path):
 
 
 def test_unfinished_runs_of_one_name_beside_foreign_files(forked, runs, tmp_path):
-    for place in ("x", "y"):
-        shutil.copytree(runs / "a", tmp_path / place / "a")
+    for parent in ("x", "y"):
+        shutil.copytree(runs / "a", tmp_path / parent / "a")
     (tmp_path / "x" / "a" / "result.json").unlink()
     for name in ("result.json", "manifest.json", "metrics.jsonl"):
         (tmp_path / "y" / "a" / name).unlink()

@@ -49,10 +49,10 @@ def test_the_whole_ledger_is_shown(app, path, tmp_path):
 def test_json_is_the_ledger_and_no_page_is_written(app, path):
     done = app("inspect", path, "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    found = json.loads(done.stdout)
-    assert found["bytes"] == path.stat().st_size == sum(t["total"] for t in found["tensors"])
-    assert found["by_kind"] == codec.read(path).ledger.by_kind()
-    assert found["metadata"] == {"name": "\x1b[31mby hand", "bits": [4, 4, 6]}
+    described = json.loads(done.stdout)
+    assert described["bytes"] == path.stat().st_size == sum(t["total"] for t in described["tensors"])
+    assert described["by_kind"] == codec.read(path).ledger.by_kind()
+    assert described["metadata"] == {"name": "\x1b[31mby hand", "bits": [4, 4, 6]}
     assert not list(path.parent.glob("*.html"))
 
 

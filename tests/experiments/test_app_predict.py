@@ -71,8 +71,8 @@ def test_a_file_alone_is_run_in_float_and_in_integers(app, model):
 
 
 def test_data_of_another_shape_are_one_line(app, refused, model):
-    wanted = "--data must be a set of examples of shape (4, 4, 1) (this one has (2,)), got 'xor'"
-    assert refused(app("predict", model[0], "--data=xor"), 2) == f"ConfigError: {wanted}"
+    message = "--data must be a set of examples of shape (4, 4, 1) (this one has (2,)), got 'xor'"
+    assert refused(app("predict", model[0], "--data=xor"), 2) == f"ConfigError: {message}"
 
 
 @pytest.mark.slow  # experiments.inspect shows the same in less time.

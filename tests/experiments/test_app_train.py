@@ -78,19 +78,19 @@ def test_a_directory_of_something_else_is_status_1_and_stays_as_it_is(forked, co
 def test_data_that_cannot_be_had_are_status_1(forked, config, refused, tmp_path):
     # A directory where the lock file goes: also root cannot write there.
     (tmp_path / "sets" / ".digits.lock").mkdir(parents=True)
-    more = [
+    flags = [
         "--config.data.name=digits",
         f"--config.data.data_dir={tmp_path / 'sets'}",
         "--config.model.num_classes=10",
     ]
-    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
+    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags)
     assert "DataError: data.data_dir: cannot write" in refused(done, 1)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_is_status_1(forked, config, refused, tmp_path):
-    more = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30", "--quiet"]
-    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *more)
+    flags = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30", "--quiet"]
+    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags)
     assert "NonFiniteError: the training loss is not finite at step" in refused(done, 1)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["exit_status"] == "diverged"
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jopt import hyper
 from jopt.ablate.intervals import check_confidence
-from jopt.ablate.space import Point, Space, Value, product
+from jopt.ablate.space import GridPoint, Space, Value, product
 from jopt.ablate.trials import with_fields
 from jopt.config import choice, require
 from jopt.train.config import Experiment
@@ -82,7 +82,7 @@ class Ladder(NamedTuple):
     """
 
     name: str
-    options: tuple[Point, ...]
+    options: tuple[GridPoint, ...]
     start: tuple[int, ...]
     structural: bool
 
@@ -116,7 +116,7 @@ class SearchSpace(NamedTuple):
         """The inverse of `labels`."""
         return tuple(ladder.labels.index(labels[ladder.name]) for ladder in self.ladders)
 
-    def point(self, cell: Cell) -> Point:
+    def point(self, cell: Cell) -> GridPoint:
         """The point of a grid, with the config fields that it sets."""
         options = (ladder.options[at] for ladder, at in zip(self.ladders, cell, strict=True))
         return product(*(Space((option,)) for option in options)).points[0]

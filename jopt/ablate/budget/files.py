@@ -12,8 +12,7 @@ from jopt.ablate.budget.config import Ladder, Search
 from jopt.ablate.budget.limits import Limit
 from jopt.ablate.config import Ablation
 from jopt.ablate.files import AblationDir
-from jopt.ablate.results import Results, Row
-from jopt.ablate.table import read_csv
+from jopt.ablate.results import Results, Row, read_csv
 from jopt.ablate.trials import Trial, axes, plain
 from jopt.config import to_dict
 from jopt.files import write_json

@@ -13,7 +13,7 @@ from jopt.ablate.budget.estimates import PointEstimate
 from jopt.ablate.budget.files import SearchDir
 from jopt.ablate.budget.limits import AVERAGE, MEETS, MISSES, Limit, judge_all
 from jopt.ablate.budget.result import Round, SearchResult
-from jopt.ablate.table import write_csv
+from jopt.ablate.results import write_csv
 from jopt.ablate.trials import plain
 from jopt.report import formats
 from jopt.report.page import Findings, Part
