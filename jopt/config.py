@@ -365,16 +365,16 @@ def changed_leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     An element of a list or a tuple comes with its class, under its own path, before its fields.
     """
     for name, value in changed(config).items():
-        field_value, here = getattr(config, name), join_path(path, name)
+        field_value, field_path = getattr(config, name), join_path(path, name)
         if is_node(field_value):
-            yield from changed_leaves(field_value, here)
+            yield from changed_leaves(field_value, field_path)
         elif (paths := nodes_of(name, path, field_value)) is not None:
             for inner, element in zip(paths, field_value, strict=True):
                 if class_name(element):
                     yield inner, type(element).__name__
                 yield from changed_leaves(element, inner)
         else:
-            yield here, value
+            yield field_path, value
 
 
 def fingerprint(config: Any) -> str:

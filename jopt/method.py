@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from jopt.config import check_types
 from jopt.layers import Layers, PlanRow
 from jopt.transform import Params, ParamTransform, State, hold
+from jopt.typing import ModelState
 
 if TYPE_CHECKING:
     import jax
@@ -228,7 +229,7 @@ class Method:
         return 0
 
     def calibrate(
-        self, model: "Model", params: Params, model_state: Any, inputs: "jax.Array", *, seen: Params
+        self, model: "Model", params: Params, model_state: ModelState, inputs: "jax.Array", *, seen: Params
     ) -> tuple[Params, Any]:
         """What the wrapped network starts the stage from, once its masks are chosen.
 

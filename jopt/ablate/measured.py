@@ -11,7 +11,7 @@ from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.plan import GroupPlan
 from jopt.ablate.strategy import ACCELERATOR_LANES, TINY_LANES
 from jopt.report import Table
-from jopt.train.compilation import Compiler
+from jopt.train.loop import Compiler
 from jopt.train.staging import Staging
 
 ROUNDS = 3

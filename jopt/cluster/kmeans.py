@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jopt.cluster import cells, starts
-from jopt.cluster.means import cluster_sums, take
-from jopt.cluster.nearest import middles, nearest
+from jopt.cluster import starts
+from jopt.cluster.means import cluster_sums, middles, nearest, take
+from jopt.typing import Number
 
 MAX_CLUSTERS = 4096
 # Differences of so many values as an array can have stay finite below it.
@@ -45,7 +45,7 @@ def kmeans(
     k: int,
     *,
     start: str = "linear",
-    iterations: Any = 100,
+    iterations: Number = 100,
     keep_zero: bool = False,
     mask: Any = None,
     key: jax.Array | None = None,
@@ -54,9 +54,10 @@ def kmeans(
 
     Han, Mao and Dally, 2016, Deep Compression, equation 2. Lloyd's iteration alone ends in minima with several
     times the least error, and with clusters that no entry belongs to. So the intervals of the first centroids are
-    split into several times as many cells (`jopt.cluster.cells.split`), which dynamic programming joins to k
-    clusters with the least error (`join`); Lloyd's iteration then moves boundaries only within cells. The error is
-    at most 1.05 times that of scikit-learn's `KMeans`, the best of ten starts, in all tests, and mostly below it.
+    split into several times as many cells (`jopt.cluster.starts.split_cells`), which dynamic programming joins to k
+    clusters with the least error (`join_cells`); Lloyd's iteration then moves boundaries only within cells. The
+    error is at most 1.05 times that of scikit-learn's `KMeans`, the best of ten starts, in all tests, and mostly
+    below it.
 
     On the line the clusters are intervals: an entry belongs to the nearest centroid, and half-way between two to
     the lower. A centroid moves to its cluster's mean. Iterations end where no entry changes its cluster. An array
@@ -97,8 +98,8 @@ def kmeans(
     if start == "kmeans++" and key is None:
         raise ValueError("start 'kmeans++' draws its centroids: it needs a key")
     if mask is not None and (jnp.shape(mask) != w.shape or jnp.asarray(mask).dtype != jnp.bool_):
-        what = f"{jnp.asarray(mask).dtype} of shape {jnp.shape(mask)}"
-        raise ValueError(f"mask must be bool of shape {w.shape}, got {what}")
+        description = f"{jnp.asarray(mask).dtype} of shape {jnp.shape(mask)}"
+        raise ValueError(f"mask must be bool of shape {w.shape}, got {description}")
     counted = jnp.ones(w.size, jnp.bool_) if mask is None else jnp.asarray(mask).reshape(-1)
     limit = jnp.asarray(iterations).astype(jnp.int32)
     fitted = _fit(w.reshape(-1), counted, limit, key, k=k, start=start, keep_zero=bool(keep_zero))
@@ -191,7 +192,7 @@ def _fit(
     centroids, done = lax.cond(
         exact | (limit == 0),
         lambda: (first, jnp.int32(0)),
-        lambda: _lloyd(x * unit, fitting, _joined(x * unit, fitting, first, used), limit),
+        lambda: _lloyd(x * unit, fitting, _refine(x * unit, fitting, first, used), limit),
     )
     centroids = jnp.where(is_used, jnp.where(exact, jnp.minimum(distinct[:k], largest), centroids / unit), jnp.inf)
 
@@ -233,11 +234,11 @@ def _start(
     return jnp.sort(jnp.where(is_used, starts.kmeans_plus_plus(x, counted, is_used.size, key), jnp.inf))
 
 
-def _joined(x: jax.Array, counted: jax.Array, first: jax.Array, used: jax.Array) -> jax.Array:
+def _refine(x: jax.Array, counted: jax.Array, first: jax.Array, used: jax.Array) -> jax.Array:
     k = first.size
-    m = cells.cell_count(x.size, k)
-    found = cells.single(x, counted, m) if x.size <= m else cells.split(x, counted, first, m)
-    joined = cells.join(found, k, used)
+    m = starts.cell_count(x.size, k)
+    start_cells = starts.single_cells(x, counted, m) if x.size <= m else starts.split_cells(x, counted, first, m)
+    joined = starts.join_cells(start_cells, k, used)
     # Means of cells that are a few floats wide may be rounded past each other.
     return jnp.sort(joined)
 

@@ -1,6 +1,7 @@
 """Share: weight sharing as a method of a stage."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -9,8 +10,7 @@ import numpy as np
 
 from jopt.checks import check_rules, is_fraction
 from jopt.cluster.kmeans import MAX_CLUSTERS
-from jopt.cluster.plan import plan
-from jopt.cluster.sharing import GRADIENTS, ShareState, share
+from jopt.cluster.sharing import GRADIENTS, ShareState, clusters_by_leaf, share
 from jopt.cluster.starts import STARTS
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import known, swept
@@ -132,8 +132,29 @@ class Share(Method):
         return dataclasses.replace(self, begin=0.0).build(layers=layers)
 
     def plan(self, params: Params, layers: Layers | None = None) -> list[PlanRow]:
-        """How many values each parameter gets."""
-        return plan(self, params, layers)
+        """How many values each parameter gets, to be printed before a run; only the structure is read.
+
+        Raises:
+          RuleError: for a rule that matches no parameter, or one that is not a floating array.
+
+        Example:
+          >>> for row in Share(clusters=4).plan({"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}):
+          ...     print(row.path, row.shape, row.what)
+          bias (2,) left as it is
+          kernel (3, 2) at most 4 values, one of them zero if any weight is, trained
+        """
+        counts = clusters_by_leaf(params, self.clusters, self.rules, self.keep_zero, layers)
+        zero = ", one of them zero if any weight is" if self.keep_zero else ""
+        suffix = f"{zero}, {'trained' if self.trained else 'fixed'}"
+        rows = []
+        for k, (path, leaf), parameter in zip(
+            counts, named_leaves(params), parameters(params, layers), strict=True
+        ):
+            copies = math.prod(leaf.shape[axis] for axis in parameter.stack)
+            each = f" in each of {copies} copies" if parameter.stack else ""
+            text = "left as it is" if k is None else f"at most {k} values{each}{suffix}"
+            rows.append(PlanRow(path, tuple(leaf.shape), text, parameter.reason))
+        return rows
 
     def check(self, state: ShareState, seen: Params, layers: Layers | None = None) -> list[str]:
         """A sentence for each leaf with more than its number of values, or whose zeros are not zero.

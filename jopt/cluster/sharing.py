@@ -1,23 +1,25 @@
 """Weight sharing: each weight is held at the mean of its cluster."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
+from jopt import rules as path_rules
+from jopt.cluster.kmeans import check_clusters, check_start, check_values, codes_dtype, kmeans
 from jopt.cluster.means import cluster_means, cluster_sums, take, wide
-from jopt.cluster.plan import Rules, clusters_by_leaf
 from jopt.hyper import check_number
-from jopt.layers import Layers, assumed, to_copies
+from jopt.layers import Layers, assumed, parameters, to_copies
 from jopt.layers.copies import from_copies
 from jopt.rules import named_leaves, path_name
 from jopt.transform import ParamTransform, check_shape
+from jopt.typing import Number, Params
 
 GRADIENTS = ("mean", "sum")
+Rules = Sequence[tuple[str, int | None]]
 
 
 class Shared(NamedTuple):
@@ -57,11 +59,11 @@ def share(
     clusters: int = 16,
     *,
     start: str = "linear",
-    iterations: Any = 100,
+    iterations: Number = 100,
     keep_zero: bool = True,
     trained: bool = True,
     gradient: str = "mean",
-    begin: Any = 0,
+    begin: Number = 0,
     rules: Rules = (),
     layers: Layers | None = None,
 ) -> ParamTransform:
@@ -151,8 +153,8 @@ def share(
             keys = None if subkey is None else jax.random.split(subkey, copies.shape[0])
             over = (0, 0, None, None, None, None if keys is None else 0)
             new = jax.vmap(one, in_axes=over)(_split(shared, stack), copies, state.active, due, limit, keys)
-            whole = from_copies(new.assignments, stack, [w.shape[axis] for axis in stack])
-            return new._replace(assignments=whole)
+            assignments = from_copies(new.assignments, stack, [w.shape[axis] for axis in stack])
+            return new._replace(assignments=assignments)
 
         names = [name for name, _ in named_leaves(params)]
         parts, leaves, structure = _parts(state, params)
@@ -182,6 +184,51 @@ def share(
     return ParamTransform(
         init, update, apply, project=project, forward=forward if trained else None, shapes=_shapes
     )
+
+
+def clusters_by_leaf(
+    params: Params, clusters: int, rules: Rules = (), keep_zero: bool = True, layers: Layers | None = None
+) -> list[int | None]:
+    """The number of values for each leaf, in leaf order; None leaves it alone.
+
+    Without a matching rule, floating weights share, and others (biases, norms) do not: what is a weight is said by
+    its role (`jopt.layers`). Each copy of a stacked layer has as many values of its own.
+
+    Args:
+      params: a pytree of arrays (or shapes, as `jax.eval_shape` gives them).
+      clusters: the number of values where no rule says otherwise.
+      rules: pairs of a pattern of the whole path, and a number or None.
+      keep_zero: whether one of the values is kept for zero.
+      layers: what the model says about its parameters; None: what their names and shapes say.
+
+    Returns:
+      A number or None for each leaf.
+
+    Raises:
+      RuleError: for a rule that matches no parameter, or one that is not a floating array.
+      ValueError: for a number of clusters that is none.
+
+    Example:
+      >>> params = {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}
+      >>> clusters_by_leaf(params, 16), clusters_by_leaf(params, 16, ((".*", 4),))
+      ([None, 16], [4, 4])
+    """
+    default = check_clusters(clusters, keep_zero, "clusters")
+    counts = []
+    assignments, descriptions = path_rules.plan(rules, params, default), parameters(params, layers)
+    for assigned, leaf, parameter in zip(assignments, jax.tree.leaves(params), descriptions, strict=True):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if assigned.pattern is None:
+            counts.append(default if floating and parameter.is_weight else None)
+        elif assigned.value is None:
+            counts.append(None)
+        elif not floating:
+            raise path_rules.RuleError(
+                f"rule {assigned.pattern!r} shares {assigned.path!r}, which must be a floating array, got {leaf.dtype}"
+            )
+        else:
+            counts.append(check_clusters(assigned.value, keep_zero, f"clusters of rule {assigned.pattern!r}"))
+    return counts
 
 
 def _unshared(leaf: Any, k: int, stack: tuple[int, ...]) -> Shared:
@@ -257,8 +304,8 @@ def _update(
     chosen = due & (~active | first_zeros)
 
     def choose():
-        found = kmeans(w, shared.centroids.size, start=start, iterations=limit, keep_zero=keep_zero, key=key)
-        return found.assignments, found.centroids, found.has_zero
+        clusters = kmeans(w, shared.centroids.size, start=start, iterations=limit, keep_zero=keep_zero, key=key)
+        return clusters.assignments, clusters.centroids, clusters.has_zero
 
     def keep():
         joined = jnp.where(is_zero & shared.has_zero, jnp.zeros_like(shared.assignments), shared.assignments)

@@ -60,8 +60,8 @@ def tie(groups: Sequence[str]) -> ParamTransform:
         del state
         # An optimizer may keep no moment of a group, or only flags.
         names = [name for name, x in path_rules.named_leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-        kept = [p for p in patterns if any(re.fullmatch(p, name) for name in names)]
-        return change(tree, lambda group: [_mean(group)] * len(group), kept)
+        present = [p for p in patterns if any(re.fullmatch(p, name) for name in names)]
+        return change(tree, lambda group: [_mean(group)] * len(group), present)
 
     return ParamTransform(
         init=init,
@@ -83,10 +83,10 @@ def find_groups(groups: Sequence[str], tree: Any) -> list[list[int]]:
       [[0, 1]]
     """
     named = list(path_rules.named_leaves(tree))
-    given = path_rules.plan([(pattern, i) for i, pattern in enumerate(groups)], tree, -1)
-    out = []
+    assigned = path_rules.plan([(pattern, i) for i, pattern in enumerate(groups)], tree, -1)
+    members = []
     for i, pattern in enumerate(groups):
-        group = [j for j, a in enumerate(given) if a.value == i]
+        group = [j for j, a in enumerate(assigned) if a.value == i]
         kinds = [f"{named[j][0]} {named[j][1].dtype}{list(named[j][1].shape)}" for j in group]
         if len(group) < 2:
             raise RuleError(f"group {pattern!r} must match two or more parameters, got only {kinds[0]}")
@@ -96,11 +96,11 @@ def find_groups(groups: Sequence[str], tree: Any) -> list[list[int]]:
             )
         if not jnp.issubdtype(named[group[0]][1].dtype, jnp.floating):
             raise RuleError(f"group {pattern!r} must match floating parameters, got {', '.join(kinds)}")
-        out.append(group)
-    return out
+        members.append(group)
+    return members
 
 
-def free_parameters(groups: Sequence[str], params: Any) -> int:
+def free_parameters(groups: Sequence[str], params: Params) -> int:
     """The number of parameters, those of a group counted once.
 
     Args:
@@ -206,14 +206,14 @@ class Tie(Method):
           ['tied with b', 'tied with a', 'left as it is']
         """
         named = list(path_rules.named_leaves(params))
-        what = ["left as it is"] * len(named)
+        texts = ["left as it is"] * len(named)
         for group in find_groups(self.groups, params):
             for j in group:
-                what[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
+                texts[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
         roles = [parameter.reason for parameter in parameters(params, layers)]
         return [
             PlanRow(name, tuple(x.shape), text, role)
-            for (name, x), text, role in zip(named, what, roles, strict=True)
+            for (name, x), text, role in zip(named, texts, roles, strict=True)
         ]
 
     def check(self, state: State, seen: Params, layers: Layers | None = None) -> list[str]:

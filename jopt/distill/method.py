@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.config import ConfigError, check_types, choice, join_path, require
-from jopt.distill.features import FEATURE_LOSSES
-from jopt.distill.losses import combine, loss, mse
-from jopt.distill.operands import float32
+from jopt.distill.losses import FEATURE_LOSSES, combine, float32, loss, mse
 from jopt.hyper import as_traced, check_number
 from jopt.method import Method
 from jopt.reference import is_reference, resolve
@@ -58,12 +56,12 @@ class Features:
     def __call__(self, student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array]) -> jax.Array:
         """The sum of the pairs' losses, float32 [], without the weight."""
         total, match = jnp.float32(0), self.function()
-        for i, (ours, theirs) in enumerate(self.pairs):
-            pair = (_layer("student", student, ours, i), _layer("teacher", teacher, theirs, i))
+        for i, (student_layer, teacher_layer) in enumerate(self.pairs):
+            pair = (_layer("student", student, student_layer, i), _layer("teacher", teacher, teacher_layer, i))
             try:
                 total += match(*pair)
             except ValueError as error:
-                raise ValueError(f"features[{i}] ({ours!r}, {theirs!r}): {error}") from error
+                raise ValueError(f"features[{i}] ({student_layer!r}, {teacher_layer!r}): {error}") from error
         return total
 
 

@@ -204,14 +204,14 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 def _with_unreadable_metrics(directory: Path) -> list[Path]:
     """Checkpoints that Orbax would trip over as it opens their directory."""
-    found = []
+    unreadable = []
     for path in sorted(directory.glob("[0-9]*")) if directory.is_dir() else []:
         try:
             if path.name.isdigit():
                 _rank(json.loads((path / "metrics" / "metrics").read_text()))
         except (OSError, ValueError, KeyError, TypeError):
-            found.append(path)
-    return found
+            unreadable.append(path)
+    return unreadable
 
 
 def _about_nothing(record: logging.LogRecord) -> bool:

@@ -140,35 +140,42 @@ def validate(config: Experiment, path: str = "") -> None:
     require(len(config.stages) > 0, join_path(path, "stages"), config.stages, "a list of at least one Stage")
     names = [stage.name for stage in config.stages]
     for i, stage in enumerate(config.stages):
-        here = join_path(path, f"stages[{i}]")
+        stage_path = join_path(path, f"stages[{i}]")
         plain = bool(stage.name) and not set(".[]:=") & set(stage.name)
         require(
-            plain, f"{here}.name", stage.name, "not empty, without . [ ] : and =, which addresses are made with"
+            plain,
+            f"{stage_path}.name",
+            stage.name,
+            "not empty, without . [ ] : and =, which addresses are made with",
         )
-        require(names.count(stage.name) == 1, f"{here}.name", stage.name, "another name than the other stages'")
+        require(
+            names.count(stage.name) == 1, f"{stage_path}.name", stage.name, "another name than the other stages'"
+        )
         for name in ("epochs", "segment_steps", "calibration_examples"):
             positive(f"stages[{i}].{name}", getattr(stage, name))
         for name in ("steps", "recalibrate"):
             value = getattr(stage, name)
-            require(value is None or value >= 0, f"{here}.{name}", value, "0 or a positive integer")
+            require(value is None or value >= 0, f"{stage_path}.{name}", value, "0 or a positive integer")
         both = stage.epochs is not None and stage.steps is not None
-        require(not both, f"{here}.steps", stage.steps, f"None where epochs is given (epochs is {stage.epochs})")
+        require(
+            not both, f"{stage_path}.steps", stage.steps, f"None where epochs is given (epochs is {stage.epochs})"
+        )
         if stage.optimizer is not None:
-            optim.validate(stage.optimizer, f"{here}.optimizer")
+            optim.validate(stage.optimizer, f"{stage_path}.optimizer")
         if stage.model is not None:
-            models.validate(stage.model, f"{here}.model")
-        choice(f"{here}.start", stage.start, ("previous", "init", "random", *names[:i]))
+            models.validate(stage.model, f"{stage_path}.model")
+        choice(f"{stage_path}.start", stage.start, ("previous", "init", "random", *names[:i]))
         applied = [method.name for method in stage.methods]
         for method in stage.methods:
-            method.validate(f"{here}.{method.name}")
+            method.validate(f"{stage_path}.{method.name}")
             accepted = "one of each name"
-            require(applied.count(method.name) == 1, f"{here}.methods", tuple(applied), accepted)
+            require(applied.count(method.name) == 1, f"{stage_path}.methods", tuple(applied), accepted)
         if stage.transfer is not None:
-            transferring.validate(stage.transfer, f"{here}.transfer")
+            transferring.validate(stage.transfer, f"{stage_path}.transfer")
         for field, source in sources(stage).items():
             if source.startswith(STAGE):
                 accepted = f"a run's directory or stage:NAME of an earlier stage ({', '.join(names[:i]) or 'none'})"
-                require(source.removeprefix(STAGE) in names[:i], f"{here}.{field}", source, accepted)
+                require(source.removeprefix(STAGE) in names[:i], f"{stage_path}.{field}", source, accepted)
 
 
 def sources(stage: Stage) -> dict[str, str]:

@@ -18,6 +18,7 @@ from jopt.train import describe, metrics
 from jopt.train.plan import StagePlan
 from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
+from jopt.typing import ModelState, Params
 
 
 class Speed(NamedTuple):
@@ -52,7 +53,7 @@ class Numbers(NamedTuple):
         return outside | ({"stages": self.stages} if len(self.stages) > 1 else {})
 
 
-def numbers(
+def collect_numbers(
     prepared: Prepared, outcomes: Sequence[measure.StageOutcome], columns: Sequence[Column | str] = ()
 ) -> Numbers:
     """Computes what the outcomes of the stages add to the result. Nothing is written or drawn.
@@ -63,10 +64,10 @@ def numbers(
       columns: columns from outside, or their names.
     """
     rows = measure.stage_rows(outcomes, prepared.dataset.test.labels, columns=columns)
-    return Numbers(rows, speeds(prepared, outcomes) if len(outcomes) > 1 else [])
+    return Numbers(rows, measure_speeds(prepared, outcomes) if len(outcomes) > 1 else [])
 
 
-def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list[Speed]:
+def measure_speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list[Speed]:
     """Measures each network of the run, at batch 1 and 256, by the clock of this machine."""
     measured = []
     for index, outcome in enumerate(outcomes):
@@ -78,7 +79,7 @@ def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list
         # The values do not change the time; zeros in a variance would give NaN, which may.
         state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
 
-        def forward(params: Any, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
+        def forward(params: Params, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
             return model.apply(params, state, x, train=False)[0]
 
         # One example shows the latency, a large batch the throughput.
@@ -106,7 +107,7 @@ def write_report(
       manifest: of the run.
       result: of the run.
       outcomes: what each stage ended with.
-      numbers: what the function of this name gave of them.
+      numbers: what `collect_numbers` gave.
       ledger: of the packed model, where there is one.
       columns: columns from outside, or their names.
     """
@@ -151,7 +152,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
 
 
 @contextlib.contextmanager
-def training(
+def observe_training(
     observer: report.Observer, prepared: Prepared, files: Workdir, rows: list[metrics.Row]
 ) -> Iterator[Callable[[list[metrics.Row]], None]]:
     """Tells an observer of metric rows, and mirrors them as TensorBoard events.
@@ -220,7 +221,7 @@ def method_tables(prepared: Prepared, stage: StagePlan) -> list[report.Table]:
     if stage.transfer is not None:
         rows = [
             (row.path, "x".join(map(str, row.shape)) or "scalar", row.source or "-", row.status)
-            for row in p.transferred(stage)
+            for row in p.transfer_rows(stage)
         ]
         header = ("of the target", "shape", f"from {stage.transfer.source}", "status")
         tables.append(report.Table(f"Stage {stage.name!r}: transfer", header, "llll", rows))
@@ -249,7 +250,7 @@ def stage_table(prepared: Prepared) -> report.Table:
     return report.Table("Plan", ("stage", "steps", "segments", "batch", "methods", "optimizer"), "lrrrll", rows)
 
 
-def model_table(prepared: Prepared, stage: int = 0, params: Any = None) -> report.Table:
+def model_table(prepared: Prepared, stage: int = 0, params: Params = None) -> report.Table:
     """Parameters and FLOPs by layer; of shapes alone, where no `params` are given."""
     if params is None:
         # Broadcasting one element takes no memory, however large the model is.
@@ -282,7 +283,7 @@ def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:
     like, model = prepared.like(stage), prepared.plans[stage].wrapped
     inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
 
-    def logits(params: Any, model_state: Any, inputs: jax.Array) -> jax.Array:
+    def logits(params: Params, model_state: ModelState, inputs: jax.Array) -> jax.Array:
         return model.apply(params, model_state, inputs, train=False)[0]
 
     return measure.flops_by_layer(

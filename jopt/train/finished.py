@@ -4,16 +4,20 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jopt import data, hyper, keys, models
+from jopt.config import require
 from jopt.layers import Layers
 from jopt.train import program
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.config import Experiment
-from jopt.train.plan import StagePlan, with_layers
-from jopt.train.prepared import resolve, traced
+from jopt.train.plan import StagePlan, resolve, trace_layers, with_layers
 from jopt.train.state import TrainState, digest
+from jopt.train.step import in_batches
 from jopt.train.workdir import Workdir, WorkdirError
+from jopt.typing import ModelState, Params
 
 
 class Finished(NamedTuple):
@@ -33,8 +37,8 @@ class Finished(NamedTuple):
     config: Experiment
     result: dict[str, Any]
     plan: StagePlan
-    params: Any
-    model_state: Any
+    params: Params
+    model_state: ModelState
     state: TrainState
     dataset: data.Dataset
 
@@ -80,7 +84,7 @@ def load(
     dataset = data.load(config.data)
     examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
     structure, numbers = hyper.split(config)
-    plans = traced(resolve(config, examples, model), input_shape)
+    plans = trace_layers(resolve(config, examples, model), input_shape)
     plan = plans[-1]
 
     def with_numbers(values: hyper.Hyper) -> StagePlan:
@@ -110,5 +114,84 @@ def _check_given(files: Workdir, now: dict[str, Any]) -> None:
     then = files.load_json(files.manifest).get("given") or []
     for name, part in now.items():
         if (part is not None) != (name in then):
-            was, wanted = ("was", "give the same") if name in then else ("was not", "give none")
-            raise WorkdirError(f"the run in {files.path} {was} given a {name} of its own: {wanted} to load it")
+            was, remedy = ("was", "give the same") if name in then else ("was not", "give none")
+            raise WorkdirError(f"the run in {files.path} {was} given a {name} of its own: {remedy} to load it")
+
+
+BATCH = 512
+
+
+class Source(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      model: its functions.
+      params: what they compute with: masked, quantized, averaged, as the run's evaluation saw them.
+      model_state: batch statistics and the like.
+      mean, std: float32 [channels], what its inputs are normalized with.
+      digest: of the run that it comes from, as in its result.json.
+    """
+
+    model: models.Model
+    params: Params
+    model_state: ModelState
+    mean: np.ndarray
+    std: np.ndarray
+    digest: str
+
+
+def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_classes: int | None) -> Source:
+    """The network that the finished run in `directory` ended with.
+
+    Args:
+      directory: a run's directory.
+      field: the config field that names it, for errors.
+      input_shape: the shape of one example that it must take.
+      num_classes: the number of logits that it must give; None is any.
+
+    Raises:
+      ConfigError: if there is no finished run, or one of another kind of data.
+      WorkdirError, CheckpointError: if it is damaged.
+    """
+    require(
+        Workdir(directory).result.exists(), field, directory, "the directory of a finished run, with result.json"
+    )
+    try:
+        run = load(directory)
+    except WorkdirError as error:
+        raise WorkdirError(f"{field}: {error}") from error
+    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    try:
+        shape = jax.eval_shape(lambda x: run.model.apply(run.params, run.model_state, x, train=False)[0], x).shape
+    except Exception as error:
+        accepted = f"a run whose network takes inputs of {' x '.join(map(str, input_shape))}: {error}"
+        require(False, field, directory, accepted)
+        raise
+    # Who learns from logits needs as many classes; who takes parameters may have another head.
+    fits = num_classes is None or shape == (1, num_classes)
+    require(fits, field, directory, f"a run with {num_classes} classes and not {shape[-1]}")
+    return Source(run.model, run.params, run.model_state, run.dataset.mean, run.dataset.std, run.result["digest"])
+
+
+def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
+    """The network of `source` for inputs that are normalized as `dataset` is."""
+    if np.array_equal(source.mean, dataset.mean) and np.array_equal(source.std, dataset.std):
+        return source.model
+
+    def apply(params: Params, model_state: ModelState, x: jax.Array, **kwargs: Any) -> Any:
+        shape = (1,) * (x.ndim - 1) + dataset.mean.shape
+        raw = x * dataset.std.reshape(shape) + dataset.mean.reshape(shape)
+        x = data.normalize(raw, jnp.asarray(source.mean), jnp.asarray(source.std))
+        return source.model.apply(params, model_state, x, **kwargs)
+
+    return source.model._replace(apply=apply)
+
+
+def compute_logits(source: Source, arrays: data.Arrays) -> jax.Array:
+    """What `source` makes of every example, normalized as it knows them: float32 [examples, classes]."""
+
+    def one_batch(inputs: jax.Array) -> jax.Array:
+        inputs = data.normalize(inputs, jnp.asarray(source.mean), jnp.asarray(source.std))
+        return source.model.apply(source.params, source.model_state, inputs, train=False)[0]
+
+    return in_batches(one_batch, BATCH, arrays.inputs)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from jopt import data, models, optim, transfer
+from jopt import data, keys, models, optim, transfer
 from jopt.config import join_path, require
 from jopt.distill import Distillation
-from jopt.layers import Layers
+from jopt.layers import Layers, trace
 from jopt.method import Applied, Context
+from jopt.train import schedule
 from jopt.train.config import Experiment, sources
 from jopt.train.config import validate as validate_config
 from jopt.train.schedule import StageSteps
@@ -111,7 +113,7 @@ class StagePlan:
     @functools.cached_property
     def transform(self) -> ParamTransform:
         """The transform of all that the optimizer moves."""
-        return self.trainables.around(chain(*(transform for _, transform in self.transforms)))
+        return self.trainables.wrap(chain(*(transform for _, transform in self.transforms)))
 
     @functools.cached_property
     def wrapping(self) -> tuple[Applied, ...]:
@@ -159,17 +161,18 @@ def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
         mine = [Applied(method, f"stages[{i}].{method.name}", i) for method in stage.methods]
         named = {applied.method.name for applied in mine} | set(stage.release)
         old = [a for a in frozen if stage.model is None and a.method.persists and a.method.name not in named]
-        frozen = _merged(old, mine)
+        frozen = _merge_by_rank(old, mine)
         if sorted(stage.order) == sorted(applied.method.name for applied in frozen):
             frozen.sort(key=lambda applied: stage.order.index(applied.method.name))
     return tuple(frozen)
 
 
-def _merged(a: Sequence[Applied], b: Sequence[Applied]) -> list[Applied]:
-    left, right, merged = list(a), list(b), []
-    while left and right:
-        merged.append((left if left[0].method.rank <= right[0].method.rank else right).pop(0))
-    return merged + left + right
+def _merge_by_rank(frozen: Sequence[Applied], named: Sequence[Applied]) -> list[Applied]:
+    earlier, new, merged = list(frozen), list(named), []
+    # A merge and not a sort: a stage may order its methods against their ranks, and that order holds in later stages.
+    while earlier and new:
+        merged.append((earlier if earlier[0].method.rank <= new[0].method.rank else new).pop(0))
+    return merged + earlier + new
 
 
 def stage_plans(
@@ -226,11 +229,28 @@ def stage_plans(
 
 def with_layers(plans: Sequence[StagePlan], layers: Sequence[Layers]) -> list[StagePlan]:
     """The plans with what their models say about their parameters."""
-    known: list[StagePlan] = []
-    for plan, own in zip(plans, layers, strict=True):
-        previous = None if plan.previous is None else known[-1]
-        known.append(dataclasses.replace(plan, layers=own, previous=previous))
-    return known
+    resolved: list[StagePlan] = []
+    for plan, model_layers in zip(plans, layers, strict=True):
+        previous = None if plan.previous is None else resolved[-1]
+        resolved.append(dataclasses.replace(plan, layers=model_layers, previous=previous))
+    return resolved
+
+
+def resolve(config: Experiment, examples: int, model: models.Model | None = None) -> list[StagePlan]:
+    """The stages of an experiment on so many training examples."""
+    return stage_plans(config, schedule.stages(config, examples), schedule.batch_size(config, examples), model)
+
+
+def trace_layers(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[StagePlan]:
+    """The plans with what their models say about their parameters, by one abstract trace of each network."""
+    plan_layers: list[Layers] = []
+    for stage in plans:
+        if not stage.starts_network:
+            plan_layers.append(plan_layers[-1])
+        else:
+            x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+            plan_layers.append(trace(stage.model, x))
+    return with_layers(plans, plan_layers)
 
 
 def validate(config: Experiment) -> None:
@@ -285,9 +305,5 @@ def final_network(config: Experiment) -> models.Config:
 
 def shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Parameters and state of a model, as shapes."""
-    import numpy as np
-
-    from jopt import keys
-
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
     return jax.eval_shape(lambda seed, x: model.init(keys.root(seed), x), jax.ShapeDtypeStruct((), np.uint32), x)

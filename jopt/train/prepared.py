@@ -9,14 +9,14 @@ import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jopt import data, hyper, intercept, keys, layers, models, optim, transfer
+from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import describe, plan, program, schedule
 from jopt.train.config import STAGE, Experiment
-from jopt.train.plan import StagePlan
+from jopt.train.finished import Source, load_source, match_inputs
+from jopt.train.plan import StagePlan, resolve, trace_layers
 from jopt.train.program import Program
-from jopt.train.sources import Source, along, load_source
 from jopt.train.state import TrainState
 
 
@@ -46,7 +46,7 @@ class Prepared(NamedTuple):
     values: dict[str, jax.Array]
     arrays: dict[str, data.Arrays]
     program_of: Callable[[int, int], Program]
-    place: Callable[[Any], Any]
+    to_device: Callable[[Any], Any]
     like: Callable[[int], TrainState]
     sources: dict[str, Source]
     own_model: models.Model | None
@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
         """The last segment of a stage."""
         return next(s for s in self.segments if s.stage == stage and s.last)
 
-    def transferred(self, stage: StagePlan) -> list[transfer.Row]:
+    def transfer_rows(self, stage: StagePlan) -> list[transfer.Row]:
         """What each leaf of a stage's network gets from elsewhere; empty where none gets anything."""
         if stage.transfer is None:
             return []
@@ -114,13 +114,13 @@ def prepare(
     plan.validate_lengths(plans)
     mesh = _mesh(config, plans[0].batch_size)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    place = functools.partial(jax.device_put, device=everywhere)
+    to_device = functools.partial(jax.device_put, device=everywhere)
     structure, numbers = hyper.split(config)
     for name, network in _networks(config, model):
         _check_model(config, name, network.name, models.model(network), input_shape, dataset.num_classes)
     if model is not None:
         _check_model(config, "model", None, model, input_shape, dataset.num_classes)
-    plans = traced(plans, input_shape)
+    plans = trace_layers(plans, input_shape)
     sources = {
         directory: load_source(
             directory, field, input_shape, dataset.num_classes if field.endswith("teacher") else None
@@ -154,7 +154,7 @@ def prepare(
         if name.startswith(STAGE):
             index = next(s.index for s in plans if s.name == name.removeprefix(STAGE))
             return lambda values: with_numbers(values)[index].wrapped
-        return lambda values, source=sources[name]: along(source, dataset)
+        return lambda values, source=sources[name]: match_inputs(source, dataset)
 
     @functools.cache
     def like(index: int) -> TrainState:
@@ -169,11 +169,11 @@ def prepare(
         dataset=dataset,
         segments=list(schedule.segments(config, examples)),
         plans=plans,
-        key=place(keys.root(numbers["seed"])),
-        values=place(numbers),
+        key=to_device(keys.root(numbers["seed"])),
+        values=to_device(numbers),
         arrays={part: data.device_arrays(dataset, part, everywhere) for part in ("train", "validation", "test")},
         program_of=program_of,
-        place=place,
+        to_device=to_device,
         like=like,
         sources=sources,
         own_model=model,
@@ -183,27 +183,10 @@ def prepare(
         _check_features(prepared, stage, input_shape)
         like(stage.index)
         try:
-            prepared.transferred(stage)
+            prepared.transfer_rows(stage)
         except (RuleError, transfer.TransferError) as error:
             raise type(error)(f"{stage.path}.transfer: {error}") from error
     return prepared
-
-
-def resolve(config: Experiment, examples: int, model: models.Model | None = None) -> list[StagePlan]:
-    """The stages of an experiment on so many training examples."""
-    return plan.stage_plans(config, schedule.stages(config, examples), schedule.batch_size(config, examples), model)
-
-
-def traced(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[StagePlan]:
-    """The plans with what their models say about their parameters, by one abstract trace of each network."""
-    known: list[layers.Layers] = []
-    for stage in plans:
-        if not stage.starts_network:
-            known.append(known[-1])
-        else:
-            x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-            known.append(layers.trace(stage.model, x))
-    return plan.with_layers(plans, known)
 
 
 def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
@@ -229,17 +212,17 @@ def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int
     else:
         teacher_model = source.model
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-    for place, (network, model) in enumerate((("student", stage.wrapped), ("teacher", teacher_model))):
-        params, state = plan.shapes(model, input_shape) if source is None or place == 0 else source[1:3]
+    for side, (network, model) in enumerate((("student", stage.wrapped), ("teacher", teacher_model))):
+        params, state = plan.shapes(model, input_shape) if source is None or side == 0 else source[1:3]
         names = intercept.names(model.apply, params, state, x, train=False)
         for i, pair in enumerate(distillation.features.pairs):
             field = f"{stage.path}.distill.features.pairs[{i}]"
-            require(pair[place] in names, field, pair[place], f"a layer of the {network} ({', '.join(names)})")
+            require(pair[side] in names, field, pair[side], f"a layer of the {network} ({', '.join(names)})")
 
 
-def _networks(config: Experiment, own: models.Model | None) -> list[tuple[str, models.Config]]:
+def _networks(config: Experiment, custom_model: models.Model | None) -> list[tuple[str, models.Config]]:
     """The networks of the config and their fields."""
-    first = [] if own is not None else [("model", config.model)]
+    first = [] if custom_model is not None else [("model", config.model)]
     stages = [(f"stages[{i}].model", stage.model) for i, stage in enumerate(config.stages)]
     return first + [(name, network) for name, network in stages if network is not None]
 
@@ -262,8 +245,13 @@ def _check_model(
         if name is None:
             raise
         raise ConfigError(field, value, f"{accepted}: {error}") from error
-    wanted = (2, num_classes)
-    require(shape == wanted, field, value, f"{accepted} with logits {wanted} for two of them, which are {shape}")
+    logits_shape = (2, num_classes)
+    require(
+        shape == logits_shape,
+        field,
+        value,
+        f"{accepted} with logits {logits_shape} for two of them, which are {shape}",
+    )
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:

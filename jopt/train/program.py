@@ -8,12 +8,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jopt import data, hyper, intercept, keys, models, quantize
-from jopt.train import average
-from jopt.train.batches import cross_entropy, in_batches
 from jopt.train.plan import StagePlan
-from jopt.train.state import TrainState, Variables, evaluated, merge
-from jopt.train.step import Metrics, Parts, step
+from jopt.train.state import TrainState, Variables, average_examples, evaluated, merge, start_average
+from jopt.train.step import Metrics, Parts, cross_entropy, in_batches, step
 from jopt.transform import chain, project_moments
+from jopt.typing import ModelState, Params
 
 EVALUATION_BATCH = 512
 
@@ -80,11 +79,11 @@ def build(
         return Parts.of(numbers(values), None if teacher is None else teacher(values))
 
     def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
-        return replicate(first_state(parts(values), key, input_shape, previous))
+        return replicate(init_state(parts(values), key, input_shape, previous))
 
     def rewind(state: TrainState, values: hyper.Hyper, origin: Variables | None = None) -> TrainState:
         p = parts(values)
-        params, model_state = fresh(p, keys.root(values["seed"]), input_shape)
+        params, model_state = init_variables(p, keys.root(values["seed"]), input_shape)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
         # What methods chose for activations stays, as masks do.
@@ -92,7 +91,7 @@ def build(
             p.trainables.keep(params, state.params),
             p.trainables.keep(model_state, state.model_state),
         )
-        return replicate(settled(p, state, params, model_state))
+        return replicate(settle(p, state, params, model_state))
 
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
@@ -103,7 +102,7 @@ def build(
             lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
         )
         if p.plan.ema_decay is not None:
-            state = with_own_statistics(p, state, key, arrays)
+            state = refresh_average(p, state, key, arrays)
         bad = ~jnp.isfinite(losses)
         metrics = {
             "loss": losses.mean(),
@@ -115,9 +114,9 @@ def build(
 
     def update(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> TrainState:
         p, key = parts(values), keys.at(keys.root(values["seed"]), "update", state.step)
-        state = chosen(p, state, key, arrays)
+        state = choose(p, state, key, arrays)
         first = state.step == p.plan.length.start
-        return replicate(jax.lax.cond(first, lambda s: calibrated(p, s, key, arrays), lambda s: s, state))
+        return replicate(jax.lax.cond(first, lambda s: calibrate(p, s, key, arrays), lambda s: s, state))
 
     def seen(state: TrainState, values: hyper.Hyper) -> Variables:
         p = parts(values)
@@ -142,31 +141,31 @@ def build(
     return Program(init, segment, update, evaluate, rewind, predict, seen)
 
 
-def fresh(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
     name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
     return p.model.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
 
 
-def first_state(
+def init_state(
     p: Parts, key: jax.Array, input_shape: tuple[int, ...], previous: TrainState | None = None
 ) -> TrainState:
     """The state that a stage starts from, given the one in which the stage before ended."""
-    params, model_state = fresh(p, key, input_shape)
+    params, model_state = init_variables(p, key, input_shape)
     if previous is not None and not p.plan.starts_network:
         params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
     masks = p.transform.init(params)
-    whole = chain(*(transform for _, transform in p.plan.transforms))
-    params = p.trainables.start(whole, masks, params, p.trainables.learned)
+    method_chain = chain(*(transform for _, transform in p.plan.transforms))
+    params = p.trainables.start(method_chain, masks, params, p.trainables.learned)
     if previous is None:
-        return settled(p, TrainState(jnp.int32(0), params, model_state, (), masks, ()), params, model_state)
+        return settle(p, TrainState(jnp.int32(0), params, model_state, (), masks, ()), params, model_state)
     if not p.plan.starts_network:
         params = p.trainables.keep_frozen(params, previous.params)
-        masks = carried(p.plan, masks, previous.transform_state)
-    return settled(p, previous._replace(transform_state=masks), params, model_state)
+        masks = carry_over(p.plan, masks, previous.transform_state)
+    return settle(p, previous._replace(transform_state=masks), params, model_state)
 
 
-def carried(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
+def carry_over(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
     """The transforms' states at the start of a stage, given fresh ones and those in which the stage before ended.
 
     A frozen method keeps its state; one that the stage names again says itself what it goes on from.
@@ -182,17 +181,17 @@ def carried(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...]) ->
     return tuple(states)
 
 
-def settled(p: Parts, state: TrainState, params: Any, model_state: Any) -> TrainState:
+def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState) -> TrainState:
     """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
     params = p.constrain(state.transform_state, p.project(state.transform_state, params))
     opt_state = project_moments(p.transform, state.transform_state, p.optimizer, p.optimizer.init(params))
-    ema = () if p.plan.ema_decay is None else average.begun(params, model_state)
+    ema = () if p.plan.ema_decay is None else start_average(params, model_state)
     return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
 
 
-def chosen(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """The state with masks, ranges and codebooks chosen, and all that is held in their subspace projected."""
-    inputs, labels = drawn(arrays, key, "calibration", p.plan.calibration_examples)
+    inputs, labels = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
     now = p.transform.apply(state.transform_state, state.params)
     context: dict[str, Any] = {"grads": None}
     if "grads" in p.transform.needs:
@@ -215,39 +214,39 @@ def chosen(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
     return state._replace(params=params, ema=ema, opt_state=opt_state, transform_state=masks)
 
 
-def calibrated(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """What happens once, when a stage's masks are chosen: methods calibrate, batch statistics are re-estimated."""
     params, model_state = state.params, state.model_state
     started = [a.method.key or a.method.name for a in p.plan.applied if p.plan.names(a)]
-    whole = chain(*(transform for _, transform in p.plan.transforms))
-    params = p.trainables.start(whole, state.transform_state, params, started)
+    method_chain = chain(*(transform for _, transform in p.plan.transforms))
+    params = p.trainables.start(method_chain, state.transform_state, params, started)
     for applied in p.plan.applied:
         examples = applied.method.calibration_examples() if p.plan.names(applied) else 0
         if examples:
-            inputs, _ = drawn(arrays, key, applied.method.name, examples)
+            inputs, _ = draw_examples(arrays, key, applied.method.name, examples)
             seen = p.transform.apply(state.transform_state, params)
             params, model_state = applied.method.calibrate(p.plan.model, params, model_state, inputs, seen=seen)
     if p.plan.recalibrate:
-        inputs, _ = drawn(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
+        inputs, _ = draw_examples(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
         variables = Variables(params, model_state)
-        model_state = recalibrated(p, state._replace(params=params), variables, key, inputs)
+        model_state = recalibrate(p, state._replace(params=params), variables, key, inputs)
     state = state._replace(params=params, model_state=model_state)
     if p.plan.ema_decay is not None:
         # No step has been taken: the average still is the parameters, and starts from what they are now.
-        state = state._replace(ema=average.begun(params, model_state))
+        state = state._replace(ema=start_average(params, model_state))
     return state
 
 
-def with_own_statistics(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """The state with batch statistics of the moving average's own parameters, at the end of a segment."""
     key = keys.at(key, "average", state.step)
-    inputs, _ = drawn(arrays, key, "recalibrate", average.examples(p.plan.batch_size))
+    inputs, _ = draw_examples(arrays, key, "recalibrate", average_examples(p.plan.batch_size))
     # All that is no batch statistic (ranges of activations, counts) is as training left it.
     ema = Variables(state.ema.params, state.model_state)
-    return state._replace(ema=ema._replace(model_state=recalibrated(p, state, ema, key, inputs)))
+    return state._replace(ema=ema._replace(model_state=recalibrate(p, state, ema, key, inputs)))
 
 
-def recalibrated(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> Any:
+def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> Any:
     """The model state of `variables` with batch statistics from whole batches of `inputs`."""
     size = p.plan.batch_size
     inputs = inputs[: inputs.shape[0] // size * size]
@@ -256,7 +255,7 @@ def recalibrated(p: Parts, state: TrainState, variables: Variables, key: jax.Arr
     return quantize.recalibrate(p.model, seen, variables.model_state, batches, key=keys.stream(key, "dropout"))
 
 
-def drawn(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
+def draw_examples(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
     """So many examples, drawn without replacement: normalized inputs and labels."""
     count = arrays.labels.shape[0]
     order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))

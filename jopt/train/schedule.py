@@ -72,8 +72,8 @@ def stages(config: Experiment, examples: int) -> list[StageSteps]:
         out.append(StageSteps(start, steps, min(length, steps)))
         start, count = start + steps, count + (-(-steps // out[-1].segment_steps) if steps else 1)
         name = "epochs" if stage.steps is None else "steps"
-        own = getattr(stage, name)
-        field, value = (f"stages[{index}].{name}", own) if own else ("epochs", config.epochs)
+        stage_length = getattr(stage, name)
+        field, value = (f"stages[{index}].{name}", stage_length) if stage_length else ("epochs", config.epochs)
         require(start < 2**31, field, value, f"such that the run has fewer than 2**31 steps (an epoch has {epoch})")
         accepted = f"long enough that the run has at most {MAX_SEGMENTS} segments, and not {count}"
         require(count <= MAX_SEGMENTS, "segment_steps", config.segment_steps, accepted)

@@ -13,20 +13,17 @@ import numpy as np
 from jopt import data, measure, models
 from jopt.files import write_json
 from jopt.report import SILENT, Observer
-from jopt.train import codes, describe, metrics, packed
+from jopt.train import describe, metrics, packed
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compilation import Compiler
 from jopt.train.config import Experiment
-from jopt.train.directory import Launch, WorkdirError
-from jopt.train.display import finished_parts, flops_of, numbers, plan_parts, training, write_report
-from jopt.train.loop import Boundary, NonFiniteError, run_segments
+from jopt.train.display import collect_numbers, finished_parts, flops_of, observe_training, plan_parts, write_report
+from jopt.train.loop import Boundary, Compiler, NonFiniteError, run_segments
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
-from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
-from jopt.train.workdir import Workdir
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, stop_on_sigterm
 
 
 def run(
@@ -122,7 +119,7 @@ class _Session:
             state, last, rows = self._restore()
             with (
                 launch.recorded(self._facts(), self._compilations, step=lambda: self.step) as self.manifest,
-                training(self.observer, p, self.files, rows) as self.shown,
+                observe_training(self.observer, p, self.files, rows) as self.shown,
             ):
                 state = run_segments(
                     p.program_of,
@@ -158,15 +155,15 @@ class _Session:
         self.step = last.stop
         self.spent = {name: restored.notes[name] for name in self.spent}
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
-        return p.place(restored.state), last, self._rows_up_to(last)
+        return p.to_device(restored.state), last, self._rows_up_to(last)
 
     def _rows_up_to(self, last: Segment | None) -> list[metrics.Row]:
         # Rows of segments that were trained after the checkpoint are written again.
-        place = (-1, 0) if last is None else (last.stage, last.stop)
+        end = (-1, 0) if last is None else (last.stage, last.stop)
         try:
             return metrics.truncate(
                 self.files.metrics,
-                lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= place,
+                lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= end,
             )
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
@@ -240,7 +237,7 @@ class _Session:
         if not plan.transforms:
             return
         seen = self.staging.seen(stage, state).params
-        problems = describe.violations(plan, state.transform_state, seen)
+        problems = describe.find_violations(plan, state.transform_state, seen)
         if problems:
             raise InvariantError(f"at the end of stage {plan.name!r}: {'; '.join(problems[:5])}")
 
@@ -281,7 +278,7 @@ class _Session:
             "digest": model_digest,
         }
         self.manifest["digest"] = model_digest
-        added = numbers(p, outcomes, p.config.columns)
+        added = collect_numbers(p, outcomes, p.config.columns)
         result |= added.fields(p.config.columns)
         write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
         write_json(self.files.result, result)
@@ -291,7 +288,7 @@ class _Session:
         """What a stage ended with, on the test part."""
         p = self.prepared
         state = self._end_of(stage) if state is None else state
-        placed = p.place(state)
+        placed = p.to_device(state)
         plan = p.plans[stage]
         program = p.program(plan)
 
@@ -301,7 +298,7 @@ class _Session:
         test, predictions = jax.device_get(
             self.compiler.call("test", stage, judge, placed, p.values, p.arrays["test"])
         )
-        formats = codes.storage(plan, state)
+        formats = packed.storage(plan, state)
         seen = jax.device_get(self.staging.seen(stage, placed))
         return measure.StageOutcome(
             plan.name,
@@ -309,7 +306,7 @@ class _Session:
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
             latent=jax.device_get(plan.trainables.network_only(evaluated(state).params)) if formats else None,
-            grids=codes.grids(formats) if formats else None,
+            grids=packed.grids(formats) if formats else None,
             flops=flops_of(p, stage),
             bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,
             layers=plan.layers,
@@ -318,7 +315,7 @@ class _Session:
     def _packing(self, stage: int, state: TrainState, seen: Variables) -> packed.Packing:
         """What the packed file of a stage holds."""
         p, plan = self.prepared, self.prepared.plans[stage]
-        return packed.Packing(p.config, plan, *seen, p.dataset, codes.storage(plan, state))
+        return packed.Packing(p.config, plan, *seen, p.dataset, packed.storage(plan, state))
 
 
 def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.Row:

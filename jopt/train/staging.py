@@ -6,17 +6,18 @@ from typing import Any, Protocol
 import jax
 
 from jopt import data, keys, transfer
-from jopt.train import sources
-from jopt.train.compilation import Compiler
+from jopt.train import finished
 from jopt.train.config import STAGE
+from jopt.train.loop import Compiler
 from jopt.train.prepared import Prepared
 from jopt.train.state import TrainState, Variables, evaluated
+from jopt.typing import ModelState, Params
 
 
 class Over(Protocol):
     """Maps functions of one trial over several: `jopt.ablate.Lift`."""
 
-    def __call__(self, fn: Callable[..., Any], own: tuple[Any, ...]) -> Callable[..., Any]:
+    def __call__(self, fn: Callable[..., Any], per_trial: tuple[Any, ...]) -> Callable[..., Any]:
         """`fn` over a leading axis of trials, of the arguments that `own` says each trial has its own of."""
         ...
 
@@ -57,34 +58,34 @@ class Staging:
         if not plan.transforms:
             return evaluated(state)
         program = p.program(plan)
-        return self.compiler.call("seen", stage, program.seen, p.place(state), self.values)
+        return self.compiler.call("seen", stage, program.seen, p.to_device(state), self.values)
 
     def begin(self, stage: int, previous: TrainState | None) -> TrainState:
         """The state that a stage starts from."""
         p = self.prepared
         program = p.program(p.plans[stage])
-        more = () if previous is None else (previous,)
-        key = p.place(keys.roots(self.values["seed"]))
-        state = self.compiler.call("init", stage, program.init, key, self.values, *more)
-        wanted = p.plans[stage].transfer
-        if wanted is None:
+        previous_args = () if previous is None else (previous,)
+        key = p.to_device(keys.roots(self.values["seed"]))
+        state = self.compiler.call("init", stage, program.init, key, self.values, *previous_args)
+        requested = p.plans[stage].transfer
+        if requested is None:
             return state
 
-        def filled(params: Any, model_state: Any, source: Any) -> Variables:
+        def filled(params: Params, model_state: ModelState, source: Any) -> Variables:
             # Planned here, where the shapes are those of one trial.
-            rows = transfer.plan(wanted, params, source["params"], model_state, source["model_state"])
-            given = model_state
-            if wanted.include_state:
-                given = transfer.transfer(rows, model_state, source["model_state"], "state")
-            return Variables(transfer.transfer(rows, params, source["params"]), given)
+            rows = transfer.plan(requested, params, source["params"], model_state, source["model_state"])
+            filled_state = model_state
+            if requested.include_state:
+                filled_state = transfer.transfer(rows, model_state, source["model_state"], "state")
+            return Variables(transfer.transfer(rows, params, source["params"]), filled_state)
 
         if self._over is not None:
-            filled = self._over(filled, (True, True, wanted.source.startswith(STAGE)))
+            filled = self._over(filled, (True, True, requested.source.startswith(STAGE)))
 
         def adopt(state: TrainState, values: Any, source: Any) -> TrainState:
             return program.rewind(state, values, filled(state.params, state.model_state, source))
 
-        return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(wanted.source))
+        return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(requested.source))
 
     def origin(self, stage: int) -> tuple[Any, ...] | None:
         """What `Program.rewind` is given besides, where a stage starts from an earlier point; else None."""
@@ -94,7 +95,7 @@ class Staging:
         if start in ("init", "random"):
             return ()
         state = self.end_of(self.prepared.stage_named(start).index)
-        return (self.prepared.place(Variables(state.params, state.model_state)),)
+        return (self.prepared.to_device(Variables(state.params, state.model_state)),)
 
     def arrays(self, stage: int) -> dict[str, data.Arrays]:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
@@ -107,29 +108,31 @@ class Staging:
         p = self.prepared
         if not name.startswith(STAGE):
             source = p.sources[name]
-            share = p.place if self._over is None else self._over.share
+            share = p.to_device if self._over is None else self._over.share
             return share({"params": source.params, "model_state": source.model_state})
         stage = p.stage_named(name.removeprefix(STAGE)).index
-        return p.place(self.seen(stage, self.end_of(stage))._asdict())
+        return p.to_device(self.seen(stage, self.end_of(stage))._asdict())
 
     def _with_teacher(self, stage: int) -> dict[str, data.Arrays]:
         p = self.prepared
-        lesson = p.plans[stage].distillation
-        if lesson is None:
+        distillation = p.plans[stage].distillation
+        if distillation is None:
             return p.arrays
         train = p.arrays["train"]
         if p.plans[stage].teacher_computes_along:
-            known = self._weights(lesson.teacher)
-        elif lesson.teacher.startswith(STAGE):
+            teacher_outputs = self._weights(distillation.teacher)
+        elif distillation.teacher.startswith(STAGE):
             # Through the teacher's own program, which has the numbers (bit-widths, say) that it was trained with.
-            earlier = p.stage_named(lesson.teacher.removeprefix(STAGE))
+            earlier = p.stage_named(distillation.teacher.removeprefix(STAGE))
             program = p.program(earlier)
-            state = p.place(self.end_of(earlier.index))
-            known = self.compiler.call("teacher", stage, program.predict, state, self.values, train)
+            state = p.to_device(self.end_of(earlier.index))
+            teacher_outputs = self.compiler.call("teacher", stage, program.predict, state, self.values, train)
         else:
-            source = p.sources[lesson.teacher]
-            known = self.compiler.call(
-                "teacher", stage, lambda weights, arrays: sources.logits(source._replace(**weights), arrays),
-                self._weights(lesson.teacher), train,
-            )  # fmt: skip
-        return p.arrays | {"train": train._replace(teacher=jax.block_until_ready(known))}
+            source = p.sources[distillation.teacher]
+
+            def teacher_logits(weights: dict[str, Any], arrays: data.Arrays) -> jax.Array:
+                return finished.compute_logits(source._replace(**weights), arrays)
+
+            weights = self._weights(distillation.teacher)
+            teacher_outputs = self.compiler.call("teacher", stage, teacher_logits, weights, train)
+        return p.arrays | {"train": train._replace(teacher=jax.block_until_ready(teacher_outputs))}

@@ -1,6 +1,6 @@
 """The optimizer step, top to bottom, and what it is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from jopt import data, intercept, keys, models, optim
-from jopt.train import average
-from jopt.train.batches import cross_entropy
 from jopt.train.plan import StagePlan
-from jopt.train.state import TrainState
+from jopt.train.state import TrainState, move_average
 from jopt.train.trainables import Trainables
 from jopt.transform import ParamTransform
+from jopt.typing import Number, Params
 
 Metrics = dict[str, jax.Array]
 
@@ -47,7 +46,7 @@ class Parts(NamedTuple):
         """A tree of the parameters' structure in the subspace that the transform holds."""
         return tree if self.transform.project is None else self.transform.project(state, tree)
 
-    def constrain(self, state: Any, params: Any) -> Any:
+    def constrain(self, state: Any, params: Params) -> Any:
         """The parameters after an optimizer step."""
         return params if self.transform.constrain is None else self.transform.constrain(state, params)
 
@@ -98,7 +97,7 @@ def step(
     params = p.trainables.keep_frozen(params, state.params)
     ema = state.ema
     if p.plan.ema_decay is not None:
-        ema = average.moved(ema, params, p.plan.ema_decay, state.step + 1 - p.plan.length.start)
+        ema = move_average(ema, params, p.plan.ema_decay, state.step + 1 - p.plan.length.start)
     return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (value, correct, parts)
 
 
@@ -117,7 +116,7 @@ def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row
     return Batch(inputs, labels, logits, {name: outputs[-1].output for name, outputs in calls.items()})
 
 
-def loss(p: Parts, params: Any, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+def loss(p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
     """The loss of a batch at `params`, and `(correct predictions, new model state, parts of the loss)`."""
     distillation = p.plan.distillation
     features = distillation is not None and bool(distillation.features)
@@ -134,3 +133,54 @@ def loss(p: Parts, params: Any, state: TrainState, batch: Batch, key: jax.Array)
             logits, losses, batch.teacher, student_features=layers, teacher_features=batch.features
         )
     return value, (jnp.sum(jnp.argmax(logits, -1) == batch.labels), model_state, parts)
+
+
+def in_batches(fn: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
+    """Applies `fn` to slices of at most `size` rows, one after the other, and joins what it gives.
+
+    The last slice is shorter: no row is padded, so that nothing has to be weighted out again.
+
+    Example:
+      >>> in_batches(lambda x: 2 * x, 2, jnp.arange(5)).tolist()
+      [0, 2, 4, 6, 8]
+    """
+    rows = arrays[0].shape[0]
+    full_rows = rows // size * size
+    parts = []
+    if full_rows:
+        folded = [a[:full_rows].reshape(-1, size, *a.shape[1:]) for a in arrays]
+        out = jax.lax.map(lambda xs: fn(*xs), tuple(folded))
+        parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out))
+    if full_rows < rows:
+        parts.append(fn(*(a[full_rows:] for a in arrays)))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: Number | None = None) -> jax.Array:
+    """Softmax cross-entropy of each example, in nats.
+
+    With smoothing a, the target is (1 - a) one_hot + a / classes (Szegedy et al. 2016, equation in section 7).
+
+    Args:
+      logits: float32 [batch, classes].
+      labels: int32 [batch], in [0, classes).
+      smoothing: the share a, or None.
+
+    Returns:
+      float32 [batch]; NaN for a label that is no class, as a program cannot raise an error
+      (`jopt.data.check_labels` does, for labels on the host).
+
+    Example:
+      >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]) == float(jnp.log(4.0))
+      True
+    """
+    log_p = jax.nn.log_softmax(logits)
+    # A product with the one-hot target, whose gradient fuses; that of an indexed pick is a scatter.
+    classes = logits.shape[-1]
+    is_class = (labels >= 0) & (labels < classes)
+    picked = jnp.sum(log_p * jax.nn.one_hot(labels, classes, dtype=log_p.dtype), axis=-1)
+    # Of the result, not of the target: so all other losses and gradients keep their bits.
+    picked = jnp.where(is_class, picked, jnp.nan)
+    if smoothing is None:
+        return -picked
+    return -(1 - smoothing) * picked - smoothing * log_p.mean(-1)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jopt.transform import Params, ParamTransform, State, see
+from jopt.typing import Updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,37 +42,37 @@ class Trainables:
         """All keys that methods own."""
         return frozenset((*self.learned, *self.seen)) - {""}
 
-    def model_only(self, tree: Any) -> Any:
+    def model_only(self, tree: Params) -> Params:
         """The tree without what methods own."""
         return {k: v for k, v in tree.items() if k not in self.keys} if self._owns(tree) else tree
 
-    def methods_only(self, tree: Any) -> dict[str, Any]:
+    def methods_only(self, tree: Params) -> dict[str, Any]:
         """What methods own of the tree."""
         return {k: v for k, v in tree.items() if k in self.keys} if self._owns(tree) else {}
 
-    def network_only(self, tree: Any) -> Any:
+    def network_only(self, tree: Params) -> Params:
         """The tree without what transforms alone read: of the structure that the wrapped network takes."""
         unseen = self.keys - set(self.seen)
         return {k: v for k, v in tree.items() if k not in unseen} if self._owns(tree) else tree
 
-    def keep(self, tree: Any, of: Any) -> Any:
+    def keep(self, tree: Params, of: Params) -> Params:
         """`tree`, with what methods own as `of` has it."""
         owned = self.methods_only(of)
         return {**tree, **owned} if owned else tree
 
-    def keep_frozen(self, tree: Any, of: Any) -> Any:
+    def keep_frozen(self, tree: Params, of: Params) -> Params:
         """`tree`, with what frozen methods own as `of` has it."""
         owned = {k: v for k, v in self.methods_only(of).items() if k in self.frozen}
         return {**tree, **owned} if owned else tree
 
-    def _owns(self, tree: Any) -> bool:
+    def _owns(self, tree: Params) -> bool:
         return isinstance(tree, Mapping) and not self.keys.isdisjoint(tree)
 
-    def learned_values(self, tree: Any) -> tuple[Any, ...]:
+    def learned_values(self, tree: Params) -> tuple[Any, ...]:
         """The trainables of each transform of the chain, `()` for one without."""
         return tuple(self._value(tree, key) if key else () for key in self.learned)
 
-    def _value(self, tree: Any, key: str) -> Any:
+    def _value(self, tree: Params, key: str) -> Any:
         return jax.lax.stop_gradient(tree[key]) if key in self.frozen else tree[key]
 
     def start(self, transform: ParamTransform, state: State, tree: Params, keys: Sequence[str]) -> Params:
@@ -89,30 +90,30 @@ class Trainables:
         fresh = {key: value for key, value in zip(self.learned, values, strict=True) if key and key in keys}
         return {**tree, **fresh} if fresh else tree
 
-    def around(self, transform: ParamTransform) -> ParamTransform:
+    def wrap(self, transform: ParamTransform) -> ParamTransform:
         """The chain of the stage's transforms, for trees that hold trainables beside the model's parameters."""
         if not self.keys:
             return transform
 
-        def pair(tree: Any) -> tuple[Any, Any]:
+        def pair(tree: Params) -> tuple[Any, Any]:
             return self.model_only(tree), self.learned_values(tree) if transform.learn is not None else None
 
         def applied(inner: ParamTransform) -> Callable[[State, Params], Params]:
             def apply(state: State, tree: Params) -> Params:
                 params, learned = pair(tree)
-                beside = {k: self._value(tree, k) for k in self.methods_only(tree) if k in self.seen}
+                network_values = {k: self._value(tree, k) for k in self.methods_only(tree) if k in self.seen}
                 out = see(inner, state, params, learned)
-                return {**out, **beside} if beside else out
+                return {**out, **network_values} if network_values else out
 
             return apply
 
-        def update(state: State, tree: Params, *, grads: Any = None, **context: Any) -> State:
+        def update(state: State, tree: Params, *, grads: Updates = None, **context: Any) -> State:
             params, learned = pair(tree)
             context |= {} if learned is None else {"learned": learned}
             return transform.update(state, params, grads=self.model_only(grads), **context)
 
         def model_part(change: Callable[[State, Any], Any]) -> Callable[[State, Any], Any]:
-            def changed(state: State, tree: Any) -> Any:
+            def changed(state: State, tree: Params) -> Any:
                 owned = self.methods_only(tree)
                 out = change(state, self.model_only(tree))
                 return {**out, **owned} if owned else out
