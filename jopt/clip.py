@@ -148,8 +148,9 @@ def _factors(params: Params, rules: Rules, layers: Layers | None) -> list[float 
         elif assigned.value is None:
             factors.append(None)
         elif not floating:
+            pattern, path = assigned.pattern, assigned.path
             raise path_rules.RuleError(
-                f"rule {assigned.pattern!r} clips {assigned.path!r}, which must be a floating array, got {leaf.dtype}"
+                f"rule {pattern!r} clips {path!r}, which must be a floating array, got {leaf.dtype}"
             )
         elif not (math.isfinite(assigned.value) and assigned.value > 0):
             raise ValueError(

@@ -223,8 +223,9 @@ def clusters_by_leaf(
         elif assigned.value is None:
             counts.append(None)
         elif not floating:
+            pattern, path = assigned.pattern, assigned.path
             raise path_rules.RuleError(
-                f"rule {assigned.pattern!r} shares {assigned.path!r}, which must be a floating array, got {leaf.dtype}"
+                f"rule {pattern!r} shares {path!r}, which must be a floating array, got {leaf.dtype}"
             )
         else:
             counts.append(check_clusters(assigned.value, keep_zero, f"clusters of rule {assigned.pattern!r}"))

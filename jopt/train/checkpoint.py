@@ -43,7 +43,7 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest few, the best by `accuracy`, and those of some steps in any case.
+    """The checkpoints of a run: the latest few, the best by `accuracy`, and those of given steps.
 
     The step of a checkpoint here is what names it on disk: see `jopt.train.schedule.Segment.mark`.
 
@@ -57,7 +57,7 @@ class Checkpoints:
         Args:
           directory: of the checkpoints.
           keep: how many of the latest to keep.
-          always: steps whose checkpoints are kept besides.
+          always: steps whose checkpoints are always kept: ends of stages, which later stages read.
         """
         from orbax.checkpoint import v1
 
@@ -102,8 +102,10 @@ class Checkpoints:
           state: the state; it is copied before this returns, so its buffers may be donated.
           notes: numbers to save beside it; `accuracy` decides which checkpoint is the best.
         """
+        # One save at a time, so that no more than one copy of the state waits in memory.
         self.wait()
         host = to_host(state)
+        # Orbax cannot write arrays without entries; `restore` makes them from the expected shapes.
         leaves = {name: leaf for name, leaf in named_leaves(host) if leaf.size}
         leaves[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
         leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest([host, leaves[_NOTES]])), np.uint8)
@@ -135,6 +137,7 @@ class Checkpoints:
             leaves = dict(self._checkpointer.load_checkpointables(step)["state"])
             saved = bytes(leaves.pop(_DIGEST)).hex()
             notes = leaves.pop(_NOTES)
+        # Orbax and TensorStore raise many types for a damaged file, of which none is documented.
         except Exception as error:
             raise CheckpointError(f"checkpoint {step} in {self.directory} cannot be read: {error}") from error
         expected = dict(named_leaves(like))
@@ -154,6 +157,7 @@ class Checkpoints:
                 )
             raise MismatchError(f"checkpoint {step} in {self.directory} is {kind}: {'; '.join(problems[:5])}")
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
+        # A flipped bit on disk would otherwise go unnoticed. The notes count too: a resume adds up their times.
         if saved != digest([state, notes]):
             raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged: its digest does not match")
         return Restored(step, state, json.loads(notes.tobytes()))
@@ -175,6 +179,7 @@ class Checkpoints:
         for step in reversed(self.steps):
             try:
                 return self.restore(step, like_at(step)), damaged
+            # Whole, but of another network: falling back to an older one would hide a mistake of the caller.
             except MismatchError:
                 raise
             except CheckpointError as error:
@@ -199,6 +204,7 @@ def _lacks_statistics(saved: Iterable[str], expected: Container[str]) -> bool:
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     """The higher the better: by accuracy, and the earlier of equals."""
+    # The earlier of equals, so that a long plateau does not replace the best checkpoint at every boundary.
     return float(metrics["accuracy"]), -float(metrics["step"])
 
 

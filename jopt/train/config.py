@@ -31,8 +31,8 @@ class Stage:
       start: where parameters and model state come from once the stage's masks are chosen: 'previous' (they stay
         as they are), 'init' (those of step 0), 'random' (newly drawn) or the name of an earlier stage (its end).
       methods: what the stage does to the network, in the order of application: `prune.Gradual(...)`,
-        `quantize.Weights(...)` and others of jopt's or of your own (`jopt.method.Method`). One of a name. A method
-        of a name that acted in the stage before takes its place.
+        `quantize.Weights(...)` and others of jopt's or custom ones (`jopt.method.Method`); at most one of each
+        name. A method replaces the one of its name that acted in the stage before.
       order: the names of all methods that act in the stage, first to last, those of earlier stages included; ()
         puts them by their rank (`Method.rank`), its own in the order of `methods`.
       release: names of methods of earlier stages that end here, such as ('prune',).
@@ -60,7 +60,7 @@ class Stage:
 
 @dataclasses.dataclass
 class Experiment:
-    """Everything that determines a run's numbers, and how often it looks at itself.
+    """Everything that determines a run's numbers, and how often it is evaluated and saved.
 
     Attributes:
       name: names the run in reports.
@@ -141,6 +141,7 @@ def validate(config: Experiment, path: str = "") -> None:
     names = [stage.name for stage in config.stages]
     for i, stage in enumerate(config.stages):
         stage_path = join_path(path, f"stages[{i}]")
+        # Addresses such as `compressed.prune.sparsity=0.9` are split at these characters.
         plain = bool(stage.name) and not set(".[]:=") & set(stage.name)
         require(
             plain,

@@ -1,4 +1,4 @@
-"""What a stage's methods make of each parameter and each layer's input, and what they should have left behind."""
+"""What a stage's methods do to each parameter and each layer's input, and whether their invariants hold."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ def parameter_rows(plan: StagePlan, params: Params) -> tuple[tuple[str, ...], li
     for applied in plan.applied:
         try:
             rows = applied.method.plan(model_params, plan.layers)
+        # A ConfigError names its field already; a rule's error knows neither stage nor method.
         except ConfigError:
             raise
         except ValueError as error:
@@ -39,6 +40,8 @@ def parameter_rows(plan: StagePlan, params: Params) -> tuple[tuple[str, ...], li
         if rows:
             columns.append((applied, rows))
     groups = [group for a in plan.applied for group in getattr(a.method, "groups", ())]
+    # Tying is checked across all methods: each by itself is right, and only together do two rules pull a pair
+    # apart.
     if groups:
         assigned = optimizer_assignments(plan.optimizer, plan.optimizer_path, params) + [
             Assigned(f"{a.path}.rules", getattr(a.method, "rules", ()), {row.path: row.what for row in rows})
@@ -69,7 +72,7 @@ def optimizer_rules(plan: StagePlan, params: Params) -> str:
 
 
 def find_violations(plan: StagePlan, state: tuple[Any, ...], seen: Any) -> list[str]:
-    """A sentence for each thing that a stage should hold and does not.
+    """A sentence for each invariant of the stage's methods that does not hold.
 
     Args:
       plan: the stage, of plain Python values.
@@ -126,8 +129,8 @@ def optimizer_assignments(config: optim.Config, field: str, params: Params) -> l
 def check_tied(groups: Sequence[str], params: Params, assigned: Iterable[Assigned]) -> None:
     """Raises ConfigError where parameters of one group are given different things.
 
-    The optimizer moves each tied parameter by itself, and they stay equal only because all that happens to them is.
-    Different rates would let them part in training, while evaluation sees their mean.
+    The optimizer moves each tied parameter by itself: they stay equal only if they are treated equally. Different
+    rates would let them drift apart in training, while evaluation sees their mean.
 
     Args:
       groups: of `jopt.cluster.tie`.

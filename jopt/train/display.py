@@ -298,5 +298,6 @@ def command(argv: list[str]) -> list[str]:
       >>> command(["/home/me/jopt/experiments/train.py", "--workdir=runs/a"])
       ['python', '-m', 'experiments.train', '--workdir=runs/a']
     """
+    # `-m` puts the module's file into argv[0]; run by that path, its imports would not be found.
     parts = argv[0].replace("\\", "/").removesuffix(".py").split("/")
     return ["python", "-m", ".".join(parts[-2:]), *argv[1:]] if parts[-2:-1] == ["experiments"] else list(argv)

@@ -1,4 +1,4 @@
-"""A finished run, read back from its directory: what it learned, to teach or to start another run."""
+"""A finished run, read back from its directory: its network, to teach or to start another run with."""
 
 import os
 from typing import Any, NamedTuple
@@ -91,16 +91,17 @@ def load(
         again = resolve(hyper.join(structure, values), examples, model)
         return with_layers(again, [stage.layers for stage in plans])[-1]
 
-    # Its own state needs none of the stages before: its structure is that of a first stage.
+    # The stages before, and the teacher, are not needed: the structure of the last state is that of a first stage.
     end = program.build(plan, with_numbers, input_shape=input_shape)
     like = jax.eval_shape(lambda seed: end.init(keys.root(seed), numbers), numbers["seed"])
-    # Opening it would make the directory.
+    # `Checkpoints` would create the directory, and reading a run must not change it.
     if not files.checkpoints.is_dir():
         raise WorkdirError(f"the run in {files.path} has no checkpoints")
     with Checkpoints(files.checkpoints, config.keep_checkpoints) as checkpoints:
         if not checkpoints.steps:
             raise WorkdirError(f"the run in {files.path} has no checkpoint in {files.checkpoints}")
         state = checkpoints.restore(checkpoints.steps[-1], like).state
+    # A checkpoint can be whole and still not be the one of the result: files copied from two runs, say.
     if digest({"params": state.params, "model_state": state.model_state, "ema": state.ema}) != result.get("digest"):
         raise WorkdirError(
             f"the last checkpoint in {files.checkpoints} (of step {int(state.step)}) is not of the model that "
@@ -167,7 +168,7 @@ def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_cl
         accepted = f"a run whose network takes inputs of {' x '.join(map(str, input_shape))}: {error}"
         require(False, field, directory, accepted)
         raise
-    # Who learns from logits needs as many classes; who takes parameters may have another head.
+    # Learning from logits needs equal numbers of classes; taking parameters does not, as the head may be left out.
     fits = num_classes is None or shape == (1, num_classes)
     require(fits, field, directory, f"a run with {num_classes} classes and not {shape[-1]}")
     return Source(run.model, run.params, run.model_state, run.dataset.mean, run.dataset.std, run.result["digest"])
@@ -179,6 +180,8 @@ def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
         return source.model
 
     def apply(params: Params, model_state: ModelState, x: jax.Array, **kwargs: Any) -> Any:
+        # The student's inputs are normalized with its own data set's numbers, the teacher was trained with others:
+        # the student's are taken back and the teacher's applied.
         shape = (1,) * (x.ndim - 1) + dataset.mean.shape
         raw = x * dataset.std.reshape(shape) + dataset.mean.reshape(shape)
         x = data.normalize(raw, jnp.asarray(source.mean), jnp.asarray(source.std))

@@ -31,6 +31,7 @@ def compiler_options(**options: bool | int | float | str) -> Iterator[None]:
       ...     int(Compiler().call("double", 0, lambda x: 2 * x, jax.numpy.int32(3)))
       6
     """
+    # A context variable, not an argument of every Compiler: tests lower the optimization level of a whole run.
     token = _OPTIONS.set({**(_OPTIONS.get() or {}), **options})
     try:
         yield
@@ -65,6 +66,7 @@ class Compiler:
 
     def get(self, name: str, key: Any, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
         """The executable of `fn` for arguments like `args`; as `call`, without the running."""
+        # Compiled ahead of time, as `jax.jit` would hide compilation in the first call and its time in that step's.
         if (name, key) not in self._compiled:
             start = time.perf_counter()
             lowered = jax.jit(fn, donate_argnums=donate).lower(*args)
@@ -83,6 +85,7 @@ def enable_cache(directory: str | os.PathLike[str] | None = None) -> Path:
     Returns:
       The directory.
     """
+    # JAX skips quick compilations by default. A short run has dozens, which together take longer than its training.
     chosen = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache/jopt/xla"
     jax.config.update("jax_compilation_cache_dir", str(chosen))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -150,18 +153,25 @@ def run_segments(
     for segment in segments:
         program = program_of(segment.stage, segment.steps)
         first = segment.stage != stage
+        # A resumed run enters a stage in its middle: then the state comes from the checkpoint and nothing begins.
         if first:
             stage = segment.stage
             state = begin(stage, state)
         arrays = arrays_of(segment.stage)
+        # Between segments, not within: masks and codebooks are then constants of a segment's scan. The state is
+        # donated, as two copies of it may not fit on a device.
         if updated(segment.stage):
             state = compiler.call("update", stage, program.update, state, values, arrays["train"], donate=(0,))
+        # After the update: the stage's masks are chosen from the trained weights and then hold the rewound ones,
+        # which is what finds a lottery ticket (Frankle and Carbin 2019).
         if first and (origin_args := origin(segment.stage)) is not None:
             state = compiler.call("rewind", stage, program.rewind, state, values, *origin_args)
         metrics, seconds = None, 0.0
         if segment.steps:
             shape = (segment.stage, segment.steps)
             run = compiler.get("segment", shape, program.segment, state, values, arrays["train"], donate=(0,))
+            # Compiled above, so that the clock sees steps alone. Nothing may move between host and device here: a
+            # transfer would be a number that should have been placed before the loop.
             start = time.perf_counter()
             with jax.transfer_guard("disallow"):
                 state, metrics = jax.block_until_ready(run(state, values, arrays["train"]))

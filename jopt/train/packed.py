@@ -1,4 +1,7 @@
-"""The packed model of a run, `model.jopt`: the network, its parameters and what its inputs are normalized with."""
+"""The packed model of a run, `model.jopt`: the network, its parameters and what its inputs are normalized with.
+
+Parameters that are quantized are stored as integers; what these are is found here too.
+"""
 
 from __future__ import annotations
 
@@ -129,6 +132,7 @@ def metadata(packing: Packing) -> dict[str, Any]:
       `std`, and `activations` where they are quantized.
     """
     config, plan, dataset = packing.config, packing.plan, packing.dataset
+    # Where the data lie and how they were augmented is not needed to use the network, and paths may be private.
     source = {k: v for k, v in changed(config.data).items() if k not in (*_AUGMENTATION, "data_dir")}
     described = {
         "name": config.name,
@@ -168,6 +172,7 @@ def load(path: str | os.PathLike[str], *, model: models.Model | None = None, tru
     try:
         return _rebuild(file, model, trusted)
     except (ConfigError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        # A file is untrusted input: whatever its metadata make our code raise is one kind of error for the caller.
         if isinstance(error, PackedError):
             raise PackedError(f"{os.fspath(path)}: {error}") from error
         reason = f"has no {error}" if isinstance(error, KeyError) else f"says: {error}"
@@ -182,6 +187,8 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
         raise TypeError(f"they must be an object, got {type(metadata).__name__}")
     named = metadata.get("model")
     network = None if named is None else from_dict(models.Config, named, "model")
+    # Without a network's config, metadata of ours still have `input`: that tells a custom model from a foreign
+    # file.
     if network is None and custom_model is None:
         if "input" not in metadata:
             raise KeyError("model")
@@ -192,6 +199,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     assert plain is not None
     model, wrapping = plain, wrapping_methods(metadata.get("activations"), trusted)
     keys = {method.key or method.name for method in wrapping}
+    # Frozen, as ranges come from the file and nothing trains here.
     for method in wrapping:
         model = method.wrap(model, frozen=True)
     rebuilt = PackedModel(
@@ -224,6 +232,7 @@ def wrapping_methods(described: Any, trusted: bool = False) -> tuple[Method, ...
     """
     if described is None:
         return ()
+    # The first version of the format had a single activation quantizer, without a class.
     if isinstance(described, Mapping):
         return (quantize.activations_from_metadata(described),)
     holder = [{CLASS: "jopt.quantize:Activations", **fields} for fields in described]
@@ -240,6 +249,7 @@ class _Wrapping:
 
 def _check(packed: PackedModel) -> None:
     """Raises unless the model takes the parameters that the file holds."""
+    # By shapes alone: it costs no memory and finds every parameter that is absent or of another shape.
     x = jax.ShapeDtypeStruct((1, *packed.input_shape), np.float32)
     try:
         shape = jax.eval_shape(
@@ -258,7 +268,8 @@ def _tensor(q: codec.Integers) -> QTensor:
 
 
 def _numbers(values: np.ndarray) -> list[float]:
-    """The shortest decimal numbers that are these float32s."""
+    """The shortest decimal numbers that round to these float32s."""
+    # `float(v)` would write the float64 digits of a float32, twice as many bytes in the file.
     return [float(str(v)) for v in values]
 
 
@@ -274,6 +285,7 @@ def storage(plan: StagePlan, state: TrainState) -> dict[str, Storage]:
     """
     if plan.transform.storage is None:
         return {}
+    # Only the transforms know which grid a value was put on; searching for one that fits would guess.
     formats = plan.transform.storage(state.transform_state, evaluated(state).params)
     return {path: Storage(spec, jax.tree.map(np.asarray, range)) for path, (spec, range) in formats.items()}
 
@@ -298,6 +310,7 @@ def grids(formats: Mapping[str, Storage]) -> dict[str, measure.IntegerCode]:
     return {
         path: measure.IntegerCode(int(spec.bits), scales, 0 if spec.symmetric else scales)
         for path, (spec, scales) in sizes.items()
+        # An identity has no codes: such a parameter is stored as floats.
         if not spec.is_identity
     }
 
@@ -314,6 +327,7 @@ def seen_before(plan: StagePlan, name: str, states: tuple[Any, ...], params: Par
     Returns:
       The model's parameters, without the methods' own trainables.
     """
+    # A quantizer's integers are of the masked, shared values that it was given, not of the optimizer's parameters.
     position = [applied.method.name for applied, _ in plan.transforms].index(name)
     first = chain(*(transform for _, transform in plan.transforms[:position]))
     learned = plan.trainables.learned_values(params)[:position]

@@ -1,5 +1,5 @@
-"""StagePlan: a stage, resolved. Everything downstream reads plans; nothing asks the config which methods act
-when.
+"""StagePlan: a stage, resolved. Programs, reports and checks read plans; none of them asks the config which methods
+act in which stage.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jopt.typing import Activation
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """One stage with all that its programs are built from. Its numbers may be tracers.
+    """One stage, with everything that its programs are built from. Its numbers may be tracers.
 
     Attributes:
       index: its place in the run, from 0.
@@ -37,9 +37,9 @@ class StagePlan:
       activation: the function of its hidden layers, for statistics of their outputs.
       optimizer: how its parameters move.
       optimizer_path: the optimizer's address.
-      applied: the methods that act, in order: its own, and those of earlier stages, frozen.
-      distillation: the teacher that it learns from, if it has one.
-      transfer: what it takes from another run, if anything.
+      applied: the methods that act, in order: the stage's own, and those of earlier stages, frozen.
+      distillation: how it learns from a teacher, if it has one.
+      transfer: which parameters it takes from another run, if any.
       start: as `Stage.start`.
       length: its place and length in steps.
       calibration_examples: as `Stage.calibration_examples`.
@@ -87,6 +87,7 @@ class StagePlan:
     def transforms(self) -> tuple[tuple[Applied, ParamTransform], ...]:
         """The methods that act on parameters, each with its transform."""
         length, built = self.length, []
+        # A frozen method gets no length: it keeps what it chose, so no schedule of this stage concerns it.
         for applied in self.applied:
             method = applied.method
             if self.names(applied):
@@ -99,6 +100,8 @@ class StagePlan:
                 built.append((applied, transform))
         return tuple(built)
 
+    # Cached, as building transforms resolves every rule over every parameter; a plan with other numbers is another
+    # plan (`dataclasses.replace`), so no cache outlives the numbers that it was built from.
     @functools.cached_property
     def trainables(self) -> Trainables:
         """Where the methods' own trainable parameters stand among what the optimizer moves."""
@@ -118,6 +121,7 @@ class StagePlan:
     @functools.cached_property
     def wrapping(self) -> tuple[Applied, ...]:
         """The methods that change how the network computes, beyond its parameters."""
+        # Asked of the method itself: a list of wrapping methods here would exclude those from outside the package.
         kinds = [(applied, applied.method.wrap(self.model) is not self.model) for applied in self.applied]
         return tuple(applied for applied, changes in kinds if changes)
 
@@ -125,6 +129,7 @@ class StagePlan:
     def wrapped(self) -> models.Model:
         """The network as its methods make it compute."""
         model = self.model
+        # In the methods' order: a later method wraps what an earlier one computes, as in the chain of transforms.
         for applied in self.applied:
             model = applied.method.wrap(model, frozen=not self.names(applied))
         return model
@@ -137,6 +142,8 @@ class StagePlan:
     @property
     def teacher_computes_along(self) -> bool:
         """Whether the teacher must see what the student sees: its inputs vary, or its layers are matched."""
+        # Without augmentation an example always gives the same logits, so they are computed once, before the stage.
+        # Features are as large as the activations of the whole data set, so they are never stored.
         varied = self.data.shift or self.data.flip or self.data.crop_padding
         return self.distillation is not None and bool(self.distillation.features or varied)
 
@@ -159,6 +166,7 @@ def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
     frozen: list[Applied] = []
     for i, stage in enumerate(config.stages[: index + 1]):
         mine = [Applied(method, f"stages[{i}].{method.name}", i) for method in stage.methods]
+        # One method of a name acts at a time: a stage that names `prune` again replaces the frozen one.
         named = {applied.method.name for applied in mine} | set(stage.release)
         old = [a for a in frozen if stage.model is None and a.method.persists and a.method.name not in named]
         frozen = _merge_by_rank(old, mine)
@@ -169,7 +177,8 @@ def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
 
 def _merge_by_rank(frozen: Sequence[Applied], named: Sequence[Applied]) -> list[Applied]:
     earlier, new, merged = list(frozen), list(named), []
-    # A merge and not a sort: a stage may order its methods against their ranks, and that order holds in later stages.
+    # Merged by rank, so that a quantizer named today still runs after a pruner that a later stage adds. A merge and
+    # not a sort: a stage may order its methods against their ranks, and that order holds in later stages.
     while earlier and new:
         merged.append((earlier if earlier[0].method.rank <= new[0].method.rank else new).pop(0))
     return merged + earlier + new
@@ -195,6 +204,7 @@ def stage_plans(
         accepted = f"() or an order of all methods that act in the stage ({', '.join(names)})"
         require(not stage.order or sorted(stage.order) == names, f"stages[{index}].order", stage.order, accepted)
         optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
+        # Added to the optimizer's rules, so that one place decides which parameters move and reports list it once.
         if stage.transfer is not None and stage.transfer.freeze:
             optimizer = dataclasses.replace(optimizer, freeze=(*optimizer.freeze, *stage.transfer.freeze))
         teachers = [a.method for a in applied if isinstance(a.method, Distillation)]
@@ -231,6 +241,7 @@ def with_layers(plans: Sequence[StagePlan], layers: Sequence[Layers]) -> list[St
     """The plans with what their models say about their parameters."""
     resolved: list[StagePlan] = []
     for plan, model_layers in zip(plans, layers, strict=True):
+        # The stage before must be the resolved one too: its transforms tell the structure of the state it ended in.
         previous = None if plan.previous is None else resolved[-1]
         resolved.append(dataclasses.replace(plan, layers=model_layers, previous=previous))
     return resolved
@@ -245,6 +256,7 @@ def trace_layers(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[S
     """The plans with what their models say about their parameters, by one abstract trace of each network."""
     plan_layers: list[Layers] = []
     for stage in plans:
+        # A trace costs seconds for a large network, and stages of one network differ in nothing that it reads.
         if not stage.starts_network:
             plan_layers.append(plan_layers[-1])
         else:

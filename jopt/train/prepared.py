@@ -109,6 +109,8 @@ def prepare(
         field = f"{name}.num_classes"
         accepted = f"{dataset.num_classes}, the number of classes of {config.data.name!r}"
         require(network.num_classes == dataset.num_classes, field, network.num_classes, accepted)
+    # Checks go from cheap to dear: fields, data, lengths, then abstract traces. Nothing is compiled or written
+    # before the last of them, so a mistake in a config costs seconds and leaves no files.
     examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
     plans = resolve(config, examples, model)
     plan.validate_lengths(plans)
@@ -129,11 +131,14 @@ def prepare(
         if not directory.startswith(STAGE)
     }
 
+    # Inside a trace the values are tracers, so the plans are resolved again with them. What the models say about
+    # their parameters is structure and is taken from the plans above: no second trace of the network.
     def with_numbers(values: hyper.Hyper) -> list[StagePlan]:
         return plan.with_layers(
             resolve(hyper.join(structure, values), examples, model), [stage.layers for stage in plans]
         )
 
+    # Cached, as the loop, reports and `like` below ask for the same programs again and again.
     @functools.cache
     def program_of(index: int, steps: int) -> Program:
         stage, per_epoch = plans[index], data.steps_per_epoch(examples, plans[index].batch_size)
@@ -156,6 +161,8 @@ def prepare(
             return lambda values: with_numbers(values)[index].wrapped
         return lambda values, source=sources[name]: match_inputs(source, dataset)
 
+    # Shapes alone, to read checkpoints into: nothing is initialized. A stage's state depends on that of the stage
+    # before (frozen methods keep theirs), hence the recursion.
     @functools.cache
     def like(index: int) -> TrainState:
         program = program_of(index, plans[index].length.segment_steps)
@@ -191,7 +198,7 @@ def prepare(
 
 def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
     """Raises where a stage's rules, methods and optimizer do not go with its network's parameters."""
-    # Not of the stage's first state, whose own use of the rules would say less where one is wrong.
+    # Not the parameters of the stage's first state: building that uses the rules too, and its error would say less.
     params = plan.shapes(stage.wrapped, input_shape)[0]
     try:
         optim.plan(stage.optimizer, params)
@@ -238,6 +245,7 @@ def _check_model(
     """Raises ConfigError unless the model (the caller's own, if it has no name) maps a batch to its logits."""
     field, value = (field, "the model that was given") if name is None else (f"{field}.name", name)
     accepted = f"a model for inputs of {' x '.join(map(str, input_shape))} ({config.data.layout})"
+    # Two examples, so that a model which drops or mixes up the batch axis does not pass by chance.
     x = jax.ShapeDtypeStruct((2, *input_shape), np.float32)
     try:
         shape = models.check(model, x).shape
@@ -258,6 +266,7 @@ def _mesh(config: Experiment, batch: int) -> Mesh | None:
     if not config.data_parallel:
         return None
     devices = jax.local_devices()
+    # Uneven parts would give examples unequal weight in the mean of the devices' gradients.
     require(
         batch % len(devices) == 0,
         "batch_size",

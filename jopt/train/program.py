@@ -1,4 +1,4 @@
-"""Program: the pure functions that a stage is made of."""
+"""Program: the pure functions of a stage."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -72,9 +72,13 @@ def build(
     Returns:
       A `Program`.
     """
+    # The last segment of a stage may be shorter. Its length is structure, as that of a scan must be.
     count = plan.length.segment_steps if steps is None else steps
     replicate, split_batch = _placements(mesh)
 
+    # Called inside each function, so inside its trace: there the numbers are tracers, and a sweep over learning
+    # rates or sparsities runs one program. Parts that are built once out here would hold their numbers as
+    # constants.
     def parts(values: hyper.Hyper) -> Parts:
         return Parts.of(numbers(values), None if teacher is None else teacher(values))
 
@@ -86,7 +90,7 @@ def build(
         params, model_state = init_variables(p, keys.root(values["seed"]), input_shape)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
-        # What methods chose for activations stays, as masks do.
+        # Rewinding resets the network, not what the stage chose: ranges of activations stay, as masks do.
         params, model_state = (
             p.trainables.keep(params, state.params),
             p.trainables.keep(model_state, state.model_state),
@@ -96,6 +100,7 @@ def build(
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
         batch = p.plan.batch_size
+        # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
         rows = data.indices(key, state.step, count, batch, arrays.labels.shape[0], aligned=aligned)
         begin = state.step
         state, (losses, correct, terms) = jax.lax.scan(
@@ -103,6 +108,7 @@ def build(
         )
         if p.plan.ema_decay is not None:
             state = refresh_average(p, state, key, arrays)
+        # Found in the program and reported at the boundary: a check in each step would wait for the device.
         bad = ~jnp.isfinite(losses)
         metrics = {
             "loss": losses.mean(),
@@ -115,6 +121,7 @@ def build(
     def update(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> TrainState:
         p, key = parts(values), keys.at(keys.root(values["seed"]), "update", state.step)
         state = choose(p, state, key, arrays)
+        # A condition in the program, not a flag of it: the first update and all later ones are one compilation.
         first = state.step == p.plan.length.start
         return replicate(jax.lax.cond(first, lambda s: calibrate(p, s, key, arrays), lambda s: s, state))
 
@@ -125,6 +132,7 @@ def build(
 
     def predict(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
         p = parts(values)
+        # Before the loop: masks and fake quantization are the same for every batch.
         params, model_state = seen(state, values)
 
         def one_batch(inputs: jax.Array) -> jax.Array:
@@ -143,6 +151,7 @@ def build(
 
 def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
+    # A stream of another name: 'random' must not draw the numbers that the run itself began with.
     name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
     return p.model.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
 
@@ -154,12 +163,14 @@ def init_state(
     params, model_state = init_variables(p, key, input_shape)
     if previous is not None and not p.plan.starts_network:
         params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
+    # The transforms meet the parameters that the stage really starts from: ranges and first values depend on them.
     masks = p.transform.init(params)
     method_chain = chain(*(transform for _, transform in p.plan.transforms))
     params = p.trainables.start(method_chain, masks, params, p.trainables.learned)
     if previous is None:
         return settle(p, TrainState(jnp.int32(0), params, model_state, (), masks, ()), params, model_state)
     if not p.plan.starts_network:
+        # `start` gave all trainables first values; those of frozen methods are as their own stage left them.
         params = p.trainables.keep_frozen(params, previous.params)
         masks = carry_over(p.plan, masks, previous.transform_state)
     return settle(p, previous._replace(transform_state=masks), params, model_state)
@@ -174,6 +185,7 @@ def carry_over(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...])
     old = {a.method.name: (a, state) for (a, _), state in zip(plan.previous.transforms, before, strict=True)}
     states = []
     for (applied, _), state in zip(plan.transforms, masks, strict=True):
+        # By name: the methods of two stages, and so their places in the chain, need not be the same.
         if applied.method.name in old:
             earlier, ended = old[applied.method.name]
             state = ended if earlier.stage == applied.stage else applied.method.resume(state, ended, plan.name)
@@ -183,6 +195,8 @@ def carry_over(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...])
 
 def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState) -> TrainState:
     """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
+    # The step relies on parameters and moments being in the subspace already, so a stage must begin in it.
+    # Some optimizers begin with moments that are not zero (Adagrad's accumulator): these are projected too.
     params = p.constrain(state.transform_state, p.project(state.transform_state, params))
     opt_state = project_moments(p.transform, state.transform_state, p.optimizer, p.optimizer.init(params))
     ema = () if p.plan.ema_decay is None else start_average(params, model_state)
@@ -191,11 +205,13 @@ def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState)
 
 def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """The state with masks, ranges and codebooks chosen, and all that is held in their subspace projected."""
+    # New examples at each choice, so that masks do not fit a single draw. XLA drops this where nothing needs it.
     inputs, labels = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
     now = p.transform.apply(state.transform_state, state.params)
     context: dict[str, Any] = {"grads": None}
     if "grads" in p.transform.needs:
-        # Of the weights that the model sees, the pruned ones included: what they would do if they grew back.
+        # At the weights that the model sees, and of the pruned ones too: how the loss would change if they grew
+        # back.
         context["grads"] = jax.grad(
             lambda seen: cross_entropy(
                 p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
@@ -207,6 +223,8 @@ def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
         )
     context |= {"step": state.step, "key": keys.stream(key, "choice")}
     masks = p.transform.update(state.transform_state, state.params, **context)
+    # New masks mean a new subspace: everything held in the old one is projected once, here, so that no step has to.
+    # The average as well, else it would hold weights that no longer exist.
     params, ema = p.project(masks, state.params), state.ema
     if p.plan.ema_decay is not None:
         ema = ema._replace(params=p.project(masks, ema.params))
@@ -217,15 +235,19 @@ def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
 def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """What happens once, when a stage's masks are chosen: methods calibrate, batch statistics are re-estimated."""
     params, model_state = state.params, state.model_state
+    # Trainables of the stage's own methods get their first values only now: a step size is fitted to the weights
+    # that it quantizes, and which of them survive was not known before.
     started = [a.method.key or a.method.name for a in p.plan.applied if p.plan.names(a)]
     method_chain = chain(*(transform for _, transform in p.plan.transforms))
     params = p.trainables.start(method_chain, state.transform_state, params, started)
     for applied in p.plan.applied:
+        # Frozen methods were calibrated in their own stage.
         examples = applied.method.calibration_examples() if p.plan.names(applied) else 0
         if examples:
             inputs, _ = draw_examples(arrays, key, applied.method.name, examples)
             seen = p.transform.apply(state.transform_state, params)
             params, model_state = applied.method.calibrate(p.plan.model, params, model_state, inputs, seen=seen)
+    # Last, as masks and ranges change what each layer receives, and so its batch statistics.
     if p.plan.recalibrate:
         inputs, _ = draw_examples(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
         variables = Variables(params, model_state)
@@ -239,6 +261,8 @@ def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) 
 
 def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """The state with batch statistics of the moving average's own parameters, at the end of a segment."""
+    # The statistics of training belong to the moving parameters. With those, the average would be evaluated as a
+    # network that never was; Izmailov et al. (2018) re-estimate them for the same reason.
     key = keys.at(key, "average", state.step)
     inputs, _ = draw_examples(arrays, key, "recalibrate", average_examples(p.plan.batch_size))
     # All that is no batch statistic (ranges of activations, counts) is as training left it.
@@ -249,6 +273,7 @@ def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Ar
 def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> Any:
     """The model state of `variables` with batch statistics from whole batches of `inputs`."""
     size = p.plan.batch_size
+    # Statistics depend on the batch size, so they are taken with the size of training, and a rest is dropped.
     inputs = inputs[: inputs.shape[0] // size * size]
     batches = inputs.reshape(-1, size, *inputs.shape[1:])
     seen = p.transform.apply(state.transform_state, variables.params)
@@ -272,6 +297,7 @@ def _placements(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[jax.
         return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
     def split_batch(row: jax.Array) -> jax.Array:
+        # The last batch of an evaluation need not divide; it is small, so every device computes it.
         if row.shape[0] % mesh.size:
             return row
         return jax.lax.with_sharding_constraint(row, NamedSharding(mesh, PartitionSpec("data")))

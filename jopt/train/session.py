@@ -1,4 +1,4 @@
-"""A run in its directory: start or resume, keep everything, end with a result."""
+"""A run in its directory: start or resume it, save everything, end with a result."""
 
 import dataclasses
 import time
@@ -40,7 +40,7 @@ def run(
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a custom model, instead of `config.model`.
-      observer: hears what goes on; `jopt.report.Console()` prints it.
+      observer: is told what happens; `jopt.report.Console()` prints it.
       quiet: has no effect: without an observer nothing is printed.
 
     Returns:
@@ -57,6 +57,7 @@ def run(
     """
     del quiet
     begun = time.perf_counter()
+    # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files = Workdir(workdir)
     if files.check(config) and files.result.exists():
         return _finished_before(files, observer)
@@ -64,7 +65,7 @@ def run(
     observer.plan(lambda: plan_parts(prepared))
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
-        # Once more, now that nobody else writes here.
+        # Checked a second time, under the lock: another process may have started or finished the run meanwhile.
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
@@ -91,10 +92,10 @@ class _Session:
     """One process's part of a run.
 
     Attributes:
-      begun: when the process began with it, by `time.perf_counter`.
+      begun: when the process started on the run, by `time.perf_counter`.
       stop_requested: whether to save and leave at the next boundary.
-      spent: seconds that earlier processes spent on it.
-      step: the step that it has reached.
+      spent: seconds that earlier processes spent on the run.
+      step: the step that the run has reached.
     """
 
     prepared: Prepared
@@ -139,7 +140,10 @@ class _Session:
         return result
 
     def _end_of(self, stage: int) -> TrainState:
-        """The state that a stage ended in: always from its checkpoint, so that a resumed run does the same."""
+        """The state that a stage ended in, from its checkpoint."""
+        # The state in memory would be the same, but only if this process trained the stage. Reading it in both
+        # cases means that a killed run and an uninterrupted one go through the same code, and so end in the same
+        # bits.
         self.checkpoints.wait()
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, self.prepared.like(stage)).state
 
@@ -215,6 +219,7 @@ class _Session:
             if not np.isfinite(boundary.validation["loss"]):
                 raise self._not_finite("validation", segment.stop - 1)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
+        # Before the row and the checkpoint are written: a stage that breaks its own promise must not look finished.
         if segment.last:
             self._check(segment.stage, boundary.state)
         metrics.append(self.files.metrics, rows)
@@ -251,12 +256,14 @@ class _Session:
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
         p = self.prepared
+        # `result.json` says that the run is finished, so all that it speaks of must be on disk before it.
         self.checkpoints.wait()
         stage = len(p.plans) - 1
         outcomes = [self._outcome(index, state if index == stage else None) for index in range(stage + 1)]
         last = outcomes[-1]
         if not np.isfinite(last.metrics["loss"]):
             raise self._not_finite("test", self.step - 1)
+        # A run that was killed after this row was written would write it a second time.
         if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
             rows = [_row(self.step, p.plans[stage].name, "test", last.metrics)]
             metrics.append(self.files.metrics, rows)
@@ -292,6 +299,7 @@ class _Session:
         plan = p.plans[stage]
         program = p.program(plan)
 
+        # One program for metrics and predictions, so that XLA can share the forward pass between them.
         def judge(state: TrainState, values: Any, arrays: data.Arrays) -> Any:
             return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
 

@@ -1,4 +1,4 @@
-"""From one stage to the next: what each starts from, learns from and is given."""
+"""From one stage to the next: the state that a stage starts from, its data and its teacher's outputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -17,8 +17,9 @@ from jopt.typing import ModelState, Params
 class Over(Protocol):
     """Maps functions of one trial over several: `jopt.ablate.Lift`."""
 
-    def __call__(self, fn: Callable[..., Any], per_trial: tuple[Any, ...]) -> Callable[..., Any]:
-        """`fn` over a leading axis of trials, of the arguments that `own` says each trial has its own of."""
+    # A protocol, as `jopt.ablate` is built on this package and cannot be imported by it.
+    def __call__(self, fn: Callable[..., Any], per_trial: tuple[Any, ...], /) -> Callable[..., Any]:
+        """`fn` over a leading axis of trials; `per_trial` says which arguments have that axis."""
         ...
 
     def share(self, tree: Any) -> Any:
@@ -55,6 +56,7 @@ class Staging:
         """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
         p = self.prepared
         plan = p.plans[stage]
+        # Without transforms it is the state itself: no program is compiled for it.
         if not plan.transforms:
             return evaluated(state)
         program = p.program(plan)
@@ -82,6 +84,7 @@ class Staging:
         if self._over is not None:
             filled = self._over(filled, (True, True, requested.source.startswith(STAGE)))
 
+        # Through `rewind`, which also resets moments and projects: the new parameters are those of another network.
         def adopt(state: TrainState, values: Any, source: Any) -> TrainState:
             return program.rewind(state, values, filled(state.params, state.model_state, source))
 
@@ -94,11 +97,13 @@ class Staging:
             return None
         if start in ("init", "random"):
             return ()
+        # From its checkpoint, as all but the last few states are gone from memory, and after a resume all are.
         state = self.end_of(self.prepared.stage_named(start).index)
         return (self.prepared.to_device(Variables(state.params, state.model_state)),)
 
     def arrays(self, stage: int) -> dict[str, data.Arrays]:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
+        # Kept for each stage: the loop asks for them before each segment, and the teacher must not run each time.
         if stage not in self._arrays:
             self._arrays[stage] = self._with_teacher(stage)
         return self._arrays[stage]
@@ -118,6 +123,9 @@ class Staging:
         distillation = p.plans[stage].distillation
         if distillation is None:
             return p.arrays
+        # The teacher's logits are computed once, before the stage: a student then trains as fast as without a
+        # teacher. Where its inputs vary, or features are matched, it must run along, and gets its parameters
+        # through the data: as constants of the student's program they would be compiled into it.
         train = p.arrays["train"]
         if p.plans[stage].teacher_computes_along:
             teacher_outputs = self._weights(distillation.teacher)

@@ -13,7 +13,7 @@ from jopt.typing import ModelState, Number, OptState, Params
 
 
 class Variables(NamedTuple):
-    """Parameters and the model state that belongs to them: batch statistics are those of these parameters."""
+    """Parameters, and the model state whose batch statistics were measured with these parameters."""
 
     params: Params
     model_state: ModelState
@@ -40,9 +40,10 @@ class TrainState(NamedTuple):
 
 
 def evaluated(state: TrainState) -> Variables:
-    """What a run evaluates, packs, exports and teaches: the average if there is one, else what the optimizer moved.
+    """What a run evaluates, packs, exports and teaches with: the average if there is one, else `params`.
 
-    Nothing else may choose between `params` and `ema`: statistics fit only the parameters that they were taken of.
+    Only this function may choose between `params` and `ema`: batch statistics fit only the parameters that they
+    were measured with.
 
     Args:
       state: of one trial, or of several, stacked.
@@ -57,13 +58,14 @@ def evaluated(state: TrainState) -> Variables:
       >>> evaluated(state._replace(ema=Variables({"w": 1.5}, {"mean": 3.0})))
       Variables(params={'w': 1.5}, model_state={'mean': 3.0})
     """
+    # By type and not by truth: an average of parameters is a pytree, and () is what a stage without one holds.
     return state.ema if isinstance(state.ema, Variables) else Variables(state.params, state.model_state)
 
 
 def merge(fresh: Any, old: Any) -> Any:
-    """The leaves of `old` in the structure of `fresh`, path by path; what `old` lacks stays fresh.
+    """The leaves of `old` in the structure of `fresh`, path by path; leaves that `old` lacks stay fresh.
 
-    So a stage that trains more than the one before (ranges of activations, say) keeps what there was.
+    So a stage that trains more than the one before (ranges of activations, say) keeps all earlier values.
 
     Args:
       fresh: a pytree of arrays.
@@ -78,6 +80,7 @@ def merge(fresh: Any, old: Any) -> Any:
     """
     old_leaves = dict(named_leaves(old))
     leaves = []
+    # By path, not by position: a new trainable (a step size, a range) shifts the positions of those after it.
     for name, leaf in named_leaves(fresh):
         carried = old_leaves.get(name, leaf)
         if (carried.shape, carried.dtype) != (leaf.shape, leaf.dtype):
@@ -107,6 +110,7 @@ def digest(tree: Any) -> str:
     hashed = hashlib.sha256()
     for name, leaf in named_leaves(tree):
         array = np.asarray(leaf)
+        # Path, dtype and shape are part of it: the same bytes under another name or in another shape differ.
         hashed.update(f"{name}|{array.dtype}|{array.shape}|".encode())
         hashed.update(np.ascontiguousarray(array).tobytes())
     return hashed.hexdigest()
@@ -125,7 +129,8 @@ AVERAGE_EXAMPLES = 1024
 
 
 def start_average(params: Params, model_state: ModelState) -> Variables:
-    """The average before its first step: a copy of what there is."""
+    """The average before its first step: a copy of the parameters and their model state."""
+    # A copy, as the buffers of `params` are donated to the next segment.
     return jax.tree.map(jnp.copy, Variables(params, model_state))
 
 
@@ -140,6 +145,8 @@ def move_average(average: Variables, params: Params, decay: Number, step: Number
       decay: in (0, 1), may be traced.
       step: int32 [], the number of steps that the average then has taken: 1 for its first.
     """
+    # Only parameters are averaged. A mean of batch statistics would be of many networks; the average gets its own
+    # statistics at the end of the segment.
     return average._replace(params=optax.incremental_update(params, average.params, 1 - average_decay(decay, step)))
 
 
@@ -174,4 +181,5 @@ def average_examples(batch_size: int) -> int:
       >>> average_examples(32), average_examples(100), average_examples(4096)
       (1024, 1000, 4096)
     """
+    # Whole batches, as a short last batch would be another shape and its statistics would weigh too much.
     return max(AVERAGE_EXAMPLES // batch_size, 1) * batch_size

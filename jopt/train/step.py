@@ -18,14 +18,14 @@ Metrics = dict[str, jax.Array]
 
 
 class Parts(NamedTuple):
-    """What a stage computes with, its numbers (tracers, mostly) put in.
+    """What a stage's programs compute with. Its numbers are tracers, mostly.
 
     Attributes:
       plan: the stage.
-      model: its network, as its methods make it compute.
-      transform: what the network sees of the parameters.
-      optimizer: how they move.
-      trainables: the methods' own among what the optimizer moves.
+      model: its network, wrapped by its methods.
+      transform: from the parameters to what the network sees.
+      optimizer: how the parameters move.
+      trainables: which of the parameters belong to methods.
       teacher: the functions of the teacher that computes along; None: its logits are in the data, or there is none.
     """
 
@@ -85,17 +85,25 @@ def step(
     batch = gather(p, key, arrays, state.step, row)
     gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)
     (value, (correct, model_state, parts)), grads = gradient(p, state.params, state, batch, key)
+    # Masks, codebooks and ranges are fixed within a segment: to choose them costs more than a step, and between
+    # segments what was chosen can be checked and saved.
     masks = state.transform_state
+    # Before the projection: growth criteria such as RigL's need the gradients of pruned weights.
     if p.transform.observe is not None:
         masks = p.transform.observe(masks, state.params, grads)
-    # Gradients in the subspace keep every moment there; optimizers that mix entries leave it again.
+    # Gradients in the subspace (zero where pruned, equal where shared) keep every moment in it, so momentum and
+    # weight decay cannot revive a pruned weight. No projection of the moments themselves is needed in each step.
     grads = p.project(masks, grads)
     updates, opt_state = p.optimizer.update(grads, state.opt_state, state.params)
+    # Optimizers that compute an entry from others (Muon) leave the subspace again; for all the others a
+    # second projection would cost a pass over the parameters and change nothing.
     if optim.mixes_entries(p.plan.optimizer):
         updates = p.project(masks, updates)
     params = p.constrain(masks, optax.apply_updates(state.params, updates))
+    # Frozen trainables have a zero gradient, but decoupled weight decay would still move them: they are put back.
     params = p.trainables.keep_frozen(params, state.params)
     ema = state.ema
+    # Of the parameters before masks and quantization, which `apply` then treats as it treats `params`.
     if p.plan.ema_decay is not None:
         ema = move_average(ema, params, p.plan.ema_decay, state.step + 1 - p.plan.length.start)
     return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (value, correct, parts)
@@ -104,10 +112,12 @@ def step(
 def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row: jax.Array) -> Batch:
     """The examples of `row`, augmented with the key of this step, and what the teacher makes of them."""
     inputs, labels = arrays.inputs[row], arrays.labels[row]
+    # Augmented by (seed, step) and not by an iterator's state: a resumed run sees the same images.
     inputs = data.augment(keys.at(key, "augment", number), inputs, p.plan.data)
     inputs = data.normalize(inputs, arrays.mean, arrays.std)
     if p.plan.distillation is None:
         return Batch(inputs, labels, None, {})
+    # Computed for the whole training part before the stage, where the inputs never change: a row look-up here.
     if p.teacher is None:
         return Batch(inputs, labels, arrays.teacher[row], {})
     teacher = arrays.teacher
@@ -121,8 +131,10 @@ def loss(p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Arr
     distillation = p.plan.distillation
     features = distillation is not None and bool(distillation.features)
     run = intercept.capture(p.model.apply) if features else p.model.apply
+    # `params` are in the subspace already, so the cheaper `forward` gives what `apply` would.
     seen = (p.transform.forward or p.transform.apply)(state.transform_state, params)
     outputs = run(seen, state.model_state, batch.inputs, train=True, key=keys.at(key, "dropout", state.step))
+    # Layers are intercepted only where they are matched: keeping every activation costs memory.
     (logits, model_state), calls = outputs if features else (outputs, {})
     losses = cross_entropy(logits, batch.labels, p.plan.label_smoothing)
     value, parts = losses.mean(), {}
@@ -136,9 +148,9 @@ def loss(p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Arr
 
 
 def in_batches(fn: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
-    """Applies `fn` to slices of at most `size` rows, one after the other, and joins what it gives.
+    """Applies `fn` to slices of at most `size` rows, one after the other, and joins the results.
 
-    The last slice is shorter: no row is padded, so that nothing has to be weighted out again.
+    The last slice is shorter: no row is padded, so no result has to be left out of a mean.
 
     Example:
       >>> in_batches(lambda x: 2 * x, 2, jnp.arange(5)).tolist()
@@ -179,7 +191,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: Number | None
     classes = logits.shape[-1]
     is_class = (labels >= 0) & (labels < classes)
     picked = jnp.sum(log_p * jax.nn.one_hot(labels, classes, dtype=log_p.dtype), axis=-1)
-    # Of the result, not of the target: so all other losses and gradients keep their bits.
+    # NaN is put into the result, not into the target, so all other losses and gradients keep their bits.
     picked = jnp.where(is_class, picked, jnp.nan)
     if smoothing is None:
         return -picked

@@ -1,6 +1,6 @@
-"""Trainables: where the methods' own trainable parameters stand beside the model's.
+"""Trainables: the methods' own trainable parameters, and where they stand in the tree that the optimizer moves.
 
-The optimizer moves one tree: the model's parameters and, under a key of each method that has some, its trainables
+The optimizer moves one tree: the model's parameters and, under a key for each method that has some, its trainables
 (step sizes, clipping levels). Transforms see the model's parameters alone, and their own trainables as `learned`.
 """
 
@@ -37,6 +37,8 @@ class Trainables:
             learned, tuple(key for key, _ in wrapping), (*frozen, *(key for key, named in wrapping if not named))
         )
 
+    # Trainables stand under keys of one tree, so that optimizers, moving averages, checkpoints and digests handle
+    # them like any parameter, and rules (a learning rate of their own, say) address them by path.
     @property
     def keys(self) -> frozenset[str]:
         """All keys that methods own."""
@@ -66,6 +68,8 @@ class Trainables:
         return {**tree, **owned} if owned else tree
 
     def _owns(self, tree: Params) -> bool:
+        # A tree of another structure (a list, a single array) or without these keys is handed on as it is, not
+        # copied: `wrap` is also used on trees such as moments, in which an optimizer may keep nothing for a key.
         return isinstance(tree, Mapping) and not self.keys.isdisjoint(tree)
 
     def learned_values(self, tree: Params) -> tuple[Any, ...]:
@@ -73,6 +77,7 @@ class Trainables:
         return tuple(self._value(tree, key) if key else () for key in self.learned)
 
     def _value(self, tree: Params, key: str) -> Any:
+        # Without gradient, so that a frozen step size adds nothing to the norm that global clipping uses.
         return jax.lax.stop_gradient(tree[key]) if key in self.frozen else tree[key]
 
     def start(self, transform: ParamTransform, state: State, tree: Params, keys: Sequence[str]) -> Params:
@@ -86,12 +91,14 @@ class Trainables:
         """
         if transform.learn is None:
             return tree
+        # The whole chain computes them, as each transform's first values depend on what those before it show.
         values = transform.learn(state, self.model_only(tree))
         fresh = {key: value for key, value in zip(self.learned, values, strict=True) if key and key in keys}
         return {**tree, **fresh} if fresh else tree
 
     def wrap(self, transform: ParamTransform) -> ParamTransform:
         """The chain of the stage's transforms, for trees that hold trainables beside the model's parameters."""
+        # Most stages have no trainables: their programs are then exactly those of the plain chain.
         if not self.keys:
             return transform
 
@@ -101,6 +108,8 @@ class Trainables:
         def applied(inner: ParamTransform) -> Callable[[State, Params], Params]:
             def apply(state: State, tree: Params) -> Params:
                 params, learned = pair(tree)
+                # A wrapped network reads its own trainables (clipping levels of activations) from the parameters it
+                # is given.
                 network_values = {k: self._value(tree, k) for k in self.methods_only(tree) if k in self.seen}
                 out = see(inner, state, params, learned)
                 return {**out, **network_values} if network_values else out
@@ -114,6 +123,7 @@ class Trainables:
 
         def model_part(change: Callable[[State, Any], Any]) -> Callable[[State, Any], Any]:
             def changed(state: State, tree: Params) -> Any:
+                # Masks and codebooks are of the model's parameters; projecting a step size would destroy it.
                 owned = self.methods_only(tree)
                 out = change(state, self.model_only(tree))
                 return {**out, **owned} if owned else out

@@ -1,4 +1,4 @@
-"""The directory of a job: whose it is, its lock, its files, the record of each launch, and the request to stop."""
+"""The directory of a job: what it holds, its lock, its files, the record of its launches, the request to stop."""
 
 import contextlib
 import json
@@ -45,6 +45,7 @@ class Directory:
             raise WorkdirError(f"workdir {self.path} is not a directory")
         if (self.path / self.identity).exists():
             return True
+        # Hidden files do not count, such as the lock of a process that is just starting or a `.gitignore`.
         if names := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
             raise WorkdirError(
                 f"workdir {self.path} holds {', '.join(names[:5])} but no {self.identity}; "
@@ -64,7 +65,7 @@ class Directory:
             raise WorkdirError(f"{path} cannot be read: {error}") from error
 
     def make(self) -> None:
-        """Makes the directory, if it is not there.
+        """Creates the directory if it does not exist.
 
         Raises:
           WorkdirError: if it cannot be made.
@@ -87,6 +88,7 @@ class Directory:
             file = (self.path / ".lock").open("w")
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+        # A lock on an open file and not a file with a process id: the kernel releases it even after a SIGKILL.
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,10 +143,13 @@ class Launch:
         """
         name = "start" if self.first is None else "resume"
         self.manifest = dict(facts) if self.first is None else self.first
+        # The first launch's facts stay, as the run's first numbers came from them; a later one that differs says so
+        # in its own event.
         for fact in grows:
             self.manifest[fact] = {**self.manifest.get(fact, {}), **facts[fact]}
         differs = {k: v for k, v in facts.items() if k not in varies and self.manifest.get(k) != v}
         event |= {"differs": differs} if differs else {}
+        # Written before anything runs: after a power failure the manifest still shows the launch, without an end.
         self._write(None, manifests.event(name, step(), **event))
         status = "failed"
         try:
@@ -169,7 +174,7 @@ class Workdir(Directory):
     """Names of the files that a run leaves behind."""
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Only names: nothing is read or made."""
+        """Sets names only; nothing is read or created."""
         super().__init__(path)
         self.config = self.path / self.identity
         self.metrics = self.path / "metrics.jsonl"
@@ -178,7 +183,7 @@ class Workdir(Directory):
         self.checkpoints = self.path / "checkpoints"
 
     def check(self, config: Experiment) -> bool:
-        """Whether there is a run of this very config to go on with.
+        """Whether there is a run of exactly this config to resume.
 
         Raises:
           WorkdirError: if the directory holds anything else, naming the fields that differ.
@@ -186,6 +191,7 @@ class Workdir(Directory):
         if not self.begun():
             return False
         saved, current = self.load_config(), config
+        # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
         if to_dict(saved) != to_dict(current):
             a, b = dict(leaves(saved)), dict(leaves(current))
             differ = [f"{k} ({a.get(k)!r} there, {b.get(k)!r} now)" for k in a | b if a.get(k) != b.get(k)]
@@ -233,6 +239,7 @@ def stop_on_sigterm() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    # Only noted: the state is on the device in the middle of a segment, so the loop stops at the next boundary.
     previous = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     try:
         yield stop
