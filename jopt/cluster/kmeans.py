@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 
 from jopt.cluster import starts
 from jopt.cluster.means import cluster_sums, middles, nearest, take
-from jopt.typing import Number
+from jopt.typing import Key, Number
 
 MAX_CLUSTERS = 4096
 # Differences of so many values as an array can have stay finite below it.
@@ -41,13 +42,13 @@ class Clusters(NamedTuple):
 
 
 def kmeans(
-    w: Any,
+    w: ArrayLike,
     k: int,
     *,
     start: str = "linear",
     iterations: Number = 100,
     keep_zero: bool = False,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     key: jax.Array | None = None,
 ) -> Clusters:
     r"""Minimizes $\sum_i (w_i - c_{a_i})^2$ over k centroids c and assignments a.
@@ -106,7 +107,7 @@ def kmeans(
     return fitted._replace(assignments=fitted.assignments.reshape(w.shape))
 
 
-def lookup(clusters: Clusters, dtype: Any = jnp.float32) -> jax.Array:
+def lookup(clusters: Clusters, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """The array that the codebook stands for: `centroids[assignments]`.
 
     Args:
@@ -123,7 +124,7 @@ def lookup(clusters: Clusters, dtype: Any = jnp.float32) -> jax.Array:
     return take(clusters.centroids, clusters.assignments).astype(dtype)
 
 
-def check_clusters(k: Any, keep_zero: bool = False, where: str = "k") -> int:
+def check_clusters(k: int, keep_zero: bool = False, where: str = "k") -> int:
     """`k` as an int; raises `ValueError` if it is no number of clusters.
 
     Example:
@@ -174,7 +175,7 @@ def codes_dtype(k: int) -> Any:
 
 @partial(jax.jit, static_argnames=("k", "start", "keep_zero"))
 def _fit(
-    w: jax.Array, counted: jax.Array, limit: jax.Array, key: Any, *, k: int, start: str, keep_zero: bool
+    w: jax.Array, counted: jax.Array, limit: jax.Array, key: Key | None, *, k: int, start: str, keep_zero: bool
 ) -> Clusters:
     x = w.astype(jnp.float32)
     has_zero = jnp.any(x == 0) if keep_zero else jnp.zeros((), jnp.bool_)
@@ -225,12 +226,13 @@ def _smallest(x: jax.Array, counted: jax.Array, count: int) -> jax.Array:
 
 
 def _start(
-    start: str, x: jax.Array, counted: jax.Array, used: jax.Array, is_used: jax.Array, key: Any
+    start: str, x: jax.Array, counted: jax.Array, used: jax.Array, is_used: jax.Array, key: Key | None
 ) -> jax.Array:
     if start == "linear":
         return starts.linear(x, counted, is_used.size, used)
     if start == "density":
         return starts.density(x, counted, is_used.size, used)
+    assert key is not None
     return jnp.sort(jnp.where(is_used, starts.kmeans_plus_plus(x, counted, is_used.size, key), jnp.inf))
 
 

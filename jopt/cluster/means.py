@@ -1,10 +1,10 @@
 """Sums and means within clusters, the look-up of a cluster's value, and which value of a codebook is nearest."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Integer
 
 # Sums kept for each cluster: with one alone, each addition to a large cluster (pruned weights) waits for the last.
 BANKS = 8
@@ -12,7 +12,7 @@ BANKS = 8
 LENGTH = 2**16
 
 
-def wide(dtype: Any) -> Any:
+def wide(dtype: DTypeLike) -> type:
     """The dtype to compute in: float64 for float64, float32 for all others.
 
     Example:
@@ -32,7 +32,7 @@ def take(table: jax.Array, codes: jax.Array) -> jax.Array:
     return table.at[codes.astype(jnp.int32)].get(mode="promise_in_bounds")
 
 
-def cluster_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:
+def cluster_sums(values: Float[Array, " n"], codes: Integer[Array, " n"], k: int) -> Float[Array, " k"]:
     r"""$s_j = \sum_{i : c_i = j} v_i$.
 
     On a CPU a scatter in index order, whose cost does not depend on k. Elsewhere a masked sum, as a scatter there
@@ -68,7 +68,9 @@ def _masked_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:
     return jnp.where(mine, values[None, :], jnp.zeros((), values.dtype)).sum(axis=1)
 
 
-def cluster_means(values: jax.Array, codes: jax.Array, members: jax.Array, counts: jax.Array) -> jax.Array:
+def cluster_means(
+    values: Float[Array, " n"], codes: Integer[Array, " n"], members: Int[Array, " k"], counts: Float[Array, " k"]
+) -> Float[Array, " k"]:
     r"""$m_j = r_j + \frac{1}{n_j} \sum_{i : c_i = j} (v_i - r_j)$, with $r_j$ the value of one member.
 
     The mean, in a form that is exact where all members of a cluster are equal, and accurate where they are close.
@@ -93,7 +95,7 @@ def cluster_means(values: jax.Array, codes: jax.Array, members: jax.Array, count
     return jnp.where(means == 0, jnp.zeros((), values.dtype), means)
 
 
-def nearest(x: jax.Array, centroids: jax.Array) -> jax.Array:
+def nearest(x: Float[Array, "*shape"], centroids: Float[Array, " k"]) -> Int[Array, "*shape"]:
     """The index of the nearest of the sorted `centroids` for each entry, the lower one half-way between two.
 
     Args:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import KeyPath
+from jaxtyping import PyTree
 
 from jopt import rules as path_rules
 from jopt.cluster.kmeans import check_clusters, check_start, check_values, codes_dtype, kmeans
@@ -16,7 +18,7 @@ from jopt.layers import Layers, assumed, parameters, to_copies
 from jopt.layers.copies import from_copies
 from jopt.rules import named_leaves, path_name
 from jopt.transform import ParamTransform, check_shape
-from jopt.typing import Number, Params
+from jopt.typing import Key, Number, Params
 
 GRADIENTS = ("mean", "sum")
 Rules = Sequence[tuple[str, int | None]]
@@ -52,7 +54,7 @@ class ShareState(NamedTuple):
     """
 
     active: jax.Array
-    leaves: Any
+    leaves: PyTree
 
 
 def share(
@@ -244,22 +246,22 @@ def _unshared(leaf: Any, k: int, stack: tuple[int, ...]) -> Shared:
     )
 
 
-def _parts(state: ShareState, tree: Any) -> tuple[list[Shared | None], list[Any], Any]:
+def _parts(state: ShareState, tree: Params) -> tuple[list[Shared | None], list[jax.Array], Any]:
     leaves, structure = jax.tree.flatten(tree)
     return structure.flatten_up_to(state.leaves), leaves, structure
 
 
 def _map(
-    function: Callable[[Shared, Any], Any],
+    function: Callable[[Shared, jax.Array], jax.Array],
     state: ShareState,
-    tree: Any,
+    tree: Params,
     stack_of: Callable[[str, tuple[int, ...]], tuple[int, ...]],
-) -> Any:
-    def part(path: Any, shared: Shared | None, part: Any) -> Any:
+) -> Params:
+    def part(path: KeyPath, shared: Shared | None, part: PyTree) -> PyTree:
         if shared is None:
             return part
 
-        def one(inner: Any, x: Any) -> Any:
+        def one(inner: KeyPath, x: jax.Array) -> jax.Array:
             check_shape((*path, *inner), jnp.shape(x), shared.assignments.shape)
             stack = stack_of(path_name(path), shared.assignments.shape)
             if not stack:
@@ -294,7 +296,7 @@ def _update(
     active: jax.Array,
     due: jax.Array,
     limit: jax.Array,
-    key: Any,
+    key: Key | None,
     *,
     start: str,
     keep_zero: bool,

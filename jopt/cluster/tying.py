@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def tie(groups: Sequence[str]) -> ParamTransform:
     )
 
 
-def find_groups(groups: Sequence[str], tree: Any) -> list[list[int]]:
+def find_groups(groups: Sequence[str], tree: Params) -> list[list[int]]:
     """The leaves (by their number, in leaf order) of each group.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt.rules import named_leaves
 from jopt.train.state import digest, to_host
@@ -38,7 +39,7 @@ class Restored(NamedTuple):
     """
 
     step: int
-    state: Any
+    state: PyTree
     notes: dict[str, float]
 
 
@@ -94,7 +95,7 @@ class Checkpoints:
         """The steps of the checkpoints on disk, oldest first."""
         return sorted(c.step for c in self._checkpointer.checkpoints)
 
-    def save(self, step: int, state: Any, notes: dict[str, float]) -> None:
+    def save(self, step: int, state: PyTree, notes: dict[str, float]) -> None:
         """Starts to save `state`, any pytree of arrays, as the checkpoint of `step`.
 
         Args:
@@ -119,7 +120,7 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def restore(self, step: int, like: Any) -> Restored:
+    def restore(self, step: int, like: PyTree) -> Restored:
         """Reads the checkpoint of `step` and verifies it.
 
         Args:
@@ -162,7 +163,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged: its digest does not match")
         return Restored(step, state, json.loads(notes.tobytes()))
 
-    def restore_latest(self, like_at: Callable[[int], Any]) -> tuple[Restored | None, list[str]]:
+    def restore_latest(self, like_at: Callable[[int], PyTree]) -> tuple[Restored | None, list[str]]:
         """Reads the newest checkpoint that is whole, and sets damaged newer ones aside.
 
         Args:

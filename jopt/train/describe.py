@@ -11,6 +11,7 @@ from jopt.cluster.tying import find_groups
 from jopt.config import ConfigError, require
 from jopt.rules import named_leaves
 from jopt.train.plan import StagePlan
+from jopt.transform import State
 from jopt.typing import Params
 
 
@@ -71,7 +72,7 @@ def optimizer_rules(plan: StagePlan, params: Params) -> str:
     return optim.describe(optimizer, params) if ruled else ""
 
 
-def find_violations(plan: StagePlan, state: tuple[Any, ...], seen: Any) -> list[str]:
+def find_violations(plan: StagePlan, state: tuple[State, ...], seen: Params) -> list[str]:
     """A sentence for each invariant of the stage's methods that does not hold.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jopt import codec, measure, optim, report
+from jopt import codec, measure, models, optim, report
 from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
@@ -79,7 +79,9 @@ def measure_speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome])
         # The values do not change the time; zeros in a variance would give NaN, which may.
         state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
 
-        def forward(params: Params, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
+        def forward(
+            params: Params, x: jax.Array, model: models.Model = model, state: ModelState = state
+        ) -> jax.Array:
             return model.apply(params, state, x, train=False)[0]
 
         # One example shows the latency, a large batch the throughput.

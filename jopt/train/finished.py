@@ -111,7 +111,7 @@ def load(
     return Finished(config, result, plan, params, model_state, state, dataset)
 
 
-def _check_given(files: Workdir, now: dict[str, Any]) -> None:
+def _check_given(files: Workdir, now: dict[str, models.Model | None]) -> None:
     then = files.load_json(files.manifest).get("given") or []
     for name, part in now.items():
         if (part is not None) != (name in then):
@@ -179,7 +179,7 @@ def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
     if np.array_equal(source.mean, dataset.mean) and np.array_equal(source.std, dataset.std):
         return source.model
 
-    def apply(params: Params, model_state: ModelState, x: jax.Array, **kwargs: Any) -> Any:
+    def apply(params: Params, model_state: ModelState, x: jax.Array, **kwargs: Any) -> tuple[jax.Array, ModelState]:
         # The student's inputs are normalized with its own data set's numbers, the teacher was trained with others:
         # the student's are taken back and the teacher's applied.
         shape = (1,) * (x.ndim - 1) + dataset.mean.shape

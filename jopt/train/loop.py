@@ -5,16 +5,18 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from jopt import data
 from jopt.hyper import Hyper
 from jopt.train.program import Program
 from jopt.train.schedule import Segment
+from jopt.train.state import TrainState, Variables
 
 _OPTIONS: ContextVar[dict[str, Any] | None] = ContextVar("compiler_options", default=None)
 
@@ -50,9 +52,11 @@ class Compiler:
 
     seconds: float = 0.0
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
-    _compiled: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    _compiled: dict[tuple[str, Hashable], Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
-    def call(self, name: str, key: Any, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
+    def call(
+        self, name: str, key: Hashable, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
+    ) -> Any:
         """Runs `fn(*args)`, compiled once for each `(name, key)`.
 
         Args:
@@ -64,7 +68,9 @@ class Compiler:
         """
         return self.get(name, key, fn, *args, donate=donate)(*args)
 
-    def get(self, name: str, key: Any, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
+    def get(
+        self, name: str, key: Hashable, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
+    ) -> Any:
         """The executable of `fn` for arguments like `args`; as `call`, without the running."""
         # Compiled ahead of time, as `jax.jit` would hide compilation in the first call and its time in that step's.
         if (name, key) not in self._compiled:
@@ -105,7 +111,7 @@ class Boundary(NamedTuple):
     """
 
     segment: Segment
-    state: Any
+    state: TrainState
     train: dict[str, Any] | None
     validation: dict[str, Any] | None
     seconds: float
@@ -121,11 +127,11 @@ def run_segments(
     program_of: Callable[[int, int], Program],
     segments: Iterable[Segment],
     values: Hyper,
-    arrays_of: Callable[[int], Mapping[str, Any]],
+    arrays_of: Callable[[int], Mapping[str, data.Arrays]],
     *,
     compiler: Compiler,
-    begin: Callable[[int, Any], Any],
-    origin: Callable[[int], tuple[Any, ...] | None],
+    begin: Callable[[int, TrainState | None], TrainState],
+    origin: Callable[[int], tuple[Variables, ...] | None],
     updated: Callable[[int], bool],
     at_boundary: Callable[[Boundary], None],
     state: Any = None,

@@ -24,7 +24,7 @@ from jopt.reference import name_of
 from jopt.train.config import Experiment
 from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, evaluated
-from jopt.transform import Params, Storage, chain, see
+from jopt.transform import Params, State, Storage, chain, see
 from jopt.typing import ModelState
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def grids(formats: Mapping[str, Storage]) -> dict[str, measure.IntegerCode]:
     }
 
 
-def seen_before(plan: StagePlan, name: str, states: tuple[Any, ...], params: Params) -> Params:
+def seen_before(plan: StagePlan, name: str, states: tuple[State, ...], params: Params) -> Params:
     """What the method `name` of a stage is given: the parameters as the methods before it show them.
 
     Args:

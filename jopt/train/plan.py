@@ -5,7 +5,6 @@ act in which stage.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +20,7 @@ from jopt.train.config import validate as validate_config
 from jopt.train.schedule import StageSteps
 from jopt.train.trainables import Trainables
 from jopt.transform import ParamTransform, chain
-from jopt.typing import Activation
+from jopt.typing import Activation, ModelState, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +314,7 @@ def final_network(config: Experiment) -> models.Config:
     return next((stage.model for stage in reversed(config.stages) if stage.model is not None), config.model)
 
 
-def shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+def shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:
     """Parameters and state of a model, as shapes."""
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
     return jax.eval_shape(lambda seed, x: model.init(keys.root(seed), x), jax.ShapeDtypeStruct((), np.uint32), x)

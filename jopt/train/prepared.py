@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
@@ -46,7 +47,7 @@ class Prepared(NamedTuple):
     values: dict[str, jax.Array]
     arrays: dict[str, data.Arrays]
     program_of: Callable[[int, int], Program]
-    to_device: Callable[[Any], Any]
+    to_device: Callable[[PyTree], PyTree]
     like: Callable[[int], TrainState]
     sources: dict[str, Source]
     own_model: models.Model | None
@@ -78,7 +79,9 @@ class Prepared(NamedTuple):
         if stage.transfer is None:
             return []
         if stage.transfer.source.startswith(STAGE):
-            source: Any = self.like(self.stage_named(stage.transfer.source.removeprefix(STAGE)).index)
+            source: TrainState | Source = self.like(
+                self.stage_named(stage.transfer.source.removeprefix(STAGE)).index
+            )
         else:
             source = self.sources[stage.transfer.source]
         target = self.like(stage.index)
@@ -213,7 +216,7 @@ def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int
     distillation = stage.distillation
     if distillation is None or distillation.features is None:
         return
-    source: Any = prepared.sources.get(distillation.teacher)
+    source = prepared.sources.get(distillation.teacher)
     if source is None:
         teacher_model = prepared.stage_named(distillation.teacher.removeprefix(STAGE)).wrapped
     else:

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, quantize
 from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, Variables, average_examples, evaluated, merge, start_average
 from jopt.train.step import Metrics, Parts, cross_entropy, in_batches, step
-from jopt.transform import chain, project_moments
+from jopt.transform import State, chain, project_moments
 from jopt.typing import ModelState, Params
 
 EVALUATION_BATCH = 512
@@ -149,7 +150,7 @@ def build(
     return Program(init, segment, update, evaluate, rewind, predict, seen)
 
 
-def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:
     """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
     # A stream of another name: 'random' must not draw the numbers that the run itself began with.
     name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
@@ -176,7 +177,7 @@ def init_state(
     return settle(p, previous._replace(transform_state=masks), params, model_state)
 
 
-def carry_over(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
+def carry_over(plan: StagePlan, masks: tuple[State, ...], before: tuple[State, ...]) -> tuple[State, ...]:
     """The transforms' states at the start of a stage, given fresh ones and those in which the stage before ended.
 
     A frozen method keeps its state; one that the stage names again says itself what it goes on from.
@@ -270,7 +271,7 @@ def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Ar
     return state._replace(ema=ema._replace(model_state=recalibrate(p, state, ema, key, inputs)))
 
 
-def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> Any:
+def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> ModelState:
     """The model state of `variables` with batch statistics from whole batches of `inputs`."""
     size = p.plan.batch_size
     # Statistics depend on the batch size, so they are taken with the size of training, and a rest is dropped.
@@ -288,12 +289,12 @@ def draw_examples(arrays: data.Arrays, key: jax.Array, name: str, examples: int)
     return data.normalize(arrays.inputs[row], arrays.mean, arrays.std), arrays.labels[row]
 
 
-def _placements(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[jax.Array], jax.Array]]:
+def _placements(mesh: Mesh | None) -> tuple[Callable[[PyTree], PyTree], Callable[[jax.Array], jax.Array]]:
     """How values that are the same on every device, and the rows of a batch, are placed on a mesh."""
     if mesh is None:
         return (lambda tree: tree), (lambda row: row)
 
-    def replicate(tree: Any) -> Any:
+    def replicate(tree: PyTree) -> PyTree:
         return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
     def split_batch(row: jax.Array) -> jax.Array:

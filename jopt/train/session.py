@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt import data, measure, models
+from jopt import data, hyper, measure, models
 from jopt.files import write_json
 from jopt.report import SILENT, Observer
 from jopt.train import describe, metrics, packed
@@ -23,6 +23,7 @@ from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
+from jopt.train.step import Metrics
 from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, stop_on_sigterm
 
 
@@ -300,7 +301,7 @@ class _Session:
         program = p.program(plan)
 
         # One program for metrics and predictions, so that XLA can share the forward pass between them.
-        def judge(state: TrainState, values: Any, arrays: data.Arrays) -> Any:
+        def judge(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[Metrics, jax.Array]:
             return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
 
         test, predictions = jax.device_get(

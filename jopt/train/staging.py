@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+from jaxtyping import PyTree
 
-from jopt import data, keys, transfer
+from jopt import data, hyper, keys, transfer
 from jopt.train import finished
 from jopt.train.config import STAGE
 from jopt.train.loop import Compiler
@@ -18,11 +19,11 @@ class Over(Protocol):
     """Maps functions of one trial over several: `jopt.ablate.Lift`."""
 
     # A protocol, as `jopt.ablate` is built on this package and cannot be imported by it.
-    def __call__(self, fn: Callable[..., Any], per_trial: tuple[Any, ...], /) -> Callable[..., Any]:
+    def __call__(self, fn: Callable[..., Any], per_trial: tuple[bool, ...], /) -> Callable[..., Any]:
         """`fn` over a leading axis of trials; `per_trial` says which arguments have that axis."""
         ...
 
-    def share(self, tree: Any) -> Any:
+    def share(self, tree: PyTree) -> PyTree:
         """Puts host arrays that all trials share where the programs expect them."""
         ...
 
@@ -52,7 +53,7 @@ class Staging:
         self._over = over
         self._arrays: dict[int, dict[str, data.Arrays]] = {}
 
-    def seen(self, stage: int, state: Any) -> Variables:
+    def seen(self, stage: int, state: TrainState) -> Variables:
         """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
         p = self.prepared
         plan = p.plans[stage]
@@ -73,7 +74,7 @@ class Staging:
         if requested is None:
             return state
 
-        def filled(params: Params, model_state: ModelState, source: Any) -> Variables:
+        def filled(params: Params, model_state: ModelState, source: dict[str, PyTree]) -> Variables:
             # Planned here, where the shapes are those of one trial.
             rows = transfer.plan(requested, params, source["params"], model_state, source["model_state"])
             filled_state = model_state
@@ -85,12 +86,12 @@ class Staging:
             filled = self._over(filled, (True, True, requested.source.startswith(STAGE)))
 
         # Through `rewind`, which also resets moments and projects: the new parameters are those of another network.
-        def adopt(state: TrainState, values: Any, source: Any) -> TrainState:
+        def adopt(state: TrainState, values: hyper.Hyper, source: dict[str, PyTree]) -> TrainState:
             return program.rewind(state, values, filled(state.params, state.model_state, source))
 
         return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(requested.source))
 
-    def origin(self, stage: int) -> tuple[Any, ...] | None:
+    def origin(self, stage: int) -> tuple[Variables, ...] | None:
         """What `Program.rewind` is given besides, where a stage starts from an earlier point; else None."""
         start = self.prepared.plans[stage].start
         if start == "previous":
@@ -108,7 +109,7 @@ class Staging:
             self._arrays[stage] = self._with_teacher(stage)
         return self._arrays[stage]
 
-    def _weights(self, name: str) -> dict[str, Any]:
+    def _weights(self, name: str) -> dict[str, PyTree]:
         """Parameters and model state, as evaluated, of what a config's `teacher` or `source` names."""
         p = self.prepared
         if not name.startswith(STAGE):
@@ -138,7 +139,7 @@ class Staging:
         else:
             source = p.sources[distillation.teacher]
 
-            def teacher_logits(weights: dict[str, Any], arrays: data.Arrays) -> jax.Array:
+            def teacher_logits(weights: dict[str, PyTree], arrays: data.Arrays) -> jax.Array:
                 return finished.compute_logits(source._replace(**weights), arrays)
 
             weights = self._weights(distillation.teacher)

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import PyTree
 
 from jopt.rules import named_leaves
+from jopt.transform import State
 from jopt.typing import ModelState, Number, OptState, Params
 
 
@@ -35,7 +37,7 @@ class TrainState(NamedTuple):
     params: Params
     model_state: ModelState
     opt_state: OptState
-    transform_state: Any
+    transform_state: State
     ema: Any
 
 
@@ -62,7 +64,7 @@ def evaluated(state: TrainState) -> Variables:
     return state.ema if isinstance(state.ema, Variables) else Variables(state.params, state.model_state)
 
 
-def merge(fresh: Any, old: Any) -> Any:
+def merge(fresh: PyTree, old: PyTree) -> PyTree:
     """The leaves of `old` in the structure of `fresh`, path by path; leaves that `old` lacks stay fresh.
 
     So a stage that trains more than the one before (ranges of activations, say) keeps all earlier values.
@@ -92,7 +94,7 @@ def merge(fresh: Any, old: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(fresh), leaves)
 
 
-def digest(tree: Any) -> str:
+def digest(tree: PyTree) -> str:
     """SHA-256 (hexadecimal) over every leaf's path, dtype, shape and bytes.
 
     Args:
@@ -116,7 +118,7 @@ def digest(tree: Any) -> str:
     return hashed.hexdigest()
 
 
-def to_host(tree: Any) -> Any:
+def to_host(tree: PyTree) -> PyTree:
     """A copy of `tree` in NumPy arrays of its own.
 
     A view would not do: on CPU `np.asarray` may share the buffer, which the next segment is given to overwrite.

@@ -1,18 +1,19 @@
 """The optimizer step, top to bottom, and what it is made of."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, PyTree
 
 from jopt import data, intercept, keys, models, optim
 from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, move_average
 from jopt.train.trainables import Trainables
-from jopt.transform import ParamTransform
-from jopt.typing import Number, Params
+from jopt.transform import ParamTransform, State
+from jopt.typing import ModelState, Number, Params, Updates
 
 Metrics = dict[str, jax.Array]
 
@@ -42,11 +43,11 @@ class Parts(NamedTuple):
         optimizer = optim.build(plan.optimizer, max(plan.length.steps, 1), plan.layers)
         return cls(plan, plan.wrapped, plan.transform, optimizer, plan.trainables, teacher)
 
-    def project(self, state: Any, tree: Any) -> Any:
+    def project(self, state: State, tree: Updates) -> Updates:
         """A tree of the parameters' structure in the subspace that the transform holds."""
         return tree if self.transform.project is None else self.transform.project(state, tree)
 
-    def constrain(self, state: Any, params: Params) -> Any:
+    def constrain(self, state: State, params: Params) -> Params:
         """The parameters after an optimizer step."""
         return params if self.transform.constrain is None else self.transform.constrain(state, params)
 
@@ -61,15 +62,15 @@ class Batch(NamedTuple):
       features: the teacher's layers that the student matches, by path.
     """
 
-    inputs: jax.Array
-    labels: jax.Array
-    teacher: jax.Array | None
+    inputs: Float[Array, "batch ..."]
+    labels: Int[Array, " batch"]
+    teacher: Float[Array, "batch classes"] | None
     features: Mapping[str, jax.Array]
 
 
 def step(
     p: Parts, key: jax.Array, arrays: data.Arrays, state: TrainState, row: jax.Array
-) -> tuple[TrainState, Any]:
+) -> tuple[TrainState, tuple[jax.Array, jax.Array, Metrics]]:
     """One optimizer step.
 
     Args:
@@ -126,7 +127,9 @@ def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row
     return Batch(inputs, labels, logits, {name: outputs[-1].output for name, outputs in calls.items()})
 
 
-def loss(p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+def loss(
+    p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ModelState, Metrics]]:
     """The loss of a batch at `params`, and `(correct predictions, new model state, parts of the loss)`."""
     distillation = p.plan.distillation
     features = distillation is not None and bool(distillation.features)
@@ -147,7 +150,7 @@ def loss(p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Arr
     return value, (jnp.sum(jnp.argmax(logits, -1) == batch.labels), model_state, parts)
 
 
-def in_batches(fn: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
+def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array) -> PyTree:
     """Applies `fn` to slices of at most `size` rows, one after the other, and joins the results.
 
     The last slice is shorter: no row is padded, so no result has to be left out of a mean.
@@ -168,7 +171,9 @@ def in_batches(fn: Callable[..., Any], size: int, *arrays: jax.Array) -> Any:
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: Number | None = None) -> jax.Array:
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: Number | None = None
+) -> Float[Array, " batch"]:
     """Softmax cross-entropy of each example, in nats.
 
     With smoothing a, the target is (1 - a) one_hot + a / classes (Szegedy et al. 2016, equation in section 7).

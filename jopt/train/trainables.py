@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jopt.transform import Params, ParamTransform, State, see
+from jopt.transform import Learned, Params, ParamTransform, State, Storage, see
 from jopt.typing import Updates
 
 
@@ -48,7 +48,7 @@ class Trainables:
         """The tree without what methods own."""
         return {k: v for k, v in tree.items() if k not in self.keys} if self._owns(tree) else tree
 
-    def methods_only(self, tree: Params) -> dict[str, Any]:
+    def methods_only(self, tree: Params) -> dict[str, Learned]:
         """What methods own of the tree."""
         return {k: v for k, v in tree.items() if k in self.keys} if self._owns(tree) else {}
 
@@ -72,11 +72,11 @@ class Trainables:
         # copied: `wrap` is also used on trees such as moments, in which an optimizer may keep nothing for a key.
         return isinstance(tree, Mapping) and not self.keys.isdisjoint(tree)
 
-    def learned_values(self, tree: Params) -> tuple[Any, ...]:
+    def learned_values(self, tree: Params) -> tuple[Learned, ...]:
         """The trainables of each transform of the chain, `()` for one without."""
         return tuple(self._value(tree, key) if key else () for key in self.learned)
 
-    def _value(self, tree: Params, key: str) -> Any:
+    def _value(self, tree: Params, key: str) -> Learned:
         # Without gradient, so that a frozen step size adds nothing to the norm that global clipping uses.
         return jax.lax.stop_gradient(tree[key]) if key in self.frozen else tree[key]
 
@@ -102,7 +102,7 @@ class Trainables:
         if not self.keys:
             return transform
 
-        def pair(tree: Params) -> tuple[Any, Any]:
+        def pair(tree: Params) -> tuple[Params, tuple[Learned, ...] | None]:
             return self.model_only(tree), self.learned_values(tree) if transform.learn is not None else None
 
         def applied(inner: ParamTransform) -> Callable[[State, Params], Params]:
@@ -121,8 +121,8 @@ class Trainables:
             context |= {} if learned is None else {"learned": learned}
             return transform.update(state, params, grads=self.model_only(grads), **context)
 
-        def model_part(change: Callable[[State, Any], Any]) -> Callable[[State, Any], Any]:
-            def changed(state: State, tree: Params) -> Any:
+        def model_part(change: Callable[[State, Params], Params]) -> Callable[[State, Params], Params]:
+            def changed(state: State, tree: Params) -> Params:
                 # Masks and codebooks are of the model's parameters; projecting a step size would destroy it.
                 owned = self.methods_only(tree)
                 out = change(state, self.model_only(tree))
@@ -130,7 +130,7 @@ class Trainables:
 
             return changed
 
-        def storage(state: State, tree: Params) -> dict[str, Any]:
+        def storage(state: State, tree: Params) -> dict[str, Storage]:
             params, learned = pair(tree)
             assert transform.storage is not None
             return (

@@ -32,18 +32,18 @@ def test_defaults_reach_their_sparsity_in_a_stage_of_any_length(method):
     fresh = method_used.build(begin=0, steps=1).init(PARAMS)
     for length in LENGTHS:
         for segment_steps in (None, 7):
-            full_chunks = [
+            stages = [
                 Stage("before", steps=5),
                 Stage("pruned", methods=(method_used,), segment_steps=segment_steps, **length),
             ]
-            config = Experiment(batch_size=BATCH, stages=full_chunks)
+            config = Experiment(batch_size=BATCH, stages=stages)
             plans = resolve(config, EXAMPLES)
             validate_lengths(plans)
-            length = plans[1].length
+            planned = plans[1].length
             state = fresh
             for segment in segments(config, EXAMPLES):
                 if segment.stage == 1:
-                    state = update(state, segment.start, length.start, length.steps, length.last_update)
+                    state = update(state, segment.start, planned.start, planned.steps, planned.last_update)
             assert (float(state.sparsity), int(state.masks["kernel"].sum())) == (np.float32(0.9), 20), length
     assert update._cache_size() == 1
 
