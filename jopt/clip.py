@@ -104,6 +104,8 @@ def _map(function: Any, params: Params, low: Number, high: Number, rules: Rules,
 
 
 def _bound(bound: Number, factor: float, dtype: Any) -> jax.Array:
+    # The product is rounded to the leaf's dtype once: two roundings could put a bound beyond the range that was
+    # asked for.
     wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
     return (jnp.asarray(bound).astype(wide) * jnp.asarray(factor).astype(wide)).astype(dtype)
 
@@ -237,6 +239,8 @@ class Range(Method):
         del begin, steps, last_update
         known(self).validate("")
 
+        # On the stored weights after each step, as in BinaryConnect: clipping only what the model sees would let a
+        # weight grow on, and it could not change its sign again for as many steps.
         def constrain(state: State, params: Params) -> Params:
             del state
             return clip_params(params, self.low, self.high, self.rules, layers)

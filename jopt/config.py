@@ -3,7 +3,7 @@
 A config is a tree of dataclasses, whose leaves are `bool`, `int`, `float`, `str`, `None`, functions and classes
 that a reference can name (`jopt.reference`) and (nested) tuples of these; a `list` or a `tuple` holds
 dataclasses. Where a field is declared a base class, such as `jopt.method.Method`, its value may be of any class
-that derives from it, of jopt's or somebody else's: JSON names it under `class`. Each package owns the dataclass
+that derives from it, also from outside jopt: JSON names it under `class`. Each package owns the dataclass
 beside the function that reads it; this file owns what is the same for all of them.
 """
 
@@ -74,7 +74,8 @@ def fields(config: Any) -> Iterator[tuple[dataclasses.Field, Any, Any]]:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The resolved types of a dataclass's fields; resolving them takes longer than all else in a grid's check."""
+    """The resolved types of a dataclass's fields."""
+    # Cached, as resolving annotations takes longer than everything else in the check of a grid.
     return typing.get_type_hints(cls)
 
 
@@ -122,11 +123,13 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
         if origin is list or (len(args) == 2 and args[1] is Ellipsis):
             return all(matches(v, args[0], inner) for v, inner in zip(value, paths, strict=True))
         return len(value) == len(args) and all(map(matches, value, args, paths))
+    # Checked field by field here, so that an error names the inner field and not the whole value.
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, typing.cast(type, hint)):
             return False
         check_types(value, path)
         return True
+    # `True` is an int to Python, but a flag in a numeric field is a mistake.
     if hint is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if hint is int:
@@ -265,7 +268,7 @@ def _may_be_reference(hint: Any) -> bool:
 
 
 def is_node(value: Any) -> bool:
-    """Whether a value is a dataclass instance, which has fields of its own."""
+    """Whether a value is a dataclass instance."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -330,6 +333,7 @@ def map_leaves(config: C, change: Callable[[str, Any, dataclasses.Field, Any], A
 
 def replaced(config: C, values: Mapping[str, Any]) -> C:
     """A copy of a dataclass, frozen or not, with these fields set."""
+    # Without `__init__`: a frozen dataclass with checks in `__post_init__` could not hold tracers.
     new = copy.copy(config)
     for name, value in values.items():
         object.__setattr__(new, name, value)
@@ -351,6 +355,7 @@ def changed(config: Any, path: str = "") -> dict[str, Any]:
             default = field.default_factory()
         else:
             default = dataclasses.MISSING
+        # Compared as JSON, by type first: 0 and 0.0 and False are equal in Python, but not as configs.
         if type(value) is type(default) and encode(value, hint, path=field.name) == encode(
             default, hint, path=field.name
         ):

@@ -50,7 +50,7 @@ class Storage(NamedTuple):
 class ParamTransform(NamedTuple):
     """A transform of parameters, made of pure functions on any pytree.
 
-    The first three are all that a loop must call. A loop that holds the parameters *in the transform's subspace*
+    A loop must call only the first three. A loop that holds the parameters *in the transform's subspace*
     (pruned entries at zero, shared entries equal) is faster, and its optimizer's moments are right: see `project`.
 
     Attributes:

@@ -102,6 +102,7 @@ def kmeans(
         description = f"{jnp.asarray(mask).dtype} of shape {jnp.shape(mask)}"
         raise ValueError(f"mask must be bool of shape {w.shape}, got {description}")
     counted = jnp.ones(w.size, jnp.bool_) if mask is None else jnp.asarray(mask).reshape(-1)
+    # The limit is a number in the program, so that a sweep over it compiles once.
     limit = jnp.asarray(iterations).astype(jnp.int32)
     fitted = _fit(w.reshape(-1), counted, limit, key, k=k, start=start, keep_zero=bool(keep_zero))
     return fitted._replace(assignments=fitted.assignments.reshape(w.shape))
@@ -178,6 +179,7 @@ def _fit(
     w: jax.Array, counted: jax.Array, limit: jax.Array, key: Key | None, *, k: int, start: str, keep_zero: bool
 ) -> Clusters:
     x = w.astype(jnp.float32)
+    # Zero is not a centroid that k-means may move: pruned weights would come back as small numbers.
     has_zero = jnp.any(x == 0) if keep_zero else jnp.zeros((), jnp.bool_)
     fitting = counted & (x != 0) if keep_zero else counted
     # The last of the k slots is not used where zero takes one; infinity keeps it away from every entry.
@@ -202,7 +204,7 @@ def _fit(
         shifted = jnp.concatenate([jnp.zeros(1, jnp.float32), centroids[:-1]])
         centroids = jnp.where(has_zero, shifted, centroids)
         codes = jnp.where(x == 0, 0, codes + has_zero.astype(jnp.int32))
-    # Nothing to fit: no entry counts, or all are zero.
+    # Infinite where there is nothing to fit: no entry counts, or all are zero.
     centroids = jnp.where(jnp.isfinite(centroids), centroids, 0.0)
     apart = jnp.where(counted, x - take(centroids, codes), 0.0)
     return Clusters(
@@ -218,6 +220,7 @@ def _fit(
 def _smallest(x: jax.Array, counted: jax.Array, count: int) -> jax.Array:
     """The `count` smallest distinct values among the counted, in order, then infinity."""
 
+    # Passes over the values and not a sort, which costs as much as hundreds of them.
     def following(low, _):
         value = jnp.where(counted & (x > low), x, jnp.inf).min()
         return value, value

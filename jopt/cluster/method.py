@@ -100,6 +100,8 @@ class Share(Method):
 
     def validate_length(self, path: str, *, begin: int, steps: int, last_update: int) -> None:
         """Raises `ConfigError` where the codebooks are due after the stage's last update."""
+        # Computed as the program does, in float32: rounded otherwise, the check could pass where the update comes
+        # late.
         due = int(begin + jnp.round(jnp.float32(self.begin) * jnp.float32(steps)))
         accepted = (
             f"such that the codebooks are chosen at step {last_update} or before, where the stage's last segment "
@@ -113,6 +115,7 @@ class Share(Method):
         """The transform, whose codebooks are chosen by the first update at or after its begin."""
         del last_update
         known(self).validate("")
+        # `begin` is a share of the stage, and may be traced: the step is computed in the program.
         wait = jnp.asarray(self.begin, jnp.float32) * jnp.asarray(steps).astype(jnp.float32)
         transform = share(
             self.clusters,
@@ -129,6 +132,8 @@ class Share(Method):
 
     def freeze(self, *, layers: Layers | None = None) -> ParamTransform:
         """A chosen codebook moves no more by itself, and must see which of its weights are pruned later."""
+        # Not `hold`: its `update` does nothing, but a mask that a later stage chooses must reach the cluster of
+        # zeros.
         return dataclasses.replace(self, begin=0.0).build(layers=layers)
 
     def plan(self, params: Params, layers: Layers | None = None) -> list[PlanRow]:
@@ -185,6 +190,8 @@ class Share(Method):
                 if (distinct := np.unique(copy).size) > k:
                     where = f"{name} of copy {i}" if copies else name
                     problems.append(f"{where}: {distinct} distinct values where at most {k} are shared")
+            # Compared on the host with what the state promises, not with what `apply` computes: that would always
+            # agree.
             zeros = (codes == 0) & np.asarray(shared.has_zero).reshape(-1, *[1] * (codes.ndim - 1))
             if wrong := int((values[zeros] != 0).sum()):
                 problems.append(f"{name}: {wrong} of {int(zeros.sum())} weights that are kept at zero are not zero")

@@ -81,8 +81,8 @@ def share(
 
     With `keep_zero` exact zeros, which are pruned weights, have cluster 0 to themselves and stay exactly zero.
     Weights that are pruned later join them at the next `update`; if there was no zero before, the codebook is
-    chosen anew, so that there are never more than k values. Zeros stay zero for good: grow weights back before
-    sharing, not after. Without `keep_zero` a zero is a value like others, and moves to its cluster's mean.
+    chosen again, so that there are never more than k values. Zeros stay zero: grow weights back before sharing, not
+    after. Without `keep_zero` a zero is a value like others, and moves to its cluster's mean.
 
     The mean is exact where all members are equal: projecting twice changes no bit, and shared values on an integer
     grid stay there. In bfloat16 and float16 means are taken in float32 and rounded, so values may coincide.
@@ -91,14 +91,14 @@ def share(
       clusters: k, the number of distinct values of a leaf, zero included, where no rule says otherwise.
       start: the first centroids of k-means: 'linear', 'density' or 'kmeans++' (then `update` needs a key).
       iterations: of k-means, at most; may be traced.
-      keep_zero: whether exact zeros are a value of their own.
+      keep_zero: whether exact zeros are a separate value.
       trained: whether centroids move. If not, the model sees the codebook as it was chosen, and gradients are zero.
       gradient: 'mean' or 'sum', within a cluster.
       begin: the step from which an `update` chooses the codebooks; may be traced.
       rules: pairs of a pattern of a parameter's whole path, and its number of clusters, or None to leave it alone.
         Without one, floating weights share.
       layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, and which axes are
-        copies of a stacked layer, each with a codebook of its own. None: what names and shapes say.
+        copies of a stacked layer, each with its own codebook. None: what names and shapes say.
 
     Returns:
       A `ParamTransform` with the state `ShareState`.
@@ -151,6 +151,7 @@ def share(
             one = partial(_update, start=start, keep_zero=keep_zero, trained=trained)
             if not stack:
                 return one(shared, w, state.active, due, limit, subkey)
+            # Stacked copies are layers of their own: one codebook for all would join weights that never meet.
             copies = to_copies(w, stack)
             keys = None if subkey is None else jax.random.split(subkey, copies.shape[0])
             over = (0, 0, None, None, None, None if keys is None else 0)
@@ -194,7 +195,7 @@ def clusters_by_leaf(
     """The number of values for each leaf, in leaf order; None leaves it alone.
 
     Without a matching rule, floating weights share, and others (biases, norms) do not: what is a weight is said by
-    its role (`jopt.layers`). Each copy of a stacked layer has as many values of its own.
+    its role (`jopt.layers`). Each copy of a stacked layer has as many values.
 
     Args:
       params: a pytree of arrays (or shapes, as `jax.eval_shape` gives them).
@@ -262,6 +263,7 @@ def _map(
             return part
 
         def one(inner: KeyPath, x: jax.Array) -> jax.Array:
+            # A moment of another shape would be projected by indices that mean something else.
             check_shape((*path, *inner), jnp.shape(x), shared.assignments.shape)
             stack = stack_of(path_name(path), shared.assignments.shape)
             if not stack:
@@ -276,7 +278,7 @@ def _map(
 
 
 def _split(shared: Shared, stack: tuple[int, ...]) -> Shared:
-    """With the assignments of each copy by themselves, as the other fields are."""
+    """With assignments [copies, ...], as the other fields are."""
     return shared._replace(assignments=to_copies(shared.assignments, stack))
 
 
@@ -304,6 +306,9 @@ def _update(
 ) -> Shared:
     is_zero = w == 0
     first_zeros = jnp.any(is_zero) & ~shared.has_zero if keep_zero else jnp.zeros((), jnp.bool_)
+    # Chosen once. Later updates keep the assignments, which the trained centroids belong to, and only let weights
+    # that were pruned meanwhile join the cluster of zeros; the first zeros need a slot, so the codebook is chosen
+    # again.
     chosen = due & (~active | first_zeros)
 
     def choose():
@@ -324,6 +329,7 @@ def _update(
 
 def _with_counts(assignments: jax.Array, centroids: jax.Array, has_zero: jax.Array) -> Shared:
     codes, k = assignments.reshape(-1), centroids.size
+    # Sizes and a member of each cluster are kept, as they change only here and every step's means need them.
     index = jnp.arange(codes.size, dtype=jnp.int32)
     members = jax.ops.segment_min(index, codes.astype(jnp.int32), k)
     return Shared(
@@ -343,6 +349,7 @@ def _cluster_values(shared: Shared, x: jax.Array) -> jax.Array:
     return jnp.where(first & shared.has_zero, jnp.zeros((), means.dtype), means)
 
 
+# Jitted by itself: an eager call, as in a notebook, would else compile each operation as a program of its own.
 @jax.jit
 def _means(shared: Shared, x: jax.Array) -> jax.Array:
     return take(_cluster_values(shared, x).astype(x.dtype), shared.assignments)

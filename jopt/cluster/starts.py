@@ -170,6 +170,7 @@ def split_cells(x: jax.Array, counted: jax.Array, first: jax.Array, cells: int) 
       >>> found.means.tolist(), found.counts.tolist()
       ([0.5, 2.0, 100.0], [2.0, 1.0, 1.0])
     """
+    # Entries that do not count take part with weight 0: under `jit` they cannot be left out.
     on = counted.astype(jnp.float32)
 
     def one_round(carry):

@@ -49,6 +49,8 @@ def tie(groups: Sequence[str]) -> ParamTransform:
         find_groups(patterns, params)
         return ()
 
+    # By pattern at every call and not by remembered positions: the trees of moments hold other leaves than
+    # `params`.
     def change(tree, function, groups=patterns):
         leaves, structure = jax.tree.flatten(tree)
         for group in find_groups(groups, tree):
@@ -139,6 +141,7 @@ def _see_tied_forward(group):
 
 
 def _see_tied_backward(residuals, gradients):
+    # The mean is symmetric, so its transpose is itself; autodiff through the differences would round.
     del residuals
     return ((_mean(gradients),) * len(gradients),)
 

@@ -45,6 +45,7 @@ def loss(student_logits: jax.Array, teacher_logits: jax.Array, temperature: Numb
     """
     student, teacher = pair("logits", student_logits, teacher_logits)
     t = _temperature(temperature)
+    # From logarithms: log(softmax) of large logits would be log(0), and the difference NaN.
     log_p, log_q = (jax.nn.log_softmax(x / t) for x in (teacher, student))
     divergence = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
     return t * t * divergence.mean()
@@ -96,6 +97,7 @@ def combine(hard_loss: Number, soft_loss: Number, weight: Number) -> tuple[jax.A
       (1.25, {'hard': 2.0, 'soft': 1.0})
     """
     check_number("weight", weight, lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
+    # In float32, as a weight such as 0.9 has three digits in bfloat16.
     hard, soft, share = (jnp.asarray(x).astype(jnp.float32) for x in (hard_loss, soft_loss, weight))
     return (1 - share) * hard + share * soft, {"hard": hard, "soft": soft}
 
@@ -171,6 +173,7 @@ def similarity(student: jax.Array, teacher: jax.Array) -> jax.Array:
             "student and teacher features must be [batch, ...] of one batch, "
             f"got shapes {student.shape} and {teacher.shape}"
         )
+    # Rows are examples, so the two matrices have one shape whatever the widths of the layers.
     difference = _normalized(_gram(student)) - _normalized(_gram(teacher))
     return jnp.mean(jnp.square(difference))
 
@@ -203,6 +206,7 @@ def attention(student: jax.Array, teacher: jax.Array) -> jax.Array:
             "student and teacher features must be [batch, positions ..., channels] with the same positions, "
             f"got shapes {student.shape} and {teacher.shape}"
         )
+    # Over channels, so that networks of different widths compare, as long as positions agree.
     maps = [_normalized(jnp.sum(x * x, -1).reshape(x.shape[0], -1)) for x in (student, teacher)]
     return jnp.sum(jnp.square(maps[0] - maps[1]), axis=-1).mean()
 
@@ -236,7 +240,9 @@ def pair(operand: str, student: jax.Array, teacher: jax.Array) -> tuple[jax.Arra
 
 
 def fixed(operand: str, x: jax.Array) -> jax.Array:
-    """`x` in float32, through which no gradient goes."""
+    """`x` in float32, without gradient."""
+    # A teacher may share parameters with the student (an earlier stage): it must not be trained by the student's
+    # loss.
     return jax.lax.stop_gradient(float32(operand, x))
 
 

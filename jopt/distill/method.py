@@ -1,4 +1,4 @@
-"""Distillation as a method of a stage: what a student learns, from whom, and how much of it."""
+"""Distillation as a method of a stage: the teacher, the loss between the two networks, and its weight."""
 
 import dataclasses
 import math
@@ -40,6 +40,7 @@ class Features:
         require(bool(self.pairs), field, self.pairs, "one or more pairs of layers")
         for i, pair in enumerate(self.pairs):
             require(all(n.strip() for n in pair), f"{field}[{i}]", pair, "a student's layer and a teacher's layer")
+            # Twice the same pair would silently double its weight.
             require(self.pairs.index(pair) == i, f"{field}[{i}]", pair, "another pair than those before it")
         self.function(join_path(path, "loss"))
         _number(path, "weight", self.weight, lambda x: x > 0, "a finite number above 0")
@@ -67,7 +68,7 @@ class Features:
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(Method):
-    """What every distillation has; a class of another loss derives from it and overrides `soft_loss`.
+    """The fields of every distillation; a class for another loss derives from it and overrides `soft_loss`.
 
     The loss is `(1 - weight) hard + weight soft + features.weight features(...)`. It lasts one stage.
 
@@ -80,6 +81,7 @@ class Distillation(Method):
 
     name: ClassVar[str] = "distill"
     rank: ClassVar[int] = 70
+    # A later stage trains on labels unless it names a teacher: nothing of distillation is left in the network.
     persists: ClassVar[bool] = False
     chooses: ClassVar[bool] = False
 
@@ -141,9 +143,11 @@ class Distillation(Method):
         soft = self.soft_loss(student_logits, teacher_logits)
         total, parts = combine(float32("hard_losses", hard_losses).mean(), soft, self.weight)
         if self.features is not None:
+            # Checked here too, where a number that was swept arrives: `validate` saw the config's own.
             check_number("features.weight", self.features.weight, lambda x: x >= 0, "a finite number, at least 0")
             parts["features"] = self.features(student_features or {}, teacher_features or {})
             total += jnp.asarray(self.features.weight).astype(jnp.float32) * parts["features"]
+        # Reported and not minimized: soft losses at different temperatures are numbers of different sizes.
         parts["kl"] = loss(jax.lax.stop_gradient(student_logits), teacher_logits, 1.0)
         return total, parts
 

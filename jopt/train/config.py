@@ -15,7 +15,7 @@ STAGE = "stage:"
 
 @dataclasses.dataclass
 class Stage:
-    """A part of a run, with a length, an optimizer and methods of its own.
+    """A part of a run, with its own length, optimizer and methods.
 
     A stage starts from the state that the one before ended in, with a fresh optimizer state and the first step of
     its own schedule. What is None is taken from the experiment. Methods persist: masks, ranges and codebooks of a
@@ -24,7 +24,7 @@ class Stage:
     Attributes:
       name: names the stage in metrics, reports and addresses; unique in its experiment.
       epochs: the stage's length in passes over the training part, or
-      steps: in optimizer steps. At most one of the two; 0 steps apply the stage's methods to what there is.
+      steps: in optimizer steps. At most one of the two; 0 steps apply the stage's methods without training.
       segment_steps: optimizer steps between two updates of masks and codebooks, instead of the experiment's.
       optimizer: the stage's own optimizer.
       model: another network, which starts afresh: a student, say.
@@ -67,8 +67,8 @@ class Experiment:
       seed: initialization, data order, augmentation and dropout are functions of it.
       model: the network.
       data: the data set, its splits and augmentation.
-      optimizer: how parameters move, in every stage that names none of its own.
-      epochs: passes over the training part, in every stage that gives no length of its own.
+      optimizer: how parameters move, in every stage without its own optimizer.
+      epochs: passes over the training part, in every stage without its own length.
       batch_size: examples a step; 0 is the whole training part (gradient descent).
       label_smoothing: this share of the target is spread evenly over the classes (Szegedy et al. 2016, section 7).
       ema_decay: keep an exponential moving average of the parameters with this decay (Polyak and Juditsky 1992),
@@ -85,8 +85,8 @@ class Experiment:
       checkpoint_every: save every so many segments; a stage's end always counts.
       keep_checkpoints: so many latest checkpoints are kept, and the best by validation accuracy.
       pack: end with the packed model, `model.jopt`, whose length is then the result's `bytes`.
-      columns: what is reported of each stage besides the built-in columns: `jopt.columns.Column`s by reference,
-        'package.module:name'.
+      columns: what is reported of each stage in addition to the built-in columns: `jopt.columns.Column`s by
+        reference, 'package.module:name'.
       stages: the parts of the run, one after the other.
     """
 
@@ -110,7 +110,7 @@ class Experiment:
 
 
 def validate(config: Experiment, path: str = "") -> None:
-    """Checks all that can be checked before the data are read.
+    """Checks everything that can be checked before the data are read.
 
     Raises:
       ConfigError: naming the field, its value and what is accepted.

@@ -23,7 +23,7 @@ def parameter_rows(plan: StagePlan, params: Params) -> tuple[tuple[str, ...], li
       params: what the optimizer moves, as arrays or shapes.
 
     Returns:
-      The columns' names, and a row for each parameter: path, shape, role, and what each method makes of it.
+      The columns' names, and a row for each parameter: path, shape, role, and what each method does to it.
 
     Raises:
       ConfigError, RuleError, ValueError: naming the field, where a method cannot have these parameters.

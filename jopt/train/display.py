@@ -1,4 +1,4 @@
-"""What an observer of a run receives, the numbers that stages add to the result, and the report of a run."""
+"""What a run shows: tables for its observer, the numbers that stages add to the result, and the report."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ class Numbers(NamedTuple):
 
     def fields(self, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
         """The fields of result.json: `stages` if there are several, and the last stage's columns from outside."""
-        # A run of a single stage has no `stages`, so the value is at the top level in any case.
+        # A run of a single stage has no `stages`, so the value is always at the top level.
         outside = {c.key: self.stages[-1].get(c.key) for c in measure.load_columns(columns)}
         return outside | ({"stages": self.stages} if len(self.stages) > 1 else {})
 
@@ -213,7 +213,7 @@ def finished_parts(
 
 
 def method_tables(prepared: Prepared, stage: StagePlan) -> list[report.Table]:
-    """What the methods that a stage names make of each parameter and activation; none for one that names none."""
+    """Tables of what a stage's own methods do to each parameter and activation; none if it has no methods."""
     p, tables = prepared, []
     named = any(stage.names(applied) for applied in stage.applied)
     columns, rows = describe.parameter_rows(stage, p.like(stage.index).params) if named else ((), [])

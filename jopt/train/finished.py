@@ -59,10 +59,10 @@ def load(
     model: models.Model | None = None,
     trusted: bool = False,
 ) -> Finished:
-    """Reads the last state of a finished run, and verifies it. A whole run's directory stays as it is.
+    """Reads the last state of a finished run, and verifies it. The directory of an undamaged run is not changed.
 
-    The run's data are read (their shape is the network's), but neither its teacher nor the source that it took
-    parameters from, which may be gone.
+    The run's data are read (their shape decides the network's), but neither its teacher nor the source of its
+    transferred parameters, which may be gone.
 
     Args:
       directory: the run's directory.
@@ -71,7 +71,7 @@ def load(
 
     Raises:
       WorkdirError: if there is no run, it has not finished, it was given other things than these, or its last
-        checkpoint is absent or not the one that its result tells of.
+        checkpoint is absent or does not have the digest of its result.
       CheckpointError: if that checkpoint is damaged.
     """
     files = Workdir(directory)
@@ -191,7 +191,7 @@ def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
 
 
 def compute_logits(source: Source, arrays: data.Arrays) -> jax.Array:
-    """What `source` makes of every example, normalized as it knows them: float32 [examples, classes]."""
+    """The logits of `source` for every example, normalized with its own numbers: float32 [examples, classes]."""
 
     def one_batch(inputs: jax.Array) -> jax.Array:
         inputs = data.normalize(inputs, jnp.asarray(source.mean), jnp.asarray(source.std))

@@ -150,7 +150,7 @@ def run_segments(
         None where nothing is rewound.
       updated: `stage ->` whether to call `Program.update` before each segment.
       at_boundary: called after each segment; an exception from it ends the loop.
-      state: the state to go on from, with `stage` the stage it was saved in; None starts from nothing.
+      state: the state to resume from, with `stage` the stage it was saved in; None starts a new run.
       stage: see `state`.
 
     Returns:

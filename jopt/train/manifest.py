@@ -91,7 +91,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
 
 def _content_hash(path: Path) -> bytes:
-    """SHA-256 of a file, or of where a link points; of nothing, if it went away or is a directory of its own."""
+    """SHA-256 of a file, or of where a link points; of nothing, if it is gone or is a directory."""
     try:
         if path.is_symlink():
             return hashlib.sha256(os.fsencode(path.readlink())).digest()

@@ -43,7 +43,7 @@ class PackedModel(NamedTuple):
 
     Attributes:
       name: the experiment's.
-      network: the model's config; None where the run was given a model of its own.
+      network: the model's config; None where the run was given a custom model.
       data: the data set's config, without augmentation.
       plain_model: its functions, before methods wrap them.
       wrapping: the methods that wrap it: those that quantize its layers' inputs, say.
@@ -123,12 +123,12 @@ def _options(packing: Packing) -> dict[str, Any]:
 
 
 def metadata(packing: Packing) -> dict[str, Any]:
-    """What a packed file says besides its arrays: as little as rebuilds the network, for every byte counts.
+    """The metadata of a packed file: only what is needed to rebuild the network, as every byte counts.
 
     Configs are held by the fields that differ from their defaults.
 
     Returns:
-      A dictionary for JSON: `name`, `model` (absent for a model of one's own), `data`, `input`, `classes`, `mean`,
+      A dictionary for JSON: `name`, `model` (absent for a custom model), `data`, `input`, `classes`, `mean`,
       `std`, and `activations` where they are quantized.
     """
     config, plan, dataset = packing.config, packing.plan, packing.dataset

@@ -114,7 +114,7 @@ class StagePlan:
 
     @functools.cached_property
     def transform(self) -> ParamTransform:
-        """The transform of all that the optimizer moves."""
+        """The transform of the whole tree that the optimizer moves, trainables included."""
         return self.trainables.wrap(chain(*(transform for _, transform in self.transforms)))
 
     @functools.cached_property

@@ -180,7 +180,7 @@ def init_state(
 def carry_over(plan: StagePlan, masks: tuple[State, ...], before: tuple[State, ...]) -> tuple[State, ...]:
     """The transforms' states at the start of a stage, given fresh ones and those in which the stage before ended.
 
-    A frozen method keeps its state; one that the stage names again says itself what it goes on from.
+    A frozen method keeps its state; a method that the stage names again decides what it continues from (`resume`).
     """
     assert plan.previous is not None
     old = {a.method.name: (a, state) for (a, _), state in zip(plan.previous.transforms, before, strict=True)}
@@ -205,7 +205,7 @@ def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState)
 
 
 def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
-    """The state with masks, ranges and codebooks chosen, and all that is held in their subspace projected."""
+    """The state with masks, ranges and codebooks chosen, and parameters and moments in their subspace."""
     # New examples at each choice, so that masks do not fit a single draw. XLA drops this where nothing needs it.
     inputs, labels = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
     now = p.transform.apply(state.transform_state, state.params)
@@ -266,7 +266,7 @@ def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Ar
     # network that never was; Izmailov et al. (2018) re-estimate them for the same reason.
     key = keys.at(key, "average", state.step)
     inputs, _ = draw_examples(arrays, key, "recalibrate", average_examples(p.plan.batch_size))
-    # All that is no batch statistic (ranges of activations, counts) is as training left it.
+    # Everything but batch statistics (ranges of activations, counts) is taken from training.
     ema = Variables(state.ema.params, state.model_state)
     return state._replace(ema=ema._replace(model_state=recalibrate(p, state, ema, key, inputs)))
 

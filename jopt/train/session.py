@@ -115,7 +115,7 @@ class _Session:
         ends = [segment.mark for segment in p.segments if segment.last]
         with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of)
-            # Read before anything changes, so that a damaged one stops the run as it is.
+            # Read before anything changes, so that a damaged manifest stops the run and is left unchanged.
             launch = Launch(self.files)
             self._check_model(launch.first)
             state, last, rows = self._restore()
@@ -257,7 +257,7 @@ class _Session:
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
         p = self.prepared
-        # `result.json` says that the run is finished, so all that it speaks of must be on disk before it.
+        # `result.json` says that the run is finished, so everything that it describes must be on disk before it.
         self.checkpoints.wait()
         stage = len(p.plans) - 1
         outcomes = [self._outcome(index, state if index == stage else None) for index in range(stage + 1)]

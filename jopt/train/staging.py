@@ -92,7 +92,7 @@ class Staging:
         return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(requested.source))
 
     def origin(self, stage: int) -> tuple[Variables, ...] | None:
-        """What `Program.rewind` is given besides, where a stage starts from an earlier point; else None."""
+        """The further arguments of `Program.rewind` where a stage starts from an earlier point; else None."""
         start = self.prepared.plans[stage].start
         if start == "previous":
             return None

@@ -1,4 +1,4 @@
-"""TrainState: everything that changes while a run goes on, its moving average, and its digest."""
+"""TrainState: everything that changes during a run, its moving average, and its digest."""
 
 import hashlib
 from typing import Any, NamedTuple
@@ -119,7 +119,7 @@ def digest(tree: PyTree) -> str:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """A copy of `tree` in NumPy arrays of its own.
+    """A copy of `tree` in NumPy arrays.
 
     A view would not do: on CPU `np.asarray` may share the buffer, which the next segment is given to overwrite.
     """

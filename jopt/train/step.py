@@ -111,7 +111,7 @@ def step(
 
 
 def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row: jax.Array) -> Batch:
-    """The examples of `row`, augmented with the key of this step, and what the teacher makes of them."""
+    """The examples of `row`, augmented with the key of this step, and the teacher's outputs for them."""
     inputs, labels = arrays.inputs[row], arrays.labels[row]
     # Augmented by (seed, step) and not by an iterator's state: a resumed run sees the same images.
     inputs = data.augment(keys.at(key, "augment", number), inputs, p.plan.data)

@@ -38,7 +38,7 @@ class Trainables:
         )
 
     # Trainables stand under keys of one tree, so that optimizers, moving averages, checkpoints and digests handle
-    # them like any parameter, and rules (a learning rate of their own, say) address them by path.
+    # them like any parameter, and rules (for a smaller learning rate, say) address them by path.
     @property
     def keys(self) -> frozenset[str]:
         """All keys that methods own."""
@@ -68,7 +68,7 @@ class Trainables:
         return {**tree, **owned} if owned else tree
 
     def _owns(self, tree: Params) -> bool:
-        # A tree of another structure (a list, a single array) or without these keys is handed on as it is, not
+        # A tree of another structure (a list, a single array) or without these keys is returned unchanged, not
         # copied: `wrap` is also used on trees such as moments, in which an optimizer may keep nothing for a key.
         return isinstance(tree, Mapping) and not self.keys.isdisjoint(tree)
 

@@ -197,7 +197,7 @@ class Workdir(Directory):
             differ = [f"{k} ({a.get(k)!r} there, {b.get(k)!r} now)" for k in a | b if a.get(k) != b.get(k)]
             raise WorkdirError(
                 f"workdir {self.path} holds another run; it differs in {'; '.join(differ)}. Nothing was changed: "
-                "give another directory, or the same config to go on with that run"
+                "give another directory, or the same config to resume that run"
             )
         return True
 
