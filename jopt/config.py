@@ -22,7 +22,7 @@ C = TypeVar("C")
 
 
 class ConfigError(ValueError):
-    """A config field holds what it must not.
+    """A config field has a value that is not accepted.
 
     Args:
       field: dotted path of the field, such as `optimizer.learning_rate`.

@@ -126,7 +126,7 @@ def lookup(clusters: Clusters, dtype: DTypeLike = jnp.float32) -> jax.Array:
 
 
 def check_clusters(k: int, keep_zero: bool = False, where: str = "k") -> int:
-    """`k` as an int; raises `ValueError` if it is no number of clusters.
+    """`k` as an int; raises `ValueError` if it is not a number of clusters.
 
     Example:
       >>> check_clusters(1, keep_zero=True)

@@ -131,7 +131,7 @@ class Share(Method):
         return transform._replace(needs=transform.needs | {"zeros"})
 
     def freeze(self, *, layers: Layers | None = None) -> ParamTransform:
-        """A chosen codebook moves no more by itself, and must see which of its weights are pruned later."""
+        """The transform with a frozen codebook, in which weights that are pruned later still become zero."""
         # Not `hold`: its `update` does nothing, but a mask that a later stage chooses must reach the cluster of
         # zeros.
         return dataclasses.replace(self, begin=0.0).build(layers=layers)

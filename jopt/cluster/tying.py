@@ -170,7 +170,7 @@ class Tie(Method):
     groups: tuple[str, ...] = ()
 
     def validate(self, path: str = "tie") -> None:
-        """Raises `ConfigError` without groups, or for a pattern that is no regular expression."""
+        """Raises `ConfigError` without groups, or for a pattern that is not a regular expression."""
         check_types(self, path)
         field = join_path(path, "groups")
         require(bool(self.groups), field, self.groups, "patterns of one or more groups")
@@ -178,7 +178,7 @@ class Tie(Method):
             check_regex(f"{field}[{i}]", pattern)
 
     def validate_with(self, context: Context) -> None:
-        """Raises `ConfigError` where another method would treat tied layers, each by itself, unalike."""
+        """Raises `ConfigError` where another method would treat tied layers differently."""
         order = [applied.method.name for applied in context.applied]
         for other in context.applied:
             offending = other.method.treats_equal_layers_alike()

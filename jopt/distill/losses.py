@@ -11,12 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jaxtyping import Array, Float
 
 from jopt.hyper import check_number
 from jopt.typing import Number
 
 
-def loss(student_logits: jax.Array, teacher_logits: jax.Array, temperature: Number) -> jax.Array:
+def loss(
+    student_logits: Float[Array, "*batch classes"],
+    teacher_logits: Float[Array, "*batch classes"],
+    temperature: Number,
+) -> Float[Array, ""]:
     """Divergence of the student's softened outputs from the teacher's, times T squared.
 
     `T^2 mean_batch sum_classes p (log p - log q)` with `p = softmax(teacher / T)`, `q = softmax(student / T)`
@@ -51,7 +56,9 @@ def loss(student_logits: jax.Array, teacher_logits: jax.Array, temperature: Numb
     return t * t * divergence.mean()
 
 
-def mse(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
+def mse(
+    student_logits: Float[Array, "*batch classes"], teacher_logits: Float[Array, "*batch classes"]
+) -> Float[Array, ""]:
     """Mean over batch and classes of the squared difference of logits.
 
     `mean_batch mean_classes (student - teacher)^2`. Ba and Caruana (2014, eq. 1) have the half of the sum over
@@ -145,7 +152,7 @@ def feature_mse(student: jax.Array, teacher: jax.Array, regressor: jax.Array | N
     return jnp.mean(jnp.square(student - teacher))
 
 
-def similarity(student: jax.Array, teacher: jax.Array) -> jax.Array:
+def similarity(student: Float[Array, "batch ..."], teacher: Float[Array, "batch ..."]) -> Float[Array, ""]:
     """Mean squared difference of the similarities that two layers see between the examples of a batch.
 
     `|G_s - G_t|_F^2 / batch^2`, where `G = Q Q^T`, each row divided by its L2 norm, and Q holds an example's
@@ -178,7 +185,9 @@ def similarity(student: jax.Array, teacher: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(difference))
 
 
-def attention(student: jax.Array, teacher: jax.Array) -> jax.Array:
+def attention(
+    student: Float[Array, "*positions channels"], teacher: Float[Array, "*positions teacher_channels"]
+) -> Float[Array, ""]:
     """Squared distance of two layers' attention maps: where in the input their activations are large.
 
     `mean_batch |a_s - a_t|^2`, where `a = A / |A|` and `A = sum_channels x^2`, over positions (Zagoruyko and

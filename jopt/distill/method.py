@@ -34,7 +34,7 @@ class Features:
     weight: float = 1.0
 
     def validate(self, path: str) -> None:
-        """Raises `ConfigError` for a pair that is empty or there twice, an unknown loss or a weight of 0."""
+        """Raises `ConfigError` for an empty or repeated pair, an unknown loss or a weight of 0."""
         check_types(self, path)
         field = join_path(path, "pairs")
         require(bool(self.pairs), field, self.pairs, "one or more pairs of layers")
@@ -90,7 +90,7 @@ class Distillation(Method):
     features: Features | None = None
 
     def validate(self, path: str = "distill") -> None:
-        """Raises `ConfigError` without a teacher, or for a weight out of range; whether it exists is seen later."""
+        """Raises `ConfigError` without a teacher's name, or for a weight out of range."""
         check_types(self, path)
         accepted = f"the directory of a finished run, or {STAGE}<name of an earlier stage>"
         require(bool(self.teacher.removeprefix(STAGE).strip()), join_path(path, "teacher"), self.teacher, accepted)

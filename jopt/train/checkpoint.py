@@ -63,7 +63,7 @@ class Checkpoints:
         from orbax.checkpoint import v1
 
         ocp: Any = v1  # Orbax's annotations of its own policies and paths do not fit one another.
-        logging.getLogger("absl").addFilter(_about_nothing)
+        logging.getLogger("absl").addFilter(_is_worth_logging)
         self.directory = Path(directory).absolute()
         self._damaged = [self._set_aside(path, "its metrics") for path in _with_unreadable_metrics(self.directory)]
         policies = ocp.training.preservation_policies
@@ -210,7 +210,7 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 
 def _with_unreadable_metrics(directory: Path) -> list[Path]:
-    """Checkpoints that Orbax would trip over as it opens their directory."""
+    """Checkpoints that would make Orbax fail when it opens their directory."""
     unreadable = []
     for path in sorted(directory.glob("[0-9]*")) if directory.is_dir() else []:
         try:
@@ -221,6 +221,6 @@ def _with_unreadable_metrics(directory: Path) -> list[Path]:
     return unreadable
 
 
-def _about_nothing(record: logging.LogRecord) -> bool:
+def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Drops Orbax's warning that a checkpoint part without arrays has no arrays to merge."""
     return "Skipping merge of OCDBT checkpoints" not in record.getMessage()

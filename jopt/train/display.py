@@ -157,7 +157,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
 def observe_training(
     observer: report.Observer, prepared: Prepared, files: Workdir, rows: list[metrics.Row]
 ) -> Iterator[Callable[[list[metrics.Row]], None]]:
-    """Tells an observer of metric rows, and mirrors them as TensorBoard events.
+    """Sends metric rows to an observer, and writes them as TensorBoard events.
 
     Args:
       observer: receives the metrics.

@@ -59,7 +59,7 @@ def truncate(path: str | os.PathLike[str], keep: Callable[[Row], bool]) -> list[
 
 
 def without_timing(rows: list[Row]) -> list[Row]:
-    """The rows without what no two launches share.
+    """The rows without the fields that differ between equal runs.
 
     Example:
       >>> without_timing([{"step": 1, "loss": 0.5, "steps_per_second": 93.1}])

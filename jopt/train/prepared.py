@@ -63,7 +63,7 @@ class Prepared(NamedTuple):
         return self.dataset.train.inputs.shape[1:]
 
     def program(self, plan: StagePlan) -> Program:
-        """The program of a stage, of segments as long as it says."""
+        """The program of a stage, for segments of the stage's usual length."""
         return self.program_of(plan.index, plan.length.segment_steps)
 
     def boundary(self, mark: int) -> schedule.Segment:
@@ -212,7 +212,7 @@ def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
 
 
 def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int, ...]) -> None:
-    """Raises ConfigError unless the layers that a student is to match are there, in it and in its teacher."""
+    """Raises ConfigError unless the layers that a student matches exist, in the student and in its teacher."""
     distillation = stage.distillation
     if distillation is None or distillation.features is None:
         return

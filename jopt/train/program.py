@@ -33,7 +33,7 @@ class Program(NamedTuple):
         also calibrates activations and re-estimates batch statistics.
       evaluate: `(state, hyper, data) -> metrics`: `loss` and `accuracy`, means over all of `data`.
       rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
-        what `Stage.start` draws, under the masks that were chosen; the optimizer has seen nothing.
+        what `Stage.start` draws, under the masks that were chosen; the optimizer starts afresh.
       predict: `(state, hyper, data) -> logits`, float32 [examples, classes].
       seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `evaluated(state)`,
         the parameters masked, shared and quantized.
@@ -195,7 +195,7 @@ def carry_over(plan: StagePlan, masks: tuple[State, ...], before: tuple[State, .
 
 
 def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState) -> TrainState:
-    """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
+    """The state with these parameters, in the transform's subspace, and with fresh moments."""
     # The step relies on parameters and moments being in the subspace already, so a stage must begin in it.
     # Some optimizers begin with moments that are not zero (Adagrad's accumulator): these are projected too.
     params = p.constrain(state.transform_state, p.project(state.transform_state, params))
@@ -234,7 +234,7 @@ def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
 
 
 def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
-    """What happens once, when a stage's masks are chosen: methods calibrate, batch statistics are re-estimated."""
+    """The state after a stage's first choice of masks: methods are calibrated, batch statistics re-estimated."""
     params, model_state = state.params, state.model_state
     # Trainables of the stage's own methods get their first values only now: a step size is fitted to the weights
     # that it quantizes, and which of them survive was not known before.

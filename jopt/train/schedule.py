@@ -65,12 +65,12 @@ def batch_size(config: Experiment, examples: int) -> int:
 def stages(config: Experiment, examples: int) -> list[StageSteps]:
     """Each stage's place and length in steps, given the number of training examples."""
     epoch = examples // batch_size(config, examples)
-    out, start, count = [], 0, 0
+    lengths, start, count = [], 0, 0
     for index, stage in enumerate(config.stages):
         steps = (stage.epochs or config.epochs) * epoch if stage.steps is None else stage.steps
         length = stage.segment_steps or config.segment_steps or epoch
-        out.append(StageSteps(start, steps, min(length, steps)))
-        start, count = start + steps, count + (-(-steps // out[-1].segment_steps) if steps else 1)
+        lengths.append(StageSteps(start, steps, min(length, steps)))
+        start, count = start + steps, count + (-(-steps // lengths[-1].segment_steps) if steps else 1)
         name = "epochs" if stage.steps is None else "steps"
         stage_length = getattr(stage, name)
         field, value = (f"stages[{index}].{name}", stage_length) if stage_length else ("epochs", config.epochs)
@@ -78,7 +78,7 @@ def stages(config: Experiment, examples: int) -> list[StageSteps]:
         require(start < 2**31, field, value, f"such that the run has fewer than 2**31 steps (an epoch has {epoch})")
         accepted = f"long enough that the run has at most {MAX_SEGMENTS} segments, and not {count}"
         require(count <= MAX_SEGMENTS, "segment_steps", config.segment_steps, accepted)
-    return out
+    return lengths
 
 
 def segments(config: Experiment, examples: int) -> Iterator[Segment]:

@@ -238,7 +238,7 @@ class _Session:
             )
 
     def _check(self, stage: int, state: TrainState) -> None:
-        """Raises InvariantError unless what the stage's methods hold is held in what the model sees."""
+        """Raises InvariantError unless the invariants of the stage's methods hold in what the model sees."""
         plan = self.prepared.plans[stage]
         if not plan.transforms:
             return

@@ -132,7 +132,7 @@ AVERAGE_EXAMPLES = 1024
 
 def start_average(params: Params, model_state: ModelState) -> Variables:
     """The average before its first step: a copy of the parameters and their model state."""
-    # A copy, as the buffers of `params` are donated to the next segment.
+    # A copy, as a buffer that both share could not be donated to the next segment for each of them.
     return jax.tree.map(jnp.copy, Variables(params, model_state))
 
 

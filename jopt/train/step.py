@@ -164,8 +164,8 @@ def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array) -> PyTr
     parts = []
     if full_rows:
         folded = [a[:full_rows].reshape(-1, size, *a.shape[1:]) for a in arrays]
-        out = jax.lax.map(lambda xs: fn(*xs), tuple(folded))
-        parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out))
+        results = jax.lax.map(lambda xs: fn(*xs), tuple(folded))
+        parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results))
     if full_rows < rows:
         parts.append(fn(*(a[full_rows:] for a in arrays)))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)

@@ -111,8 +111,8 @@ class Trainables:
                 # A wrapped network reads its own trainables (clipping levels of activations) from the parameters it
                 # is given.
                 network_values = {k: self._value(tree, k) for k in self.methods_only(tree) if k in self.seen}
-                out = see(inner, state, params, learned)
-                return {**out, **network_values} if network_values else out
+                seen = see(inner, state, params, learned)
+                return {**seen, **network_values} if network_values else seen
 
             return apply
 
@@ -125,8 +125,8 @@ class Trainables:
             def changed(state: State, tree: Params) -> Params:
                 # Masks and codebooks are of the model's parameters; projecting a step size would destroy it.
                 owned = self.methods_only(tree)
-                out = change(state, self.model_only(tree))
-                return {**out, **owned} if owned else out
+                params = change(state, self.model_only(tree))
+                return {**params, **owned} if owned else params
 
             return changed
 
