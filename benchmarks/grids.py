@@ -227,7 +227,7 @@ def grid(config: Experiment, count: int) -> Grid:
     p = lifted(Chunk(first_trials, count, layout, prepared), Lift(layout))
     program = p.program_of(0, p.plans[0].length.segment_steps)
     # On the host: each contender puts its own copy on its devices, and its segment may write there.
-    initial = to_host(jax.jit(program.init)(p.place(keys.roots(p.values["seed"])), p.values))
+    initial = to_host(jax.jit(program.init)(p.to_device(keys.roots(p.values["seed"])), p.values))
     return Grid(first_trials, prepared, initial)
 
 

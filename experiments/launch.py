@@ -24,8 +24,7 @@ from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
 from jopt.train.packed import PackedError
-from jopt.train.signals import StopRequested
-from jopt.train.workdir import WorkdirError
+from jopt.train.workdir import StopRequested, WorkdirError
 from jopt.transfer import TransferError
 
 

@@ -22,8 +22,8 @@ from jopt.measure import latency
 from jopt.quantize import integer
 from jopt.report import formats
 from jopt.train import packed
-from jopt.train.batches import cross_entropy, in_batches
 from jopt.train.program import EVALUATION_BATCH
+from jopt.train.step import cross_entropy, in_batches
 
 _DATA = flags.DEFINE_string("data", None, "Name of the data set; by default the one that the model was trained on.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")

@@ -66,7 +66,7 @@ def check_regex(field: str, pattern: str) -> None:
 def check_rules(
     rules: Sequence[tuple[str, Any]], field: str, check_value: Callable[[str, Any], None] | None = None
 ) -> None:
-    """Checks rules from path patterns to values. Whether they match parameters, only a plan can tell.
+    """Checks rules from path patterns to values. Whether they match parameters is known only in a plan.
 
     Args:
       rules: pairs of a regular expression and a value.
@@ -87,7 +87,7 @@ def check_rules(
 
 
 def choose(field: str, value: str | T, built_in: Mapping[str, T]) -> T:
-    """What fills an open place.
+    """The object that fills an open place.
 
     Args:
       field: its path, for the message.

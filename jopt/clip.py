@@ -17,12 +17,13 @@ from jopt.hyper import as_traced, known
 from jopt.layers import Layers, PlanRow, parameters
 from jopt.method import Method
 from jopt.transform import Params, ParamTransform, State, identity
+from jopt.typing import Number
 
 Rules = Sequence[tuple[str, float | None]]
 
 
 def clip_params(
-    params: Any, low: Any = -1.0, high: Any = 1.0, rules: Rules = (), layers: Layers | None = None
+    params: Params, low: Number = -1.0, high: Number = 1.0, rules: Rules = (), layers: Layers | None = None
 ) -> Any:
     r"""The nearest parameters in a range, $w \mapsto \min(\max(w, l), h)$.
 
@@ -54,7 +55,7 @@ def clip_params(
     return _map(_clipped, params, low, high, rules, layers)
 
 
-def clip(low: Any = -1.0, high: Any = 1.0, rules: Rules = (), layers: Layers | None = None) -> ParamTransform:
+def clip(low: Number = -1.0, high: Number = 1.0, rules: Rules = (), layers: Layers | None = None) -> ParamTransform:
     r"""The model sees weights clipped to a range; stored weights are not changed.
 
     The gradient is straight-through: 1 inside the range, bounds included, and 0 outside, where a weight rests until
@@ -92,7 +93,7 @@ def clip(low: Any = -1.0, high: Any = 1.0, rules: Rules = (), layers: Layers | N
     )
 
 
-def _map(function: Any, params: Any, low: Any, high: Any, rules: Rules, layers: Layers | None) -> Any:
+def _map(function: Any, params: Params, low: Number, high: Number, rules: Rules, layers: Layers | None) -> Any:
     _check_range(low, high)
     leaves, structure = jax.tree.flatten(params)
     new = [
@@ -102,7 +103,9 @@ def _map(function: Any, params: Any, low: Any, high: Any, rules: Rules, layers: 
     return jax.tree.unflatten(structure, new)
 
 
-def _bound(bound: Any, factor: float, dtype: Any) -> jax.Array:
+def _bound(bound: Number, factor: float, dtype: Any) -> jax.Array:
+    # The product is rounded to the leaf's dtype once: two roundings could put a bound beyond the range that was
+    # asked for.
     wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
     return (jnp.asarray(bound).astype(wide) * jnp.asarray(factor).astype(wide)).astype(dtype)
 
@@ -127,7 +130,7 @@ def _seen_backward(inside, g):
 _seen.defvjp(_seen_forward, _seen_backward)
 
 
-def _check_range(low: Any, high: Any) -> None:
+def _check_range(low: Number, high: Number) -> None:
     for name, value, fine, accepted in (
         ("low", low, lambda x: x <= 0, "at most 0"),
         ("high", high, lambda x: x >= 0, "at least 0"),
@@ -136,33 +139,36 @@ def _check_range(low: Any, high: Any) -> None:
             raise ValueError(f"{name} must be {accepted} (zero stays zero), got {value}")
 
 
-def _factors(params: Any, rules: Rules, layers: Layers | None) -> list[float | None]:
+def _factors(params: Params, rules: Rules, layers: Layers | None) -> list[float | None]:
     """The factor of the range for each leaf, in leaf order; None leaves it alone."""
-    out = []
-    given_by, known = path_rules.plan(rules, params, 1.0), parameters(params, layers)
-    for given, leaf, parameter in zip(given_by, jax.tree.leaves(params), known, strict=True):
+    factors = []
+    assignments, descriptions = path_rules.plan(rules, params, 1.0), parameters(params, layers)
+    for assigned, leaf, parameter in zip(assignments, jax.tree.leaves(params), descriptions, strict=True):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        if given.pattern is None:
-            out.append(1.0 if floating and parameter.is_weight else None)
-        elif given.value is None:
-            out.append(None)
+        if assigned.pattern is None:
+            factors.append(1.0 if floating and parameter.is_weight else None)
+        elif assigned.value is None:
+            factors.append(None)
         elif not floating:
+            pattern, path = assigned.pattern, assigned.path
             raise path_rules.RuleError(
-                f"rule {given.pattern!r} clips {given.path!r}, which must be a floating array, got {leaf.dtype}"
+                f"rule {pattern!r} clips {path!r}, which must be a floating array, got {leaf.dtype}"
             )
-        elif not (math.isfinite(given.value) and given.value > 0):
-            raise ValueError(f"rule {given.pattern!r} must give a finite factor above 0 or None, got {given.value}")
+        elif not (math.isfinite(assigned.value) and assigned.value > 0):
+            raise ValueError(
+                f"rule {assigned.pattern!r} must give a finite factor above 0 or None, got {assigned.value}"
+            )
         else:
-            out.append(float(given.value))
-    return out
+            factors.append(float(assigned.value))
+    return factors
 
 
 def outside(
-    params: Any, low: float = -1.0, high: float = 1.0, rules: Rules = (), layers: Layers | None = None
+    params: Params, low: float = -1.0, high: float = 1.0, rules: Rules = (), layers: Layers | None = None
 ) -> list[str]:
-    """A sentence for each leaf with weights outside the range of `clip_params` of these arguments, or NaN.
+    """A sentence for each leaf with weights, NaN included, that `clip_params` with the same arguments would change.
 
-    No stage checks it at its end: what the model sees there may lie outside, such as the signs of small weights.
+    No stage calls this at its end: what the model sees there may lie outside, such as the signs of small weights.
 
     Example:
       >>> outside({"kernel": jnp.array([[0.5, 2.0]])})
@@ -233,6 +239,8 @@ class Range(Method):
         del begin, steps, last_update
         known(self).validate("")
 
+        # On the stored weights after each step, as in BinaryConnect: clipping only what the model sees would let a
+        # weight grow on, and it could not change its sign again for as many steps.
         def constrain(state: State, params: Params) -> Params:
             del state
             return clip_params(params, self.low, self.high, self.rules, layers)
@@ -250,8 +258,8 @@ class Range(Method):
         rows = []
         factors, roles = _factors(params, self.rules, layers), parameters(params, layers)
         for (name, leaf), factor, parameter in zip(path_rules.named_leaves(params), factors, roles, strict=True):
-            what = "left as it is"
+            text = "left as it is"
             if factor is not None:
-                what = f"clipped to [{factor * self.low:g}, {factor * self.high:g}]"
-            rows.append(PlanRow(name, tuple(leaf.shape), what, parameter.reason))
+                text = f"clipped to [{factor * self.low:g}, {factor * self.high:g}]"
+            rows.append(PlanRow(name, tuple(leaf.shape), text, parameter.reason))
         return rows

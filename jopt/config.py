@@ -3,7 +3,7 @@
 A config is a tree of dataclasses, whose leaves are `bool`, `int`, `float`, `str`, `None`, functions and classes
 that a reference can name (`jopt.reference`) and (nested) tuples of these; a `list` or a `tuple` holds
 dataclasses. Where a field is declared a base class, such as `jopt.method.Method`, its value may be of any class
-that derives from it, of jopt's or somebody else's: JSON names it under `class`. Each package owns the dataclass
+that derives from it, also from outside jopt: JSON names it under `class`. Each package owns the dataclass
 beside the function that reads it; this file owns what is the same for all of them.
 """
 
@@ -22,7 +22,7 @@ C = TypeVar("C")
 
 
 class ConfigError(ValueError):
-    """A config field holds what it must not.
+    """A config field has a value that is not accepted.
 
     Args:
       field: dotted path of the field, such as `optimizer.learning_rate`.
@@ -74,7 +74,8 @@ def fields(config: Any) -> Iterator[tuple[dataclasses.Field, Any, Any]]:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    """The resolved types of a dataclass's fields; resolving them takes longer than all else in a grid's check."""
+    """The resolved types of a dataclass's fields."""
+    # Cached, as resolving annotations takes longer than everything else in the check of a grid.
     return typing.get_type_hints(cls)
 
 
@@ -124,11 +125,13 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
         if origin is list or (len(args) == 2 and args[1] is Ellipsis):
             return all(matches(v, args[0], inner) for v, inner in zip(value, paths, strict=True))
         return len(value) == len(args) and all(map(matches, value, args, paths))
+    # Checked field by field here, so that an error names the inner field and not the whole value.
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, typing.cast(type, hint)):
             return False
         check_types(value, path)
         return True
+    # `True` is an int to Python, but a flag in a numeric field is a mistake.
     if hint is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if hint is int:
@@ -276,7 +279,7 @@ def _has_callable(hint: Any) -> bool:
 
 
 def is_node(value: Any) -> bool:
-    """Whether a value is a dataclass instance, which has fields of its own."""
+    """Whether a value is a dataclass instance."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
@@ -341,6 +344,7 @@ def map_leaves(config: C, change: Callable[[str, Any, dataclasses.Field, Any], A
 
 def replaced(config: C, values: Mapping[str, Any]) -> C:
     """A copy of a dataclass, frozen or not, with these fields set."""
+    # Without `__init__`: a frozen dataclass with checks in `__post_init__` could not hold tracers.
     new = copy.copy(config)
     for name, value in values.items():
         object.__setattr__(new, name, value)
@@ -362,6 +366,7 @@ def changed(config: Any, path: str = "") -> dict[str, Any]:
             default = field.default_factory()
         else:
             default = dataclasses.MISSING
+        # Compared as JSON, by type first: 0 and 0.0 and False are equal in Python, but not as configs.
         if type(value) is type(default) and encode(value, hint, path=field.name) == encode(
             default, hint, path=field.name
         ):
@@ -376,16 +381,16 @@ def changed_leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     An element of a list or a tuple comes with its class, under its own path, before its fields.
     """
     for name, value in changed(config).items():
-        field_value, here = getattr(config, name), join_path(path, name)
+        field_value, field_path = getattr(config, name), join_path(path, name)
         if is_node(field_value):
-            yield from changed_leaves(field_value, here)
+            yield from changed_leaves(field_value, field_path)
         elif (paths := nodes_of(name, path, field_value)) is not None:
             for inner, element in zip(paths, field_value, strict=True):
                 if class_name(element):
                     yield inner, type(element).__name__
                 yield from changed_leaves(element, inner)
         else:
-            yield here, value
+            yield field_path, value
 
 
 def fingerprint(config: Any) -> str:

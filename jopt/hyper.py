@@ -55,6 +55,7 @@ def as_traced(value: float) -> float:
       >>> as_traced(1 - 1e-12), as_traced(1e39), as_traced(1e-50)
       (1.0, inf, 0.0)
     """
+    # Stands for a tracer, whose comparisons must stay true: rounding would make a plain number of it.
     if isinstance(value, _AnyFloat):
         return value
     with np.errstate(over="ignore", under="ignore"):
@@ -88,6 +89,7 @@ def known(config: Any) -> Any:
         del path
         if isinstance(value, int | float):
             return value
+        # Any value in range does; which of the checks it passes is decided by the comparisons of `_Any`.
         if isinstance(value, Tracer) or np.ndim(value):
             return _AnyFloat(0.5) if _is_float(hint) else _AnyInt(8)
         return float(value) if _is_float(hint) else int(value)
@@ -160,11 +162,13 @@ def split(config: Any) -> tuple[Structure, dict[str, np.ndarray]]:
     """
     hyper: dict[str, np.ndarray] = {}
 
+    # 0 in place of the number: the template, and so the identity, is the same for every value of a sweep.
     def take(path: str, value: Any, hint: Any) -> Any:
         hyper[path] = np.asarray(value, _dtype(path, hint))
         return 0
 
     template = _replace(config, "", take)
+    # The paths count too: a field that became swept makes another program with an equal template.
     identity = f"{type(config).__qualname__}:{canonical_json(template)}:{sorted(hyper)}"
     return Structure(template, hashlib.sha256(identity.encode()).hexdigest()), hyper
 

@@ -1,6 +1,6 @@
 """Method: what a stage does to a network, as one frozen config class.
 
-A method of jopt's and a method of somebody else's are the same kind of class: a frozen dataclass that derives from
+A method of jopt's and a method from outside are the same kind of class: a frozen dataclass that derives from
 `Method`, has exactly the fields that it reads, and overrides the hooks that it needs. Fields declared `float`
 (or with `jopt.hyper.swept`) are traced numbers, so a grid over them is one program.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from jopt.config import check_types
 from jopt.layers import Layers, PlanRow
 from jopt.transform import Params, ParamTransform, State, hold
+from jopt.typing import ModelState
 
 if TYPE_CHECKING:
     import jax
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InputRow(NamedTuple):
-    """What a method makes of the input of one layer.
+    """What a method does to the input of one layer.
 
     Attributes:
       path: the layer's path.
@@ -47,7 +48,7 @@ class Applied(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What acts in a stage beside one of its methods.
+    """The other methods and the optimizer of a stage, for the checks of one of its methods.
 
     Attributes:
       mine: that method.
@@ -123,7 +124,7 @@ class Method:
         """
 
     def validate_length(self, path: str, *, begin: int, steps: int, last_update: int) -> None:
-        """Checks that all that the method does in its stage falls on a step at which masks are chosen.
+        """Checks that the method's schedule in its stage ends at or before the last step at which masks are chosen.
 
         Args:
           path: as for `validate`.
@@ -192,7 +193,7 @@ class Method:
         return fresh
 
     def plan(self, params: Params, layers: Layers | None = None) -> list[PlanRow]:
-        """What each parameter gets, to be printed before a run.
+        """What the method does to each parameter, to be printed before a run.
 
         Args:
           params: a pytree of arrays, or of their shapes.
@@ -209,7 +210,7 @@ class Method:
         return []
 
     def plan_inputs(self, model: "Model", x: "jax.ShapeDtypeStruct") -> list[InputRow]:
-        """What the input of each layer gets, in call order. Nothing is computed.
+        """What the method does to the input of each layer, in call order. Nothing is computed.
 
         Args:
           model: the network, not yet wrapped.
@@ -228,7 +229,7 @@ class Method:
         return 0
 
     def calibrate(
-        self, model: "Model", params: Params, model_state: Any, inputs: "jax.Array", *, seen: Params
+        self, model: "Model", params: Params, model_state: ModelState, inputs: "jax.Array", *, seen: Params
     ) -> tuple[Params, Any]:
         """What the wrapped network starts the stage from, once its masks are chosen.
 
@@ -246,7 +247,7 @@ class Method:
         return params, model_state
 
     def check(self, state: State, seen: Params, layers: Layers | None = None) -> list[str]:
-        """What the method should have left behind at the end of its stage, and did not. Runs on the host.
+        """Checks the method's invariant at the end of its stage. Runs on the host.
 
         Args:
           state: the transform's state, of concrete arrays.

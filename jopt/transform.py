@@ -5,19 +5,20 @@ computes with: masked, fake-quantized, shared or clipped values. It knows nothin
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 
 from jopt.rules import path_name
+from jopt.typing import Key, OptState, Params, Shape, Updates
 
 if TYPE_CHECKING:
     import optax
 
-Params = Any
-"""A pytree of arrays: what a model computes with."""
-State = Any
-Learned = Any
+State: TypeAlias = Any
+"""What a transform keeps: a pytree of arrays whose containers are the transform's own."""
+Learned: TypeAlias = Any
+"""The trainable parameters of a transform, a pytree of floating arrays; None or () for one without."""
 
 
 class LayerStatistics(NamedTuple):
@@ -49,7 +50,7 @@ class Storage(NamedTuple):
 class ParamTransform(NamedTuple):
     """A transform of parameters, made of pure functions on any pytree.
 
-    The first three are all that a loop must call. A loop that holds the parameters *in the transform's subspace*
+    A loop must call only the first three. A loop that holds the parameters *in the transform's subspace*
     (pruned entries at zero, shared entries equal) is faster, and its optimizer's moments are right: see `project`.
 
     Attributes:
@@ -87,11 +88,11 @@ class ParamTransform(NamedTuple):
     init: Callable[[Params], State]
     update: Callable[..., State]
     apply: Callable[..., Params]
-    project: Callable[[State, Any], Any] | None = None
+    project: Callable[[State, Updates], Updates] | None = None
     forward: Callable[..., Params] | None = None
-    observe: Callable[[State, Params, Any], State] | None = None
+    observe: Callable[[State, Params, Updates], State] | None = None
     needs: frozenset[str] = frozenset()
-    shapes: Callable[[State], Mapping[str, tuple[int, ...]]] | None = None
+    shapes: Callable[[State], Mapping[str, Shape]] | None = None
     storage: Callable[..., dict[str, Storage]] | None = None
     learn: Callable[[State, Params], Learned] | None = None
     constrain: Callable[[State, Params], Params] | None = None
@@ -198,10 +199,10 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
             later = [j for j in range(i + 1, len(transforms)) if transforms[j].sparse]
             if "zeros" in t.needs and later:
                 # Codebooks that were chosen before the masks learn in the same update which weights are pruned.
-                left = inputs[i]
+                masked = inputs[i]
                 for j in later:
-                    left = transforms[j].apply(states[j], left)
-                states[i] = t.update(states[i], left, step=step, key=_key(key, i))
+                    masked = transforms[j].apply(states[j], masked)
+                states[i] = t.update(states[i], masked, step=step, key=_key(key, i))
         return tuple(states)
 
     def apply(state: State, params: Params, learned: Learned = None) -> Params:
@@ -214,7 +215,7 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
             params = see(t if t.forward is None else t._replace(apply=t.forward), s, params, values)
         return params
 
-    def project(state: State, tree: Any) -> Any:
+    def project(state: State, tree: Updates) -> Updates:
         for t, s in _pairs(state):
             tree = tree if t.project is None else t.project(s, tree)
         return tree
@@ -224,10 +225,10 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
             params = params if t.constrain is None else t.constrain(s, params)
         return params
 
-    def observe(state: State, params: Params, grads: Any) -> State:
+    def observe(state: State, params: Params, grads: Updates) -> State:
         return tuple(s if t.observe is None else t.observe(s, params, grads) for t, s in _pairs(state))
 
-    def shapes(state: State) -> dict[str, tuple[int, ...]]:
+    def shapes(state: State) -> dict[str, Shape]:
         return {name: s for t, inner in _pairs(state) if t.shapes for name, s in t.shapes(inner).items()}
 
     def storage(state: State, params: Params, learned: Learned = None) -> dict[str, Storage]:
@@ -268,11 +269,11 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
     )
 
 
-def _key(key: jax.Array | None, position: int) -> jax.Array | None:
+def _key(key: Key | None, position: int) -> jax.Array | None:
     return None if key is None else jax.random.fold_in(key, position)
 
 
-def check_shape(path: Sequence[Any], shape: tuple[int, ...], parameter: tuple[int, ...]) -> None:
+def check_shape(path: Sequence[Any], shape: Shape, parameter: Shape) -> None:
     """Raises ValueError unless an array that a projection is given has its parameter's shape.
 
     Args:
@@ -293,8 +294,8 @@ def check_shape(path: Sequence[Any], shape: tuple[int, ...], parameter: tuple[in
 
 
 def project_moments(
-    transform: ParamTransform, state: State, optimizer: "optax.GradientTransformation", opt_state: Any
-) -> Any:
+    transform: ParamTransform, state: State, optimizer: "optax.GradientTransformation", opt_state: OptState
+) -> OptState:
     """Projects every moment of an Optax state: to be called when `transform.update` has given a new `state`.
 
     Momenta, accumulators and accumulated gradients of pruned entries become exactly zero, and stay so while the

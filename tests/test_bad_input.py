@@ -436,7 +436,7 @@ def no_compilation(monkeypatch):
     def get(self, name, *args, **kwargs):
         pytest.fail(f"{name!r} was compiled")
 
-    monkeypatch.setattr("jopt.train.compilation.Compiler.get", get)
+    monkeypatch.setattr("jopt.train.loop.Compiler.get", get)
 
 
 def files_of(directory):

@@ -13,7 +13,7 @@ from jopt.config import ConfigError
 from jopt.report import PAPER_NETWORKS
 from jopt.rules import named_leaves
 from jopt.train.describe import parameter_rows
-from jopt.train.prepared import resolve, traced
+from jopt.train.prepared import resolve, trace_layers
 
 INPUTS = {"digits": (8, 8, 1), "mnist": (28, 28, 1)}
 NETWORKS = ("lenet300", "lenet5")
@@ -31,7 +31,7 @@ def shapes(config, dataset):
 
 def last_rows(config, dataset):
     """A row for each parameter in the last stage: path, shape, role, pruning and sharing."""
-    plan = traced(resolve(config, examples=1000), INPUTS[dataset])[-1]
+    plan = trace_layers(resolve(config, examples=1000), INPUTS[dataset])[-1]
     assert plan.name == "share"
     return parameter_rows(plan, shapes(config, dataset))[1]
 

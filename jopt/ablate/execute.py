@@ -14,21 +14,19 @@ from jopt import hyper, measure
 from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
 from jopt.files import write_json
-from jopt.train import codes, describe, metrics, packed
+from jopt.train import describe, metrics, packed
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compilation import Compiler
 from jopt.train.config import STAGE
 from jopt.train.display import flops_of
-from jopt.train.loop import Boundary, run_segments
+from jopt.train.loop import Boundary, Compiler, run_segments
 from jopt.train.plan import StagePlan, with_layers
 from jopt.train.prepared import Prepared, resolve
 from jopt.train.program import Program
 from jopt.train.schedule import Segment
 from jopt.train.session import InvariantError
-from jopt.train.signals import StopRequested
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, to_host
-from jopt.train.workdir import WorkdirError
+from jopt.train.workdir import StopRequested, WorkdirError
 
 T = TypeVar("T")
 
@@ -92,7 +90,7 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
         values=lift.place(values),
         arrays=lift.share(p.arrays),
         program_of=program_of,
-        place=lift.place,
+        to_device=lift.place,
         like=like,
     )
 
@@ -181,7 +179,7 @@ class ChunkRun:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise WorkdirError(f"{self.metrics} is damaged: {error}") from error
-        return p.place(restored.state["state"]), at, rows
+        return p.to_device(restored.state["state"]), at, rows
 
     def _end_of(self, stage: int) -> TrainState:
         # Saving is asynchronous: the end of the stage may still be on its way to the disk.
@@ -233,7 +231,7 @@ class ChunkRun:
         for i, trial in enumerate(self.chunk.trials):
             if self.bad[i] < 0:
                 plan = self._plan(trial, stage)
-                problems = describe.violations(plan, _row(masks, i), _row(seen, i))
+                problems = describe.find_violations(plan, _row(masks, i), _row(seen, i))
                 if problems:
                     where = f"trial {trial.id}, at the end of stage {plan.name!r}"
                     raise InvariantError(f"{where}: {'; '.join(problems[:5])}")
@@ -276,14 +274,14 @@ class ChunkRun:
         self, trial: Trial, plan: StagePlan, state: TrainState, seen: Variables, by_layer: Mapping[str, int]
     ) -> dict[str, Any]:
         """The columns that are computed from a trial's network, with the weights that the model computes with."""
-        formats, length = codes.storage(plan, state), None
+        formats, length = packed.storage(plan, state), None
         if trial.config.pack:
             packing = packed.Packing(trial.config, plan, *seen, self.chunk.prepared.dataset, formats)
             length = packed.encode(packing).ledger.total
         outcome = measure.StageOutcome(
             plan.name,
             seen.params,
-            grids=codes.grids(formats) or None,
+            grids=packed.grids(formats) or None,
             flops=by_layer,
             bytes=length,
             layers=plan.layers,

@@ -12,7 +12,7 @@ from jopt.ablate.trials import Trial, plain, restore
 from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.files import write_json
 from jopt.train.config import Experiment
-from jopt.train.directory import Directory, WorkdirError
+from jopt.train.workdir import Directory, WorkdirError
 
 
 class AblationDir(Directory):

@@ -25,9 +25,8 @@ from jopt.files import write_text
 from jopt.measure import columns_of
 from jopt.report import SILENT, Observer
 from jopt.train import manifest as manifests
-from jopt.train.compilation import Compiler
-from jopt.train.directory import Launch, WorkdirError
-from jopt.train.signals import stop_on_sigterm
+from jopt.train.loop import Compiler
+from jopt.train.workdir import Launch, WorkdirError, stop_on_sigterm
 
 # Facts of the manifest that differ from one launch to the next.
 _VARY = ("datasets", "digest", "events", "exit_status", "groups")

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 
-from jopt.cluster import cells, starts
-from jopt.cluster.means import cluster_sums, take
-from jopt.cluster.nearest import middles, nearest
+from jopt.cluster import starts
+from jopt.cluster.means import cluster_sums, middles, nearest, take
+from jopt.typing import Key, Number
 
 MAX_CLUSTERS = 4096
 # Differences of so many values as an array can have stay finite below it.
@@ -41,22 +42,23 @@ class Clusters(NamedTuple):
 
 
 def kmeans(
-    w: Any,
+    w: ArrayLike,
     k: int,
     *,
     start: str = "linear",
-    iterations: Any = 100,
+    iterations: Number = 100,
     keep_zero: bool = False,
-    mask: Any = None,
+    mask: ArrayLike | None = None,
     key: jax.Array | None = None,
 ) -> Clusters:
     r"""Minimizes $\sum_i (w_i - c_{a_i})^2$ over k centroids c and assignments a.
 
     Han, Mao and Dally, 2016, Deep Compression, equation 2. Lloyd's iteration alone ends in minima with several
     times the least error, and with clusters that no entry belongs to. So the intervals of the first centroids are
-    split into several times as many cells (`jopt.cluster.cells.split`), which dynamic programming joins to k
-    clusters with the least error (`join`); Lloyd's iteration then moves boundaries only within cells. The error is
-    at most 1.05 times that of scikit-learn's `KMeans`, the best of ten starts, in all tests, and mostly below it.
+    split into several times as many cells (`jopt.cluster.starts.split_cells`), which dynamic programming joins to k
+    clusters with the least error (`join_cells`); Lloyd's iteration then moves boundaries only within cells. The
+    error is at most 1.05 times that of scikit-learn's `KMeans`, the best of ten starts, in all tests, and mostly
+    below it.
 
     On the line the clusters are intervals: an entry belongs to the nearest centroid, and half-way between two to
     the lower. A centroid moves to its cluster's mean. Iterations end where no entry changes its cluster. An array
@@ -97,15 +99,16 @@ def kmeans(
     if start == "kmeans++" and key is None:
         raise ValueError("start 'kmeans++' draws its centroids: it needs a key")
     if mask is not None and (jnp.shape(mask) != w.shape or jnp.asarray(mask).dtype != jnp.bool_):
-        what = f"{jnp.asarray(mask).dtype} of shape {jnp.shape(mask)}"
-        raise ValueError(f"mask must be bool of shape {w.shape}, got {what}")
+        description = f"{jnp.asarray(mask).dtype} of shape {jnp.shape(mask)}"
+        raise ValueError(f"mask must be bool of shape {w.shape}, got {description}")
     counted = jnp.ones(w.size, jnp.bool_) if mask is None else jnp.asarray(mask).reshape(-1)
+    # The limit is a number in the program, so that a sweep over it compiles once.
     limit = jnp.asarray(iterations).astype(jnp.int32)
     fitted = _fit(w.reshape(-1), counted, limit, key, k=k, start=start, keep_zero=bool(keep_zero))
     return fitted._replace(assignments=fitted.assignments.reshape(w.shape))
 
 
-def lookup(clusters: Clusters, dtype: Any = jnp.float32) -> jax.Array:
+def lookup(clusters: Clusters, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """The array that the codebook stands for: `centroids[assignments]`.
 
     Args:
@@ -122,8 +125,8 @@ def lookup(clusters: Clusters, dtype: Any = jnp.float32) -> jax.Array:
     return take(clusters.centroids, clusters.assignments).astype(dtype)
 
 
-def check_clusters(k: Any, keep_zero: bool = False, where: str = "k") -> int:
-    """`k` as an int; raises `ValueError` if it is no number of clusters.
+def check_clusters(k: int, keep_zero: bool = False, where: str = "k") -> int:
+    """`k` as an int; raises `ValueError` if it is not a number of clusters.
 
     Example:
       >>> check_clusters(1, keep_zero=True)
@@ -173,9 +176,10 @@ def codes_dtype(k: int) -> Any:
 
 @partial(jax.jit, static_argnames=("k", "start", "keep_zero"))
 def _fit(
-    w: jax.Array, counted: jax.Array, limit: jax.Array, key: Any, *, k: int, start: str, keep_zero: bool
+    w: jax.Array, counted: jax.Array, limit: jax.Array, key: Key | None, *, k: int, start: str, keep_zero: bool
 ) -> Clusters:
     x = w.astype(jnp.float32)
+    # Zero is not a centroid that k-means may move: pruned weights would come back as small numbers.
     has_zero = jnp.any(x == 0) if keep_zero else jnp.zeros((), jnp.bool_)
     fitting = counted & (x != 0) if keep_zero else counted
     # The last of the k slots is not used where zero takes one; infinity keeps it away from every entry.
@@ -191,7 +195,7 @@ def _fit(
     centroids, done = lax.cond(
         exact | (limit == 0),
         lambda: (first, jnp.int32(0)),
-        lambda: _lloyd(x * unit, fitting, _joined(x * unit, fitting, first, used), limit),
+        lambda: _lloyd(x * unit, fitting, _refine(x * unit, fitting, first, used), limit),
     )
     centroids = jnp.where(is_used, jnp.where(exact, jnp.minimum(distinct[:k], largest), centroids / unit), jnp.inf)
 
@@ -200,7 +204,7 @@ def _fit(
         shifted = jnp.concatenate([jnp.zeros(1, jnp.float32), centroids[:-1]])
         centroids = jnp.where(has_zero, shifted, centroids)
         codes = jnp.where(x == 0, 0, codes + has_zero.astype(jnp.int32))
-    # Nothing to fit: no entry counts, or all are zero.
+    # Infinite where there is nothing to fit: no entry counts, or all are zero.
     centroids = jnp.where(jnp.isfinite(centroids), centroids, 0.0)
     apart = jnp.where(counted, x - take(centroids, codes), 0.0)
     return Clusters(
@@ -216,6 +220,7 @@ def _fit(
 def _smallest(x: jax.Array, counted: jax.Array, count: int) -> jax.Array:
     """The `count` smallest distinct values among the counted, in order, then infinity."""
 
+    # Passes over the values and not a sort, which costs as much as hundreds of them.
     def following(low, _):
         value = jnp.where(counted & (x > low), x, jnp.inf).min()
         return value, value
@@ -224,20 +229,21 @@ def _smallest(x: jax.Array, counted: jax.Array, count: int) -> jax.Array:
 
 
 def _start(
-    start: str, x: jax.Array, counted: jax.Array, used: jax.Array, is_used: jax.Array, key: Any
+    start: str, x: jax.Array, counted: jax.Array, used: jax.Array, is_used: jax.Array, key: Key | None
 ) -> jax.Array:
     if start == "linear":
         return starts.linear(x, counted, is_used.size, used)
     if start == "density":
         return starts.density(x, counted, is_used.size, used)
+    assert key is not None
     return jnp.sort(jnp.where(is_used, starts.kmeans_plus_plus(x, counted, is_used.size, key), jnp.inf))
 
 
-def _joined(x: jax.Array, counted: jax.Array, first: jax.Array, used: jax.Array) -> jax.Array:
+def _refine(x: jax.Array, counted: jax.Array, first: jax.Array, used: jax.Array) -> jax.Array:
     k = first.size
-    m = cells.cell_count(x.size, k)
-    found = cells.single(x, counted, m) if x.size <= m else cells.split(x, counted, first, m)
-    joined = cells.join(found, k, used)
+    m = starts.cell_count(x.size, k)
+    start_cells = starts.single_cells(x, counted, m) if x.size <= m else starts.split_cells(x, counted, first, m)
+    joined = starts.join_cells(start_cells, k, used)
     # Means of cells that are a few floats wide may be rounded past each other.
     return jnp.sort(joined)
 

@@ -1,10 +1,10 @@
-"""Sums and means within clusters, and the look-up of a cluster's value: what sharing costs in a training step."""
-
-from typing import Any
+"""Sums and means within clusters, the look-up of a cluster's value, and which value of a codebook is nearest."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Integer
 
 # Sums kept for each cluster: with one alone, each addition to a large cluster (pruned weights) waits for the last.
 BANKS = 8
@@ -12,7 +12,7 @@ BANKS = 8
 LENGTH = 2**16
 
 
-def wide(dtype: Any) -> Any:
+def wide(dtype: DTypeLike) -> type:
     """The dtype to compute in: float64 for float64, float32 for all others.
 
     Example:
@@ -32,7 +32,7 @@ def take(table: jax.Array, codes: jax.Array) -> jax.Array:
     return table.at[codes.astype(jnp.int32)].get(mode="promise_in_bounds")
 
 
-def cluster_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:
+def cluster_sums(values: Float[Array, " n"], codes: Integer[Array, " n"], k: int) -> Float[Array, " k"]:
     r"""$s_j = \sum_{i : c_i = j} v_i$.
 
     On a CPU a scatter in index order, whose cost does not depend on k. Elsewhere a masked sum, as a scatter there
@@ -68,7 +68,9 @@ def _masked_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:
     return jnp.where(mine, values[None, :], jnp.zeros((), values.dtype)).sum(axis=1)
 
 
-def cluster_means(values: jax.Array, codes: jax.Array, members: jax.Array, counts: jax.Array) -> jax.Array:
+def cluster_means(
+    values: Float[Array, " n"], codes: Integer[Array, " n"], members: Int[Array, " k"], counts: Float[Array, " k"]
+) -> Float[Array, " k"]:
     r"""$m_j = r_j + \frac{1}{n_j} \sum_{i : c_i = j} (v_i - r_j)$, with $r_j$ the value of one member.
 
     The mean, in a form that is exact where all members of a cluster are equal, and accurate where they are close.
@@ -91,3 +93,34 @@ def cluster_means(values: jax.Array, codes: jax.Array, members: jax.Array, count
     deviations = cluster_sums(values - take(members_values, codes), codes, members.size)
     means = members_values + deviations / jnp.maximum(counts, 1).astype(values.dtype)
     return jnp.where(means == 0, jnp.zeros((), values.dtype), means)
+
+
+def nearest(x: Float[Array, "*shape"], centroids: Float[Array, " k"]) -> Int[Array, "*shape"]:
+    """The index of the nearest of the sorted `centroids` for each entry, the lower one half-way between two.
+
+    Args:
+      x: float32, any shape.
+      centroids: float32 [k], in ascending order, infinite at the end where there are fewer.
+
+    Returns:
+      int32 of the shape of x.
+
+    Example:
+      >>> nearest(jnp.array([-3.0, 1.5, 1.6, 9.0]), jnp.array([1.0, 2.0, jnp.inf])).tolist()
+      [0, 0, 1, 1]
+    """
+    return jnp.searchsorted(middles(centroids), x, side="left", method="scan_unrolled").astype(jnp.int32)
+
+
+def middles(centroids: jax.Array) -> jax.Array:
+    """The k - 1 boundaries between sorted centroids: a value at a boundary belongs to the lower.
+
+    Example:
+      >>> middles(jnp.array([1.0, 2.0, 5.0])).tolist()
+      [1.5, 3.5]
+    """
+    low, high = centroids[:-1], centroids[1:]
+    # XLA would make half a sum of it, which overflows near the end of float32.
+    middle = lax.optimization_barrier(0.5 * low) + 0.5 * high
+    # Between two neighbours among the floats, the middle rounds to one of them: the upper must stay above it.
+    return jnp.where((middle < high) | jnp.isinf(high), middle, low)

@@ -1,6 +1,7 @@
 """Share: weight sharing as a method of a stage."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -9,8 +10,7 @@ import numpy as np
 
 from jopt.checks import check_rules, is_fraction
 from jopt.cluster.kmeans import MAX_CLUSTERS
-from jopt.cluster.plan import plan
-from jopt.cluster.sharing import GRADIENTS, ShareState, share
+from jopt.cluster.sharing import GRADIENTS, ShareState, clusters_by_leaf, share
 from jopt.cluster.starts import STARTS
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import known, swept
@@ -100,6 +100,8 @@ class Share(Method):
 
     def validate_length(self, path: str, *, begin: int, steps: int, last_update: int) -> None:
         """Raises `ConfigError` where the codebooks are due after the stage's last update."""
+        # Computed as the program does, in float32: rounded otherwise, the check could pass where the update comes
+        # late.
         due = int(begin + jnp.round(jnp.float32(self.begin) * jnp.float32(steps)))
         accepted = (
             f"such that the codebooks are chosen at step {last_update} or before, where the stage's last segment "
@@ -113,6 +115,7 @@ class Share(Method):
         """The transform, whose codebooks are chosen by the first update at or after its begin."""
         del last_update
         known(self).validate("")
+        # `begin` is a share of the stage, and may be traced: the step is computed in the program.
         wait = jnp.asarray(self.begin, jnp.float32) * jnp.asarray(steps).astype(jnp.float32)
         transform = share(
             self.clusters,
@@ -128,12 +131,35 @@ class Share(Method):
         return transform._replace(needs=transform.needs | {"zeros"})
 
     def freeze(self, *, layers: Layers | None = None) -> ParamTransform:
-        """A chosen codebook moves no more by itself, and must see which of its weights are pruned later."""
+        """The transform with a frozen codebook, in which weights that are pruned later still become zero."""
+        # Not `hold`: its `update` does nothing, but a mask that a later stage chooses must reach the cluster of
+        # zeros.
         return dataclasses.replace(self, begin=0.0).build(layers=layers)
 
     def plan(self, params: Params, layers: Layers | None = None) -> list[PlanRow]:
-        """How many values each parameter gets."""
-        return plan(self, params, layers)
+        """How many values each parameter gets, to be printed before a run; only the structure is read.
+
+        Raises:
+          RuleError: for a rule that matches no parameter, or one that is not a floating array.
+
+        Example:
+          >>> for row in Share(clusters=4).plan({"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}):
+          ...     print(row.path, row.shape, row.what)
+          bias (2,) left as it is
+          kernel (3, 2) at most 4 values, one of them zero if any weight is, trained
+        """
+        counts = clusters_by_leaf(params, self.clusters, self.rules, self.keep_zero, layers)
+        zero = ", one of them zero if any weight is" if self.keep_zero else ""
+        suffix = f"{zero}, {'trained' if self.trained else 'fixed'}"
+        rows = []
+        for k, (path, leaf), parameter in zip(
+            counts, named_leaves(params), parameters(params, layers), strict=True
+        ):
+            copies = math.prod(leaf.shape[axis] for axis in parameter.stack)
+            each = f" in each of {copies} copies" if parameter.stack else ""
+            text = "left as it is" if k is None else f"at most {k} values{each}{suffix}"
+            rows.append(PlanRow(path, tuple(leaf.shape), text, parameter.reason))
+        return rows
 
     def check(self, state: ShareState, seen: Params, layers: Layers | None = None) -> list[str]:
         """A sentence for each leaf with more than its number of values, or whose zeros are not zero.
@@ -164,6 +190,8 @@ class Share(Method):
                 if (distinct := np.unique(copy).size) > k:
                     where = f"{name} of copy {i}" if copies else name
                     problems.append(f"{where}: {distinct} distinct values where at most {k} are shared")
+            # Compared on the host with what the state promises, not with what `apply` computes: that would always
+            # agree.
             zeros = (codes == 0) & np.asarray(shared.has_zero).reshape(-1, *[1] * (codes.ndim - 1))
             if wrong := int((values[zeros] != 0).sum()):
                 problems.append(f"{name}: {wrong} of {int(zeros.sum())} weights that are kept at zero are not zero")

@@ -1,23 +1,27 @@
 """Weight sharing: each weight is held at the mean of its cluster."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import KeyPath
+from jaxtyping import PyTree
 
-from jopt.cluster.kmeans import check_start, check_values, codes_dtype, kmeans
+from jopt import rules as path_rules
+from jopt.cluster.kmeans import check_clusters, check_start, check_values, codes_dtype, kmeans
 from jopt.cluster.means import cluster_means, cluster_sums, take, wide
-from jopt.cluster.plan import Rules, clusters_by_leaf
 from jopt.hyper import check_number
-from jopt.layers import Layers, assumed, to_copies
+from jopt.layers import Layers, assumed, parameters, to_copies
 from jopt.layers.copies import from_copies
 from jopt.rules import named_leaves, path_name
 from jopt.transform import ParamTransform, check_shape
+from jopt.typing import Key, Number, Params
 
 GRADIENTS = ("mean", "sum")
+Rules = Sequence[tuple[str, int | None]]
 
 
 class Shared(NamedTuple):
@@ -50,18 +54,18 @@ class ShareState(NamedTuple):
     """
 
     active: jax.Array
-    leaves: Any
+    leaves: PyTree
 
 
 def share(
     clusters: int = 16,
     *,
     start: str = "linear",
-    iterations: Any = 100,
+    iterations: Number = 100,
     keep_zero: bool = True,
     trained: bool = True,
     gradient: str = "mean",
-    begin: Any = 0,
+    begin: Number = 0,
     rules: Rules = (),
     layers: Layers | None = None,
 ) -> ParamTransform:
@@ -77,8 +81,8 @@ def share(
 
     With `keep_zero` exact zeros, which are pruned weights, have cluster 0 to themselves and stay exactly zero.
     Weights that are pruned later join them at the next `update`; if there was no zero before, the codebook is
-    chosen anew, so that there are never more than k values. Zeros stay zero for good: grow weights back before
-    sharing, not after. Without `keep_zero` a zero is a value like others, and moves to its cluster's mean.
+    chosen again, so that there are never more than k values. Zeros stay zero: grow weights back before sharing, not
+    after. Without `keep_zero` a zero is a value like others, and moves to its cluster's mean.
 
     The mean is exact where all members are equal: projecting twice changes no bit, and shared values on an integer
     grid stay there. In bfloat16 and float16 means are taken in float32 and rounded, so values may coincide.
@@ -87,14 +91,14 @@ def share(
       clusters: k, the number of distinct values of a leaf, zero included, where no rule says otherwise.
       start: the first centroids of k-means: 'linear', 'density' or 'kmeans++' (then `update` needs a key).
       iterations: of k-means, at most; may be traced.
-      keep_zero: whether exact zeros are a value of their own.
+      keep_zero: whether exact zeros are a separate value.
       trained: whether centroids move. If not, the model sees the codebook as it was chosen, and gradients are zero.
       gradient: 'mean' or 'sum', within a cluster.
       begin: the step from which an `update` chooses the codebooks; may be traced.
       rules: pairs of a pattern of a parameter's whole path, and its number of clusters, or None to leave it alone.
         Without one, floating weights share.
       layers: what the model says about its parameters (`jopt.layers.trace`): which are weights, and which axes are
-        copies of a stacked layer, each with a codebook of its own. None: what names and shapes say.
+        copies of a stacked layer, each with its own codebook. None: what names and shapes say.
 
     Returns:
       A `ParamTransform` with the state `ShareState`.
@@ -147,12 +151,13 @@ def share(
             one = partial(_update, start=start, keep_zero=keep_zero, trained=trained)
             if not stack:
                 return one(shared, w, state.active, due, limit, subkey)
+            # Stacked copies are layers of their own: one codebook for all would join weights that never meet.
             copies = to_copies(w, stack)
             keys = None if subkey is None else jax.random.split(subkey, copies.shape[0])
             over = (0, 0, None, None, None, None if keys is None else 0)
             new = jax.vmap(one, in_axes=over)(_split(shared, stack), copies, state.active, due, limit, keys)
-            whole = from_copies(new.assignments, stack, [w.shape[axis] for axis in stack])
-            return new._replace(assignments=whole)
+            assignments = from_copies(new.assignments, stack, [w.shape[axis] for axis in stack])
+            return new._replace(assignments=assignments)
 
         names = [name for name, _ in named_leaves(params)]
         parts, leaves, structure = _parts(state, params)
@@ -184,6 +189,52 @@ def share(
     )
 
 
+def clusters_by_leaf(
+    params: Params, clusters: int, rules: Rules = (), keep_zero: bool = True, layers: Layers | None = None
+) -> list[int | None]:
+    """The number of values for each leaf, in leaf order; None leaves it alone.
+
+    Without a matching rule, floating weights share, and others (biases, norms) do not: what is a weight is said by
+    its role (`jopt.layers`). Each copy of a stacked layer has as many values.
+
+    Args:
+      params: a pytree of arrays (or shapes, as `jax.eval_shape` gives them).
+      clusters: the number of values where no rule says otherwise.
+      rules: pairs of a pattern of the whole path, and a number or None.
+      keep_zero: whether one of the values is kept for zero.
+      layers: what the model says about its parameters; None: what their names and shapes say.
+
+    Returns:
+      A number or None for each leaf.
+
+    Raises:
+      RuleError: for a rule that matches no parameter, or one that is not a floating array.
+      ValueError: for a number of clusters that is none.
+
+    Example:
+      >>> params = {"bias": jnp.zeros(2), "kernel": jnp.zeros((3, 2))}
+      >>> clusters_by_leaf(params, 16), clusters_by_leaf(params, 16, ((".*", 4),))
+      ([None, 16], [4, 4])
+    """
+    default = check_clusters(clusters, keep_zero, "clusters")
+    counts = []
+    assignments, descriptions = path_rules.plan(rules, params, default), parameters(params, layers)
+    for assigned, leaf, parameter in zip(assignments, jax.tree.leaves(params), descriptions, strict=True):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if assigned.pattern is None:
+            counts.append(default if floating and parameter.is_weight else None)
+        elif assigned.value is None:
+            counts.append(None)
+        elif not floating:
+            pattern, path = assigned.pattern, assigned.path
+            raise path_rules.RuleError(
+                f"rule {pattern!r} shares {path!r}, which must be a floating array, got {leaf.dtype}"
+            )
+        else:
+            counts.append(check_clusters(assigned.value, keep_zero, f"clusters of rule {assigned.pattern!r}"))
+    return counts
+
+
 def _unshared(leaf: Any, k: int, stack: tuple[int, ...]) -> Shared:
     """What is kept for a leaf before its codebook is chosen, of the shapes that it will have."""
     copies = (math.prod(leaf.shape[axis] for axis in stack),) if stack else ()
@@ -196,22 +247,23 @@ def _unshared(leaf: Any, k: int, stack: tuple[int, ...]) -> Shared:
     )
 
 
-def _parts(state: ShareState, tree: Any) -> tuple[list[Shared | None], list[Any], Any]:
+def _parts(state: ShareState, tree: Params) -> tuple[list[Shared | None], list[jax.Array], Any]:
     leaves, structure = jax.tree.flatten(tree)
     return structure.flatten_up_to(state.leaves), leaves, structure
 
 
 def _map(
-    function: Callable[[Shared, Any], Any],
+    function: Callable[[Shared, jax.Array], jax.Array],
     state: ShareState,
-    tree: Any,
+    tree: Params,
     stack_of: Callable[[str, tuple[int, ...]], tuple[int, ...]],
-) -> Any:
-    def part(path: Any, shared: Shared | None, part: Any) -> Any:
+) -> Params:
+    def part(path: KeyPath, shared: Shared | None, part: PyTree) -> PyTree:
         if shared is None:
             return part
 
-        def one(inner: Any, x: Any) -> Any:
+        def one(inner: KeyPath, x: jax.Array) -> jax.Array:
+            # A moment of another shape would be projected by indices that mean something else.
             check_shape((*path, *inner), jnp.shape(x), shared.assignments.shape)
             stack = stack_of(path_name(path), shared.assignments.shape)
             if not stack:
@@ -226,7 +278,7 @@ def _map(
 
 
 def _split(shared: Shared, stack: tuple[int, ...]) -> Shared:
-    """With the assignments of each copy by themselves, as the other fields are."""
+    """With assignments [copies, ...], as the other fields are."""
     return shared._replace(assignments=to_copies(shared.assignments, stack))
 
 
@@ -246,7 +298,7 @@ def _update(
     active: jax.Array,
     due: jax.Array,
     limit: jax.Array,
-    key: Any,
+    key: Key | None,
     *,
     start: str,
     keep_zero: bool,
@@ -254,11 +306,14 @@ def _update(
 ) -> Shared:
     is_zero = w == 0
     first_zeros = jnp.any(is_zero) & ~shared.has_zero if keep_zero else jnp.zeros((), jnp.bool_)
+    # Chosen once. Later updates keep the assignments, which the trained centroids belong to, and only let weights
+    # that were pruned meanwhile join the cluster of zeros; the first zeros need a slot, so the codebook is chosen
+    # again.
     chosen = due & (~active | first_zeros)
 
     def choose():
-        found = kmeans(w, shared.centroids.size, start=start, iterations=limit, keep_zero=keep_zero, key=key)
-        return found.assignments, found.centroids, found.has_zero
+        clusters = kmeans(w, shared.centroids.size, start=start, iterations=limit, keep_zero=keep_zero, key=key)
+        return clusters.assignments, clusters.centroids, clusters.has_zero
 
     def keep():
         joined = jnp.where(is_zero & shared.has_zero, jnp.zeros_like(shared.assignments), shared.assignments)
@@ -274,6 +329,7 @@ def _update(
 
 def _with_counts(assignments: jax.Array, centroids: jax.Array, has_zero: jax.Array) -> Shared:
     codes, k = assignments.reshape(-1), centroids.size
+    # Sizes and a member of each cluster are kept, as they change only here and every step's means need them.
     index = jnp.arange(codes.size, dtype=jnp.int32)
     members = jax.ops.segment_min(index, codes.astype(jnp.int32), k)
     return Shared(
@@ -293,6 +349,7 @@ def _cluster_values(shared: Shared, x: jax.Array) -> jax.Array:
     return jnp.where(first & shared.has_zero, jnp.zeros((), means.dtype), means)
 
 
+# Jitted by itself: an eager call, as in a notebook, would else compile each operation as a program of its own.
 @jax.jit
 def _means(shared: Shared, x: jax.Array) -> jax.Array:
     return take(_cluster_values(shared, x).astype(x.dtype), shared.assignments)

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ def tie(groups: Sequence[str]) -> ParamTransform:
         find_groups(patterns, params)
         return ()
 
+    # By pattern at every call and not by remembered positions: the trees of moments hold other leaves than
+    # `params`.
     def change(tree, function, groups=patterns):
         leaves, structure = jax.tree.flatten(tree)
         for group in find_groups(groups, tree):
@@ -60,8 +62,8 @@ def tie(groups: Sequence[str]) -> ParamTransform:
         del state
         # An optimizer may keep no moment of a group, or only flags.
         names = [name for name, x in path_rules.named_leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-        kept = [p for p in patterns if any(re.fullmatch(p, name) for name in names)]
-        return change(tree, lambda group: [_mean(group)] * len(group), kept)
+        present = [p for p in patterns if any(re.fullmatch(p, name) for name in names)]
+        return change(tree, lambda group: [_mean(group)] * len(group), present)
 
     return ParamTransform(
         init=init,
@@ -72,7 +74,7 @@ def tie(groups: Sequence[str]) -> ParamTransform:
     )
 
 
-def find_groups(groups: Sequence[str], tree: Any) -> list[list[int]]:
+def find_groups(groups: Sequence[str], tree: Params) -> list[list[int]]:
     """The leaves (by their number, in leaf order) of each group.
 
     Raises:
@@ -83,10 +85,10 @@ def find_groups(groups: Sequence[str], tree: Any) -> list[list[int]]:
       [[0, 1]]
     """
     named = list(path_rules.named_leaves(tree))
-    given = path_rules.plan([(pattern, i) for i, pattern in enumerate(groups)], tree, -1)
-    out = []
+    assigned = path_rules.plan([(pattern, i) for i, pattern in enumerate(groups)], tree, -1)
+    members = []
     for i, pattern in enumerate(groups):
-        group = [j for j, a in enumerate(given) if a.value == i]
+        group = [j for j, a in enumerate(assigned) if a.value == i]
         kinds = [f"{named[j][0]} {named[j][1].dtype}{list(named[j][1].shape)}" for j in group]
         if len(group) < 2:
             raise RuleError(f"group {pattern!r} must match two or more parameters, got only {kinds[0]}")
@@ -96,11 +98,11 @@ def find_groups(groups: Sequence[str], tree: Any) -> list[list[int]]:
             )
         if not jnp.issubdtype(named[group[0]][1].dtype, jnp.floating):
             raise RuleError(f"group {pattern!r} must match floating parameters, got {', '.join(kinds)}")
-        out.append(group)
-    return out
+        members.append(group)
+    return members
 
 
-def free_parameters(groups: Sequence[str], params: Any) -> int:
+def free_parameters(groups: Sequence[str], params: Params) -> int:
     """The number of parameters, those of a group counted once.
 
     Args:
@@ -139,6 +141,7 @@ def _see_tied_forward(group):
 
 
 def _see_tied_backward(residuals, gradients):
+    # The mean is symmetric, so its transpose is itself; autodiff through the differences would round.
     del residuals
     return ((_mean(gradients),) * len(gradients),)
 
@@ -167,7 +170,7 @@ class Tie(Method):
     groups: tuple[str, ...] = ()
 
     def validate(self, path: str = "tie") -> None:
-        """Raises `ConfigError` without groups, or for a pattern that is no regular expression."""
+        """Raises `ConfigError` without groups, or for a pattern that is not a regular expression."""
         check_types(self, path)
         field = join_path(path, "groups")
         require(bool(self.groups), field, self.groups, "patterns of one or more groups")
@@ -175,7 +178,7 @@ class Tie(Method):
             check_regex(f"{field}[{i}]", pattern)
 
     def validate_with(self, context: Context) -> None:
-        """Raises `ConfigError` where another method would treat tied layers, each by itself, unalike."""
+        """Raises `ConfigError` where another method would treat tied layers differently."""
         order = [applied.method.name for applied in context.applied]
         for other in context.applied:
             offending = other.method.treats_equal_layers_alike()
@@ -206,14 +209,14 @@ class Tie(Method):
           ['tied with b', 'tied with a', 'left as it is']
         """
         named = list(path_rules.named_leaves(params))
-        what = ["left as it is"] * len(named)
+        texts = ["left as it is"] * len(named)
         for group in find_groups(self.groups, params):
             for j in group:
-                what[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
+                texts[j] = "tied with " + ", ".join(named[i][0] for i in group if i != j)
         roles = [parameter.reason for parameter in parameters(params, layers)]
         return [
             PlanRow(name, tuple(x.shape), text, role)
-            for (name, x), text, role in zip(named, what, roles, strict=True)
+            for (name, x), text, role in zip(named, texts, roles, strict=True)
         ]
 
     def check(self, state: State, seen: Params, layers: Layers | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Distillation as a method of a stage: what a student learns, from whom, and how much of it."""
+"""Distillation as a method of a stage: the teacher, the loss between the two networks, and its weight."""
 
 import dataclasses
 import math
@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jopt.config import ConfigError, check_types, choice, join_path, require
-from jopt.distill.features import FEATURE_LOSSES
-from jopt.distill.losses import combine, loss, mse
-from jopt.distill.operands import float32
+from jopt.distill.losses import FEATURE_LOSSES, combine, float32, loss, mse
 from jopt.hyper import as_traced, check_number
 from jopt.method import Method
 from jopt.reference import is_reference, resolve
@@ -36,12 +34,13 @@ class Features:
     weight: float = 1.0
 
     def validate(self, path: str) -> None:
-        """Raises `ConfigError` for a pair that is empty or there twice, an unknown loss or a weight of 0."""
+        """Raises `ConfigError` for an empty or repeated pair, an unknown loss or a weight of 0."""
         check_types(self, path)
         field = join_path(path, "pairs")
         require(bool(self.pairs), field, self.pairs, "one or more pairs of layers")
         for i, pair in enumerate(self.pairs):
             require(all(n.strip() for n in pair), f"{field}[{i}]", pair, "a student's layer and a teacher's layer")
+            # Twice the same pair would silently double its weight.
             require(self.pairs.index(pair) == i, f"{field}[{i}]", pair, "another pair than those before it")
         self.function(join_path(path, "loss"))
         _number(path, "weight", self.weight, lambda x: x > 0, "a finite number above 0")
@@ -58,18 +57,18 @@ class Features:
     def __call__(self, student: Mapping[str, jax.Array], teacher: Mapping[str, jax.Array]) -> jax.Array:
         """The sum of the pairs' losses, float32 [], without the weight."""
         total, match = jnp.float32(0), self.function()
-        for i, (ours, theirs) in enumerate(self.pairs):
-            pair = (_layer("student", student, ours, i), _layer("teacher", teacher, theirs, i))
+        for i, (student_layer, teacher_layer) in enumerate(self.pairs):
+            pair = (_layer("student", student, student_layer, i), _layer("teacher", teacher, teacher_layer, i))
             try:
                 total += match(*pair)
             except ValueError as error:
-                raise ValueError(f"features[{i}] ({ours!r}, {theirs!r}): {error}") from error
+                raise ValueError(f"features[{i}] ({student_layer!r}, {teacher_layer!r}): {error}") from error
         return total
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(Method):
-    """What every distillation has; a class of another loss derives from it and overrides `soft_loss`.
+    """The fields of every distillation; a class for another loss derives from it and overrides `soft_loss`.
 
     The loss is `(1 - weight) hard + weight soft + features.weight features(...)`. It lasts one stage.
 
@@ -82,6 +81,7 @@ class Distillation(Method):
 
     name: ClassVar[str] = "distill"
     rank: ClassVar[int] = 70
+    # A later stage trains on labels unless it names a teacher: nothing of distillation is left in the network.
     persists: ClassVar[bool] = False
     chooses: ClassVar[bool] = False
 
@@ -90,7 +90,7 @@ class Distillation(Method):
     features: Features | None = None
 
     def validate(self, path: str = "distill") -> None:
-        """Raises `ConfigError` without a teacher, or for a weight out of range; whether it exists is seen later."""
+        """Raises `ConfigError` without a teacher's name, or for a weight out of range."""
         check_types(self, path)
         accepted = f"the directory of a finished run, or {STAGE}<name of an earlier stage>"
         require(bool(self.teacher.removeprefix(STAGE).strip()), join_path(path, "teacher"), self.teacher, accepted)
@@ -143,9 +143,11 @@ class Distillation(Method):
         soft = self.soft_loss(student_logits, teacher_logits)
         total, parts = combine(float32("hard_losses", hard_losses).mean(), soft, self.weight)
         if self.features is not None:
+            # Checked here too, where a number that was swept arrives: `validate` saw the config's own.
             check_number("features.weight", self.features.weight, lambda x: x >= 0, "a finite number, at least 0")
             parts["features"] = self.features(student_features or {}, teacher_features or {})
             total += jnp.asarray(self.features.weight).astype(jnp.float32) * parts["features"]
+        # Reported and not minimized: soft losses at different temperatures are numbers of different sizes.
         parts["kl"] = loss(jax.lax.stop_gradient(student_logits), teacher_logits, 1.0)
         return total, parts
 

@@ -18,9 +18,9 @@ from jopt.quantize import integer
 from jopt.quantize.activations import KEY, ActivationMethod, split
 from jopt.quantize.tensors import QTensor
 from jopt.train import finished, packed
-from jopt.train.codes import integers, seen_before, storage
 from jopt.train.display import command
 from jopt.train.finished import Finished
+from jopt.train.packed import integers, seen_before, storage
 from jopt.train.plan import final_network
 from jopt.train.state import digest, evaluated
 from jopt.train.workdir import Workdir
@@ -203,7 +203,7 @@ class Source:
         # The run's own file is passed on byte by byte, so that what was reported is what is released.
         path = self.workdir.packed
         if not path.is_file():
-            return packed.encode(packed.of(self.run)).data
+            return packed.encode(packed.packing_of(self.run)).data
         file = packed.load(path, model=self.given_model)
         if digest({"params": file.params, "model_state": file.model_state}) != digest(
             {"params": self.run.params, "model_state": self.run.model_state}

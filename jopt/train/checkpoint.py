@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt.rules import named_leaves
 from jopt.train.state import digest, to_host
@@ -38,12 +39,12 @@ class Restored(NamedTuple):
     """
 
     step: int
-    state: Any
+    state: PyTree
     notes: dict[str, float]
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest few, the best by `accuracy`, and those of some steps in any case.
+    """The checkpoints of a run: the latest few, the best by `accuracy`, and those of given steps.
 
     The step of a checkpoint here is what names it on disk: see `jopt.train.schedule.Segment.mark`.
 
@@ -57,12 +58,12 @@ class Checkpoints:
         Args:
           directory: of the checkpoints.
           keep: how many of the latest to keep.
-          always: steps whose checkpoints are kept besides.
+          always: steps whose checkpoints are always kept: ends of stages, which later stages read.
         """
         from orbax.checkpoint import v1
 
         ocp: Any = v1  # Orbax's annotations of its own policies and paths do not fit one another.
-        logging.getLogger("absl").addFilter(_about_nothing)
+        logging.getLogger("absl").addFilter(_is_worth_logging)
         self.directory = Path(directory).absolute()
         self._damaged = [self._set_aside(path, "its metrics") for path in _with_unreadable_metrics(self.directory)]
         policies = ocp.training.preservation_policies
@@ -94,7 +95,7 @@ class Checkpoints:
         """The steps of the checkpoints on disk, oldest first."""
         return sorted(c.step for c in self._checkpointer.checkpoints)
 
-    def save(self, step: int, state: Any, notes: dict[str, float]) -> None:
+    def save(self, step: int, state: PyTree, notes: dict[str, float]) -> None:
         """Starts to save `state`, any pytree of arrays, as the checkpoint of `step`.
 
         Args:
@@ -102,8 +103,10 @@ class Checkpoints:
           state: the state; it is copied before this returns, so its buffers may be donated.
           notes: numbers to save beside it; `accuracy` decides which checkpoint is the best.
         """
+        # One save at a time, so that no more than one copy of the state waits in memory.
         self.wait()
         host = to_host(state)
+        # Orbax cannot write arrays without entries; `restore` makes them from the expected shapes.
         leaves = {name: leaf for name, leaf in named_leaves(host) if leaf.size}
         leaves[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
         leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest([host, leaves[_NOTES]])), np.uint8)
@@ -117,7 +120,7 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def restore(self, step: int, like: Any) -> Restored:
+    def restore(self, step: int, like: PyTree) -> Restored:
         """Reads the checkpoint of `step` and verifies it.
 
         Args:
@@ -135,6 +138,7 @@ class Checkpoints:
             leaves = dict(self._checkpointer.load_checkpointables(step)["state"])
             saved = bytes(leaves.pop(_DIGEST)).hex()
             notes = leaves.pop(_NOTES)
+        # Orbax and TensorStore raise many types for a damaged file, of which none is documented.
         except Exception as error:
             raise CheckpointError(f"checkpoint {step} in {self.directory} cannot be read: {error}") from error
         expected = dict(named_leaves(like))
@@ -154,11 +158,12 @@ class Checkpoints:
                 )
             raise MismatchError(f"checkpoint {step} in {self.directory} is {kind}: {'; '.join(problems[:5])}")
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
+        # A flipped bit on disk would otherwise go unnoticed. The notes count too: a resume adds up their times.
         if saved != digest([state, notes]):
             raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged: its digest does not match")
         return Restored(step, state, json.loads(notes.tobytes()))
 
-    def restore_latest(self, like_at: Callable[[int], Any]) -> tuple[Restored | None, list[str]]:
+    def restore_latest(self, like_at: Callable[[int], PyTree]) -> tuple[Restored | None, list[str]]:
         """Reads the newest checkpoint that is whole, and sets damaged newer ones aside.
 
         Args:
@@ -175,6 +180,7 @@ class Checkpoints:
         for step in reversed(self.steps):
             try:
                 return self.restore(step, like_at(step)), damaged
+            # Whole, but of another network: falling back to an older one would hide a mistake of the caller.
             except MismatchError:
                 raise
             except CheckpointError as error:
@@ -199,21 +205,22 @@ def _lacks_statistics(saved: Iterable[str], expected: Container[str]) -> bool:
 
 def _rank(metrics: dict[str, float]) -> tuple[float, float]:
     """The higher the better: by accuracy, and the earlier of equals."""
+    # The earlier of equals, so that a long plateau does not replace the best checkpoint at every boundary.
     return float(metrics["accuracy"]), -float(metrics["step"])
 
 
 def _with_unreadable_metrics(directory: Path) -> list[Path]:
-    """Checkpoints that Orbax would trip over as it opens their directory."""
-    found = []
+    """Checkpoints that would make Orbax fail when it opens their directory."""
+    unreadable = []
     for path in sorted(directory.glob("[0-9]*")) if directory.is_dir() else []:
         try:
             if path.name.isdigit():
                 _rank(json.loads((path / "metrics" / "metrics").read_text()))
         except (OSError, ValueError, KeyError, TypeError):
-            found.append(path)
-    return found
+            unreadable.append(path)
+    return unreadable
 
 
-def _about_nothing(record: logging.LogRecord) -> bool:
+def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Drops Orbax's warning that a checkpoint part without arrays has no arrays to merge."""
     return "Skipping merge of OCDBT checkpoints" not in record.getMessage()

@@ -16,7 +16,7 @@ STAGE = "stage:"
 
 @dataclasses.dataclass
 class Stage:
-    """A part of a run, with a length, an optimizer and methods of its own.
+    """A part of a run, with its own length, optimizer and methods.
 
     A stage starts from the state that the one before ended in, with a fresh optimizer state and the first step of
     its own schedule. What is None is taken from the experiment. Methods persist: masks, ranges and codebooks of a
@@ -25,15 +25,15 @@ class Stage:
     Attributes:
       name: names the stage in metrics, reports and addresses; unique in its experiment.
       epochs: the stage's length in passes over the training part, or
-      steps: in optimizer steps. At most one of the two; 0 steps apply the stage's methods to what there is.
+      steps: in optimizer steps. At most one of the two; 0 steps apply the stage's methods without training.
       segment_steps: optimizer steps between two updates of masks and codebooks, instead of the experiment's.
       optimizer: the stage's own optimizer.
       model: another network, which starts afresh: a student, say.
       start: where parameters and model state come from once the stage's masks are chosen: 'previous' (they stay
         as they are), 'init' (those of step 0), 'random' (newly drawn) or the name of an earlier stage (its end).
       methods: what the stage does to the network, in the order of application: `prune.Gradual(...)`,
-        `quantize.Weights(...)` and others of jopt's or of your own (`jopt.method.Method`). One of a name. A method
-        of a name that acted in the stage before takes its place.
+        `quantize.Weights(...)` and others of jopt's or custom ones (`jopt.method.Method`); at most one of each
+        name. A method replaces the one of its name that acted in the stage before.
       order: the names of all methods that act in the stage, first to last, those of earlier stages included; ()
         puts them by their rank (`Method.rank`), its own in the order of `methods`.
       release: names of methods of earlier stages that end here, such as ('prune',).
@@ -61,15 +61,15 @@ class Stage:
 
 @dataclasses.dataclass
 class Experiment:
-    """Everything that determines a run's numbers, and how often it looks at itself.
+    """Everything that determines a run's numbers, and how often it is evaluated and saved.
 
     Attributes:
       name: names the run in reports.
       seed: initialization, data order, augmentation and dropout are functions of it.
       model: the network.
       data: the data set, its splits and augmentation.
-      optimizer: how parameters move, in every stage that names none of its own.
-      epochs: passes over the training part, in every stage that gives no length of its own.
+      optimizer: how parameters move, in every stage without its own optimizer.
+      epochs: passes over the training part, in every stage without its own length.
       batch_size: examples a step; 0 is the whole training part (gradient descent).
       label_smoothing: this share of the target is spread evenly over the classes (Szegedy et al. 2016, section 7).
       ema_decay: keep an exponential moving average of the parameters with this decay (Polyak and Juditsky 1992),
@@ -86,8 +86,8 @@ class Experiment:
       checkpoint_every: save every so many segments; a stage's end always counts.
       keep_checkpoints: so many latest checkpoints are kept, and the best by validation accuracy.
       pack: end with the packed model, `model.jopt`, whose length is then the result's `bytes`.
-      columns: what is reported in addition to the built-in columns: `jopt.measure.Column`s, or their references,
-        'package.module:name'.
+      columns: what is reported of each stage in addition to the built-in columns: `jopt.measure.Column`s, or their
+        references, 'package.module:name'.
       stages: the parts of the run, one after the other.
     """
 
@@ -111,7 +111,7 @@ class Experiment:
 
 
 def validate(config: Experiment, path: str = "") -> None:
-    """Checks all that can be checked before the data are read.
+    """Checks everything that can be checked before the data are read.
 
     Raises:
       ConfigError: naming the field, its value and what is accepted.
@@ -142,35 +142,43 @@ def validate(config: Experiment, path: str = "") -> None:
     load_columns(config.columns)
     names = [stage.name for stage in config.stages]
     for i, stage in enumerate(config.stages):
-        here = join_path(path, f"stages[{i}]")
+        stage_path = join_path(path, f"stages[{i}]")
+        # Addresses such as `compressed.prune.sparsity=0.9` are split at these characters.
         plain = bool(stage.name) and not set(".[]:=") & set(stage.name)
         require(
-            plain, f"{here}.name", stage.name, "not empty, without . [ ] : and =, which addresses are made with"
+            plain,
+            f"{stage_path}.name",
+            stage.name,
+            "not empty, without . [ ] : and =, which addresses are made with",
         )
-        require(names.count(stage.name) == 1, f"{here}.name", stage.name, "another name than the other stages'")
+        require(
+            names.count(stage.name) == 1, f"{stage_path}.name", stage.name, "another name than the other stages'"
+        )
         for name in ("epochs", "segment_steps", "calibration_examples"):
             positive(f"stages[{i}].{name}", getattr(stage, name))
         for name in ("steps", "recalibrate"):
             value = getattr(stage, name)
-            require(value is None or value >= 0, f"{here}.{name}", value, "0 or a positive integer")
+            require(value is None or value >= 0, f"{stage_path}.{name}", value, "0 or a positive integer")
         both = stage.epochs is not None and stage.steps is not None
-        require(not both, f"{here}.steps", stage.steps, f"None where epochs is given (epochs is {stage.epochs})")
+        require(
+            not both, f"{stage_path}.steps", stage.steps, f"None where epochs is given (epochs is {stage.epochs})"
+        )
         if stage.optimizer is not None:
-            optim.validate(stage.optimizer, f"{here}.optimizer")
+            optim.validate(stage.optimizer, f"{stage_path}.optimizer")
         if stage.model is not None:
-            models.validate(stage.model, f"{here}.model")
-        choice(f"{here}.start", stage.start, ("previous", "init", "random", *names[:i]))
+            models.validate(stage.model, f"{stage_path}.model")
+        choice(f"{stage_path}.start", stage.start, ("previous", "init", "random", *names[:i]))
         applied = [method.name for method in stage.methods]
         for method in stage.methods:
-            method.validate(f"{here}.{method.name}")
+            method.validate(f"{stage_path}.{method.name}")
             accepted = "one of each name"
-            require(applied.count(method.name) == 1, f"{here}.methods", tuple(applied), accepted)
+            require(applied.count(method.name) == 1, f"{stage_path}.methods", tuple(applied), accepted)
         if stage.transfer is not None:
-            transferring.validate(stage.transfer, f"{here}.transfer")
+            transferring.validate(stage.transfer, f"{stage_path}.transfer")
         for field, source in sources(stage).items():
             if source.startswith(STAGE):
                 accepted = f"a run's directory or stage:NAME of an earlier stage ({', '.join(names[:i]) or 'none'})"
-                require(source.removeprefix(STAGE) in names[:i], f"{here}.{field}", source, accepted)
+                require(source.removeprefix(STAGE) in names[:i], f"{stage_path}.{field}", source, accepted)
 
 
 def sources(stage: Stage) -> dict[str, str]:

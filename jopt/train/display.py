@@ -1,4 +1,4 @@
-"""What an observer of a run receives, the numbers that stages add to the result, and the report of a run."""
+"""What a run shows: tables for its observer, the numbers that stages add to the result, and the report."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jopt import codec, measure, optim, report
+from jopt import codec, measure, models, optim, report
 from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
@@ -18,6 +18,7 @@ from jopt.train import describe, metrics
 from jopt.train.plan import StagePlan
 from jopt.train.prepared import Prepared
 from jopt.train.workdir import Workdir
+from jopt.typing import ModelState, Params
 
 
 class Speed(NamedTuple):
@@ -47,12 +48,12 @@ class Numbers(NamedTuple):
 
     def fields(self, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
         """The fields of result.json: `stages` if there are several, and the last stage's columns from outside."""
-        # A run of a single stage has no `stages`, so the value is at the top level in any case.
+        # A run of a single stage has no `stages`, so the value is always at the top level.
         outside = {c.key: self.stages[-1].get(c.key) for c in measure.load_columns(columns)}
         return outside | ({"stages": self.stages} if len(self.stages) > 1 else {})
 
 
-def numbers(
+def collect_numbers(
     prepared: Prepared, outcomes: Sequence[measure.StageOutcome], columns: Sequence[Column | str] = ()
 ) -> Numbers:
     """Computes what the outcomes of the stages add to the result. Nothing is written or drawn.
@@ -63,10 +64,10 @@ def numbers(
       columns: columns from outside, or their names.
     """
     rows = measure.stage_rows(outcomes, prepared.dataset.test.labels, columns=columns)
-    return Numbers(rows, speeds(prepared, outcomes) if len(outcomes) > 1 else [])
+    return Numbers(rows, measure_speeds(prepared, outcomes) if len(outcomes) > 1 else [])
 
 
-def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list[Speed]:
+def measure_speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list[Speed]:
     """Measures each network of the run, at batch 1 and 256, by the clock of this machine."""
     measured = []
     for index, outcome in enumerate(outcomes):
@@ -78,7 +79,9 @@ def speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list
         # The values do not change the time; zeros in a variance would give NaN, which may.
         state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state)
 
-        def forward(params: Any, x: jax.Array, model: Any = model, state: Any = state) -> jax.Array:
+        def forward(
+            params: Params, x: jax.Array, model: models.Model = model, state: ModelState = state
+        ) -> jax.Array:
             return model.apply(params, state, x, train=False)[0]
 
         # One example shows the latency, a large batch the throughput.
@@ -106,7 +109,7 @@ def write_report(
       manifest: of the run.
       result: of the run.
       outcomes: what each stage ended with.
-      numbers: what the function of this name gave of them.
+      numbers: what `collect_numbers` gave.
       ledger: of the packed model, where there is one.
       columns: columns from outside, or their names.
     """
@@ -151,10 +154,10 @@ def plan_parts(prepared: Prepared) -> list[Part]:
 
 
 @contextlib.contextmanager
-def training(
+def observe_training(
     observer: report.Observer, prepared: Prepared, files: Workdir, rows: list[metrics.Row]
 ) -> Iterator[Callable[[list[metrics.Row]], None]]:
-    """Tells an observer of metric rows, and mirrors them as TensorBoard events.
+    """Sends metric rows to an observer, and writes them as TensorBoard events.
 
     Args:
       observer: receives the metrics.
@@ -210,7 +213,7 @@ def finished_parts(
 
 
 def method_tables(prepared: Prepared, stage: StagePlan) -> list[report.Table]:
-    """What the methods that a stage names make of each parameter and activation; none for one that names none."""
+    """Tables of what a stage's own methods do to each parameter and activation; none if it has no methods."""
     p, tables = prepared, []
     named = any(stage.names(applied) for applied in stage.applied)
     columns, rows = describe.parameter_rows(stage, p.like(stage.index).params) if named else ((), [])
@@ -220,7 +223,7 @@ def method_tables(prepared: Prepared, stage: StagePlan) -> list[report.Table]:
     if stage.transfer is not None:
         rows = [
             (row.path, "x".join(map(str, row.shape)) or "scalar", row.source or "-", row.status)
-            for row in p.transferred(stage)
+            for row in p.transfer_rows(stage)
         ]
         header = ("of the target", "shape", f"from {stage.transfer.source}", "status")
         tables.append(report.Table(f"Stage {stage.name!r}: transfer", header, "llll", rows))
@@ -249,7 +252,7 @@ def stage_table(prepared: Prepared) -> report.Table:
     return report.Table("Plan", ("stage", "steps", "segments", "batch", "methods", "optimizer"), "lrrrll", rows)
 
 
-def model_table(prepared: Prepared, stage: int = 0, params: Any = None) -> report.Table:
+def model_table(prepared: Prepared, stage: int = 0, params: Params = None) -> report.Table:
     """Parameters and FLOPs by layer; of shapes alone, where no `params` are given."""
     if params is None:
         # Broadcasting one element takes no memory, however large the model is.
@@ -282,7 +285,7 @@ def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:
     like, model = prepared.like(stage), prepared.plans[stage].wrapped
     inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
 
-    def logits(params: Any, model_state: Any, inputs: jax.Array) -> jax.Array:
+    def logits(params: Params, model_state: ModelState, inputs: jax.Array) -> jax.Array:
         return model.apply(params, model_state, inputs, train=False)[0]
 
     return measure.flops_by_layer(
@@ -297,5 +300,6 @@ def command(argv: list[str]) -> list[str]:
       >>> command(["/home/me/jopt/experiments/train.py", "--workdir=runs/a"])
       ['python', '-m', 'experiments.train', '--workdir=runs/a']
     """
+    # `-m` puts the module's file into argv[0]; run by that path, its imports would not be found.
     parts = argv[0].replace("\\", "/").removesuffix(".py").split("/")
     return ["python", "-m", ".".join(parts[-2:]), *argv[1:]] if parts[-2:-1] == ["experiments"] else list(argv)

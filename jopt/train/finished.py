@@ -1,19 +1,23 @@
-"""A finished run, read back from its directory: what it learned, to teach or to start another run."""
+"""A finished run, read back from its directory: its network, to teach or to start another run with."""
 
 import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jopt import data, hyper, keys, models
+from jopt.config import require
 from jopt.layers import Layers
 from jopt.train import program
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.config import Experiment
-from jopt.train.plan import StagePlan, with_layers
-from jopt.train.prepared import resolve, traced
+from jopt.train.plan import StagePlan, resolve, trace_layers, with_layers
 from jopt.train.state import TrainState, digest
+from jopt.train.step import in_batches
 from jopt.train.workdir import Workdir, WorkdirError
+from jopt.typing import ModelState, Params
 
 
 class Finished(NamedTuple):
@@ -33,8 +37,8 @@ class Finished(NamedTuple):
     config: Experiment
     result: dict[str, Any]
     plan: StagePlan
-    params: Any
-    model_state: Any
+    params: Params
+    model_state: ModelState
     state: TrainState
     dataset: data.Dataset
 
@@ -55,10 +59,10 @@ def load(
     model: models.Model | None = None,
     trusted: bool = False,
 ) -> Finished:
-    """Reads the last state of a finished run, and verifies it. A whole run's directory stays as it is.
+    """Reads the last state of a finished run, and verifies it. The directory of an undamaged run is not changed.
 
-    The run's data are read (their shape is the network's), but neither its teacher nor the source that it took
-    parameters from, which may be gone.
+    The run's data are read (their shape decides the network's), but neither its teacher nor the source of its
+    transferred parameters, which may be gone.
 
     Args:
       directory: the run's directory.
@@ -67,7 +71,7 @@ def load(
 
     Raises:
       WorkdirError: if there is no run, it has not finished, it was given other things than these, or its last
-        checkpoint is absent or not the one that its result tells of.
+        checkpoint is absent or does not have the digest of its result.
       CheckpointError: if that checkpoint is damaged.
     """
     files = Workdir(directory)
@@ -80,23 +84,24 @@ def load(
     dataset = data.load(config.data)
     examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
     structure, numbers = hyper.split(config)
-    plans = traced(resolve(config, examples, model), input_shape)
+    plans = trace_layers(resolve(config, examples, model), input_shape)
     plan = plans[-1]
 
     def with_numbers(values: hyper.Hyper) -> StagePlan:
         again = resolve(hyper.join(structure, values), examples, model)
         return with_layers(again, [stage.layers for stage in plans])[-1]
 
-    # Its own state needs none of the stages before: its structure is that of a first stage.
+    # The stages before, and the teacher, are not needed: the structure of the last state is that of a first stage.
     end = program.build(plan, with_numbers, input_shape=input_shape)
     like = jax.eval_shape(lambda seed: end.init(keys.root(seed), numbers), numbers["seed"])
-    # Opening it would make the directory.
+    # `Checkpoints` would create the directory, and reading a run must not change it.
     if not files.checkpoints.is_dir():
         raise WorkdirError(f"the run in {files.path} has no checkpoints")
     with Checkpoints(files.checkpoints, config.keep_checkpoints) as checkpoints:
         if not checkpoints.steps:
             raise WorkdirError(f"the run in {files.path} has no checkpoint in {files.checkpoints}")
         state = checkpoints.restore(checkpoints.steps[-1], like).state
+    # A checkpoint can be whole and still not be the one of the result: files copied from two runs, say.
     if digest({"params": state.params, "model_state": state.model_state, "ema": state.ema}) != result.get("digest"):
         raise WorkdirError(
             f"the last checkpoint in {files.checkpoints} (of step {int(state.step)}) is not of the model that "
@@ -106,9 +111,90 @@ def load(
     return Finished(config, result, plan, params, model_state, state, dataset)
 
 
-def _check_given(files: Workdir, now: dict[str, Any]) -> None:
+def _check_given(files: Workdir, now: dict[str, models.Model | None]) -> None:
     then = files.load_json(files.manifest).get("given") or []
     for name, part in now.items():
         if (part is not None) != (name in then):
-            was, wanted = ("was", "give the same") if name in then else ("was not", "give none")
-            raise WorkdirError(f"the run in {files.path} {was} given a {name} of its own: {wanted} to load it")
+            was, remedy = ("was", "give the same") if name in then else ("was not", "give none")
+            raise WorkdirError(f"the run in {files.path} {was} given a {name} of its own: {remedy} to load it")
+
+
+BATCH = 512
+
+
+class Source(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      model: its functions.
+      params: what they compute with: masked, quantized, averaged, as the run's evaluation saw them.
+      model_state: batch statistics and the like.
+      mean, std: float32 [channels], what its inputs are normalized with.
+      digest: of the run that it comes from, as in its result.json.
+    """
+
+    model: models.Model
+    params: Params
+    model_state: ModelState
+    mean: np.ndarray
+    std: np.ndarray
+    digest: str
+
+
+def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_classes: int | None) -> Source:
+    """The network that the finished run in `directory` ended with.
+
+    Args:
+      directory: a run's directory.
+      field: the config field that names it, for errors.
+      input_shape: the shape of one example that it must take.
+      num_classes: the number of logits that it must give; None is any.
+
+    Raises:
+      ConfigError: if there is no finished run, or one of another kind of data.
+      WorkdirError, CheckpointError: if it is damaged.
+    """
+    require(
+        Workdir(directory).result.exists(), field, directory, "the directory of a finished run, with result.json"
+    )
+    try:
+        run = load(directory)
+    except WorkdirError as error:
+        raise WorkdirError(f"{field}: {error}") from error
+    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    try:
+        shape = jax.eval_shape(lambda x: run.model.apply(run.params, run.model_state, x, train=False)[0], x).shape
+    except Exception as error:
+        accepted = f"a run whose network takes inputs of {' x '.join(map(str, input_shape))}: {error}"
+        require(False, field, directory, accepted)
+        raise
+    # Learning from logits needs equal numbers of classes; taking parameters does not, as the head may be left out.
+    fits = num_classes is None or shape == (1, num_classes)
+    require(fits, field, directory, f"a run with {num_classes} classes and not {shape[-1]}")
+    return Source(run.model, run.params, run.model_state, run.dataset.mean, run.dataset.std, run.result["digest"])
+
+
+def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
+    """The network of `source` for inputs that are normalized as `dataset` is."""
+    if np.array_equal(source.mean, dataset.mean) and np.array_equal(source.std, dataset.std):
+        return source.model
+
+    def apply(params: Params, model_state: ModelState, x: jax.Array, **kwargs: Any) -> tuple[jax.Array, ModelState]:
+        # The student's inputs are normalized with its own data set's numbers, the teacher was trained with others:
+        # the student's are taken back and the teacher's applied.
+        shape = (1,) * (x.ndim - 1) + dataset.mean.shape
+        raw = x * dataset.std.reshape(shape) + dataset.mean.reshape(shape)
+        x = data.normalize(raw, jnp.asarray(source.mean), jnp.asarray(source.std))
+        return source.model.apply(params, model_state, x, **kwargs)
+
+    return source.model._replace(apply=apply)
+
+
+def compute_logits(source: Source, arrays: data.Arrays) -> jax.Array:
+    """The logits of `source` for every example, normalized with its own numbers: float32 [examples, classes]."""
+
+    def one_batch(inputs: jax.Array) -> jax.Array:
+        inputs = data.normalize(inputs, jnp.asarray(source.mean), jnp.asarray(source.std))
+        return source.model.apply(source.params, source.model_state, inputs, train=False)[0]
+
+    return in_batches(one_batch, BATCH, arrays.inputs)

@@ -1,4 +1,4 @@
-"""manifest.json: where a run's numbers come from, enough to make them again."""
+"""manifest.json: what a run's numbers depend on, enough to reproduce them."""
 
 import hashlib
 import importlib.metadata
@@ -48,6 +48,7 @@ def collect(config: Any, dataset_fingerprint: str, argv: list[str] | None = None
         "system": platform.platform(),
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        # XLA's flags and these options change the bits of a program without any change in the config.
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "jax_config": {
             name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_threefry_partitionable")
@@ -63,9 +64,9 @@ def collect(config: Any, dataset_fingerprint: str, argv: list[str] | None = None
     }
 
 
-def event(name: str, step: int, **more: Any) -> dict[str, Any]:
+def event(name: str, step: int, **details: Any) -> dict[str, Any]:
     """An entry of the manifest's `events`: `start`, `resume` or `stop`, with Unix time in seconds."""
-    return {"event": name, "time": round(time.time(), 3), "step": step, **more}
+    return {"event": name, "time": round(time.time(), 3), "step": step, **details}
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
@@ -77,6 +78,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
     try:
         top = Path(git("rev-parse", "--show-toplevel").decode().strip())
         commit = git("rev-parse", "HEAD").decode().strip()
+        # Untracked files count: an imported module that was never added is a common reason for other numbers.
         difference = git("diff", "HEAD", "--binary")
         untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", str(top)).split(b"\0")
     except (OSError, subprocess.SubprocessError):
@@ -89,7 +91,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
 
 def _content_hash(path: Path) -> bytes:
-    """SHA-256 of a file, or of where a link points; of nothing, if it went away or is a directory of its own."""
+    """SHA-256 of a file, or of where a link points; of nothing, if it is gone or is a directory."""
     try:
         if path.is_symlink():
             return hashlib.sha256(os.fsencode(path.readlink())).digest()

@@ -25,6 +25,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
         return []
     lines = path.read_text().split("\n")
     rows = []
+    # The text after the last newline is a row that a crash cut off; the resumed run writes it again.
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = json.loads(line)
@@ -42,6 +43,7 @@ def append(path: str | os.PathLike[str], rows: list[Row]) -> None:
     Raises:
       ValueError: for a number that is not finite, which JSON lacks; nothing is written then.
     """
+    # One write, so that a crash cuts at most one row in two.
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     with Path(path).open("a") as file:
         file.write(lines)
@@ -57,7 +59,7 @@ def truncate(path: str | os.PathLike[str], keep: Callable[[Row], bool]) -> list[
 
 
 def without_timing(rows: list[Row]) -> list[Row]:
-    """The rows without what no two launches share.
+    """The rows without the fields that differ between equal runs.
 
     Example:
       >>> without_timing([{"step": 1, "loss": 0.5, "steps_per_second": 93.1}])

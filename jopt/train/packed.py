@@ -1,4 +1,7 @@
-"""The packed model of a run, `model.jopt`: the network, its parameters and what its inputs are normalized with."""
+"""The packed model of a run, `model.jopt`: the network, its parameters and what its inputs are normalized with.
+
+Parameters that are quantized are stored as integers; what these are is found here too.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt import codec, data, models, quantize
+from jopt import codec, data, measure, models, quantize
 from jopt.codec import Ledger
 from jopt.config import CLASS, ConfigError, changed, from_dict
 from jopt.method import Method
 from jopt.quantize.integer import QTensor
+from jopt.quantize.tensors import of_values
 from jopt.reference import name_of
-from jopt.train.codes import storage
 from jopt.train.config import Experiment
 from jopt.train.plan import StagePlan
-from jopt.transform import Storage
+from jopt.train.state import TrainState, evaluated
+from jopt.transform import Params, State, Storage, chain, see
+from jopt.typing import ModelState
 
 if TYPE_CHECKING:
     from jopt.train.finished import Finished
@@ -38,7 +43,7 @@ class PackedModel(NamedTuple):
 
     Attributes:
       name: the experiment's.
-      network: the model's config; None where the run was given a model of its own.
+      network: the model's config; None where the run was given a custom model.
       data: the data set's config, without augmentation.
       plain_model: its functions, before methods wrap them.
       wrapping: the methods that wrap it: those that quantize its layers' inputs, say.
@@ -59,8 +64,8 @@ class PackedModel(NamedTuple):
     plain_model: models.Model
     wrapping: tuple[Method, ...]
     model: models.Model
-    params: Any
-    model_state: Any
+    params: Params
+    model_state: ModelState
     integers: dict[str, QTensor]
     mean: np.ndarray
     std: np.ndarray
@@ -84,8 +89,8 @@ class Packing(NamedTuple):
 
     config: Experiment
     plan: StagePlan
-    params: Any
-    model_state: Any
+    params: Params
+    model_state: ModelState
     dataset: data.Dataset
     formats: Mapping[str, Storage] = {}
 
@@ -107,7 +112,7 @@ def save(path: str | os.PathLike[str], packing: Packing) -> Ledger:
     return codec.save(path, packing.params, **_options(packing))
 
 
-def of(run: Finished) -> Packing:
+def packing_of(run: Finished) -> Packing:
     """What the packed file of a finished run holds, also where its config asked for none."""
     formats = storage(run.plan, run.state)
     return Packing(run.config, run.plan, run.params, run.model_state, run.dataset, formats)
@@ -118,15 +123,16 @@ def _options(packing: Packing) -> dict[str, Any]:
 
 
 def metadata(packing: Packing) -> dict[str, Any]:
-    """What a packed file says besides its arrays: as little as rebuilds the network, for every byte counts.
+    """The metadata of a packed file: only what is needed to rebuild the network, as every byte counts.
 
     Configs are held by the fields that differ from their defaults.
 
     Returns:
-      A dictionary for JSON: `name`, `model` (absent for a model of one's own), `data`, `input`, `classes`, `mean`,
+      A dictionary for JSON: `name`, `model` (absent for a custom model), `data`, `input`, `classes`, `mean`,
       `std`, and `activations` where they are quantized.
     """
     config, plan, dataset = packing.config, packing.plan, packing.dataset
+    # Where the data lie and how they were augmented is not needed to use the network, and paths may be private.
     source = {k: v for k, v in changed(config.data).items() if k not in (*_AUGMENTATION, "data_dir")}
     described = {
         "name": config.name,
@@ -139,11 +145,11 @@ def metadata(packing: Packing) -> dict[str, Any]:
     if plan.network is not None:
         described["model"] = changed(plan.network)
     if plan.wrapping:
-        described["activations"] = [_described(applied.method) for applied in plan.wrapping]
+        described["activations"] = [_describe_method(applied.method) for applied in plan.wrapping]
     return described
 
 
-def _described(method: Method) -> dict[str, Any]:
+def _describe_method(method: Method) -> dict[str, Any]:
     """A method's class, unless it is the most frequent one, and the fields that differ from their defaults."""
     tag = {} if type(method) is quantize.Activations else {CLASS: name_of(type(method))}
     return {**tag, **changed(method)}
@@ -164,32 +170,36 @@ def load(path: str | os.PathLike[str], *, model: models.Model | None = None, tru
     """
     file = codec.read(path)
     try:
-        return _rebuilt(file, model, trusted)
+        return _rebuild(file, model, trusted)
     except (ConfigError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        # A file is untrusted input: whatever its metadata make our code raise is one kind of error for the caller.
         if isinstance(error, PackedError):
             raise PackedError(f"{os.fspath(path)}: {error}") from error
-        what = f"has no {error}" if isinstance(error, KeyError) else f"says: {error}"
+        reason = f"has no {error}" if isinstance(error, KeyError) else f"says: {error}"
         raise PackedError(
-            f"{os.fspath(path)} holds arrays, but no network as a run of jopt packs it: its metadata {what}"
+            f"{os.fspath(path)} holds arrays, but no network as a run of jopt packs it: its metadata {reason}"
         ) from error
 
 
-def _rebuilt(file: codec.File, own: models.Model | None, trusted: bool) -> PackedModel:
+def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool) -> PackedModel:
     metadata: Any = {} if file.metadata is None else file.metadata
     if not isinstance(metadata, dict):
         raise TypeError(f"they must be an object, got {type(metadata).__name__}")
     named = metadata.get("model")
     network = None if named is None else from_dict(models.Config, named, "model")
-    if network is None and own is None:
+    # Without a network's config, metadata of ours still have `input`: that tells a custom model from a foreign
+    # file.
+    if network is None and custom_model is None:
         if "input" not in metadata:
             raise KeyError("model")
         raise PackedError("the run was given a custom model: give it here too")
     if network is not None:
         models.validate(network)
-    plain = models.model(network) if network is not None else own
+    plain = models.model(network) if network is not None else custom_model
     assert plain is not None
     model, wrapping = plain, wrapping_methods(metadata.get("activations"), trusted)
     keys = {method.key or method.name for method in wrapping}
+    # Frozen, as ranges come from the file and nothing trains here.
     for method in wrapping:
         model = method.wrap(model, frozen=True)
     rebuilt = PackedModel(
@@ -222,6 +232,7 @@ def wrapping_methods(described: Any, trusted: bool = False) -> tuple[Method, ...
     """
     if described is None:
         return ()
+    # The first version of the format had a single activation quantizer, without a class.
     if isinstance(described, Mapping):
         return (quantize.activations_from_metadata(described),)
     holder = [{CLASS: "jopt.quantize:Activations", **fields} for fields in described]
@@ -238,6 +249,7 @@ class _Wrapping:
 
 def _check(packed: PackedModel) -> None:
     """Raises unless the model takes the parameters that the file holds."""
+    # By shapes alone: it costs no memory and finds every parameter that is absent or of another shape.
     x = jax.ShapeDtypeStruct((1, *packed.input_shape), np.float32)
     try:
         shape = jax.eval_shape(
@@ -256,5 +268,68 @@ def _tensor(q: codec.Integers) -> QTensor:
 
 
 def _numbers(values: np.ndarray) -> list[float]:
-    """The shortest decimal numbers that are these float32s."""
+    """The shortest decimal numbers that round to these float32s."""
+    # `float(v)` would write the float64 digits of a float32, twice as many bytes in the file.
     return [float(str(v)) for v in values]
+
+
+def storage(plan: StagePlan, state: TrainState) -> dict[str, Storage]:
+    """How the quantized parameters are stored as integers at the end of a stage, as its transform says.
+
+    Args:
+      plan: the stage, of plain Python values.
+      state: the state that it ended in.
+
+    Returns:
+      Path to `Storage`, its range of NumPy arrays; parameters that are not quantized are absent.
+    """
+    if plan.transform.storage is None:
+        return {}
+    # Only the transforms know which grid a value was put on; searching for one that fits would guess.
+    formats = plan.transform.storage(state.transform_state, evaluated(state).params)
+    return {path: Storage(spec, jax.tree.map(np.asarray, range)) for path, (spec, range) in formats.items()}
+
+
+def integers(plan: StagePlan, formats: Mapping[str, Storage], seen: Params) -> dict[str, QTensor]:
+    """The integers of what the model sees, path by path: codes, scales, zero points, for integer execution.
+
+    Args:
+      plan: the stage.
+      formats: what `storage` gave.
+      seen: what the model computes with.
+
+    Returns:
+      A `QTensor` for each parameter whose values are, to the bit, what its integers stand for.
+    """
+    return of_values(dict(formats), plan.trainables.model_only(seen))
+
+
+def grids(formats: Mapping[str, Storage]) -> dict[str, measure.IntegerCode]:
+    """How the integers of each quantized parameter would be held, for its theoretical size."""
+    sizes = {path: (spec, int(np.size(range.low))) for path, (spec, range) in formats.items()}
+    return {
+        path: measure.IntegerCode(int(spec.bits), scales, 0 if spec.symmetric else scales)
+        for path, (spec, scales) in sizes.items()
+        # An identity has no codes: such a parameter is stored as floats.
+        if not spec.is_identity
+    }
+
+
+def seen_before(plan: StagePlan, name: str, states: tuple[State, ...], params: Params) -> Params:
+    """What the method `name` of a stage is given: the parameters as the methods before it show them.
+
+    Args:
+      plan: the stage, of plain Python values.
+      name: of a method that has a transform in the stage.
+      states: the transforms' states.
+      params: what the optimizer moves, or its average.
+
+    Returns:
+      The model's parameters, without the methods' own trainables.
+    """
+    # A quantizer's integers are of the masked, shared values that it was given, not of the optimizer's parameters.
+    position = [applied.method.name for applied, _ in plan.transforms].index(name)
+    first = chain(*(transform for _, transform in plan.transforms[:position]))
+    learned = plan.trainables.learned_values(params)[:position]
+    model_params = plan.trainables.model_only(params)
+    return jax.jit(lambda s, p, v: see(first, s, p, v))(tuple(states[:position]), model_params, learned)

@@ -1,30 +1,31 @@
-"""StagePlan: a stage, resolved. Everything downstream reads plans; nothing asks the config which methods act
-when.
+"""StagePlan: a stage, resolved. Programs, reports and checks read plans; none of them asks the config which methods
+act in which stage.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
+import numpy as np
 
-from jopt import data, models, optim, transfer
+from jopt import data, keys, models, optim, transfer
 from jopt.config import join_path, require
 from jopt.distill import Distillation
-from jopt.layers import Layers
+from jopt.layers import Layers, trace
 from jopt.method import Applied, Context
+from jopt.train import schedule
 from jopt.train.config import Experiment, sources
 from jopt.train.config import validate as validate_config
 from jopt.train.schedule import StageSteps
 from jopt.train.trainables import Trainables
 from jopt.transform import ParamTransform, chain
-from jopt.typing import Activation
+from jopt.typing import Activation, ModelState, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """One stage with all that its programs are built from. Its numbers may be tracers.
+    """One stage, with everything that its programs are built from. Its numbers may be tracers.
 
     Attributes:
       index: its place in the run, from 0.
@@ -35,9 +36,9 @@ class StagePlan:
       activation: the function of its hidden layers, for statistics of their outputs.
       optimizer: how its parameters move.
       optimizer_path: the optimizer's address.
-      applied: the methods that act, in order: its own, and those of earlier stages, frozen.
-      distillation: the teacher that it learns from, if it has one.
-      transfer: what it takes from another run, if anything.
+      applied: the methods that act, in order: the stage's own, and those of earlier stages, frozen.
+      distillation: how it learns from a teacher, if it has one.
+      transfer: which parameters it takes from another run, if any.
       start: as `Stage.start`.
       length: its place and length in steps.
       calibration_examples: as `Stage.calibration_examples`.
@@ -85,6 +86,7 @@ class StagePlan:
     def transforms(self) -> tuple[tuple[Applied, ParamTransform], ...]:
         """The methods that act on parameters, each with its transform."""
         length, built = self.length, []
+        # A frozen method gets no length: it keeps what it chose, so no schedule of this stage concerns it.
         for applied in self.applied:
             method = applied.method
             if self.names(applied):
@@ -97,6 +99,8 @@ class StagePlan:
                 built.append((applied, transform))
         return tuple(built)
 
+    # Cached, as building transforms resolves every rule over every parameter; a plan with other numbers is another
+    # plan (`dataclasses.replace`), so no cache outlives the numbers that it was built from.
     @functools.cached_property
     def trainables(self) -> Trainables:
         """Where the methods' own trainable parameters stand among what the optimizer moves."""
@@ -110,12 +114,13 @@ class StagePlan:
 
     @functools.cached_property
     def transform(self) -> ParamTransform:
-        """The transform of all that the optimizer moves."""
-        return self.trainables.around(chain(*(transform for _, transform in self.transforms)))
+        """The transform of the whole tree that the optimizer moves, trainables included."""
+        return self.trainables.wrap(chain(*(transform for _, transform in self.transforms)))
 
     @functools.cached_property
     def wrapping(self) -> tuple[Applied, ...]:
         """The methods that change how the network computes, beyond its parameters."""
+        # Asked of the method itself: a list of wrapping methods here would exclude those from outside the package.
         kinds = [(applied, applied.method.wrap(self.model) is not self.model) for applied in self.applied]
         return tuple(applied for applied, changes in kinds if changes)
 
@@ -123,6 +128,7 @@ class StagePlan:
     def wrapped(self) -> models.Model:
         """The network as its methods make it compute."""
         model = self.model
+        # In the methods' order: a later method wraps what an earlier one computes, as in the chain of transforms.
         for applied in self.applied:
             model = applied.method.wrap(model, frozen=not self.names(applied))
         return model
@@ -135,6 +141,8 @@ class StagePlan:
     @property
     def teacher_computes_along(self) -> bool:
         """Whether the teacher must see what the student sees: its inputs vary, or its layers are matched."""
+        # Without augmentation an example always gives the same logits, so they are computed once, before the stage.
+        # Features are as large as the activations of the whole data set, so they are never stored.
         varied = self.data.shift or self.data.flip or self.data.crop_padding
         return self.distillation is not None and bool(self.distillation.features or varied)
 
@@ -157,19 +165,22 @@ def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
     frozen: list[Applied] = []
     for i, stage in enumerate(config.stages[: index + 1]):
         mine = [Applied(method, f"stages[{i}].{method.name}", i) for method in stage.methods]
+        # One method of a name acts at a time: a stage that names `prune` again replaces the frozen one.
         named = {applied.method.name for applied in mine} | set(stage.release)
         old = [a for a in frozen if stage.model is None and a.method.persists and a.method.name not in named]
-        frozen = _merged(old, mine)
+        frozen = _merge_by_rank(old, mine)
         if sorted(stage.order) == sorted(applied.method.name for applied in frozen):
             frozen.sort(key=lambda applied: stage.order.index(applied.method.name))
     return tuple(frozen)
 
 
-def _merged(a: Sequence[Applied], b: Sequence[Applied]) -> list[Applied]:
-    left, right, merged = list(a), list(b), []
-    while left and right:
-        merged.append((left if left[0].method.rank <= right[0].method.rank else right).pop(0))
-    return merged + left + right
+def _merge_by_rank(frozen: Sequence[Applied], named: Sequence[Applied]) -> list[Applied]:
+    earlier, new, merged = list(frozen), list(named), []
+    # Merged by rank, so that a quantizer named today still runs after a pruner that a later stage adds. A merge and
+    # not a sort: a stage may order its methods against their ranks, and that order holds in later stages.
+    while earlier and new:
+        merged.append((earlier if earlier[0].method.rank <= new[0].method.rank else new).pop(0))
+    return merged + earlier + new
 
 
 def stage_plans(
@@ -192,6 +203,7 @@ def stage_plans(
         accepted = f"() or an order of all methods that act in the stage ({', '.join(names)})"
         require(not stage.order or sorted(stage.order) == names, f"stages[{index}].order", stage.order, accepted)
         optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
+        # Added to the optimizer's rules, so that one place decides which parameters move and reports list it once.
         if stage.transfer is not None and stage.transfer.freeze:
             optimizer = dataclasses.replace(optimizer, freeze=(*optimizer.freeze, *stage.transfer.freeze))
         teachers = [a.method for a in applied if isinstance(a.method, Distillation)]
@@ -226,11 +238,30 @@ def stage_plans(
 
 def with_layers(plans: Sequence[StagePlan], layers: Sequence[Layers]) -> list[StagePlan]:
     """The plans with what their models say about their parameters."""
-    known: list[StagePlan] = []
-    for plan, own in zip(plans, layers, strict=True):
-        previous = None if plan.previous is None else known[-1]
-        known.append(dataclasses.replace(plan, layers=own, previous=previous))
-    return known
+    resolved: list[StagePlan] = []
+    for plan, model_layers in zip(plans, layers, strict=True):
+        # The stage before must be the resolved one too: its transforms tell the structure of the state it ended in.
+        previous = None if plan.previous is None else resolved[-1]
+        resolved.append(dataclasses.replace(plan, layers=model_layers, previous=previous))
+    return resolved
+
+
+def resolve(config: Experiment, examples: int, model: models.Model | None = None) -> list[StagePlan]:
+    """The stages of an experiment on so many training examples."""
+    return stage_plans(config, schedule.stages(config, examples), schedule.batch_size(config, examples), model)
+
+
+def trace_layers(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[StagePlan]:
+    """The plans with what their models say about their parameters, by one abstract trace of each network."""
+    plan_layers: list[Layers] = []
+    for stage in plans:
+        # A trace costs seconds for a large network, and stages of one network differ in nothing that it reads.
+        if not stage.starts_network:
+            plan_layers.append(plan_layers[-1])
+        else:
+            x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+            plan_layers.append(trace(stage.model, x))
+    return with_layers(plans, plan_layers)
 
 
 def validate(config: Experiment) -> None:
@@ -283,11 +314,7 @@ def final_network(config: Experiment) -> models.Config:
     return next((stage.model for stage in reversed(config.stages) if stage.model is not None), config.model)
 
 
-def shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+def shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:
     """Parameters and state of a model, as shapes."""
-    import numpy as np
-
-    from jopt import keys
-
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
     return jax.eval_shape(lambda seed, x: model.init(keys.root(seed), x), jax.ShapeDtypeStruct((), np.uint32), x)

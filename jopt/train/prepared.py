@@ -2,21 +2,22 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
-from jopt import data, hyper, intercept, keys, layers, models, optim, transfer
+from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import describe, plan, program, schedule
 from jopt.train.config import STAGE, Experiment
-from jopt.train.plan import StagePlan
+from jopt.train.finished import Source, load_source, match_inputs
+from jopt.train.plan import StagePlan, resolve, trace_layers
 from jopt.train.program import Program
-from jopt.train.sources import Source, along, load_source
 from jopt.train.state import TrainState
 
 
@@ -46,7 +47,7 @@ class Prepared(NamedTuple):
     values: dict[str, jax.Array]
     arrays: dict[str, data.Arrays]
     program_of: Callable[[int, int], Program]
-    place: Callable[[Any], Any]
+    to_device: Callable[[PyTree], PyTree]
     like: Callable[[int], TrainState]
     sources: dict[str, Source]
     own_model: models.Model | None
@@ -62,7 +63,7 @@ class Prepared(NamedTuple):
         return self.dataset.train.inputs.shape[1:]
 
     def program(self, plan: StagePlan) -> Program:
-        """The program of a stage, of segments as long as it says."""
+        """The program of a stage, for segments of the stage's usual length."""
         return self.program_of(plan.index, plan.length.segment_steps)
 
     def boundary(self, mark: int) -> schedule.Segment:
@@ -73,12 +74,14 @@ class Prepared(NamedTuple):
         """The last segment of a stage."""
         return next(s for s in self.segments if s.stage == stage and s.last)
 
-    def transferred(self, stage: StagePlan) -> list[transfer.LeafTransfer]:
+    def transfer_rows(self, stage: StagePlan) -> list[transfer.LeafTransfer]:
         """What each leaf of a stage's network gets from elsewhere; empty where none gets anything."""
         if stage.transfer is None:
             return []
         if stage.transfer.source.startswith(STAGE):
-            source: Any = self.like(self.stage_named(stage.transfer.source.removeprefix(STAGE)).index)
+            source: TrainState | Source = self.like(
+                self.stage_named(stage.transfer.source.removeprefix(STAGE)).index
+            )
         else:
             source = self.sources[stage.transfer.source]
         target = self.like(stage.index)
@@ -109,18 +112,20 @@ def prepare(
         field = f"{name}.num_classes"
         accepted = f"{dataset.num_classes}, the number of classes of {config.data.name!r}"
         require(network.num_classes == dataset.num_classes, field, network.num_classes, accepted)
+    # Checks go from cheap to dear: fields, data, lengths, then abstract traces. Nothing is compiled or written
+    # before the last of them, so a mistake in a config costs seconds and leaves no files.
     examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
     plans = resolve(config, examples, model)
     plan.validate_lengths(plans)
     mesh = _mesh(config, plans[0].batch_size)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    place = functools.partial(jax.device_put, device=everywhere)
+    to_device = functools.partial(jax.device_put, device=everywhere)
     structure, numbers = hyper.split(config)
     for name, network in _networks(config, model):
         _check_model(config, name, network.name, models.model(network), input_shape, dataset.num_classes)
     if model is not None:
         _check_model(config, "model", None, model, input_shape, dataset.num_classes)
-    plans = traced(plans, input_shape)
+    plans = trace_layers(plans, input_shape)
     sources = {
         directory: load_source(
             directory, field, input_shape, dataset.num_classes if field.endswith("teacher") else None
@@ -129,11 +134,14 @@ def prepare(
         if not directory.startswith(STAGE)
     }
 
+    # Inside a trace the values are tracers, so the plans are resolved again with them. What the models say about
+    # their parameters is structure and is taken from the plans above: no second trace of the network.
     def with_numbers(values: hyper.Hyper) -> list[StagePlan]:
         return plan.with_layers(
             resolve(hyper.join(structure, values), examples, model), [stage.layers for stage in plans]
         )
 
+    # Cached, as the loop, reports and `like` below ask for the same programs again and again.
     @functools.cache
     def program_of(index: int, steps: int) -> Program:
         stage, per_epoch = plans[index], data.steps_per_epoch(examples, plans[index].batch_size)
@@ -154,8 +162,10 @@ def prepare(
         if name.startswith(STAGE):
             index = next(s.index for s in plans if s.name == name.removeprefix(STAGE))
             return lambda values: with_numbers(values)[index].wrapped
-        return lambda values, source=sources[name]: along(source, dataset)
+        return lambda values, source=sources[name]: match_inputs(source, dataset)
 
+    # Shapes alone, to read checkpoints into: nothing is initialized. A stage's state depends on that of the stage
+    # before (frozen methods keep theirs), hence the recursion.
     @functools.cache
     def like(index: int) -> TrainState:
         program = program_of(index, plans[index].length.segment_steps)
@@ -169,11 +179,11 @@ def prepare(
         dataset=dataset,
         segments=list(schedule.segments(config, examples)),
         plans=plans,
-        key=place(keys.root(numbers["seed"])),
-        values=place(numbers),
+        key=to_device(keys.root(numbers["seed"])),
+        values=to_device(numbers),
         arrays={part: data.device_arrays(dataset, part, everywhere) for part in ("train", "validation", "test")},
         program_of=program_of,
-        place=place,
+        to_device=to_device,
         like=like,
         sources=sources,
         own_model=model,
@@ -183,32 +193,15 @@ def prepare(
         _check_features(prepared, stage, input_shape)
         like(stage.index)
         try:
-            prepared.transferred(stage)
+            prepared.transfer_rows(stage)
         except (RuleError, transfer.TransferError) as error:
             raise type(error)(f"{stage.path}.transfer: {error}") from error
     return prepared
 
 
-def resolve(config: Experiment, examples: int, model: models.Model | None = None) -> list[StagePlan]:
-    """The stages of an experiment on so many training examples."""
-    return plan.stage_plans(config, schedule.stages(config, examples), schedule.batch_size(config, examples), model)
-
-
-def traced(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[StagePlan]:
-    """The plans with what their models say about their parameters, by one abstract trace of each network."""
-    known: list[layers.Layers] = []
-    for stage in plans:
-        if not stage.starts_network:
-            known.append(known[-1])
-        else:
-            x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-            known.append(layers.trace(stage.model, x))
-    return plan.with_layers(plans, known)
-
-
 def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
     """Raises where a stage's rules, methods and optimizer do not go with its network's parameters."""
-    # Not of the stage's first state, whose own use of the rules would say less where one is wrong.
+    # Not the parameters of the stage's first state: building that uses the rules too, and its error would say less.
     params = plan.shapes(stage.wrapped, input_shape)[0]
     try:
         optim.plan(stage.optimizer, params)
@@ -219,27 +212,27 @@ def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
 
 
 def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int, ...]) -> None:
-    """Raises ConfigError unless the layers that a student is to match are there, in it and in its teacher."""
+    """Raises ConfigError unless the layers that a student matches exist, in the student and in its teacher."""
     distillation = stage.distillation
     if distillation is None or distillation.features is None:
         return
-    source: Any = prepared.sources.get(distillation.teacher)
+    source = prepared.sources.get(distillation.teacher)
     if source is None:
         teacher_model = prepared.stage_named(distillation.teacher.removeprefix(STAGE)).wrapped
     else:
         teacher_model = source.model
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-    for place, (network, model) in enumerate((("student", stage.wrapped), ("teacher", teacher_model))):
-        params, state = plan.shapes(model, input_shape) if source is None or place == 0 else source[1:3]
+    for side, (network, model) in enumerate((("student", stage.wrapped), ("teacher", teacher_model))):
+        params, state = plan.shapes(model, input_shape) if source is None or side == 0 else source[1:3]
         names = intercept.names(model.apply, params, state, x, train=False)
         for i, pair in enumerate(distillation.features.pairs):
             field = f"{stage.path}.distill.features.pairs[{i}]"
-            require(pair[place] in names, field, pair[place], f"a layer of the {network} ({', '.join(names)})")
+            require(pair[side] in names, field, pair[side], f"a layer of the {network} ({', '.join(names)})")
 
 
-def _networks(config: Experiment, own: models.Model | None) -> list[tuple[str, models.Config]]:
+def _networks(config: Experiment, custom_model: models.Model | None) -> list[tuple[str, models.Config]]:
     """The networks of the config and their fields."""
-    first = [] if own is not None else [("model", config.model)]
+    first = [] if custom_model is not None else [("model", config.model)]
     stages = [(f"stages[{i}].model", stage.model) for i, stage in enumerate(config.stages)]
     return first + [(name, network) for name, network in stages if network is not None]
 
@@ -255,6 +248,7 @@ def _check_model(
     """Raises ConfigError unless the model (the caller's own, if it has no name) maps a batch to its logits."""
     field, value = (field, "the model that was given") if name is None else (f"{field}.name", name)
     accepted = f"a model for inputs of {' x '.join(map(str, input_shape))} ({config.data.layout})"
+    # Two examples, so that a model which drops or mixes up the batch axis does not pass by chance.
     x = jax.ShapeDtypeStruct((2, *input_shape), np.float32)
     try:
         shape = models.check(model, x).shape
@@ -262,14 +256,20 @@ def _check_model(
         if name is None:
             raise
         raise ConfigError(field, value, f"{accepted}: {error}") from error
-    wanted = (2, num_classes)
-    require(shape == wanted, field, value, f"{accepted} with logits {wanted} for two of them, which are {shape}")
+    logits_shape = (2, num_classes)
+    require(
+        shape == logits_shape,
+        field,
+        value,
+        f"{accepted} with logits {logits_shape} for two of them, which are {shape}",
+    )
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:
     if not config.data_parallel:
         return None
     devices = jax.local_devices()
+    # Uneven parts would give examples unequal weight in the mean of the devices' gradients.
     require(
         batch % len(devices) == 0,
         "batch_size",

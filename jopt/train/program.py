@@ -1,4 +1,4 @@
-"""Program: the pure functions that a stage is made of."""
+"""Program: the pure functions of a stage."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, quantize
-from jopt.train import average
-from jopt.train.batches import cross_entropy, in_batches
 from jopt.train.plan import StagePlan
-from jopt.train.state import TrainState, Variables, evaluated, merge
-from jopt.train.step import Metrics, Parts, step
-from jopt.transform import chain, project_moments
+from jopt.train.state import TrainState, Variables, average_examples, evaluated, merge, start_average
+from jopt.train.step import Metrics, Parts, cross_entropy, in_batches, step
+from jopt.transform import State, chain, project_moments
+from jopt.typing import ModelState, Params
 
 EVALUATION_BATCH = 512
 
@@ -33,7 +33,7 @@ class Program(NamedTuple):
         also calibrates activations and re-estimates batch statistics.
       evaluate: `(state, hyper, data) -> metrics`: `loss` and `accuracy`, means over all of `data`.
       rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
-        what `Stage.start` draws, under the masks that were chosen; the optimizer has seen nothing.
+        what `Stage.start` draws, under the masks that were chosen; the optimizer starts afresh.
       predict: `(state, hyper, data) -> logits`, float32 [examples, classes].
       seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `evaluated(state)`,
         the parameters masked, shared and quantized.
@@ -73,37 +73,43 @@ def build(
     Returns:
       A `Program`.
     """
+    # The last segment of a stage may be shorter. Its length is structure, as that of a scan must be.
     count = plan.length.segment_steps if steps is None else steps
     replicate, split_batch = _placements(mesh)
 
+    # Called inside each function, so inside its trace: there the numbers are tracers, and a sweep over learning
+    # rates or sparsities runs one program. Parts that are built once out here would hold their numbers as
+    # constants.
     def parts(values: hyper.Hyper) -> Parts:
         return Parts.of(numbers(values), None if teacher is None else teacher(values))
 
     def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
-        return replicate(first_state(parts(values), key, input_shape, previous))
+        return replicate(init_state(parts(values), key, input_shape, previous))
 
     def rewind(state: TrainState, values: hyper.Hyper, origin: Variables | None = None) -> TrainState:
         p = parts(values)
-        params, model_state = fresh(p, keys.root(values["seed"]), input_shape)
+        params, model_state = init_variables(p, keys.root(values["seed"]), input_shape)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
-        # What methods chose for activations stays, as masks do.
+        # Rewinding resets the network, not what the stage chose: ranges of activations stay, as masks do.
         params, model_state = (
             p.trainables.keep(params, state.params),
             p.trainables.keep(model_state, state.model_state),
         )
-        return replicate(settled(p, state, params, model_state))
+        return replicate(settle(p, state, params, model_state))
 
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
         batch = p.plan.batch_size
+        # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
         rows = data.indices(key, state.step, count, batch, arrays.labels.shape[0], aligned=aligned)
         begin = state.step
         state, (losses, correct, terms) = jax.lax.scan(
             lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
         )
         if p.plan.ema_decay is not None:
-            state = with_own_statistics(p, state, key, arrays)
+            state = refresh_average(p, state, key, arrays)
+        # Found in the program and reported at the boundary: a check in each step would wait for the device.
         bad = ~jnp.isfinite(losses)
         metrics = {
             "loss": losses.mean(),
@@ -115,9 +121,10 @@ def build(
 
     def update(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> TrainState:
         p, key = parts(values), keys.at(keys.root(values["seed"]), "update", state.step)
-        state = chosen(p, state, key, arrays)
+        state = choose(p, state, key, arrays)
+        # A condition in the program, not a flag of it: the first update and all later ones are one compilation.
         first = state.step == p.plan.length.start
-        return replicate(jax.lax.cond(first, lambda s: calibrated(p, s, key, arrays), lambda s: s, state))
+        return replicate(jax.lax.cond(first, lambda s: calibrate(p, s, key, arrays), lambda s: s, state))
 
     def seen(state: TrainState, values: hyper.Hyper) -> Variables:
         p = parts(values)
@@ -126,6 +133,7 @@ def build(
 
     def predict(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
         p = parts(values)
+        # Before the loop: masks and fake quantization are the same for every batch.
         params, model_state = seen(state, values)
 
         def one_batch(inputs: jax.Array) -> jax.Array:
@@ -142,39 +150,43 @@ def build(
     return Program(init, segment, update, evaluate, rewind, predict, seen)
 
 
-def fresh(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Any, Any]:
+def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:
     """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
+    # A stream of another name: 'random' must not draw the numbers that the run itself began with.
     name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
     return p.model.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
 
 
-def first_state(
+def init_state(
     p: Parts, key: jax.Array, input_shape: tuple[int, ...], previous: TrainState | None = None
 ) -> TrainState:
     """The state that a stage starts from, given the one in which the stage before ended."""
-    params, model_state = fresh(p, key, input_shape)
+    params, model_state = init_variables(p, key, input_shape)
     if previous is not None and not p.plan.starts_network:
         params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
+    # The transforms meet the parameters that the stage really starts from: ranges and first values depend on them.
     masks = p.transform.init(params)
-    whole = chain(*(transform for _, transform in p.plan.transforms))
-    params = p.trainables.start(whole, masks, params, p.trainables.learned)
+    method_chain = chain(*(transform for _, transform in p.plan.transforms))
+    params = p.trainables.start(method_chain, masks, params, p.trainables.learned)
     if previous is None:
-        return settled(p, TrainState(jnp.int32(0), params, model_state, (), masks, ()), params, model_state)
+        return settle(p, TrainState(jnp.int32(0), params, model_state, (), masks, ()), params, model_state)
     if not p.plan.starts_network:
+        # `start` gave all trainables first values; those of frozen methods are as their own stage left them.
         params = p.trainables.keep_frozen(params, previous.params)
-        masks = carried(p.plan, masks, previous.transform_state)
-    return settled(p, previous._replace(transform_state=masks), params, model_state)
+        masks = carry_over(p.plan, masks, previous.transform_state)
+    return settle(p, previous._replace(transform_state=masks), params, model_state)
 
 
-def carried(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...]) -> tuple[Any, ...]:
+def carry_over(plan: StagePlan, masks: tuple[State, ...], before: tuple[State, ...]) -> tuple[State, ...]:
     """The transforms' states at the start of a stage, given fresh ones and those in which the stage before ended.
 
-    A frozen method keeps its state; one that the stage names again says itself what it goes on from.
+    A frozen method keeps its state; a method that the stage names again decides what it continues from (`resume`).
     """
     assert plan.previous is not None
     old = {a.method.name: (a, state) for (a, _), state in zip(plan.previous.transforms, before, strict=True)}
     states = []
     for (applied, _), state in zip(plan.transforms, masks, strict=True):
+        # By name: the methods of two stages, and so their places in the chain, need not be the same.
         if applied.method.name in old:
             earlier, ended = old[applied.method.name]
             state = ended if earlier.stage == applied.stage else applied.method.resume(state, ended, plan.name)
@@ -182,21 +194,25 @@ def carried(plan: StagePlan, masks: tuple[Any, ...], before: tuple[Any, ...]) ->
     return tuple(states)
 
 
-def settled(p: Parts, state: TrainState, params: Any, model_state: Any) -> TrainState:
-    """The state with these parameters, in the transform's subspace, and moments that have seen nothing."""
+def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState) -> TrainState:
+    """The state with these parameters, in the transform's subspace, and with fresh moments."""
+    # The step relies on parameters and moments being in the subspace already, so a stage must begin in it.
+    # Some optimizers begin with moments that are not zero (Adagrad's accumulator): these are projected too.
     params = p.constrain(state.transform_state, p.project(state.transform_state, params))
     opt_state = project_moments(p.transform, state.transform_state, p.optimizer, p.optimizer.init(params))
-    ema = () if p.plan.ema_decay is None else average.begun(params, model_state)
+    ema = () if p.plan.ema_decay is None else start_average(params, model_state)
     return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
 
 
-def chosen(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
-    """The state with masks, ranges and codebooks chosen, and all that is held in their subspace projected."""
-    inputs, labels = drawn(arrays, key, "calibration", p.plan.calibration_examples)
+def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+    """The state with masks, ranges and codebooks chosen, and parameters and moments in their subspace."""
+    # New examples at each choice, so that masks do not fit a single draw. XLA drops this where nothing needs it.
+    inputs, labels = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
     now = p.transform.apply(state.transform_state, state.params)
     context: dict[str, Any] = {"grads": None}
     if "grads" in p.transform.needs:
-        # Of the weights that the model sees, the pruned ones included: what they would do if they grew back.
+        # At the weights that the model sees, and of the pruned ones too: how the loss would change if they grew
+        # back.
         context["grads"] = jax.grad(
             lambda seen: cross_entropy(
                 p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
@@ -208,6 +224,8 @@ def chosen(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
         )
     context |= {"step": state.step, "key": keys.stream(key, "choice")}
     masks = p.transform.update(state.transform_state, state.params, **context)
+    # New masks mean a new subspace: everything held in the old one is projected once, here, so that no step has to.
+    # The average as well, else it would hold weights that no longer exist.
     params, ema = p.project(masks, state.params), state.ema
     if p.plan.ema_decay is not None:
         ema = ema._replace(params=p.project(masks, ema.params))
@@ -215,48 +233,55 @@ def chosen(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
     return state._replace(params=params, ema=ema, opt_state=opt_state, transform_state=masks)
 
 
-def calibrated(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
-    """What happens once, when a stage's masks are chosen: methods calibrate, batch statistics are re-estimated."""
+def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+    """The state after a stage's first choice of masks: methods are calibrated, batch statistics re-estimated."""
     params, model_state = state.params, state.model_state
+    # Trainables of the stage's own methods get their first values only now: a step size is fitted to the weights
+    # that it quantizes, and which of them survive was not known before.
     started = [a.method.key or a.method.name for a in p.plan.applied if p.plan.names(a)]
-    whole = chain(*(transform for _, transform in p.plan.transforms))
-    params = p.trainables.start(whole, state.transform_state, params, started)
+    method_chain = chain(*(transform for _, transform in p.plan.transforms))
+    params = p.trainables.start(method_chain, state.transform_state, params, started)
     for applied in p.plan.applied:
+        # Frozen methods were calibrated in their own stage.
         examples = applied.method.calibration_examples() if p.plan.names(applied) else 0
         if examples:
-            inputs, _ = drawn(arrays, key, applied.method.name, examples)
+            inputs, _ = draw_examples(arrays, key, applied.method.name, examples)
             seen = p.transform.apply(state.transform_state, params)
             params, model_state = applied.method.calibrate(p.plan.model, params, model_state, inputs, seen=seen)
+    # Last, as masks and ranges change what each layer receives, and so its batch statistics.
     if p.plan.recalibrate:
-        inputs, _ = drawn(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
+        inputs, _ = draw_examples(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
         variables = Variables(params, model_state)
-        model_state = recalibrated(p, state._replace(params=params), variables, key, inputs)
+        model_state = recalibrate(p, state._replace(params=params), variables, key, inputs)
     state = state._replace(params=params, model_state=model_state)
     if p.plan.ema_decay is not None:
         # No step has been taken: the average still is the parameters, and starts from what they are now.
-        state = state._replace(ema=average.begun(params, model_state))
+        state = state._replace(ema=start_average(params, model_state))
     return state
 
 
-def with_own_statistics(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """The state with batch statistics of the moving average's own parameters, at the end of a segment."""
+    # The statistics of training belong to the moving parameters. With those, the average would be evaluated as a
+    # network that never was; Izmailov et al. (2018) re-estimate them for the same reason.
     key = keys.at(key, "average", state.step)
-    inputs, _ = drawn(arrays, key, "recalibrate", average.examples(p.plan.batch_size))
-    # All that is no batch statistic (ranges of activations, counts) is as training left it.
+    inputs, _ = draw_examples(arrays, key, "recalibrate", average_examples(p.plan.batch_size))
+    # Everything but batch statistics (ranges of activations, counts) is taken from training.
     ema = Variables(state.ema.params, state.model_state)
-    return state._replace(ema=ema._replace(model_state=recalibrated(p, state, ema, key, inputs)))
+    return state._replace(ema=ema._replace(model_state=recalibrate(p, state, ema, key, inputs)))
 
 
-def recalibrated(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> Any:
+def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> ModelState:
     """The model state of `variables` with batch statistics from whole batches of `inputs`."""
     size = p.plan.batch_size
+    # Statistics depend on the batch size, so they are taken with the size of training, and a rest is dropped.
     inputs = inputs[: inputs.shape[0] // size * size]
     batches = inputs.reshape(-1, size, *inputs.shape[1:])
     seen = p.transform.apply(state.transform_state, variables.params)
     return quantize.recalibrate(p.model, seen, variables.model_state, batches, key=keys.stream(key, "dropout"))
 
 
-def drawn(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
+def draw_examples(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
     """So many examples, drawn without replacement: normalized inputs and labels."""
     count = arrays.labels.shape[0]
     order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
@@ -264,15 +289,16 @@ def drawn(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tupl
     return data.normalize(arrays.inputs[row], arrays.mean, arrays.std), arrays.labels[row]
 
 
-def _placements(mesh: Mesh | None) -> tuple[Callable[[Any], Any], Callable[[jax.Array], jax.Array]]:
+def _placements(mesh: Mesh | None) -> tuple[Callable[[PyTree], PyTree], Callable[[jax.Array], jax.Array]]:
     """How values that are the same on every device, and the rows of a batch, are placed on a mesh."""
     if mesh is None:
         return (lambda tree: tree), (lambda row: row)
 
-    def replicate(tree: Any) -> Any:
+    def replicate(tree: PyTree) -> PyTree:
         return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
     def split_batch(row: jax.Array) -> jax.Array:
+        # The last batch of an evaluation need not divide; it is small, so every device computes it.
         if row.shape[0] % mesh.size:
             return row
         return jax.lax.with_sharding_constraint(row, NamedSharding(mesh, PartitionSpec("data")))

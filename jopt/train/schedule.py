@@ -65,19 +65,20 @@ def batch_size(config: Experiment, examples: int) -> int:
 def stages(config: Experiment, examples: int) -> list[StageSteps]:
     """Each stage's place and length in steps, given the number of training examples."""
     epoch = examples // batch_size(config, examples)
-    out, start, count = [], 0, 0
+    lengths, start, count = [], 0, 0
     for index, stage in enumerate(config.stages):
         steps = (stage.epochs or config.epochs) * epoch if stage.steps is None else stage.steps
         length = stage.segment_steps or config.segment_steps or epoch
-        out.append(StageSteps(start, steps, min(length, steps)))
-        start, count = start + steps, count + (-(-steps // out[-1].segment_steps) if steps else 1)
+        lengths.append(StageSteps(start, steps, min(length, steps)))
+        start, count = start + steps, count + (-(-steps // lengths[-1].segment_steps) if steps else 1)
         name = "epochs" if stage.steps is None else "steps"
-        own = getattr(stage, name)
-        field, value = (f"stages[{index}].{name}", own) if own else ("epochs", config.epochs)
+        stage_length = getattr(stage, name)
+        field, value = (f"stages[{index}].{name}", stage_length) if stage_length else ("epochs", config.epochs)
+        # Steps are int32 in the program, and a run that overflowed would repeat its random numbers.
         require(start < 2**31, field, value, f"such that the run has fewer than 2**31 steps (an epoch has {epoch})")
         accepted = f"long enough that the run has at most {MAX_SEGMENTS} segments, and not {count}"
         require(count <= MAX_SEGMENTS, "segment_steps", config.segment_steps, accepted)
-    return out
+    return lengths
 
 
 def segments(config: Experiment, examples: int) -> Iterator[Segment]:
@@ -90,9 +91,11 @@ def segments(config: Experiment, examples: int) -> Iterator[Segment]:
     for index, stage in enumerate(stages(config, examples)):
         end = stage.start + stage.steps
         still += stage.steps == 0
+        # A stage without steps still has one boundary: its methods are applied, evaluated and saved there.
         starts = range(stage.start, end, stage.segment_steps) if stage.steps else [stage.start]
         for number, start in enumerate(starts, 1):
             stop = min(start + stage.segment_steps, end)
+            # The end of a stage is always saved and evaluated: later stages and reports start from it.
             checkpoint = stop == end or number % config.checkpoint_every == 0
             yield Segment(
                 index,

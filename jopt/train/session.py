@@ -1,4 +1,4 @@
-"""A run in its directory: start or resume, keep everything, end with a result."""
+"""A run in its directory: start or resume it, save everything, end with a result."""
 
 import dataclasses
 import time
@@ -10,23 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt import data, measure, models
+from jopt import data, hyper, measure, models
 from jopt.files import write_json
 from jopt.report import SILENT, Observer
-from jopt.train import codes, describe, metrics, packed
+from jopt.train import describe, metrics, packed
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compilation import Compiler
 from jopt.train.config import Experiment
-from jopt.train.directory import Launch, WorkdirError
-from jopt.train.display import finished_parts, flops_of, numbers, plan_parts, training, write_report
-from jopt.train.loop import Boundary, NonFiniteError, run_segments
+from jopt.train.display import collect_numbers, finished_parts, flops_of, observe_training, plan_parts, write_report
+from jopt.train.loop import Boundary, Compiler, NonFiniteError, run_segments
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
-from jopt.train.signals import StopRequested, stop_on_sigterm
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
-from jopt.train.workdir import Workdir
+from jopt.train.step import Metrics
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, stop_on_sigterm
 
 
 def run(
@@ -43,7 +41,7 @@ def run(
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a custom model, instead of `config.model`.
-      observer: hears what goes on; `jopt.report.Console()` prints it.
+      observer: is told what happens; `jopt.report.Console()` prints it.
       quiet: has no effect: without an observer nothing is printed.
 
     Returns:
@@ -60,6 +58,7 @@ def run(
     """
     del quiet
     begun = time.perf_counter()
+    # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files = Workdir(workdir)
     if files.check(config) and files.result.exists():
         return _finished_before(files, observer)
@@ -67,7 +66,7 @@ def run(
     observer.plan(lambda: plan_parts(prepared))
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
-        # Once more, now that nobody else writes here.
+        # Checked a second time, under the lock: another process may have started or finished the run meanwhile.
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
@@ -94,10 +93,10 @@ class _Session:
     """One process's part of a run.
 
     Attributes:
-      begun: when the process began with it, by `time.perf_counter`.
+      begun: when the process started on the run, by `time.perf_counter`.
       stop_requested: whether to save and leave at the next boundary.
-      spent: seconds that earlier processes spent on it.
-      step: the step that it has reached.
+      spent: seconds that earlier processes spent on the run.
+      step: the step that the run has reached.
     """
 
     prepared: Prepared
@@ -116,13 +115,13 @@ class _Session:
         ends = [segment.mark for segment in p.segments if segment.last]
         with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of)
-            # Read before anything changes, so that a damaged one stops the run as it is.
+            # Read before anything changes, so that a damaged manifest stops the run and is left unchanged.
             launch = Launch(self.files)
             self._check_model(launch.first)
             state, last, rows = self._restore()
             with (
                 launch.recorded(self._facts(), self._compilations, step=lambda: self.step) as self.manifest,
-                training(self.observer, p, self.files, rows) as self.shown,
+                observe_training(self.observer, p, self.files, rows) as self.shown,
             ):
                 state = run_segments(
                     p.program_of,
@@ -142,7 +141,10 @@ class _Session:
         return result
 
     def _end_of(self, stage: int) -> TrainState:
-        """The state that a stage ended in: always from its checkpoint, so that a resumed run does the same."""
+        """The state that a stage ended in, from its checkpoint."""
+        # The state in memory would be the same, but only if this process trained the stage. Reading it in both
+        # cases means that a killed run and an uninterrupted one go through the same code, and so end in the same
+        # bits.
         self.checkpoints.wait()
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, self.prepared.like(stage)).state
 
@@ -158,15 +160,15 @@ class _Session:
         self.step = last.stop
         self.spent = {name: restored.notes[name] for name in self.spent}
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
-        return p.place(restored.state), last, self._rows_up_to(last)
+        return p.to_device(restored.state), last, self._rows_up_to(last)
 
     def _rows_up_to(self, last: Segment | None) -> list[metrics.Row]:
         # Rows of segments that were trained after the checkpoint are written again.
-        place = (-1, 0) if last is None else (last.stage, last.stop)
+        end = (-1, 0) if last is None else (last.stage, last.stop)
         try:
             return metrics.truncate(
                 self.files.metrics,
-                lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= place,
+                lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= end,
             )
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
@@ -218,6 +220,7 @@ class _Session:
             if not np.isfinite(boundary.validation["loss"]):
                 raise self._not_finite("validation", segment.stop - 1)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
+        # Before the row and the checkpoint are written: a stage that breaks its own promise must not look finished.
         if segment.last:
             self._check(segment.stage, boundary.state)
         metrics.append(self.files.metrics, rows)
@@ -235,12 +238,12 @@ class _Session:
             )
 
     def _check(self, stage: int, state: TrainState) -> None:
-        """Raises InvariantError unless what the stage's methods hold is held in what the model sees."""
+        """Raises InvariantError unless the invariants of the stage's methods hold in what the model sees."""
         plan = self.prepared.plans[stage]
         if not plan.transforms:
             return
         seen = self.staging.seen(stage, state).params
-        problems = describe.violations(plan, state.transform_state, seen)
+        problems = describe.find_violations(plan, state.transform_state, seen)
         if problems:
             raise InvariantError(f"at the end of stage {plan.name!r}: {'; '.join(problems[:5])}")
 
@@ -254,12 +257,14 @@ class _Session:
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
         p = self.prepared
+        # `result.json` says that the run is finished, so everything that it describes must be on disk before it.
         self.checkpoints.wait()
         stage = len(p.plans) - 1
         outcomes = [self._outcome(index, state if index == stage else None) for index in range(stage + 1)]
         last = outcomes[-1]
         if not np.isfinite(last.metrics["loss"]):
             raise self._not_finite("test", self.step - 1)
+        # A run that was killed after this row was written would write it a second time.
         if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
             rows = [_row(self.step, p.plans[stage].name, "test", last.metrics)]
             metrics.append(self.files.metrics, rows)
@@ -281,7 +286,7 @@ class _Session:
             "digest": model_digest,
         }
         self.manifest["digest"] = model_digest
-        added = numbers(p, outcomes, p.config.columns)
+        added = collect_numbers(p, outcomes, p.config.columns)
         result |= added.fields(p.config.columns)
         write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
         write_json(self.files.result, result)
@@ -291,17 +296,18 @@ class _Session:
         """What a stage ended with, on the test part."""
         p = self.prepared
         state = self._end_of(stage) if state is None else state
-        placed = p.place(state)
+        placed = p.to_device(state)
         plan = p.plans[stage]
         program = p.program(plan)
 
-        def judge(state: TrainState, values: Any, arrays: data.Arrays) -> Any:
+        # One program for metrics and predictions, so that XLA can share the forward pass between them.
+        def judge(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[Metrics, jax.Array]:
             return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
 
         test, predictions = jax.device_get(
             self.compiler.call("test", stage, judge, placed, p.values, p.arrays["test"])
         )
-        formats = codes.storage(plan, state)
+        formats = packed.storage(plan, state)
         seen = jax.device_get(self.staging.seen(stage, placed))
         return measure.StageOutcome(
             plan.name,
@@ -309,7 +315,7 @@ class _Session:
             {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
             predictions,
             latent=jax.device_get(plan.trainables.network_only(evaluated(state).params)) if formats else None,
-            grids=codes.grids(formats) if formats else None,
+            grids=packed.grids(formats) if formats else None,
             flops=flops_of(p, stage),
             bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,
             layers=plan.layers,
@@ -318,7 +324,7 @@ class _Session:
     def _packing(self, stage: int, state: TrainState, seen: Variables) -> packed.Packing:
         """What the packed file of a stage holds."""
         p, plan = self.prepared, self.prepared.plans[stage]
-        return packed.Packing(p.config, plan, *seen, p.dataset, codes.storage(plan, state))
+        return packed.Packing(p.config, plan, *seen, p.dataset, packed.storage(plan, state))
 
 
 def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.Row:

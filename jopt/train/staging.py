@@ -1,26 +1,29 @@
-"""From one stage to the next: what each starts from, learns from and is given."""
+"""From one stage to the next: the state that a stage starts from, its data and its teacher's outputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+from jaxtyping import PyTree
 
-from jopt import data, keys, transfer
-from jopt.train import sources
-from jopt.train.compilation import Compiler
+from jopt import data, hyper, keys, transfer
+from jopt.train import finished
 from jopt.train.config import STAGE
+from jopt.train.loop import Compiler
 from jopt.train.prepared import Prepared
 from jopt.train.state import TrainState, Variables, evaluated
+from jopt.typing import ModelState, Params
 
 
 class Over(Protocol):
     """Maps functions of one trial over several: `jopt.ablate.Lift`."""
 
-    def __call__(self, fn: Callable[..., Any], per_trial: tuple[Any, ...]) -> Callable[..., Any]:
-        """`fn` over a leading axis of trials, of the arguments that `per_trial` marks with True."""
+    # A protocol, as `jopt.ablate` is built on this package and cannot be imported by it.
+    def __call__(self, fn: Callable[..., Any], per_trial: tuple[bool, ...], /) -> Callable[..., Any]:
+        """`fn` over a leading axis of trials; `per_trial` says which arguments have that axis."""
         ...
 
-    def share(self, tree: Any) -> Any:
+    def share(self, tree: PyTree) -> PyTree:
         """Puts host arrays that all trials share where the programs expect them."""
         ...
 
@@ -50,86 +53,95 @@ class Staging:
         self._over = over
         self._arrays: dict[int, dict[str, data.Arrays]] = {}
 
-    def seen(self, stage: int, state: Any) -> Variables:
+    def seen(self, stage: int, state: TrainState) -> Variables:
         """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
         p = self.prepared
         plan = p.plans[stage]
+        # Without transforms it is the state itself: no program is compiled for it.
         if not plan.transforms:
             return evaluated(state)
         program = p.program(plan)
-        return self.compiler.call("seen", stage, program.seen, p.place(state), self.values)
+        return self.compiler.call("seen", stage, program.seen, p.to_device(state), self.values)
 
     def begin(self, stage: int, previous: TrainState | None) -> TrainState:
         """The state that a stage starts from."""
         p = self.prepared
         program = p.program(p.plans[stage])
-        more = () if previous is None else (previous,)
-        key = p.place(keys.roots(self.values["seed"]))
-        state = self.compiler.call("init", stage, program.init, key, self.values, *more)
-        wanted = p.plans[stage].transfer
-        if wanted is None:
+        previous_args = () if previous is None else (previous,)
+        key = p.to_device(keys.roots(self.values["seed"]))
+        state = self.compiler.call("init", stage, program.init, key, self.values, *previous_args)
+        requested = p.plans[stage].transfer
+        if requested is None:
             return state
 
-        def filled(params: Any, model_state: Any, source: Any) -> Variables:
+        def filled(params: Params, model_state: ModelState, source: dict[str, PyTree]) -> Variables:
             # Planned here, where the shapes are those of one trial.
-            rows = transfer.plan(wanted, params, source["params"], model_state, source["model_state"])
-            given = model_state
-            if wanted.include_state:
-                given = transfer.transfer(rows, model_state, source["model_state"], "state")
-            return Variables(transfer.transfer(rows, params, source["params"]), given)
+            rows = transfer.plan(requested, params, source["params"], model_state, source["model_state"])
+            filled_state = model_state
+            if requested.include_state:
+                filled_state = transfer.transfer(rows, model_state, source["model_state"], "state")
+            return Variables(transfer.transfer(rows, params, source["params"]), filled_state)
 
         if self._over is not None:
-            filled = self._over(filled, (True, True, wanted.source.startswith(STAGE)))
+            filled = self._over(filled, (True, True, requested.source.startswith(STAGE)))
 
-        def adopt(state: TrainState, values: Any, source: Any) -> TrainState:
+        # Through `rewind`, which also resets moments and projects: the new parameters are those of another network.
+        def adopt(state: TrainState, values: hyper.Hyper, source: dict[str, PyTree]) -> TrainState:
             return program.rewind(state, values, filled(state.params, state.model_state, source))
 
-        return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(wanted.source))
+        return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(requested.source))
 
-    def origin(self, stage: int) -> tuple[Any, ...] | None:
-        """What `Program.rewind` is given besides, where a stage starts from an earlier point; else None."""
+    def origin(self, stage: int) -> tuple[Variables, ...] | None:
+        """The further arguments of `Program.rewind` where a stage starts from an earlier point; else None."""
         start = self.prepared.plans[stage].start
         if start == "previous":
             return None
         if start in ("init", "random"):
             return ()
+        # From its checkpoint, as all but the last few states are gone from memory, and after a resume all are.
         state = self.end_of(self.prepared.stage_named(start).index)
-        return (self.prepared.place(Variables(state.params, state.model_state)),)
+        return (self.prepared.to_device(Variables(state.params, state.model_state)),)
 
     def arrays(self, stage: int) -> dict[str, data.Arrays]:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
+        # Kept for each stage: the loop asks for them before each segment, and the teacher must not run each time.
         if stage not in self._arrays:
             self._arrays[stage] = self._with_teacher(stage)
         return self._arrays[stage]
 
-    def _weights(self, name: str) -> dict[str, Any]:
+    def _weights(self, name: str) -> dict[str, PyTree]:
         """Parameters and model state, as evaluated, of what a config's `teacher` or `source` names."""
         p = self.prepared
         if not name.startswith(STAGE):
             source = p.sources[name]
-            share = p.place if self._over is None else self._over.share
+            share = p.to_device if self._over is None else self._over.share
             return share({"params": source.params, "model_state": source.model_state})
         stage = p.stage_named(name.removeprefix(STAGE)).index
-        return p.place(self.seen(stage, self.end_of(stage))._asdict())
+        return p.to_device(self.seen(stage, self.end_of(stage))._asdict())
 
     def _with_teacher(self, stage: int) -> dict[str, data.Arrays]:
         p = self.prepared
-        lesson = p.plans[stage].distillation
-        if lesson is None:
+        distillation = p.plans[stage].distillation
+        if distillation is None:
             return p.arrays
+        # The teacher's logits are computed once, before the stage: a student then trains as fast as without a
+        # teacher. Where its inputs vary, or features are matched, it must run along, and gets its parameters
+        # through the data: as constants of the student's program they would be compiled into it.
         train = p.arrays["train"]
         if p.plans[stage].teacher_computes_along:
-            known = self._weights(lesson.teacher)
-        elif lesson.teacher.startswith(STAGE):
+            teacher_outputs = self._weights(distillation.teacher)
+        elif distillation.teacher.startswith(STAGE):
             # Through the teacher's own program, which has the numbers (bit-widths, say) that it was trained with.
-            earlier = p.stage_named(lesson.teacher.removeprefix(STAGE))
+            earlier = p.stage_named(distillation.teacher.removeprefix(STAGE))
             program = p.program(earlier)
-            state = p.place(self.end_of(earlier.index))
-            known = self.compiler.call("teacher", stage, program.predict, state, self.values, train)
+            state = p.to_device(self.end_of(earlier.index))
+            teacher_outputs = self.compiler.call("teacher", stage, program.predict, state, self.values, train)
         else:
-            source = p.sources[lesson.teacher]
-            known = self.compiler.call(
-                "teacher", stage, lambda weights, arrays: sources.logits(source._replace(**weights), arrays),
-                self._weights(lesson.teacher), train,
-            )  # fmt: skip
-        return p.arrays | {"train": train._replace(teacher=jax.block_until_ready(known))}
+            source = p.sources[distillation.teacher]
+
+            def teacher_logits(weights: dict[str, PyTree], arrays: data.Arrays) -> jax.Array:
+                return finished.compute_logits(source._replace(**weights), arrays)
+
+            weights = self._weights(distillation.teacher)
+            teacher_outputs = self.compiler.call("teacher", stage, teacher_logits, weights, train)
+        return p.arrays | {"train": train._replace(teacher=jax.block_until_ready(teacher_outputs))}

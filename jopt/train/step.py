@@ -1,32 +1,32 @@
 """The optimizer step, top to bottom, and what it is made of."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, PyTree
 
 from jopt import data, intercept, keys, models, optim
-from jopt.train import average
-from jopt.train.batches import cross_entropy
 from jopt.train.plan import StagePlan
-from jopt.train.state import TrainState
+from jopt.train.state import TrainState, move_average
 from jopt.train.trainables import Trainables
-from jopt.transform import ParamTransform
+from jopt.transform import ParamTransform, State
+from jopt.typing import ModelState, Number, Params, Updates
 
 Metrics = dict[str, jax.Array]
 
 
 class Parts(NamedTuple):
-    """What a stage computes with, its numbers (tracers, mostly) put in.
+    """What a stage's programs compute with. Its numbers are tracers, mostly.
 
     Attributes:
       plan: the stage.
-      model: its network, as its methods make it compute.
-      transform: what the network sees of the parameters.
-      optimizer: how they move.
-      trainables: the methods' own among what the optimizer moves.
+      model: its network, wrapped by its methods.
+      transform: from the parameters to what the network sees.
+      optimizer: how the parameters move.
+      trainables: which of the parameters belong to methods.
       teacher: the functions of the teacher that computes along; None: its logits are in the data, or there is none.
     """
 
@@ -43,11 +43,11 @@ class Parts(NamedTuple):
         optimizer = optim.build(plan.optimizer, max(plan.length.steps, 1), plan.layers)
         return cls(plan, plan.wrapped, plan.transform, optimizer, plan.trainables, teacher)
 
-    def project(self, state: Any, tree: Any) -> Any:
+    def project(self, state: State, tree: Updates) -> Updates:
         """A tree of the parameters' structure in the subspace that the transform holds."""
         return tree if self.transform.project is None else self.transform.project(state, tree)
 
-    def constrain(self, state: Any, params: Any) -> Any:
+    def constrain(self, state: State, params: Params) -> Params:
         """The parameters after an optimizer step."""
         return params if self.transform.constrain is None else self.transform.constrain(state, params)
 
@@ -62,15 +62,15 @@ class Batch(NamedTuple):
       features: the teacher's layers that the student matches, by path.
     """
 
-    inputs: jax.Array
-    labels: jax.Array
-    teacher: jax.Array | None
+    inputs: Float[Array, "batch ..."]
+    labels: Int[Array, " batch"]
+    teacher: Float[Array, "batch classes"] | None
     features: Mapping[str, jax.Array]
 
 
 def step(
     p: Parts, key: jax.Array, arrays: data.Arrays, state: TrainState, row: jax.Array
-) -> tuple[TrainState, Any]:
+) -> tuple[TrainState, tuple[jax.Array, jax.Array, Metrics]]:
     """One optimizer step.
 
     Args:
@@ -86,29 +86,39 @@ def step(
     batch = gather(p, key, arrays, state.step, row)
     gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)
     (value, (correct, model_state, parts)), grads = gradient(p, state.params, state, batch, key)
+    # Masks, codebooks and ranges are fixed within a segment: to choose them costs more than a step, and between
+    # segments what was chosen can be checked and saved.
     masks = state.transform_state
+    # Before the projection: growth criteria such as RigL's need the gradients of pruned weights.
     if p.transform.observe is not None:
         masks = p.transform.observe(masks, state.params, grads)
-    # Gradients in the subspace keep every moment there; optimizers that mix entries leave it again.
+    # Gradients in the subspace (zero where pruned, equal where shared) keep every moment in it, so momentum and
+    # weight decay cannot revive a pruned weight. No projection of the moments themselves is needed in each step.
     grads = p.project(masks, grads)
     updates, opt_state = p.optimizer.update(grads, state.opt_state, state.params)
+    # Optimizers that compute an entry from others (Muon) leave the subspace again; for all the others a
+    # second projection would cost a pass over the parameters and change nothing.
     if optim.mixes_entries(p.plan.optimizer):
         updates = p.project(masks, updates)
     params = p.constrain(masks, optax.apply_updates(state.params, updates))
+    # Frozen trainables have a zero gradient, but decoupled weight decay would still move them: they are put back.
     params = p.trainables.keep_frozen(params, state.params)
     ema = state.ema
+    # Of the parameters before masks and quantization, which `apply` then treats as it treats `params`.
     if p.plan.ema_decay is not None:
-        ema = average.moved(ema, params, p.plan.ema_decay, state.step + 1 - p.plan.length.start)
+        ema = move_average(ema, params, p.plan.ema_decay, state.step + 1 - p.plan.length.start)
     return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (value, correct, parts)
 
 
 def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row: jax.Array) -> Batch:
-    """The examples of `row`, augmented with the key of this step, and what the teacher makes of them."""
+    """The examples of `row`, augmented with the key of this step, and the teacher's outputs for them."""
     inputs, labels = arrays.inputs[row], arrays.labels[row]
+    # Augmented by (seed, step) and not by an iterator's state: a resumed run sees the same images.
     inputs = data.augment(keys.at(key, "augment", number), inputs, p.plan.data)
     inputs = data.normalize(inputs, arrays.mean, arrays.std)
     if p.plan.distillation is None:
         return Batch(inputs, labels, None, {})
+    # Computed for the whole training part before the stage, where the inputs never change: a row look-up here.
     if p.teacher is None:
         return Batch(inputs, labels, arrays.teacher[row], {})
     teacher = arrays.teacher
@@ -117,13 +127,17 @@ def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row
     return Batch(inputs, labels, logits, {name: outputs[-1].output for name, outputs in calls.items()})
 
 
-def loss(p: Parts, params: Any, state: TrainState, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+def loss(
+    p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ModelState, Metrics]]:
     """The loss of a batch at `params`, and `(correct predictions, new model state, parts of the loss)`."""
     distillation = p.plan.distillation
     features = distillation is not None and bool(distillation.features)
     run = intercept.capture(p.model.apply) if features else p.model.apply
+    # `params` are in the subspace already, so the cheaper `forward` gives what `apply` would.
     seen = (p.transform.forward or p.transform.apply)(state.transform_state, params)
     outputs = run(seen, state.model_state, batch.inputs, train=True, key=keys.at(key, "dropout", state.step))
+    # Layers are intercepted only where they are matched: keeping every activation costs memory.
     (logits, model_state), calls = outputs if features else (outputs, {})
     losses = cross_entropy(logits, batch.labels, p.plan.label_smoothing)
     value, parts = losses.mean(), {}
@@ -134,3 +148,56 @@ def loss(p: Parts, params: Any, state: TrainState, batch: Batch, key: jax.Array)
             logits, losses, batch.teacher, student_features=layers, teacher_features=batch.features
         )
     return value, (jnp.sum(jnp.argmax(logits, -1) == batch.labels), model_state, parts)
+
+
+def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array) -> PyTree:
+    """Applies `fn` to slices of at most `size` rows, one after the other, and joins the results.
+
+    The last slice is shorter: no row is padded, so no result has to be left out of a mean.
+
+    Example:
+      >>> in_batches(lambda x: 2 * x, 2, jnp.arange(5)).tolist()
+      [0, 2, 4, 6, 8]
+    """
+    rows = arrays[0].shape[0]
+    full_rows = rows // size * size
+    parts = []
+    if full_rows:
+        folded = [a[:full_rows].reshape(-1, size, *a.shape[1:]) for a in arrays]
+        results = jax.lax.map(lambda xs: fn(*xs), tuple(folded))
+        parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results))
+    if full_rows < rows:
+        parts.append(fn(*(a[full_rows:] for a in arrays)))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: Number | None = None
+) -> Float[Array, " batch"]:
+    """Softmax cross-entropy of each example, in nats.
+
+    With smoothing a, the target is (1 - a) one_hot + a / classes (Szegedy et al. 2016, equation in section 7).
+
+    Args:
+      logits: float32 [batch, classes].
+      labels: int32 [batch], in [0, classes).
+      smoothing: the share a, or None.
+
+    Returns:
+      float32 [batch]; NaN for a label that is no class, as a program cannot raise an error
+      (`jopt.data.check_labels` does, for labels on the host).
+
+    Example:
+      >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]) == float(jnp.log(4.0))
+      True
+    """
+    log_p = jax.nn.log_softmax(logits)
+    # A product with the one-hot target, whose gradient fuses; that of an indexed pick is a scatter.
+    classes = logits.shape[-1]
+    is_class = (labels >= 0) & (labels < classes)
+    picked = jnp.sum(log_p * jax.nn.one_hot(labels, classes, dtype=log_p.dtype), axis=-1)
+    # NaN is put into the result, not into the target, so all other losses and gradients keep their bits.
+    picked = jnp.where(is_class, picked, jnp.nan)
+    if smoothing is None:
+        return -picked
+    return -(1 - smoothing) * picked - smoothing * log_p.mean(-1)

@@ -11,8 +11,7 @@ from directories import last_event, rows, tables
 from jopt.ablate import axis, run
 from jopt.ablate.files import AblationDir
 from jopt.train import metrics
-from jopt.train.signals import StopRequested
-from jopt.train.workdir import WorkdirError
+from jopt.train.workdir import StopRequested, WorkdirError
 
 pytestmark = pytest.mark.unoptimized
 

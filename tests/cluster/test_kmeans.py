@@ -18,8 +18,8 @@ FEW = settings(max_examples=30, deadline=None)
 STARTS = ("linear", "density", "kmeans++")
 
 
-def kmeans(w, k, start="linear", seed=0, **more):
-    return fit(jnp.asarray(w), k, start=start, key=jax.random.key(seed), **more)
+def kmeans(w, k, start="linear", seed=0, **options):
+    return fit(jnp.asarray(w), k, start=start, key=jax.random.key(seed), **options)
 
 
 def normal(n, seed=0):
@@ -87,9 +87,9 @@ def test_zero_has_a_code_of_its_own():
 
 def test_without_zeros_keep_zero_takes_no_value():
     w = normal(24)
-    kept, plain = kmeans(w, 4, keep_zero=True), kmeans(w, 4)
-    jax.tree.map(np.testing.assert_array_equal, kept, plain)
-    assert not bool(kept.has_zero)
+    with_zero, plain = kmeans(w, 4, keep_zero=True), kmeans(w, 4)
+    jax.tree.map(np.testing.assert_array_equal, with_zero, plain)
+    assert not bool(with_zero.has_zero)
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -155,13 +155,13 @@ def test_the_error_is_the_least_of_all_partitions(start):
             assert (clusters.counts > 0).all()
 
 
-def scikit_learn(w, k, **more):
-    return KMeans(k, random_state=0, **more).fit(w.astype(np.float64)[:, None]).inertia_
+def scikit_learn(w, k, **options):
+    return KMeans(k, random_state=0, **options).fit(w.astype(np.float64)[:, None]).inertia_
 
 
-def pruned(n, kept, seed=0):
+def pruned(n, share_kept, seed=0):
     w = np.random.default_rng(seed).laplace(size=n).astype(np.float32)
-    return w * (np.abs(w) > np.quantile(np.abs(w), 1 - kept))
+    return w * (np.abs(w) > np.quantile(np.abs(w), 1 - share_kept))
 
 
 # scikit-learn 1.9.1, KMeans(n_init=10, random_state=0): too slow for each run; the slow test makes them again.
@@ -332,7 +332,7 @@ def test_narrow_floats_are_clustered_in_float32():
 
 
 @pytest.mark.parametrize(
-    ("args", "more", "message"),
+    ("args", "options", "message"),
     [
         (([1.0], 0), {}, r"k must be an integer in \[1, 4096\], got 0"),
         (([1.0], 2.0), {}, r"k must be an integer in \[1, 4096\], got 2.0"),
@@ -356,7 +356,7 @@ def test_narrow_floats_are_clustered_in_float32():
         (([1.0, 2.0], 2), {"mask": np.ones(2, np.float32)}, "got float32 of shape"),
     ],
 )
-def test_bad_input_is_refused(args, more, message):
+def test_bad_input_is_refused(args, options, message):
     w, k = args
     with pytest.raises(ValueError, match=message):
-        fit(jnp.asarray(w), k, **more)
+        fit(jnp.asarray(w), k, **options)

@@ -118,10 +118,10 @@ def test_the_gradient_is_the_mean_or_the_sum_of_the_centroids_gradient():
         expected = np.where(codes == 0, 0, (np.asarray(by_centroid) * scale)[codes])
         through_apply = jax.grad(lambda p, t=t: loss(t.apply(state, p)))(w)
         np.testing.assert_allclose(through_apply["kernel"], expected, rtol=2e-5, atol=1e-6)
-        held = t.project(state, w)
-        through_forward = t.project(state, jax.grad(lambda p, t=t: loss(t.forward(state, p)))(held))
+        projected = t.project(state, w)
+        through_forward = t.project(state, jax.grad(lambda p, t=t: loss(t.forward(state, p)))(projected))
         np.testing.assert_allclose(through_forward["kernel"], expected, rtol=2e-5, atol=1e-6)
-        same(t.forward(state, held), held)
+        same(t.forward(state, projected), projected)
 
 
 def test_fixed_centroids_do_not_follow_the_parameters():
@@ -195,10 +195,10 @@ def test_values_on_a_grid_stay_on_it(codes, scale):
     t = cluster.share(4)
     grid = jnp.asarray(np.float32(scale) * np.array(codes, np.float32).reshape(6, 5))
     state = chosen(t, {"w": grid})
-    held = {
+    projected = {
         "w": jnp.asarray(np.float32(scale) * np.array([0, -5, 100, 3], np.float32))[state.leaves["w"].assignments]
     }
-    same(t.project(state, held), held)
+    same(t.project(state, projected), projected)
 
 
 @pytest.mark.optimized

@@ -49,11 +49,11 @@ def distinct(x):
     return np.unique(np.asarray(x, np.float32)).size
 
 
-@pytest.mark.parametrize(("name", "more"), OPTIMIZERS)
-def test_values_stay_shared_for_fifty_steps(name, more):
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_values_stay_shared_for_fifty_steps(name, options):
     t = cluster.share(6)
     state = t.update(t.init(PARAMS), PARAMS, step=0)
-    optimizer = optim.build(optim.Config(name, learning_rate=0.05, **more))
+    optimizer = optim.build(optim.Config(name, learning_rate=0.05, **options))
     params, opt_state = jax.jit(lambda s, p: train(t, s, p, optimizer))(state, PARAMS)
     before, after = t.project(state, PARAMS)["kernel"], params["kernel"]
     assert distinct(after) == 6 and np.isfinite(after).all()
@@ -66,8 +66,8 @@ def test_values_stay_shared_for_fifty_steps(name, more):
     np.testing.assert_array_equal(t.project(state, params)["kernel"], after)
     np.testing.assert_array_equal(t.apply(state, params)["kernel"], after)
     assert cluster.Share().check(state, t.apply(state, params)) == []
-    held = project_moments(t, state, optimizer, opt_state)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), held, opt_state)
+    projected = project_moments(t, state, optimizer, opt_state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), projected, opt_state)
 
 
 @pytest.mark.unoptimized

@@ -23,8 +23,8 @@ def test_by_hand():
         np.testing.assert_array_equal(seen[layer]["kernel"], np.array([[2.0, 0.0], [1.55, -4.0]], np.float32))
         assert seen[layer]["bias"].tolist() == [3.0, 2.0]
     assert seen["Dense_2"] == PARAMS["Dense_2"]
-    held = t.project((), PARAMS)
-    np.testing.assert_array_equal(held["Dense_0"]["kernel"], np.array([[2.0, 1.0], [1.55, -4.0]], np.float32))
+    projected = t.project((), PARAMS)
+    np.testing.assert_array_equal(projected["Dense_0"]["kernel"], np.array([[2.0, 1.0], [1.55, -4.0]], np.float32))
     assert t.forward((), PARAMS) is PARAMS
     assert t.update((), PARAMS, step=1) == ()
 

@@ -11,7 +11,7 @@ from quick import jit
 
 from jopt import data, distill, keys, models, optim, prune, quantize, train, transfer
 from jopt.export import source as functions
-from jopt.train import Compiler, Experiment, Stage, finished, packed, prepare, sources
+from jopt.train import Compiler, Experiment, Stage, finished, packed, prepare
 from jopt.train.checkpoint import Checkpoints, MismatchError
 from jopt.train.staging import Staging
 from jopt.train.state import Variables, evaluated, to_host
@@ -53,8 +53,10 @@ def forward(params, x, statistics=None):
     p, used = float64(params), {}
     for i in range(2):
         x = x @ p[f"Dense_{i}"]["kernel"] + p[f"Dense_{i}"]["bias"]
-        own = {"mean": x.mean(0), "var": x.var(0)} if statistics is None else statistics[f"BatchNorm_{i}"]
-        norm = used[f"BatchNorm_{i}"] = float64(own)
+        batch_statistics = (
+            {"mean": x.mean(0), "var": x.var(0)} if statistics is None else statistics[f"BatchNorm_{i}"]
+        )
+        norm = used[f"BatchNorm_{i}"] = float64(batch_statistics)
         x = (x - norm["mean"]) / np.sqrt(norm["var"] + EPSILON)
         x = np.maximum(x * p[f"BatchNorm_{i}"]["scale"] + p[f"BatchNorm_{i}"]["bias"], 0)
     return x @ p["Dense_2"]["kernel"] + p["Dense_2"]["bias"], used
@@ -65,9 +67,9 @@ def expected(params, dataset, part):
     return forward(params, examples(dataset, part), forward(params, examples(dataset, "train"))[1])[0]
 
 
-def close(found, wanted):
+def close(actual, correct):
     """Sums of 96 examples in float32 against float64; statistics of other parameters are off by 0.1 and more."""
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), found, wanted)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), actual, correct)
 
 
 def whole(tiny, **changes) -> Experiment:
@@ -106,10 +108,10 @@ def test_at_the_end_of_a_segment_the_statistics_are_those_of_the_average(tiny):
     jax.tree.map(np.testing.assert_array_equal, begun.ema, Variables(begun.params, begun.model_state))
     close(begun.ema.model_state["batch_stats"], forward(begun.params, examples(p.dataset, "train"))[1])
     state, _ = jit(program.segment)(begun, p.values, p.arrays["train"])
-    wanted = forward(state.ema.params, examples(p.dataset, "train"))[1]
-    close(state.ema.model_state["batch_stats"], wanted)
+    statistics = forward(state.ema.params, examples(p.dataset, "train"))[1]
+    close(state.ema.model_state["batch_stats"], statistics)
     raw = state.model_state["batch_stats"]["BatchNorm_1"]["var"]
-    assert np.abs(raw - wanted["BatchNorm_1"]["var"]).max() > 0.1
+    assert np.abs(raw - statistics["BatchNorm_1"]["var"]).max() > 0.1
     # What is no statistic is the run's.
     assert int(state.ema.model_state["counts"]["calls"]) == int(state.model_state["counts"]["calls"]) == 4
 
@@ -133,7 +135,7 @@ def test_statistics_are_drawn_by_seed_and_step_and_trials_are_runs(tiny):
         key = keys.stream(keys.at(keys.root(seed), "average", 3), "recalibrate")
         batches = np.asarray(jax.random.permutation(key, 96)).reshape(6, 16)
         used = [forward(alone.params, x[rows])[1] for rows in batches]
-        close(alone.model_state["batch_stats"], jax.tree.map(lambda *own: np.mean(own, 0), *used))
+        close(alone.model_state["batch_stats"], jax.tree.map(lambda *per_batch: np.mean(per_batch, 0), *used))
 
 
 @pytest.fixture(scope="module")
@@ -170,13 +172,13 @@ def test_the_average_is_evaluated_with_its_own_statistics(ended):
 
 def test_the_average_is_loaded_packed_and_exported_with_its_own_statistics(ended):
     path, result, run = ended
-    wanted = expected(run.params, run.dataset, "test")
+    logits = expected(run.params, run.dataset, "test")
     x = functions.normalized_test(run)
-    close(NET.apply(run.params, run.model_state, x, train=False)[0], wanted)
+    close(NET.apply(run.params, run.model_state, x, train=False)[0], logits)
     file = packed.load(path / "model.jopt", model=NET)
-    close(file.model.apply(file.params, file.model_state, x, train=False)[0], wanted)
-    close(functions.function(run, "masked")(x), wanted)
-    again = packed.encode(packed.of(run))
+    close(file.model.apply(file.params, file.model_state, x, train=False)[0], logits)
+    close(functions.function(run, "masked")(x), logits)
+    again = packed.encode(packed.packing_of(run))
     assert again.ledger.total == result["bytes"] and again.data == (path / "model.jopt").read_bytes()
     # Without quantization, of the average's parameters, not of those that the optimizer moved.
     statistics = forward(run.params, examples(run.dataset, "train"))[1]
@@ -187,9 +189,9 @@ def test_the_average_is_loaded_packed_and_exported_with_its_own_statistics(ended
 def test_another_run_learns_from_the_average_with_its_own_statistics(ended, monkeypatch):
     path, _, run = ended
     monkeypatch.setattr(finished, "load", functools.partial(finished.load, model=NET))
-    source = sources.load_source(str(path), "stages[0].distill.teacher", (6, 6, 1), 4)
+    source = finished.load_source(str(path), "stages[0].distill.teacher", (6, 6, 1), 4)
     arrays = data.device_arrays(run.dataset, "train")
-    close(sources.logits(source, arrays), expected(run.params, run.dataset, "train"))
+    close(finished.compute_logits(source, arrays), expected(run.params, run.dataset, "train"))
 
 
 def test_later_stages_learn_and_take_from_the_average_with_its_own_statistics(tiny):

@@ -8,7 +8,7 @@ import pytest
 from jopt import cluster, prune, quantize
 from jopt.rules import named_leaves
 from jopt.train import Experiment, Stage
-from jopt.train.codes import integers, storage
+from jopt.train.packed import integers, storage
 from jopt.train.plan import StagePlan
 from jopt.train.prepared import resolve
 from jopt.train.state import TrainState, Variables
@@ -57,11 +57,11 @@ def test_the_integers_stand_for_what_the_model_sees(name):
     averaged = name == "each channel"
     plan = plan_of(name, ema_decay=0.9 if averaged else None)
     state, seen = ended(plan, averaged=averaged)
-    found = storage(plan, state)
-    held = integers(plan, found, seen)
-    assert sorted(held) == sorted(found) == ["Dense_0/kernel", "Dense_1/kernel"]
+    formats = storage(plan, state)
+    tensors = integers(plan, formats, seen)
+    assert sorted(tensors) == sorted(formats) == ["Dense_0/kernel", "Dense_1/kernel"]
     leaves = dict(named_leaves(seen))
-    for path, q in held.items():
+    for path, q in tensors.items():
         assert np.array_equal(np.asarray(quantize.dequantize(q)), leaves[path])
         assert int(jnp.abs(q.codes.astype(jnp.int32)).max()) <= 2**q.spec.bits - 1
 
@@ -69,16 +69,16 @@ def test_the_integers_stand_for_what_the_model_sees(name):
 def test_signs_are_one_bit_and_three_values_two():
     for name, bits in (("signs and integers", [5, 1]), ("three values", [2, 2])):
         plan = plan_of(name)
-        found = storage(plan, ended(plan)[0])
-        assert [found[f"Dense_{i}/kernel"].spec.bits for i in range(2)] == bits
+        formats = storage(plan, ended(plan)[0])
+        assert [formats[f"Dense_{i}/kernel"].spec.bits for i in range(2)] == bits
 
 
 def test_values_beside_their_integers_are_left_out():
     plan = plan_of("each channel")
     state, seen = ended(plan)
-    found = storage(plan, state)
+    formats = storage(plan, state)
     seen["Dense_0"]["kernel"] = seen["Dense_0"]["kernel"] * np.float32(1 + 1e-6)
-    assert list(integers(plan, found, seen)) == ["Dense_1/kernel"]
+    assert list(integers(plan, formats, seen)) == ["Dense_1/kernel"]
 
 
 def test_without_quantization_there_are_none():

@@ -8,7 +8,7 @@ from jopt import clip, cluster, models, optim, prune, quantize
 from jopt.config import ConfigError
 from jopt.train import Stage, prepare
 from jopt.train.prepared import resolve
-from jopt.train.program import carried
+from jopt.train.program import carry_over
 
 pytestmark = pytest.mark.unoptimized
 
@@ -91,10 +91,10 @@ def test_a_codebook_of_an_earlier_stage_learns_at_once_what_is_pruned(tiny):
     params = {"kernel": jnp.asarray(np.random.default_rng(0).standard_normal((6, 5)), jnp.float32)}
     chosen = first.transform.update(first.transform.init(params), params, step=9)
     params = first.transform.project(chosen, params)
-    state = carried(second, second.transform.init(params), chosen)
+    state = carry_over(second, second.transform.init(params), chosen)
     state = second.transform.update(state, params, step=10)
-    held = second.transform.project(state, params)
+    projected = second.transform.project(state, params)
     pruned = ~np.asarray(state[0].masks["kernel"])
     # What is held is what the model sees, also where `begin` of this stage is still to come.
-    assert pruned.sum() == 15 and (np.asarray(held["kernel"])[pruned] == 0).all()
-    np.testing.assert_array_equal(held["kernel"], second.transform.apply(state, held)["kernel"])
+    assert pruned.sum() == 15 and (np.asarray(projected["kernel"])[pruned] == 0).all()
+    np.testing.assert_array_equal(projected["kernel"], second.transform.apply(state, projected)["kernel"])

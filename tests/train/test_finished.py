@@ -56,23 +56,25 @@ def listing(path):
 def test_what_the_run_ended_with(finished):
     path, result = finished
     before = listing(path)
-    found = load(path)
-    assert found.config == xor() and found.result == result
-    state = found.state
+    finished = load(path)
+    assert finished.config == xor() and finished.result == result
+    state = finished.state
     assert int(state.step) == 30
     assert digest({"params": state.params, "model_state": state.model_state, "ema": state.ema}) == result["digest"]
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((found.params, found.model_state, state)))
+    assert all(
+        isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((finished.params, finished.model_state, state))
+    )
     # The run keeps an average, and that is what was evaluated.
-    assert digest(found.params) == digest(state.ema.params) != digest(state.params)
+    assert digest(finished.params) == digest(state.ema.params) != digest(state.params)
     assert listing(path) == before
 
 
 def test_it_computes_what_the_run_evaluated(finished):
     path, result = finished
-    found = load(str(path))
-    dataset = data.load(found.config.data)
+    finished = load(str(path))
+    dataset = data.load(finished.config.data)
     inputs = data.normalize(*map(np.asarray, (dataset.test.inputs, dataset.mean, dataset.std)))
-    logits, _ = found.model.apply(found.params, found.model_state, inputs, train=False)
+    logits, _ = finished.model.apply(finished.params, finished.model_state, inputs, train=False)
     assert float((np.argmax(logits, -1) == dataset.test.labels).mean()) == result["accuracy"]
     log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(4), dataset.test.labels]
     assert -log_p.mean() == pytest.approx(result["loss"], rel=1e-5)
@@ -93,9 +95,9 @@ def test_a_run_with_a_model_and_a_method_of_somebody_else(tmp_path):
     model = models.model(models.Config(name="xor", features=(5,), num_classes=2))
     config = xor(ema_decay=None, stages=[Stage(steps=4, methods=(Halves(),))], segment_steps=4)
     run(config, tmp_path / "a", quiet=True, model=model)
-    found = load(tmp_path / "a", model=model)
-    assert found.params["Dense_0"]["kernel"].shape == (2, 5)
-    assert digest(found.params) == digest(jax.tree.map(lambda x: x / 2, found.state.params))
+    finished = load(tmp_path / "a", model=model)
+    assert finished.params["Dense_0"]["kernel"].shape == (2, 5)
+    assert digest(finished.params) == digest(jax.tree.map(lambda x: x / 2, finished.state.params))
     with pytest.raises(WorkdirError, match="was given a model"):
         load(tmp_path / "a")
 

@@ -14,9 +14,8 @@ from jopt import codec, data, models, prune, quantize
 from jopt.codec import CodecError
 from jopt.rules import named_leaves
 from jopt.train import Stage, packed, run
-from jopt.train.codes import storage
 from jopt.train.finished import load
-from jopt.train.packed import PackedError, Packing
+from jopt.train.packed import PackedError, Packing, storage
 from jopt.train.plan import final_network
 from jopt.train.prepared import resolve
 from jopt.train.state import TrainState, Variables
@@ -50,22 +49,22 @@ def test_a_run_that_is_packed_leaves_its_network(tmp_path, tiny, unoptimized, un
     result = run(config, tmp_path / "a", quiet=True)
     file = tmp_path / "a" / "model.jopt"
     assert result["bytes"] == file.stat().st_size == result["stages"][-1]["bytes"] < result["stages"][0]["bytes"]
-    found, whole = packed.load(file), load(tmp_path / "a")
-    assert found.ledger.total == file.stat().st_size
-    assert same(found.params, whole.params)
-    assert same(found.model_state, whole.model_state)
-    assert found.network == config.model
-    assert found.data == config.data
-    assert found.wrapping == QUANTIZED.methods[2:]
-    assert sorted(found.integers) == ["Dense_0/kernel", "Dense_1/kernel"]
-    for path, q in found.integers.items():
-        assert same(np.asarray(quantize.dequantize(q)), dict(named_leaves(whole.params))[path])
-    test = whole.dataset.test
-    x = data.normalize(test.inputs, found.mean, found.std)
-    logits = found.model.apply(found.params, found.model_state, x, train=False)[0]
+    rebuilt, finished = packed.load(file), load(tmp_path / "a")
+    assert rebuilt.ledger.total == file.stat().st_size
+    assert same(rebuilt.params, finished.params)
+    assert same(rebuilt.model_state, finished.model_state)
+    assert rebuilt.network == config.model
+    assert rebuilt.data == config.data
+    assert rebuilt.wrapping == QUANTIZED.methods[2:]
+    assert sorted(rebuilt.integers) == ["Dense_0/kernel", "Dense_1/kernel"]
+    for path, q in rebuilt.integers.items():
+        assert same(np.asarray(quantize.dequantize(q)), dict(named_leaves(finished.params))[path])
+    test = finished.dataset.test
+    x = data.normalize(test.inputs, rebuilt.mean, rebuilt.std)
+    logits = rebuilt.model.apply(rebuilt.params, rebuilt.model_state, x, train=False)[0]
     assert float(np.mean(np.argmax(logits, -1) == test.labels)) == result["accuracy"]
     # Packed after the fact it is the same file.
-    assert packed.encode(packed.of(whole)).data == file.read_bytes()
+    assert packed.encode(packed.packing_of(finished)).data == file.read_bytes()
     assert "Where the bytes of the packed file are" in (tmp_path / "a" / "report.md").read_text()
 
 
@@ -100,29 +99,29 @@ def packing(config, *, own_model=False) -> Packing:
 )
 def test_the_file_of_each_config_is_as_long_as_its_ledger_says(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config()
-    wanted = packing(config)
-    ledger = packed.save(tmp_path / "model.jopt", wanted)
+    contents = packing(config)
+    ledger = packed.save(tmp_path / "model.jopt", contents)
     assert (tmp_path / "model.jopt").stat().st_size == ledger.total == sum(ledger.by_kind().values())
-    found = codec.read(tmp_path / "model.jopt")
-    assert found.ledger == ledger
-    assert found.metadata == packed.metadata(wanted)
-    assert same(found.params, wanted.params)
-    assert same(found.model_state, wanted.model_state)
-    assert set(found.integers) <= set(wanted.formats)
+    rebuilt = codec.read(tmp_path / "model.jopt")
+    assert rebuilt.ledger == ledger
+    assert rebuilt.metadata == packed.metadata(contents)
+    assert same(rebuilt.params, contents.params)
+    assert same(rebuilt.model_state, contents.model_state)
+    assert set(rebuilt.integers) <= set(contents.formats)
 
 
 def test_the_metadata_are_few(tiny):
-    said = packed.metadata(packing(tiny(stages=[QUANTIZED])))
-    assert said["model"] == {"features": [16], "num_classes": 4}
-    assert said["activations"] == [{"calibration": "mse"}]
-    assert len(json.dumps(said)) < 330
+    metadata = packed.metadata(packing(tiny(stages=[QUANTIZED])))
+    assert metadata["model"] == {"features": [16], "num_classes": 4}
+    assert metadata["activations"] == [{"calibration": "mse"}]
+    assert len(json.dumps(metadata)) < 330
 
 
 def test_mean_and_deviation_come_back_to_the_bit(tmp_path, tiny):
-    wanted = packing(tiny())
-    packed.save(tmp_path / "m", wanted)
-    found = packed.load(tmp_path / "m")
-    assert found.std.tolist() == wanted.dataset.std.tolist() == [np.float32(1 / 3)]
+    contents = packing(tiny())
+    packed.save(tmp_path / "m", contents)
+    rebuilt = packed.load(tmp_path / "m")
+    assert rebuilt.std.tolist() == contents.dataset.std.tolist() == [np.float32(1 / 3)]
 
 
 def test_what_is_no_network_is_refused(tmp_path, tiny):
@@ -132,8 +131,8 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
     codec.save(tmp_path / "arrays", {"w": np.zeros(3, np.float32)}, metadata=[1, 2])
     with pytest.raises(PackedError, match="must be an object, got list"):
         packed.load(tmp_path / "arrays")
-    wanted = packing(tiny())
-    said = packed.metadata(wanted)
+    contents = packing(tiny())
+    metadata = packed.metadata(contents)
     for change, match in (
         ({"model": {"name": "mpl"}}, "model.name must be one of"),
         ({"model": {"features": [17], "num_classes": 4}}, "does not take its parameters"),
@@ -143,7 +142,9 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
         ({"mean": [10**400]}, "no network"),
         ({"data": {"nmae": "digits"}}, "data.nmae must be absent"),
     ):
-        codec.save(tmp_path / "other", wanted.params, model_state=wanted.model_state, metadata={**said, **change})
+        codec.save(
+            tmp_path / "other", contents.params, model_state=contents.model_state, metadata={**metadata, **change}
+        )
         with pytest.raises(PackedError, match=match):
             packed.load(tmp_path / "other")
     (tmp_path / "damaged").write_bytes((tmp_path / "other").read_bytes()[:-9])
@@ -152,9 +153,9 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
 
 
 def test_a_model_of_ones_own_is_given_again(tmp_path, tiny):
-    wanted = packing(tiny(), own_model=True)
-    packed.save(tmp_path / "m", wanted)
+    contents = packing(tiny(), own_model=True)
+    packed.save(tmp_path / "m", contents)
     with pytest.raises(PackedError, match="custom model: give it here too"):
         packed.load(tmp_path / "m")
-    own = models.model(wanted.config.model)
-    assert packed.load(tmp_path / "m", model=own).model is own
+    custom_model = models.model(contents.config.model)
+    assert packed.load(tmp_path / "m", model=custom_model).model is custom_model

@@ -216,9 +216,9 @@ def test_a_label_that_is_no_class_makes_the_loss_nan(smoothing):
     logits = jax.random.normal(jax.random.key(0), (4, 3))
     for wrong in (-1, 3, 300):
         labels, good = jnp.array([0, wrong, 2, 1]), jnp.array([0, 1, 2, 1])
-        losses, known = (cross_entropy(logits, x, smoothing) for x in (labels, good))
+        losses, reference = (cross_entropy(logits, x, smoothing) for x in (labels, good))
         assert np.isnan(losses).tolist() == [False, True, False, False]
-        np.testing.assert_array_equal(losses[jnp.array([0, 2, 3])], known[jnp.array([0, 2, 3])])
+        np.testing.assert_array_equal(losses[jnp.array([0, 2, 3])], reference[jnp.array([0, 2, 3])])
         assert np.isnan(losses.mean())
 
 

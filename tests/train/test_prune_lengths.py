@@ -22,28 +22,28 @@ METHODS = {"one_shot": prune.OneShot, "gradual": prune.Gradual, "iterative": pru
 
 @pytest.mark.parametrize("method", [*METHODS, "set"])
 def test_defaults_reach_their_sparsity_in_a_stage_of_any_length(method):
-    own = METHODS.get(method, prune.SET)()
+    method_used = METHODS.get(method, prune.SET)()
 
     @jax.jit
     def update(state, step, begin, steps, last_update):
-        pruner = own.build(begin=begin, steps=steps, last_update=last_update)
+        pruner = method_used.build(begin=begin, steps=steps, last_update=last_update)
         return pruner.update(state, PARAMS, step=step, grads=PARAMS, key=jax.random.key(0))
 
-    fresh = own.build(begin=0, steps=1).init(PARAMS)
+    fresh = method_used.build(begin=0, steps=1).init(PARAMS)
     for length in LENGTHS:
         for segment_steps in (None, 7):
-            whole = [
+            stages = [
                 Stage("before", steps=5),
-                Stage("pruned", methods=(own,), segment_steps=segment_steps, **length),
+                Stage("pruned", methods=(method_used,), segment_steps=segment_steps, **length),
             ]
-            config = Experiment(batch_size=BATCH, stages=whole)
+            config = Experiment(batch_size=BATCH, stages=stages)
             plans = resolve(config, EXAMPLES)
             validate_lengths(plans)
-            place = plans[1].length
+            planned = plans[1].length
             state = fresh
             for segment in segments(config, EXAMPLES):
                 if segment.stage == 1:
-                    state = update(state, segment.start, place.start, place.steps, place.last_update)
+                    state = update(state, segment.start, planned.start, planned.steps, planned.last_update)
             assert (float(state.sparsity), int(state.masks["kernel"].sum())) == (np.float32(0.9), 20), length
     assert update._cache_size() == 1
 
@@ -52,7 +52,10 @@ def test_a_long_stage_ends_where_it_always_did():
     for method in (prune.Gradual, prune.Iterative):
         for steps, last_update in ((400, 393), (40, 33), (41, 36), (7, 9)):
             default, explicit = method(), method(end=0.75)
-            due = [own.reached_at(begin=3, steps=steps, last_update=last_update) for own in (default, explicit)]
+            due = [
+                method_used.reached_at(begin=3, steps=steps, last_update=last_update)
+                for method_used in (default, explicit)
+            ]
             assert due[0] == due[1] == 3 + round(0.75 * steps)
     # Begun after three quarters, it is reached at once; and an end that is asked for is never moved.
     assert prune.Gradual(begin=0.8).reached_at(begin=0, steps=10, last_update=9) == 8

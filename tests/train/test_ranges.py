@@ -8,8 +8,8 @@ import pytest
 from jopt import clip, data, models, quantize
 from jopt.quantize.activations import KEY
 from jopt.train import Stage, prepare
+from jopt.train.finished import Source, compute_logits, match_inputs
 from jopt.train.prepared import resolve
-from jopt.train.sources import Source, along, logits
 from jopt.train.state import Variables
 
 pytestmark = pytest.mark.unoptimized
@@ -44,22 +44,22 @@ def test_the_range_that_weights_are_kept_in_is_not_that_of_activations(tiny):
     stage = Stage("train", methods=(limits, quantize.PACTActivations(bits=4)))
     transform = resolve(tiny(stages=[stage]), 96)[0].transform
     params = {"Dense_0": {"kernel": jnp.array([[3.0, -3.0]])}, KEY: {"Dense_0": {"alpha": jnp.float32(6)}}}
-    kept = transform.constrain(transform.init(params), params)
-    assert kept["Dense_0"]["kernel"].tolist() == [[0.5, -0.5]]
-    assert float(kept[KEY]["Dense_0"]["alpha"]) == 6
+    constrained = transform.constrain(transform.init(params), params)
+    assert constrained["Dense_0"]["kernel"].tolist() == [[0.5, -0.5]]
+    assert float(constrained[KEY]["Dense_0"]["alpha"]) == 6
 
 
 def test_a_teacher_sees_its_inputs_normalized_as_it_knows_them(tiny):
     """Pixels to [0, 1] for the teacher, mean 0 and variance 1 for the student."""
-    raw, own = (data.load(data.Config(**{**vars(tiny().data), "normalize": on})) for on in (False, True))
+    raw, normalized = (data.load(data.Config(**{**vars(tiny().data), "normalize": on})) for on in (False, True))
     model = models.model(models.Config("linear", num_classes=4))
     params, state = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
     source = Source(model, params, state, raw.mean, raw.std, "")
-    expected = logits(source, data.device_arrays(raw))
-    np.testing.assert_array_equal(logits(source, data.device_arrays(own)), expected)
-    arrays = data.device_arrays(own)
+    expected = compute_logits(source, data.device_arrays(raw))
+    np.testing.assert_array_equal(compute_logits(source, data.device_arrays(normalized)), expected)
+    arrays = data.device_arrays(normalized)
     x = data.normalize(arrays.inputs, arrays.mean, arrays.std)
-    computed = along(source, own).apply(params, state, x, train=False)[0]
+    computed = match_inputs(source, normalized).apply(params, state, x, train=False)[0]
     # Normalized and back again in float32: a few units in the last place of values up to 255.
     np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-5)
-    assert along(source, raw) is model
+    assert match_inputs(source, raw) is model

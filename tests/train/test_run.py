@@ -20,8 +20,7 @@ from jopt.config import from_dict, to_dict
 from jopt.method import Method
 from jopt.train import Experiment, NonFiniteError, Stage, metrics, run, session
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.signals import StopRequested
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.train.workdir import StopRequested, Workdir, WorkdirError
 from jopt.transform import ParamTransform
 
 # Where a fact holds of any program: `optimized` are those tests that look at programs as users run them.
@@ -195,13 +194,13 @@ class Normalized(nnx.Module):
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory):
     """The runs that nothing interrupts, by name: each is run once."""
-    found = {}
+    finished_runs = {}
 
     def get(name, config, model):
-        if name not in found:
+        if name not in finished_runs:
             path = tmp_path_factory.mktemp("whole")
-            found[name] = path, run(config, path, model=model, quiet=True)
-        return found[name]
+            finished_runs[name] = path, run(config, path, model=model, quiet=True)
+        return finished_runs[name]
 
     return get
 
@@ -227,13 +226,13 @@ def interruptions():
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypatch, wholes, name, step):
     config = tiny(**HARD[name], checkpoint_every=1)
     model = models.from_nnx(Normalized) if name == "batch_norm" else None
-    path, whole = wholes(name, config, model)
+    path, uninterrupted = wholes(name, config, model)
     with monkeypatch.context() as patched:
         interrupted_at(patched, step)
         with pytest.raises(Interruption):
             run(config, tmp_path / "cut", model=model, quiet=True)
     resumed = run(config, tmp_path / "cut", model=model, quiet=True)
-    assert resumed["digest"] == whole["digest"]
+    assert resumed["digest"] == uninterrupted["digest"]
     assert rows_of(tmp_path / "cut") == rows_of(path)
     events = [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
     assert events == [("start", 0), ("stop", step), ("resume", step), ("stop", 24)]
@@ -242,7 +241,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, tiny, monkeypat
 @undrawn
 def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkeypatch, caplog):
     config = tiny(checkpoint_every=1)
-    whole = run(config, tmp_path / "whole", quiet=True)
+    uninterrupted = run(config, tmp_path / "whole", quiet=True)
     with monkeypatch.context() as patched:
         interrupted_at(patched, 18)
         with pytest.raises(Interruption):
@@ -250,7 +249,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkey
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "18" / "state")
     resumed = run(config, tmp_path / "cut", quiet=True)
     assert "checkpoint 18" in caplog.text
-    assert resumed["digest"] == whole["digest"]
+    assert resumed["digest"] == uninterrupted["digest"]
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
 
 
@@ -258,7 +257,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkey
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
     # Nothing is evaluated or saved on the way: only the stop itself can save.
     config = tiny(checkpoint_every=10_000, evaluate_every=10_000, epochs=400)
-    whole = run(config, tmp_path / "whole", quiet=True)
+    uninterrupted = run(config, tmp_path / "whole", quiet=True)
 
     def when_it_runs():
         while not (tmp_path / "cut" / "metrics.jsonl").exists() or not rows_of(tmp_path / "cut"):
@@ -273,26 +272,26 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
     resumed = run(config, tmp_path / "cut", quiet=True)
     step = int(re.search(r"step (\d+)", str(stopped.value)).group(1))
     assert ("resume", step) in [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
-    assert resumed["digest"] == whole["digest"]
+    assert resumed["digest"] == uninterrupted["digest"]
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
 
 
 @undrawn
 def test_another_run_that_came_first_is_not_overwritten(tmp_path, tiny, monkeypatch):
     """Both found an empty directory; the other one wrote while this one prepared."""
-    mine, theirs = tiny(seed=1), tiny(seed=2)
+    mine, others = tiny(seed=1), tiny(seed=2)
     original = session.prepare
 
     def prepare_while_the_other_runs(config, **parts):
         prepared = original(config, **parts)
         if config.seed == mine.seed:
-            run(theirs, tmp_path / "a", quiet=True)
+            run(others, tmp_path / "a", quiet=True)
         return prepared
 
     monkeypatch.setattr("jopt.train.session.prepare", prepare_while_the_other_runs)
     with pytest.raises(WorkdirError, match=r"seed \(2 there, 1 now\)"):
         run(mine, tmp_path / "a", quiet=True)
-    assert Workdir(tmp_path / "a").load_config() == theirs
+    assert Workdir(tmp_path / "a").load_config() == others
 
 
 @undrawn
@@ -366,11 +365,11 @@ class Halving(Method):
 @undrawn
 def test_a_transform_is_updated_before_each_segment_and_resumes_exactly(tmp_path, tiny, monkeypatch):
     config = tiny(stages=[Stage(methods=(Halving(),))], checkpoint_every=1)
-    whole = run(config, tmp_path / "whole", quiet=True)
+    uninterrupted = run(config, tmp_path / "whole", quiet=True)
     with monkeypatch.context() as patched:
         interrupted_at(patched, 12)
         with pytest.raises(Interruption):
             run(config, tmp_path / "cut", quiet=True)
     resumed = run(config, tmp_path / "cut", quiet=True)
-    assert resumed["digest"] == whole["digest"] != run(tiny(), tmp_path / "plain", quiet=True)["digest"]
+    assert resumed["digest"] == uninterrupted["digest"] != run(tiny(), tmp_path / "plain", quiet=True)["digest"]
     assert manifest_of(tmp_path / "whole")["events"][-1]["compilations"]["update"] == 1

@@ -14,7 +14,7 @@ from jopt.config import ConfigError, from_dict, to_dict
 from jopt.rules import RuleError
 from jopt.train import Experiment, Stage, build, prepare, run
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compilation import Compiler
+from jopt.train.loop import Compiler
 from jopt.train.metrics import read, without_timing
 from jopt.train.plan import with_layers
 from jopt.train.prepared import resolve
@@ -34,7 +34,7 @@ def ends(config, path, model=None):
     with Checkpoints(path / "checkpoints", config.keep_checkpoints) as checkpoints:
         states = [checkpoints.restore(p.end_of(i).mark, p.like(i)).state for i in range(len(config.stages))]
     seen = [
-        jax.device_get(p.program(p.plans[i]).seen(p.place(state), p.values).params)
+        jax.device_get(p.program(p.plans[i]).seen(p.to_device(state), p.values).params)
         for i, state in enumerate(states)
     ]
     return states, seen
@@ -55,10 +55,12 @@ def test_a_stage_without_steps_applies_its_methods_to_what_there_is(tmp_path, ti
     (dense, pruned), _ = ends(config, tmp_path)
     assert int(dense.step) == int(pruned.step) == 12
     for name in KERNELS:
-        kept = pruned.params[name]["kernel"] != 0
+        survivors = pruned.params[name]["kernel"] != 0
         before = dense.params[name]["kernel"]
-        assert kept.sum() == before.size // 2 and np.array_equal(pruned.params[name]["kernel"][kept], before[kept])
-        assert np.abs(before[kept]).min() >= np.abs(before[~kept]).max()
+        assert survivors.sum() == before.size // 2 and np.array_equal(
+            pruned.params[name]["kernel"][survivors], before[survivors]
+        )
+        assert np.abs(before[survivors]).min() >= np.abs(before[~survivors]).max()
     rows = [(row["step"], row["stage"], row["split"]) for row in read(tmp_path / "metrics.jsonl")]
     assert rows[-2:] == [(12, "prune", "validation"), (12, "prune", "test")]
     assert [row["stage"] for row in result["stages"]] == ["dense", "prune"]
@@ -128,8 +130,8 @@ def test_rewinding_takes_the_old_weights_under_the_new_masks(tmp_path, tiny):
 
 def test_a_student_learns_from_an_earlier_stage(tmp_path, tiny):
     student = models.Config("mlp", features=(5,), num_classes=4)
-    lesson = distill.SoftTargets(teacher="stage:teacher", temperature=2.0, weight=1.0)
-    stages = [Stage("teacher", epochs=3), Stage("student", epochs=8, model=student, methods=(lesson,))]
+    distillation = distill.SoftTargets(teacher="stage:teacher", temperature=2.0, weight=1.0)
+    stages = [Stage("teacher", epochs=3), Stage("student", epochs=8, model=student, methods=(distillation,))]
     result = run(tiny(stages=stages), tmp_path, quiet=True)
     rows = [r for r in read(tmp_path / "metrics.jsonl") if r["stage"] == "student" and r["split"] == "train"]
     assert rows[-1]["kl"] < rows[0]["kl"] / 2 and {"hard", "soft"} <= rows[0].keys()
@@ -139,15 +141,15 @@ def test_a_student_learns_from_an_earlier_stage(tmp_path, tiny):
 
 def test_known_logits_and_a_teacher_that_computes_along_teach_the_same(tiny):
     """Without augmentation both are the same function; the sums may differ in their order."""
-    lesson = distill.SoftTargets(teacher="stage:teacher")
+    distillation = distill.SoftTargets(teacher="stage:teacher")
     config = tiny(
-        stages=[Stage("teacher", epochs=1), Stage("student", epochs=1, methods=(lesson,), start="random")]
+        stages=[Stage("teacher", epochs=1), Stage("student", epochs=1, methods=(distillation,), start="random")]
     )
     p = prepare(config)
     teacher = p.program_of(0, 6).init(p.key, p.values)
     staging = Staging(p, Compiler(), lambda stage: teacher)
     state = staging.begin(1, teacher)
-    known = p.program_of(1, 6).segment(state, p.values, staging.arrays(1)["train"])
+    trained = p.program_of(1, 6).segment(state, p.values, staging.arrays(1)["train"])
     arrays = p.arrays["train"]._replace(teacher={"params": teacher.params, "model_state": teacher.model_state})
     structure = hyper.split(config)[0]
 
@@ -157,17 +159,17 @@ def test_known_logits_and_a_teacher_that_computes_along_teach_the_same(tiny):
 
     along = build(p.plans[1], numbers, input_shape=(6, 6, 1), teacher=lambda values: p.plans[0].wrapped)
     along = along.segment(state, p.values, arrays)
-    for a, b in zip(jax.tree.leaves(known), jax.tree.leaves(along), strict=True):
+    for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(along), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_matched_and_shifted_inputs_reach_the_teacher(tmp_path, tiny):
-    lesson = distill.SoftTargets(
+    distillation = distill.SoftTargets(
         teacher="stage:teacher",
         features=distill.Features(pairs=(("Dense_0", "Dense_0"),), loss="similarity", weight=5.0),
     )
     config = tiny(
-        stages=[Stage("teacher", epochs=2), Stage("student", epochs=3, methods=(lesson,), start="random")]
+        stages=[Stage("teacher", epochs=2), Stage("student", epochs=3, methods=(distillation,), start="random")]
     )
     config.data.shift = 1
     run(config, tmp_path, quiet=True)
@@ -242,8 +244,10 @@ def test_a_broken_promise_is_an_error_and_no_result(tmp_path, tiny, monkeypatch)
 
 
 def test_activations_are_calibrated_where_they_are_named_and_held_after(tmp_path, tiny):
-    own = quantize.Activations(calibration="absmax", bits=4)
-    config = tiny(stages=[Stage("dense", epochs=1), Stage("ptq", steps=0, methods=(own,)), Stage("qat", epochs=1)])
+    activations = quantize.Activations(calibration="absmax", bits=4)
+    config = tiny(
+        stages=[Stage("dense", epochs=1), Stage("ptq", steps=0, methods=(activations,)), Stage("qat", epochs=1)]
+    )
     run(config, tmp_path, quiet=True)
     (dense, ptq, qat), _ = ends(config, tmp_path)
     ranges = ptq.model_state["activation_ranges"]
@@ -320,9 +324,9 @@ MANY = [
 @pytest.mark.parametrize("mark", [19, *(pytest.param(m, marks=pytest.mark.slow) for m in (6, 12, 18, 20, 26, 28))])
 def test_a_run_of_many_stages_resumes_exactly_at_every_boundary(tmp_path, tiny, monkeypatch, mark):
     config = tiny(stages=MANY, checkpoint_every=1)
-    whole = tmp_path.parent / "whole"
-    if not (whole / "result.json").exists():
-        run(config, whole, quiet=True)
+    uninterrupted = tmp_path.parent / "whole"
+    if not (uninterrupted / "result.json").exists():
+        run(config, uninterrupted, quiet=True)
     save = Checkpoints.save
 
     def cut(self, step, state, notes):
@@ -336,11 +340,11 @@ def test_a_run_of_many_stages_resumes_exactly_at_every_boundary(tmp_path, tiny, 
         with pytest.raises(Interruption):
             run(config, tmp_path / "cut", quiet=True)
     resumed = run(config, tmp_path / "cut", quiet=True)
-    expected = json.loads((whole / "result.json").read_text())
+    expected = json.loads((uninterrupted / "result.json").read_text())
     for result in (resumed, expected):
         result.pop("wall_seconds"), result.pop("compile_seconds")
     assert json.loads(json.dumps(resumed)) == expected
-    a, b = (without_timing(read(path / "metrics.jsonl")) for path in (tmp_path / "cut", whole))
+    a, b = (without_timing(read(path / "metrics.jsonl")) for path in (tmp_path / "cut", uninterrupted))
     assert a == b
 
 

@@ -16,7 +16,7 @@ from jopt.ablate.results import Results, Row, read_csv
 from jopt.ablate.trials import Trial, axes, plain
 from jopt.config import to_dict
 from jopt.files import write_json
-from jopt.train.directory import Directory, WorkdirError
+from jopt.train.workdir import Directory, WorkdirError
 
 _OUTCOME = ("status", "rounds", "stopped", "latency", "pareto", "confirmation", "recommendation", "answer")
 """The fields of `search.json` that hold results. The others hold the question."""

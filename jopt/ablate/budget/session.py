@@ -25,7 +25,7 @@ from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import require
 from jopt.report import SILENT, Observer
 from jopt.train import manifest as manifests
-from jopt.train.directory import Launch
+from jopt.train.workdir import Launch
 
 CONFIRMATION = "confirm"
 
