@@ -11,7 +11,8 @@ from jopt.ablate.intervals import check_confidence
 from jopt.ablate.results import COLUMNS, OUTCOMES
 from jopt.ablate.space import GridPoint, Space, label
 from jopt.ablate.summary import columns
-from jopt.ablate.trials import Trial, named, trials
+from jopt.ablate.trials import Trial, named, trials, with_fields
+from jopt.address import canonical
 from jopt.config import ConfigError, choice, require
 from jopt.train.config import Experiment
 from jopt.train.plan import validate as validate_experiment
@@ -129,11 +130,10 @@ def _check_control(a: Ablation) -> None:
     if a.control is None:
         return
     names = list(a.space.points[0].labels)
-    for name in a.control:
-        choice("control", name, names)
     require(bool(a.control), "control", a.control, "axis names and values, or None")
     labels_of_points = [point.labels for point in a.space.points]
     control_labels = control(a) or {}
+    require(len(control_labels) == len(a.control), "control", a.control, "one value for an axis")
     is_point = any(
         all(labels[name] == value for name, value in control_labels.items()) for labels in labels_of_points
     )
@@ -152,8 +152,34 @@ def _check_labels(space: Space) -> None:
 
 
 def control(a: Ablation) -> dict[str, Any] | None:
-    """The ablation's control with the values that tables show: a tuple as text, its parts separated by spaces."""
-    return None if a.control is None else {name: label(value) for name, value in a.control.items()}
+    """The ablation's control by axis names, with the values that tables show: a tuple as text, separated by spaces.
+
+    Raises:
+      ConfigError: for a name that is neither an axis nor the address of the only field that an axis sets.
+    """
+    return None if a.control is None else {_axis_of(a, key): label(value) for key, value in a.control.items()}
+
+
+def _axis_of(a: Ablation, key: str) -> str:
+    names = list(a.space.points[0].labels)
+    if key in names:
+        return key
+    for point in a.space.points:
+        # In the experiment of a point: a method that only some points have has no address in the others.
+        config = with_fields(a.experiment, point.fields)
+        for name, addresses in point.sets.items():
+            if len(addresses) == 1 and _same_field(config, key, addresses[0]):
+                return name
+    addresses = [address for point in a.space.points for sets in point.sets.values() for address in sets]
+    accepted = f"the name of an axis ({', '.join(names)}), or the address of the field that an axis sets"
+    raise ConfigError("control", key, f"{accepted} ({', '.join(dict.fromkeys(addresses))})")
+
+
+def _same_field(config: Experiment, address: Any, other: str) -> bool:
+    try:
+        return isinstance(address, str) and canonical(config, address) == canonical(config, other)
+    except ConfigError:
+        return False
 
 
 def _axes(points: Sequence[dict], names: Sequence[str]) -> str:

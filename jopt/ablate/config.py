@@ -19,7 +19,8 @@ class Ablation:
       experiment: the config that all trials share. Its `seed` is not used.
       space: the points of the grid (`jopt.ablate.axis`, `product`, `search`, ...).
       seeds: every point runs once with each. Trials of the same seed share initialization and data order.
-      control: axis name to value: the point that the others are compared with, paired by seed; None: no comparison.
+      control: axis name, or the address of the axis' field (`pruned.prune.sparsity`, `sparsity`), to value: the
+        point that the others are compared with, paired by seed; None: no comparison.
         If it names some axes only, each point is compared with the point that has these values and is equal else.
       metric: the outcome that is compared (`jopt.ablate.results.OUTCOMES`).
       protocol: 'plain'; 'optimizers' (AlgoPerf's idea: of each optimizer the point with the best validation

@@ -73,7 +73,8 @@ def axis(field: str, values: Sequence[Any], name: str = "") -> Space:
     Args:
       field: its address (`jopt.address`), such as `optimizer.learning_rate`, `pruned.prune.sparsity` or `sparsity`.
       values: the values of the field.
-      name: of its column; '' is the path's last part, or the last two if a result has that name.
+      name: of its column; '' is the address's last part. Where a result has that name, it is the last two parts
+        (`prune.sparsity`), or `set.sparsity` if the address has only one.
 
     Raises:
       ConfigError: if there is no value.
@@ -251,9 +252,12 @@ def label(value: Any) -> Value:
 
 
 def _last(path: str) -> str:
-    """The last part of a path; the last two parts if the last is the name of a column of trials.csv."""
+    """The last part of an address; the last two, or `set.` and the last, if a column of trials.csv has its name."""
     last = path.rpartition(".")[2]
-    return ".".join(path.split(".")[-2:]) if last in (*COLUMNS, *OUTCOMES) else last
+    if last not in (*COLUMNS, *OUTCOMES):
+        return last
+    # `sparsity` alone is a complete address too: the column of what was set, beside that of what was measured.
+    return ".".join(["set", *path.split(".")][-2:])
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:

@@ -137,8 +137,16 @@ GRIDS = {
         lambda: {"control": {"learning_rate": 0.5}},
         "control",
     ),
-    "a control of another axis": (
-        lambda: {"control": {RATE: 0.1}},
+    "a control of another field": (
+        lambda: {"control": {"optimizer.momentum": 0.1}},
+        "control",
+    ),
+    "a control that is no address": (
+        lambda: {"control": {"rate": 0.1}},
+        "control",
+    ),
+    "a control named twice": (
+        lambda: {"control": {"learning_rate": 0.1, RATE: 0.1}},
         "control",
     ),
     "an empty control": (lambda: {"control": {}}, "control"),

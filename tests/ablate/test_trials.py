@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jopt import clip, cluster, data, distill, hyper, keys, models, optim, prune, quantize, transfer
 from jopt.ablate import Ablation, axis, choices, points, product
+from jopt.ablate.checks import control
 from jopt.ablate.trials import axes, groups, plain, restore, trials, value_at, with_fields
 from jopt.config import check_types, fingerprint, to_dict
 from jopt.train import Experiment, Stage, prepare
@@ -33,6 +34,21 @@ def test_trials_are_points_by_seeds_the_seed_fastest(grid):
         (t.point["learning_rate"], t.seed) for t in listed
     ]
     assert listed[1].overrides == {RATE: 0.1, "seed": 1}
+
+
+@pytest.mark.parametrize("address", ["rate", RATE, "learning_rate", "optimizer.learning_rate"])
+def test_a_control_is_named_by_its_axis_or_by_an_address_of_its_field(grid, address):
+    assert control(grid(axis("learning_rate", (0.1, 0.01), name="rate"), control={address: 0.01})) == {"rate": 0.01}
+
+
+def test_a_control_can_name_a_field_that_only_some_points_have(grid):
+    some = points({"stages": [Stage()], "epochs": 1}, {"stages": PRUNED, "epochs": 1})
+    assert control(grid(some, control={"epochs": 1})) == {"epochs": 1}
+    swept = grid(
+        product(axis("stages", (PRUNED,)), axis("sparsity", (0.5, 0.75))), control={"train.prune.sparsity": 0.5}
+    )
+    assert control(swept) == {"set.sparsity": 0.5}
+    assert [trial.point["set.sparsity"] for trial in trials(swept)][:: len(swept.seeds)] == [0.5, 0.75]
 
 
 def test_the_ablations_own_experiment_stays_as_it_is(grid):
