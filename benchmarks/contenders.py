@@ -45,12 +45,12 @@ class Network(NamedTuple):
     """A network whose forward pass is timed: its name, its config, the shape of one example."""
 
     name: str
-    config: models.Config
+    config: models.ModelConfig
     shape: tuple[int, ...]
 
 
-DIGITS = data.Config(name="digits")
-IMAGES = data.Config(name="synthetic", synthetic=data.Synthetic(shape=(28, 28, 1), train=2048))
+DIGITS = data.DataConfig(name="digits")
+IMAGES = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(28, 28, 1), train=2048))
 
 
 def experiment(
@@ -58,13 +58,13 @@ def experiment(
     batch_size: int,
     *features: int,
     hidden: int | None = None,
-    source: data.Config = DIGITS,
+    source: data.DataConfig = DIGITS,
     **changes: Any,
 ) -> Experiment:
     """A network of this kind, trained by Adam with its global norm clipped at 1."""
     return Experiment(
         name="benchmark",
-        model=models.Config(name=model, features=features, hidden=hidden),
+        model=models.ModelConfig(name=model, features=features, hidden=hidden),
         data=source,
         optimizer=optim.Config(name="adam", learning_rate=1e-3, clip_by_global_norm=1.0),
         batch_size=batch_size,
@@ -93,13 +93,13 @@ CASES = (
 )
 MLP, SMALL_CNN = CASES[0], CASES[3]
 
-MLP_1024 = Network("MLP 784-1024-1024-10", models.Config("mlp", (1024, 1024)), (784,))
+MLP_1024 = Network("MLP 784-1024-1024-10", models.ModelConfig("mlp", (1024, 1024)), (784,))
 SHRINK_NETWORKS = (
-    Network("MLP 64-300-100-10", models.Config("mlp", (300, 100)), (64,)),
+    Network("MLP 64-300-100-10", models.ModelConfig("mlp", (300, 100)), (64,)),
     MLP_1024,
-    Network("CNN 16-32, 64 hidden, 28x28x1", models.Config("cnn", (16, 32)), (28, 28, 1)),
+    Network("CNN 16-32, 64 hidden, 28x28x1", models.ModelConfig("cnn", (16, 32)), (28, 28, 1)),
 )
-SERVING_NETWORKS = (MLP_1024, Network("LeNet-5, 28x28x1", models.Config("lenet5"), (28, 28, 1)))
+SERVING_NETWORKS = (MLP_1024, Network("LeNet-5, 28x28x1", models.ModelConfig("lenet5"), (28, 28, 1)))
 
 
 def strategy_cases() -> list[Case]:

@@ -94,8 +94,8 @@ def accuracies(seeds: Sequence[int], epochs: tuple[int, int]) -> tuple[float, di
 
     The last axis is 'after training' and 'trained so'.
     """
-    digits = data.load(data.Config(name="digits"))
-    model = models.model(models.Config(name="mlp", features=(300, 100)))
+    digits = data.load(data.DataConfig(name="digits"))
+    model = models.model(models.ModelConfig(name="mlp", features=(300, 100)))
     (x, y), (test, labels) = (
         (data.normalize(part.inputs, part.mean, part.std), part.labels)
         for part in (data.device_arrays(digits, name) for name in ("train", "test"))

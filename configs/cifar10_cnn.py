@@ -15,8 +15,8 @@ def get_config() -> Experiment:
     """The settings that the source articles give; they name no number of epochs."""
     return Experiment(
         name="cifar10_cnn",
-        model=models.Config(name="cifar10_cnn"),
-        data=data.Config(name="cifar10"),
+        model=models.ModelConfig(name="cifar10_cnn"),
+        data=data.DataConfig(name="cifar10"),
         optimizer=optim.Config(name="momentum", learning_rate=0.001, momentum=0.9),
         epochs=20,
         batch_size=100,

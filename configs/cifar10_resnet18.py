@@ -14,8 +14,8 @@ def get_config() -> Experiment:
     """The usual recipe (He et al. 2016, section 4.2), with a cosine schedule and all local devices."""
     return Experiment(
         name="cifar10_resnet18",
-        model=models.Config(name="resnet18", dtype="bfloat16"),
-        data=data.Config(name="cifar10", crop_padding=4, flip=True),
+        model=models.ModelConfig(name="resnet18", dtype="bfloat16"),
+        data=data.DataConfig(name="cifar10", crop_padding=4, flip=True),
         optimizer=optim.Config(
             name="nesterov",
             learning_rate=0.1,

@@ -34,8 +34,8 @@ def get_config(dataset: str = "digits") -> Experiment:
     dense, retrained, shared = EPOCHS[dataset]
     return Experiment(
         name=f"deep_compression_lenet300_{dataset}",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name=dataset),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name=dataset),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=BATCH[dataset],
         pack=True,

@@ -36,8 +36,8 @@ def get_config(dataset: str = "digits") -> Experiment:
     convolution, connected = CLUSTERS[dataset]
     return Experiment(
         name=f"deep_compression_lenet5_{dataset}",
-        model=models.Config(name="lenet5"),
-        data=data.Config(name=dataset),
+        model=models.ModelConfig(name="lenet5"),
+        data=data.DataConfig(name=dataset),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=BATCH[dataset],
         pack=True,

@@ -19,8 +19,8 @@ def get_config(scheme: str = "xnor") -> Experiment:
     """The scheme is `xnor` (a scale for each unit) or `binary` (no scale but one)."""
     return Experiment(
         name=f"digits_{scheme}",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name="digits"),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         batch_size=64,
         pack=True,

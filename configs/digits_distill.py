@@ -18,8 +18,8 @@ def get_config(student: str = "taught") -> Experiment:
     soft_targets = distill.SoftTargets(teacher="stage:teacher", temperature=4.0, weight=0.9)
     return Experiment(
         name=f"digits_distill_{student}",
-        model=models.Config(name="lenet5"),
-        data=data.Config(name="digits"),
+        model=models.ModelConfig(name="lenet5"),
+        data=data.DataConfig(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         stages=[
@@ -28,7 +28,7 @@ def get_config(student: str = "taught") -> Experiment:
                 "student",
                 epochs=100,
                 optimizer=optim.Config(name="adam", learning_rate=3e-3, schedule="cosine"),
-                model=models.Config(name="mlp", features=(160,)),
+                model=models.ModelConfig(name="mlp", features=(160,)),
                 methods=(soft_targets,) if student == "taught" else (),
             ),
         ],

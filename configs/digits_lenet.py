@@ -14,8 +14,8 @@ def get_config() -> Experiment:
     """Adam on a cosine schedule, dropout before the last layer."""
     return Experiment(
         name="digits_lenet",
-        model=models.Config(name="lenet5", dropout=0.5),
-        data=data.Config(name="digits"),
+        model=models.ModelConfig(name="lenet5", dropout=0.5),
+        data=data.DataConfig(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         epochs=40,
         batch_size=64,

@@ -14,8 +14,8 @@ def get_config() -> Experiment:
     """Adam at a constant rate."""
     return Experiment(
         name="digits_mlp",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name="digits"),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         epochs=40,
         batch_size=64,

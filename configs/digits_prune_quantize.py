@@ -15,8 +15,8 @@ def get_config() -> Experiment:
     """Dense, pruned, shared, quantized; each stage keeps what those before it imposed."""
     return Experiment(
         name="digits_prune_quantize",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name="digits"),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

@@ -24,8 +24,8 @@ def get_config(code: str = "int8") -> Experiment:
         weights = quantize.Weights(bits=int(code.removeprefix("int")), granularity="channel")
     return Experiment(
         name=f"digits_quantize_{code}",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name="digits"),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

@@ -14,8 +14,8 @@ def get_config() -> Experiment:
     """Nesterov momentum and weight decay, a cosine schedule after warm-up, images shifted by up to one pixel."""
     return Experiment(
         name="digits_resnet18",
-        model=models.Config(name="resnet18", features=(16,)),
-        data=data.Config(name="digits", shift=1),
+        model=models.ModelConfig(name="resnet18", features=(16,)),
+        data=data.DataConfig(name="digits", shift=1),
         optimizer=optim.Config(
             name="nesterov",
             learning_rate=0.05,

@@ -20,8 +20,8 @@ def get_config(method: str = "rigl") -> Experiment:
     """The method is `rigl` or `set`."""
     return Experiment(
         name=f"digits_{method}",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name="digits"),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name="digits"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

@@ -20,8 +20,8 @@ def get_config(part: str = "target") -> Experiment:
     if part == "source":
         return Experiment(
             name="digits_parity",
-            model=models.Config(name="mlp", features=(300, 100), num_classes=2),
-            data=data.Config(name="digits", relabel=(0, 1) * 5),
+            model=models.ModelConfig(name="mlp", features=(300, 100), num_classes=2),
+            data=data.DataConfig(name="digits", relabel=(0, 1) * 5),
             optimizer=optim.Config(name="adam", learning_rate=1e-3),
             epochs=40,
         )
@@ -31,8 +31,8 @@ def get_config(part: str = "target") -> Experiment:
     head = [Stage("head", epochs=100, transfer=hidden)] if part == "target" else []
     return Experiment(
         name=f"digits_{part}",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name="digits", train_examples=100),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name="digits", train_examples=100),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=20,
         stages=[*head, Stage("all", epochs=100)],

@@ -14,8 +14,8 @@ def get_config() -> Experiment:
     """Adam on a cosine schedule."""
     return Experiment(
         name="mnist_lenet300",
-        model=models.Config(name="mlp", features=(300, 100)),
-        data=data.Config(name="mnist"),
+        model=models.ModelConfig(name="mlp", features=(300, 100)),
+        data=data.DataConfig(name="mnist"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         epochs=20,
         batch_size=128,

@@ -14,8 +14,8 @@ def get_config() -> Experiment:
     """Adam on a cosine schedule, images shifted by up to two pixels."""
     return Experiment(
         name="mnist_lenet5",
-        model=models.Config(name="lenet5"),
-        data=data.Config(name="mnist", shift=2),
+        model=models.ModelConfig(name="lenet5"),
+        data=data.DataConfig(name="mnist", shift=2),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         epochs=20,
         batch_size=128,

@@ -14,8 +14,8 @@ def get_config() -> Experiment:
     """Full-batch gradient descent with momentum."""
     return Experiment(
         name="xor",
-        model=models.Config(name="xor", num_classes=2),
-        data=data.Config(name="xor"),
+        model=models.ModelConfig(name="xor", num_classes=2),
+        data=data.DataConfig(name="xor"),
         optimizer=optim.Config(name="momentum", learning_rate=1.0),
         epochs=3000,
         batch_size=0,

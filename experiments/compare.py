@@ -38,7 +38,7 @@ class Run:
     config: dict[str, Any]
     manifest: dict[str, Any]
     result: dict[str, Any]
-    rows: list[metrics.Row]
+    rows: list[metrics.MetricsRow]
 
 
 def main(argv: list[str]) -> None:

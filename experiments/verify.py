@@ -69,7 +69,7 @@ def _load(files: Workdir, path: Path) -> dict[str, Any]:
     return value
 
 
-def _rows(files: Workdir) -> list[metrics.Row]:
+def _rows(files: Workdir) -> list[metrics.MetricsRow]:
     try:
         return metrics.without_timing(metrics.read(files.metrics))
     except (OSError, ValueError) as error:
@@ -82,7 +82,7 @@ def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{name} of result.json: {_then_and_now(values)}" for name, values in differences.items()]
 
 
-def _metrics(then: list[metrics.Row], now: list[metrics.Row]) -> list[str]:
+def _metrics(then: list[metrics.MetricsRow], now: list[metrics.MetricsRow]) -> list[str]:
     """The first row that differs, and the numbers of rows if they differ."""
     # The first is enough: every row after it follows from another state.
     out = [] if len(then) == len(now) else [f"metrics.jsonl has {len(then)} rows then, {len(now)} now"]

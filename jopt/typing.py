@@ -4,7 +4,7 @@ A pytree may have any containers, so these names say what a tree is for and not 
 arrays are written where they are used, as jaxtyping has them: `Float[Array, "batch classes"]`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
@@ -50,3 +50,6 @@ JaxprEqn: TypeAlias = Any
 
 NameStack: TypeAlias = Any
 """The named scopes around an equation."""
+
+Record: TypeAlias = Mapping[str, Any]
+"""A row of `metrics.jsonl` or `trials.csv`, or another JSON object: keys to values."""

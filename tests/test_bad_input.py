@@ -26,8 +26,8 @@ SET = data.Synthetic(shape=(8, 8, 1), num_classes=4, train=96, validation=40, te
 def experiment(**changes) -> Experiment:
     config = Experiment(
         name="tiny",
-        model=models.Config(name="mlp", features=(16,), num_classes=4),
-        data=data.Config(name="synthetic", synthetic=SET),
+        model=models.ModelConfig(name="mlp", features=(16,), num_classes=4),
+        data=data.DataConfig(name="synthetic", synthetic=SET),
         epochs=2,
         batch_size=16,
     )
@@ -39,11 +39,11 @@ def of_optimizer(*args, **fields) -> Experiment:
 
 
 def of_model(name="mlp", **fields) -> Experiment:
-    return experiment(model=models.Config(name=name, **{"num_classes": 4, **fields}))
+    return experiment(model=models.ModelConfig(name=name, **{"num_classes": 4, **fields}))
 
 
 def of_data(**fields) -> Experiment:
-    return experiment(data=data.Config(**{"name": "synthetic", "synthetic": SET, **fields}))
+    return experiment(data=data.DataConfig(**{"name": "synthetic", "synthetic": SET, **fields}))
 
 
 def of_set(**fields) -> Experiment:
@@ -100,7 +100,7 @@ def taken(source="stage:other", **fields) -> Experiment:
 
 
 def sequence(model) -> Experiment:
-    return dataclasses.replace(of_data(layout="sequence"), model=models.Config(name=model, num_classes=4))
+    return dataclasses.replace(of_data(layout="sequence"), model=models.ModelConfig(name=model, num_classes=4))
 
 
 def bad(build, prefix, *args, beside=None, **values):
@@ -511,7 +511,7 @@ def test_a_directory_without_a_finished_run_teaches_nothing(tmp_path, field, mak
 
 
 def test_a_source_of_another_shape_is_refused(tmp_path):
-    small = models.Config(name="mlp", features=(5,), num_classes=4)
+    small = models.ModelConfig(name="mlp", features=(5,), num_classes=4)
     stages = Stage("other"), Stage("here", model=small, transfer=transfer.Transfer("stage:other"))
     with pytest.raises(transfer.TransferError, match=r"Dense_0/kernel.*64x5.*Dense_0/kernel.*64x16"):
         run(of_stages(*stages), tmp_path / "run", quiet=True)

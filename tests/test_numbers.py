@@ -61,7 +61,7 @@ def configs():
         for field, bad in numbers.items():
             yield build_method, kind, {}, field, bad
     for field, bad in {"dropout": unit, "num_classes": (0,)}.items():
-        yield models.model, models.Config, {"name": "mlp"}, field, bad
+        yield models.model, models.ModelConfig, {"name": "mlp"}, field, bad
     ranges = {"bits": (0, 9), "examples": (0,)}
     activations = {
         quantize.Activations: ranges,
@@ -79,7 +79,7 @@ def build_method(method):
 
 
 def wrap_model(method):
-    return method.wrap(models.model(models.Config("mlp", features=(3,))))
+    return method.wrap(models.model(models.ModelConfig("mlp", features=(3,))))
 
 
 CONFIGS = list(configs())

@@ -14,8 +14,8 @@ def tiny_experiment(**changes) -> Experiment:
     """An MLP with 16 hidden units on 96 images of 6 x 6, in batches of 16; keyword arguments replace fields."""
     config = Experiment(
         name="tiny",
-        model=models.Config(name="mlp", features=(16,), num_classes=4),
-        data=data.Config(name="synthetic", synthetic=IMAGES),
+        model=models.ModelConfig(name="mlp", features=(16,), num_classes=4),
+        data=data.DataConfig(name="synthetic", synthetic=IMAGES),
         optimizer=optim.Config(name="adam", learning_rate=1e-2),
         epochs=2,
         batch_size=16,
@@ -27,8 +27,8 @@ def smallest_experiment(**changes) -> Experiment:
     """The smallest experiment that learns something, packed at its end; keyword arguments replace fields."""
     config = Experiment(
         name="small",
-        model=models.Config(name="mlp", features=(4,), num_classes=3),
-        data=data.Config(name="synthetic", synthetic=SMALLEST_IMAGES),
+        model=models.ModelConfig(name="mlp", features=(4,), num_classes=3),
+        data=data.DataConfig(name="synthetic", synthetic=SMALLEST_IMAGES),
         optimizer=optim.Config(name="sgd", learning_rate=0.1),
         epochs=2,
         batch_size=8,

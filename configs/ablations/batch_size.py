@@ -31,7 +31,7 @@ def get_config() -> Ablation:
         name="batch size",
         experiment=Experiment(
             name="batch_size",
-            model=models.Config(name="mlp", features=(300, 100)),
+            model=models.ModelConfig(name="mlp", features=(300, 100)),
             optimizer=optim.Config(name="momentum", learning_rate=RATE),
             epochs=10,
         ),

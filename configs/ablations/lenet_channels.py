@@ -24,7 +24,7 @@ def get_config() -> Ablation:
         name="LeNet's channels",
         experiment=Experiment(
             name="lenet_channels",
-            model=models.Config(name="lenet5"),
+            model=models.ModelConfig(name="lenet5"),
             optimizer=optim.Config(name="adam", learning_rate=1e-3),
             epochs=20,
             batch_size=64,

@@ -23,7 +23,7 @@ def get_config() -> Ablation:
         name="optimizers",
         experiment=Experiment(
             name="optimizers",
-            model=models.Config(name="mlp", features=(300, 100)),
+            model=models.ModelConfig(name="mlp", features=(300, 100)),
             optimizer=optim.Config(name="adam", learning_rate=1e-3),
             epochs=20,
             batch_size=64,

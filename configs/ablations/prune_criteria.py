@@ -27,7 +27,7 @@ def get_config() -> Ablation:
         name="prune criteria",
         experiment=Experiment(
             name="prune_criteria",
-            model=models.Config(name="cnn", features=(8, 16), hidden=64),
+            model=models.ModelConfig(name="cnn", features=(8, 16), hidden=64),
             optimizer=optim.Config(name="adam", learning_rate=2e-3),
             batch_size=64,
             stages=[

@@ -23,7 +23,7 @@ def get_config() -> Ablation:
         name="schedules",
         experiment=Experiment(
             name="schedules",
-            model=models.Config(name="mlp", features=(300, 100)),
+            model=models.ModelConfig(name="mlp", features=(300, 100)),
             optimizer=optim.Config(name="momentum", learning_rate=0.1),
             epochs=10,
             batch_size=64,

@@ -22,7 +22,7 @@ def get_config() -> Ablation:
         name="sparsity by bits",
         experiment=Experiment(
             name="sparsity_by_bits",
-            model=models.Config(name="mlp", features=(300, 100)),
+            model=models.ModelConfig(name="mlp", features=(300, 100)),
             optimizer=optim.Config(name="adam", learning_rate=3e-3),
             epochs=10,
             batch_size=64,

@@ -22,8 +22,8 @@ def get_config() -> Search:
         name="digits",
         experiment=Experiment(
             name="digits_search",
-            model=models.Config(name="mlp", features=(300, 100)),
-            data=data.Config(name="digits"),
+            model=models.ModelConfig(name="mlp", features=(300, 100)),
+            data=data.DataConfig(name="digits"),
             optimizer=optim.Config(name="adam", learning_rate=1e-3),
             epochs=20,
             batch_size=64,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from jopt.ablate import intervals
 from jopt.ablate.findings import few_seeds, label
-from jopt.ablate.results import Results, Row
+from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.space import Value
 from jopt.ablate.summary import by_seed, columns, grouped, summarize
 from jopt.config import ConfigError, require
@@ -67,7 +67,7 @@ def check_tuning(
 
 def tuned_comparison(
     results: Results, tuned: Sequence[str], target: float | None = None, confidence: float = 0.95
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[TrialRow], list[str]]:
     """Compares the methods on test, each at the point with its best validation accuracy.
 
     The mean validation accuracy over seeds chooses the point; a diverged trial counts as 0. A small validation part
@@ -161,12 +161,12 @@ def _method(point: Mapping[str, Value], tuned: Sequence[str]) -> tuple:
     return tuple(value for name, value in point.items() if name not in tuned)
 
 
-def _mean_accuracy(trials: Sequence[Row]) -> float:
+def _mean_accuracy(trials: Sequence[TrialRow]) -> float:
     # Divided by all trials: one that diverged counts as 0.
     return math.fsum(by_seed(trials, "validation_accuracy").values()) / len(trials)
 
 
-def _mean_loss(trials: Sequence[Row]) -> float:
+def _mean_loss(trials: Sequence[TrialRow]) -> float:
     values = by_seed(trials, "validation_loss").values()
     return math.fsum(values) / len(trials) if len(values) == len(trials) else math.inf
 
@@ -185,15 +185,15 @@ def _best_by_validation(indices: Sequence[int], scores: Sequence[float], losses:
     return min((i for i in indices if scores[i] >= top * (1 - _TIE)), key=lambda index: (losses[index], index))
 
 
-def _validation_curves(results: Results) -> dict[str, list[Row]]:
-    curves: dict[str, list[Row]] = {}
+def _validation_curves(results: Results) -> dict[str, list[TrialRow]]:
+    curves: dict[str, list[TrialRow]] = {}
     for row in results.curves:
         if row["split"] == "validation":
             curves.setdefault(row["trial"], []).append(row)
     return curves
 
 
-def _steps_to(curves: Mapping[str, Sequence[Row]], trial: Row, target: float | None) -> float:
+def _steps_to(curves: Mapping[str, Sequence[TrialRow]], trial: TrialRow, target: float | None) -> float:
     if target is None or trial["status"] != "finished":
         return math.inf
     # The first evaluation that reaches it: a later one below the target does not undo it.
@@ -207,7 +207,9 @@ def _at_edge(value: Value, tried: Sequence[Value]) -> bool:
     return len(numbers) > 2 and not isinstance(value, bool) and value in (min(numbers), max(numbers))
 
 
-def _sentences(rows: Sequence[Row], metric: str, control: Mapping[str, Value], by_validation: bool) -> list[str]:
+def _sentences(
+    rows: Sequence[TrialRow], metric: str, control: Mapping[str, Value], by_validation: bool
+) -> list[str]:
     reason = ", which has the best validation accuracy; all pairs are counted" if by_validation else ""
     return [
         f"Each of {len(rows)} methods uses the best of {rows[0]['budget']} points by validation accuracy; their "
@@ -217,7 +219,7 @@ def _sentences(rows: Sequence[Row], metric: str, control: Mapping[str, Value], b
     ]
 
 
-def _warnings(row: Row, names: Sequence[str], tuned: Sequence[str], target: float | None) -> list[str]:
+def _warnings(row: TrialRow, names: Sequence[str], tuned: Sequence[str], target: float | None) -> list[str]:
     method, seeds = label({name: row[name] for name in names}), row["n"] + row["diverged"]
     text = []
     if row["at_edge"]:
@@ -232,7 +234,7 @@ def _warnings(row: Row, names: Sequence[str], tuned: Sequence[str], target: floa
     return text
 
 
-def _verdict_sentences(rows: Sequence[Row], names: Sequence[str], control: Mapping[str, Value]) -> list[str]:
+def _verdict_sentences(rows: Sequence[TrialRow], names: Sequence[str], control: Mapping[str, Value]) -> list[str]:
     text = []
     for verdict in ("better", "worse"):
         methods = [label({name: row[name] for name in names}) for row in rows if row["verdict"] == verdict]

@@ -17,7 +17,7 @@ from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import Judgement
 from jopt.ablate.plan import GroupPlan, plan_table
 from jopt.ablate.report import axis_text, write
-from jopt.ablate.results import Axis, Results, Row
+from jopt.ablate.results import Axis, Results, TrialRow
 from jopt.ablate.trials import Trial, named
 from jopt.measure import BUILT_IN
 from jopt.report import formats
@@ -107,7 +107,7 @@ def write_report(
     ablation: Ablation,
     plans: Sequence[GroupPlan],
     results: Results,
-    summary: Sequence[Row],
+    summary: Sequence[TrialRow],
     judgement: Judgement,
     command: str,
 ) -> list[Path]:
@@ -125,7 +125,7 @@ def write_report(
 
 
 def finished_parts(
-    files: AblationDir, results: Results, summary: Sequence[Row], sentences: Sequence[str], seconds: float
+    files: AblationDir, results: Results, summary: Sequence[TrialRow], sentences: Sequence[str], seconds: float
 ) -> list[Part]:
     """The output at the end: the findings, the summary, and the names of the files.
 
@@ -168,7 +168,7 @@ def groups_table(plans: Sequence[GroupPlan]) -> report.Table:
     return report.Table("Programs", header, "rlrrlr", rows)
 
 
-def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
+def summary_table(results: Results, summary: Sequence[TrialRow]) -> report.Table:
     """A row a point, for a terminal: the mean with its interval, and the difference with the adjusted interval."""
     names, compared = [axis.name for axis in results.axes], results.control is not None
     metric, fraction = results.metric, results.decisive.fraction
@@ -180,10 +180,10 @@ def summary_table(results: Results, summary: Sequence[Row]) -> report.Table:
     header += ("difference", "adjusted interval", "verdict") if compared else ()
     header += tuple(formats.titled(column) for column in outside)
 
-    def number(row: Row, key: str, form: str) -> str:
+    def number(row: TrialRow, key: str, form: str) -> str:
         return "" if row.get(key) is None else format(scale * row[key], form)
 
-    def between(row: Row, low: str, high: str, form: str) -> str:
+    def between(row: TrialRow, low: str, high: str, form: str) -> str:
         ends = number(row, low, form), number(row, high, form)
         return f"[{', '.join(ends)}]" if all(ends) else ""
 

@@ -64,7 +64,7 @@ class SegmentProgress(NamedTuple):
     """
 
     segment: Segment
-    rows: list[metrics.Row]
+    rows: list[metrics.MetricsRow]
     seconds: float
 
 
@@ -159,7 +159,7 @@ class ChunkRun:
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         self.metrics.unlink(missing_ok=True)
 
-    def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.Row]]:
+    def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.MetricsRow]]:
         p = self.prepared
         bad = jax.ShapeDtypeStruct((self.chunk.width,), np.int32)
         restored, _ = self.checkpoints.restore_latest(
@@ -255,7 +255,7 @@ class ChunkRun:
         host = {"params": ends.params, "model_state": ends.model_state, "ema": ends.ema}
         by_layer = flops_of(self.chunk.prepared, last)
         # From the file and not from memory: the rows before an interruption are in no process any more.
-        curves: dict[str, list[metrics.Row]] = {trial.id: [] for trial in self.chunk.trials}
+        curves: dict[str, list[metrics.MetricsRow]] = {trial.id: [] for trial in self.chunk.trials}
         for row in metrics.read(self.metrics):
             curves[row["trial"]].append({k: v for k, v in row.items() if k != "trial"})
         trial_results = []
@@ -289,7 +289,7 @@ class ChunkRun:
         return measure.trial_row(outcome, columns=trial.config.columns)
 
 
-def _last(curves: Sequence[metrics.Row]) -> dict[str, float]:
+def _last(curves: Sequence[metrics.MetricsRow]) -> dict[str, float]:
     """The last losses and accuracies of training and validation."""
     rows = {row["split"]: row for row in curves}
     metrics_row = {}

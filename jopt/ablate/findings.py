@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jopt.ablate.paired import LEAST_SEEDS, smallest_p
-from jopt.ablate.results import Results, Row
+from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.summary import best, summarize
 from jopt.report import formats
 
@@ -19,7 +19,7 @@ def label(point: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in point.items())
 
 
-def sentences(results: Results, rows: Sequence[Row] | None = None, confidence: float = 0.95) -> list[str]:
+def sentences(results: Results, rows: Sequence[TrialRow] | None = None, confidence: float = 0.95) -> list[str]:
     """Sentences on the statistics of an ablation and their limits.
 
     Args:
@@ -64,7 +64,7 @@ def few_seeds(counts: Sequence[int], confidence: float = 0.95) -> list[str]:
     return limits
 
 
-def _against_control(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
+def _against_control(results: Results, rows: Sequence[TrialRow], confidence: float) -> list[str]:
     if results.control is None:
         return ["No control is named: no point is called better or worse."]
     # The control is not compared with itself.
@@ -89,7 +89,7 @@ def _against_control(results: Results, rows: Sequence[Row], confidence: float) -
     return claims
 
 
-def _smallest(results: Results, rows: Sequence[Row]) -> list[str]:
+def _smallest(results: Results, rows: Sequence[TrialRow]) -> list[str]:
     """The smallest of the points that are not shown to be worse than the control, and how much smaller it is."""
     control = next((row for row in rows if row["verdict"] == "control"), None)
     if results.control is None or control is None:
@@ -119,7 +119,7 @@ def _amount(value: float, metric: str) -> str:
     return f"{100 * value:.3g} points" if metric.endswith("accuracy") else f"{value:.3g}"
 
 
-def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[str]:
+def _the_best(results: Results, rows: Sequence[TrialRow], confidence: float) -> list[str]:
     # By the same correction for all comparisons as the verdicts.
     leader = best(results, confidence)
     if leader.index is None:
@@ -143,7 +143,7 @@ def _the_best(results: Results, rows: Sequence[Row], confidence: float) -> list[
     return [f"{text}, better than {'the other one' if leader.compared == 2 else 'each of the others'}."]
 
 
-def _diverged(results: Results, rows: Sequence[Row]) -> list[str]:
+def _diverged(results: Results, rows: Sequence[TrialRow]) -> list[str]:
     lost = sum(row["diverged"] for row in rows)
     if not lost:
         return []

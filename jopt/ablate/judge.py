@@ -9,7 +9,7 @@ from jopt.ablate.checks import control
 from jopt.ablate.config import Ablation
 from jopt.ablate.findings import sentences
 from jopt.ablate.plan import GroupPlan
-from jopt.ablate.results import Results, Row
+from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.shrinkbench import Setting, check_pruning, pruning_protocol_table, setting_of
 from jopt.ablate.trials import Trial
 from jopt.report import Table, formats
@@ -26,7 +26,7 @@ class Judgement(NamedTuple):
 
     tables: list[Table]
     sentences: list[str]
-    rows: list[Row]
+    rows: list[TrialRow]
 
 
 class _Column(NamedTuple):
@@ -78,7 +78,7 @@ def settings(ablation: Ablation, trials: Sequence[Trial]) -> list[Setting]:
     return [setting_of(trial.config) for trial in trials[:: len(ablation.seeds)]]
 
 
-def judge(ablation: Ablation, trials: Sequence[Trial], results: Results, summary: Sequence[Row]) -> Judgement:
+def judge(ablation: Ablation, trials: Sequence[Trial], results: Results, summary: Sequence[TrialRow]) -> Judgement:
     """The tables and sentences of the report, and the rows of the protocol's table."""
     if ablation.protocol == "optimizers":
         rows, text = tuned_comparison(results, ablation.tuned, ablation.target, ablation.confidence)
@@ -91,7 +91,7 @@ def judge(ablation: Ablation, trials: Sequence[Trial], results: Results, summary
     return Judgement([], text, [])
 
 
-def optimizers_table(results: Results, rows: Sequence[Row], tuned: Sequence[str]) -> Table:
+def optimizers_table(results: Results, rows: Sequence[TrialRow], tuned: Sequence[str]) -> Table:
     """The columns of `algoperf.tuned_comparison` that fit a page, in % and percentage points."""
     # The method first, then the values that validation chose for it.
     names = [axis.name for axis in results.axes if axis.name not in tuned]
@@ -104,7 +104,7 @@ def optimizers_table(results: Results, rows: Sequence[Row], tuned: Sequence[str]
     return _table("Chosen by validation", rows, columns)
 
 
-def pruning_table(results: Results, rows: Sequence[Row]) -> Table:
+def pruning_table(results: Results, rows: Sequence[TrialRow]) -> Table:
     """The columns of `shrinkbench.pruning_protocol_table` that fit a page, in % and percentage points."""
     first = [name for name in rows[0] if name in {axis.name for axis in results.axes}]
     columns = [_Column(name, name) for name in dict.fromkeys((*first, "score", "sparsity", "n"))]
@@ -158,7 +158,7 @@ _FORMS: dict[str, Callable[[float], str]] = {
 }
 
 
-def _table(title: str, rows: Sequence[Row], columns: Sequence[_Column]) -> Table:
+def _table(title: str, rows: Sequence[TrialRow], columns: Sequence[_Column]) -> Table:
     """The rows as a table, without empty columns."""
     # A run without a target or a control would otherwise print columns of dashes.
     shown = [c for c in columns if any(row[c.key] not in (None, "") for row in rows)]
@@ -168,7 +168,7 @@ def _table(title: str, rows: Sequence[Row], columns: Sequence[_Column]) -> Table
     return Table(title, header, align, [tuple(_cell(row, c) for c in shown) for row in rows])
 
 
-def _cell(row: Row, column: _Column) -> str:
+def _cell(row: TrialRow, column: _Column) -> str:
     value = row[column.key]
     if value is None:
         return "-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jopt.ablate.results import Results, Row
+from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.study import study, trial_columns
 from jopt.files import write_text
 from jopt.measure import BUILT_IN, Column
@@ -22,7 +22,7 @@ _FIGURES = (tradeoff, heat_map, curves, sensitivity, forest)
 def write(
     directory: Path,
     results: Results,
-    summary: Sequence[Row],
+    summary: Sequence[TrialRow],
     *,
     findings: Sequence[str] = (),
     extra_tables: Sequence[Table] = (),
@@ -57,7 +57,7 @@ def write(
 
 def report_parts(
     results: Results,
-    summary: Sequence[Row],
+    summary: Sequence[TrialRow],
     findings: Sequence[str],
     extra_tables: Sequence[Table],
     command: str,
@@ -85,7 +85,7 @@ def report_parts(
     return [*parts, *(_details(drawn, point, columns) for point in drawn.points)]
 
 
-def summary_table(results: Results, drawn: Study, summary: Sequence[Row]) -> Table:
+def summary_table(results: Results, drawn: Study, summary: Sequence[TrialRow]) -> Table:
     """The summary as a report shows it.
 
     Means are shown with their intervals; costs and columns from outside with their standard deviation, unless all
@@ -116,7 +116,7 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[Row]) -> Tab
     return Table("", tuple(header), align, rows)
 
 
-def _mean_cell(row: Row, column: Column) -> str:
+def _mean_cell(row: TrialRow, column: Column) -> str:
     mean, sd = row.get(f"{column.key}_mean"), row.get(f"{column.key}_sd")
     # Below half a unit the spread would be printed as 0.
     visible = sd is not None and sd >= (0.5 if column in BUILT_IN else 1e-12)

@@ -11,7 +11,7 @@ from jopt.config import require
 from jopt.files import write_text
 from jopt.measure import Column, columns_of
 
-Row = dict[str, Any]
+TrialRow = dict[str, Any]
 """A row of a table: column name to value."""
 
 OUTCOMES = tuple(column.key for column in columns_of("trial"))
@@ -64,8 +64,8 @@ class Results(NamedTuple):
     axes: tuple[Axis, ...]
     control: dict[str, Any] | None
     metric: str
-    trials: list[Row]
-    curves: list[Row]
+    trials: list[TrialRow]
+    curves: list[TrialRow]
     overrides: dict[str, dict[str, Any]]
     columns: tuple[Column, ...] = columns_of("trial")
 
@@ -85,7 +85,7 @@ class Results(NamedTuple):
         points = {tuple(row[a.name] for a in self.axes): None for row in self.trials}
         return [dict(zip((a.name for a in self.axes), values, strict=True)) for values in points]
 
-    def at(self, point: dict[str, Any]) -> list[Row]:
+    def at(self, point: dict[str, Any]) -> list[TrialRow]:
         """The trials of a point, by seed."""
         rows = [row for row in self.trials if all(row[name] == value for name, value in point.items())]
         return sorted(rows, key=lambda row: row["seed"])

@@ -17,7 +17,7 @@ from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import check, check_budget, judge
 from jopt.ablate.lift import Layout
 from jopt.ablate.plan import GroupPlan, Loader, identity, plan
-from jopt.ablate.results import Axis, Results, Row, write_csv
+from jopt.ablate.results import Axis, Results, TrialRow, write_csv
 from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
@@ -227,8 +227,8 @@ class _Session:
     def _results(self, done: dict[str, Any]) -> Results:
         """The results of all trials, in the grid's order."""
         of_group = {trial.id: p.group.index for p in self.plans for trial in p.group.trials}
-        rows: list[Row] = []
-        curves: list[Row] = []
+        rows: list[TrialRow] = []
+        curves: list[TrialRow] = []
         columns = columns_of("trial", self.ablation.experiment.columns)
         for trial in self.trials:
             row = done[trial.id]["row"]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jopt.ablate.findings import few_seeds
 from jopt.ablate.paired import Comparison, compare, resolution, verdict
-from jopt.ablate.results import Results, Row
+from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.space import Value
 from jopt.ablate.summary import HIGHER_IS_BETTER, control_of, grouped, paired_values, summarize, values_of
 from jopt.config import require
@@ -111,7 +111,7 @@ def check_pruning(
 
 def pruning_protocol_table(
     results: Results, settings: Sequence[Setting] | None = None, confidence: float = 0.95
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[TrialRow], list[str]]:
     """Accuracy, size and FLOPs by score and sparsity, against the dense control and against random pruning.
 
     Args:
@@ -185,7 +185,7 @@ def _is_pruning_axis(fields: Sequence[str]) -> bool:
     return any(path.endswith((".prune", "prune.sparsity", "prune.score")) for path in fields)
 
 
-def _accuracy_columns(row: Row, metric: str) -> Row:
+def _accuracy_columns(row: TrialRow, metric: str) -> TrialRow:
     names = [f"{metric}_{part}" for part in ("mean", "sd", "low", "high")]
     names += [
         "difference",
@@ -198,8 +198,8 @@ def _accuracy_columns(row: Row, metric: str) -> Row:
     return {name: row[name] for name in ("n", "diverged", *names)}
 
 
-def _cost_columns(row: Row, control: Row | None) -> Row:
-    costs: Row = {}
+def _cost_columns(row: TrialRow, control: TrialRow | None) -> TrialRow:
+    costs: TrialRow = {}
     for name, ratio in (("theoretical_bytes", "compression_ratio"), ("effective_flops", "theoretical_speedup")):
         # A cost of 0 (all weights pruned) has no finite ratio.
         cost, dense = row[f"{name}_mean"], None if control is None else control[f"{name}_mean"]
@@ -207,7 +207,7 @@ def _cost_columns(row: Row, control: Row | None) -> Row:
     return costs
 
 
-def _random_columns(comparison: Comparison | None, higher: bool, complete: bool) -> Row:
+def _random_columns(comparison: Comparison | None, higher: bool, complete: bool) -> TrialRow:
     names = ("random_difference", "random_low", "random_high", "random_verdict")
     if comparison is None or comparison.n < 2:
         return dict.fromkeys(names)
@@ -215,7 +215,7 @@ def _random_columns(comparison: Comparison | None, higher: bool, complete: bool)
     return dict(zip(names, (comparison.difference, *comparison.adjusted, judged), strict=True))
 
 
-def _sentences(rows: Sequence[Row], metric: str, confidence: float) -> list[str]:
+def _sentences(rows: Sequence[TrialRow], metric: str, confidence: float) -> list[str]:
     text = [
         "Sizes and FLOPs are theoretical: bytes of a fixed-width code, and multiplications by nonzero weights. "
         "Neither is a measured file or time."
@@ -230,13 +230,13 @@ def _sentences(rows: Sequence[Row], metric: str, confidence: float) -> list[str]
     return text + few_seeds([row["n"] for row in rows], confidence)
 
 
-def _largest_sparsity_sentence(score: str, rows: Sequence[Row], metric: str) -> list[str]:
+def _largest_sparsity_sentence(score: str, rows: Sequence[TrialRow], metric: str) -> list[str]:
     """The largest sparsity up to which no loss is shown, if that many seeds could have shown one.
 
     A sparsity counts only if all smaller ones do. Otherwise noise would win: a collapsed point whose seeds scatter
     widely is undecided.
     """
-    equal: list[Row] = []
+    equal: list[TrialRow] = []
     for sparsity in sorted({row["sparsity"] for row in rows}):
         level = [row for row in rows if row["sparsity"] == sparsity]
         # A sparsity may have several points, of other axes; all of them must hold.
@@ -263,7 +263,7 @@ def _largest_sparsity_sentence(score: str, rows: Sequence[Row], metric: str) -> 
     ]
 
 
-def _random_sentence(score: str, rows: Sequence[Row]) -> list[str]:
+def _random_sentence(score: str, rows: Sequence[TrialRow]) -> list[str]:
     judged = [row for row in rows if row["random_verdict"] is not None]
     if not judged:
         return []
@@ -279,7 +279,7 @@ def _random_sentence(score: str, rows: Sequence[Row]) -> list[str]:
     return [f"{text}, not judged at {others}." if others else f"{text}."]
 
 
-def _savings(row: Row) -> str:
+def _savings(row: TrialRow) -> str:
     parts = [
         f"{row[name]:.3g} times {saving}"
         for name, saving in (("compression_ratio", "smaller"), ("theoretical_speedup", "fewer FLOPs"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jopt.ablate.results import Results, Row
+from jopt.ablate.results import Results, TrialRow
 from jopt.config import ConfigError, choice, require
 from jopt.measure import BUILT_IN, Column
 from jopt.report import formats
@@ -15,7 +15,7 @@ from jopt.report.study import Curve, MeanEstimate, Study, StudyAxis, StudyPoint,
 _OF_A_TRIAL = ("accuracy", "loss", "validation_accuracy", "theoretical_bytes", "bytes")
 
 
-def study(results: Results, summary: Sequence[Row], confidence: float = 0.95) -> Study:
+def study(results: Results, summary: Sequence[TrialRow], confidence: float = 0.95) -> Study:
     """The plain data of a report.
 
     Args:
@@ -52,9 +52,9 @@ def trial_columns(results: Results) -> list[Column]:
 def _point(
     results: Results,
     at: tuple[int, ...],
-    rows: Sequence[Row],
+    rows: Sequence[TrialRow],
     row: Mapping[str, Any],
-    curves: Mapping[str, list[Row]],
+    curves: Mapping[str, list[TrialRow]],
     confidence: float,
 ) -> StudyPoint:
     metric = results.metric
@@ -74,7 +74,7 @@ def _point(
     )
 
 
-def _trial(row: Row, columns: Sequence[Column]) -> StudyTrial:
+def _trial(row: TrialRow, columns: Sequence[Column]) -> StudyTrial:
     status = row["status"]
     if row.get("diverged_step") is not None:
         # The step tells a bad start from a late collapse.
@@ -109,14 +109,14 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {k: text(v) for k, v in first.items() if k != "seed" and all(k in s and s[k] == v for s in settings)}
 
 
-def _by_trial(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    grouped: dict[str, list[Row]] = {}
+def _by_trial(rows: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
+    grouped: dict[str, list[TrialRow]] = {}
     for row in rows:
         grouped.setdefault(row["trial"], []).append(row)
     return grouped
 
 
-def _curves(rows: Sequence[Row], confidence: float) -> dict[str, dict[str, Curve]]:
+def _curves(rows: Sequence[TrialRow], confidence: float) -> dict[str, dict[str, Curve]]:
     """Split, outcome, curve. A step that only some trials reached has the mean of these."""
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in rows:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jopt.ablate import intervals
 from jopt.ablate.paired import LEAST_SEEDS, Comparison, compare, holm, resolution, smallest_p, verdict
-from jopt.ablate.results import OUTCOMES, Results, Row
+from jopt.ablate.results import OUTCOMES, Results, TrialRow
 from jopt.config import ConfigError, choice, require
 from jopt.measure import columns_of
 
@@ -59,7 +59,7 @@ def columns(axes: Sequence[str], metric: str = "accuracy", outcomes: Sequence[st
     return [*axes, *names]
 
 
-def summarize(results: Results, confidence: float = 0.95, comparisons: int | None = None) -> list[Row]:
+def summarize(results: Results, confidence: float = 0.95, comparisons: int | None = None) -> list[TrialRow]:
     """The rows of `summary.csv`, one per grid point, in the grid's order.
 
     Means are over the finished trials. Diverged trials are counted and flagged, and their point gets the verdict
@@ -173,23 +173,25 @@ def control_of(results: Results) -> list[int | None]:
     return controls
 
 
-def grouped(results: Results) -> list[list[Row]]:
+def grouped(results: Results) -> list[list[TrialRow]]:
     """The trials of each point, by seed, in the order of `results.points()`."""
     # A dict keeps the order of first appearance, which is that of `results.points()`.
-    by_point: dict[tuple, list[Row]] = {}
+    by_point: dict[tuple, list[TrialRow]] = {}
     for row in results.trials:
         by_point.setdefault(tuple(row[axis.name] for axis in results.axes), []).append(row)
     # By seed, whatever order the trials ran in: the bootstrap depends on the order of its values.
     return [sorted(rows, key=lambda row: row["seed"]) for rows in by_point.values()]
 
 
-def by_seed(trials: Iterable[Row], name: str) -> dict[int, float]:
+def by_seed(trials: Iterable[TrialRow], name: str) -> dict[int, float]:
     """Seed to outcome, for the trials that finished and have this outcome."""
     values = ((row["seed"], _outcome(row, name)) for row in trials)
     return {seed: value for seed, value in values if value is not None}
 
 
-def paired_values(trials: Iterable[Row], control: Iterable[Row], name: str) -> tuple[list[float], list[float]]:
+def paired_values(
+    trials: Iterable[TrialRow], control: Iterable[TrialRow], name: str
+) -> tuple[list[float], list[float]]:
     """The outcomes of two points over the seeds that both finished, in the order of the first one's seeds.
 
     Example:
@@ -218,7 +220,7 @@ def bounds_of(metric: str) -> tuple[float, float]:
     return (0.0, 1.0) if metric in SHARES else (-math.inf, math.inf)
 
 
-def _outcome(row: Row, name: str) -> float | None:
+def _outcome(row: TrialRow, name: str) -> float | None:
     value = row.get(name)
     # A diverged trial may have a last, meaningless value.
     if row["status"] != "finished" or value is None or not math.isfinite(value):
@@ -226,9 +228,11 @@ def _outcome(row: Row, name: str) -> float | None:
     return float(value)
 
 
-def _sample_columns(trials: Sequence[Row], metric: str, confidence: float, outcomes: Sequence[str]) -> Row:
+def _sample_columns(
+    trials: Sequence[TrialRow], metric: str, confidence: float, outcomes: Sequence[str]
+) -> TrialRow:
     """The columns that need no control."""
-    row: Row = {
+    row: TrialRow = {
         "n": sum(trial["status"] == "finished" for trial in trials),
         "diverged": sum(trial["status"] != "finished" for trial in trials),
     }
@@ -250,7 +254,7 @@ def _sample_columns(trials: Sequence[Row], metric: str, confidence: float, outco
     return row
 
 
-def _comparison_columns(comparison: Comparison | None, p_holm: float) -> Row:
+def _comparison_columns(comparison: Comparison | None, p_holm: float) -> TrialRow:
     if comparison is None:
         return dict.fromkeys(_COMPARISON_COLUMNS)
     numbers = {
@@ -270,7 +274,7 @@ def _comparison_columns(comparison: Comparison | None, p_holm: float) -> Row:
 
 
 def _verdict(
-    row: Row, control: Row | None, comparison: Comparison | None, results: Results, is_control: bool
+    row: TrialRow, control: TrialRow | None, comparison: Comparison | None, results: Results, is_control: bool
 ) -> str | None:
     if is_control:
         return "control"
@@ -285,7 +289,7 @@ def _verdict(
 
 
 def _flags(
-    row: Row, control: Row | None, comparison: Comparison | None, results: Results, confidence: float
+    row: TrialRow, control: TrialRow | None, comparison: Comparison | None, results: Results, confidence: float
 ) -> list[str]:
     flags = []
     if row["n"] < LEAST_SEEDS:

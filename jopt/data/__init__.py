@@ -4,7 +4,7 @@ from jopt.data.batches import augment as augment
 from jopt.data.batches import indices as indices
 from jopt.data.batches import steps_per_epoch as steps_per_epoch
 from jopt.data.cache import DataError as DataError
-from jopt.data.config import Config as Config
+from jopt.data.config import DataConfig as DataConfig
 from jopt.data.config import Synthetic as Synthetic
 from jopt.data.config import directory as directory
 from jopt.data.config import validate as validate

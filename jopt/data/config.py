@@ -26,11 +26,11 @@ class Synthetic:
 
 
 @dataclasses.dataclass
-class Config:
+class DataConfig:
     """A data set. Every field is structure: another value is another program or other constants.
 
     Example:
-      >>> config = Config(name="digits", shift=1)
+      >>> config = DataConfig(name="digits", shift=1)
       >>> validate(config)
     """
 
@@ -47,18 +47,18 @@ class Config:
     synthetic: Synthetic = dataclasses.field(default_factory=Synthetic)  # read where name is 'synthetic'
 
 
-def directory(config: Config) -> Path:
+def directory(config: DataConfig) -> Path:
     """The directory that holds prepared data; it may not exist yet.
 
     Example:
-      >>> directory(Config(data_dir="/tmp/sets")).as_posix()
+      >>> directory(DataConfig(data_dir="/tmp/sets")).as_posix()
       '/tmp/sets'
     """
     chosen = config.data_dir or os.environ.get("JOPT_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "jopt" / "data"
 
 
-def validate(config: Config, path: str = "data") -> None:
+def validate(config: DataConfig, path: str = "data") -> None:
     """Checks a config before anything is read or compiled.
 
     Writes nothing. A name that is not built in is looked up among the builders that tensorflow_datasets ships,
@@ -72,7 +72,7 @@ def validate(config: Config, path: str = "data") -> None:
       ConfigError: naming the field, its value and what would be accepted.
 
     Example:
-      >>> validate(Config(shift=-1))
+      >>> validate(DataConfig(shift=-1))
       Traceback (most recent call last):
       ...
       jopt.config.ConfigError: data.shift must be a number of pixels >= 0, got -1
@@ -119,7 +119,7 @@ def _check_name(name: str, field: str) -> None:
         )
 
 
-def _check_augmentation(config: Config, path: str) -> None:
+def _check_augmentation(config: DataConfig, path: str) -> None:
     for field in ("shift", "crop_padding"):
         value = getattr(config, field)
         require(value >= 0, join_path(path, field), value, "a number of pixels >= 0")
@@ -148,7 +148,7 @@ def _check_synthetic(config: Synthetic, path: str) -> None:
     require(0 <= config.seed < 2**32, join_path(path, "seed"), config.seed, "an integer in [0, 2**32)")
 
 
-def _check_directory(config: Config, field: str) -> None:
+def _check_directory(config: DataConfig, field: str) -> None:
     folder = directory(config)
     # A set that is already there can be read from a disk that cannot be written.
     if folder.is_dir() and os.access(folder, os.R_OK) and any(folder.iterdir()):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float32, Int32, PyTree, Shaped, UInt8
 
 from jopt.config import ConfigError, require
 from jopt.data.cache import DataError, cached, digest
-from jopt.data.config import Config, directory, validate
+from jopt.data.config import DataConfig, directory, validate
 from jopt.data.source import Source, Split, carve, check_labels, synthetic, xor
 
 
@@ -37,11 +37,11 @@ class Arrays(NamedTuple):
     teacher: PyTree = ()  # of a stage that learns from one: its logits [examples, classes], or its parameters
 
 
-def load(config: Config) -> Dataset:
+def load(config: DataConfig) -> Dataset:
     """Reads a data set; the first call prepares it under the data directory.
 
     Args:
-      config: which set, where and how; see `Config`.
+      config: which set, where and how; see `DataConfig`.
 
     Returns:
       Training, validation and test part. Mean and standard deviation are those of the training part alone,
@@ -54,7 +54,7 @@ def load(config: Config) -> Dataset:
         [0, classes): the message names split, label and index.
 
     Example:
-      >>> dataset = load(Config(name="xor"))
+      >>> dataset = load(DataConfig(name="xor"))
       >>> dataset.train.inputs.shape, dataset.mean.tolist(), dataset.std.tolist()
       ((4, 2), [0.5, 0.5], [0.5, 0.5])
     """
@@ -141,7 +141,7 @@ def normalize(
     return (inputs.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)
 
 
-def _source(config: Config) -> Source:
+def _source(config: DataConfig) -> Source:
     if config.name == "xor":
         return xor()
     if config.name == "synthetic":

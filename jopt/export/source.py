@@ -153,7 +153,7 @@ class Source:
         return None if self.given_model is not None else self._network.dtype
 
     @property
-    def _network(self) -> models.Config:
+    def _network(self) -> models.ModelConfig:
         return final_network(self.run.config)
 
     @property

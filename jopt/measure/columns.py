@@ -25,7 +25,6 @@ from jopt.measure.size import IntegerCode, Storage, storage, total_storage
 
 Number = float | int
 Scope = Literal["run", "stage", "trial"]
-Row = dict[str, Any]
 
 FORMATS = ("percent", "points", "bytes", "si", "integer", "number", "seconds")
 """The named formats; any other format is a format specification of Python, such as `.3f`."""
@@ -286,7 +285,7 @@ def stage_rows(
     labels: ArrayLike | None = None,
     flops: Mapping[str, int] | None = None,
     columns: Sequence[Column | str] = (),
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """One row of numbers for each stage, ready for JSON; the others are compared with the first stage.
 
     Args:
@@ -315,7 +314,7 @@ def stage_rows(
       ([0.0, -0.25], [0.0, 0.75])
     """
     chosen = columns_of("stage", columns)
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     first: Measured | None = None
     for outcome in outcomes:
         measured = Measured(outcome, first, labels, flops)
@@ -325,7 +324,7 @@ def stage_rows(
     return rows
 
 
-def trial_row(outcome: StageOutcome, columns: Sequence[Column | str] = ()) -> Row:
+def trial_row(outcome: StageOutcome, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
     """The row of a trial's last network: its metrics and the columns of scope 'trial' that can be computed.
 
     Args:
@@ -340,11 +339,11 @@ def trial_row(outcome: StageOutcome, columns: Sequence[Column | str] = ()) -> Ro
     return {**_metrics(outcome), **_computed(Measured(outcome), columns_of("trial", columns))}
 
 
-def _metrics(outcome: StageOutcome) -> Row:
+def _metrics(outcome: StageOutcome) -> dict[str, Any]:
     return {key: _json(value) for key, value in outcome.metrics.items()}
 
 
-def _computed(measured: Measured, columns: Sequence[Column]) -> Row:
+def _computed(measured: Measured, columns: Sequence[Column]) -> dict[str, Any]:
     # None is left out, as a stage without a packed file has no length of it at all.
     values = {column.key: column.compute(measured) for column in columns if column.compute is not None}
     return {key: _json(value) for key, value in values.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from jopt.models.cnn import ConvNet as ConvNet
 from jopt.models.cnn import ResNet as ResNet
-from jopt.models.config import Config as Config
+from jopt.models.config import ModelConfig as ModelConfig
 from jopt.models.config import activation as activation
 from jopt.models.config import build as build
 from jopt.models.config import model as model

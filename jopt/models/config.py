@@ -20,7 +20,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass
-class Config:
+class ModelConfig:
     """A model.
 
     Attributes:
@@ -53,20 +53,20 @@ class _Kind(NamedTuple):
     """What a name stands for.
 
     `features` are the model's own, `count` how many it takes (None: any from 1), `options` the
-    optional fields of `Config` that it reads.
+    optional fields of `ModelConfig` that it reads.
     """
 
-    build: Callable[[Config, dict[str, Any]], nn.Module]
+    build: Callable[[ModelConfig, dict[str, Any]], nn.Module]
     features: tuple[int, ...]
     count: int | None
     options: tuple[str, ...]
 
 
-def _conv5(c: Config, common: dict[str, Any]) -> nn.Module:
+def _conv5(c: ModelConfig, common: dict[str, Any]) -> nn.Module:
     return ConvNet(c.features[:2], c.features[2:], kernel=5, padding=c.padding, **common)
 
 
-def _recurrent(c: Config, common: dict[str, Any]) -> nn.Module:
+def _recurrent(c: ModelConfig, common: dict[str, Any]) -> nn.Module:
     return RNN(c.name, c.features, **common)
 
 
@@ -102,7 +102,7 @@ _KINDS: dict[str, _Kind] = {
 
 
 def names() -> tuple[str, ...]:
-    """The names that `Config.name` may be, sorted.
+    """The names that `ModelConfig.name` may be, sorted.
 
     Example:
       >>> "lenet5" in names()
@@ -111,11 +111,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_KINDS))
 
 
-def validate(config: Config, path: str = "model") -> None:
+def validate(config: ModelConfig, path: str = "model") -> None:
     """Raises `jopt.config.ConfigError`, naming the field, if `config` is no model.
 
     Example:
-      >>> validate(Config(name="lenet5", features=(20, 50)))
+      >>> validate(ModelConfig(name="lenet5", features=(20, 50)))
       Traceback (most recent call last):
       ...
       jopt.config.ConfigError: model.features must be 3 sizes for 'lenet5', or () for its own (20, 50, 500),
@@ -158,7 +158,7 @@ def validate(config: Config, path: str = "model") -> None:
         require(config.hidden >= 1, field("hidden"), config.hidden, "at least 1")
 
 
-def build(config: Config) -> nn.Module:
+def build(config: ModelConfig) -> nn.Module:
     """The Flax Linen module that `config` describes.
 
     Args:
@@ -171,7 +171,7 @@ def build(config: Config) -> nn.Module:
       ConfigError: as `validate`, for concrete numbers.
 
     Example:
-      >>> type(build(Config(name="lenet5"))).__name__
+      >>> type(build(ModelConfig(name="lenet5"))).__name__
       'ConvNet'
     """
     # `dropout` may be a tracer, which `known` makes pass every check of its size.
@@ -186,12 +186,12 @@ def build(config: Config) -> nn.Module:
     return kind.build(config, common)
 
 
-def model(config: Config) -> Model:
+def model(config: ModelConfig) -> Model:
     """The pure functions of the model that `config` describes: `from_linen(build(config))`.
 
     Example:
       >>> import jax
-      >>> lenet_300_100 = model(Config(name="mlp", features=(300, 100)))
+      >>> lenet_300_100 = model(ModelConfig(name="mlp", features=(300, 100)))
       >>> x = jnp.zeros((2, 28, 28, 1))
       >>> params, state = lenet_300_100.init(jax.random.key(0), x)
       >>> sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -203,11 +203,11 @@ def model(config: Config) -> Model:
     return from_linen(build(config))
 
 
-def activation(config: Config) -> Activation:
+def activation(config: ModelConfig) -> Activation:
     """What follows the hidden layers of the model that `config` describes; recurrent ones have their own inside.
 
     Example:
-      >>> float(activation(Config(name="mlp", activation="tanh"))(jnp.float32(0.0)))
+      >>> float(activation(ModelConfig(name="mlp", activation="tanh"))(jnp.float32(0.0)))
       0.0
     """
     kind = _KINDS[config.name]

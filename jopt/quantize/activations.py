@@ -220,7 +220,7 @@ class ActivationMethod(Method):
         Example:
           >>> from jopt import models
           >>> from jopt.quantize import Activations
-          >>> model = models.model(models.Config("mlp", features=(3,)))
+          >>> model = models.model(models.ModelConfig("mlp", features=(3,)))
           >>> for row in Activations(bits=4, rules=(("Dense_1", None),)).plan_inputs(model, jnp.ones((1, 2, 2, 1))):
           ...     print(*row)
           Dense_0 (4,) 4 bits, asymmetric, percentile
@@ -424,7 +424,7 @@ def activations(model: M, method: ActivationMethod) -> M:
     Example:
       >>> from jopt import models
       >>> from jopt.quantize import MovingAverageActivations
-      >>> model = activations(models.model(models.Config("linear")), MovingAverageActivations(bits=2))
+      >>> model = activations(models.model(models.ModelConfig("linear")), MovingAverageActivations(bits=2))
       >>> params, state = model.init(jax.random.key(0), jnp.ones((1, 2)))
       >>> _, state = model.apply(params, state, jnp.array([[1.0, 3.0]]), train=True)
       >>> _, state = model.apply(params, state, jnp.array([[1.0, -1.0]]), train=True)
@@ -442,7 +442,8 @@ def calibrate(
     Example:
       >>> from jopt import models
       >>> from jopt.quantize import Activations
-      >>> plain, method = models.model(models.Config("linear", num_classes=1)), Activations(2, calibration="absmax")
+      >>> plain = models.model(models.ModelConfig("linear", num_classes=1))
+      >>> method = Activations(2, calibration="absmax")
       >>> params = {"Dense_0": {"kernel": jnp.ones((2, 1)), "bias": jnp.zeros(1)}}
       >>> params, state = calibrate(plain, method, params, {}, jnp.array([[0.0, 1.0], [2.0, 3.0]]))
       >>> {name: float(value) for name, value in state["activation_ranges"]["Dense_0"].items()}

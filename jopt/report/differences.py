@@ -8,8 +8,7 @@ from typing import Any
 
 from jopt.report import formats
 from jopt.report.tables import Table
-
-Row = Mapping[str, Any]
+from jopt.typing import Record
 
 # What two manifests may say differently without the runs being made in another way, or what is shown elsewhere.
 _NOT_ENVIRONMENT = ("argv", "config", "config_hash", "digest", "events", "exit_status", "seed")
@@ -81,7 +80,7 @@ def environment(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in manifest.items() if k not in _NOT_ENVIRONMENT}
 
 
-def summary(rows: Sequence[Row], result: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def summary(rows: Sequence[Record], result: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers of one run, finished or not; None where the run has none.
 
     Args:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jopt.codec.ledger import KINDS, Ledger
 from jopt.report import figures, formats
 from jopt.report.figures import PALETTE, QUIET, Figure, Json
 from jopt.report.ledger import COLORS, ledger_headline, named_entries, share
-
-Row = Mapping[str, Any]
+from jopt.typing import Record
 
 _METRICS = ("accuracy", "loss")
 _TENSORS = 24
 
 
-def learning_curves(rows: Sequence[Row], title: str = "Learning curves") -> Figure:
+def learning_curves(rows: Sequence[Record], title: str = "Learning curves") -> Figure:
     """Accuracy and loss of one run against the optimizer step, one above the other.
 
     Training is blue, validation orange with a mark at each evaluation while there are few; a test result is an open
@@ -46,7 +44,7 @@ def learning_curves(rows: Sequence[Row], title: str = "Learning curves") -> Figu
     return Figure("learning_curves", title, "", traces, _panels(metrics, rows, _ends_of_stages(rows)))
 
 
-def compare_runs(runs: Mapping[str, Sequence[Row]], title: str = "All runs") -> Figure:
+def compare_runs(runs: Mapping[str, Sequence[Record]], title: str = "All runs") -> Figure:
     """Accuracy and loss of several runs in one color each: training dashed, validation solid.
 
     Args:
@@ -73,7 +71,7 @@ def compare_runs(runs: Mapping[str, Sequence[Row]], title: str = "All runs") -> 
     return Figure("all_runs", title, "Training is dashed, validation solid.", traces, layout)
 
 
-def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], list[float]]:
+def series(rows: Sequence[Record], split: str, metric: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric on one split; a value that is not finite becomes NaN.
 
     Example:
@@ -86,7 +84,7 @@ def series(rows: Sequence[Row], split: str, metric: str) -> tuple[list[int], lis
     return [x for x, _ in pairs], [y if math.isfinite(y) else math.nan for _, y in pairs]
 
 
-def _metrics_of(rows: Sequence[Row]) -> list[str]:
+def _metrics_of(rows: Sequence[Record]) -> list[str]:
     return [m for m in _METRICS if m == "loss" or any(row.get(m) is not None for row in rows)]
 
 
@@ -110,7 +108,7 @@ def _curve(
              "legendgroup": figures.literal(group or name)}]  # fmt: skip
 
 
-def _panels(metrics: Sequence[str], rows: Sequence[Row], ends: Sequence[tuple[str, int, int]]) -> Json:
+def _panels(metrics: Sequence[str], rows: Sequence[Record], ends: Sequence[tuple[str, int, int]]) -> Json:
     """A panel for each metric, the first at the top, over one axis of steps; stages are named above the first."""
     height = 260 * len(metrics) + 60
     shapes = [
@@ -146,7 +144,7 @@ def _value_axis(metric: str, values: Sequence[float]) -> Json:
     return figures.axis(title)
 
 
-def _ends_of_stages(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
+def _ends_of_stages(rows: Sequence[Record]) -> list[tuple[str, int, int]]:
     """Name, first and last step of each stage, where there are several."""
     ends: list[tuple[str, int]] = []
     for row in rows:

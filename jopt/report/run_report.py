@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -27,8 +26,7 @@ from jopt.report.stage_figures import (
     weight_histograms,
 )
 from jopt.report.tables import Table
-
-Row = Mapping[str, Any]
+from jopt.typing import Record
 
 _SPARSE_STAGES = 3
 _NOTE = (
@@ -50,7 +48,7 @@ _ONE_SEED = (
 )
 
 
-def run_findings(result: Row, stages: Sequence[Row] = ()) -> list[str]:
+def run_findings(result: Record, stages: Sequence[Record] = ()) -> list[str]:
     """What a run shows, in sentences: the accuracy, what its stages changed, the sizes, and what is not shown.
 
     Args:
@@ -79,7 +77,7 @@ def run_findings(result: Row, stages: Sequence[Row] = ()) -> list[str]:
     return [*sentences, _ONE_SEED]
 
 
-def _changes(first: Row, last: Row) -> list[str]:
+def _changes(first: Record, last: Record) -> list[str]:
     if last.get("accuracy_change") is None:
         return []
     sentence = f"From {first['stage']!r} to {last['stage']!r} the test accuracy changes by "
@@ -89,7 +87,7 @@ def _changes(first: Row, last: Row) -> list[str]:
     return [f"{sentence}."]
 
 
-def _sizes(stages: Sequence[Row]) -> list[str]:
+def _sizes(stages: Sequence[Record]) -> list[str]:
     first, last = stages[0], stages[-1]
     column = size_column(stages)
     sentences = []
@@ -111,12 +109,12 @@ def _sizes(stages: Sequence[Row]) -> list[str]:
 
 
 def run_parts(
-    config: Row,
-    manifest: Row,
-    rows: Sequence[Row],
-    result: Row,
+    config: Record,
+    manifest: Record,
+    rows: Sequence[Record],
+    result: Record,
     *,
-    stages: Sequence[Row] = (),
+    stages: Sequence[Record] = (),
     compression: Sequence[Part] = (),
     packed: Sequence[Part] = (),
     speed: Table | None = None,
@@ -180,7 +178,7 @@ def packed_parts(name: str, ledger: Ledger) -> list[Part]:
 
 def compression_parts(
     outcomes: Sequence[StageOutcome],
-    rows: Sequence[Row],
+    rows: Sequence[Record],
     labels: ArrayLike | None = None,
     classes: Sequence[str] | None = None,
     columns: Sequence[Column | str] = (),
@@ -262,7 +260,7 @@ def _sentence(counts: measure.Changes) -> str:
     )
 
 
-def _flatten(values: Row, prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(values: Record, prefix: str = "") -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"

@@ -10,11 +10,11 @@ from jopt.measure import BUILT_IN, ClassChange, Column, LayerStorage, columns_of
 from jopt.report import formats
 from jopt.report.tables import Table
 from jopt.rules import Assignment
+from jopt.typing import Record
 
 if TYPE_CHECKING:
     from jopt.measure import Layer
 
-Row = Mapping[str, Any]
 
 _SHORT_STAGE = 14
 
@@ -131,7 +131,7 @@ def result_table(result: Mapping[str, Any], title: str = "Result", columns: Sequ
     return Table(title, ("metric", "value"), "lr", rows)
 
 
-def last_rows_table(rows: Sequence[Row]) -> Table:
+def last_rows_table(rows: Sequence[Record]) -> Table:
     """The last metric row of every stage and split."""
     last = {(row.get("stage", ""), row.get("split", "")): row for row in rows}
     keys = [k for k in ("loss", "accuracy", "steps_per_second") if any(k in row for row in last.values())]
@@ -165,7 +165,7 @@ def _brief(key: str, value: Any) -> str:
 
 
 def stages_table(
-    rows: Sequence[Row], title: str = "Stages", brief: bool = False, columns: Sequence[Column | str] = ()
+    rows: Sequence[Record], title: str = "Stages", brief: bool = False, columns: Sequence[Column | str] = ()
 ) -> Table:
     """The stages of a compression, one a row.
 
@@ -202,7 +202,7 @@ def stages_table(
     return Table(title, header, "l" + "r" * len(shown), cells)
 
 
-def _columns_in(rows: Sequence[Row], columns: Sequence[Column | str]) -> list[Column]:
+def _columns_in(rows: Sequence[Record], columns: Sequence[Column | str]) -> list[Column]:
     registered = columns_of("stage", columns)
     keys = {column.key for column in registered}
     # A metric of another task has no column and is shown all the same.

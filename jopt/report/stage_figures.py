@@ -12,14 +12,13 @@ from jopt.measure import ClassChange, Column
 from jopt.report import figures, formats
 from jopt.report.figures import BEFORE, INK, PALETTE, QUIET, Figure, Json
 from jopt.rules import named_leaves
-
-Row = Mapping[str, Any]
+from jopt.typing import Record
 
 _BINS, _LEVELS, _LAYERS = 60, 40, 24
 _BAR = 24  # pixels
 
 
-def size_column(rows: Sequence[Row]) -> Column:
+def size_column(rows: Sequence[Record]) -> Column:
     """The column of the rows' sizes: of packed files, where every row has one, else theoretical.
 
     Example:
@@ -31,7 +30,7 @@ def size_column(rows: Sequence[Row]) -> Column:
     return formats.column("bytes" if packed else "theoretical_bytes", "stage")
 
 
-def compression_overview(rows: Sequence[Row], title: str = "Stages") -> Figure:
+def compression_overview(rows: Sequence[Record], title: str = "Stages") -> Figure:
     """All stages in one picture: accuracy, size, sparsity and effective FLOPs, a bar for each stage.
 
     Args:
@@ -72,7 +71,7 @@ def compression_overview(rows: Sequence[Row], title: str = "Stages") -> Figure:
     return Figure("compression", title, "", traces, layout)
 
 
-def _stage_bars(rows: Sequence[Row], column: Column, number: str) -> Json:
+def _stage_bars(rows: Sequence[Record], column: Column, number: str) -> Json:
     present = [(k, row[column.key]) for k, row in enumerate(rows) if row.get(column.key) is not None]
     first = present[0][1]
     names = [str(row.get("stage", "")) for row in rows]
@@ -102,7 +101,7 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f}x" if ratio < 9.995 else f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
 
 
-def accuracy_against_size(rows: Sequence[Row], title: str = "Accuracy against size") -> Figure:
+def accuracy_against_size(rows: Sequence[Record], title: str = "Accuracy against size") -> Figure:
     """A point for each stage, joined in their order; the size axis is logarithmic.
 
     Args:

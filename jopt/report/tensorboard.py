@@ -4,11 +4,11 @@ import numbers
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-Row = Mapping[str, Any]
+from jopt.typing import Record
 
 _PATTERN = "events.out.tfevents.*"
 _NOT_SCALARS = ("step", "stage", "split", "time")
@@ -34,7 +34,7 @@ class Writer:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._file = _EventFile(self._directory / _new_name(self._directory), time.time())
 
-    def write(self, rows: Iterable[Row]) -> None:
+    def write(self, rows: Iterable[Record]) -> None:
         """Writes every number of each row, tagged `<split>/<name>`, at the row's `step`.
 
         Args:
@@ -56,7 +56,7 @@ class Writer:
         self.close()
 
 
-def rewrite(directory: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+def rewrite(directory: str | os.PathLike[str], rows: Iterable[Record]) -> None:
     """Replaces all event files of `directory` by one that holds exactly `rows`.
 
     After a resume the rows of metrics.jsonl are the truth: events of steps that were rolled back go, and none
@@ -107,7 +107,7 @@ class _EventFile:
         self._records.write(self._event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
         self._records.flush()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         event = self._event(wall_time=float(row.get("time", time.time())), step=int(row["step"]))
         for key, value in row.items():
             # TensorBoard has no place for text in a scalar plot, and counts True as 1.

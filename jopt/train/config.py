@@ -49,7 +49,7 @@ class Stage:
     steps: int | None = None
     segment_steps: int | None = None
     optimizer: optim.Config | None = None
-    model: models.Config | None = None
+    model: models.ModelConfig | None = None
     start: str = "previous"
     methods: tuple[Method, ...] = ()
     order: tuple[str, ...] = ()
@@ -93,8 +93,8 @@ class Experiment:
 
     name: str = "experiment"
     seed: int = swept(0)
-    model: models.Config = dataclasses.field(default_factory=models.Config)
-    data: data_sets.Config = dataclasses.field(default_factory=data_sets.Config)
+    model: models.ModelConfig = dataclasses.field(default_factory=models.ModelConfig)
+    data: data_sets.DataConfig = dataclasses.field(default_factory=data_sets.DataConfig)
     optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
     epochs: int = 10
     batch_size: int = 64

@@ -155,8 +155,8 @@ def plan_parts(prepared: Prepared) -> list[Part]:
 
 @contextlib.contextmanager
 def observe_training(
-    observer: report.Observer, prepared: Prepared, files: Workdir, rows: list[metrics.Row]
-) -> Iterator[Callable[[list[metrics.Row]], None]]:
+    observer: report.Observer, prepared: Prepared, files: Workdir, rows: list[metrics.MetricsRow]
+) -> Iterator[Callable[[list[metrics.MetricsRow]], None]]:
     """Sends metric rows to an observer, and writes them as TensorBoard events.
 
     Args:
@@ -175,7 +175,7 @@ def observe_training(
     total = prepared.segments[-1].stop
     with report.Writer(files.path) as writer, observer.training(total, start) as update:
 
-        def take(new: list[metrics.Row]) -> None:
+        def take(new: list[metrics.MetricsRow]) -> None:
             writer.write(new)
             for row in new:
                 update(row["step"], row["stage"], row)

@@ -8,13 +8,13 @@ from typing import Any
 
 from jopt.files import write_text
 
-Row = dict[str, Any]
+MetricsRow = dict[str, Any]
 
 # What a row says of the machine and not of the run: two equal runs differ in these alone.
 TIMING_FIELDS = frozenset({"steps_per_second"})
 
 
-def read(path: str | os.PathLike[str]) -> list[Row]:
+def read(path: str | os.PathLike[str]) -> list[MetricsRow]:
     """The rows of a file; none if there is no file. A last line that a crash left unfinished is left out.
 
     Raises:
@@ -37,7 +37,7 @@ def read(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
-def append(path: str | os.PathLike[str], rows: list[Row]) -> None:
+def append(path: str | os.PathLike[str], rows: list[MetricsRow]) -> None:
     """Appends rows in one write, each line whole, and has them on disk before it returns.
 
     Raises:
@@ -51,14 +51,14 @@ def append(path: str | os.PathLike[str], rows: list[Row]) -> None:
         os.fsync(file.fileno())
 
 
-def truncate(path: str | os.PathLike[str], keep: Callable[[Row], bool]) -> list[Row]:
+def truncate(path: str | os.PathLike[str], keep: Callable[[MetricsRow], bool]) -> list[MetricsRow]:
     """Keeps the rows that `keep` accepts, so that a resume neither doubles nor loses one; returns them."""
     rows = [row for row in read(path) if keep(row)]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
-def without_timing(rows: list[Row]) -> list[Row]:
+def without_timing(rows: list[MetricsRow]) -> list[MetricsRow]:
     """The rows without the fields that differ between equal runs.
 
     Example:

@@ -59,8 +59,8 @@ class PackedModel(NamedTuple):
     """
 
     name: str
-    network: models.Config | None
-    data: data.Config
+    network: models.ModelConfig | None
+    data: data.DataConfig
     plain_model: models.Model
     wrapping: tuple[Method, ...]
     model: models.Model
@@ -186,7 +186,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     if not isinstance(metadata, dict):
         raise TypeError(f"they must be an object, got {type(metadata).__name__}")
     named = metadata.get("model")
-    network = None if named is None else from_dict(models.Config, named, "model")
+    network = None if named is None else from_dict(models.ModelConfig, named, "model")
     # Without a network's config, metadata of ours still have `input`: that tells a custom model from a foreign
     # file.
     if network is None and custom_model is None:
@@ -205,7 +205,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     rebuilt = PackedModel(
         name=str(metadata["name"]),
         network=network,
-        data=from_dict(data.Config, metadata["data"], "data"),
+        data=from_dict(data.DataConfig, metadata["data"], "data"),
         plain_model=plain,
         wrapping=wrapping,
         model=model,

@@ -53,7 +53,7 @@ class StagePlan:
 
     index: int
     name: str
-    network: models.Config | None
+    network: models.ModelConfig | None
     model: models.Model
     starts_network: bool
     activation: Activation
@@ -67,7 +67,7 @@ class StagePlan:
     calibration_examples: int
     recalibrate: int
     batch_size: int
-    data: data.Config
+    data: data.DataConfig
     label_smoothing: float | None
     ema_decay: float | None
     previous: "StagePlan | None" = None
@@ -309,7 +309,7 @@ def source_fields(config: Experiment) -> list[tuple[str, str]]:
     ]
 
 
-def final_network(config: Experiment) -> models.Config:
+def final_network(config: Experiment) -> models.ModelConfig:
     """The config of the network that an experiment ends with."""
     return next((stage.model for stage in reversed(config.stages) if stage.model is not None), config.model)
 

@@ -230,7 +230,7 @@ def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int
             require(pair[side] in names, field, pair[side], f"a layer of the {network} ({', '.join(names)})")
 
 
-def _networks(config: Experiment, custom_model: models.Model | None) -> list[tuple[str, models.Config]]:
+def _networks(config: Experiment, custom_model: models.Model | None) -> list[tuple[str, models.ModelConfig]]:
     """The networks of the config and their fields."""
     first = [] if custom_model is not None else [("model", config.model)]
     stages = [(f"stages[{i}].model", stage.model) for i, stage in enumerate(config.stages)]

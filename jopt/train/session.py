@@ -148,7 +148,7 @@ class _Session:
         self.checkpoints.wait()
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, self.prepared.like(stage)).state
 
-    def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.Row]]:
+    def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.MetricsRow]]:
         """The state to resume from, the segment that ended there, and the metric rows up to it."""
         p = self.prepared
         restored, damaged = self.checkpoints.restore_latest(lambda mark: p.like(p.boundary(mark).stage))
@@ -162,7 +162,7 @@ class _Session:
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
         return p.to_device(restored.state), last, self._rows_up_to(last)
 
-    def _rows_up_to(self, last: Segment | None) -> list[metrics.Row]:
+    def _rows_up_to(self, last: Segment | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.
         end = (-1, 0) if last is None else (last.stage, last.stop)
         try:
@@ -327,6 +327,6 @@ class _Session:
         return packed.Packing(p.config, plan, *seen, p.dataset, packed.storage(plan, state))
 
 
-def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.Row:
+def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.MetricsRow:
     numbers = {name: float(values[name]) for name in ("loss", "accuracy", *values)}
     return {"step": step, "stage": stage, "split": split, **numbers}

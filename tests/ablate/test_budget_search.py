@@ -23,7 +23,7 @@ def config(**changes):
     return Search(**{
         "name": "tiny",
         "experiment": tiny_experiment(
-            model=models.Config(name="mlp", features=(16, 8), num_classes=4),
+            model=models.ModelConfig(name="mlp", features=(16, 8), num_classes=4),
             optimizer=optim.Config(name="adam", learning_rate=3e-2),
             epochs=4,
             stages=[stage],

@@ -12,7 +12,7 @@ from jopt.train import run as run_alone
 from jopt.train.loop import NonFiniteError
 
 RATE = "optimizer.learning_rate"
-STUDENT = models.Config("mlp", features=(3,), num_classes=3)
+STUDENT = models.ModelConfig("mlp", features=(3,), num_classes=3)
 IMAGES = data.Synthetic(shape=(4, 4, 1), num_classes=3, train=32, validation=16, test=16)
 
 
@@ -43,13 +43,13 @@ def teachers_that_compute_along():
         Stage("teacher", methods=(quantize.Weights(),)),
         Stage("student", release=("quantize",), model=STUDENT, methods=(distillation,)),
     ]
-    shifted = data.Config(name="synthetic", shift=1, synthetic=IMAGES)
+    shifted = data.DataConfig(name="synthetic", shift=1, synthetic=IMAGES)
     return {"stages": stages, "data": shifted}, axis("stages[0].quantize.bits", (2, 8))
 
 
 def transferred():
     taken = transfer.Transfer("stage:a", freeze=("Dense_0/.*",))
-    network = models.Config("mlp", features=(4,), num_classes=3)
+    network = models.ModelConfig("mlp", features=(4,), num_classes=3)
     stages = [Stage("a"), Stage("b", model=network, transfer=taken), Stage("late", start="a", steps=4)]
     return {"stages": stages}, axis(RATE, (0.1, 0.2))
 
@@ -67,8 +67,8 @@ def without_steps():
 def batch_norm():
     half = prune.OneShot(sparsity=0.5)
     stages = [Stage("train", epochs=1), Stage("prune", steps=0, methods=(half,), recalibrate=2)]
-    network = models.Config("resnet18", features=(2,), num_classes=3)
-    images = data.Config(name="synthetic", synthetic=IMAGES)
+    network = models.ModelConfig("resnet18", features=(2,), num_classes=3)
+    images = data.DataConfig(name="synthetic", synthetic=IMAGES)
     return {"stages": stages, "model": network, "data": images, "ema_decay": 0.9}, axis(RATE, (0.1, 0.01))
 
 
@@ -111,8 +111,8 @@ def test_finite_losses_whose_mean_is_not_are_a_divergence_too(tmp_path, small):
     """Float32 ends at 3.4e38. The other trials go on, and the trial alone stops at the same step."""
     noisy = data.Synthetic(shape=(3, 3, 1), num_classes=3, train=128, validation=16, test=16, noise=250.0)
     experiment = small(
-        model=models.Config("linear", num_classes=3),
-        data=data.Config(name="synthetic", synthetic=noisy),
+        model=models.ModelConfig("linear", num_classes=3),
+        data=data.DataConfig(name="synthetic", synthetic=noisy),
         batch_size=2,
     )
     space = axis(RATE, (0.1, 1.9339296773266985e36))

@@ -146,7 +146,7 @@ OVERRIDES = {
     "a part of a config": ("optimizer", optim.Config("adamw", weight_decay=0.1, freeze=("Dense_0",))),
     "a config where none was": ("stages[0].share", cluster.Share()),
     "a config within": ("data.synthetic", data.Synthetic(shape=(4, 4, 1), num_classes=4)),
-    "a model": ("stages[0].model", models.Config("cnn", features=(4,))),
+    "a model": ("stages[0].model", models.ModelConfig("cnn", features=(4,))),
     "activations": ("stages[0].activations", quantize.Activations()),
     "a transfer": ("stages[0].transfer", transfer.Transfer("a", rules=(("a", "b"), ("c", None)))),
     "all stages": (

@@ -11,7 +11,7 @@ from benchmarks.contenders import MLP_1024, SERVING_NETWORKS, SHRINK_NETWORKS, N
 from benchmarks.timing import Options
 from jopt import models, report
 
-SMALL = Network("MLP 6-20-8-3", models.Config("mlp", (20, 8), num_classes=3), (6,))
+SMALL = Network("MLP 6-20-8-3", models.ModelConfig("mlp", (20, 8), num_classes=3), (6,))
 ONCE = Options(repeats=1, seconds=0)
 
 

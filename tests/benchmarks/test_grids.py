@@ -26,7 +26,7 @@ from jopt.train import Experiment, Stage, prepare
 
 pytestmark = pytest.mark.unoptimized
 
-SMALL = data.Config(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
+SMALL = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
 MLP = Case("mlp", experiment("mlp", 16, 20, 10, source=SMALL))
 CNN = Case("cnn", experiment("cnn", 16, 4, 6, hidden=8, source=SMALL))
 ONCE = Options(repeats=1, seconds=0, torch=False)
@@ -40,7 +40,7 @@ def get_config():
     stage = Stage("train", methods=(prune.Gradual(), quantize.Weights()))
     return Ablation(
         name="tiny",
-        experiment=Experiment(model=models.Config("mlp", features=(8,)), epochs=4, stages=[stage]),
+        experiment=Experiment(model=models.ModelConfig("mlp", features=(8,)), epochs=4, stages=[stage]),
         space=axis("stages[0].prune.sparsity", (0.0, 0.5)) ,
         seeds=(0, 1),
     )
@@ -69,7 +69,7 @@ def test_the_lifted_segment_and_pytorch_train_the_same_trials(case):
 def test_the_loops_numbers_are_constants_in_its_programs():
     stage = Stage("train", methods=(prune.Gradual(sparsity=0.5), quantize.Weights(bits=4)))
     config = Experiment(
-        model=models.Config("mlp", features=(4,)), data=SMALL, batch_size=16, epochs=4, stages=[stage]
+        model=models.ModelConfig("mlp", features=(4,)), data=SMALL, batch_size=16, epochs=4, stages=[stage]
     )
     config.optimizer.learning_rate = 0.01234
     p = prepare(config)

@@ -90,7 +90,7 @@ def test_the_digest_is_of_dtype_shape_and_bytes():
 
 LOAD = """
 import sys, jopt.data as data
-d = data.load(data.Config(data_dir=sys.argv[1]))
+d = data.load(data.DataConfig(data_dir=sys.argv[1]))
 print(d.fingerprint)
 assert "tensorflow" not in sys.modules
 """
@@ -126,14 +126,14 @@ def test_importing_is_light():
 
 CACHED = """
 import sys, jopt.data as data
-d = data.load(data.Config(data_dir=sys.argv[1]))
+d = data.load(data.DataConfig(data_dir=sys.argv[1]))
 heavy = {"tensorflow", "tensorflow_datasets", "sklearn"} & set(sys.modules)
 assert not heavy, heavy
 """
 
 
 def test_reading_cached_digits_imports_neither_tfds_nor_scikit_learn(data_dir):
-    data.load(data.Config(data_dir=str(data_dir)))
+    data.load(data.DataConfig(data_dir=str(data_dir)))
     subprocess.run([sys.executable, "-c", CACHED, str(data_dir)], check=True, timeout=120)
 
 

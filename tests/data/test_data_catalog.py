@@ -76,7 +76,7 @@ def prepare_cifar(monkeypatch):
 
 def test_cifar10_is_read_as_its_builder_wrote_it(tmp_path, prepare_cifar):
     prepare_cifar(tmp_path)
-    config = data.Config(name="cifar10", data_dir=str(tmp_path))
+    config = data.DataConfig(name="cifar10", data_dir=str(tmp_path))
     check(data.load(config))
     assert "tensorflow" not in sys.modules
     (tmp_path / "cifar10").rename(tmp_path / "elsewhere")
@@ -85,7 +85,7 @@ def test_cifar10_is_read_as_its_builder_wrote_it(tmp_path, prepare_cifar):
 
 def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cifar):
     prepare_cifar(tmp_path)
-    config = data.Config(name="cifar10", data_dir=str(tmp_path), validation_fraction=0.3, layout="sequence")
+    config = data.DataConfig(name="cifar10", data_dir=str(tmp_path), validation_fraction=0.3, layout="sequence")
     dataset = data.load(config)
     assert dataset.train.inputs.shape == (70, 32, 96) and dataset.validation.inputs.shape == (30, 32, 96)
     config.validation_fraction = 0.001
@@ -96,7 +96,7 @@ def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cif
 @without_tensorflow
 def test_an_unprepared_set_names_the_extra_and_the_command(tmp_path):
     with pytest.raises(data.DataError) as error:
-        data.load(data.Config(name="mnist", data_dir=str(tmp_path)))
+        data.load(data.DataConfig(name="mnist", data_dir=str(tmp_path)))
     message = str(error.value)
     assert f"'mnist' is not prepared in {tmp_path}/mnist/" in message and "takes tensorflow" in message
     assert "pip install 'jopt[catalog]'" in message
@@ -110,7 +110,7 @@ def test_tfrecord_data_are_refused_with_what_to_do(tmp_path, prepare_cifar):
     for shard in info.parent.glob("*.array_record-*"):
         shard.rename(shard.with_name(shard.name.replace("array_record", "tfrecord")))
     with pytest.raises(data.DataError, match=r"as tfrecord, which only TensorFlow reads") as error:
-        data.load(data.Config(name="cifar10", data_dir=str(tmp_path)))
+        data.load(data.DataConfig(name="cifar10", data_dir=str(tmp_path)))
     assert f"python -m jopt.data.prepare cifar10 --data_dir={tmp_path}" in str(error.value)
 
 
@@ -125,7 +125,7 @@ def test_tfrecord_data_are_refused_with_what_to_do(tmp_path, prepare_cifar):
 )
 def test_sets_of_another_kind_are_refused(tmp_path, name, reason):
     with pytest.raises(base.ConfigError, match=f"data.name must be {reason}"):
-        data.load(data.Config(name=name, data_dir=str(tmp_path)))
+        data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
 
 
 def test_without_a_network_the_set_and_the_directory_are_named(tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_without_a_network_the_set_and_the_directory_are_named(tmp_path, monkeyp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # as if TensorFlow were there
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
     with pytest.raises(data.DataError, match="cannot be downloaded from here: Failed to resolve") as error:
-        data.load(data.Config(name="mnist", data_dir=str(tmp_path)))
+        data.load(data.DataConfig(name="mnist", data_dir=str(tmp_path)))
     assert f"{tmp_path}/mnist/" in str(error.value) and "jopt.data.prepare mnist" in str(error.value)
 
 
@@ -158,4 +158,4 @@ def test_tensorflow_prepares_from_the_archive_and_we_read_without(tmp_path):
     assert "cifar10: 90 train, 10 validation, 20 test, 10 classes, inputs [32, 32, 3] uint8" in done.stdout
     for cached in (tmp_path / "arrays" / "cifar10").iterdir():
         cached.unlink()  # so that the records are decoded again, here
-    check(data.load(data.Config(name="cifar10", data_dir=str(tmp_path))))
+    check(data.load(data.DataConfig(name="cifar10", data_dir=str(tmp_path))))

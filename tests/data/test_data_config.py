@@ -41,13 +41,13 @@ from jopt import data, hyper
 )
 def test_bad_fields_are_named_with_what_would_do(changes, message):
     with pytest.raises(base.ConfigError, match=message):
-        data.validate(data.Config(**changes))
+        data.validate(data.DataConfig(**changes))
 
 
 def test_a_data_dir_under_a_file_is_refused_before_anything_is_read(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    config = data.Config(data_dir=str(file / "sets"))
+    config = data.DataConfig(data_dir=str(file / "sets"))
     with pytest.raises(
         base.ConfigError, match=f"experiment.data.data_dir must be a directory .*{re.escape(str(file))}"
     ):
@@ -57,30 +57,30 @@ def test_a_data_dir_under_a_file_is_refused_before_anything_is_read(tmp_path):
 
 
 def test_validation_writes_nothing(tmp_path):
-    data.validate(data.Config(data_dir=str(tmp_path / "a" / "b")))
+    data.validate(data.DataConfig(data_dir=str(tmp_path / "a" / "b")))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_catalog_names_are_known_without_a_network(tmp_path):
     for name in ("mnist", "fashion_mnist", "cifar10", "cifar10:3.0.2", "emnist/letters"):
-        data.validate(data.Config(name=name, data_dir=str(tmp_path)))
+        data.validate(data.DataConfig(name=name, data_dir=str(tmp_path)))
 
 
 def test_where_data_live(monkeypatch):
     for variable in ("JOPT_DATA_DIR", "TFDS_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
-    assert data.directory(data.Config()) == Path.home() / ".cache" / "jopt" / "data"
+    assert data.directory(data.DataConfig()) == Path.home() / ".cache" / "jopt" / "data"
     monkeypatch.setenv("TFDS_DATA_DIR", "/tfds")
-    assert data.directory(data.Config()) == Path("/tfds")
+    assert data.directory(data.DataConfig()) == Path("/tfds")
     monkeypatch.setenv("JOPT_DATA_DIR", "/jopt")
-    assert data.directory(data.Config()) == Path("/jopt")
-    assert data.directory(data.Config(data_dir="~/x")) == Path.home() / "x"
+    assert data.directory(data.DataConfig()) == Path("/jopt")
+    assert data.directory(data.DataConfig(data_dir="~/x")) == Path.home() / "x"
 
 
 def test_nothing_in_a_data_config_is_swept():
-    assert hyper.split(data.Config())[1] == {}
+    assert hyper.split(data.DataConfig())[1] == {}
 
 
 def test_a_config_survives_json():
-    config = data.Config(name="synthetic", shift=1, synthetic=data.Synthetic(shape=(4, 4, 3)))
-    assert base.from_dict(data.Config, base.to_dict(config)) == config
+    config = data.DataConfig(name="synthetic", shift=1, synthetic=data.Synthetic(shape=(4, 4, 3)))
+    assert base.from_dict(data.DataConfig, base.to_dict(config)) == config

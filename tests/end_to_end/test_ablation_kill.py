@@ -25,8 +25,8 @@ def get_config():
         name="killed",
         experiment=Experiment(
             name="killed",
-            model=models.Config(name="mlp", features=(16,), num_classes=4),
-            data=data.Config(
+            model=models.ModelConfig(name="mlp", features=(16,), num_classes=4),
+            data=data.DataConfig(
                 name="synthetic",
                 synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=128, validation=64, test=64),
             ),

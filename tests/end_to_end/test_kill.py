@@ -24,7 +24,7 @@ HEADER = """
 from jopt import data, models, optim
 from jopt.train import Experiment, Stage
 
-SMALL = data.Config(name="synthetic", shift=1,
+SMALL = data.DataConfig(name="synthetic", shift=1,
                     synthetic=data.Synthetic(shape=(8, 8, 1), num_classes=4, train=256, validation=64, test=64))
 """
 
@@ -34,7 +34,8 @@ STAGES = (
     + """
 def get_config():
     return Experiment(
-        name="stages", model=models.Config(name="mlp", features=(32, 16), num_classes=4, dropout=0.2), data=SMALL,
+        name="stages", model=models.ModelConfig(name="mlp", features=(32, 16), num_classes=4, dropout=0.2),
+        data=SMALL,
         optimizer=optim.Config(
             "adam", accumulate_steps=3, clip_by_global_norm=1.0, schedule="cosine", warmup_steps=20),
         ema_decay=0.99, label_smoothing=0.1, batch_size=16, segment_steps=10, checkpoint_every=1,
@@ -49,7 +50,7 @@ BATCH_NORM = (
     + """
 def get_config():
     return Experiment(
-        name="batch_norm", model=models.Config(name="resnet18", features=(4,), num_classes=4), data=SMALL,
+        name="batch_norm", model=models.ModelConfig(name="resnet18", features=(4,), num_classes=4), data=SMALL,
         optimizer=optim.Config("momentum", learning_rate=0.05, weight_decay=1e-4),
         ema_decay=0.9, batch_size=16, segment_steps=2, checkpoint_every=1, stages=[Stage(steps=STEPS)],
     )

@@ -16,8 +16,8 @@ def get_config():
     return Ablation(
         name="rates",
         experiment=Experiment(
-            model=models.Config(name="mlp", features=(8,), num_classes=3),
-            data=data.Config(
+            model=models.ModelConfig(name="mlp", features=(8,), num_classes=3),
+            data=data.DataConfig(
                 name="synthetic",
                 synthetic=data.Synthetic(shape=(4, 4, 1), num_classes=3, train=64, validation=32, test=32),
             ),

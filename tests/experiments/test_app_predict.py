@@ -13,8 +13,8 @@ from jopt.transform import Storage
 
 CONFIG = Experiment(
     name="tiny",
-    model=models.Config(name="linear", num_classes=4),
-    data=data.Config(
+    model=models.ModelConfig(name="linear", num_classes=4),
+    data=data.DataConfig(
         name="synthetic",
         synthetic=data.Synthetic(shape=(4, 4, 1), num_classes=4, train=48, validation=16, test=64, noise=200.0),
     ),

@@ -37,8 +37,8 @@ class Outside(NamedTuple):
 def config() -> Experiment:
     return Experiment(
         name=NAME,
-        model=models.Config(name="mlp", features=(8,), num_classes=3),
-        data=data.Config(
+        model=models.ModelConfig(name="mlp", features=(8,), num_classes=3),
+        data=data.DataConfig(
             name="synthetic",
             synthetic=data.Synthetic(shape=(4, 4, 1), num_classes=3, train=32, validation=16, test=16),
         ),

@@ -90,8 +90,8 @@ def outputs(content, names, x):
 
 
 SMALL = {
-    "mlp": (models.Config("mlp", (7, 5), num_classes=3), (2, 3, 1)),
-    "conv": (models.Config("cnn", (3, 4), hidden=5, num_classes=3), (8, 8, 2)),
+    "mlp": (models.ModelConfig("mlp", (7, 5), num_classes=3), (2, 3, 1)),
+    "conv": (models.ModelConfig("cnn", (3, 4), hidden=5, num_classes=3), (8, 8, 2)),
 }
 
 
@@ -236,17 +236,17 @@ class Trained(NamedTuple):
 
 
 NETWORKS = {
-    "mlp": models.Config("mlp", (300, 100)),
-    "lenet5": models.Config("lenet5"),
-    "rnn": models.Config("rnn", (256,)),
-    "resnet18": models.Config("resnet18", (8,)),
+    "mlp": models.ModelConfig("mlp", (300, 100)),
+    "lenet5": models.ModelConfig("lenet5"),
+    "rnn": models.ModelConfig("rnn", (256,)),
+    "resnet18": models.ModelConfig("resnet18", (8,)),
 }
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def trained(request):
     """A network trained on the digits for some passes, its batch normalizations folded."""
-    digits = data.load(data.Config("digits"))
+    digits = data.load(data.DataConfig("digits"))
     part = {
         name: np.asarray(data.normalize(*map(jnp.asarray, (arrays.inputs, digits.mean, digits.std))))
         for name, arrays in (("train", digits.train), ("test", digits.test))

@@ -162,7 +162,7 @@ def test_the_app_writes_no_file_that_disagrees(exported, monkeypatch, tmp_path):
 
 
 def test_models_of_modules_of_jopt_are_taken_with_examples_of_the_data():
-    model = models.model(models.Config("linear", num_classes=2))
+    model = models.model(models.ModelConfig("linear", num_classes=2))
     x = np.zeros((5, 3), np.float32)
     params, state = quick.start(model, x)
     assert export.encode(model, params, state, (3,), examples=x) == export.encode(model, params, state, (3,))

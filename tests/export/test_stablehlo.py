@@ -173,7 +173,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_is_lowered_for_any_batch_size(name):
     features, shape = NETWORKS[name]
-    model = models.model(models.Config(name, features))
+    model = models.model(models.ModelConfig(name, features))
     x = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
     params, state = jax.device_get(start(model, x))
 

@@ -16,8 +16,8 @@ def get_config() -> Experiment:
     small = data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24)
     return Experiment(
         name="hers",
-        model=models.Config("mlp", features=(16,), num_classes=4),
-        data=data.Config("synthetic", synthetic=small),
+        model=models.ModelConfig("mlp", features=(16,), num_classes=4),
+        data=data.DataConfig("synthetic", synthetic=small),
         optimizer=optim.Config(
             signed_momentum, learning_rate=3e-3, schedule="her_package.schedule:two_steps", custom=Numbers(rho=0.8)
         ),

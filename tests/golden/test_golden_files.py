@@ -18,7 +18,7 @@ FILES = sorted((HERE / "files").glob("*.jopt"))
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(data.Config("digits"))
+    return data.load(data.DataConfig("digits"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

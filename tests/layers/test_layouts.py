@@ -330,7 +330,7 @@ def test_nnx_modules_have_kinds_and_axes():
 @pytest.mark.parametrize("name", models.names())
 def test_every_parameter_of_our_models_is_known(name):
     """And what is assumed from names and shapes, where no model is at hand, is the same."""
-    model = models.model(models.Config(name, num_classes=2 if name == "xor" else 10))
+    model = models.model(models.ModelConfig(name, num_classes=2 if name == "xor" else 10))
     x = jnp.ones((1, 28, 28, 1)) if name in ("lenet5", "cnn", "cifar10_cnn") else jnp.ones((1, 8, 8, 1))
     traced = layers.trace(model, x)
     shapes = jax.eval_shape(lambda: model.init(KEY, x)[0])

@@ -11,7 +11,7 @@ import pytest
 
 from jopt import hyper
 from jopt.config import ConfigError, check_types, from_dict, to_dict
-from jopt.models import Config, build, model, names, validate
+from jopt.models import ModelConfig, build, model, names, validate
 
 pytestmark = pytest.mark.unoptimized
 
@@ -44,7 +44,7 @@ BAD = [
 
 @pytest.mark.parametrize(("options", "field", "accepted"), BAD, ids=lambda v: str(v)[:40])
 def test_bad_configs_name_the_field_and_what_is_accepted(options, field, accepted):
-    config = Config(**options)
+    config = ModelConfig(**options)
     check_types(config, "model")
     with pytest.raises(ConfigError, match=re.escape(accepted)) as error:
         validate(config)
@@ -53,26 +53,26 @@ def test_bad_configs_name_the_field_and_what_is_accepted(options, field, accepte
 
 @pytest.mark.parametrize("name", names())
 def test_defaults_are_valid_and_survive_json(name):
-    config = Config(name=name, num_classes=2)
+    config = ModelConfig(name=name, num_classes=2)
     validate(config)
-    assert from_dict(Config, to_dict(config)) == config
+    assert from_dict(ModelConfig, to_dict(config)) == config
 
 
 def test_build_refuses_an_unknown_name():
     with pytest.raises(ConfigError, match=r"model.name must be one of .* got 'vgg'"):
-        build(Config(name="vgg"))
+        build(ModelConfig(name="vgg"))
 
 
 def test_dropout_is_swept_and_all_else_is_structure():
-    structure, numbers = hyper.split(Config(dropout=0.5))
+    structure, numbers = hyper.split(ModelConfig(dropout=0.5))
     assert list(numbers) == ["dropout"]
-    assert structure == hyper.split(Config(dropout=0.1))[0]
-    assert structure != hyper.split(Config())[0]
-    assert structure != hyper.split(Config(dropout=0.5, features=(8,)))[0]
+    assert structure == hyper.split(ModelConfig(dropout=0.1))[0]
+    assert structure != hyper.split(ModelConfig())[0]
+    assert structure != hyper.split(ModelConfig(dropout=0.5, features=(8,)))[0]
 
 
 def test_one_program_serves_every_dropout_rate():
-    structure, _ = hyper.split(Config(features=(64,), dropout=0.5))
+    structure, _ = hyper.split(ModelConfig(features=(64,), dropout=0.5))
     x = jnp.ones((4, 5))
     traces = []
 
@@ -98,7 +98,7 @@ def test_one_program_serves_every_dropout_rate():
 
 def test_importing_starts_no_backend():
     code = (
-        "import jopt.models, jax._src.xla_bridge as b; jopt.models.build(jopt.models.Config(name='resnet18'));"
+        "import jopt.models, jax._src.xla_bridge as b; jopt.models.build(jopt.models.ModelConfig(name='resnet18'));"
         "assert not b.backends_are_initialized()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

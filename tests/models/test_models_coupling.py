@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jopt import coupling
-from jopt.models import Config, ResNet, build, names
+from jopt.models import ModelConfig, ResNet, build, names
 from jopt.rules import named_leaves
 
 pytestmark = pytest.mark.unoptimized
@@ -28,7 +28,7 @@ CASES = {
 
 def module(name):
     _, features = CASES[name]
-    return build(Config(name, features, num_classes=2 if name == "xor" else 10))
+    return build(ModelConfig(name, features, num_classes=2 if name == "xor" else 10))
 
 
 def shapes(model, shape):
@@ -100,7 +100,7 @@ def test_the_example_fits_the_parameters(name):
 
 
 def test_the_padding_of_an_input_is_known_from_it():
-    model = build(Config("lenet5"))
+    model = build(ModelConfig("lenet5"))
 
     def reasons(x):
         return [reader.inexact for g in model.coupling(x).groups for p in g.points for reader in p.readers]

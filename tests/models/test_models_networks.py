@@ -10,41 +10,41 @@ import pytest
 import quick
 from quick import jit
 
-from jopt.models import Config, model, names
+from jopt.models import ModelConfig, model, names
 
 pytestmark = pytest.mark.unoptimized
 
 COUNTS = [
-    (Config("mlp", (300, 100)), (784,), 266_610),
-    (Config("mlp"), (28, 28, 1), 266_610),
-    (Config("linear"), (28, 28, 1), 7_850),
-    (Config("tied_mlp", (64, 64, 64, 64)), (784,), 785 * 64 + 65 * 64 + 65 * 10),
-    (Config("xor", num_classes=2), (2,), 13),
-    (Config("lenet5"), (28, 28, 1), 431_080),
-    (Config("lenet5", padding="VALID"), (28, 28, 1), 431_080),
-    (Config("lenet5"), (8, 8, 1), 26 * 20 + (25 * 20 + 1) * 50 + (4 * 50 + 1) * 500 + 5_010),
-    (Config("cifar10_cnn"), (32, 32, 3), 62_006),
-    (Config("cnn"), (28, 28, 1), 10 * 16 + 145 * 32 + (49 * 32 + 1) * 64 + 650),
-    (Config("rnn"), (28, 28, 1), (28 + 64 + 1) * 64 + 650),
-    (Config("gru"), (28, 28, 1), 3 * (28 + 64 + 1) * 64 + 64 + 650),
-    (Config("lstm"), (28, 28, 1), 4 * (28 + 64 + 1) * 64 + 650),
-    (Config("resnet18"), (32, 32, 3), 11_173_962),
-    (Config("resnet18", num_classes=1000), (224, 224, 3), 11_689_512),
+    (ModelConfig("mlp", (300, 100)), (784,), 266_610),
+    (ModelConfig("mlp"), (28, 28, 1), 266_610),
+    (ModelConfig("linear"), (28, 28, 1), 7_850),
+    (ModelConfig("tied_mlp", (64, 64, 64, 64)), (784,), 785 * 64 + 65 * 64 + 65 * 10),
+    (ModelConfig("xor", num_classes=2), (2,), 13),
+    (ModelConfig("lenet5"), (28, 28, 1), 431_080),
+    (ModelConfig("lenet5", padding="VALID"), (28, 28, 1), 431_080),
+    (ModelConfig("lenet5"), (8, 8, 1), 26 * 20 + (25 * 20 + 1) * 50 + (4 * 50 + 1) * 500 + 5_010),
+    (ModelConfig("cifar10_cnn"), (32, 32, 3), 62_006),
+    (ModelConfig("cnn"), (28, 28, 1), 10 * 16 + 145 * 32 + (49 * 32 + 1) * 64 + 650),
+    (ModelConfig("rnn"), (28, 28, 1), (28 + 64 + 1) * 64 + 650),
+    (ModelConfig("gru"), (28, 28, 1), 3 * (28 + 64 + 1) * 64 + 64 + 650),
+    (ModelConfig("lstm"), (28, 28, 1), 4 * (28 + 64 + 1) * 64 + 650),
+    (ModelConfig("resnet18"), (32, 32, 3), 11_173_962),
+    (ModelConfig("resnet18", num_classes=1000), (224, 224, 3), 11_689_512),
 ]
 
 # Small enough to compile quickly, one of each.
 SMALL = [
-    (Config("mlp", (8, 6), dropout=0.5), (4, 4, 1)),
-    (Config("linear"), (4, 4, 1)),
-    (Config("tied_mlp", (6, 6, 6)), (4, 4, 1)),
-    (Config("xor", num_classes=2), (2,)),
-    (Config("lenet5", (2, 3, 8)), (8, 8, 1)),
-    (Config("cifar10_cnn", (2, 3, 8, 6)), (16, 16, 3)),
-    (Config("cnn", (2, 3), hidden=5, dropout=0.5), (8, 8, 1)),
-    (Config("rnn", (6, 5)), (7, 3)),
-    (Config("gru", (6,)), (8, 8, 1)),
-    (Config("lstm", (6,), dropout=0.5), (7, 3)),
-    (Config("resnet18", (2,)), (8, 8, 3)),
+    (ModelConfig("mlp", (8, 6), dropout=0.5), (4, 4, 1)),
+    (ModelConfig("linear"), (4, 4, 1)),
+    (ModelConfig("tied_mlp", (6, 6, 6)), (4, 4, 1)),
+    (ModelConfig("xor", num_classes=2), (2,)),
+    (ModelConfig("lenet5", (2, 3, 8)), (8, 8, 1)),
+    (ModelConfig("cifar10_cnn", (2, 3, 8, 6)), (16, 16, 3)),
+    (ModelConfig("cnn", (2, 3), hidden=5, dropout=0.5), (8, 8, 1)),
+    (ModelConfig("rnn", (6, 5)), (7, 3)),
+    (ModelConfig("gru", (6,)), (8, 8, 1)),
+    (ModelConfig("lstm", (6,), dropout=0.5), (7, 3)),
+    (ModelConfig("resnet18", (2,)), (8, 8, 3)),
 ]
 IDS = [c.name for c, _ in SMALL]
 
@@ -160,12 +160,12 @@ def test_tied_layers_are_one_leaf_whose_gradient_is_the_sum():
     tied = jax.grad(lambda p: net.apply(p, state, x, train=True)[0].sum())(params)["shared"]["kernel"]
     np.testing.assert_allclose(tied, one + two, rtol=1e-4, atol=1e-5)
     assert float(jnp.abs(one).max()) > 0 and float(jnp.abs(two).max()) > 0
-    deeper = model(Config("tied_mlp", (6,) * 9)).init(jax.random.key(0), x)[0]
+    deeper = model(ModelConfig("tied_mlp", (6,) * 9)).init(jax.random.key(0), x)[0]
     assert jax.tree.map(jnp.shape, deeper) == jax.tree.map(jnp.shape, params)
 
 
 def test_xor_logits_are_the_binary_ones_and_it_learns():
-    net = model(Config("xor", num_classes=2))
+    net = model(ModelConfig("xor", num_classes=2))
     x, y = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), jnp.array([0, 1, 1, 0])
 
     def loss(params):
@@ -189,7 +189,7 @@ def test_xor_logits_are_the_binary_ones_and_it_learns():
 
 
 def test_lenet5_says_which_input_is_too_small():
-    net = model(Config("lenet5", padding="VALID"))
+    net = model(ModelConfig("lenet5", padding="VALID"))
     with pytest.raises(ValueError, match="8 x 8 pixels is too small for 2 stages of convolution 5 x 5"):
         net.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
 

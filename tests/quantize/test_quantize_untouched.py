@@ -149,7 +149,7 @@ def test_a_config_leaves_weights_as_they_are_traced_or_not(calibration):
 
 @pytest.mark.parametrize("method", ["percentile", "moving_average", "lsq", "pact"])
 def test_activations_pass_and_the_trees_are_those_of_other_widths(method):
-    plain = models.model(models.Config("mlp", features=(5,), num_classes=3))
+    plain = models.model(models.ModelConfig("mlp", features=(5,), num_classes=3))
     x = jnp.asarray(RNG.standard_normal((4, 2, 2, 1)).astype(np.float32))
     params, state = plain.init(jax.random.key(0), x)
 

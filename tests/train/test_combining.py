@@ -12,7 +12,7 @@ from jopt.train.program import carry_over
 
 pytestmark = pytest.mark.unoptimized
 
-DEEP = models.Config("mlp", features=(8, 8, 8), num_classes=4)
+DEEP = models.ModelConfig("mlp", features=(8, 8, 8), num_classes=4)
 TIE = cluster.Tie(("Dense_[12]/kernel",))
 ONE = "Dense_1/kernel"
 SHARE = cluster.Share(clusters=4)

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.unoptimized
 def xor(**changes) -> Experiment:
     config = Experiment(
         name="xor",
-        model=models.Config(name="xor", num_classes=2),
-        data=data.Config(name="xor"),
+        model=models.ModelConfig(name="xor", num_classes=2),
+        data=data.DataConfig(name="xor"),
         optimizer=optim.Config(name="momentum", learning_rate=1.0),
         batch_size=0,
         stages=[Stage("first", steps=10), Stage("second", steps=20)],
@@ -92,7 +92,7 @@ class Halves(Method):
 
 
 def test_a_run_with_a_model_and_a_method_of_somebody_else(tmp_path):
-    model = models.model(models.Config(name="xor", features=(5,), num_classes=2))
+    model = models.model(models.ModelConfig(name="xor", features=(5,), num_classes=2))
     config = xor(ema_decay=None, stages=[Stage(steps=4, methods=(Halves(),))], segment_steps=4)
     run(config, tmp_path / "a", quiet=True, model=model)
     finished = load(tmp_path / "a", model=model)
@@ -116,7 +116,7 @@ def test_what_is_no_finished_run(finished, copied, tmp_path):
         load(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(WorkdirError, match="was not given a model of its own: give none to load it"):
-        load(copied, model=models.model(models.Config(name="xor", num_classes=2)))
+        load(copied, model=models.model(models.ModelConfig(name="xor", num_classes=2)))
     (copied / "result.json").unlink()
     with pytest.raises(WorkdirError, match=r"has not finished: there is no result\.json"):
         load(copied)

@@ -167,7 +167,7 @@ def test_batch_statistics_move_in_training_and_not_in_evaluation(tiny):
 def test_data_parallel_is_one_device_to_rounding(tiny, name):
     model = models.from_nnx(NNXNet) if name == "batch_norm" else None
     config = tiny(
-        model=models.Config(name="cnn" if name == "cnn" else "mlp", features=(4,), num_classes=4),
+        model=models.ModelConfig(name="cnn" if name == "cnn" else "mlp", features=(4,), num_classes=4),
         optimizer=optim.Config("sgd", learning_rate=0.05),
     )
     one, one_metrics = train(config, 4, model=model)

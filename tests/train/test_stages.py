@@ -129,7 +129,7 @@ def test_rewinding_takes_the_old_weights_under_the_new_masks(tmp_path, tiny):
 
 
 def test_a_student_learns_from_an_earlier_stage(tmp_path, tiny):
-    student = models.Config("mlp", features=(5,), num_classes=4)
+    student = models.ModelConfig("mlp", features=(5,), num_classes=4)
     distillation = distill.SoftTargets(teacher="stage:teacher", temperature=2.0, weight=1.0)
     stages = [Stage("teacher", epochs=3), Stage("student", epochs=8, model=student, methods=(distillation,))]
     result = run(tiny(stages=stages), tmp_path, quiet=True)
@@ -178,7 +178,7 @@ def test_features_are_matched_and_shifted_inputs_reach_the_teacher(tmp_path, tin
 
 
 def test_parameters_come_from_another_run_and_stay_where_they_are_frozen(tmp_path, tiny):
-    parity = tiny(model=models.Config("mlp", features=(16,), num_classes=2))
+    parity = tiny(model=models.ModelConfig("mlp", features=(16,), num_classes=2))
     parity.data.relabel = (0, 1, 0, 1)
     run(parity, tmp_path / "source", quiet=True)
     take = transfer.Transfer(str(tmp_path / "source"), reinitialize=("Dense_1/.*",), freeze=("Dense_0/.*",))
@@ -316,7 +316,7 @@ MANY = [
     Stage("rewind", steps=0, start="dense"),
     Stage("ptq", steps=0, methods=(quantize.Weights(bits=4), quantize.LSQActivations(bits=4))),
     Stage("qat", steps=8),
-    Stage("student", epochs=1, model=models.Config("mlp", features=(5,), num_classes=4),
+    Stage("student", epochs=1, model=models.ModelConfig("mlp", features=(5,), num_classes=4),
           methods=(distill.SoftTargets(teacher="stage:prune"),)),
 ]  # fmt: skip
 
@@ -397,7 +397,7 @@ def stage(*methods, **changes):
         (stage(recalibrate=-1), r"stages\[1\]\.recalibrate"),
         (stage(calibration_examples=0), r"stages\[1\]\.calibration_examples"),
         (stage(segment_steps=0), r"stages\[1\]\.segment_steps"),
-        (stage(model=models.Config("mlp", num_classes=3)), r"stages\[1\]\.model\.num_classes must be 4"),
+        (stage(model=models.ModelConfig("mlp", num_classes=3)), r"stages\[1\]\.model\.num_classes must be 4"),
         (
             stage(cluster.Share(), quantize.Weights(granularity="channel")),
             r"stages\[1\]\.quantize\.granularity must be 'tensor' where weights are shared",
@@ -438,4 +438,4 @@ def test_a_config_of_stages_survives_json(tiny):
     config = tiny(stages=MANY)
     again = from_dict(Experiment, json.loads(json.dumps(to_dict(config))))
     assert again == config and dataclasses.asdict(again) == dataclasses.asdict(config)
-    assert isinstance(again.data, data.Config)
+    assert isinstance(again.data, data.DataConfig)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jopt.ablate import intervals
 from jopt.ablate.paired import compare
 from jopt.ablate.pareto import pareto_front
-from jopt.ablate.results import Row
+from jopt.ablate.results import TrialRow
 from jopt.ablate.space import Value
 from jopt.ablate.summary import bounds_of, by_seed, paired_values
 
@@ -67,7 +67,7 @@ Estimate = PointEstimate
 """The former name, which the display imports."""
 
 
-def size_of(row: Row) -> float | None:
+def size_of(row: TrialRow) -> float | None:
     """The bytes of a trial's model: the length of its packed file.
 
     No other function defines what 'bytes' are.
@@ -77,8 +77,8 @@ def size_of(row: Row) -> float | None:
 
 def estimate(
     point: Mapping[str, Value],
-    trials: Sequence[Row],
-    control: Sequence[Row],
+    trials: Sequence[TrialRow],
+    control: Sequence[TrialRow],
     *,
     metric: str,
     confidence: float = 0.95,

@@ -12,7 +12,7 @@ from jopt.ablate.budget.config import Ladder, Search
 from jopt.ablate.budget.limits import Limit
 from jopt.ablate.config import Ablation
 from jopt.ablate.files import AblationDir
-from jopt.ablate.results import Results, Row, read_csv
+from jopt.ablate.results import Results, TrialRow, read_csv
 from jopt.ablate.trials import Trial, axes, plain
 from jopt.config import to_dict
 from jopt.files import write_json
@@ -142,7 +142,7 @@ def question_of(config: Search, ladders: Sequence[Ladder], limits: Sequence[Limi
     }
 
 
-def with_commands(rows: Sequence[Row], directory: Path, command: str) -> list[Row]:
+def with_commands(rows: Sequence[TrialRow], directory: Path, command: str) -> list[TrialRow]:
     """The rows, each with the command that runs its trial alone.
 
     Args:

@@ -18,7 +18,7 @@ from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.checks import validate
 from jopt.ablate.config import Ablation
 from jopt.ablate.paired import resolution
-from jopt.ablate.results import Results, Row
+from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.space import Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
@@ -109,7 +109,7 @@ class _Search:
     devices: int | None
     rounds: list[Round] = dataclasses.field(default_factory=list)
     round_results: list[Results] = dataclasses.field(default_factory=list)
-    trials_of: dict[Cell, list[Row]] = dataclasses.field(default_factory=dict)
+    trials_of: dict[Cell, list[TrialRow]] = dataclasses.field(default_factory=dict)
     state: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -253,7 +253,7 @@ class _Search:
         estimates = self._estimates(self.trials_of, self.config.metric)
         return [self._timed(e) for e in estimates] if self.with_latency else estimates
 
-    def _estimates(self, trials_of: dict[Cell, list[Row]], metric: str) -> list[PointEstimate]:
+    def _estimates(self, trials_of: dict[Cell, list[TrialRow]], metric: str) -> list[PointEstimate]:
         # The step in which the metric moves is found from the values of all points: a few show only multiples of
         # it.
         step = resolution(value for rows in trials_of.values() for value in by_seed(rows, metric).values())

@@ -78,7 +78,8 @@ def network(
     Example:
       >>> from jopt import models
       >>> from jopt.quantize import Activations, calibrate, quantize
-      >>> model, method = models.model(models.Config("linear", num_classes=1)), Activations(2, calibration="absmax")
+      >>> model = models.model(models.ModelConfig("linear", num_classes=1))
+      >>> method = Activations(2, calibration="absmax")
       >>> params = {"Dense_0": {"kernel": jnp.ones((2, 1)), "bias": jnp.array([0.5])}}
       >>> params, state = calibrate(model, method, params, {}, jnp.array([[0.0, 1.0], [2.0, 3.0]]))
       >>> weights = {"Dense_0/kernel": quantize(params["Dense_0"]["kernel"], Spec(2))}
