@@ -29,13 +29,9 @@ class TrainedSteps(Method):
         """The transform, with the steps as its trainable parameters."""
         n = 2.0 ** (jnp.float32(self.bits) - 1) - 1
 
-        def weights(params):
-            return {p.path for p in parameters(params, layers) if p.is_weight}
-
         def learn(state, params):
-            chosen = weights(params)
-            leaves = {path: w for path, w in named_leaves(params) if path in chosen}
-            return {path: jnp.quantile(jnp.abs(w), 1 - self.clipped) / n for path, w in leaves.items()}
+            named = zip(named_leaves(params), parameters(params, layers), strict=True)
+            return {path: jnp.quantile(jnp.abs(w), 1 - self.clipped) / n for (path, w), p in named if p.is_weight}
 
         def range_of(step):
             return Range(-n * jnp.abs(step), n * jnp.abs(step))
