@@ -140,6 +140,16 @@ def packed_file(argv: list[str]) -> Path:
         raise WorkdirError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def define_trust() -> flags.FlagHolder[bool]:
+    """The flag `--trust` of the apps that read a run which somebody else may have written."""
+    return flags.DEFINE_bool(
+        "trust",
+        False,
+        "Import the modules that the run's files name, such as those of methods of your own: their "
+        "code is run. Only for files whose origin you trust.",
+    )
+
+
 def use_cores(count: int | None) -> None:
     """Makes `count` CPU cores JAX devices; None is all cores that this process may use."""
     import jax

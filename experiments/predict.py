@@ -15,7 +15,7 @@ import rich.console
 from absl import flags
 from jaxtyping import PyTree
 
-from experiments.launch import launch, packed_file
+from experiments.launch import define_trust, launch, packed_file
 from jopt import data, measure, quantize, report, train
 from jopt.config import ConfigError
 from jopt.measure import latency
@@ -27,6 +27,7 @@ from jopt.train.step import cross_entropy, in_batches
 
 _DATA = flags.DEFINE_string("data", None, "Name of the data set; by default the one that the model was trained on.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+_TRUST = define_trust()
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Part of the data set.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Examples in a call, for the second latency.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 50, "Calls that are timed.", lower_bound=1)
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     """Runs the packed model that `argv` names on `--data`."""
     path = packed_file(argv)
     train.enable_cache(_CACHE.value)
-    model = packed.load(path)
+    model = packed.load(path, trusted=_TRUST.value)
     ways = {"float": floating(model)} | ({"integers": integers(model)} if _INTEGER.value else {})
     dataset = dataset_for(model, _DATA.value, _DATA_DIR.value)
     arrays = data.device_arrays(dataset, _SPLIT.value)

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments.launch import launch
+from experiments.launch import define_trust, launch
 from jopt import report, train
 from jopt.config import ConfigError
 from jopt.report.differences import differing
@@ -19,6 +19,7 @@ from jopt.train.workdir import Workdir, WorkdirError
 
 _AGAIN = flags.DEFINE_string("again", None, "New or empty directory to run in, kept; by default a temporary one.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Show only the comparison, not the run.")
 
 # Fields of a result that depend on the speed of the machine.
@@ -35,12 +36,12 @@ def main(argv: list[str]) -> int:
     if not first.result.exists():
         raise WorkdirError(f"{first.path} holds no finished run: there is no result.json")
     # A model or data set that was passed from Python is in no file, so nothing here can rebuild it.
-    if custom_parts := first.manifest.exists() and _load(first, first.manifest).get("given"):
+    if custom_parts := first.manifest.exists() and first.load_json(first.manifest).get("given"):
         raise WorkdirError(
             f"{first.path} was run with a {' and a '.join(custom_parts)} given from Python, in addition to its "
             "config; only the program that gave it can run it again"
         )
-    config, result, rows = first.load_config(), _load(first, first.result), _rows(first)
+    config, result, rows = first.load_config(trusted=_TRUST.value), first.load_json(first.result), _rows(first)
     train.enable_cache(_CACHE.value)
     with contextlib.ExitStack() as stack:
         second = Workdir(_AGAIN.value or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "again")
@@ -60,13 +61,6 @@ def main(argv: list[str]) -> int:
         print("what differs in the environment:", "; ".join(environment) or "nothing that the manifest records")
     print("NOT VERIFIED: the run is not the same" if problems else "VERIFIED: the run is the same, bit for bit")
     return 1 if problems else 0
-
-
-def _load(files: Workdir, path: Path) -> dict[str, Any]:
-    value = files.load_json(path)
-    if not isinstance(value, dict):
-        raise WorkdirError(f"{path} holds no JSON object")
-    return value
 
 
 def _rows(files: Workdir) -> list[metrics.MetricsRow]:
@@ -113,7 +107,7 @@ def _environment(first: Workdir, second: Workdir) -> list[str]:
     if not first.manifest.exists():
         return ["there is no manifest.json to tell"]
     manifests = [
-        {k: v for k, v in _load(files, files.manifest).items() if k not in _OF_THE_LAUNCH}
+        {k: v for k, v in files.load_json(files.manifest).items() if k not in _OF_THE_LAUNCH}
         for files in (first, second)
     ]
     differences = differing(dict(zip(("then", "now"), manifests, strict=True)))

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import difflib
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -119,12 +120,17 @@ def _explanation(config: Any, all_slots: list[Slot], address: str) -> str:
     """Why an address names no part: the fields of its owner, or the nearest addresses."""
     owner, _, _ = address.rpartition(".")
     inside = [slot for slot in all_slots if owner in (slot.name.rpartition(".")[0], slot.path.rpartition(".")[0])]
+    # A short address means a part at any depth, so a misspelt one is near the last part of a full address.
+    ends = {slot.name.rpartition(".")[2]: slot.name for slot in all_slots}
+    if not owner and (similar := difflib.get_close_matches(address, list(ends), n=3, cutoff=0.6)):
+        return f"no part of the config has this address; near are {', '.join(ends[end] for end in similar)}"
     if inside:
         names = dict.fromkeys(slot.name.rpartition(".")[2] for slot in inside)
         return f"{owner or type(config).__name__} has only {', '.join(names)}"
     for slot in all_slots:
         if owner and owner in (slot.name, slot.path):
-            return f"{owner} is {get(config, owner)!r}, which has no fields; give it a value first"
+            shown = reprlib.repr(get(config, owner))
+            return f"{owner} is {shown}, which has no fields of its own to set"
     if _absent_method(config, all_slots, owner) is not None:
         return f"there is no method {owner!r}; give the stage one first"
     # A loose cutoff: a suggestion that is far off costs less than none.

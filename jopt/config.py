@@ -255,8 +255,10 @@ def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
         from jopt.reference import resolve
 
         cls = resolve(value[CLASS], join_path(path, CLASS), trusted=trusted)
-        accepted = f"a class that derives from {base.__name__}"
-        require(isinstance(cls, type) and issubclass(cls, base), join_path(path, CLASS), value[CLASS], accepted)
+        accepted = f"a dataclass that derives from {base.__name__}"
+        # A dataclass, because constructing any other class runs code of its own.
+        fine = isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base)
+        require(fine, join_path(path, CLASS), value[CLASS], accepted)
         return from_dict(
             typing.cast(type, cls), {k: v for k, v in value.items() if k != CLASS}, path, trusted=trusted
         )

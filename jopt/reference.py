@@ -83,7 +83,8 @@ def _module(name: str, reference: str, field: str, trusted: bool) -> ModuleType:
             field,
             reference,
             f"a reference to a module that is imported already: this config is not trusted, and importing {name!r} "
-            f"would run its code. If you trust it, import {name} first, or read the config as trusted",
+            f"would run its code. If you trust it, import {name} first, or read the config as trusted (apps: "
+            "--trust)",
         )
     try:
         return importlib.import_module(name)

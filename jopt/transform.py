@@ -76,7 +76,8 @@ class ParamTransform(NamedTuple):
         transform quantizes nothing.
       learn: `(state, params) -> learned`, the first values of the transform's own trainable parameters (step sizes,
         codebooks, clipping levels), a pytree of floating arrays that the optimizer moves beside the model's. With
-        it, `apply` and `forward` are `(state, params, learned) -> params`, and `storage` takes `learned` last too.
+        it, `apply` and `forward` are `(state, params, learned) -> params`, `storage` takes `learned` last too, and
+        `update` the keyword `learned`.
         None: the transform has none.
       constrain: `(state, params) -> params`, what becomes of the parameters after each optimizer step: the nearest
         that the method allows. `project` is linear and holds gradients and moments too; this may be any function of
@@ -119,7 +120,7 @@ def identity() -> ParamTransform:
     """
     return ParamTransform(
         init=lambda params: (),
-        update=lambda state, params, *, step, grads=None, key=None: state,
+        update=lambda state, params, **_: state,
         apply=lambda state, params: params,
     )
 

@@ -14,6 +14,7 @@ from jopt.ablate.summary import columns
 from jopt.ablate.trials import Trial, named, trials, with_fields
 from jopt.address import canonical
 from jopt.config import ConfigError, choice, require
+from jopt.measure import load_columns
 from jopt.train.config import Experiment
 from jopt.train.plan import validate as validate_experiment
 
@@ -113,7 +114,7 @@ def _check_axes(a: Ablation) -> None:
         )
     for name in names:
         require(bool(name), "the name of an axis", name, "not empty")
-        taken = name in (*COLUMNS, *OUTCOMES)
+        taken = name in (*COLUMNS, *OUTCOMES, *(column.key for column in load_columns(a.experiment.columns)))
         require(not taken, f"the axis {name!r}", name, "named differently: trials.csv has a column of that name")
     # summary.csv has more columns than trials.csv, such as the mean of each outcome.
     columns(names, a.metric)

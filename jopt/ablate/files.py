@@ -143,12 +143,13 @@ class AblationDir(Directory):
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def load_trial(directory: str | os.PathLike[str], trial: str) -> Experiment:
+def load_trial(directory: str | os.PathLike[str], trial: str, *, trusted: bool = False) -> Experiment:
     """The experiment of one trial of an ablation, to run alone.
 
     Args:
       directory: of the ablation.
       trial: its id, or the first digits of it if no other id has the same.
+      trusted: whether modules that its config names may be imported, and so run.
 
     Raises:
       WorkdirError: if there is no ablation.
@@ -164,6 +165,6 @@ def load_trial(directory: str | os.PathLike[str], trial: str) -> Experiment:
         count = "no trial starts" if not matches else f"{len(matches)} trials start"
         raise ConfigError("trial", trial, f"the id of one of {files.path}'s trials; {count} with this")
     try:
-        return restore(recorded["experiment"], matches[0]["overrides"])
+        return restore(recorded["experiment"], matches[0]["overrides"], trusted=trusted)
     except (ConfigError, KeyError, IndexError, TypeError) as error:
         raise WorkdirError(f"{files.ablation} is not of this version of jopt: {json.dumps(str(error))}") from error

@@ -10,7 +10,7 @@ KINDS = ("values", "gaps", "filler", "codebook", "tables", "scales", "biases", "
 `values`: numbers, codes and indices of weights. `gaps`: positions of what is not zero, as distances or a bitmap.
 `filler`: entries that only bridge a distance too long for one gap. `codebook`: shared values. `tables`: lengths of
 Huffman codes. `scales`: ranges, from which scales and zero points follow. `biases`: the sections of tensors that
-are not weights, by their names (`jopt.layers.names`). `header`: names, shapes, lengths, checksums, metadata.
+are not weights, by their names (`jopt.layers.is_weight`). `header`: names, shapes, lengths, checksums, metadata.
 """
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,9 +21,13 @@ from jopt.layers import Layers
 from jopt.measure.compare import churn, sqnr
 from jopt.measure.flops import effective_flops
 from jopt.measure.size import IntegerCode, Storage, storage, total_storage
+from jopt.reference import resolve
 
 Number = float | int
 Scope = Literal["run", "stage", "trial"]
+
+RESERVED = ("stage", "trial", "group", "seed", "status", "diverged_step", "steps", "digest", "command", "name")
+"""What rows of stages and of trials hold in addition to columns."""
 
 FORMATS = ("percent", "points", "bytes", "si", "integer", "number", "seconds")
 """The named formats; any other format is a format specification of Python, such as `.3f`."""
@@ -244,12 +247,12 @@ def columns_of(scope: Scope, extra: Sequence[Column | str] = ()) -> tuple[Column
     return tuple(column for column in (*BUILT_IN, *load_columns(extra)) if scope in column.scopes)
 
 
-def load_columns(columns: Sequence[Column | str]) -> tuple[Column, ...]:
-    """Columns from outside, imported where only their name is given.
+def load_columns(columns: Sequence[Column | str], *, trusted: bool = True) -> tuple[Column, ...]:
+    """Columns from outside, imported where only their name is given; `trusted` as in `jopt.reference.resolve`.
 
     Raises:
       ConfigError: for a name that is not `package.module:name`, cannot be imported or is no `Column`; for a key
-        that two columns have.
+        that two columns have, or that tables use themselves.
 
     Example:
       >>> load_columns(["jopt.measure.columns:IntegerCode"])
@@ -258,24 +261,22 @@ def load_columns(columns: Sequence[Column | str]) -> tuple[Column, ...]:
       jopt.config.ConfigError: columns must be a jopt.measure.Column, got 'jopt.measure.columns:IntegerCode'
     """
     # All are imported before any is used, so a wrong name ends a run before it trains.
-    loaded = tuple(map(_imported, columns))
+    loaded = tuple(_imported(column, trusted) for column in columns)
     keys = [column.key for column in BUILT_IN]
     for column in loaded:
         # Two columns of one key would overwrite each other in result.json and in CSV.
         require(column.key not in keys, "columns", column.key, "a column with a key that no other has")
+        require(
+            column.key not in RESERVED, "columns", column.key, f"a column with a key unlike {', '.join(RESERVED)}"
+        )
         keys.append(column.key)
     return loaded
 
 
-def _imported(column: Column | str) -> Column:
+def _imported(column: Column | str, trusted: bool) -> Column:
     if isinstance(column, Column):
         return column
-    module, _, name = column.partition(":")
-    require(bool(module and name), "columns", column, "package.module:name")
-    try:
-        value = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError("columns", column, f"package.module:name of a column that is there ({error})") from error
+    value = resolve(column, "columns", trusted=trusted)
     require(isinstance(value, Column), "columns", column, "a jopt.measure.Column")
     return value
 
@@ -345,8 +346,23 @@ def _metrics(outcome: StageOutcome) -> dict[str, Any]:
 
 def _computed(measured: Measured, columns: Sequence[Column]) -> dict[str, Any]:
     # None is left out, as a stage without a packed file has no length of it at all.
-    values = {column.key: column.compute(measured) for column in columns if column.compute is not None}
-    return {key: _json(value) for key, value in values.items() if value is not None}
+    values = {column.key: _value(column, measured) for column in columns if column.compute is not None}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _value(column: Column, measured: Measured) -> Any:
+    accepted = "a column whose compute gives a number, or None where it is not known"
+    assert column.compute is not None
+    try:
+        value = column.compute(measured)
+    # A column is the user's code and can fail in any way; without its key the message would say nothing.
+    except Exception as error:
+        raise ConfigError("columns", column.key, f"{accepted} ({type(error).__name__}: {error})") from error
+    if value is None:
+        return None
+    plain = _json(value)
+    require(plain is None or isinstance(plain, int | float), "columns", column.key, f"{accepted}, not {value!r}")
+    return plain
 
 
 def _json(value: Any) -> Any:

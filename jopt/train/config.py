@@ -170,6 +170,7 @@ def validate(config: Experiment, path: str = "") -> None:
         choice(f"{stage_path}.start", stage.start, ("previous", "init", "random", *names[:i]))
         applied = [method.name for method in stage.methods]
         for method in stage.methods:
+            _check_class(method, f"{stage_path}.methods")
             method.validate(f"{stage_path}.{method.name}")
             accepted = "one of each name"
             require(applied.count(method.name) == 1, f"{stage_path}.methods", tuple(applied), accepted)
@@ -179,6 +180,17 @@ def validate(config: Experiment, path: str = "") -> None:
             if source.startswith(STAGE):
                 accepted = f"a run's directory or stage:NAME of an earlier stage ({', '.join(names[:i]) or 'none'})"
                 require(source.removeprefix(STAGE) in names[:i], f"{stage_path}.{field}", source, accepted)
+
+
+def _check_class(method: Method, path: str) -> None:
+    cls = type(method)
+    # Without the decorator its fields are class attributes: no flag or axis would reach them, and nothing says so.
+    declared = "__dataclass_params__" in vars(cls) and vars(cls)["__dataclass_params__"].frozen
+    require(declared, path, cls.__qualname__, "a class with @dataclasses.dataclass(frozen=True)")
+    # A method's name is a part of addresses, beside the stage's own fields: `stages[0].optimizer.learning_rate`.
+    plain = method.name.isidentifier() and method.name not in {field.name for field in dataclasses.fields(Stage)}
+    accepted = f"{cls.__qualname__}.name to be an identifier that is no field of Stage"
+    require(plain, path, method.name, accepted)
 
 
 def sources(stage: Stage) -> dict[str, str]:

@@ -104,13 +104,20 @@ class StagePlan:
     @functools.cached_property
     def trainables(self) -> Trainables:
         """Where the methods' own trainable parameters stand among what the optimizer moves."""
-        return Trainables.of(
+        trainables = Trainables.of(
             [
                 (key(applied), transform.learn is not None, self.names(applied))
                 for applied, transform in self.transforms
             ],
             [(key(applied), self.names(applied)) for applied in self.wrapping],
         )
+        # One tree holds them beside the model's parameters: of two with one key the later would replace the first.
+        taken = {path.partition("/")[0] for path in self.layers}
+        for owned in filter(None, (*trainables.learned, *trainables.seen)):
+            accepted = "a method whose key (or name) no other method of the stage and no layer of the model has"
+            require(owned not in taken, join_path(self.path, "methods"), owned, accepted)
+            taken.add(owned)
+        return trainables
 
     @functools.cached_property
     def transform(self) -> ParamTransform:

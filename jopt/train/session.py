@@ -179,7 +179,7 @@ class _Session:
 
     def _check_model(self, first: Mapping[str, Any] | None) -> None:
         """Raises WorkdirError where one launch was given a custom model and another was not."""
-        if first is not None and first.get("given") != self._given:
+        if first is not None and (first.get("given") or []) != self._given:
             before, now = (", ".join(names or []) or "nothing" for names in (first.get("given"), self._given))
             raise WorkdirError(
                 f"{self.files.path} holds a run that was given {before} in addition to its config; now it is given "

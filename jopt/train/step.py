@@ -49,7 +49,10 @@ class Parts(NamedTuple):
 
     def constrain(self, state: State, params: Params) -> Params:
         """The parameters after an optimizer step."""
-        return params if self.transform.constrain is None else self.transform.constrain(state, params)
+        if self.transform.constrain is None:
+            return params
+        # Projected again, since a constraint may be any function: one that shifts weights would revive pruned ones.
+        return self.project(state, self.transform.constrain(state, params))
 
 
 class Batch(NamedTuple):

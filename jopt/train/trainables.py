@@ -84,7 +84,7 @@ class Trainables:
         """The tree with first values of the trainables of `keys`, as the chain `transform` learns them.
 
         Args:
-          transform: what `StagePlan.transforms` chains, before `around`.
+          transform: what `StagePlan.transforms` chains, before `wrap`.
           state: its state.
           tree: what the optimizer moves.
           keys: whose values are set.

@@ -9,14 +9,25 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jopt.config import from_dict, leaves, to_dict
+from jopt.address import slots
+from jopt.config import from_dict, leaves, require, to_dict
 from jopt.files import write_json, write_text
+from jopt.method import Method
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
 
 
 class WorkdirError(RuntimeError):
     """A work directory cannot be used: another run's, in use, or not writable."""
+
+
+def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
+    """Every leaf of a config, and the class of every method, by path."""
+    yield from leaves(config)
+    # Two methods of one name may have no field that differs, such as `quantize.Binary` and `quantize.XNOR`.
+    for slot in slots(config):
+        if isinstance(slot.hint, type) and issubclass(slot.hint, Method):
+            yield slot.path, slot.hint.__name__
 
 
 class Directory:
@@ -60,9 +71,12 @@ class Directory:
           WorkdirError: if it is not there, or not JSON.
         """
         try:
-            return json.loads(path.read_text())
+            value = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise WorkdirError(f"{path} cannot be read: {error}") from error
+        if not isinstance(value, dict):
+            raise WorkdirError(f"{path} holds no JSON object")
+        return value
 
     def make(self) -> None:
         """Creates the directory if it does not exist.
@@ -193,7 +207,7 @@ class Workdir(Directory):
         saved, current = self.load_config(), config
         # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
         if to_dict(saved) != to_dict(current):
-            a, b = dict(leaves(saved)), dict(leaves(current))
+            a, b = dict(_settings(saved)), dict(_settings(current))
             differ = [f"{k} ({a.get(k)!r} there, {b.get(k)!r} now)" for k in a | b if a.get(k) != b.get(k)]
             raise WorkdirError(
                 f"workdir {self.path} holds another run; it differs in {'; '.join(differ)}. Nothing was changed: "
@@ -204,9 +218,11 @@ class Workdir(Directory):
     def load_config(self, trusted: bool = False) -> Experiment:
         """The config that the run was started with; `trusted` as in `jopt.config.from_dict`."""
         try:
-            return from_dict(Experiment, json.loads(self.config.read_text()), trusted=trusted)
-        except (OSError, ValueError, TypeError) as error:
-            raise WorkdirError(f"{self.config} is not a config of this version of jopt: {error}") from error
+            config = from_dict(Experiment, self.load_json(self.config), trusted=trusted)
+            require(len(config.stages) > 0, "stages", config.stages, "a list of at least one Stage")
+            return config
+        except (ValueError, TypeError) as error:
+            raise WorkdirError(f"{self.config} cannot be read as the config of a run: {error}") from error
 
     def create(self, config: Experiment) -> None:
         """Makes the directory, if need be, and writes `config.json`.

@@ -47,7 +47,7 @@ def test_each_of_her_files_has_fewer_than_sixty_lines():
 
 def test_her_config_survives_json_and_is_another_experiment_than_ours():
     config = get_config()
-    again = from_dict(Experiment, json.loads(json.dumps(to_dict(config))))
+    again = from_dict(Experiment, json.loads(json.dumps(to_dict(config))), trusted=True)
     assert canonical_json(again) == canonical_json(config)
     assert '"class":"her_package.method:MaxNorm"' in canonical_json(config)
     ours = address.with_values(config, {"pruned.prune.score": "magnitude"})
@@ -157,6 +157,18 @@ def test_a_stranger_s_run_imports_nothing_unless_it_is_trusted(directory):
     code = f"from jopt.train import finished; finished.load({str(directory)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1])
     assert done.returncode == 1 and "her_package" in done.stderr and "not trusted" in done.stderr
+
+
+@pytest.mark.parametrize("app", ["verify", "export"])
+def test_the_apps_read_her_run_where_they_may_import_her_modules(directory, tmp_path, monkeypatch, app):
+    root = HERE.parents[1]
+    monkeypatch.setenv("PYTHONPATH", f"{root}:{HERE}")
+    options = {"verify": ["--quiet"], "export": ["--format=packed", f"--out={tmp_path / 'out'}"]}[app]
+    command = [sys.executable, "-m", f"experiments.{app}", str(directory), *options]
+    untrusted = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert untrusted.returncode == 1 and "not trusted" in untrusted.stderr and "--trust" in untrusted.stderr
+    trusted = subprocess.run([*command, "--trust"], capture_output=True, text=True, cwd=root)
+    assert trusted.returncode == 0, trusted.stderr
 
 
 def test_a_score_needs_what_it_reads():

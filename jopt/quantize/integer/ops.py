@@ -199,7 +199,7 @@ def convolve(
 ) -> jax.Array:
     """Convolution of codes, channels last, of an input that is padded already.
 
-    Shifted slices are joined along the channels and multiplied once (`jopt.models.conv` says why): every platform
+    Shifted slices are joined along the channels and multiplied once (`jopt.models.layers` says why): every platform
     has that product for int8 with exact sums. On TPU, and with groups, it is the native convolution.
 
     Args:
