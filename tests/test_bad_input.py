@@ -640,7 +640,7 @@ def test_a_percentile_out_of_range_is_refused(kind, percentile):
 def test_data_that_cannot_be_prepared_are_an_error(tmp_path):
     (tmp_path / "sets" / ".digits.lock").mkdir(parents=True)
     config = of_data(name="digits", data_dir=str(tmp_path / "sets"))
-    with pytest.raises(DataError, match=r"data\.data_dir: cannot write .*sets"):
+    with pytest.raises(DataError, match=r"data\.data_dir.* write .*/sets"):
         run(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
@@ -718,7 +718,7 @@ def test_a_directory_that_cannot_be_used_stays_as_it_is(tmp_path, case):
 
 def test_a_directory_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(WorkdirError, match=r"workdir .*run cannot be written"):
+    with pytest.raises(WorkdirError, match=r"file/run.*written"):
         run(experiment(), tmp_path / "file" / "run", quiet=True)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -727,6 +727,6 @@ def test_a_directory_in_use_is_refused(tmp_path):
     files = Workdir(tmp_path / "run")
     files.create(experiment())
     before = files_of(tmp_path)
-    with files.locked(), pytest.raises(WorkdirError, match="is in use by another process"):
+    with files.locked(), pytest.raises(WorkdirError, match=r"/run\b.*in use"):
         run(experiment(), tmp_path / "run", quiet=True)
     assert files_of(tmp_path) == before

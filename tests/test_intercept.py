@@ -276,14 +276,14 @@ def test_models_without_linen_modules_are_refused():
         lambda: intercept.replace_inputs(lambda x: x, lambda path, x: x)(jnp.ones(3)),
         lambda: intercept.statistics(nnx_model.apply, params, state, jnp.ones((2, 4))),
     ):
-        with pytest.raises(ValueError, match="no Flax Linen module ran"):
+        with pytest.raises(ValueError, match=r"Linen.*from_nnx"):
             run()
 
 
 def test_jitted_functions_are_refused():
-    with pytest.raises(TypeError, match="jit the result instead"):
+    with pytest.raises(TypeError, match=r"jit.*result"):
         intercept.capture(jax.jit(nn.Dense(2).apply))
-    with pytest.raises(TypeError, match="jit the result instead"):
+    with pytest.raises(TypeError, match=r"jit.*result"):
         intercept.replace_inputs(jax.jit(nn.Dense(2).apply), lambda path, x: x)
 
 
@@ -292,7 +292,7 @@ def test_a_kernel_whose_module_does_not_map_an_array_to_an_array_is_refused():
     x = jnp.ones((2, 4))
     carry = cell.initialize_carry(KEY, x.shape)
     variables = cell.init(KEY, carry, x)
-    with pytest.raises(TypeError, match=r"layer '\w+' \(DenseParams\) has a kernel, .* but it gives tuple"):
+    with pytest.raises(TypeError, match=r"'\w+' \(DenseParams\).*tuple"):
         intercept.capture(cell.apply)(variables, carry, x)
 
 
@@ -303,7 +303,7 @@ def test_layers_inside_a_trace_of_their_own_can_be_replaced_but_not_captured():
             return nn.remat(nn.Dense)(2, name="inner")(x)
 
     variables = Net().init(KEY, jnp.ones((1, 3)))
-    with pytest.raises(ValueError, match="layer 'inner' runs inside a trace of its own"):
+    with pytest.raises(ValueError, match=r"'inner'.*trace"):
         intercept.capture(Net().apply)(variables, jnp.ones((1, 3)))
     scale = jnp.float32(0)
     zero = intercept.replace_inputs(Net().apply, lambda path, x: scale * x)(variables, jnp.ones((1, 3)))

@@ -1,5 +1,7 @@
 """What of an optimizer's state is a moment: projected, left alone, or refused."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,7 +122,7 @@ def preconditioned():
 def test_state_of_another_shape_is_refused_by_its_path_and_both_shapes():
     params = {"inner": {"w": random(2, 3)}}
     optimizer = optax.chain(optax.scale(1.0), preconditioned())
-    with pytest.raises(ValueError, match=r"\[1\]\['inner'\]\['w'\] has shape \(6, 6\), .* inner/w has \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"\[1\]\['inner'\]\['w'\].*\(6, 6\).* inner/w.*\(2, 3\)"):
         jopt.project_moments(PRUNER, pruned(params), optimizer, optimizer.init(params))
 
 
@@ -128,9 +130,7 @@ def test_a_projection_without_shapes_may_not_change_any():
     widening = identity()._replace(project=lambda state, tree: {"w": tree["w"] * jnp.ones((2, 1))})
     optimizer = optax.trace(0.9)
     state = optimizer.init({"w": jnp.ones((1, 3))})
-    with pytest.raises(
-        ValueError, match=r"it makes \(2, 3\) of the optimizer state .trace\['w'\], which has shape \(1,"
-    ):
+    with pytest.raises(ValueError, match=r"\(2, 3\).* \.trace\['w'\].*\(1, 3\)"):
         jopt.project_moments(widening, (), optimizer, state)
 
 
@@ -141,5 +141,5 @@ def test_projections_refuse_arrays_of_another_shape_than_the_parameter(name):
     state = t.update(t.init(params), params, step=0)
     for wrong in (random(3), random(1, 3), random(2, 4, 3), jnp.float32(1)):
         for change in (t.project, t.apply):
-            with pytest.raises(ValueError, match=r"layer/w has shape \(.*\), but its parameter has \(4, 3\)"):
+            with pytest.raises(ValueError, match=rf"layer/w.*{re.escape(str(wrong.shape))}.*\(4, 3\)"):
                 change(state, {"layer": {"w": wrong}})

@@ -113,7 +113,7 @@ def test_batch_statistics_follow_by_the_paths_of_the_state():
     assert [r.path for r in rows if r.source is None] == ["Dense_0/bias", "Dense_0/kernel", "batch_stats/norm/var"]
     without = plan(dataclasses.replace(config, include_state=False, reinitialize=()), *zeros[:1], params)
     assert {r.part for r in without} == {"params"}
-    with pytest.raises(RuleError, match=r"rules and reinitialize: rule '\.\*/var' matches no"):
+    with pytest.raises(RuleError, match=r"reinitialize.*'\.\*/var'.* no "):
         plan(dataclasses.replace(config, include_state=False), zeros[0], params, zeros[1], state)
 
 
@@ -292,12 +292,12 @@ def test_bad_plans(changes, error, message):
 
 
 def test_a_renamed_layer_is_not_taken_for_another():
-    with pytest.raises(TransferError, match=r"head/w is to be copied from head/w, which .*\(it has none at all\)"):
+    with pytest.raises(TransferError, match=r"head/w .*head/w\b.*none"):
         plan(Transfer("a"), {"head": {"w": np.ones(2, np.float32)}}, {})
 
 
 def test_integers_do_not_become_floats():
-    with pytest.raises(TransferError, match="a is float32, but a in the source is int32"):
+    with pytest.raises(TransferError, match=r"a .*float32.* a .*int32"):
         plan(Transfer("a"), {"a": np.ones(2, np.float32)}, {"a": np.ones(2, np.int32)})
 
 
@@ -309,11 +309,11 @@ def test_many_problems_are_counted():
 
 def test_a_plan_is_for_its_own_trees():
     rows = plan(Transfer("a"), source(), source())
-    with pytest.raises(ValueError, match="of another target: only one of them has Dense_2/bias"):
+    with pytest.raises(ValueError, match=r"target.*Dense_2/bias"):
         transfer.transfer(rows, target(), source())
     with pytest.raises(ValueError, match="of another target"):
         transfer.transfer(rows, {"Dense_0": source()["Dense_0"]}, source())
-    with pytest.raises(ValueError, match="of another source: this one has no Dense_2/bias 10"):
+    with pytest.raises(ValueError, match=r"source.*Dense_2/bias 10"):
         transfer.transfer(rows, source(), target())
 
 

@@ -67,5 +67,5 @@ def test_no_transforms_are_the_identity():
 
 
 def test_a_state_of_another_chain_is_refused():
-    with pytest.raises(ValueError, match="chain of 1 transforms was given a state of 2 parts"):
+    with pytest.raises(ValueError, match=r"chain.* 1 .* 2 "):
         jopt.chain(noise()).apply((1, 2), PARAMS)

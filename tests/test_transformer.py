@@ -239,9 +239,9 @@ def test_unknown_axes_are_an_error_that_names_the_layer():
             else:
                 t.init(params)
     erk = prune.one_shot(0.5, budget="erk")
-    with pytest.raises(layers.LayoutError, match="mix/key/kernel: budget 'erk'"):
+    with pytest.raises(layers.LayoutError, match=r"mix/key/kernel.*'erk'"):
         erk.update(erk.init(params), params, step=0)
-    with pytest.raises(layers.LayoutError, match="mix/out/kernel: bias correction"):
+    with pytest.raises(layers.LayoutError, match=r"mix/out/kernel.*bias"):
         quantize.correct_biases(params, params, {"mix/out": jnp.ones(8)})
 
 

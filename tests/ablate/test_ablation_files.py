@@ -41,7 +41,7 @@ def test_a_new_an_empty_and_a_hidden_only_directory_are_nobodys(tmp_path):
 @pytest.mark.parametrize("name", ["thesis.tex", "config.json", "trials.csv"])
 def test_a_directory_of_something_else_is_refused(tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(WorkdirError, match=f"holds {name} but no ablation.json; give an empty or a new directory"):
+    with pytest.raises(WorkdirError, match=rf"{name} .*ablation\.json"):
         AblationDir(tmp_path).recorded()
 
 
@@ -61,14 +61,14 @@ def test_a_recorded_grid_is_the_same_grid_and_a_part_of_a_larger_one(recorded, g
         files.check_same(files.recorded(), fewer, trials(fewer))  # nothing of the others is done
     chunk(files, "0", [trial.id for trial in trials(ablation)], at=0, done=True)
     for fewer in less:
-        with pytest.raises(WorkdirError, match="holds another grid: 2 of its 4 trials are not in this one"):
+        with pytest.raises(WorkdirError, match=r"grid: 2 .* 4 trials"):
             files.check_same(files.recorded(), fewer, trials(fewer))
 
 
 def test_a_grid_with_no_trial_in_common_is_refused(recorded, grid):
     files, _ = recorded
     other = grid(seeds=(7,))
-    with pytest.raises(WorkdirError, match="holds another grid: 4 of its 4 trials are not in this one"):
+    with pytest.raises(WorkdirError, match=r"grid: 4 .* 4 trials"):
         files.check_same(files.recorded(), other, trials(other))
 
 
@@ -76,16 +76,15 @@ def test_a_trial_is_found_by_the_beginning_of_its_id(recorded):
     files, ablation = recorded
     for trial in trials(ablation):
         assert load_trial(files.path, trial.id) == load_trial(files.path, trial.id[:8]) == trial.config
-    with pytest.raises(
-        ConfigError, match=r"trial must be the id of one of .*; no trial starts with this, got 'xyz'"
-    ):
-        load_trial(files.path, "xyz")
-    with pytest.raises(ConfigError, match="4 trials start with this, got ''"):
-        load_trial(files.path, "")
+    for beginning, count in (("xyz", "no trial"), ("", "4 trials")):
+        with pytest.raises(ConfigError) as caught:
+            load_trial(files.path, beginning)
+        assert (caught.value.field, caught.value.value) == ("trial", beginning)
+        assert str(files.path) in caught.value.accepted and count in caught.value.accepted
 
 
 def test_there_are_no_trials_where_there_is_no_ablation(tmp_path):
-    with pytest.raises(WorkdirError, match=r"is not the directory of an ablation: there is no ablation\.json"):
+    with pytest.raises(WorkdirError, match=r"no ablation\.json"):
         load_trial(tmp_path, "0")
 
 
@@ -102,7 +101,7 @@ def test_a_grid_of_another_version_is_named(recorded, change):
     recorded = files.recorded()
     change(recorded)
     files.ablation.write_text(json.dumps(recorded))
-    with pytest.raises(WorkdirError, match=r"ablation\.json is not of this version of jopt"):
+    with pytest.raises(WorkdirError, match=r"ablation\.json.*version"):
         load_trial(files.path, trials(ablation)[0].id)
 
 

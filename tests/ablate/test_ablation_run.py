@@ -138,23 +138,21 @@ def test_a_grid_without_an_earlier_point_is_refused_and_nothing_changes(copy, gr
 
 def test_another_experiment_is_refused_naming_its_fields(copy, grid, small):
     before = files(copy)
-    with pytest.raises(
-        WorkdirError, match=r"the experiment differs in epochs \(2 there, 3 now\)\. Nothing was changed"
-    ):
+    with pytest.raises(WorkdirError, match=r"experiment.* epochs \(2\b.* 3\b"):
         run(grid(experiment=small(epochs=3)), copy, devices=1, quiet=True)
     assert before == files(copy)
 
 
 def test_another_strategy_is_refused(copy, grid):
     before = files(copy)
-    with pytest.raises(WorkdirError, match="was begun with the strategy 'vmap', and 'map' was asked for now"):
+    with pytest.raises(WorkdirError, match=r"strategy 'vmap'.*'map'"):
         run(grid(strategy="map"), copy, devices=1, quiet=True)
     assert before == files(copy)
 
 
 def test_a_directory_in_use_is_refused(copy, grid):
     before = tables(copy)
-    with AblationDir(copy).locked(), pytest.raises(WorkdirError, match="is in use by another process"):
+    with AblationDir(copy).locked(), pytest.raises(WorkdirError, match="in use"):
         run(grid(seeds=(0, 1, 2)), copy, devices=1, quiet=True)
     assert before == tables(copy)
 
@@ -165,7 +163,7 @@ def test_a_damaged_file_is_named_and_nothing_is_run(copy, grid, name, monkeypatc
     (damaged,) = copy.glob(name)
     damaged.write_text(damaged.read_text()[:100])
     before = files(copy)
-    with pytest.raises(WorkdirError, match=f"{damaged.name} cannot be read"):
+    with pytest.raises(WorkdirError, match=f"{damaged.name} .*read"):
         run(grid(), copy, devices=1, quiet=True)
     assert before == files(copy)
 
@@ -187,7 +185,7 @@ def test_a_trial_that_diverges_is_marked_and_ends_there(extended):
 def test_a_trial_diverges_alone_at_the_step_at_which_it_does_in_the_grid(extended, tmp_path):
     path, results = extended
     row = results.trials[-1]
-    with pytest.raises(NonFiniteError, match=rf"is not finite at step {row['diverged_step']} "):
+    with pytest.raises(NonFiniteError, match=rf"step {row['diverged_step']} "):
         run_alone(load_trial(path, row["trial"]), tmp_path / "alone", quiet=True)
 
 

@@ -134,9 +134,9 @@ def test_the_command_of_a_point_trains_it_and_its_shape_is_what_was_timed(search
 @pytest.mark.slow
 def test_another_search_is_refused(searched):
     directory, _ = searched
-    with pytest.raises(WorkdirError, match=r"holds another search; it differs in budget .*accuracy_drop<1"):
+    with pytest.raises(WorkdirError, match=r"search.* budget .*accuracy_drop<1"):
         search(config(), directory, "accuracy_drop<1", quiet=True)
-    with pytest.raises(WorkdirError, match=r"confirm \(5 there, 6 now\)"):
+    with pytest.raises(WorkdirError, match=r"confirm \(5\b.* 6\b"):
         search(config(confirm=6), directory, BUDGET, quiet=True)
 
 
@@ -159,6 +159,6 @@ def test_what_cannot_run_is_refused_before_anything_is_written(changes, budget, 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(WorkdirError, match=r"holds notes.txt but no search.json"):
+    with pytest.raises(WorkdirError, match=r"notes\.txt .*search\.json"):
         search(config(), tmp_path, BUDGET, quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

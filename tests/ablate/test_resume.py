@@ -31,7 +31,7 @@ def stopped(grid, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "append", and_terminate)
-        with pytest.raises(StopRequested, match="stopped as asked, and saved"):
+        with pytest.raises(StopRequested, match="saved"):
             run(grid(), path, devices=1, quiet=True)
     return path
 
@@ -72,7 +72,7 @@ def test_damaged_rows_are_named(stopped, grid, tmp_path):
     path = shutil.copytree(stopped, tmp_path / "on")
     (rows_file,) = path.glob("chunks/*/metrics.jsonl")
     rows_file.write_text("not JSON\n")
-    with pytest.raises(WorkdirError, match=r"metrics\.jsonl is damaged"):
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl.*damaged"):
         run(grid(), path, devices=1, quiet=True)
 
 

@@ -123,5 +123,5 @@ def test_finite_losses_whose_mean_is_not_are_a_divergence_too(tmp_path, small):
         ("finished", None),
         ("diverged", 127),
     ]
-    with pytest.raises(NonFiniteError, match="the training loss is not finite at step 127 "):
+    with pytest.raises(NonFiniteError, match=r"training loss.* step 127 "):
         run_alone(load_trial(tmp_path / "grid", results.trials[1]["trial"]), tmp_path / "alone", quiet=True)

@@ -104,9 +104,9 @@ def test_bad_groups_are_refused(groups, message):
 
 
 def test_integers_and_a_bare_string_are_refused():
-    with pytest.raises(RuleError, match="must match floating parameters"):
+    with pytest.raises(RuleError, match=r"'\[ab\]'.*floating.*int32"):
         cluster.tie(["[ab]"]).init({"a": jnp.arange(2), "b": jnp.arange(2)})
-    with pytest.raises(RuleError, match="must be a sequence of patterns, got 'ab'"):
+    with pytest.raises(RuleError, match=r"groups.*sequence.*'ab'"):
         cluster.tie("ab")
 
 

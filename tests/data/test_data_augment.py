@@ -91,5 +91,5 @@ def test_it_maps_over_trials():
 
 
 def test_sequences_are_refused():
-    with pytest.raises(ValueError, match=r"images \[n, h, w, c\], got shape \(4, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"\[n, h, w, c\].*\(4, 8, 8\)"):
         data.augment(KEY, jnp.zeros((4, 8, 8), jnp.uint8), data.DataConfig(shift=1))

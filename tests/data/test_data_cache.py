@@ -74,9 +74,7 @@ def test_an_interrupted_build_leaves_nothing_that_could_be_read(tmp_path):
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        data.DataError, match=r"data.data_dir: cannot write .*/file/sets .*directory that can be written"
-    ):
+    with pytest.raises(data.DataError, match=r"data\.data_dir.* write .*/file/sets"):
         cache.cached(tmp_path / "file" / "sets", "set", make)
 
 

@@ -4,6 +4,7 @@ import importlib.resources.abc
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 import types
@@ -89,8 +90,10 @@ def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cif
     dataset = data.load(config)
     assert dataset.train.inputs.shape == (70, 32, 96) and dataset.validation.inputs.shape == (30, 32, 96)
     config.validation_fraction = 0.001
-    with pytest.raises(base.ConfigError, match=r"data.validation_fraction must be a part of 100 examples"):
+    with pytest.raises(base.ConfigError) as caught:
         data.load(config)
+    assert (caught.value.field, caught.value.value) == ("data.validation_fraction", 0.001)
+    assert " 100 " in caught.value.accepted
 
 
 @without_tensorflow
@@ -109,7 +112,7 @@ def test_tfrecord_data_are_refused_with_what_to_do(tmp_path, prepare_cifar):
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     for shard in info.parent.glob("*.array_record-*"):
         shard.rename(shard.with_name(shard.name.replace("array_record", "tfrecord")))
-    with pytest.raises(data.DataError, match=r"as tfrecord, which only TensorFlow reads") as error:
+    with pytest.raises(data.DataError, match=r"'cifar10'.*tfrecord.*TensorFlow") as error:
         data.load(data.DataConfig(name="cifar10", data_dir=str(tmp_path)))
     assert f"python -m jopt.data.prepare cifar10 --data_dir={tmp_path}" in str(error.value)
 
@@ -117,15 +120,17 @@ def test_tfrecord_data_are_refused_with_what_to_do(tmp_path, prepare_cifar):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("imagenet2012", "a set of uint8 images .* of one size"),  # sizes vary
-        ("ag_news_subset", "a set of uint8 images"),  # text
-        ("cifar10:1.0.0", "a name that tensorflow_datasets can build"),  # no such version
-        ("emnist/nosuch", "a name that tensorflow_datasets can build"),  # no such config
+        ("imagenet2012", "uint8 images.* one size"),  # sizes vary
+        ("ag_news_subset", "uint8 images"),  # text
+        ("cifar10:1.0.0", "tensorflow_datasets"),  # no such version
+        ("emnist/nosuch", "tensorflow_datasets"),  # no such config
     ],
 )
 def test_sets_of_another_kind_are_refused(tmp_path, name, reason):
-    with pytest.raises(base.ConfigError, match=f"data.name must be {reason}"):
+    with pytest.raises(base.ConfigError) as caught:
         data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
+    assert (caught.value.field, caught.value.value) == ("data.name", name)
+    assert re.search(reason, caught.value.accepted)
 
 
 def test_without_a_network_the_set_and_the_directory_are_named(tmp_path, monkeypatch):
@@ -136,7 +141,7 @@ def test_without_a_network_the_set_and_the_directory_are_named(tmp_path, monkeyp
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # as if TensorFlow were there
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
-    with pytest.raises(data.DataError, match="cannot be downloaded from here: Failed to resolve") as error:
+    with pytest.raises(data.DataError, match=r"downloaded.*Failed to resolve") as error:
         data.load(data.DataConfig(name="mnist", data_dir=str(tmp_path)))
     assert f"{tmp_path}/mnist/" in str(error.value) and "jopt.data.prepare mnist" in str(error.value)
 

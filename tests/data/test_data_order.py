@@ -100,5 +100,5 @@ def test_it_maps_over_keys():
 
 @pytest.mark.parametrize(("batch_size", "n", "count"), [(0, 4, 1), (-1, 4, 1), (5, 4, 1), (2, 4, 0)])
 def test_impossible_sizes_are_refused(batch_size, n, count):
-    with pytest.raises(ValueError, match=r"batch_size must lie in \[1, 4\]|num_steps must be at least 1"):
+    with pytest.raises(ValueError, match=r"batch_size.*\[1, 4\]|num_steps.*1"):
         data.indices(KEY, 0, count, batch_size, n)

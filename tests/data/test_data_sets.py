@@ -109,8 +109,10 @@ def test_small_studies_are_stratified_and_nested(data_dir, digits):
     assert all(image.tobytes() in images for image in small.train.inputs)
     np.testing.assert_array_equal(small.test.inputs, digits.test.inputs)
     assert len({d.fingerprint for d in (small, large, digits)}) == 3
-    with pytest.raises(base.ConfigError, match=r"data.train_examples must be None or at most 1257"):
+    with pytest.raises(base.ConfigError) as caught:
         take(1258)
+    assert (caught.value.field, caught.value.value) == ("data.train_examples", 1258)
+    assert "1257" in caught.value.accepted
 
 
 def test_xor_is_the_four_points():
@@ -156,7 +158,7 @@ def test_device_arrays_are_a_pytree_on_the_device(digits, split):
 
 
 def test_an_unknown_split_is_refused(digits):
-    with pytest.raises(ValueError, match="split must be 'train', 'validation' or 'test', got 'dev'"):
+    with pytest.raises(ValueError, match=r"split.*'train', 'validation'.*'dev'"):
         data.device_arrays(digits, "dev")
 
 
@@ -203,17 +205,15 @@ def test_a_label_that_is_no_class_is_refused(tmp_path, wrong, split):
 
     source = Source({name: part(name) for name in SPLITS}, num_classes=2, scale=255.0)
     cached(tmp_path, "digits", lambda: source)
-    message = (
-        rf"'digits': labels of the split '{split}' must be integers in \[0, 2\), got {wrong} at index 3 \(1 of 4"
-    )
+    message = rf"'digits'.* labels.*'{split}'.*\[0, 2\).* {wrong} .*index 3 .*1 of 4"
     with pytest.raises(data.DataError, match=message):
         data.load(data.DataConfig(data_dir=str(tmp_path)))
     dataset = data.Dataset("mine", *source.splits.values(), np.zeros(1), np.ones(1), 2, "")
-    with pytest.raises(ValueError, match=f"labels of the split '{split}' must be"):
+    with pytest.raises(ValueError, match=f"labels.*'{split}'"):
         data.device_arrays(dataset, split)
 
 
 def test_labels_that_are_no_integers_are_refused():
-    with pytest.raises(ValueError, match=r"labels must be integers in \[0, 3\), got float32"):
+    with pytest.raises(ValueError, match=r"labels.*\[0, 3\).*float32"):
         data.check_labels(np.zeros(2, np.float32), 3)
     data.check_labels(np.zeros(0, np.int32), 3)

@@ -67,7 +67,7 @@ def test_a_format_must_write_the_files_that_it_says(exported, tmp_path):
         yield File("b.txt", "a file that it does not list")
 
     for write in (nothing, other):
-        with pytest.raises(ExportError, match=r"'mine' says that it wrote .\.txt"):
+        with pytest.raises(ExportError, match=r"'mine'.* .\.txt"):
             export(exported.run, tmp_path, [Format("mine", write, ("a.txt",))])
     assert not (tmp_path / "README.md").exists()
     for name in ("README.md", "model.safetensors"):
@@ -85,10 +85,10 @@ def test_exports_that_cannot_be_done_write_nothing(exported, tmp_path, monkeypat
         assert "'stablehlo'" in caught.value.accepted and "package.module:name" in caught.value.accepted
     with pytest.raises(ExportError, match="at least one of"):
         export(exported.run, out, ())
-    with pytest.raises(WorkdirError, match="not the directory of a run"):
+    with pytest.raises(WorkdirError, match=r"no config\.json"):
         export(tmp_path, out, ("packed",))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ExportError, match=r"'safetensors' needs safetensors.*pip install 'jopt\[export\]'"):
+    with pytest.raises(ExportError, match=r"'safetensors'.*jopt\[export\]"):
         export(exported.run, out, ("packed", "safetensors"))
     assert not out.exists()
 
@@ -109,7 +109,7 @@ def test_a_packed_file_of_another_run_or_a_damaged_one_is_not_passed_on(exported
     file = codec.read(whole)
     other = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), file.params)
     codec.save(run / "model.jopt", other, model_state=file.model_state, metadata=file.metadata)
-    with pytest.raises(ExportError, match=r"model\.jopt is not the packed model of this run"):
+    with pytest.raises(ExportError, match=r"model\.jopt.*parameters"):
         export(run, tmp_path / "out", ("packed",))
     (run / "model.jopt").write_bytes(whole.read_bytes()[:-1])
     with pytest.raises(codec.CodecError):

@@ -201,11 +201,11 @@ def test_bad_input_is_refused_by_name():
     with pytest.raises(ValueError, match="form must be one of"):
         made.encoded(shape, form="int")
     wrong = made._replace(weights={"Dense_9/kernel": made.weights["Dense_0/kernel"]})
-    with pytest.raises(ValueError, match=r"weights\['Dense_9/kernel'\] \(6, 7\) is no parameter"):
+    with pytest.raises(ValueError, match=r"weights.*'Dense_9/kernel'.*\(6, 7\)"):
         wrong.encoded(shape)
-    with pytest.raises(ValueError, match="no range for layer 'Dense_0'"):
+    with pytest.raises(ValueError, match=r"no range.*'Dense_0'"):
         made._replace(model_state={}).encoded(shape)
-    with pytest.raises(ValueError, match="mean and std must be given together"):
+    with pytest.raises(ValueError, match=r"mean .*std None"):
         export.encode(model, params, state, shape, mean=np.zeros(1))
 
 

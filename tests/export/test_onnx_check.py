@@ -76,32 +76,32 @@ def test_all_rows_of_a_table_are_looked_at_and_examples_can_be_given(monkeypatch
     with pytest.raises(export.OnnxError, match="largest difference"):
         export.encode(model, params, state, TOKENS.shape)
     export.encode(model, params, state, TOKENS.shape, examples=np.full((1, *TOKENS.shape), 3))
-    with pytest.raises(ValueError, match=r"examples must be \[n, 7\], n > 0, got \(2, 6\)"):
+    with pytest.raises(ValueError, match=r"examples.*7\].*\(2, 6\)"):
         export.encode(model, params, state, TOKENS.shape, examples=np.zeros((2, 6)))
 
 
 def test_what_onnx_runtime_cannot_run_is_refused():
     form = forms.REFUSED["maximum over channels too"]
-    with pytest.raises(export.OnnxError, match=r"ONNX Runtime [\d.]+ cannot run the file: "):
+    with pytest.raises(export.OnnxError, match=r"ONNX Runtime [\d.]+ "):
         export.encode(*started(form), form.shape)
 
 
 def test_logits_that_are_never_finite_say_nothing():
     form = forms.Form(lambda x: nn.Dense(2)(jnp.log(-jnp.abs(x))), (4,))
-    with pytest.raises(export.OnnxError, match=r"none of the model's logits is finite; give examples="):
+    with pytest.raises(export.OnnxError, match=r"logits.*finite.*examples="):
         export.encode(*started(form), form.shape)
 
 
 @pytest.mark.parametrize("package", ["jax2onnx", "onnxscript"])
 def test_without_a_package_the_extra_is_named(monkeypatch, package):
     monkeypatch.setitem(__import__("sys").modules, package, None)
-    with pytest.raises(ImportError, match=r"pip install 'jopt\[export\]'"):
+    with pytest.raises(ImportError, match=r"jopt\[export\]"):
         export.encode(*started(ROWS), ROWS.shape)
 
 
 def test_without_onnx_runtime_a_warning_says_that_nothing_was_compared(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.warns(UserWarning, match="was not run and compared with the model: .*onnxruntime") as caught:
+    with pytest.warns(UserWarning, match="not run.*onnxruntime") as caught:
         export.save(tmp_path / "a.onnx", *started(ROWS), ROWS.shape)
     assert len(caught) == 1 and (tmp_path / "a.onnx").exists()
 
@@ -118,9 +118,7 @@ def calibrated(bits, form=ROWS, spec=None, **activations):
 def test_biases_that_a_coarse_grid_rounds_away_are_refused_by_form():
     made = calibrated(2)
     export.encode_quantized(*made)
-    with pytest.raises(
-        export.OnnxError, match=r"'qdq' rounds biases .* the form 'integer' keeps biases in float32"
-    ):
+    with pytest.raises(export.OnnxError, match=r"'qdq'.*biases.*'integer'"):
         export.encode_quantized(*made, form="qdq")
 
 
@@ -136,7 +134,7 @@ def test_a_quantized_file_with_other_codes_is_refused(monkeypatch, form, bits):
         )
 
     monkeypatch.setattr(export.onnx_quantize, "quantize", spoiled)
-    with pytest.raises(export.OnnxError, match=r"root mean square of \S+ \(the largest is \S+\), where \S+ is the"):
+    with pytest.raises(export.OnnxError, match=r"mean square.* \d.*largest.* \d.* \d"):
         export.encode_quantized(*made, form=form)
 
 
@@ -156,7 +154,7 @@ def test_the_app_writes_no_file_that_disagrees(exported, monkeypatch, tmp_path):
     written = export_run(exported.run, tmp_path / "a", ["onnx"])
     assert [w.file.name for w in written] == ["float.onnx", "quantized.onnx", "README.md"]
     spoil(monkeypatch, "Dense_0/kernel", lambda kernel: kernel[::-1].copy())
-    with pytest.raises(ExportError, match=r"float.onnx: the file does not compute .* largest difference"):
+    with pytest.raises(ExportError, match=r"float\.onnx.*largest"):
         export_run(exported.run, tmp_path / "b", ["onnx"])
     assert not list((tmp_path / "b").iterdir())
 

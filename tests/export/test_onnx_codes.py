@@ -79,5 +79,5 @@ def test_layers_without_codes_are_left_out():
     assert grid_of(quantize.Activations(calibration="absmax"), held=empty) is None
     assert grid_of(quantize.Activations(calibration="absmax", bits=32)) is None
     assert grid_of(quantize.Activations(calibration="absmax", rules=(("layer", None),))) is None
-    with pytest.raises(ValueError, match="no range for layer 'layer'"):
+    with pytest.raises(ValueError, match=r"no range.*'layer'"):
         onnx_codes.inputs(quantize.Activations(calibration="absmax"), ["layer"], {}, {})

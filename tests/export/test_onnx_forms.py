@@ -88,7 +88,7 @@ def test_a_form_gives_the_logits_of_its_simulation(name, kind, bits, symmetric):
             spec = Spec(bits, symmetric=symmetric, axis=HEADS.get(path.split("/")[-2], -1))
             weights[path] = quantize.quantize(w, spec)
     if name in INSIDE_LOOPS:
-        with pytest.raises(ValueError, match="runs inside a trace of its own"):
+        with pytest.raises(ValueError, match=r"layer.*trace"):
             quantize.calibrate(model, config, params, state, x)
         return
     params, state = quantize.calibrate(model, config, params, state, x)

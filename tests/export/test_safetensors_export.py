@@ -111,7 +111,7 @@ def test_damage_is_named(tmp_path):
     content = path.read_bytes()
     for damaged in (b"", content[:20], content[:-1], b"\xff" * 40):
         path.write_bytes(damaged)
-        with pytest.raises(safetensors.SafetensorsError, match="is not a safetensors file"):
+        with pytest.raises(safetensors.SafetensorsError, match="not a safetensors"):
             safetensors.load(path)
     from safetensors.numpy import save
 
@@ -130,5 +130,5 @@ def test_the_extra_is_named_where_it_is_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     for act in (lambda: safetensors.save(tmp_path / "a", {}), lambda: safetensors.load(tmp_path / "a")):
-        with pytest.raises(ImportError, match=r"pip install 'jopt\[export\]'"):
+        with pytest.raises(ImportError, match=r"jopt\[export\]"):
             act()

@@ -125,19 +125,19 @@ def test_logits_of_many_batches_are_those_of_one():
 
 
 def test_what_is_not_there_is_refused(exported, tmp_path):
-    with pytest.raises(
-        ConfigError, match="function must be one of 'float', 'integer', 'masked', 'shrunk', got 'x'"
-    ):
+    with pytest.raises(ConfigError) as caught:
         source.function(exported.finished, "x")
+    assert (caught.value.field, caught.value.value) == ("function", "x")
+    assert "'float', 'integer', 'masked', 'shrunk'" in caught.value.accepted
     own = exported.finished._replace(plan=dataclasses.replace(exported.finished.plan, network=None))
-    with pytest.raises(source.Unavailable, match=r"no shrunk function.*model of its own"):
+    with pytest.raises(source.Unavailable, match=r"shrunk.*given a model"):
         source.function(own, "shrunk")
     nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), exported.finished.params)
-    with pytest.raises(source.Unavailable, match=r"no shrunk function: params/.* holds NaN"):
+    with pytest.raises(source.Unavailable, match=r"shrunk.*params/.*NaN"):
         source.function(exported.finished._replace(params=nan), "shrunk")
     plan = exported.finished.plan
     weights_only = tuple(applied for applied in plan.applied if applied.method.name != "activations")
-    with pytest.raises(source.Unavailable, match="does not quantize its activations"):
+    with pytest.raises(source.Unavailable, match=r"integer.*quantize.*activations"):
         source.function(exported.finished._replace(plan=dataclasses.replace(plan, applied=weights_only)), "integer")
 
 
@@ -153,8 +153,10 @@ def test_a_file_that_is_not_whole_is_refused(exported, tmp_path):
     path.write_bytes(content[:-8])
     with pytest.raises(stablehlo.StableHLOError, match="SHA-256 differ"):
         stablehlo.load(path)
-    with pytest.raises(ConfigError, match="platforms must be one of 'cpu', 'cuda', 'rocm', 'tpu', got 'abacus'"):
+    with pytest.raises(ConfigError) as caught:
         stablehlo.lower(lambda x: x, (2,), platforms=("abacus",))
+    assert (caught.value.field, caught.value.value) == ("platforms", "abacus")
+    assert "'cpu', 'cuda', 'rocm', 'tpu'" in caught.value.accepted
 
 
 NETWORKS = {

@@ -292,7 +292,7 @@ def test_two_uses_that_differ_leave_the_layout_unknown():
     model = models.Model(lambda k, x: ({"w": jnp.ones((4, 3))}, {}), apply)
     w = layers.trace(model, jnp.ones((2, 4)))["w"]
     assert (w.role, w.contract, w.outputs) == ("kernel", (), ())
-    with pytest.raises(layers.LayoutError, match=r"w: a test needs to know .* of layer 'w' .*which nothing says"):
+    with pytest.raises(layers.LayoutError, match=r"^w: a test .*layer 'w'"):
         w.require_layout("a test")
 
 
@@ -306,7 +306,7 @@ def test_a_declaration_comes_first_and_must_name_a_parameter():
     declared = {"filter": layers.Parameter("filter", "Circulant", "kernel", (0,), ())}
     traced = layers.trace(model._replace(layers=declared), x)["filter"]
     assert traced.reason == "kernel of Circulant, declared" and traced.is_weight
-    with pytest.raises(ValueError, match="the model declares other; its parameters are: filter"):
+    with pytest.raises(ValueError, match=r"declares other.*: filter"):
         layers.trace(model._replace(layers={"other": declared["filter"]}), x)
 
 

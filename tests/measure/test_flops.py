@@ -232,7 +232,7 @@ def test_a_product_in_a_while_loop_is_refused():
         with jax.named_scope("power"):
             return jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, x)
 
-    with pytest.raises(ValueError, match="`while` loop in 'power'"):
+    with pytest.raises(ValueError, match=r"`while`.*'power'"):
         flops(power, array(2, 2))
 
 

@@ -42,7 +42,7 @@ def test_sums_are_float64_and_bfloat16_goes_in():
 
 
 def test_different_trees_are_refused():
-    with pytest.raises(ValueError, match="only one of them has b"):
+    with pytest.raises(ValueError, match=r"parameters.* b$"):
         sqnr({"a": np.ones(2)}, {"a": np.ones(2), "b": np.ones(2)})
-    with pytest.raises(ValueError, match=r"a must have one shape in both trees, got \(2,\) and \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"^a .*\(2,\).*\(1, 2\)"):
         sqnr_by_layer({"a": np.ones(2)}, {"a": np.ones((1, 2))})

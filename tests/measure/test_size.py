@@ -34,7 +34,7 @@ def test_what_counts_as_zero():
 
 
 def test_shapes_without_values_are_refused():
-    with pytest.raises(TypeError, match="a/b must be a concrete array"):
+    with pytest.raises(TypeError, match=r"a/b.*concrete"):
         size({"a": {"b": jax.ShapeDtypeStruct((2,), jnp.float32)}})
     with pytest.raises(TypeError, match="concrete"):
         jax.jit(size)(jnp.ones(2))

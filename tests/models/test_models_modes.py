@@ -145,9 +145,7 @@ def test_layers_that_stay_as_they_are_run_where_that_is_said_or_cannot_matter():
 
 @pytest.mark.parametrize("build", [lambda: from_linen(Train(), mode="learn"), lambda: nnx_model(NNXTrain, "learn")])
 def test_a_keyword_that_the_module_does_not_take_is_refused(build):
-    with pytest.raises(
-        ValueError, match=r"mode must be 'auto', None or a keyword of \w+.__call__ \(x, train\), got 'l"
-    ):
+    with pytest.raises(ValueError, match=r"mode.*\.__call__ \(x, train\).*'learn'"):
         build().apply({}, {}, X, train=True)
 
 
@@ -304,6 +302,6 @@ def test_a_model_that_breaks_the_contract_is_refused_in_one_line(name):
 
 def test_a_run_refuses_such_a_model_before_it_writes_anything(tmp_path):
     experiment = train.Experiment(data=data.DataConfig("digits"), epochs=1)
-    with pytest.raises(ValueError, match="state gets losses/aux/1"):
+    with pytest.raises(ValueError, match="gets losses/aux/1"):
         train.run(experiment, tmp_path / "run", model=from_linen(Sown("losses")), quiet=True)
     assert not list(tmp_path.glob("run/*"))

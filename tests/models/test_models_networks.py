@@ -190,7 +190,7 @@ def test_xor_logits_are_the_binary_ones_and_it_learns():
 
 def test_lenet5_says_which_input_is_too_small():
     net = model(ModelConfig("lenet5", padding="VALID"))
-    with pytest.raises(ValueError, match="8 x 8 pixels is too small for 2 stages of convolution 5 x 5"):
+    with pytest.raises(ValueError, match=r"8 x 8.* 2 .*5 x 5"):
         net.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
 
 

@@ -74,7 +74,7 @@ def test_works_without_parameters_where_no_part_needs_them():
     np.testing.assert_allclose(updates["w"], -1e-3, rtol=1e-4)
     for field in ("weight_decay", "l1", "proximal_l1"):
         optimizer = optim.build(optim.Config("adam", **{field: 0.1}))
-        with pytest.raises(ValueError, match=f"{field} needs the parameters"):
+        with pytest.raises(ValueError, match=f"{field}.*params"):
             optimizer.update(grads, optimizer.init(grads))
 
 
@@ -86,5 +86,5 @@ def test_works_inside_optax_chain():
 
 
 def test_an_integer_parameter_is_an_error():
-    with pytest.raises(TypeError, match="'step' must be a floating array, got int32"):
+    with pytest.raises(TypeError, match=r"'step'.*floating.*int32"):
         optim.build(optim.Config()).init({"step": jnp.zeros(2, jnp.int32)})

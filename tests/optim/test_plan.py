@@ -86,7 +86,7 @@ def test_a_frozen_parameter_ignores_a_nan_gradient():
     [{"freeze": ("Dens_0.*",)}, {"learning_rate_rules": (("x", 0.1),)}, {"weight_decay_rules": (("x", 0.1),)}],
 )
 def test_a_rule_that_does_nothing_is_an_error(changes):
-    with pytest.raises(RuleError, match="matches no parameter; the parameters are: Dense_0/bias"):
+    with pytest.raises(RuleError, match=r"no parameter.*Dense_0/bias"):
         optim.build(optim.Config(**changes)).init(PARAMS)
 
 

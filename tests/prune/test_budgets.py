@@ -1,6 +1,7 @@
 """ERK against RigL's own loop in float64, by hand, and with a traced sparsity."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -112,11 +113,11 @@ def test_uniform():
 @pytest.mark.parametrize("budget", [uniform, erk, erk_counts])
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, 1.2, float("nan")])
 def test_sparsity_outside_its_range_is_refused(budget, sparsity):
-    with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=r"sparsity.*\[0, 1\)"):
         budget(LENET, sparsity)
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3)])
 def test_a_layer_without_weights_is_refused(shape):
-    with pytest.raises(ValueError, match="must have axes, none of size 0"):
+    with pytest.raises(ValueError, match=rf"shape.* {re.escape(str(shape))}$"):
         erk([(2, 3), shape], 0.5)

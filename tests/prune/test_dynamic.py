@@ -183,6 +183,6 @@ def test_nan_is_refused_where_a_choice_is_made():
     state = PruneState({"w": jnp.array([[True, False]])}, jnp.float32(0.5))
     pruner = prune.rigl(0.5, end=10)
     params, grads = {"w": jnp.array([[1.0, 0.0]])}, {"w": jnp.array([[jnp.nan, 1.0]])}
-    with pytest.raises(ValueError, match=r"w: .*gradients.* must be numbers, got NaN in 1 of 2"):
+    with pytest.raises(ValueError, match=r"^w: .*gradients.*NaN.*1.*2"):
         pruner.update(state, params, step=0, grads=grads, key=KEY)
     pruner.update(state, params, step=10, grads=grads, key=KEY)

@@ -173,9 +173,9 @@ def test_budgets_of_ones_file():
     count = kept(masks(method, layout))
     assert count["Conv_0"] == 144 and count["Dense_0"] + count["Dense_1"] == 216 and count["Dense_0"] != 96
     assert "of which its share of the 216 kept in all" in method.plan(tree(), layout)[3].what
-    with pytest.raises(ValueError, match="must say what each of 3 layers gets, got 1"):
+    with pytest.raises(ValueError, match=r"budget.* 3 .* 1$"):
         masks(OneShot(budget=lambda sparsity: [sparsity]))
-    with pytest.raises(ValueError, match=r"Conv_0/kernel: of budget .* got 1.5"):
+    with pytest.raises(ValueError, match=r"Conv_0/kernel.*budget.* 1\.5"):
         masks(OneShot(budget=lambda groups: [1.5] * len(groups)))
     state = masks(RigL(0.5, budget=f"{HERE}:first_dense"), grads=tree(1), key=KEY)
     assert kept(state) == {"Conv_0": 288, "Dense_0": 96, "Dense_1": 120}

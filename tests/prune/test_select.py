@@ -129,7 +129,7 @@ def test_a_bfloat16_sparsity_is_what_it_is():
 )
 def test_a_sparsity_outside_its_range_is_refused(sparsity):
     for call in (lambda: keep_count(10, sparsity), lambda: top_k_mask(jnp.ones(10), sparsity)):
-        with pytest.raises(ValueError, match=r"sparsity must lie in \[0, 1\), got"):
+        with pytest.raises(ValueError, match=r"sparsity.*\[0, 1\)"):
             call()
 
 
@@ -140,7 +140,7 @@ def test_what_is_no_sparsity_is_refused(sparsity):
 
 
 def test_too_many_groups_are_refused():
-    with pytest.raises(ValueError, match=r"\[0, 2\*\*31\), got 2147483648"):
+    with pytest.raises(ValueError, match=r"2\*\*31.*2147483648"):
         keep_count(2**31, 0.5)
 
 
@@ -234,9 +234,9 @@ def test_nan_is_refused_and_in_a_trace_lowest():
         lambda: keep_top(scores, 2),
         lambda: top_k_mask(scores, None, NM(2, 4)),
     ):
-        with pytest.raises(ValueError, match="scores must be numbers, got NaN in 2 of 4 entries"):
+        with pytest.raises(ValueError, match=r"scores.*NaN.*2.*4"):
             call()
-    with pytest.raises(ValueError, match="a/b: scores must be numbers, got NaN in 2 of 4"):
+    with pytest.raises(ValueError, match=r"a/b: scores.*NaN.*2.*4"):
         global_masks({"a": {"b": scores}}, 0.5)
     assert jax.jit(lambda x: top_k_mask(x, 0.5))(scores).tolist() == [False, True, True, False]
     assert jax.jit(lambda x: top_k_mask(x, 0.25))(scores).tolist() == [True, True, True, False]
@@ -255,15 +255,15 @@ def test_no_scores_no_mask():
 
 
 def test_scores_that_are_not_floating_are_refused():
-    with pytest.raises(ValueError, match="scores must be floating, got dtype int32"):
+    with pytest.raises(ValueError, match=r"scores.*floating.*int32"):
         top_k_mask(jnp.arange(4), 0.5)
 
 
 @pytest.mark.parametrize("sparsity", [0.49, 0.0, jnp.float32(0.75)])
 def test_n_of_m_has_its_own_sparsity(sparsity):
-    with pytest.raises(ValueError, match=r"NM\(n=2, m=4, axis=-1\) fixes its sparsity at 0.5"):
+    with pytest.raises(ValueError, match=r"NM\(n=2, m=4, axis=-1\).*sparsity.*0\.5"):
         top_k_mask(jnp.ones(8), sparsity, NM(2, 4))
-    with pytest.raises(ValueError, match="fixes its own sparsity: pass None"):
+    with pytest.raises(ValueError, match=r"NM\(n=2.*None.*traced"):
         jax.jit(lambda s: top_k_mask(jnp.ones(8), s, NM(2, 4)))(sparsity)
 
 
@@ -282,9 +282,9 @@ def test_a_count():
     assert keep_top(jnp.full(3, jnp.inf), 0).tolist() == [False] * 3
     assert keep_top(jnp.ones((2, 3)), 1, Channel()).tolist() == [[True, False, False]] * 2
     for k in (-1, 5):
-        with pytest.raises(ValueError, match=rf"count must lie in \[0, 4\], the number of groups, got {k}"):
+        with pytest.raises(ValueError, match=rf"count.*\[0, 4\].* {k}$"):
             keep_top(scores, k)
-    with pytest.raises(ValueError, match="keeps 2 of every 4 weights: a count cannot be given"):
+    with pytest.raises(ValueError, match=r"NM\(n=2.*count.*top_k_mask"):
         keep_top(scores, 2, NM(2, 4))  # type: ignore[arg-type]
 
 
@@ -326,7 +326,7 @@ def test_n_of_m_over_a_tree_is_each_leafs():
 
 
 def test_a_leaf_that_the_pattern_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r"d/kernel: Block\(shape=\(2, 2\)\) must divide axis 1 of shape \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"d/kernel: Block\(shape=\(2, 2\)\).*axis 1 .*\(4, 5\)"):
         global_masks({"d": {"kernel": jnp.ones((4, 5))}}, 0.5, Block((2, 2)))
 
 

@@ -355,7 +355,7 @@ def test_removed_cuts_masks_and_other_trees_too():
         Removed("Dense_0", 3, (0, 2), (("Dense_0/kernel", -1), ("Dense_0/bias", -1), ("Dense_1/kernel", -2))),
     )
     assert cut(masks, small.removed)["Dense_0"]["kernel"].tolist() == [[False, True], [True, True]]
-    with pytest.raises(ValueError, match=r"Dense_0/bias has shape \(2,\).*3 units of Dense_0"):
+    with pytest.raises(ValueError, match=r"Dense_0/bias.*\(2,\).* 3 .*Dense_0"):
         cut({"Dense_0": {"bias": jnp.ones(2)}}, small.removed)
 
 
@@ -399,7 +399,7 @@ def test_tracers_missing_statistics_and_a_missing_optimizer_are_refused():
         shrink_all(model, params, {})
     with pytest.raises(CouplingError, match="batch_stats/BatchNorm_0/mean"):
         shrink_all(model, params, {}, model_state={})
-    with pytest.raises(ValueError, match="params/Dense_0/bias is traced"):
+    with pytest.raises(ValueError, match=r"params/Dense_0/bias.*traced"):
         jax.jit(lambda p: shrink(MLP((3,), 2), p, {})[1])(TWO_LAYERS)
     with pytest.raises(ValueError, match="pass optimizer"):
         shrink_all(MLP((3,), 2), TWO_LAYERS, {}, opt_state=optax.sgd(0.1).init(TWO_LAYERS))

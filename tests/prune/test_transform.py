@@ -203,7 +203,7 @@ def test_movement_forgets_what_is_pruned_and_may_be_negative():
 )
 def test_a_score_says_what_it_lacks(score, missing):
     pruner = prune.one_shot(0.5, score=score)
-    with pytest.raises(ValueError, match=f"'{score}' reads {missing}: .* got None"):
+    with pytest.raises(ValueError, match=f"'{score}'.* {missing}.*None"):
         pruner.update(pruner.init(tree()), tree(), step=0)
     assert (missing in pruner.needs) or missing == "key"
 
@@ -212,10 +212,8 @@ def test_statistics_must_fit_their_layer():
     pruner = prune.one_shot(0.5, score="wanda")
     stats = layers()
     stats["Dense_1"] = stats["Dense_1"]._replace(input_norm=jnp.ones(4))
-    with pytest.raises(
-        ValueError, match=r"Dense_1/kernel .*'Dense_1': input_norm must have shape \(12,\).*got \(4,\)"
-    ):
+    with pytest.raises(ValueError, match=r"Dense_1/kernel.*'Dense_1': input_norm.*\(12,\).*\(4,\)"):
         pruner.update(pruner.init(tree()), tree(), step=0, layers=stats)
     del stats["Dense_1"]
-    with pytest.raises(ValueError, match=r"Dense_1/kernel: 'wanda' reads .* those of Conv_0, Dense_0"):
+    with pytest.raises(ValueError, match=r"Dense_1/kernel: 'wanda'.* Conv_0, Dense_0"):
         pruner.update(pruner.init(tree()), tree(), step=0, layers=stats)

@@ -163,7 +163,7 @@ def test_wanda_has_no_norms_of_a_recurrent_state():
     params = {"Recurrent_0": {"kernel": jnp.ones((4, 4)), "recurrent_kernel": jnp.ones((4, 4))}}
     stats, rule = {"Recurrent_0": LayerStatistics(jnp.ones(4), jnp.ones(4))}, ("Recurrent_0/recurrent_kernel", None)
     wanda = prune.one_shot(0.5, score="wanda")
-    with pytest.raises(ValueError, match=r"recurrent_kernel: 'wanda' has no statistics of .* the state"):
+    with pytest.raises(ValueError, match=r"recurrent_kernel: 'wanda'.*state"):
         wanda.update(wanda.init(params), params, step=0, layers=stats)
     wanda = prune.one_shot(0.5, score="wanda", rules=[rule])
     state = wanda.update(wanda.init(params), params, step=0, layers=stats)
@@ -210,7 +210,7 @@ def test_nan_is_refused_where_a_choice_is_made():
     params["Dense_0"]["kernel"] = params["Dense_0"]["kernel"].at[0, :2].set(jnp.nan)
     pruner = prune.one_shot(0.5, begin=3)
     state = pruner.update(pruner.init(params), params, step=2)
-    with pytest.raises(ValueError, match=r"Dense_0/kernel: weights.* must be numbers, got NaN in 2 of 192 entries"):
+    with pytest.raises(ValueError, match=r"Dense_0/kernel: weights.*NaN.*2.*192"):
         pruner.update(state, params, step=3)
 
 

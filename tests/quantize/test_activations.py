@@ -461,28 +461,28 @@ def test_models_that_cannot_be_intercepted_are_refused():
         lambda: activations(model, Activations()).apply(params, state, X, train=False),
         lambda: calibrate(model, Activations(), params, state, X),
     ):
-        with pytest.raises(ValueError, match="no Flax Linen module ran"):
+        with pytest.raises(ValueError, match=r"Linen.*from_nnx"):
             run()
-    with pytest.raises(ValueError, match="no layer to quantize: no Linen module with a parameter named kernel"):
+    with pytest.raises(ValueError, match=r"quantize.*Linen.*kernel"):
         activations(from_linen(nn.BatchNorm(use_running_average=True), mode=None), Activations()).init(KEY, X)
 
 
 def test_missing_reserved_and_misplaced_ranges_are_errors():
     model, params, state = made(MODEL)
-    with pytest.raises(ValueError, match=r"model_state\['activation_ranges'\] has no range for layer 'Dense_0'"):
+    with pytest.raises(ValueError, match=r"model_state\['activation_ranges'\].* no range.*'Dense_0'"):
         activations(model, Activations()).apply(params, state, X, train=False)
-    with pytest.raises(ValueError, match=r"params\['activation_ranges'\] has no range for layer 'Dense_0'"):
+    with pytest.raises(ValueError, match=r"params\['activation_ranges'\].* no range.*'Dense_0'"):
         activations(model, activation_method("lsq", symmetric=True)).apply(params, state, X, train=False)
     twice = activations(activations(model, Activations()), Activations())
-    with pytest.raises(ValueError, match="model_state has a 'activation_ranges' already"):
+    with pytest.raises(ValueError, match=r"model_state.*'activation_ranges' already"):
         twice.init(KEY, X)
-    with pytest.raises(ValueError, match="params must be a dictionary, so that it can hold ranges, got tuple"):
+    with pytest.raises(ValueError, match=r"params.*dictionary.*tuple"):
         activations(model, Activations()).apply((), state, X, train=False)
 
 
 def test_calibration_refuses_inputs_that_are_not_finite():
     model, params, state = made(MODEL)
-    with pytest.raises(ValueError, match="the input of layer 'Dense_0' must be finite, got 1 NaN"):
+    with pytest.raises(ValueError, match=r"'Dense_0'.*finite.*1 NaN"):
         calibrate(model, Activations(), params, state, X.at[3, 2].set(jnp.nan))
 
 

@@ -49,7 +49,7 @@ def test_fold_batch_norm_is_the_float64_formula_and_keeps_zeros_and_dtype():
 @pytest.mark.parametrize("name", ["bias", "scale", "offset", "mean", "var"])
 def test_a_vector_of_another_length_is_refused(name):
     vectors = dict.fromkeys(("bias", "scale", "offset", "mean", "var"), jnp.ones(3))
-    with pytest.raises(ValueError, match=rf"{name} must have shape \(3,\).*got \(1,\)"):
+    with pytest.raises(ValueError, match=rf"{name}.*\(3,\).*\(1,\)"):
         fold_batch_norm(jnp.ones((2, 3)), **{**vectors, name: jnp.ones(1)})
 
 
@@ -109,14 +109,14 @@ def test_models_without_batch_norm_come_back_as_they_are():
 
 
 def test_a_model_that_does_not_say_what_its_state_is_is_refused():
-    with pytest.raises(CouplingError, match="does not say how its axes are coupled"):
+    with pytest.raises(CouplingError, match=r"object.*coupling\("):
         fold(object(), {}, {"batch_stats": {"mean": vector(0)}})
     model = ResNet(2, (1,), 3)
     params, state = start(model, (8, 8, 1))
-    with pytest.raises(CouplingError, match="'BatchNorm_0' follows 'Conv_0/kernel', but there is no 'batch_stats/"):
+    with pytest.raises(CouplingError, match=r"'BatchNorm_0'.*'Conv_0/kernel'.* no 'batch_stats/"):
         fold(model, params, {})
     del params["Conv_0"]
-    with pytest.raises(CouplingError, match="there is no 'Conv_0/kernel'"):
+    with pytest.raises(CouplingError, match=" no 'Conv_0/kernel'"):
         fold(model, params, state)
 
 

@@ -126,7 +126,7 @@ def test_rules_give_bits_whatever_the_method():
     missing = (("Conv.*", None),)
     for config in (Binary(missing), Weights(rules=missing), LearnedWeights(rules=missing)):
         for resolve in (lambda c: c.build().init(PARAMS), lambda c: c.plan(PARAMS), lambda c: c.check((), PARAMS)):
-            with pytest.raises(RuleError, match=r"'Conv\.\*' matches no parameter"):
+            with pytest.raises(RuleError, match=r"'Conv\.\*'.*no parameter"):
                 resolve(config)
 
 
@@ -189,7 +189,7 @@ def test_the_plan():
     }
     for text, config in plans.items():
         assert config.plan(shapes)[1].what == text
-    with pytest.raises(ValueError, match="Dense_0/kernel: group must divide the 8 entries"):
+    with pytest.raises(ValueError, match=r"Dense_0/kernel.*group.*8.*5"):
         Weights(group=5).plan(shapes)
 
 

@@ -167,5 +167,5 @@ def test_the_ends_of_float32_do_not_overflow():
 )
 @pytest.mark.parametrize("what", [quantize, fake_quantize])
 def test_a_range_that_is_none_is_refused(wrong, what):
-    with pytest.raises(ValueError, match="range must have finite ends, low <= high, got low"):
+    with pytest.raises(ValueError, match=r"range.*low.*high"):
         what(jnp.asarray(X), Spec(8), wrong)  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,7 @@
 """Batch-norm recalibration against NumPy, and exactly in a hand-worked case."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -216,9 +217,7 @@ def test_vmap_is_a_loop_over_parameters():
 
 @pytest.mark.parametrize("shape", [(4,), (0, 4, 2), (2, 0, 2)])
 def test_batches_of_nothing_are_refused(shape):
-    with pytest.raises(
-        ValueError, match=r"batches must be \[number of batches, batch, \.\.\.\], none of them 0, got"
-    ):
+    with pytest.raises(ValueError, match=rf"batches.* {re.escape(str(shape))}$"):
         recalibrate(from_linen(Norm(0.5)), {}, {}, jnp.zeros(shape))
 
 

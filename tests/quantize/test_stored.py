@@ -88,7 +88,7 @@ def test_a_path_is_said_once():
     seen = {"w": dequantize(q)}
     storage = {"w": q}  # whatever has a spec and a range
     assert codec.encode(seen, storage=storage).data == codec.encode(seen, specs={"w": q.spec}).data
-    with pytest.raises(ValueError, match="storage must name no path of specs and ranges, got 'w' in both"):
+    with pytest.raises(ValueError, match=r"storage.*specs.*'w'"):
         codec.encode(seen, specs={"w": q.spec}, storage=storage)
-    with pytest.raises(ValueError, match="storage must name parameters, got 'v'"):
+    with pytest.raises(ValueError, match=r"storage.*'v'"):
         codec.encode(seen, storage={"v": q})

@@ -149,7 +149,7 @@ def test_long_names_are_all_given_by_their_values():
 
 def test_true_is_not_one():
     assert StudyAxis("a", (1, True)).index(True) == 1
-    with pytest.raises(ValueError, match="'bits' has the values 4, 8, got 3"):
+    with pytest.raises(ValueError, match=r"'bits'.*4, 8.*3"):
         StudyAxis("bits", (4, 8)).index(3)
 
 

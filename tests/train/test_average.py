@@ -248,11 +248,7 @@ def test_a_checkpoint_without_the_averages_statistics_is_named(tmp_path, tiny):
         with Checkpoints(tmp_path / name) as checkpoints:
             checkpoints.save(1, wrap(state._replace(ema=state.ema.params)), {"accuracy": 0.0})
             checkpoints.wait()
-            with pytest.raises(
-                MismatchError, match=r"earlier version of jopt.*\(ema_decay\) had no batch statistics"
-            ):
+            with pytest.raises(MismatchError, match=r"ema_decay.*batch statistics"):
                 checkpoints.restore(1, wrap(state))
-            with pytest.raises(
-                MismatchError, match=r"is of another model or optimizer: (state/)?ema/.* is not in the model"
-            ):
+            with pytest.raises(MismatchError, match=r"another model.*: (state/)?ema/"):
                 checkpoints.restore(1, wrap(state._replace(ema=())))

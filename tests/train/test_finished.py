@@ -106,26 +106,26 @@ def test_a_config_that_names_code_of_another_module_runs_it_only_when_trusted(fi
     config = json.loads((copied / "config.json").read_text())
     config["stages"][0]["methods"] = [{"class": "this:Zen"}]
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WorkdirError, match="If you trust it, import this first"):
+    with pytest.raises(WorkdirError, match=r"trust.* import this "):
         load(copied)
     assert "this" not in sys.modules
 
 
 def test_what_is_no_finished_run(finished, copied, tmp_path):
-    with pytest.raises(WorkdirError, match=r"is not the directory of a run: there is no config\.json"):
+    with pytest.raises(WorkdirError, match=r"nowhere.*no config\.json"):
         load(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(WorkdirError, match="was not given a model of its own: give none to load it"):
+    with pytest.raises(WorkdirError, match="not given a model"):
         load(copied, model=models.model(models.ModelConfig(name="xor", num_classes=2)))
     (copied / "result.json").unlink()
-    with pytest.raises(WorkdirError, match=r"has not finished: there is no result\.json"):
+    with pytest.raises(WorkdirError, match=r"no result\.json"):
         load(copied)
 
 
 def test_another_result_is_refused(copied):
     result = json.loads((copied / "result.json").read_text())
     (copied / "result.json").write_text(json.dumps(result | {"digest": "0" * 64}))
-    with pytest.raises(WorkdirError, match=r"\(of step 30\) is not of the model that .*result\.json tells of"):
+    with pytest.raises(WorkdirError, match=r"step 30.*result\.json"):
         load(copied)
 
 
@@ -139,7 +139,7 @@ def test_an_earlier_checkpoint_does_not_stand_in_for_the_last(copied):
 def test_absent_and_damaged_checkpoints(copied):
     last = max((p for p in (copied / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     shutil.rmtree(last / "state")
-    with pytest.raises(CheckpointError, match=rf"checkpoint {last.name} .* cannot be read"):
+    with pytest.raises(CheckpointError, match=rf"checkpoint {last.name} .*read"):
         load(copied)
     shutil.rmtree(copied / "checkpoints")
     with pytest.raises(WorkdirError, match="has no checkpoints"):

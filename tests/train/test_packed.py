@@ -126,10 +126,10 @@ def test_mean_and_deviation_come_back_to_the_bit(tmp_path, tiny):
 
 def test_what_is_no_network_is_refused(tmp_path, tiny):
     codec.save(tmp_path / "arrays", {"w": np.zeros(3, np.float32)})
-    with pytest.raises(PackedError, match="holds arrays, but no network"):
+    with pytest.raises(PackedError, match=r"no network.*'model'"):
         packed.load(tmp_path / "arrays")
     codec.save(tmp_path / "arrays", {"w": np.zeros(3, np.float32)}, metadata=[1, 2])
-    with pytest.raises(PackedError, match="must be an object, got list"):
+    with pytest.raises(PackedError, match=r"object.*list"):
         packed.load(tmp_path / "arrays")
     contents = packing(tiny())
     metadata = packed.metadata(contents)
@@ -155,7 +155,7 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
 def test_a_model_of_ones_own_is_given_again(tmp_path, tiny):
     contents = packing(tiny(), own_model=True)
     packed.save(tmp_path / "m", contents)
-    with pytest.raises(PackedError, match="custom model: give it here too"):
+    with pytest.raises(PackedError, match="custom model"):
         packed.load(tmp_path / "m")
     custom_model = models.model(contents.config.model)
     assert packed.load(tmp_path / "m", model=custom_model).model is custom_model

@@ -12,6 +12,7 @@ from flax import nnx
 from quick import jit
 
 from jopt import data, hyper, keys, models, optim
+from jopt.config import ConfigError
 from jopt.method import Method
 from jopt.train import Experiment, Stage, TrainState, prepare
 from jopt.train.program import cross_entropy, in_batches
@@ -182,8 +183,10 @@ def test_data_parallel_is_one_device_to_rounding(tiny, name):
 
 
 def test_data_parallel_wants_a_batch_that_divides(tiny):
-    with pytest.raises(ValueError, match="batch_size must be a multiple of the 8 local devices"):
+    with pytest.raises(ConfigError) as caught:
         prepare(tiny(data_parallel=True, batch_size=12))
+    assert (caught.value.field, caught.value.value) == ("batch_size", 12)
+    assert " 8 " in caught.value.accepted and "data_parallel" in caught.value.accepted
 
 
 def test_bfloat16_computes_low_and_keeps_parameters_and_loss_high(tiny):

@@ -19,7 +19,7 @@ from jopt import models, optim
 from jopt.config import from_dict, to_dict
 from jopt.method import Method
 from jopt.train import Experiment, NonFiniteError, Stage, metrics, run, session
-from jopt.train.checkpoint import Checkpoints
+from jopt.train.checkpoint import Checkpoints, MismatchError
 from jopt.train.workdir import StopRequested, Workdir, WorkdirError
 from jopt.transform import ParamTransform
 
@@ -119,7 +119,7 @@ def test_another_config_is_refused_by_its_fields_and_nothing_changes(tmp_path, t
 
 def test_a_directory_of_something_else_is_refused(tmp_path, tiny):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(WorkdirError, match=r"holds thesis\.tex but no config\.json"):
+    with pytest.raises(WorkdirError, match=r"thesis\.tex.*config\.json"):
         run(tiny(), tmp_path, quiet=True)
     with pytest.raises(WorkdirError, match="is not a directory"):
         run(tiny(), tmp_path / "thesis.tex", quiet=True)
@@ -130,7 +130,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path, tiny):
 def test_two_processes_do_not_share_a_directory(tmp_path, tiny):
     files = Workdir(tmp_path / "a")
     files.create(tiny())
-    with files.locked(), pytest.raises(WorkdirError, match="in use by another process"):
+    with files.locked(), pytest.raises(WorkdirError, match="in use"):
         run(tiny(), tmp_path / "a", quiet=True)
 
 
@@ -266,7 +266,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
 
     timer = threading.Thread(target=when_it_runs, daemon=True)
     timer.start()
-    with pytest.raises(StopRequested, match=r"stopped at step \d+ as asked, and saved") as stopped:
+    with pytest.raises(StopRequested, match=r"step \d+") as stopped:
         run(config, tmp_path / "cut", quiet=True)
     assert manifest_of(tmp_path / "cut")["exit_status"] == "stopped"
     resumed = run(config, tmp_path / "cut", quiet=True)
@@ -289,7 +289,7 @@ def test_another_run_that_came_first_is_not_overwritten(tmp_path, tiny, monkeypa
         return prepared
 
     monkeypatch.setattr("jopt.train.session.prepare", prepare_while_the_other_runs)
-    with pytest.raises(WorkdirError, match=r"seed \(2 there, 1 now\)"):
+    with pytest.raises(WorkdirError, match=r"seed \(2\b.* 1\b"):
         run(mine, tmp_path / "a", quiet=True)
     assert Workdir(tmp_path / "a").load_config() == others
 
@@ -303,7 +303,7 @@ def test_a_model_given_from_python_is_noted_and_asked_for_again(tmp_path, tiny, 
             run(config, tmp_path / "a", model=models.from_nnx(Normalized), quiet=True)
     assert manifest_of(tmp_path / "a")["given"] == ["model"]
     before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
-    with pytest.raises(WorkdirError, match="was given model in addition"):
+    with pytest.raises(WorkdirError, match=r"given model.*; now"):
         run(config, tmp_path / "a", quiet=True)
     assert before == {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
 
@@ -314,7 +314,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny):
     files.create(config)
     with Checkpoints(files.checkpoints) as checkpoints:
         checkpoints.save(12, {"w": np.zeros(3, np.float32)}, {"accuracy": 0.0})
-    with pytest.raises(RuntimeError, match="is of another model or optimizer: w is not in the model"):
+    with pytest.raises(MismatchError, match=r"checkpoint 12 .*: w "):
         run(config, tmp_path / "a", quiet=True)
 
 

@@ -100,7 +100,7 @@ def test_a_rule_that_would_let_pruned_weights_go_is_refused(tiny):
     first = prune.OneShot(sparsity=0.5)
     second = prune.OneShot(sparsity=0.75, rules=(("Dense_0/kernel", 0.75), (".*", None)))
     config = tiny(stages=[Stage("a", epochs=1, methods=(first,)), Stage("b", epochs=1, methods=(second,))])
-    with pytest.raises(RuleError, match="stage 'b' prunes again but leaves Dense_1/kernel alone"):
+    with pytest.raises(RuleError, match=r"stage 'b'.*again.*Dense_1/kernel"):
         prepare(config)
 
 
@@ -238,7 +238,7 @@ def test_a_broken_promise_is_an_error_and_no_result(tmp_path, tiny, monkeypatch)
     broken = ["Dense_0/kernel: 3 pruned weights are not zero"]
     monkeypatch.setattr(prune.OneShot, "check", lambda self, state, seen, layers: broken)
     config = tiny(stages=[Stage("dense", epochs=1), Stage("prune", epochs=1, methods=(HALF,))])
-    with pytest.raises(InvariantError, match="at the end of stage 'prune': prune: Dense_0/kernel: 3 pruned"):
+    with pytest.raises(InvariantError, match="stage 'prune': prune: Dense_0/kernel: 3 "):
         run(config, tmp_path, quiet=True)
     assert not (tmp_path / "result.json").exists()
 

@@ -96,9 +96,7 @@ def test_scales_along_an_axis_that_is_summed_over_are_refused_by_name():
     model, params, state = start()
     config, weights = Activations(calibration="absmax"), codes(params, 8, axes={**OUTPUTS, "key": (0, 2)})
     params, state = calibrate(model, config, params, state, X)
-    with pytest.raises(
-        ValueError, match=r"scales of .*/key/kernel must differ along its output axes \(1, 2\) only"
-    ):
+    with pytest.raises(ValueError, match=r"scales.*/key/kernel.*\(1, 2\)"):
         integer.network(model, params, state, weights, config)(X)
 
 

@@ -49,7 +49,7 @@ def test_every_platforms_branch_counts():
         )
 
     assert [c.is_integer for c in contractions(program, FLOATS)].count(False) == 1
-    with pytest.raises(AssertionError, match="not in integers: dot_general of float32"):
+    with pytest.raises(AssertionError, match=r"dot_general.*float32"):
         assert_integer(program, FLOATS)
 
 
@@ -57,13 +57,13 @@ def test_integers_in_disguise_are_refused():
     def floats(x):
         return x.astype(jnp.float32) @ x.astype(jnp.float32)
 
-    with pytest.raises(AssertionError, match="dot_general of float32 by float32 to float32"):
+    with pytest.raises(AssertionError, match=r"dot_general.*float32.*float32.*float32"):
         assert_integer(floats, CODES)
-    with pytest.raises(AssertionError, match="dot_general of int8 by int8 to float32"):
+    with pytest.raises(AssertionError, match=r"dot_general.*int8.*int8.*float32"):
         assert_integer(lambda x: lax.dot(x, x, preferred_element_type=jnp.float32), CODES)
-    with pytest.raises(AssertionError, match="dot_general of int8 by int8 to int8"):
+    with pytest.raises(AssertionError, match=r"dot_general.*int8.*int8.*int8"):
         assert_integer(lambda x: x @ x, CODES)
-    with pytest.raises(AssertionError, match="no contraction in integers"):
+    with pytest.raises(AssertionError, match=r"no .*integers"):
         assert_integer(lambda x: x + x, CODES)
 
 
@@ -77,7 +77,7 @@ def test_floats_are_allowed_where_they_are_declared_and_the_declaration_must_hol
     assert [(c.where, c.is_integer) for c in found] == [("head", False), ("", True)]
     with pytest.raises(AssertionError, match="in 'head'"):
         assert_integer(program, CODES, FLOATS)
-    with pytest.raises(AssertionError, match="no contraction of floats is in 'tail'"):
+    with pytest.raises(AssertionError, match=r"floats.*'tail'"):
         assert_integer(program, CODES, FLOATS, floats=["head", "tail"])
 
 

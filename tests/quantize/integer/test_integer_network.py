@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jopt.config import ConfigError
 from jopt.models import from_linen
 from jopt.models.cnn import ConvNet
 from jopt.models.mlp import MLP, TiedMLP
@@ -102,7 +103,7 @@ def test_a_network_may_be_made_while_its_caller_is_traced():
     held, codes = calibrate(model, config, params, {}, x), codes_of(params)
     inside = jax.jit(lambda x: integer.network(model, *held, codes, config)(x))(x)
     np.testing.assert_array_equal(inside, jax.jit(integer.network(model, *held, codes, config))(x))
-    with pytest.raises(ValueError, match="the range of layer 'Dense_0' must not be traced"):
+    with pytest.raises(ValueError, match=r"range.*'Dense_0'.*traced"):
         jax.eval_shape(lambda state, x: integer.network(model, params, state, codes, config)(x), held[1], x)
 
 
@@ -118,21 +119,22 @@ def test_what_cannot_be_done_is_an_error_that_says_what_could():
     x, params = made(MLP((7,)))
     model, config = from_linen(MLP((7,))), Activations(calibration="absmax")
     held, codes = calibrate(model, config, params, {}, x), codes_of(params)
-    with pytest.raises(ValueError, match=r"'Dense_9/kernel'\] \(16, 7\) is no parameter; .* Dense_0/kernel"):
+    with pytest.raises(ValueError, match=r"'Dense_9/kernel'.*\(16, 7\).* Dense_0/kernel"):
         integer.network(model, *held, {"Dense_9/kernel": codes["Dense_0/kernel"]}, config)
-    with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the codes must be 1 to 8 .* got 16; a rule"):
+    with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the codes.*16.*rule"):
         integer.network(model, *held, codes_of(params, Spec(16)), config)
-    with pytest.raises(ValueError, match=r"Dense_0/kernel: bits of the input's codes must be 1 to 8 .* got 16"):
+    with pytest.raises(ValueError, match=r"Dense_0/kernel: bits.*input.*16"):
         integer.network(model, *held, codes, Activations(calibration="absmax", bits=16))
-    with pytest.raises(ValueError, match="has no range for layer 'Dense_0'"):
+    with pytest.raises(ValueError, match=r"no range.*'Dense_0'"):
         integer.network(model, params, {}, codes, config)
     with pytest.raises(RuleError, match="rules of activations"):
         integer.network(model, *held, codes, Activations(calibration="absmax", rules=(("Conv_.*", None),)))(x)
-    with pytest.raises(ValueError, match=r"activations.state must be False"):
+    with pytest.raises(ConfigError) as caught:
         integer.network(model, *held, codes, Activations(calibration="absmax", state=True))(x)
+    assert (caught.value.field, caught.value.value) == ("activations.state", True)
     odd, params = from_linen(Odd()), {"kernel": jnp.ones((16, 2))}
     _, held = calibrate(odd, config, params, {}, x)
-    with pytest.raises(ValueError, match=r"layer '' \(Odd\) cannot be computed in integers: .*; a rule"):
+    with pytest.raises(ValueError, match=r"'' \(Odd\).*integers.*rule"):
         integer.network(odd, params, held, codes_of(params), config)(x)
 
 

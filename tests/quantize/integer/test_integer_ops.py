@@ -147,13 +147,13 @@ def test_codes_are_held_in_few_bits():
 
 def test_what_integers_cannot_do_is_refused():
     x, w = any_codes((2, 4), 8, False), any_codes((4, 3), 8, True)
-    with pytest.raises(ValueError, match=r"bits of the codes must be 1 to 8 for integer execution, got 16"):
+    with pytest.raises(ValueError, match=r"bits.*codes.*16"):
         integer.operand(quantize(jnp.ones(3), Spec(16)))
-    with pytest.raises(ValueError, match=r"group of the codes must be None"):
+    with pytest.raises(ValueError, match=r"group.*codes.*None"):
         integer.operand(quantize(jnp.ones((4, 2)), Spec(8, axis=-1, group=2)))
-    with pytest.raises(ValueError, match=r"axis of a kernel's scales must name output axes only, got .*\(4, 1\)"):
+    with pytest.raises(ValueError, match=r"scales.*\(4, 1\).*\(0,\)"):
         integer.dense(x, quantize(jnp.ones((4, 3)), Spec(8, axis=0)))
-    with pytest.raises(ValueError, match=r"at most 65793 products, so that int32 holds the sum, got 70000"):
+    with pytest.raises(ValueError, match=r"65793.*int32.*70000"):
         integer.dense(of_codes(np.zeros((1, 70_000)), 8, False), of_codes(np.zeros((70_000, 1)), 8))
-    with pytest.raises(ValueError, match=r"dimension_numbers must have no batch axes"):
+    with pytest.raises(ValueError, match=r"dimension_numbers.*batch"):
         integer.dense(x, w, (((1,), (0,)), ((0,), (1,))))
