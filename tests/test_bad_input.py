@@ -691,7 +691,7 @@ def damaged_metrics(path):
 
 DIRECTORIES = {
     "another_run": (other_run, WorkdirError, "differs in seed (5 there, 0 now)"),
-    "config_not_json": (not_json, WorkdirError, "is not a config of this version of jopt"),
+    "config_not_json": (not_json, WorkdirError, "config.json"),
     "config_of_another_version": (of_another_version, WorkdirError, "sparsity"),
     "foreign_files": (foreign, WorkdirError, "holds thesis.tex but no config.json"),
     "file": (a_file, WorkdirError, "is not a directory"),

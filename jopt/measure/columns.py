@@ -345,9 +345,10 @@ def _metrics(outcome: StageOutcome) -> dict[str, Any]:
 
 
 def _computed(measured: Measured, columns: Sequence[Column]) -> dict[str, Any]:
-    # None is left out, as a stage without a packed file has no length of it at all.
+    # None is left out, as a stage without a packed file has no length of it at all; not so what JSON has no number
+    # for: an infinite SQNR says that nothing was rounded.
     values = {column.key: _value(column, measured) for column in columns if column.compute is not None}
-    return {key: value for key, value in values.items() if value is not None}
+    return {key: _json(value) for key, value in values.items() if value is not None}
 
 
 def _value(column: Column, measured: Measured) -> Any:
@@ -358,11 +359,9 @@ def _value(column: Column, measured: Measured) -> Any:
     # A column is the user's code and can fail in any way; without its key the message would say nothing.
     except Exception as error:
         raise ConfigError("columns", column.key, f"{accepted} ({type(error).__name__}: {error})") from error
-    if value is None:
-        return None
     plain = _json(value)
     require(plain is None or isinstance(plain, int | float), "columns", column.key, f"{accepted}, not {value!r}")
-    return plain
+    return value
 
 
 def _json(value: Any) -> Any:
