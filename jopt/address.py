@@ -121,7 +121,9 @@ def _explanation(config: Any, all_slots: list[Slot], address: str) -> str:
     owner, _, _ = address.rpartition(".")
     inside = [slot for slot in all_slots if owner in (slot.name.rpartition(".")[0], slot.path.rpartition(".")[0])]
     # A short address means a part at any depth, so a misspelt one is near the last part of a full address.
-    ends = {slot.name.rpartition(".")[2]: slot.name for slot in all_slots}
+    ends: dict[str, str] = {}
+    for slot in sorted(all_slots, key=lambda slot: slot.name.count(".")):
+        ends.setdefault(slot.name.rpartition(".")[2], slot.name)
     if not owner and (similar := difflib.get_close_matches(address, list(ends), n=3, cutoff=0.6)):
         return f"no part of the config has this address; near are {', '.join(ends[end] for end in similar)}"
     if inside:

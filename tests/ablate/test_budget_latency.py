@@ -3,9 +3,9 @@
 from jopt.ablate.budget import latency
 from jopt.ablate.trials import with_fields
 from jopt.cluster import Share
-from jopt.data import Config as Data
+from jopt.data import DataConfig as Data
 from jopt.data import Synthetic
-from jopt.models import Config as Model
+from jopt.models import ModelConfig as Model
 from jopt.prune import Gradual
 from jopt.quantize import Weights
 from jopt.train import Experiment, Stage

@@ -5,7 +5,7 @@ import json
 import pytest
 
 COMMAND_LINE = {
-    "unknown_field": (["--config.seeed=1"], "ConfigError: seeed must be absent: Experiment has only name, seed,"),
+    "unknown_field": (["--config.seeed=1"], "near are seed, got"),
     "unknown_nested": (
         ["--config.optimizer.lr=1"],
         "ConfigError: optimizer.lr must be absent: optimizer has only name",
