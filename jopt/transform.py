@@ -81,7 +81,7 @@ class ParamTransform(NamedTuple):
         None: the transform has none.
       constrain: `(state, params) -> params`, what becomes of the parameters after each optimizer step: the nearest
         that the method allows. `project` is linear and holds gradients and moments too; this may be any function of
-        the parameters. None: nothing.
+        the parameters, and training projects what it returns. None: nothing.
       sparse: promises that `apply` sets entries to zero and changes nothing else, as a mask does. In a chain,
         transforms before it that need 'zeros' are updated once more, on what it leaves.
     """

@@ -1,7 +1,6 @@
 """A finished run as files that other programs run or read: the formats, ours and others', and a model card."""
 
 import dataclasses
-import importlib
 import importlib.util
 import math
 import os
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jopt import models
+from jopt import models, reference
 from jopt.config import ConfigError
 from jopt.export import safetensors, source, stablehlo
 from jopt.export.source import Agreement, ExportError, Source, Unavailable
@@ -181,13 +180,13 @@ def resolve(entry: str | Format, field: str = "formats") -> Format:
     if entry in _BUILT_IN:
         return _BUILT_IN[entry]
     accepted = f"one of {', '.join(map(repr, FORMATS))}, or package.module:name of a jopt.export.Format"
-    module, colon, name = entry.partition(":")
-    if not colon:
+    if ":" not in entry:
         raise ConfigError(field, entry, accepted)
     try:
-        resolved = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name.
-        raise ConfigError(field, entry, f"{accepted} ({error})") from error
+        resolved = reference.resolve(entry, field)
+    # With the built-in names too: `--format=onx:` may be a misspelt one of them.
+    except ConfigError as error:
+        raise ConfigError(field, entry, f"{accepted} ({error.accepted})") from error
     if not isinstance(resolved, Format):
         raise ConfigError(field, entry, f"{accepted} (it is of type {type(resolved).__name__})")
     return resolved
