@@ -146,7 +146,7 @@ def _remedy(target: object, path: str | None) -> str:
     return "define it with `def` or `class` at the top level of a module"
 
 
-def call(function: Callable[..., Any], *args: Any, **offered: Any) -> Any:
+def call(function: Callable[..., Any], *args: object, **offered: object) -> Any:
     """Calls a user's function with `args`, and with those keywords of `offered` that it has parameters for.
 
     So a function of one argument can stay one, and a function that needs more says so by its parameters.

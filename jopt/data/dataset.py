@@ -1,7 +1,7 @@
 """From a config to arrays: splits, layout, statistics, fingerprint; and onto the device."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def load(config: DataConfig) -> Dataset:
     return Dataset(config.name, train, validation, test, mean, std, num_classes, fingerprint)
 
 
-def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) -> Arrays:
+def device_arrays(dataset: Dataset, split: str = "train", device: object = None) -> Arrays:
     """Puts one split on the device, inputs as they are stored: a byte a value.
 
     Args:

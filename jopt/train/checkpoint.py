@@ -84,7 +84,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         # After an error of the run's own, a save that failed too must not hide it.
         with contextlib.nullcontext() if exc[0] is None else contextlib.suppress(Exception):
             self.wait()

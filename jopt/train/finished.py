@@ -179,7 +179,9 @@ def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
     if np.array_equal(source.mean, dataset.mean) and np.array_equal(source.std, dataset.std):
         return source.model
 
-    def apply(params: Params, model_state: ModelState, x: jax.Array, **kwargs: Any) -> tuple[jax.Array, ModelState]:
+    def apply(
+        params: Params, model_state: ModelState, x: jax.Array, **kwargs: object
+    ) -> tuple[jax.Array, ModelState]:
         # The student's inputs are normalized with its own data set's numbers, the teacher was trained with others:
         # the student's are taken back and the teacher's applied.
         shape = (1,) * (x.ndim - 1) + dataset.mean.shape

@@ -22,7 +22,7 @@ from jopt.quantize.integer import QTensor
 from jopt.quantize.tensors import of_values
 from jopt.reference import name_of
 from jopt.train.config import Experiment
-from jopt.train.plan import StagePlan
+from jopt.train.plan import StagePlan, trainables_key
 from jopt.train.state import TrainState, evaluated
 from jopt.transform import Params, State, Storage, chain, see
 from jopt.typing import ModelState
@@ -198,7 +198,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     plain = models.model(network) if network is not None else custom_model
     assert plain is not None
     model, wrapping = plain, wrapping_methods(metadata.get("activations"), trusted)
-    keys = {method.key or method.name for method in wrapping}
+    keys = {trainables_key(method) for method in wrapping}
     # Frozen, as ranges come from the file and nothing trains here.
     for method in wrapping:
         model = method.wrap(model, frozen=True)

@@ -140,7 +140,7 @@ class Launch:
         step: Callable[[], int] = lambda: 0,
         varies: Collection[str] = ("events", "exit_status", "digest"),
         grows: Collection[str] = (),
-        **event: Any,
+        **event: object,
     ) -> Iterator[dict[str, Any]]:
         """Writes the launch's start, and however it ends its exit status: finished, stopped, diverged or failed.
 
