@@ -120,7 +120,7 @@ def sync_directory(path: str | os.PathLike[str]) -> None:
 
 
 def sync_tree(path: str | os.PathLike[str]) -> None:
-    """Has all files and directories of a tree on the disk before it returns; its own name is its parent's matter."""
+    """Has all files and directories of a tree on the disk; the name of the tree itself is in its parent."""
     for directory, _, names in os.walk(path, topdown=False):
         for name in names:
             descriptor = os.open(Path(directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -25,30 +26,39 @@ def test_a_directory_in_the_way_is_an_error_and_leaves_nothing_behind(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+with_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names open files through /proc")
+
+
 @pytest.fixture
 def operations(monkeypatch):
     """The order of syncs and renames, by the names of what they are done to."""
     names = []
 
     def named(descriptor: int) -> str:
-        return os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return Path(f"/proc/self/fd/{descriptor}").readlink().name
+
+    def sync(descriptor: int) -> None:
+        names.append(f"sync {named(descriptor)}")
+        real_sync(descriptor)
+
+    def replace(source: Path, target: Path) -> None:
+        names.append(f"rename {Path(target).name}")
+        real_replace(source, target)
 
     real_sync, real_replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (names.append(f"sync {named(fd)}"), real_sync(fd))[1])
-    monkeypatch.setattr(
-        os, "replace", lambda a, b, **kw: (names.append(f"rename {os.path.basename(b)}"), real_replace(a, b, **kw))[1]
-    )
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
     return names
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names open files through /proc")
+@with_proc
 def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(tmp_path, operations):
     files.write_text(tmp_path / "a", "text")
     assert [name.split(".")[0] for name in operations[:1]] == ["sync "]
     assert operations[1:] == ["rename a", f"sync {tmp_path.name}"]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names open files through /proc")
+@with_proc
 def test_a_tree_is_synced_to_its_last_file_and_a_new_directory_in_its_parent(tmp_path, operations):
     files.make_directory(tmp_path / "x" / "y")
     assert operations == [f"sync {tmp_path.name}", "sync x"]

@@ -49,9 +49,7 @@ class Log:
         """Appends rows as the function `append` does."""
         self._extend(append(self.path, rows))
 
-    def resume(
-        self, position: Mapping[str, Any] | None, keep: Callable[[MetricsRow], bool]
-    ) -> list[MetricsRow]:
+    def resume(self, position: Mapping[str, Any] | None, keep: Callable[[MetricsRow], bool]) -> list[MetricsRow]:
         """Cuts the file back to where a checkpoint was saved, so that a resume neither doubles nor loses a row.
 
         Args:
@@ -104,16 +102,18 @@ def read(path: str | os.PathLike[str], sha256: str | None = None) -> list[Metric
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         problem = "rows are missing, doubled or changed: they are not those that the result was computed with"
         raise MetricsError(path, (1, max(content.count(b"\n"), 1)), problem)
-    lines = content.decode().split("\n")
+    lines = content.split(b"\n")
     rows = []
     # The text after the last newline is a row that a crash cut off; the resumed run writes it again.
     for number, line in enumerate(lines[:-1], 1):
+        text = line.decode(errors="replace")
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {line[:80]!r}") from error
+            row = json.loads(text)
+        # Brackets that are nested too deeply.
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {text[:80]!r}") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: not a JSON object: {line[:80]!r}")
+            raise ValueError(f"{path}, line {number}: not a JSON object: {text[:80]!r}")
         rows.append(row)
     return rows
 
