@@ -1,8 +1,11 @@
 """Checkpoints: exact round trips, damage found whatever it is, mismatches refused."""
 
 import contextlib
+import errno
 import random
+import resource
 import shutil
+import signal
 import threading
 
 import jax
@@ -17,7 +20,6 @@ from jopt.train.checkpoint import (
     Checkpoints,
     DamagedError,
     MismatchError,
-    ResourceError,
     read_last,
 )
 from jopt.train.state import TrainState, digest
@@ -332,9 +334,29 @@ def test_an_error_of_a_save_is_raised_by_the_next_call(checkpoints):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
-def test_no_thread_or_memory_left_is_an_error_of_its_own(error):
+def test_a_lack_of_threads_or_memory_is_known_below_another_error(error):
     wrapped = ValueError("a library's own")
+    assert not snapshot.is_exhausted(wrapped)
     wrapped.__cause__ = error
-    with pytest.raises(ResourceError):
-        snapshot.raise_if_exhausted(wrapped)
-    snapshot.raise_if_exhausted(ValueError("another"))
+    assert snapshot.is_exhausted(wrapped)
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_checkpoints_before_it(checkpoints):
+    """A limit on the size of files stands for a full disk: the library's own writes fail."""
+    save(checkpoints, [1])
+    large = {"w": np.random.default_rng(0).standard_normal(2**16)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
+    try:
+        checkpoints.save(2, large, {"accuracy": 0.0})
+        with pytest.raises(OSError) as error:
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert error.value.errno == errno.EFBIG
+    assert checkpoints.steps == [1]
+    checkpoints.save(2, large, {"accuracy": 0.0})
+    checkpoints.wait()
+    assert checkpoints.steps == [1, 2]
