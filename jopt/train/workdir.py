@@ -52,7 +52,7 @@ class Directory:
     """
 
     identity: ClassVar[str] = "config.json"
-    names: ClassVar[tuple[str, ...]] = (".lock", "manifest.json", "report.*", "*.png")
+    names: ClassVar[tuple[str, ...]] = (".lock", "manifest.json", "report.*")
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
