@@ -1,24 +1,22 @@
-"""The directory of a job: what it holds, its lock, its files, the record of its launches, the request to stop."""
+"""The directory of a run: its files, the record of its launches, the request to stop."""
 
 import contextlib
-import json
 import os
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from jopt.address import slots
 from jopt.config import from_dict, leaves, require, to_dict
-from jopt.files import write_json, write_text
+from jopt.files import CHECKSUMS, seal, write_json, write_text
 from jopt.method import Method
 from jopt.train import manifest as manifests
+from jopt.train import metrics
 from jopt.train.config import Experiment
-
-
-class WorkdirError(RuntimeError):
-    """A work directory cannot be used: another run's, in use, or not writable."""
+from jopt.train.directory import Directory as Directory
+from jopt.train.directory import LinkError as LinkError
+from jopt.train.directory import WorkdirError as WorkdirError
 
 
 def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
@@ -28,87 +26,6 @@ def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
     for slot in slots(config):
         if isinstance(slot.hint, type) and issubclass(slot.hint, Method):
             yield slot.path, slot.hint.__name__
-
-
-class Directory:
-    """A directory that one kind of job owns. Making one reads and creates nothing.
-
-    Class attributes:
-      identity: the file that says what the directory holds; it is the first that is written.
-    """
-
-    identity: ClassVar[str] = "config.json"
-
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
-        self.manifest = self.path / "manifest.json"
-        self.report = self.path / "report.md"
-
-    def begun(self) -> bool:
-        """Whether a job of this kind was begun here; the directory may also be new or empty.
-
-        Raises:
-          WorkdirError: if it holds anything else.
-        """
-        if not self.path.exists():
-            return False
-        if not self.path.is_dir():
-            raise WorkdirError(f"workdir {self.path} is not a directory")
-        if (self.path / self.identity).exists():
-            return True
-        # Hidden files do not count, such as the lock of a process that is just starting or a `.gitignore`.
-        if names := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
-            raise WorkdirError(
-                f"workdir {self.path} holds {', '.join(names[:5])} but no {self.identity}; "
-                "give an empty or a new directory"
-            )
-        return False
-
-    def load_json(self, path: Path) -> dict[str, Any]:
-        """A JSON object of the job.
-
-        Raises:
-          WorkdirError: if it is not there, or not JSON.
-        """
-        try:
-            value = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise WorkdirError(f"{path} cannot be read: {error}") from error
-        if not isinstance(value, dict):
-            raise WorkdirError(f"{path} holds no JSON object")
-        return value
-
-    def make(self) -> None:
-        """Creates the directory if it does not exist.
-
-        Raises:
-          WorkdirError: if it cannot be made.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the directory for this process; the lock ends with the process, however it ends.
-
-        Raises:
-          WorkdirError: if another process holds it.
-        """
-        import fcntl
-
-        try:
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
-        # A lock on an open file and not a file with a process id: the kernel releases it even after a SIGKILL.
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise WorkdirError(f"workdir {self.path} is in use by another process") from error
-            yield
 
 
 class Launch:
@@ -184,8 +101,32 @@ class Launch:
         write_json(self.directory.manifest, self.manifest)
 
 
+def complete(directory: Directory, **facts: Any) -> None:
+    """Ends the manifest of a finished job as its last launch would have, if that was killed just before.
+
+    Args:
+      directory: of a job whose result is there.
+      **facts: of the end, such as the digest.
+    """
+    # A manifest that cannot be read or written costs no result: the directory may be read-only, or in use.
+    with contextlib.suppress(WorkdirError, OSError):
+        if directory.load_json(directory.manifest).get("exit_status") == "finished":
+            return
+        with directory.locked():
+            manifest = directory.load_json(directory.manifest)
+            manifest |= {**facts, "exit_status": "finished"}
+            events = manifest.setdefault("events", [])
+            events.append(manifests.event("completed", events[-1]["step"] if events else 0, status="finished"))
+            write_json(directory.manifest, manifest)
+
+
 class Workdir(Directory):
     """Names of the files that a run leaves behind."""
+
+    names = (
+        *Directory.names,
+        *("metrics.jsonl", "result.json", "model.jopt", "checkpoints", "damaged_checkpoints", "events.out.*"),
+    )
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets names only; nothing is read or created."""
@@ -235,6 +176,61 @@ class Workdir(Directory):
             write_json(self.config, to_dict(config))
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+
+    @property
+    def remedy(self) -> str:
+        """How a finished run gets back a checkpoint that is lost."""
+        return (
+            f"to get it back, remove {self.result} and give the command of the training again: the run goes on "
+            "from the last whole checkpoint, or from its start, and ends in the same bits"
+        )
+
+    def write_result(self, result: Mapping[str, Any], metrics_sha256: str) -> None:
+        """Writes `result.json`, which says that the run is finished, with checksums of it and of the metrics."""
+        write_json(self.result, seal(result, metrics=metrics_sha256))
+
+    def load_result(self) -> dict[str, Any]:
+        """The fields of `result.json`, without its checksums.
+
+        Raises:
+          WorkdirError: if it cannot be read, is no result, or was changed after it was written.
+        """
+        result = self.load_json(self.result)
+        if not isinstance(result.get("digest"), str):
+            raise WorkdirError(f"{self.result} is not the result of a run: it has no digest; {self.remedy}")
+        return result
+
+    def load_rows(self) -> list[metrics.MetricsRow]:
+        """The rows of `metrics.jsonl`; of a finished run they are those that its result was written with.
+
+        Raises:
+          WorkdirError: if they are not, or cannot be read.
+        """
+        checksums = self.load_sealed(self.result).get(CHECKSUMS) if self.result.exists() else None
+        sha256 = checksums.get("metrics") if isinstance(checksums, dict) else None
+        try:
+            return metrics.read(self.metrics, sha256)
+        except (OSError, ValueError) as error:
+            remedy = f"restore it from a copy, or remove {self.result} and {self.checkpoints} to train again"
+            raise WorkdirError(f"{error}; {remedy}") from error
+
+    def load_edited(self) -> tuple[dict[str, Any], list[metrics.MetricsRow], list[str]]:
+        """The result and the rows as they are now, and a sentence on each that is not as it was written.
+
+        Raises:
+          WorkdirError: if one of them cannot be read.
+        """
+        edits = []
+        for load in (self.load_result, self.load_rows):
+            try:
+                load()
+            except WorkdirError as error:
+                edits.append(str(error))
+        result = {name: value for name, value in self.load_sealed(self.result).items() if name != CHECKSUMS}
+        try:
+            return result, metrics.read(self.metrics), edits
+        except (OSError, ValueError) as error:
+            raise WorkdirError(f"{self.metrics} cannot be read: {error}") from error
 
     def write_report(self, text: str) -> None:
         """Writes `report.md`."""
