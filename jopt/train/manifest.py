@@ -1,5 +1,6 @@
 """manifest.json: what a run's numbers depend on, enough to reproduce them."""
 
+import contextlib
 import enum
 import importlib.metadata
 import os
@@ -53,7 +54,7 @@ def collect(config: Any, dataset_fingerprint: str, workdir: Path, argv: list[str
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         # XLA's flags and these options change the bits of a program without any change in the config.
         "xla_flags": xla_flags(),
-        "jax_config": {name: _option(name) for name in JAX_OPTIONS if hasattr(jax.config, name)},
+        "jax_config": jax_options(),
         "compiler_options": current_options(),
         "devices": {
             "platform": jax.default_backend(),
@@ -82,9 +83,15 @@ def xla_flags() -> str:
     return text
 
 
-def _option(name: str) -> Any:
-    value = getattr(jax.config, name)
-    return value.value if isinstance(value, enum.Enum) else value
+def jax_options() -> dict[str, Any]:
+    """The options of JAX that change numbers, of those that this version of it has."""
+    options: dict[str, Any] = {}
+    for name in JAX_OPTIONS:
+        # Most can be set for a thread alone, and are read as attributes; the others by name.
+        with contextlib.suppress(AttributeError, KeyError):
+            value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
+            options[name] = value.value if isinstance(value, enum.Enum) else value
+    return options
 
 
 def version(package: str) -> str | None:

@@ -261,6 +261,8 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
             raise ValueError("events must be a list of objects")
         accepted(manifest)
         mixture(manifest)
+        for event in events:
+            surroundings(manifest | event.get("differs", {}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkdirError(f"{directory.manifest} is damaged: {error}") from error
     return manifest
