@@ -110,9 +110,9 @@ def accepted(manifest: Mapping[str, Any]) -> list[Surroundings]:
     first = surroundings(manifest)
     every = [first]
     for event in _since_the_beginning(manifest):
-        changes = [Change(**change) for change in event.get("accepted", ())]
-        # Both sides: a round of a search may have been run in other surroundings than the search itself.
-        every += [first | {c.name: c.then for c in changes}, first | {c.name: c.now for c in changes}]
+        if changes := [Change(**change) for change in event.get("accepted", ())]:
+            # Both sides: a round of a search may have been run in other surroundings than the search itself.
+            every += [first | {c.name: c.then for c in changes}, first | {c.name: c.now for c in changes}]
     return every
 
 

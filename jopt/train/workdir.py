@@ -171,10 +171,11 @@ class Launch:
         """
         now = surroundings(self.facts)
         known = [] if self.first is None else accepted(self.first)
-        changes = [*unknown(now, known), *_changes_of(parts, [*known, now], now)]
+        of_parts = [change for then in _unlike(parts, [*known, now]) for change in compare(then, now)]
+        changes = tuple(dict.fromkeys([*unknown(now, known), *of_parts]))
         if changes and not accept:
             raise ChangedError(self.directory.path, changes)
-        self.changes = tuple(dict.fromkeys(changes))
+        self.changes = changes
 
     def admit_part(self, part: Directory, *, accept: bool) -> None:
         """Checks a part that was finished while this launch was recorded, and records an accepted change.
@@ -183,9 +184,9 @@ class Launch:
           ChangedError: if it was run in surroundings that are not those of this job.
         """
         known = accepted(self.manifest)
-        changes = _changes_of([part], known, known[0])
+        changes = dict.fromkeys(change for now in _unlike([part], known) for change in compare(known[0], now))
         if changes and not accept:
-            raise ChangedError(part.path, changes)
+            raise ChangedError(part.path, tuple(changes))
         # A part may use data sets that this job has not used before.
         fill(self.manifest, read_manifest(part) or {})
         if changes:
@@ -268,15 +269,10 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
     return manifest
 
 
-def _changes_of(parts: Iterable[Directory], known: Sequence[Surroundings], now: Surroundings) -> list[Change]:
-    """How the surroundings of parts differ from `now`, of those that are not like any known ones."""
-    changes: list[Change] = []
-    for part in parts:
-        manifest = read_manifest(part)
-        for then in [] if manifest is None else accepted(manifest):
-            if unknown(then, known):
-                changes += compare(then, now)
-    return changes
+def _unlike(parts: Iterable[Directory], known: Sequence[Surroundings]) -> list[Surroundings]:
+    """The surroundings in which parts of a job were run and that are not like any known ones."""
+    manifests_of_parts = [manifest for part in parts if (manifest := read_manifest(part)) is not None]
+    return [then for manifest in manifests_of_parts for then in accepted(manifest) if unknown(then, known)]
 
 
 class Workdir(Directory):

@@ -1,0 +1,124 @@
+"""A search whose rounds would be run in different surroundings."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from tiny import smallest_experiment
+
+from jopt.ablate import axis
+from jopt.ablate import session as grids
+from jopt.ablate.budget import Knob, Search, search
+from jopt.data.source import synthetic
+from jopt.train.workdir import ChangedError
+
+pytestmark = pytest.mark.unoptimized
+
+CONFIG = Search(
+    name="smallest",
+    experiment=smallest_experiment(epochs=1),
+    knobs=(Knob(axis("optimizer.learning_rate", (0.1, 0.01))),),
+    seeds=(1,),
+    finalists=1,
+    confirm=2,
+    trials=10,
+)
+BUDGET = "accuracy_drop<90"
+
+
+class Interruption(Exception):
+    """Stands for whatever ends a process between two rounds."""
+
+
+def searched(path, before_round=lambda name: None, **options):
+    """Runs the search; `before_round` is called with the name of each round that is run."""
+    original = grids.run
+
+    def run(ablation, workdir, **arguments):
+        before_round(workdir.name)
+        return original(ablation, workdir, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grids, "run", run)
+        patch.setattr("plotly.offline.get_plotlyjs", lambda: "")
+        return search(CONFIG, path, BUDGET, **options)
+
+
+def change_data(monkeypatch):
+    monkeypatch.setattr("jopt.data.dataset.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
+
+
+def contents(directory):
+    return {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A search that was ended after its first round."""
+    path = tmp_path_factory.mktemp("searches") / "begun"
+
+    def end(name):
+        if name == "confirm":
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        searched(path, end)
+    return path
+
+
+@pytest.fixture
+def path(begun, tmp_path):
+    return shutil.copytree(begun, tmp_path / "search")
+
+
+def test_data_that_changed_between_rounds_are_refused_and_nothing_is_written(path, monkeypatch):
+    change_data(monkeypatch)
+    before = contents(path)
+    with pytest.raises(ChangedError) as caught:
+        searched(path)
+    assert [change.name.partition(" (")[0] for change in caught.value.changes] == ["data synthetic"]
+    assert contents(path) == before
+
+
+def test_data_that_change_while_a_search_runs_are_refused(path, monkeypatch):
+    with pytest.raises(ChangedError) as caught:
+        searched(path, lambda name: change_data(monkeypatch))
+    assert [change.name.partition(" (")[0] for change in caught.value.changes] == ["data synthetic"]
+    assert json.loads((path / "search.json").read_text())["status"] == "running"
+
+
+def test_an_accepted_change_is_told_by_the_search_and_its_reports(path, monkeypatch):
+    change_data(monkeypatch)
+    result = searched(path, accept_changes=True)
+    (change,) = result.changes
+    assert change["name"].startswith("data synthetic")
+    assert json.loads((path / "search.json").read_text())["changes"] == [change]
+    for name in ("report.md", "report.html"):
+        text = (path / name).read_text()
+        assert 0 < text.find("mixes different surroundings: data synthetic") < text.find(result.answer[:20])
+    # A finished search is answered in any surroundings.
+    monkeypatch.undo()
+    assert searched(path).answer == result.answer
+
+
+def test_a_round_of_another_search_is_not_read(path):
+    manifest = json.loads((path / "round_0" / "manifest.json").read_text())
+    manifest["packages"]["jax"] = "0.0.1"
+    (path / "round_0" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ChangedError) as caught:
+        searched(path)
+    assert [(change.name, change.then) for change in caught.value.changes] == [("jax", "0.0.1")]
+    searched(path, accept_changes=True)
+    # Accepted once.
+    state = json.loads((path / "search.json").read_text()) | {"status": "running"}
+    (path / "search.json").write_text(json.dumps(state))
+    assert [change["name"] for change in searched(path).changes] == ["jax"]
+
+
+def test_a_search_of_which_no_round_is_left_begins_again(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["packages"]["jax"] = "0.0.1"
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(path / "round_0")
+    assert not searched(path).changes
