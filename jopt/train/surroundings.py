@@ -87,7 +87,11 @@ def surroundings(facts: Mapping[str, Any]) -> Surroundings:
     # How many devices there are changes bits only where the examples of a batch are summed over them.
     parallel = _mapping(facts, "config").get("data_parallel")
     names = ("platform", "kind", "count") if parallel else ("platform", "kind")
-    return named | {f"device {name}": devices[name] for name in names if name in devices}
+    named |= {f"device {name}": devices[name] for name in names if name in devices}
+    for name, value in named.items():
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"{name} must be a string, a number, true, false or null, got {type(value).__name__}")
+    return named
 
 
 def compare(then: Surroundings, now: Surroundings) -> tuple[Change, ...]:

@@ -7,10 +7,14 @@ import shutil
 import pytest
 from tiny import smallest_experiment
 
+from jopt import distill
 from jopt.ablate import axis
 from jopt.ablate import session as grids
-from jopt.ablate.budget import Knob, Search, search
+from jopt.ablate.budget import Knob, Search, search, session
+from jopt.ablate.budget.files import SearchDir
+from jopt.ablate.space import GridPoint
 from jopt.data.source import synthetic
+from jopt.train import Stage
 from jopt.train.workdir import ChangedError
 
 pytestmark = pytest.mark.unoptimized
@@ -45,6 +49,14 @@ def searched(path, before_round=lambda name: None, **options):
         return search(CONFIG, path, BUDGET, **options)
 
 
+def end_before(round_name):
+    def end(name):
+        if name == round_name:
+            raise Interruption
+
+    return end
+
+
 def change_data(monkeypatch):
     monkeypatch.setattr("jopt.data.dataset.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
 
@@ -57,13 +69,8 @@ def contents(directory):
 def begun(tmp_path_factory):
     """A search that was ended after its first round."""
     path = tmp_path_factory.mktemp("searches") / "begun"
-
-    def end(name):
-        if name == "confirm":
-            raise Interruption
-
     with pytest.raises(Interruption):
-        searched(path, end)
+        searched(path, end_before("confirm"))
     return path
 
 
@@ -109,11 +116,10 @@ def test_a_round_of_another_search_is_not_read(path):
     with pytest.raises(ChangedError) as caught:
         searched(path)
     assert [(change.name, change.then) for change in caught.value.changes] == [("jax", "0.0.1")]
-    searched(path, accept_changes=True)
     # Accepted once.
-    state = json.loads((path / "search.json").read_text()) | {"status": "running"}
-    (path / "search.json").write_text(json.dumps(state))
-    assert [change["name"] for change in searched(path).changes] == ["jax"]
+    for accept_changes in (True, False):
+        with pytest.raises(Interruption):
+            searched(path, end_before("confirm"), accept_changes=accept_changes)
 
 
 def test_a_search_of_which_no_round_is_left_begins_again(path):
@@ -121,4 +127,23 @@ def test_a_search_of_which_no_round_is_left_begins_again(path):
     manifest["packages"]["jax"] = "0.0.1"
     (path / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(path / "round_0")
-    assert not searched(path).changes
+    with pytest.raises(Interruption):
+        searched(path, end_before("round_0"))
+    (event,) = [
+        event
+        for event in json.loads((path / "manifest.json").read_text())["events"][2:]
+        if event["event"] == "resume"
+    ]
+    assert event["begins_again"]
+
+
+def test_the_digests_of_teachers_are_facts_of_a_search(tmp_path):
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    (teacher / "result.json").write_text(json.dumps({"digest": "c0ffee"}))
+    methods = [(distill.SoftTargets(teacher=name),) for name in (str(teacher), "stage:first")]
+    experiment = smallest_experiment(stages=[Stage("first", epochs=1, methods=methods[0])])
+    experiment.stages.append(Stage("second", epochs=1, methods=methods[1]))
+    facts = session._facts(experiment, [GridPoint({}, {}, {})], SearchDir(tmp_path / "search"))
+    assert facts["sources"] == {str(teacher): "c0ffee"}
+    assert list(facts["datasets"].values()) == [facts["dataset_fingerprint"]]

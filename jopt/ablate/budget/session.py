@@ -262,14 +262,15 @@ class _Search:
         self.state["rounds"] = [done._asdict() for done in self.rounds]
         results = read_round(self.files.round(name), ablation, grid_trials)
         self.observer.note(round_note(self.rounds[-1], results is not None))
-        if results is None:
+        runs = results is None
+        if runs:
             self._record()
             grids.run(ablation, self.files.path / name, devices=self.devices, accept_changes=self.accept_changes)
             # Read from the files even now, so that a resumed search computes with the same numbers.
             results = read_round(self.files.round(name), ablation, grid_trials)
             assert results is not None
         # The data may have changed since this process began.
-        if not self.finished:
+        if runs or not self.finished:
             self.launch.admit_part(self.files.round(name), accept=self.accept_changes)
         return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
 
