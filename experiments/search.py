@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, launch, use_cores
+from experiments.launch import config_of, define_accept_changes, launch, use_cores
 from jopt import report, train
 from jopt.ablate import budget
 
@@ -21,6 +21,7 @@ _WORKDIR = flags.DEFINE_string(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
 )
+_ACCEPT_CHANGES = define_accept_changes()
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
         _BUDGET.value,
         command=_TRIAL,
         launch=" ".join(["python -m experiments.search", *map(shlex.quote, sys.argv[1:])]),
+        accept_changes=_ACCEPT_CHANGES.value,
         observer=report.Console(_QUIET.value),
     )
 

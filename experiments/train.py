@@ -5,13 +5,14 @@ python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --co
 
 from absl import flags
 
-from experiments.launch import experiment, launch
+from experiments.launch import define_accept_changes, experiment, launch
 from jopt import report, train
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the run: new, empty, or of the same config.", required=True
 )
 _TRIAL = flags.DEFINE_string("trial", None, "The id of the trial to run, where --config is an ablation.")
+_ACCEPT_CHANGES = define_accept_changes()
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
@@ -21,7 +22,12 @@ def main(argv: list[str]) -> None:
     del argv
     # Before the config is read, as a config file may build arrays and so compile.
     train.enable_cache(_CACHE.value)
-    train.run(experiment(_TRIAL.value), _WORKDIR.value, observer=report.Console(_QUIET.value))
+    train.run(
+        experiment(_TRIAL.value),
+        _WORKDIR.value,
+        accept_changes=_ACCEPT_CHANGES.value,
+        observer=report.Console(_QUIET.value),
+    )
 
 
 if __name__ == "__main__":

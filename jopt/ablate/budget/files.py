@@ -38,6 +38,11 @@ class SearchDir(Directory):
         """The directory of a round."""
         return AblationDir(self.path / name)
 
+    def rounds(self) -> list[AblationDir]:
+        """The directories of the rounds in which trials were run."""
+        rounds = [AblationDir(path.parent) for path in sorted(self.path.glob("*/ablation.json"))]
+        return [files for files in rounds if files.holds_work()]
+
     def recorded(self, question: Mapping[str, object]) -> dict[str, Any] | None:
         """The content of `search.json`; None if the directory is new or empty.
 
@@ -67,7 +72,10 @@ class SearchDir(Directory):
 
     def write(self, question: Mapping[str, object], outcome: Mapping[str, object]) -> None:
         """Writes `search.json`; a number that is not finite becomes null."""
-        write_json(self.search, plain_json({**question, **{name: outcome.get(name) for name in _OUTCOME}}))
+        fields = {name: outcome.get(name) for name in _OUTCOME}
+        # A field of those searches alone that have some.
+        fields |= {"changes": outcome["changes"]} if outcome.get("changes") else {}
+        write_json(self.search, plain_json({**question, **fields}))
 
 
 def plain_json(value: object) -> Any:
