@@ -5,11 +5,9 @@ python -m experiments.export runs/a --format=packed,stablehlo,onnx,safetensors -
 python -m experiments.export runs/a --format=mypackage.mymodule:FORMAT
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import rich.console
 from absl import flags
 
 from experiments.launch import define_trust, launch
@@ -45,7 +43,7 @@ def main(argv: list[str]) -> None:
     out = Path(_OUT.value) if _OUT.value else run.path / "export"
     _claim(out)
     train.enable_cache(_CACHE.value)
-    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = report.open_console(_WIDTH)
     with console.status("loading the run, writing the files and running them on the test part"):
         try:
             written = export.export(run.path, out, formats, raw_inputs=_RAW.value, trusted=_TRUST.value)

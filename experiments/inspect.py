@@ -7,7 +7,6 @@ python -m experiments.inspect runs/a/model.jopt --json
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def _check(path: Path, ledger: codec.Ledger) -> None:
 
 
 def _print(path: Path, file: codec.File) -> None:
-    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = report.open_console(_WIDTH)
     console.print(report.ledger_headline(file.ledger, path.name), soft_wrap=True, markup=False)
     console.print(f"{file.ledger.total:,} bytes on the disk, each of them in these tables\n")
     for table in [_metadata(file.metadata), *report.ledger_tables(file.ledger)]:

@@ -12,6 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments.config_flag import ConfigFlag
+from experiments.signals import SavedAndStopped
 from jopt.ablate import Ablation
 from jopt.ablate.trials import trials
 from jopt.codec import CodecError
@@ -24,7 +25,7 @@ from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
 from jopt.train.packed import PackedError
-from jopt.train.workdir import StopRequested, WorkdirError
+from jopt.train.workdir import WorkdirError
 from jopt.transfer import TransferError
 
 
@@ -40,15 +41,15 @@ C = TypeVar("C")
 # Defined at import, since absl parses flags before `main` runs.
 CONFIG = ConfigFlag().define()
 # 128 + the number of the signal, as shells report it.
-_INTERRUPTED, _CLOSED, _TERMINATED = 128 + 2, 128 + 13, 128 + 15
+_INTERRUPTED, _CLOSED = 128 + 2, 128 + 13
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
 
 def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None:
     """Parses flags, runs `main(argv)` and exits with its status.
 
-    An error that the user can fix is printed as one line, with status 1 (2 for flags and configs). A run that was
-    asked to stop exits with status 143, as a shell expects after SIGTERM.
+    An error that the user can fix is printed as one line, with status 1 (2 for flags and configs). A run that a
+    signal has stopped exits with status 128 + its number, as a shell expects.
 
     Args:
       main: receives the program's name and the arguments that are not flags.
@@ -73,9 +74,9 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             # The reader has closed the pipe, as `head` does. Python would fail again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _CLOSED
-        except StopRequested as error:
+        except SavedAndStopped as error:
             print(error, file=sys.stderr)
-            return _TERMINATED
+            return error.status
         except _EXPECTED as error:
             print(_line(error), file=sys.stderr)
             return 2 if isinstance(error, _OF_THE_CONFIG) else 1

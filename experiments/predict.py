@@ -5,13 +5,11 @@ python -m experiments.predict runs/a/model.jopt --data=digits --split=validation
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import rich.console
 from absl import flags
 from jaxtyping import PyTree
 
@@ -78,7 +76,7 @@ def main(argv: list[str]) -> None:
     sizes = sorted({1, _BATCH.value})
     outcomes = {name: run(way, arrays, sizes, _REPEATS.value) for name, way in ways.items()}
 
-    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = report.open_console(_WIDTH)
     console.print(report.ledger_headline(model.ledger, path.name), soft_wrap=True, markup=False)
     examples = f"{arrays.labels.shape[0]:,} examples of {dataset.name} ({_SPLIT.value})"
     console.print(f"{formats.printable(model.name)} on {examples}\n", soft_wrap=True, markup=False)

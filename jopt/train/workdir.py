@@ -1,17 +1,15 @@
-"""The directory of a job: what it holds, its lock, its files, the record of its launches, the request to stop."""
+"""The directory of a job: what it holds, its lock, its files, the record of its launches."""
 
 import contextlib
 import json
 import os
-import signal
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jopt.address import slots
 from jopt.config import from_dict, leaves, require, to_dict
-from jopt.files import write_json, write_text
+from jopt.files import write_json
 from jopt.method import Method
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
@@ -236,28 +234,11 @@ class Workdir(Directory):
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
 
-    def write_report(self, text: str) -> None:
-        """Writes `report.md`."""
-        write_text(self.report, text)
-
 
 class StopRequested(RuntimeError):
-    """The process was asked to stop (SIGTERM) and has saved its state."""
+    """The job was asked to stop, by the `stop` that it was given, and has saved its state."""
 
 
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[threading.Event]:
-    """Within the context SIGTERM sets the event, instead of ending the process.
-
-    Outside the main thread, where Python handles no signals, the event is never set.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    # Only noted: the state is on the device in the middle of a segment, so the loop stops at the next boundary.
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def never() -> bool:
+    """The `stop` of a job that nobody stops."""
+    return False
