@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from experiments.launch import launch
+from experiments.launch import define_path, launch
 from jopt import report
 from jopt.config import ConfigError
 from jopt.report import differences, formats
 from jopt.train import metrics
 from jopt.train.workdir import Workdir, WorkdirError
 
-_OUT = flags.DEFINE_string("out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
+_OUT = define_path("out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
 
 _FILES = ("comparison.md", "comparison.html")
 _LONGEST_NAME = 16  # of a column in a terminal.

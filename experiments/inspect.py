@@ -13,14 +13,14 @@ from typing import Any
 import rich.console
 from absl import flags
 
-from experiments.launch import launch, packed_file
+from experiments.launch import define_path, launch, packed_file
 from jopt import codec, report
 from jopt.config import ConfigError, require
 from jopt.report import formats
 from jopt.report.run_report import packed_parts
 from jopt.train.workdir import WorkdirError
 
-_HTML = flags.DEFINE_string("html", None, "File for a page with the tables and their figure; by default none.")
+_HTML = define_path("html", None, "File for a page with the tables and their figure; by default none.")
 _JSON = flags.DEFINE_bool("json", False, "Print the ledger and the metadata as JSON, and nothing else.")
 _PAPER = flags.DEFINE_enum(
     "paper",

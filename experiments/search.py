@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, launch, use_cores
+from experiments.launch import config_of, define_path, launch, use_cores
 from experiments.signals import define_save_on, saving
 from jopt import report, train
 from jopt.ablate import budget
@@ -16,13 +16,13 @@ from jopt.ablate import budget
 _BUDGET = flags.DEFINE_string(
     "budget", None, "accuracy_drop<POINTS, bytes<N or latency_ms<T, or several, joined by commas.", required=True
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = define_path(
     "workdir", None, "Directory of the search: new, empty, or of the same search.", required=True
 )
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
 )
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _SAVE_ON = define_save_on()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 

@@ -8,15 +8,31 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jopt.address import slots
-from jopt.config import from_dict, leaves, require, to_dict
+from jopt.config import from_dict, is_text, leaves, require, to_dict
 from jopt.files import write_json
 from jopt.method import Method
+from jopt.paths import expanded
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
 
 
 class WorkdirError(RuntimeError):
     """A work directory cannot be used: another run's, in use, or not writable."""
+
+
+class FieldError(WorkdirError):
+    """A file that a job left lacks a field, or has it with a value of another type.
+
+    Attributes:
+      path: of the file.
+      field: its name.
+      value: what is there; None if nothing is.
+    """
+
+    def __init__(self, path: Path, field: str, value: object):
+        problem = "is absent" if value is None else f"is {str(value)[:40]!r}"
+        super().__init__(f"{path} is damaged, or of another version of jopt: its field {field!r} {problem}")
+        self.path, self.field, self.value = path, field, value
 
 
 def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
@@ -38,7 +54,9 @@ class Directory:
     identity: ClassVar[str] = "config.json"
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        # Orbax writes checkpoints, and takes paths as UTF-8.
+        require(is_text(os.fspath(path)), "workdir", os.fspath(path), "a path that is UTF-8")
+        self.path = expanded(path, "workdir")
         self.manifest = self.path / "manifest.json"
         self.report = self.path / "report.md"
 
@@ -62,18 +80,27 @@ class Directory:
             )
         return False
 
-    def load_json(self, path: Path) -> dict[str, Any]:
+    def load_json(self, path: Path, **types: type | tuple[type, ...]) -> dict[str, Any]:
         """A JSON object of the job.
 
+        Args:
+          path: of the file.
+          **types: fields that it must have, and the types of their values.
+
         Raises:
-          WorkdirError: if it is not there, or not JSON.
+          FieldError: if a field is absent or of another type.
+          WorkdirError: if the file is not there, or holds no JSON object.
         """
         try:
-            value = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        # Brackets that are nested too deep end the parser's recursion.
+        except (OSError, ValueError, RecursionError) as error:
             raise WorkdirError(f"{path} cannot be read: {error}") from error
         if not isinstance(value, dict):
             raise WorkdirError(f"{path} holds no JSON object")
+        for name, accepted in types.items():
+            if not isinstance(value.get(name), accepted):
+                raise FieldError(path, name, value.get(name))
         return value
 
     def make(self) -> None:
@@ -126,7 +153,7 @@ class Launch:
           WorkdirError: if it is damaged.
         """
         self.directory = directory
-        self.first = directory.load_json(directory.manifest) if directory.manifest.exists() else None
+        self.first = directory.load_json(directory.manifest, events=list) if directory.manifest.exists() else None
         self.manifest: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -174,7 +201,9 @@ class Launch:
             status = getattr(error, "exit_status", "failed")
             raise
         finally:
-            self._write(status, manifests.event("stop", step(), status=status, **closing()))
+            # What ended the job, such as a full disk, fails here again: the first error is the one to show.
+            with contextlib.nullcontext() if status == "finished" else contextlib.suppress(OSError):
+                self._write(status, manifests.event("stop", step(), status=status, **closing()))
 
     def _write(self, status: str | None, event: dict[str, Any]) -> None:
         self.manifest["exit_status"] = status
