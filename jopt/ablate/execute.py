@@ -172,12 +172,15 @@ class ChunkRun:
         at = p.boundary(restored.step)
         self.bad = np.array(restored.state["bad"])
         restored_at = (at.stage, at.stop)
+
         # Rows are appended before the checkpoint is saved, so the file may be one segment ahead of it.
+        def is_kept(row: metrics.MetricsRow) -> bool:
+            stage, step = metrics.position(row)
+            return (p.stage_named(stage).index, step) <= restored_at
+
         try:
-            rows = metrics.truncate(
-                self.metrics, lambda row: (p.stage_named(row["stage"]).index, row["step"]) <= restored_at
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            rows = metrics.truncate(self.metrics, is_kept)
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise WorkdirError(f"{self.metrics} is damaged: {error}") from error
         return p.to_device(restored.state["state"]), at, rows
 

@@ -29,7 +29,7 @@ def read(path: str | os.PathLike[str]) -> list[MetricsRow]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON: {line[:80]!r}") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: not a JSON object: {line[:80]!r}")
@@ -56,6 +56,18 @@ def truncate(path: str | os.PathLike[str], keep: Callable[[MetricsRow], bool]) -
     rows = [row for row in read(path) if keep(row)]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
+
+
+def position(row: MetricsRow) -> tuple[str, int]:
+    """The stage and the step of a row.
+
+    Raises:
+      ValueError: if it lacks one of them or `split`, or has one of another type.
+    """
+    stage, step, split = (row.get(name) for name in ("stage", "step", "split"))
+    if not (isinstance(stage, str) and isinstance(step, int) and isinstance(split, str)):
+        raise ValueError(f"a row has no stage, step and split: {str(row)[:80]}")
+    return stage, step
 
 
 def without_timing(rows: list[MetricsRow]) -> list[MetricsRow]:

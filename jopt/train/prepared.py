@@ -14,6 +14,7 @@ from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import describe, plan, program, schedule
+from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
 from jopt.train.finished import Source, load_source, match_inputs
 from jopt.train.plan import StagePlan, resolve, trace_layers
@@ -67,8 +68,15 @@ class Prepared(NamedTuple):
         return self.program_of(plan.index, plan.length.segment_steps)
 
     def boundary(self, mark: int) -> schedule.Segment:
-        """The segment that ends at `mark`."""
-        return next(s for s in self.segments if s.mark == mark)
+        """The segment that ends at `mark`.
+
+        Raises:
+          MismatchError: if none does: a checkpoint of that name is of another run.
+        """
+        segment = next((s for s in self.segments if s.mark == mark), None)
+        if segment is None:
+            raise MismatchError(f"checkpoint {mark} is of another run: no segment of this one ends there")
+        return segment
 
     def end_of(self, stage: int) -> schedule.Segment:
         """The last segment of a stage."""

@@ -91,7 +91,7 @@ def run(
 def _finished_before(
     config: Experiment, files: Workdir, observer: Observer, model: models.Model | None
 ) -> dict[str, Any]:
-    result = files.load_json(files.result)
+    result = files.load_json(files.result, digest=str)
     if config.pack and not files.packed.is_file():
         again = shlex.join(["python", "-m", "experiments.export", str(files.path), "--format=packed"])
         observer.warn(f"{files.packed} is gone; {again} writes it again")
@@ -195,11 +195,13 @@ class _Session:
     def _rows_up_to(self, last: Segment | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.
         end = (-1, 0) if last is None else (last.stage, last.stop)
+
+        def is_kept(row: metrics.MetricsRow) -> bool:
+            stage, step = metrics.position(row)
+            return (self.prepared.stage_named(stage).index, step) <= end
+
         try:
-            return metrics.truncate(
-                self.files.metrics,
-                lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= end,
-            )
+            return metrics.truncate(self.files.metrics, is_kept)
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
 

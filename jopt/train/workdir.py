@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jopt.address import slots
-from jopt.config import from_dict, is_text, leaves, require, to_dict
+from jopt.config import from_dict, is_text, join_path, leaves, require, to_dict
 from jopt.files import write_json
 from jopt.method import Method
 from jopt.paths import expanded
@@ -33,6 +33,21 @@ class FieldError(WorkdirError):
         problem = "is absent" if value is None else f"is {str(value)[:40]!r}"
         super().__init__(f"{path} is damaged, or of another version of jopt: its field {field!r} {problem}")
         self.path, self.field, self.value = path, field, value
+
+
+def check_fields(path: Path, value: object, where: str = "", /, **types: type | tuple[type, ...]) -> None:
+    """Raises FieldError unless a value in a file is an object with these fields, of these types.
+
+    Args:
+      path: of the file.
+      value: what was read.
+      where: its place in the file, such as `trials[0]`; '' is all of it.
+      **types: accepted types by field.
+    """
+    fields = value if isinstance(value, dict) else {}
+    for name, accepted in types.items():
+        if not isinstance(fields.get(name), accepted):
+            raise FieldError(path, join_path(where, name), fields.get(name))
 
 
 def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
@@ -98,9 +113,7 @@ class Directory:
             raise WorkdirError(f"{path} cannot be read: {error}") from error
         if not isinstance(value, dict):
             raise WorkdirError(f"{path} holds no JSON object")
-        for name, accepted in types.items():
-            if not isinstance(value.get(name), accepted):
-                raise FieldError(path, name, value.get(name))
+        check_fields(path, value, **types)
         return value
 
     def make(self) -> None:

@@ -1,4 +1,4 @@
-"""Output that cannot be written, in any encoding or not at all, costs no result, and errors of the machine are a line."""
+"""Output in any encoding, or that cannot be written, costs no result; errors of the machine are one line."""
 
 import json
 import subprocess
