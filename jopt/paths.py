@@ -22,8 +22,12 @@ def expanded(path: str | os.PathLike[str], field: str = "path") -> Path:
       >>> expanded("~/runs/a") == Path.home() / "runs/a", expanded("runs/~a").as_posix()
       (True, 'runs/~a')
     """
+    plain = Path(path)
+    # `./~` is a file of that name, and a path drops the `./`.
+    if not os.fspath(path).startswith("~"):
+        return plain.absolute() if str(plain).startswith("~") else plain
     try:
-        return Path(path).expanduser()
+        return plain.expanduser()
     except RuntimeError as error:
         raise ConfigError(field, os.fspath(path), "a path without ~: there is no such home directory") from error
 

@@ -1,6 +1,7 @@
 """The directory of a job: what it holds, its lock, its files, the record of its launches."""
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -134,8 +135,6 @@ class Directory:
         Raises:
           WorkdirError: if another process holds it.
         """
-        import fcntl
-
         try:
             file = (self.path / ".lock").open("w")
         except OSError as error:
