@@ -27,6 +27,7 @@ from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
 from jopt.train.packed import PackedError
+from jopt.train.snapshot import is_exhausted
 from jopt.train.workdir import WorkdirError
 from jopt.transfer import TransferError
 
@@ -39,8 +40,7 @@ class ConfigFileError(RuntimeError):
 _OF_THE_CONFIG = (ConfigError, ConfigFileError, RuleError, TransferError)
 _OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
 # An OSError is a full or failing disk, a directory that is gone or may not be written; its text has the path.
-_OF_THE_MACHINE = (OSError, MemoryError)
-_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, *_OF_THE_MACHINE, NonFiniteError)
+_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, OSError, NonFiniteError)
 C = TypeVar("C")
 # Defined at import, since absl parses flags before `main` runs.
 CONFIG = ConfigFlag().define()
@@ -86,9 +86,13 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             print(error, file=sys.stderr)
             return error.status
         except Exception as error:
-            if not isinstance(error, _EXPECTED) and not _is_full(error):
+            if not isinstance(error, _EXPECTED) and not is_exhausted(error) and not _is_full(error):
                 raise
-            print(_line(error), file=sys.stderr)
+            print(_line(error), file=sys.stderr, flush=True)
+            if is_exhausted(error):
+                # At once: Python would wait at its end for threads of libraries, which may wait for others that
+                # could not start.
+                os._exit(1)
             if isinstance(error, OSError):
                 terminal.drop(sys.stdout)
             return 2 if isinstance(error, _OF_THE_CONFIG) else 1
@@ -108,13 +112,10 @@ def _take_any_text() -> None:
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether a library's own error says that memory or the disk is full."""
+    """Whether XLA's own error says that the memory of a device is full."""
     import jax
 
-    # XLA and TensorStore report a state of the machine as text.
-    return isinstance(error, jax.errors.JaxRuntimeError | ValueError) and any(
-        text in str(error) for text in ("RESOURCE_EXHAUSTED", "No space left on device", "Disk quota exceeded")
-    )
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def define_path(name: str, default: str | None, text: str, required: bool = False) -> flags.FlagHolder[Any]:

@@ -190,7 +190,8 @@ class _Session:
                     if self.asked_to_stop():
                         raise StopRequested("stopped as asked, between two chunks; the same command continues")
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
-                    run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop)
+                    warn = self.observer.warn
+                    run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop, warn)
                     try:
                         run.run()
                     # Counted after an interruption too: the manifest reports the compilations of every launch.

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -68,15 +69,18 @@ class Prepared(NamedTuple):
         return self.program_of(plan.index, plan.length.segment_steps)
 
     def boundary(self, mark: int) -> schedule.Segment:
-        """The segment that ends at `mark`.
+        """The segment that ends at `mark`."""
+        return next(s for s in self.segments if s.mark == mark)
+
+    def like_of(self, checkpoint: Path) -> TrainState:
+        """The shapes of the state in a checkpoint, which is named by its mark.
 
         Raises:
-          MismatchError: if none does: a checkpoint of that name is of another run.
+          MismatchError: if no segment ends there: it is of another run.
         """
-        segment = next((s for s in self.segments if s.mark == mark), None)
-        if segment is None:
-            raise MismatchError(f"checkpoint {mark} is of another run: no segment of this one ends there")
-        return segment
+        if all(str(s.mark) != checkpoint.name for s in self.segments):
+            raise MismatchError(checkpoint, "is of another run: no segment of this one ends there")
+        return self.like(self.boundary(int(checkpoint.name)).stage)
 
     def end_of(self, stage: int) -> schedule.Segment:
         """The last segment of a stage."""

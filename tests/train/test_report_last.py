@@ -47,7 +47,7 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_next_launch_writes
     files.create(config)
     (files.path / "report.html").mkdir()
     result = run(config, files.path, observer=heard)
-    assert json.loads(files.result.read_text()) == result
+    assert files.load_result() == result
     assert json.loads(files.manifest.read_text())["exit_status"] == "finished"
     assert len(heard.warnings) == 3 and any("report.html" in warning for warning in heard.warnings)
     before = {p: p.read_bytes() for p in files.path.rglob("*") if p.is_file() and "report" not in p.name}
