@@ -134,7 +134,7 @@ def read(path: Path, like: PyTree) -> Restored:
     # A flipped bit on disk would otherwise go unnoticed. The notes count too: a resume adds up their times.
     if saved != digest([state, notes]):
         raise CheckpointError(path, "is damaged: its digest does not match")
-    return Restored(int(path.name), state, json.loads(notes.tobytes()))
+    return Restored(int(path.name), state, _decoded(path, notes.tobytes()))
 
 
 def find_damage(path: Path) -> str | None:
@@ -194,6 +194,17 @@ def _check_extras(claimed: dict[str, Any]) -> None:
         leaf = claimed[name]
         if len(leaf.shape) != 1 or leaf.shape[0] > most or leaf.dtype != np.uint8 or _exceeds(leaf):
             raise ValueError(f"{name} is {leaf.dtype}{list(leaf.shape)}")
+
+
+def _decoded(path: Path, notes: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(notes)
+    # Also of a checkpoint with a true digest, if somebody made it: the brackets may be nested too deeply.
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(path, f"has notes that are not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(path, "has notes that are no JSON object")
+    return value
 
 
 def _compare(path: Path, claimed: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -75,4 +75,4 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_next_launch_writes
         checkpoint.rename(files.path / f"moved_{checkpoint.name}")
     heard = Heard()
     assert run(config, files.path, observer=heard) == result
-    assert len(heard.warnings) == 1
+    assert any("report" in warning for warning in heard.warnings)
