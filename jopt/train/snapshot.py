@@ -251,7 +251,7 @@ def _quiet_logs() -> None:
 def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Drops logs of errors that are raised too: those of Orbax, and of arrays that are read at the same time."""
     text = record.getMessage()
-    if text.startswith("Task exception was never retrieved"):
+    if text.startswith(("Task exception was never retrieved", "Task was destroyed but it is pending")):
         return "tensorstore_spec" not in text and "orbax" not in text
     raised = ("Failed to get metadata for checkpointable", "Failed to json parse Metadata file")
     return not text.startswith(raised) and "_SignalingThread.run() raised an exception" not in text
