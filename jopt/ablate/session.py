@@ -23,12 +23,12 @@ from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
 from jopt.files import write_text
 from jopt.measure import columns_of
-from jopt.report import SILENT, Observer
+from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
 from jopt.train.loop import Compiler
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, WorkdirError, stop_on_sigterm
+from jopt.train.workdir import Launch, StopRequested, WorkdirError, never
 
 # Facts of the manifest that differ from one launch to the next: a later one may add groups with other data.
 _VARY = ("datasets", "digest", "events", "exit_status", "groups", "sources")
@@ -42,6 +42,7 @@ def run(
     devices: int | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
+    stop: Callable[[], bool] = never,
     quiet: bool = False,
 ) -> Results:
     """Runs the trials of a grid that `workdir` has no result for, and writes its tables and its report.
@@ -54,6 +55,7 @@ def run(
       accept_changes: run the missing trials even if the data, a source, a version, an option of JAX or the kind of
         device is not what it was for the others; the report then says so.
       observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
+      stop: asked at the end of every segment; once it says True, the running trials are saved and the grid ends.
       quiet: has no effect: without an observer nothing is printed.
 
     Returns:
@@ -63,11 +65,11 @@ def run(
       ConfigError, RuleError: for a grid that cannot run, before anything is compiled or written.
       WorkdirError: if the directory contains something else; nothing in it is changed.
       ChangedError: if trials were run on other data, with other versions or numerics; nothing is changed.
-      StopRequested: after SIGTERM, when the running trials have been saved.
+      StopRequested: after `stop` said True, when the running trials have been saved.
     """
     begun = time.perf_counter()
     trials = validate(ablation)
-    files = AblationDir(workdir)
+    files, observer = AblationDir(workdir), Careful(observer)
     recorded = files.recorded()
     # Before data are read: a wrong directory should fail in a second and not after minutes of loading.
     if recorded is not None:
@@ -79,14 +81,14 @@ def run(
     plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
     files.make()
-    with files.locked(), stop_on_sigterm() as stop:
+    with files.locked():
         # Read again under the lock: another process may have recorded a grid since the first check.
         # The first check stays above, because the lock needs the directory, and a wrong grid must not create one.
         if (recorded_now := files.recorded()) is not None and recorded_now != recorded:
             files.check_same(recorded_now, ablation, trials)
             recorded_lanes = _lanes(files, recorded_now, ablation)
             plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
-        session = _Session(ablation, trials, grid_axes, plans, files, observer, stop.is_set, arguments, begun)
+        session = _Session(ablation, trials, grid_axes, plans, files, observer, stop, arguments, begun)
         return session.run(recorded_lanes, accept_changes)
 
 
@@ -192,6 +194,8 @@ class _Session:
                 # A resumed chunk may have another width than the planned ones, and a program has fixed shapes.
                 compilers: dict[tuple[int, Layout], Compiler] = {}
                 for chunk in group_chunks:
+                    if self.asked_to_stop():
+                        raise StopRequested("stopped as asked, between two chunks; the same command continues")
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
                     warn = self.observer.warn
                     run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop, warn)
@@ -275,7 +279,9 @@ class _Session:
         if self.arguments:
             command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
         self.findings = findings(self.ablation, self.plans, results, judgement, mixture(self.manifest))
-        write_report(files, self.ablation, self.plans, results, self.summary, judgement, command, self.findings)
+        # The next launch of a finished grid writes tables and report again.
+        with attempt(self.observer, f"the tables of {files.path} are complete, but its report cannot be written"):
+            write_report(files, self.ablation, self.plans, results, self.summary, judgement, command, self.findings)
 
     def _facts(self) -> dict[str, Any]:
         first = self.plans[0].prepared.dataset.fingerprint

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jopt import data
@@ -13,7 +13,7 @@ from jopt.ablate.budget.config import Cell, Search, SearchSpace, ladders
 from jopt.ablate.budget.estimates import Key, PointEstimate, estimate, pareto
 from jopt.ablate.budget.files import SearchDir, question_of, read_round, with_commands
 from jopt.ablate.budget.limits import Limit, distance, parse
-from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write
+from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write_pareto, write_report
 from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.checks import validate
 from jopt.ablate.config import Ablation
@@ -23,13 +23,13 @@ from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import canonical_json, require
-from jopt.report import SILENT, Observer
+from jopt.report import PAGE, SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
 from jopt.train.plan import source_fields
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, Workdir
+from jopt.train.workdir import Launch, Workdir, never
 
 CONFIRMATION = "confirm"
 
@@ -44,6 +44,7 @@ def search(
     devices: int | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
+    stop: Callable[[], bool] = never,
     quiet: bool = True,
 ) -> SearchResult:
     """Searches for the model to use under a budget.
@@ -65,6 +66,7 @@ def search(
       accept_changes: continue even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was in the rounds before; the result then says so.
       observer: hears what goes on; `jopt.report.Console()` prints it.
+      stop: asked at the end of every segment; once it says True, the running trials are saved and the search ends.
       quiet: has no effect: without an observer nothing is printed.
 
     Returns:
@@ -74,15 +76,15 @@ def search(
       ConfigError, RuleError: for a budget or a search that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
       ChangedError: if rounds were run on other data, with other versions or numerics; nothing is changed.
-      StopRequested: after SIGTERM, once the running trials have been saved.
+      StopRequested: after `stop` said True, once the running trials have been saved.
     """
     del quiet
     limits = parse(budget)
     # Bytes are those of the packed file, so every trial needs one.
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     space = SearchSpace(ladders(config), config.excluded)
-    files = SearchDir(workdir)
-    session = _Search(config, space, limits, files, observer, command, devices, accept_changes)
+    files, observer = SearchDir(workdir), Careful(observer)
+    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop)
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -139,6 +141,7 @@ class _Search:
     command: str
     devices: int | None
     accept_changes: bool
+    stop: Callable[[], bool]
     launch: Launch = dataclasses.field(init=False)
     finished: bool = False
     rounds: list[Round] = dataclasses.field(default_factory=list)
@@ -166,9 +169,13 @@ class _Search:
             self._record()
         result = self._conclude(self._explore())
         if not finished:
-            write(self.files, self.config, result, launch)
+            write_pareto(self.files, result)
             self.state |= summary(result) | {"status": "finished"}
             self._record()
+        if not finished or not all(path.is_file() for path in (self.files.path / PAGE, self.files.report)):
+            problem = f"the search in {self.files.path} is complete, but its report cannot be written"
+            with attempt(self.observer, problem):
+                write_report(self.files, self.config, result, launch)
         self.observer.finished(lambda: finished_parts(self.files, self.config, result))
         return result
 
@@ -265,7 +272,8 @@ class _Search:
         runs = results is None
         if runs:
             self._record()
-            grids.run(ablation, self.files.path / name, devices=self.devices, accept_changes=self.accept_changes)
+            options = {"devices": self.devices, "accept_changes": self.accept_changes, "stop": self.stop}
+            grids.run(ablation, self.files.path / name, **options)
             # Read from the files even now, so that a resumed search computes with the same numbers.
             results = read_round(self.files.round(name), ablation, grid_trials)
             assert results is not None
