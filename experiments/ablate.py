@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, launch, use_cores
+from experiments.launch import config_of, define_trust, launch, use_cores
 from jopt import ablate, report, train
 
 _WORKDIR = flags.DEFINE_string(
@@ -21,6 +21,7 @@ _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
 )
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 
@@ -33,7 +34,13 @@ def main(argv: list[str]) -> None:
     grid = config_of(ablate.Ablation)
     if _STRATEGY.value is not None:
         grid.strategy = _STRATEGY.value
-    ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), observer=report.Console(_QUIET.value))
+    ablate.run(
+        grid,
+        _WORKDIR.value,
+        arguments=config_arguments(sys.argv),
+        observer=report.Console(_QUIET.value),
+        trusted=_TRUST.value,
+    )
 
 
 def config_arguments(argv: list[str]) -> str:

@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, launch, use_cores
+from experiments.launch import config_of, define_trust, launch, use_cores
 from jopt import report, train
 from jopt.ablate import budget
 
@@ -22,6 +22,7 @@ _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
 )
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 # The command of a trial in the reports; the config file rebuilds a trial from the search's directory.
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
         command=_TRIAL,
         launch=" ".join(["python -m experiments.search", *map(shlex.quote, sys.argv[1:])]),
         observer=report.Console(_QUIET.value),
+        trusted=_TRUST.value,
     )
 
 

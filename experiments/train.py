@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --co
 
 from absl import flags
 
-from experiments.launch import experiment, launch
+from experiments.launch import define_trust, experiment, launch
 from jopt import report, train
 
 _WORKDIR = flags.DEFINE_string(
@@ -13,6 +13,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _TRIAL = flags.DEFINE_string("trial", None, "The id of the trial to run, where --config is an ablation.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 
@@ -21,7 +22,8 @@ def main(argv: list[str]) -> None:
     del argv
     # Before the config is read, as a config file may build arrays and so compile.
     train.enable_cache(_CACHE.value)
-    train.run(experiment(_TRIAL.value), _WORKDIR.value, observer=report.Console(_QUIET.value))
+    config = experiment(_TRIAL.value)
+    train.run(config, _WORKDIR.value, observer=report.Console(_QUIET.value), trusted=_TRUST.value)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from experiments.launch import define_trust, launch
 from jopt import report, train
 from jopt.config import ConfigError
 from jopt.report.differences import differing
-from jopt.train import metrics
+from jopt.train import finished, metrics
 from jopt.train.workdir import Workdir, WorkdirError
 
 _AGAIN = flags.DEFINE_string("again", None, "New or empty directory to run in, kept; by default a temporary one.")
 _CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
 _TRUST = define_trust()
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared data sets, instead of the config's.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Show only the comparison, not the run.")
 
 # Fields of a result that depend on the speed of the machine.
@@ -41,14 +42,15 @@ def main(argv: list[str]) -> int:
             f"{first.path} was run with a {' and a '.join(custom_parts)} given from Python, in addition to its "
             "config; only the program that gave it can run it again"
         )
-    config, result, rows = first.load_config(trusted=_TRUST.value), first.load_json(first.result), _rows(first)
+    config = finished.load_config(first, trusted=_TRUST.value, data_dir=_DATA_DIR.value)
+    result, rows = first.load_json(first.result), _rows(first)
     train.enable_cache(_CACHE.value)
     with contextlib.ExitStack() as stack:
         second = Workdir(_AGAIN.value or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "again")
         # An old run of the same config would be resumed as finished, and verify itself.
         if second.path.is_dir() and any(second.path.iterdir()):
             raise WorkdirError(f"--again={second.path} is not empty: a run that is there would not be run again")
-        again = train.run(config, second.path, observer=report.Console(_QUIET.value))
+        again = train.run(config, second.path, observer=report.Console(_QUIET.value), trusted=_TRUST.value)
         rows_again = _rows(second)
         problems = [*_results(result, again), *_metrics(rows, rows_again), *_packed(first, second)]
         environment = _environment(first, second)

@@ -40,6 +40,7 @@ def run(
     devices: int | None = None,
     observer: Observer = SILENT,
     quiet: bool = False,
+    trusted: bool = False,
 ) -> Results:
     """Runs the trials of a grid that `workdir` has no result for, and writes its tables and its report.
 
@@ -50,6 +51,7 @@ def run(
       devices: local devices to use at most; None is all.
       observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
       quiet: has no effect: without an observer nothing is printed.
+      trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
     Returns:
       The results, equal to `trials.csv`.
@@ -69,7 +71,7 @@ def run(
     grid_axes = axes(ablation, trials)
     check(ablation, trials)
     usable = min(jax.local_device_count(), devices or jax.local_device_count())
-    recorded_lanes, loader = _lanes(files, recorded, ablation), Loader()
+    recorded_lanes, loader = _lanes(files, recorded, ablation), Loader(trusted)
     plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
     files.make()

@@ -17,8 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from google.protobuf import json_format
 
 from jopt.config import ConfigError
+from jopt.data import feature_classes
 from jopt.data.cache import DataError
 from jopt.data.source import Source, Split, carve
 
@@ -64,29 +66,44 @@ def similar(name: str, built_in: tuple[str, ...] = ()) -> list[str]:
     return difflib.get_close_matches(name, sorted(_names() | set(built_in)), n=3)
 
 
-def read(name: str, root: Path) -> Source:
+def read(name: str, root: Path, *, trusted: bool = False) -> Source:
     """The arrays of a catalog set, which is prepared first where it has to be.
 
     Args:
       name: `mnist`, `cifar10`, `name/config`, `name:1.2.3`.
       root: the TFDS data directory; the set lies in `root/name/[config/]version`.
+      trusted: accept feature classes that are not of TFDS, whose modules are then imported.
 
     Returns:
       Its official splits.
 
     Raises:
       ConfigError: if the set is not one of images of one size, uint8, with one class label each.
-      DataError: if it is not prepared and cannot be: without TensorFlow, or without the download.
+      DataError: if it is not prepared and cannot be: without TensorFlow, or without the download; if its files are
+        damaged, or name a feature class of somebody else.
     """
+    builder, image, label = open_builder(name, root, trusted=trusted)
+    if not builder.is_prepared():
+        _prepare(builder, name, root)
+    return read_prepared(builder, name, root, image, label)
+
+
+def open_builder(name: str, root: Path, *, trusted: bool = False) -> tuple[Builder, str, str]:
+    """The builder of a catalog set, and the keys of its image and its label. Downloads and prepares nothing.
+
+    Raises:
+      ConfigError, DataError: as `read`.
+    """
+    feature_classes.check(root, re.split("[/:]", name)[0], trusted=trusted)
     try:
         # By default TFDS looks on Google Cloud Storage first, which needs a network.
         builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise ConfigError("data.name", name, f"a name that tensorflow_datasets can build ({error})") from error
-    image, label = _features(builder, name)
-    if not builder.is_prepared():
-        _prepare(builder, name, root)
-    return read_prepared(builder, name, root, image, label)
+    except (OSError, RuntimeError, json_format.ParseError) as error:
+        folder = root / re.split("[/:]", name)[0]
+        raise DataError(f"data.name {name!r}: the files in {folder} cannot be read: {_one_line(error)}") from error
+    return builder, *_features(builder, name)
 
 
 def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Source:
@@ -212,6 +229,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def read_digits(root: Path) -> Source:
     """The official splits of the digits, prepared as ArrayRecord under `root/digits` on the first call."""
+    feature_classes.check(root, "digits")
     with _quiet():
         builder = Digits(data_dir=str(root), file_format="array_record")
         if not builder.is_prepared():

@@ -37,11 +37,12 @@ class Arrays(NamedTuple):
     teacher: PyTree = ()  # of a stage that learns from one: its logits [examples, classes], or its parameters
 
 
-def load(config: DataConfig) -> Dataset:
+def load(config: DataConfig, *, trusted: bool = False) -> Dataset:
     """Reads a data set; the first call prepares it under the data directory.
 
     Args:
       config: which set, where and how; see `DataConfig`.
+      trusted: accept feature classes that are not of TFDS in a prepared set's files: their modules are imported.
 
     Returns:
       Training, validation and test part. Mean and standard deviation are those of the training part alone,
@@ -59,7 +60,7 @@ def load(config: DataConfig) -> Dataset:
       ((4, 2), [0.5, 0.5], [0.5, 0.5])
     """
     validate(config)
-    source = _source(config)
+    source = _source(config, trusted)
     splits = dict(source.splits)
     for split, part in splits.items():
         try:
@@ -141,7 +142,7 @@ def normalize(
     return (inputs.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)
 
 
-def _source(config: DataConfig) -> Source:
+def _source(config: DataConfig, trusted: bool) -> Source:
     if config.name == "xor":
         return xor()
     if config.name == "synthetic":
@@ -149,14 +150,14 @@ def _source(config: DataConfig) -> Source:
     root = directory(config)
     # As a file name: 'cifar10/plain:3.0.2' would be a directory, and on some systems not a name at all.
     folder = config.name.replace("/", "+").replace(":", "-")
-    return cached(root, folder, lambda: _read(config.name, root))
+    return cached(root, folder, lambda: _read(config.name, root, trusted))
 
 
-def _read(name: str, root: Path) -> Source:
+def _read(name: str, root: Path, trusted: bool) -> Source:
     # Imported here, so that decoded arrays are read without TFDS.
     from jopt.data import catalog
 
-    return catalog.read_digits(root) if name == "digits" else catalog.read(name, root)
+    return catalog.read_digits(root) if name == "digits" else catalog.read(name, root, trusted=trusted)
 
 
 def _hold_out(train: Split, fraction: float) -> tuple[Split, Split]:

@@ -155,20 +155,27 @@ def _describe_method(method: Method) -> dict[str, Any]:
     return {**tag, **changed(method)}
 
 
-def load(path: str | os.PathLike[str], *, model: models.Model | None = None, trusted: bool = False) -> PackedModel:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    model: models.Model | None = None,
+    trusted: bool = False,
+    max_bytes: int = codec.MAX_BYTES,
+) -> PackedModel:
     """Rebuilds a network from its packed file.
 
     Args:
       path: of the file.
       model: the model that the run was given instead of `config.model`, if it was given one.
       trusted: whether modules that the file names for its methods may be imported, and so run.
+      max_bytes: as for `jopt.codec.read`.
 
     Raises:
       OSError: if the file cannot be read.
       CodecError: if it is damaged.
       PackedError: if it is whole, but holds no network of a run.
     """
-    file = codec.read(path)
+    file = codec.read(path, max_bytes=max_bytes)
     try:
         return _rebuild(file, model, trusted)
     except (ConfigError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -248,7 +255,14 @@ class _Wrapping:
 
 
 def _check(packed: PackedModel) -> None:
-    """Raises unless the model takes the parameters that the file holds."""
+    """Raises unless the file normalizes its own inputs, and the model takes its parameters."""
+    channels = packed.input_shape[-1:]
+    for name, values in (("mean", packed.mean), ("std", packed.std)):
+        if values.shape != channels or not np.isfinite(values).all() or not (name == "mean" or values.all()):
+            raise PackedError(
+                f"its metadata must have finite numbers of shape {channels} as {name}, one a channel, and no std "
+                f"of 0; got {values.size} numbers of shape {values.shape}"
+            )
     # By shapes alone: it costs no memory and finds every parameter that is absent or of another shape.
     x = jax.ShapeDtypeStruct((1, *packed.input_shape), np.float32)
     try:

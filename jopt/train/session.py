@@ -34,6 +34,7 @@ def run(
     model: models.Model | None = None,
     observer: Observer = SILENT,
     quiet: bool = True,
+    trusted: bool = False,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
@@ -43,6 +44,7 @@ def run(
       model: a custom model, instead of `config.model`.
       observer: is told what happens; `jopt.report.Console()` prints it.
       quiet: has no effect: without an observer nothing is printed.
+      trusted: lifts the rules for the foreign files that `config` names (`docs/security.md`).
 
     Returns:
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
@@ -61,8 +63,8 @@ def run(
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files = Workdir(workdir)
     if files.check(config) and files.result.exists():
-        return _finished_before(files, observer)
-    prepared = prepare(config, model=model)
+        return _finished_before(files, config, observer)
+    prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
     files.make()
     with files.locked(), stop_on_sigterm() as stop:
@@ -70,12 +72,12 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return _finished_before(files, observer)
+            return _finished_before(files, config, observer)
         return _Session(prepared, files, observer, begun, stop.is_set).run()
 
 
-def _finished_before(files: Workdir, observer: Observer) -> dict[str, Any]:
-    result, config = files.load_json(files.result), files.load_config()
+def _finished_before(files: Workdir, config: Experiment, observer: Observer) -> dict[str, Any]:
+    result = files.load_json(files.result)
     if config.pack and not files.packed.is_file():
         observer.warn(
             f"{files.packed} is gone; python -m experiments.export {files.path} --format=packed writes it again"

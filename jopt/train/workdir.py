@@ -15,6 +15,7 @@ from jopt.files import write_json, write_text
 from jopt.method import Method
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
+from jopt.trust import Trusted, modules_in
 
 
 class WorkdirError(RuntimeError):
@@ -204,7 +205,8 @@ class Workdir(Directory):
         """
         if not self.begun():
             return False
-        saved, current = self.load_config(), config
+        # Only what this config names too is looked up: the saved one is compared, not run.
+        saved, current = self.load_config(modules_in(to_dict(config))), config
         # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
         if to_dict(saved) != to_dict(current):
             a, b = dict(_settings(saved)), dict(_settings(current))
@@ -215,7 +217,7 @@ class Workdir(Directory):
             )
         return True
 
-    def load_config(self, trusted: bool = False) -> Experiment:
+    def load_config(self, trusted: Trusted = False) -> Experiment:
         """The config that the run was started with; `trusted` as in `jopt.config.from_dict`."""
         try:
             config = from_dict(Experiment, self.load_json(self.config), trusted=trusted)

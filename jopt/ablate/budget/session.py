@@ -40,6 +40,7 @@ def search(
     devices: int | None = None,
     observer: Observer = SILENT,
     quiet: bool = True,
+    trusted: bool = False,
 ) -> SearchResult:
     """Searches for the model to use under a budget.
 
@@ -59,6 +60,7 @@ def search(
       devices: local devices to use at most; None is all.
       observer: hears what goes on; `jopt.report.Console()` prints it.
       quiet: has no effect: without an observer nothing is printed.
+      trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
     Returns:
       The result, which is also in `search.json`, `pareto.csv`, `report.md` and `report.html`.
@@ -74,7 +76,7 @@ def search(
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     space = SearchSpace(ladders(config), config.excluded)
     files = SearchDir(workdir)
-    session = _Search(config, space, limits, files, observer, command, devices)
+    session = _Search(config, space, limits, files, observer, command, devices, trusted)
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -84,7 +86,7 @@ def search(
     question = question_of(config, space.ladders, limits)
     recorded = files.recorded(question)
     files.make()
-    facts = manifests.collect(config.experiment, data.load(config.experiment.data).fingerprint)
+    facts = manifests.collect(config.experiment, data.load(config.experiment.data, trusted=trusted).fingerprint)
     with files.locked(), Launch(files).recorded(facts, dict):
         return session.run(question, recorded, launch)
 
@@ -107,6 +109,7 @@ class _Search:
     observer: Observer
     command: str
     devices: int | None
+    trusted: bool
     rounds: list[Round] = dataclasses.field(default_factory=list)
     round_results: list[Results] = dataclasses.field(default_factory=list)
     trials_of: dict[Cell, list[TrialRow]] = dataclasses.field(default_factory=dict)
@@ -229,7 +232,7 @@ class _Search:
         self.observer.note(round_note(self.rounds[-1], results is not None))
         if results is None:
             self._record()
-            grids.run(ablation, self.files.path / name, devices=self.devices)
+            grids.run(ablation, self.files.path / name, devices=self.devices, trusted=self.trusted)
             # Read from the files even now, so that a resumed search computes with the same numbers.
             results = read_round(self.files.round(name), ablation, grid_trials)
             assert results is not None
