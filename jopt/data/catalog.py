@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -82,28 +82,39 @@ def read(name: str, root: Path, *, trusted: bool = False) -> Source:
       DataError: if it is not prepared and cannot be: without TensorFlow, or without the download; if its files are
         damaged, or name a feature class of somebody else.
     """
-    builder, image, label = open_builder(name, root, trusted=trusted)
-    if not builder.is_prepared():
-        _prepare(builder, name, root)
-    return read_prepared(builder, name, root, image, label)
+    entry = open_entry(name, root, trusted=trusted)
+    if not entry.prepared:
+        _prepare(entry.builder, name, root)
+    return read_prepared(entry.builder, name, root, entry.image, entry.label)
 
 
-def open_builder(name: str, root: Path, *, trusted: bool = False) -> tuple[Builder, str, str]:
-    """The builder of a catalog set, and the keys of its image and its label. Downloads and prepares nothing.
+class Entry(NamedTuple):
+    """A set of the catalog: its builder, the keys of its image and its label, and whether its files are there."""
+
+    builder: Builder
+    image: str
+    label: str
+    prepared: bool
+
+
+def open_entry(name: str, root: Path, *, trusted: bool = False) -> Entry:
+    """A set of the catalog. Downloads and prepares nothing.
 
     Raises:
       ConfigError, DataError: as `read`.
     """
     feature_classes.check(root, re.split("[/:]", name)[0], trusted=trusted)
     try:
-        # By default TFDS looks on Google Cloud Storage first, which needs a network.
-        builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
+        with _quiet():
+            # By default TFDS looks on Google Cloud Storage first, which needs a network.
+            builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
+            prepared = builder.is_prepared()
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise ConfigError("data.name", name, f"a name that tensorflow_datasets can build ({error})") from error
     except (OSError, RuntimeError, json_format.ParseError) as error:
         folder = root / re.split("[/:]", name)[0]
         raise DataError(f"data.name {name!r}: the files in {folder} cannot be read: {_one_line(error)}") from error
-    return builder, *_features(builder, name)
+    return Entry(builder, *_features(builder, name), prepared)
 
 
 def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Source:

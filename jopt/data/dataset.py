@@ -11,7 +11,9 @@ from jaxtyping import Array, Float32, Int32, PyTree, Shaped, UInt8
 from jopt.config import ConfigError, require
 from jopt.data.cache import DataError, cached, digest
 from jopt.data.config import DataConfig, directory, validate
-from jopt.data.source import Source, Split, carve, check_labels, synthetic, xor
+from jopt.data.source import LabelError, Source, Split, carve, check_labels, synthetic, xor
+
+_HIDDEN = "; TFDS writes -1 where a set's makers keep the labels of its test part: such a set cannot be evaluated"
 
 
 class Dataset(NamedTuple):
@@ -65,8 +67,13 @@ def load(config: DataConfig, *, trusted: bool = False) -> Dataset:
     for split, part in splits.items():
         try:
             check_labels(part.labels, source.num_classes, f"labels of the split {split!r}")
-        except ValueError as error:
-            raise DataError(f"data.name {config.name!r}: {error}") from error
+        except LabelError as error:
+            raise DataError(
+                f"data.name {config.name!r}: {error}{_HIDDEN if error.value == -1 else ''}",
+                field=f"labels of {split!r}",
+                value=error.value,
+                accepted=error.accepted,
+            ) from error
     # The order matters: a validation part that was cut after `train_examples` would change with that number.
     if "validation" not in splits:
         splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
@@ -106,7 +113,7 @@ def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) ->
       device: a `jax.Device` or a sharding; None for JAX's default.
 
     Raises:
-      ValueError: for another split, or a label that is not in [0, classes).
+      ValueError: for another split; `LabelError`, which is one, for a label that is not in [0, classes).
     """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split must be 'train', 'validation' or 'test', got {split!r}")
@@ -148,9 +155,13 @@ def _source(config: DataConfig, trusted: bool) -> Source:
     if config.name == "synthetic":
         return synthetic(config.synthetic)
     root = directory(config)
+    return cached(root, arrays_folder(root, config.name).name, lambda: _read(config.name, root, trusted))
+
+
+def arrays_folder(root: Path, name: str) -> Path:
+    """Where `load` keeps the decoded arrays of a set that it reads from the data directory `root`."""
     # As a file name: 'cifar10/plain:3.0.2' would be a directory, and on some systems not a name at all.
-    folder = config.name.replace("/", "+").replace(":", "-")
-    return cached(root, folder, lambda: _read(config.name, root, trusted))
+    return root / "arrays" / name.replace("/", "+").replace(":", "-")
 
 
 def _read(name: str, root: Path, trusted: bool) -> Source:

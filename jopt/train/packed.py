@@ -219,8 +219,8 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
         params=file.params,
         model_state=file.model_state,
         integers={path: _tensor(q) for path, q in file.integers.items() if path.split("/")[0] not in keys},
-        mean=np.array(metadata["mean"], np.float32),
-        std=np.array(metadata["std"], np.float32),
+        mean=_float32(metadata["mean"]),
+        std=_float32(metadata["std"]),
         input_shape=tuple(int(n) for n in metadata["input"]),
         num_classes=int(metadata["classes"]),
         ledger=file.ledger,
@@ -279,6 +279,12 @@ def _tensor(q: codec.Integers) -> QTensor:
     spec = quantize.Spec(q.spec.bits, q.spec.symmetric, q.spec.axis, q.spec.narrow, q.spec.group)
     codes, scale, zero_point, low, high = jax.tree.map(jnp.asarray, (q.codes, q.scale, q.zero_point, q.low, q.high))
     return QTensor(codes, scale, zero_point, spec, None if low is None else quantize.Range(low, high))
+
+
+def _float32(values: Any) -> np.ndarray:
+    # A number of the file that is too large becomes infinite, which `_check` refuses.
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32)
 
 
 def _numbers(values: np.ndarray) -> list[float]:
