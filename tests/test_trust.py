@@ -111,6 +111,7 @@ def test_a_packed_file_runs_nothing(finished, here):
     (here / "runs").mkdir()
     (here / "runs" / "payload.py").write_text(foreign.PAYLOAD.format(mark=str(here / foreign.MARK)))
     file = codec.read(finished / "model.jopt")
+    assert isinstance(file.metadata, dict)
     for described in ({"class": "runs.payload:Pwn"}, {"calibration": "runs.payload:make"}, {"class": "os:system"}):
         codec.save("model.jopt", file.params, metadata=file.metadata | {"activations": [described]})
         with pytest.raises(packed.PackedError, match="not trusted"):
@@ -130,6 +131,7 @@ def test_a_packed_file_runs_nothing(finished, here):
 )
 def test_a_packed_file_that_cannot_normalize_is_refused(finished, tmp_path, changes):
     file = codec.read(finished / "model.jopt")
+    assert isinstance(file.metadata, dict)
     codec.save(tmp_path / "m", file.params, metadata=file.metadata | changes)
     with pytest.raises(packed.PackedError, match="one a channel"):
         packed.load(tmp_path / "m")
@@ -174,7 +176,7 @@ def test_modules_by_whose_config_and_by_place(here, tmp_path_factory, monkeypatc
             with pytest.raises(ConfigError) as caught:
                 resolve(f"{module}:f", "score", trusted=whose == "own")
             assert (caught.value.field, caught.value.value) == ("score", f"{module}:f")
-        assert sys.jopt_trap == MODULES[whose, where]
+        assert getattr(sys, "jopt_trap", None) == MODULES[whose, where]
     finally:
         for name in [n for n in sys.modules if n.partition(".")[0] in ("runs_lib", "runs_own", "runs_link")]:
             del sys.modules[name]

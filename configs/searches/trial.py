@@ -19,4 +19,6 @@ def get_config(where: str = "") -> Experiment:
     directory, _, trial = where.rpartition("/")
     if not (directory and trial):
         raise ConfigError("--config=.../trial.py:", where, "followed by DIRECTORY/ID")
-    return load_trial(directory, trial, trusted=flags.FLAGS.get_flag_value("trust", False))
+    # Of the app that reads this file; from Python there may be no flags.
+    trusted = "trust" in flags.FLAGS and flags.FLAGS["trust"].value
+    return load_trial(directory, trial, trusted=trusted)
