@@ -20,5 +20,5 @@ def get_config(where: str = "") -> Experiment:
     if not (directory and trial):
         raise ConfigError("--config=.../trial.py:", where, "followed by DIRECTORY/ID")
     # Of the app that reads this file; from Python there may be no flags.
-    trusted = "trust" in flags.FLAGS and flags.FLAGS["trust"].value
+    trusted = "trust" in flags.FLAGS and bool(flags.FLAGS["trust"].value)
     return load_trial(directory, trial, trusted=trusted)

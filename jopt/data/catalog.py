@@ -138,17 +138,28 @@ def read_prepared(builder: Builder, name: str, root: Path, image: str = "image",
     if not {"train", "test"} <= set(present):
         splits = sorted(builder.info.splits)
         raise ConfigError("data.name", name, f"a set with splits 'train' and 'test' (this one has {splits})")
-    splits = {}
-    for split in present:
-        records = builder.as_data_source(split)
-        # Filled in place: stacking a list of records would hold the whole set in memory twice.
-        inputs = np.empty((len(records), *builder.info.features[image].shape), np.uint8)
-        labels = np.empty(len(records), np.int32)
-        for i in range(len(records)):
-            record = records[i]
-            inputs[i], labels[i] = record[image], record[label]
-        splits[split] = Split(inputs, labels)
+    try:
+        splits = {split: _decode(builder, split, image, label) for split in present}
+    # Whatever half-copied or damaged records make their readers raise: of ArrayRecord, TFDS, protobuf or Pillow.
+    except Exception as error:
+        raise DataError(
+            f"data.name {name!r}: the records in {builder.data_path} cannot be read ({_one_line(error)}); copy or "
+            "prepare the set again",
+            field=str(builder.data_path),
+            accepted="the files that TFDS prepared",
+        ) from error
     return Source(splits, builder.info.features[label].num_classes, scale=255.0)
+
+
+def _decode(builder: Builder, split: str, image: str, label: str) -> Split:
+    records = builder.as_data_source(split)
+    # Filled in place: stacking a list of records would hold the whole set in memory twice.
+    inputs = np.empty((len(records), *builder.info.features[image].shape), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    for i in range(len(records)):
+        record = records[i]
+        inputs[i], labels[i] = record[image], record[label]
+    return Split(inputs, labels)
 
 
 def _features(builder: Builder, name: str) -> tuple[str, str]:
