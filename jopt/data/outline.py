@@ -50,8 +50,8 @@ def outline(config: DataConfig, *, trusted: bool = False) -> Outline:
         raw = Outline(s.shape, s.num_classes, bytes_to_make=_PER_VALUE * examples * math.prod(s.shape))
     else:
         raw = _catalog(config, trusted)
-    first, rest = raw.shape[0], raw.shape[1:]
-    shape = (first, math.prod(rest)) if config.layout == "sequence" else raw.shape
+    # A sequence's steps are the first axis: rows of an image, numbers of a vector.
+    shape = (raw.shape[0], math.prod(raw.shape[1:])) if config.layout == "sequence" else raw.shape
     return raw._replace(shape=shape, num_classes=max(config.relabel, default=raw.num_classes - 1) + 1)
 
 
@@ -63,5 +63,5 @@ def _catalog(config: DataConfig, trusted: bool) -> Outline:
     entry = catalog.open_entry(config.name, root, trusted=trusted)
     features = entry.builder.info.features
     # Decoded arrays are read without the files that TFDS prepared, which may be gone.
-    here = entry.prepared or (arrays_folder(root, config.name) / "meta.json").is_file()
-    return Outline(tuple(features[entry.image].shape), features[entry.label].num_classes, downloads=not here)
+    on_disk = entry.prepared or (arrays_folder(root, config.name) / "meta.json").is_file()
+    return Outline(tuple(features[entry.image].shape), features[entry.label].num_classes, downloads=not on_disk)
