@@ -16,7 +16,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C")
@@ -232,14 +232,16 @@ def _element_hints(hint: object, count: int) -> list[Any]:
     return [*args, *[args[0] if len(args) == 1 else None] * count][:count] if args else [None] * count
 
 
-def from_dict(cls: type[C], values: Mapping[str, object], path: str = "", *, trusted: bool = False) -> C:
+def from_dict(
+    cls: type[C], values: Mapping[str, object], path: str = "", *, trusted: bool | Collection[str] = False
+) -> C:
     """Rebuilds a config of type `cls` from what `to_dict` gave.
 
     Args:
       cls: the class.
       values: JSON objects.
       path: where it stands, for messages.
-      trusted: whether modules that the values name may be imported (`jopt.reference.resolve`).
+      trusted: whether modules that the values name may be imported (`jopt.trust.Trusted`).
 
     Raises:
       ConfigError: for an unknown field, a value of another type, or a class that may not be imported.
@@ -259,7 +261,7 @@ def _names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
 
 
-def decode(value: object, hint: object, path: str, trusted: bool = False) -> Any:
+def decode(value: object, hint: object, path: str, trusted: bool | Collection[str] = False) -> Any:
     """The value of a field of type `hint` from what `encode` gave; `path` and `trusted` as in `from_dict`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType) and isinstance(value, Mapping | list):
