@@ -143,7 +143,7 @@ class Launch:
 
     Attributes:
       first: the manifest that there was, read before anything changes; None at the first launch.
-      manifest: what is written.
+      manifest: what there is now.
       facts: of this process, as `jopt.train.manifest.collect` gives them.
       changes: of the surroundings, that were accepted for this launch.
     """
@@ -156,7 +156,7 @@ class Launch:
         """
         self.directory, self.facts = directory, facts
         self.first = read_manifest(directory)
-        self.manifest: dict[str, Any] = {}
+        self.manifest: dict[str, Any] = dict(self.first or {})
         self.changes: tuple[Change, ...] = ()
 
     def admit(self, parts: Iterable[Directory] = (), *, accept: bool) -> None:
