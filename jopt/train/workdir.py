@@ -62,7 +62,7 @@ class Launch:
 
     Attributes:
       first: the manifest that there was, read before anything changes; None at the first launch.
-      manifest: what is written.
+      manifest: what there is now.
       facts: of this process, as `jopt.train.manifest.collect` gives them.
       changes: of the surroundings, that were accepted for this launch.
     """
@@ -75,7 +75,7 @@ class Launch:
         """
         self.directory, self.facts = directory, facts
         self.first = read_manifest(directory)
-        self.manifest: dict[str, Any] = {}
+        self.manifest: dict[str, Any] = dict(self.first or {})
         self.changes: tuple[Change, ...] = ()
 
     def admit(self, parts: Iterable[Directory] = (), *, accept: bool) -> None:
@@ -195,10 +195,10 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
     """
     if not directory.manifest.exists():
         return None
-    manifest = directory.load_json(directory.manifest)
-    events = manifest.get("events")
+    manifest = directory.load_json(directory.manifest, events=list)
+    events = manifest["events"]
     try:
-        if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
+        if not all(isinstance(event, dict) for event in events):
             raise ValueError("events must be a list of objects")
         accepted(manifest)
         mixture(manifest)

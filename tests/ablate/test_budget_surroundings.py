@@ -106,7 +106,10 @@ def test_an_accepted_change_is_told_by_the_search_and_its_reports(path, monkeypa
         assert 0 < text.find("mixes different surroundings: data synthetic") < text.find(result.answer[:20])
     # A finished search is answered in any surroundings.
     monkeypatch.undo()
-    assert searched(path).answer == result.answer
+    before = contents(path)
+    again = searched(path)
+    assert (again.answer, again.changes) == (result.answer, result.changes)
+    assert contents(path) == before
 
 
 def test_a_round_of_another_search_is_not_read(path):

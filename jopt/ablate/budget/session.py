@@ -101,8 +101,10 @@ def search(
             files, _facts(config.experiment, [space.point(cell) for cell in start], files, trusted)
         )
         rounds = files.rounds()
-        # A finished search is answered in any surroundings: nothing is computed that could be mixed.
-        if rounds and (recorded or {}).get("status") != "finished":
+        # A finished search is answered in any surroundings: nothing is computed that could be mixed, or written.
+        if (recorded or {}).get("status") == "finished":
+            return session.run(question, recorded, launch)
+        if rounds:
             session.launch.admit(rounds, accept=accept_changes)
             if session.launch.changes:
                 observer.warn(describe_mixture([change._asdict() for change in session.launch.changes]))
