@@ -2,33 +2,32 @@
 
 import dataclasses
 import math
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jopt import codec, data, hyper, measure, models, report
+from jopt import models
 from jopt.config import require
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
-from jopt.train import describe, metrics, packed, snapshot
+from jopt.train import describe, metrics, packed
 from jopt.train import manifest as manifests
-from jopt.train.checkpoint import Checkpoints, find_damage, steps_in
+from jopt.train.answer import answer, describe_finished
+from jopt.train.checkpoint import Checkpoints
 from jopt.train.config import Experiment
-from jopt.train.display import collect_numbers, finished_parts, flops_of, observe_training, plan_parts, write_report
+from jopt.train.display import collect_numbers, finished_parts, observe_training, plan_parts, write_report
 from jopt.train.loop import Boundary, Compiler, NonFiniteError, run_segments
+from jopt.train.outcome import packing, result_fields, stage_outcome
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
-from jopt.train.state import TrainState, Variables, digest, evaluated
-from jopt.train.step import Metrics
+from jopt.train.state import TrainState
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, complete, never
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, never
 
 
 def run(
@@ -79,7 +78,7 @@ def run(
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
     if files.check(config) and files.result.exists():
-        return _finished_before(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
+        return answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
     prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
@@ -91,43 +90,8 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return _finished_before(config, files, observer, lambda: prepared)
+            return answer(config, files, observer, lambda: prepared)
         return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes).run()
-
-
-def _finished_before(
-    config: Experiment, files: Workdir, observer: Observer, prepare_again: Callable[[], Prepared]
-) -> dict[str, Any]:
-    result = files.load_result()
-    # Read for their checksum only: rows that are missing, doubled or edited would be believed from here on.
-    files.load_rows()
-    complete(files, digest=result.get("digest"))
-    if sentence := describe_damage(files):
-        observer.warn(sentence)
-    if config.pack and not files.packed.is_file():
-        again = shlex.join(["python", "-m", "experiments.export", str(files.path), "--format=packed"])
-        observer.warn(f"{files.packed} is gone; {again} writes it again")
-    if not all(path.is_file() for path in (files.path / report.PAGE, files.report)):
-        begun = time.perf_counter()
-        # A report that failed, or was deleted: what it shows is still there.
-        with attempt(observer, f"{_complete(files)}, but its missing report cannot be written"):
-            _Session(prepare_again(), files, observer, begun, never).write_report_again(result)
-            observer.note(f"the missing report of {files.path} was written again")
-    observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
-    return result
-
-
-def _complete(files: Workdir) -> str:
-    return f"the run in {files.path} is complete ({files.result.name})"
-
-
-def describe_damage(files: Workdir) -> str | None:
-    """A sentence on the checkpoints of a finished run that are damaged at a quick look; None if none is."""
-    damaged = find_damage(files.checkpoints)
-    if not damaged and steps_in(files.checkpoints):
-        return None
-    problems = [f"checkpoint {step} is damaged ({problem})" for step, problem in damaged.items()]
-    return f"{files.checkpoints}: {'; '.join(problems) or 'there is no checkpoint'}; {files.remedy}"
 
 
 class InvariantError(RuntimeError):
@@ -328,90 +292,32 @@ class _Session:
         p = self.prepared
         # `result.json` says that the run is finished, so everything that it describes must be on disk before it.
         self.checkpoints.wait()
-        stage = len(p.plans) - 1
-        outcomes = [self._outcome(index, state if index == stage else None) for index in range(stage + 1)]
-        last = outcomes[-1]
-        if not np.isfinite(last.metrics["loss"]):
+        last = len(p.plans) - 1
+        outcomes = [
+            stage_outcome(p, self.compiler, self.staging, stage, state if stage == last else self._end_of(stage))
+            for stage in range(last + 1)
+        ]
+        if not np.isfinite(outcomes[-1].metrics["loss"]):
             raise self._not_finite("test", self.step - 1)
         # A run that was killed after this row was written would write it a second time.
         if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
-            rows = [_row(self.step, p.plans[stage].name, "test", last.metrics)]
+            rows = [_row(self.step, p.plans[last].name, "test", outcomes[-1].metrics)]
             self.log.append(rows)
             self.shown(rows)
-        size = measure.size(last.params)
-        model_digest = digest({"params": state.params, "model_state": state.model_state, "ema": state.ema})
         ledger = None
         if p.config.pack:
-            seen = jax.device_get(self.staging.seen(stage, state))
-            ledger = packed.save(self.files.packed, self._packing(stage, state, seen))
-        result = {
-            **last.metrics,
-            "parameters": size.parameters,
-            "nonzero_parameters": size.nonzero_parameters,
-            "sparsity": size.sparsity,
-            "bytes": size.bytes if ledger is None else ledger.total,
-            "flops": sum((last.flops or {}).values()),
-            **self._times(),
-            "digest": model_digest,
-        }
+            seen = jax.device_get(self.staging.seen(last, state))
+            ledger = packed.save(self.files.packed, packing(p, last, state, seen))
+        result = result_fields(outcomes[-1], state, self._times(), None if ledger is None else ledger.total)
         if changes := mixture(self.manifest):
             result["changes"] = changes
-        self.manifest["digest"] = model_digest
+        self.manifest["digest"] = result["digest"]
         added = collect_numbers(p, outcomes, p.config.columns)
         result |= added.fields(p.config.columns)
         self.files.write_result(result, str(self.log.position["metrics_sha256"]))
-        with attempt(self.observer, f"{_complete(self.files)}, but its report cannot be written"):
+        with attempt(self.observer, f"{describe_finished(self.files)}, but its report cannot be written"):
             write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
         return result
-
-    def write_report_again(self, result: dict[str, Any]) -> None:
-        """Writes the report of a finished run from its checkpoints, its result and its packed file."""
-        p = self.prepared
-
-        def end_of(stage: int) -> TrainState:
-            return snapshot.read(self.files.checkpoints / str(p.end_of(stage).mark), p.like(stage)).state
-
-        self.staging = Staging(p, self.compiler, end_of)
-        outcomes = [self._outcome(stage, end_of(stage)) for stage in range(len(p.plans))]
-        ledger = codec.read(self.files.packed).ledger if self.files.packed.is_file() else None
-        # Latencies are measured again: the result has none of them.
-        added = collect_numbers(p, outcomes, p.config.columns)
-        manifest = self.files.load_json(self.files.manifest)
-        write_report(p, self.files, manifest, result, outcomes, added, ledger, p.config.columns)
-
-    def _outcome(self, stage: int, state: TrainState | None) -> measure.StageOutcome:
-        """What a stage ended with, on the test part."""
-        p = self.prepared
-        state = self._end_of(stage) if state is None else state
-        placed = p.to_device(state)
-        plan = p.plans[stage]
-        program = p.program(plan)
-
-        # One program for metrics and predictions, so that XLA can share the forward pass between them.
-        def judge(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[Metrics, jax.Array]:
-            return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
-
-        test, predictions = jax.device_get(
-            self.compiler.call("test", stage, judge, placed, p.values, p.arrays["test"])
-        )
-        formats = packed.storage(plan, state)
-        seen = jax.device_get(self.staging.seen(stage, placed))
-        return measure.StageOutcome(
-            plan.name,
-            seen.params,
-            {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
-            predictions,
-            latent=jax.device_get(plan.trainables.network_only(evaluated(state).params)) if formats else None,
-            grids=packed.grids(formats) if formats else None,
-            flops=flops_of(p, stage),
-            bytes=packed.encode(self._packing(stage, state, seen)).ledger.total if p.config.pack else None,
-            layers=plan.layers,
-        )
-
-    def _packing(self, stage: int, state: TrainState, seen: Variables) -> packed.Packing:
-        """What the packed file of a stage holds."""
-        p, plan = self.prepared, self.prepared.plans[stage]
-        return packed.Packing(p.config, plan, *seen, p.dataset, packed.storage(plan, state))
 
 
 def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.MetricsRow:

@@ -1,0 +1,81 @@
+"""What the stages of a run ended with, on the test part, and what `result.json` says of the last one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jopt import data, hyper, measure
+from jopt.train import packed
+from jopt.train.display import flops_of
+from jopt.train.loop import Compiler
+from jopt.train.prepared import Prepared
+from jopt.train.staging import Staging
+from jopt.train.state import TrainState, Variables, digest, evaluated
+from jopt.train.step import Metrics
+
+
+def stage_outcome(
+    prepared: Prepared, compiler: Compiler, staging: Staging, stage: int, state: TrainState
+) -> measure.StageOutcome:
+    """What a stage ended with, on the test part.
+
+    Args:
+      prepared: the run.
+      compiler: compiles what has not been compiled yet.
+      staging: gives what the model sees of a state.
+      stage: index of the stage.
+      state: its last, of NumPy arrays or on the device.
+    """
+    p, plan = prepared, prepared.plans[stage]
+    placed, program = p.to_device(state), p.program(plan)
+
+    # One program for metrics and predictions, so that XLA can share the forward pass between them.
+    def judge(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[Metrics, jax.Array]:
+        return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
+
+    test, predictions = jax.device_get(compiler.call("test", stage, judge, placed, p.values, p.arrays["test"]))
+    formats = packed.storage(plan, state)
+    seen = jax.device_get(staging.seen(stage, placed))
+    return measure.StageOutcome(
+        plan.name,
+        seen.params,
+        {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
+        predictions,
+        latent=jax.device_get(plan.trainables.network_only(evaluated(state).params)) if formats else None,
+        grids=packed.grids(formats) if formats else None,
+        flops=flops_of(p, stage),
+        bytes=packed.encode(packing(p, stage, state, seen)).ledger.total if p.config.pack else None,
+        layers=plan.layers,
+    )
+
+
+def packing(prepared: Prepared, stage: int, state: TrainState, seen: Variables) -> packed.Packing:
+    """What the packed file of a stage holds."""
+    plan = prepared.plans[stage]
+    return packed.Packing(prepared.config, plan, *seen, prepared.dataset, packed.storage(plan, state))
+
+
+def result_fields(
+    outcome: measure.StageOutcome, state: TrainState, times: Mapping[str, float], length: int | None
+) -> dict[str, Any]:
+    """The fields of `result.json` that every run has.
+
+    Args:
+      outcome: of the last stage.
+      state: the last.
+      times: `wall_seconds` and `compile_seconds`.
+      length: bytes of the packed file; None if there is none.
+    """
+    size = measure.size(outcome.params)
+    return {
+        **outcome.metrics,
+        "parameters": size.parameters,
+        "nonzero_parameters": size.nonzero_parameters,
+        "sparsity": size.sparsity,
+        "bytes": size.bytes if length is None else length,
+        "flops": sum((outcome.flops or {}).values()),
+        **times,
+        "digest": digest({"params": state.params, "model_state": state.model_state, "ema": state.ema}),
+    }
