@@ -63,11 +63,20 @@ def test_a_signalled_app_saves_exits_with_its_status_and_goes_on(name, config, c
     flags = [f"--config={config}", f"--workdir={run}", f"--compilation_cache={cache}", "--quiet"]
     flags += ["--config.epochs=100000", "--config.checkpoint_every=100000", "--checkpoint_minutes=inf"]
     command = [sys.executable, "-m", "experiments.train", *flags]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not (run / "metrics.jsonl").exists():
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, errors = process.communicate()
+
+    # A signal that these tests were started to ignore, as under nohup, would be ignored by the app too.
+    def defaults():
+        signal.signal(number, signal.SIG_DFL)
+
+    options = {"env": environment, "stderr": subprocess.PIPE, "text": True, "preexec_fn": defaults}
+    with subprocess.Popen(command, **options) as process:
+        try:
+            while process.poll() is None and not (run / "metrics.jsonl").exists():
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 128 + number, errors
     lines = errors.splitlines()
     assert len(lines) == 2 and lines[0].startswith(f"SIG{name}:"), errors
