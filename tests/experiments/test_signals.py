@@ -14,6 +14,17 @@ from jopt.train.workdir import StopRequested
 ALL = ("TERM", "HUP", "INT", "USR1")
 
 
+@pytest.fixture(autouse=True)
+def defaults():
+    """Signals as in a terminal: under nohup, or in the background of a shell, some are ignored from the start."""
+    numbers = [signal.Signals[f"SIG{name}"] for name in ALL]
+    default = {number: signal.SIG_DFL for number in numbers} | {signal.SIGINT: signal.default_int_handler}
+    previous = {number: signal.signal(number, handler) for number, handler in default.items()}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_signal_is_noted_and_the_stop_that_follows_has_its_status(name):
     number = signal.Signals[f"SIG{name}"]
@@ -36,13 +47,10 @@ def test_a_second_interrupt_ends_at_once():
 
 
 def test_an_ignored_signal_stays_ignored_and_an_unnamed_one_is_not_handled():
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with saving(("TERM", "HUP")) as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop() and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGHUP, previous)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with saving(("TERM", "HUP")) as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop() and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
 
 
 def test_a_stop_without_a_signal_is_passed_on():
@@ -63,13 +71,7 @@ def test_a_signalled_app_saves_exits_with_its_status_and_goes_on(name, config, c
     flags = [f"--config={config}", f"--workdir={run}", f"--compilation_cache={cache}", "--quiet"]
     flags += ["--config.epochs=100000", "--config.checkpoint_every=100000", "--checkpoint_minutes=inf"]
     command = [sys.executable, "-m", "experiments.train", *flags]
-
-    # A signal that these tests were started to ignore, as under nohup, would be ignored by the app too.
-    def defaults():
-        signal.signal(number, signal.SIG_DFL)
-
-    options = {"env": environment, "stderr": subprocess.PIPE, "text": True, "preexec_fn": defaults}
-    with subprocess.Popen(command, **options) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             while process.poll() is None and not (run / "metrics.jsonl").exists():
                 time.sleep(0.01)
