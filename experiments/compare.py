@@ -78,10 +78,7 @@ def _read(path: Path) -> Run:
             raise WorkdirError(f"{file} holds no JSON object")
         return value
 
-    try:
-        rows = metrics.read(files.metrics)
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{files.metrics} cannot be read: {error}") from error
+    rows = files.load_rows()
     # A damaged line is named, as the file may have a million.
     for number, row in enumerate(rows, 1):
         if not (isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
             f"{first.path} was run with a {' and a '.join(custom_parts)} given from Python, in addition to its "
             "config; only the program that gave it can run it again"
         )
-    config, result, rows = first.load_config(trusted=_TRUST.value), first.load_json(first.result), _rows(first)
+    config, result, rows = first.load_config(trusted=_TRUST.value), first.load_result(), _rows(first)
     train.enable_cache(_CACHE.value)
     with contextlib.ExitStack() as stack:
         second = Workdir(_AGAIN.value or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "again")
@@ -64,10 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def _rows(files: Workdir) -> list[metrics.MetricsRow]:
-    try:
-        return metrics.without_timing(metrics.read(files.metrics))
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f"{files.metrics} cannot be read: {error}") from error
+    return metrics.without_timing(files.load_rows())
 
 
 def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jopt import hyper, measure
 from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
-from jopt.files import write_json
+from jopt.files import make_directory, seal, sweep, write_json
 from jopt.train import describe, metrics, packed
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.config import STAGE
@@ -105,6 +105,7 @@ class ChunkRun:
         compiler: Compiler,
         report: Callable[[SegmentProgress], None],
         asked_to_stop: Callable[[], bool],
+        warn: Callable[[str], None] = lambda sentence: None,
     ):
         """Nothing is computed yet.
 
@@ -114,10 +115,13 @@ class ChunkRun:
           compiler: compiles each function once, for all chunks of the group of the same width and layout.
           report: called after each segment.
           asked_to_stop: whether to save and stop at the next boundary.
+          warn: receives a sentence on each checkpoint that was damaged.
         """
         self.chunk, self.compiler, self.report, self.asked_to_stop = chunk, compiler, report, asked_to_stop
+        self.warn = warn
         self.path = directory / chunk.id
         self.metrics = self.path / "metrics.jsonl"
+        self.log = metrics.Log(self.metrics)
         self.lift = Lift(chunk.layout)
         # Kept on the host and saved with the state: a lane continues to compute after its trial has diverged.
         self.bad = np.full(chunk.width, -1, np.int32)
@@ -126,15 +130,16 @@ class ChunkRun:
     def run(self) -> None:
         """Runs the chunk to its end, and writes `result.json`."""
         p = self.prepared
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path)
+        sweep(self.path)
         names = [trial.id for trial in self.chunk.trials]
         about = {"id": self.chunk.id, "trials": names, "width": self.chunk.width, **self.chunk.layout._asdict()}
         # The time of this file tells which of two plans is newer, so a resume must not write it again.
         if not (self.path / "chunk.json").exists():
             write_json(self.path / "chunk.json", about)
         # The ends of stages stay on disk: later stages rewind to them or are taught by them.
-        ends = [segment.mark for segment in p.segments if segment.last]
-        with Checkpoints(self.path / "checkpoints", 1, ends) as self.checkpoints:
+        self.ends = [segment.mark for segment in p.segments if segment.last]
+        with Checkpoints(self.path / "checkpoints", 1, self.ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of, over=self.lift)
             state, at, rows = self._restore()
             if at is not None:
@@ -155,30 +160,32 @@ class ChunkRun:
             self.checkpoints.wait()
             trial_results = self._outcomes(state)
         # The result before the removal: an interruption between the two costs disk space and no training.
-        write_json(self.path / "result.json", about | {"trials": trial_results})
+        write_json(self.path / "result.json", seal(about | {"trials": trial_results}))
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         self.metrics.unlink(missing_ok=True)
 
     def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.MetricsRow]]:
         p = self.prepared
         bad = jax.ShapeDtypeStruct((self.chunk.width,), np.int32)
-        restored, _ = self.checkpoints.restore_latest(
-            lambda mark: {"state": p.like(p.boundary(mark).stage), "bad": bad}
+        restored, sentences = self.checkpoints.restore_latest(
+            lambda mark: {"state": p.like(p.boundary(mark).stage), "bad": bad}, self.ends
         )
+        for sentence in sentences:
+            self.warn(sentence)
         if restored is None:
             # Rows before the first checkpoint will be written again, and must not be counted twice.
-            self.metrics.unlink(missing_ok=True)
-            return None, None, []
+            return None, None, self.log.resume(None, lambda row: False)
         at = p.boundary(restored.step)
         self.bad = np.array(restored.state["bad"])
         restored_at = (at.stage, at.stop)
         # Rows are appended before the checkpoint is saved, so the file may be one segment ahead of it.
         try:
-            rows = metrics.truncate(
-                self.metrics, lambda row: (p.stage_named(row["stage"]).index, row["step"]) <= restored_at
+            rows = self.log.resume(
+                restored.notes, lambda row: (p.stage_named(row["stage"]).index, row["step"]) <= restored_at
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise WorkdirError(f"{self.metrics} is damaged: {error}") from error
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
+            remedy = f"restore it from a copy, or remove {self.path} to run the chunk again"
+            raise WorkdirError(f"{self.metrics} is damaged: {error}; {remedy}") from error
         return p.to_device(restored.state["state"]), at, rows
 
     def _end_of(self, stage: int) -> TrainState:
@@ -207,11 +214,11 @@ class ChunkRun:
         ]
         if segment.last:
             self._check(segment.stage, boundary.state)
-        metrics.append(self.metrics, rows)
+        self.log.append(rows)
         stop = self.asked_to_stop()
         # Only the best checkpoint is kept. A resume needs the latest, so the mark stands in for its accuracy.
         state = {"state": boundary.state, "bad": self.bad}
-        self.checkpoints.save(segment.mark, state, {"accuracy": float(segment.mark)})
+        self.checkpoints.save(segment.mark, state, {"accuracy": float(segment.mark), **self.log.position})
         self.report(SegmentProgress(segment, rows, boundary.seconds))
         if stop:
             self.checkpoints.wait()

@@ -10,7 +10,7 @@ from jopt.ablate.config import Ablation
 from jopt.ablate.results import Axis
 from jopt.ablate.trials import Trial, plain, restore
 from jopt.config import ConfigError, from_dict, leaves, to_dict
-from jopt.files import write_json
+from jopt.files import sweep, write_json
 from jopt.train.config import Experiment
 from jopt.train.workdir import Directory, WorkdirError
 
@@ -19,6 +19,7 @@ class AblationDir(Directory):
     """The files of an ablation, by name, and how they are read and written."""
 
     identity = "ablation.json"
+    names = (*Directory.names, "*.csv", "curves.jsonl", "chunks")
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets the paths; reads and creates nothing."""
@@ -139,6 +140,7 @@ class AblationDir(Directory):
                 # A launch may have ended between writing the result and removing these.
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
                 (path / "metrics.jsonl").unlink(missing_ok=True)
+                sweep(path)
             elif path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -186,7 +186,8 @@ class _Session:
                 compilers: dict[tuple[int, Layout], Compiler] = {}
                 for chunk in group_chunks:
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
-                    run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop)
+                    warn = self.observer.warn
+                    run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop, warn)
                     try:
                         run.run()
                     # Counted after an interruption too: the manifest reports the compilations of every launch.

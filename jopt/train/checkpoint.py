@@ -1,46 +1,75 @@
-"""Checkpoints: the whole TrainState at a segment boundary, written by Orbax, verified when read."""
+"""Checkpoints: the whole TrainState at a segment boundary, the latest few and those that are read later."""
 
 import contextlib
-import json
-import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Container, Iterable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import numpy as np
 from jaxtyping import PyTree
 
-from jopt.rules import named_leaves
-from jopt.train.state import digest, to_host
+from jopt.files import make_directory, move, sync_tree
+from jopt.train import snapshot
+from jopt.train.snapshot import CheckpointError as CheckpointError
+from jopt.train.snapshot import MismatchError as MismatchError
+from jopt.train.snapshot import ResourceError as ResourceError
+from jopt.train.snapshot import Restored as Restored
+from jopt.train.state import to_host
 
-# Leaves beside the state's own: the digest, and the notes as JSON, which it covers too.
-_DIGEST, _NOTES = "sha256", "notes"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is damaged."""
-
-
-class MismatchError(CheckpointError):
-    """A checkpoint is whole, but is of another model or optimizer."""
+# What is being saved or removed has a name of its own, so that a bare number is always a whole checkpoint.
+_SAVING, _REMOVED = ".saving", ".removed"
+_LEFTOVER = re.compile(r"\d+(\.saving|\.removed|\.orbax-checkpoint-tmp).*")
 
 
-class Restored(NamedTuple):
-    """A state that was read back and found whole.
+class DamagedError(CheckpointError):
+    """The checkpoints of a run cannot be used.
 
     Attributes:
-      step: the step it was saved at.
-      state: the state, in NumPy arrays.
-      notes: numbers that were saved beside it, such as `accuracy` and `wall_seconds`.
+      path: their directory.
+      damaged: the steps of those that are damaged, and what is wrong with each.
     """
 
-    step: int
-    state: PyTree
-    notes: dict[str, float]
+    def __init__(self, path: Path, damaged: Mapping[int, str], remedy: str):
+        self.path, self.damaged = path, dict(damaged)
+        self.problem = "; ".join(f"checkpoint {step} {problem}" for step, problem in damaged.items())
+        RuntimeError.__init__(self, f"{path}: {self.problem}; {remedy}")
+
+
+def steps_in(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a directory, oldest first; none if there is no directory."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+
+
+def read_last(directory: Path, like: PyTree, remedy: str) -> Restored:
+    """Reads the newest checkpoint of a run and verifies it; creates, moves and deletes nothing.
+
+    Args:
+      directory: of the checkpoints, with at least one.
+      like: what `snapshot.read` expects.
+      remedy: what the user can do about a damaged one, for the error.
+
+    Raises:
+      DamagedError: if it is damaged, naming each checkpoint of the directory that is.
+      MismatchError: if it is of another model or optimizer.
+    """
+    last = steps_in(directory)[-1]
+    try:
+        return snapshot.read(directory / str(last), like)
+    except MismatchError:
+        raise
+    except CheckpointError as error:
+        raise DamagedError(directory, find_damage(directory) | {last: error.problem}, remedy) from error
+
+
+def find_damage(directory: Path) -> dict[int, str]:
+    """The checkpoints that are damaged, at a quick look that reads no array, and what is wrong with each."""
+    problems = {step: snapshot.find_damage(directory / str(step)) for step in steps_in(directory)}
+    return {step: problem for step, problem in problems.items() if problem is not None}
 
 
 class Checkpoints:
@@ -49,7 +78,7 @@ class Checkpoints:
     The step of a checkpoint here is what names it on disk: see `jopt.train.schedule.Segment.mark`.
 
     Saving is asynchronous: `save` copies the state and returns; errors surface in the next call. Use it as a
-    context manager, which waits for the last save.
+    context manager, which waits for the last save. One process at a time may have a directory open.
     """
 
     def __init__(self, directory: str | os.PathLike[str], keep: int = 2, always: Sequence[int] = ()):
@@ -60,167 +89,150 @@ class Checkpoints:
           keep: how many of the latest to keep.
           always: steps whose checkpoints are always kept: ends of stages, which later stages read.
         """
-        from orbax.checkpoint import v1
-
-        ocp: Any = v1  # Orbax's annotations of its own policies and paths do not fit one another.
-        logging.getLogger("absl").addFilter(_is_worth_logging)
         self.directory = Path(directory).absolute()
-        self._damaged = [self._set_aside(path, "its metrics") for path in _with_unreadable_metrics(self.directory)]
-        policies = ocp.training.preservation_policies
-        self._checkpointer: Any = ocp.training.Checkpointer(
-            self.directory,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    policies.BestN(get_metric_fn=_rank, n=1),
-                    policies.CustomSteps(list(always)),
-                ]
-            ),
-            cleanup_tmp_directories=True,
-        )
-        self._pending: Any = None
+        self.keep, self.always = keep, frozenset(always)
+        make_directory(self.directory)
+        for path in self.directory.iterdir():
+            if _LEFTOVER.fullmatch(path.name):
+                shutil.rmtree(path)
+        self._ranks = {step: snapshot.rank(self.directory / str(step)) for step in self.steps}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         # After an error of the run's own, a save that failed too must not hide it.
         with contextlib.nullcontext() if exc[0] is None else contextlib.suppress(Exception):
             self.wait()
-        self._checkpointer.close()
 
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints on disk, oldest first."""
-        return sorted(c.step for c in self._checkpointer.checkpoints)
+        return steps_in(self.directory)
 
-    def save(self, step: int, state: PyTree, notes: dict[str, float]) -> None:
+    def save(self, step: int, state: PyTree, notes: Mapping[str, Any]) -> None:
         """Starts to save `state`, any pytree of arrays, as the checkpoint of `step`.
 
         Args:
           step: the step of the state.
           state: the state; it is copied before this returns, so its buffers may be donated.
-          notes: numbers to save beside it; `accuracy` decides which checkpoint is the best.
+          notes: numbers and texts to save beside it; `accuracy` decides which checkpoint is the best.
+
+        Raises:
+          ResourceError: if there is no thread or no memory left.
         """
         # One save at a time, so that no more than one copy of the state waits in memory.
         self.wait()
-        host = to_host(state)
-        # Orbax cannot write arrays without entries; `restore` makes them from the expected shapes.
-        leaves = {name: leaf for name, leaf in named_leaves(host) if leaf.size}
-        leaves[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-        leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest([host, leaves[_NOTES]])), np.uint8)
-        # What Orbax itself is told decides which checkpoints it keeps, and nothing else.
-        metrics = {"accuracy": notes["accuracy"], "step": step}
-        self._pending = self._checkpointer.save_checkpointables_async(step, {"state": leaves}, metrics=metrics)
+        try:
+            host, copied_notes = to_host(state), dict(notes)
+            # A daemon: if the process must end, it does not wait for a disk that hangs.
+            self._thread = threading.Thread(target=self._save, args=(step, host, copied_notes), daemon=True)
+            self._thread.start()
+        except (RuntimeError, MemoryError) as error:
+            self._thread = None
+            snapshot.raise_if_exhausted(error)
+            raise
 
     def wait(self) -> None:
         """Waits for the save under way; raises what it raised."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def restore(self, step: int, like: PyTree) -> Restored:
-        """Reads the checkpoint of `step` and verifies it.
+        """Reads the checkpoint of `step` and verifies it: `snapshot.read`."""
+        return snapshot.read(self.directory / str(step), like)
 
-        Args:
-          step: a step among `steps`.
-          like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes and dtypes to expect.
-
-        Returns:
-          The state in NumPy arrays, and the notes saved beside it.
-
-        Raises:
-          CheckpointError: if it cannot be read, or if its bytes are not those that were saved.
-          MismatchError: if a leaf is absent, superfluous, or of another shape or dtype.
-        """
-        try:
-            leaves = dict(self._checkpointer.load_checkpointables(step)["state"])
-            saved = bytes(leaves.pop(_DIGEST)).hex()
-            notes = leaves.pop(_NOTES)
-        # Orbax and TensorStore raise many types for a damaged file, of which none is documented.
-        except Exception as error:
-            raise CheckpointError(f"checkpoint {step} in {self.directory} cannot be read: {error}") from error
-        expected = dict(named_leaves(like))
-        problems = [f"{name} is not in the model" for name in leaves if name not in expected]
-        for name, want in expected.items():
-            got = leaves.setdefault(name, np.zeros(want.shape, want.dtype)) if 0 in want.shape else leaves.get(name)
-            if got is None:
-                problems.append(f"{name} is absent")
-            elif (got.shape, got.dtype) != (want.shape, want.dtype):
-                problems.append(f"{name} is {got.dtype}{list(got.shape)}, not {want.dtype}{list(want.shape)}")
-        if problems:
-            kind = "of another model or optimizer"
-            if _lacks_statistics(leaves, expected):
-                kind = (
-                    "of an earlier version of jopt, in which the moving average (ema_decay) had no batch "
-                    "statistics; it cannot be used, run the experiment again in another directory"
-                )
-            raise MismatchError(f"checkpoint {step} in {self.directory} is {kind}: {'; '.join(problems[:5])}")
-        state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
-        # A flipped bit on disk would otherwise go unnoticed. The notes count too: a resume adds up their times.
-        if saved != digest([state, notes]):
-            raise CheckpointError(f"checkpoint {step} in {self.directory} is damaged: its digest does not match")
-        return Restored(step, state, json.loads(notes.tobytes()))
-
-    def restore_latest(self, like_at: Callable[[int], PyTree]) -> tuple[Restored | None, list[str]]:
-        """Reads the newest checkpoint that is whole, and sets damaged newer ones aside.
+    def restore_latest(
+        self, like_at: Callable[[int], PyTree], needed: Sequence[int] = ()
+    ) -> tuple[Restored | None, list[str]]:
+        """Reads the newest checkpoint from which the run can go on to its end, and sets damaged ones aside.
 
         Args:
           like_at: `step -> like`, what `restore` expects of the checkpoint of that step.
+          needed: steps whose checkpoints are read later: where one is absent or damaged, the run must go on from
+            before it, and so all later ones are set aside too.
 
         Returns:
-          What was restored (None if no checkpoint is whole, or there is none), and a sentence on each newer
-          checkpoint that was damaged and has been moved to `damaged_checkpoints/` beside the directory.
+          What was restored (None if no checkpoint is whole, or there is none), and a sentence on each checkpoint
+          that has been moved to `damaged_checkpoints/` beside the directory.
 
         Raises:
           MismatchError: if a checkpoint is of another model or optimizer.
         """
-        damaged, self._damaged = self._damaged, []
+        sentences: list[str] = []
+        for step in sorted(needed):
+            later = [other for other in self.steps if other >= step]
+            # The newest is read below.
+            if not [other for other in later if other > step]:
+                break
+            try:
+                if step not in later:
+                    raise CheckpointError(self.directory / str(step), "is absent")
+                self.restore(step, like_at(step))
+            except MismatchError:
+                raise
+            except CheckpointError as error:
+                why = f"checkpoint {step}, which is read later, {error.problem}"
+                sentences += [sentence for other in later for sentence in self._set_aside(other, why)]
+                break
         for step in reversed(self.steps):
             try:
-                return self.restore(step, like_at(step)), damaged
+                return self.restore(step, like_at(step)), sentences
             # Whole, but of another network: falling back to an older one would hide a mistake of the caller.
             except MismatchError:
                 raise
             except CheckpointError as error:
-                damaged.append(self._set_aside(self.directory / str(step), str(error)))
-                self._checkpointer.reload()
-        return None, damaged
+                sentences += self._set_aside(step, f"checkpoint {step} {error.problem}")
+        return None, sentences
 
-    def _set_aside(self, path: Path, why: str) -> str:
-        """Moves a damaged checkpoint out of the way of the good one that will be saved at its step; says so."""
-        aside = self.directory.parent / "damaged_checkpoints" / path.name
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        path.rename(aside)
-        return f"checkpoint {path.name} is damaged ({why}); moved to {aside}"
+    def _set_aside(self, step: int, why: str) -> list[str]:
+        """Moves a checkpoint out of the way of the good one that will be saved at its step; the sentence on it."""
+        # Versions before this one deleted in place: what a kill left then is no damage.
+        if not snapshot.is_committed(self.directory / str(step)):
+            self._remove(step)
+            return []
+        aside = self.directory.parent / "damaged_checkpoints" / str(step)
+        if aside.exists():
+            shutil.rmtree(aside)
+        make_directory(aside.parent)
+        move(self.directory / str(step), aside)
+        self._ranks.pop(step, None)
+        return [f"{why}; checkpoint {step} was moved to {aside}"]
 
-
-def _lacks_statistics(saved: Iterable[str], expected: Container[str]) -> bool:
-    """Whether the moving average that was saved, of a run or of a chunk of trials, is of parameters alone."""
-    absent = [name for name in saved if name not in expected]
-    return any(re.sub("^(state/)?ema/", r"\1ema/params/", name) in expected for name in absent)
-
-
-def _rank(metrics: dict[str, float]) -> tuple[float, float]:
-    """The higher the better: by accuracy, and the earlier of equals."""
-    # The earlier of equals, so that a long plateau does not replace the best checkpoint at every boundary.
-    return float(metrics["accuracy"]), -float(metrics["step"])
-
-
-def _with_unreadable_metrics(directory: Path) -> list[Path]:
-    """Checkpoints that would make Orbax fail when it opens their directory."""
-    unreadable = []
-    for path in sorted(directory.glob("[0-9]*")) if directory.is_dir() else []:
+    def _save(self, step: int, state: PyTree, notes: dict[str, Any]) -> None:
         try:
-            if path.name.isdigit():
-                _rank(json.loads((path / "metrics" / "metrics").read_text()))
-        except (OSError, ValueError, KeyError, TypeError):
-            unreadable.append(path)
-    return unreadable
+            saving, final = (self.directory / f"{step}{suffix}" for suffix in (_SAVING, ""))
+            # Orbax would make the run's directory again, if it was deleted meanwhile.
+            if not self.directory.is_dir():
+                raise FileNotFoundError(f"{self.directory} was removed while the run was using it")
+            snapshot.write(saving, state, notes)
+            # Orbax syncs the arrays and nothing else. The number appears when all of it is on the disk.
+            sync_tree(saving)
+            move(saving, final)
+            self._ranks[step] = float(notes["accuracy"])
+            self._prune()
+        # Raised by the next call: an exception of a thread is only printed.
+        except BaseException as error:
+            self._error = error
 
+    def _prune(self) -> None:
+        """Removes what is neither of the latest, nor the best, nor always kept."""
+        steps = sorted(self._ranks)
+        # The earlier of equals, so that a long plateau does not replace the best checkpoint at every boundary.
+        best = max(steps, key=lambda step: (self._ranks[step], -step))
+        retained = {*steps[-self.keep :], best, *self.always}
+        for step in set(steps) - retained:
+            self._remove(step)
 
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Drops Orbax's warning that a checkpoint part without arrays has no arrays to merge."""
-    return "Skipping merge of OCDBT checkpoints" not in record.getMessage()
+    def _remove(self, step: int) -> None:
+        removed = self.directory / f"{step}{_REMOVED}"
+        # The new name is on the disk before a file is gone: half of a checkpoint never has a number.
+        move(self.directory / str(step), removed)
+        shutil.rmtree(removed)
+        self._ranks.pop(step, None)

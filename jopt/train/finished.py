@@ -11,7 +11,7 @@ from jopt import data, hyper, keys, models
 from jopt.config import require
 from jopt.layers import Layers
 from jopt.train import program
-from jopt.train.checkpoint import Checkpoints
+from jopt.train.checkpoint import read_last, steps_in
 from jopt.train.config import Experiment
 from jopt.train.plan import StagePlan, resolve, trace_layers, with_layers
 from jopt.train.state import TrainState, digest
@@ -59,7 +59,7 @@ def load(
     model: models.Model | None = None,
     trusted: bool = False,
 ) -> Finished:
-    """Reads the last state of a finished run, and verifies it. The directory of an undamaged run is not changed.
+    """Reads the last state of a finished run, and verifies it. The run's directory is not changed.
 
     The run's data are read (their shape decides the network's), but neither its teacher nor the source of its
     transferred parameters, which may be gone.
@@ -72,14 +72,14 @@ def load(
     Raises:
       WorkdirError: if there is no run, it has not finished, it was given other things than these, or its last
         checkpoint is absent or does not have the digest of its result.
-      CheckpointError: if that checkpoint is damaged.
+      DamagedError: if that checkpoint is damaged.
     """
     files = Workdir(directory)
     if not files.config.is_file():
         raise WorkdirError(f"{files.path} is not the directory of a run: there is no config.json")
     if not files.result.is_file():
         raise WorkdirError(f"the run in {files.path} has not finished: there is no result.json")
-    config, result = files.load_config(trusted=trusted), files.load_json(files.result)
+    config, result = files.load_config(trusted=trusted), files.load_result()
     _check_given(files, {"model": model})
     dataset = data.load(config.data)
     examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
@@ -94,18 +94,14 @@ def load(
     # The stages before, and the teacher, are not needed: the structure of the last state is that of a first stage.
     end = program.build(plan, with_numbers, input_shape=input_shape)
     like = jax.eval_shape(lambda seed: end.init(keys.root(seed), numbers), numbers["seed"])
-    # `Checkpoints` would create the directory, and reading a run must not change it.
-    if not files.checkpoints.is_dir():
-        raise WorkdirError(f"the run in {files.path} has no checkpoints")
-    with Checkpoints(files.checkpoints, config.keep_checkpoints) as checkpoints:
-        if not checkpoints.steps:
-            raise WorkdirError(f"the run in {files.path} has no checkpoint in {files.checkpoints}")
-        state = checkpoints.restore(checkpoints.steps[-1], like).state
+    if not steps_in(files.checkpoints):
+        raise WorkdirError(f"the run in {files.path} has no checkpoint in {files.checkpoints}; {files.remedy}")
+    state = read_last(files.checkpoints, like, files.remedy).state
     # A checkpoint can be whole and still not be the one of the result: files copied from two runs, say.
     if digest({"params": state.params, "model_state": state.model_state, "ema": state.ema}) != result.get("digest"):
         raise WorkdirError(
             f"the last checkpoint in {files.checkpoints} (of step {int(state.step)}) is not of the model that "
-            f"{files.result} tells of: their digests differ"
+            f"{files.result} tells of: their digests differ; {files.remedy}"
         )
     params, model_state = jax.device_get(jax.jit(end.seen)(state, numbers))
     return Finished(config, result, plan, params, model_state, state, dataset)

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt import data, hyper, measure, models
-from jopt.files import write_json
 from jopt.report import SILENT, Observer
 from jopt.train import describe, metrics, packed
 from jopt.train import manifest as manifests
-from jopt.train.checkpoint import Checkpoints
+from jopt.train.checkpoint import Checkpoints, find_damage, steps_in
 from jopt.train.config import Experiment
 from jopt.train.display import collect_numbers, finished_parts, flops_of, observe_training, plan_parts, write_report
 from jopt.train.loop import Boundary, Compiler, NonFiniteError, run_segments
@@ -24,7 +23,7 @@ from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
 from jopt.train.step import Metrics
-from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, stop_on_sigterm
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, complete, stop_on_sigterm
 
 
 def run(
@@ -75,13 +74,27 @@ def run(
 
 
 def _finished_before(files: Workdir, observer: Observer) -> dict[str, Any]:
-    result, config = files.load_json(files.result), files.load_config()
+    result, config = files.load_result(), files.load_config()
+    # Read for their checksum only: rows that are missing, doubled or edited would be believed from here on.
+    files.load_rows()
+    complete(files, digest=result.get("digest"))
+    if sentence := describe_damage(files):
+        observer.warn(sentence)
     if config.pack and not files.packed.is_file():
         observer.warn(
             f"{files.packed} is gone; python -m experiments.export {files.path} --format=packed writes it again"
         )
     observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
     return result
+
+
+def describe_damage(files: Workdir) -> str | None:
+    """A sentence on the checkpoints of a finished run that are damaged at a quick look; None if none is."""
+    damaged = find_damage(files.checkpoints)
+    if not damaged and steps_in(files.checkpoints):
+        return None
+    problems = [f"checkpoint {step} is damaged ({problem})" for step, problem in damaged.items()]
+    return f"{files.checkpoints}: {'; '.join(problems) or 'there is no checkpoint'}; {files.remedy}"
 
 
 class InvariantError(RuntimeError):
@@ -112,8 +125,9 @@ class _Session:
 
     def run(self) -> dict[str, Any]:
         p = self.prepared
-        ends = [segment.mark for segment in p.segments if segment.last]
-        with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, ends) as self.checkpoints:
+        self.ends = [segment.mark for segment in p.segments if segment.last]
+        self.log = metrics.Log(self.files.metrics)
+        with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of)
             # Read before anything changes, so that a damaged manifest stops the run and is left unchanged.
             launch = Launch(self.files)
@@ -151,27 +165,30 @@ class _Session:
     def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.MetricsRow]]:
         """The state to resume from, the segment that ended there, and the metric rows up to it."""
         p = self.prepared
-        restored, damaged = self.checkpoints.restore_latest(lambda mark: p.like(p.boundary(mark).stage))
-        for sentence in damaged:
+        # The result tells of the end of every stage, and later stages start from them.
+        restored, sentences = self.checkpoints.restore_latest(
+            lambda mark: p.like(p.boundary(mark).stage), self.ends
+        )
+        for sentence in sentences:
             self.observer.warn(sentence)
         if restored is None:
-            return None, None, self._rows_up_to(None)
+            return None, None, self._rows_up_to(None, None)
         last = p.boundary(restored.step)
         self.step = last.stop
         self.spent = {name: restored.notes[name] for name in self.spent}
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
-        return p.to_device(restored.state), last, self._rows_up_to(last)
+        return p.to_device(restored.state), last, self._rows_up_to(last, restored.notes)
 
-    def _rows_up_to(self, last: Segment | None) -> list[metrics.MetricsRow]:
+    def _rows_up_to(self, last: Segment | None, notes: Mapping[str, Any] | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.
         end = (-1, 0) if last is None else (last.stage, last.stop)
         try:
-            return metrics.truncate(
-                self.files.metrics,
-                lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= end,
+            return self.log.resume(
+                notes, lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= end
             )
         except (ValueError, KeyError, TypeError, StopIteration) as error:
-            raise WorkdirError(f"{self.files.metrics} is damaged: {error}") from error
+            remedy = f"restore it from a copy, or remove {self.files.checkpoints} to start over"
+            raise WorkdirError(f"{self.files.metrics} is damaged: {error}; {remedy}") from error
 
     @property
     def _given(self) -> list[str]:
@@ -223,14 +240,15 @@ class _Session:
         # Before the row and the checkpoint are written: a stage that breaks its own promise must not look finished.
         if segment.last:
             self._check(segment.stage, boundary.state)
-        metrics.append(self.files.metrics, rows)
+        self.log.append(rows)
         self.step = segment.stop
         self.shown(rows)
         stop = self.stop_requested()
         if segment.checkpoint or stop:
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
             accuracy = -1.0 if boundary.validation is None else float(boundary.validation["accuracy"])
-            self.checkpoints.save(segment.mark, boundary.state, {"accuracy": accuracy, **self._times()})
+            notes = {"accuracy": accuracy, **self._times(), **self.log.position}
+            self.checkpoints.save(segment.mark, boundary.state, notes)
         if stop:
             self.checkpoints.wait()
             raise StopRequested(
@@ -267,7 +285,7 @@ class _Session:
         # A run that was killed after this row was written would write it a second time.
         if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
             rows = [_row(self.step, p.plans[stage].name, "test", last.metrics)]
-            metrics.append(self.files.metrics, rows)
+            self.log.append(rows)
             self.shown(rows)
         size = measure.size(last.params)
         model_digest = digest({"params": state.params, "model_state": state.model_state, "ema": state.ema})
@@ -289,7 +307,7 @@ class _Session:
         added = collect_numbers(p, outcomes, p.config.columns)
         result |= added.fields(p.config.columns)
         write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
-        write_json(self.files.result, result)
+        self.files.write_result(result, str(self.log.position["metrics_sha256"]))
         return result
 
     def _outcome(self, stage: int, state: TrainState | None) -> measure.StageOutcome:

@@ -11,14 +11,27 @@ from typing import Any, ClassVar
 
 from jopt.address import slots
 from jopt.config import from_dict, leaves, require, to_dict
-from jopt.files import write_json, write_text
+from jopt.files import CHECKSUMS, make_directory, seal, sweep, unseal, write_json, write_text
 from jopt.method import Method
 from jopt.train import manifest as manifests
+from jopt.train import metrics
 from jopt.train.config import Experiment
 
 
 class WorkdirError(RuntimeError):
     """A work directory cannot be used: another run's, in use, or not writable."""
+
+
+class LinkError(WorkdirError):
+    """A file or directory of a job is a link, and may lead out of the job's directory.
+
+    Attributes:
+      path: the link.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        super().__init__(f"{path} is a link; nothing was changed: put the file or directory itself in its place")
 
 
 def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
@@ -35,9 +48,11 @@ class Directory:
 
     Class attributes:
       identity: the file that says what the directory holds; it is the first that is written.
+      names: patterns of the further files and directories that a job writes.
     """
 
     identity: ClassVar[str] = "config.json"
+    names: ClassVar[tuple[str, ...]] = (".lock", "manifest.json", "report.*", "*.png")
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
@@ -65,14 +80,23 @@ class Directory:
         return False
 
     def load_json(self, path: Path) -> dict[str, Any]:
-        """A JSON object of the job.
+        """A JSON object of the job, without its checksums.
 
         Raises:
-          WorkdirError: if it is not there, or not JSON.
+          WorkdirError: if it is not there, not JSON, or was changed after it was written.
         """
+        value = self._load_sealed(path)
+        try:
+            return unseal(value)
+        except ValueError as error:
+            remedy = "restore it from a copy, or remove it and give the command of the job again"
+            raise WorkdirError(f"{path}: {error}; {remedy}") from error
+
+    def _load_sealed(self, path: Path) -> dict[str, Any]:
         try:
             value = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        # Brackets that are nested too deeply.
+        except (OSError, ValueError, RecursionError) as error:
             raise WorkdirError(f"{path} cannot be read: {error}") from error
         if not isinstance(value, dict):
             raise WorkdirError(f"{path} holds no JSON object")
@@ -85,7 +109,7 @@ class Directory:
           WorkdirError: if it cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path)
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
 
@@ -93,22 +117,56 @@ class Directory:
     def locked(self) -> Iterator[None]:
         """Holds the directory for this process; the lock ends with the process, however it ends.
 
+        Temporary files that a kill left in it are removed.
+
         Raises:
-          WorkdirError: if another process holds it.
+          LinkError: if a file or directory of the job is a link; nothing is changed then.
+          WorkdirError: if another process holds it, it was removed meanwhile, or it cannot be written.
         """
         import fcntl
 
         try:
-            file = (self.path / ".lock").open("w")
+            self.refuse_links()
+            # Not truncated, and never through a link: the directory may come from somebody else.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self.path / ".lock", flags, 0o666)
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
         # A lock on an open file and not a file with a process id: the kernel releases it even after a SIGKILL.
-        with file:
+        with os.fdopen(descriptor, "r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise WorkdirError(f"workdir {self.path} is in use by another process") from error
+            # The lock is of a file and not of a path, which may name another directory by now.
+            if not _same_file(self.path / ".lock", descriptor):
+                raise WorkdirError(f"workdir {self.path} was removed or replaced while it was being opened")
+            sweep(self.path)
             yield
+
+    def refuse_links(self) -> None:
+        """Raises LinkError where a name of the job is a link, through which files outside would be changed.
+
+        The directory itself may be one: its user chose it.
+        """
+        for pattern in (self.identity, *self.names):
+            for path in sorted(self.path.glob(pattern)):
+                _refuse_links(path)
+
+
+def _refuse_links(path: Path) -> None:
+    if path.is_symlink():
+        raise LinkError(path)
+    if path.is_dir():
+        for entry in path.iterdir():
+            _refuse_links(entry)
+
+
+def _same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 class Launch:
@@ -184,8 +242,32 @@ class Launch:
         write_json(self.directory.manifest, self.manifest)
 
 
+def complete(directory: Directory, **facts: Any) -> None:
+    """Ends the manifest of a finished job as its last launch would have, if that was killed just before.
+
+    Args:
+      directory: of a job whose result is there.
+      **facts: of the end, such as the digest.
+    """
+    # A manifest that cannot be read or written costs no result: the directory may be read-only, or in use.
+    with contextlib.suppress(WorkdirError, OSError):
+        if directory.load_json(directory.manifest).get("exit_status") == "finished":
+            return
+        with directory.locked():
+            manifest = directory.load_json(directory.manifest)
+            manifest |= {**facts, "exit_status": "finished"}
+            events = manifest.setdefault("events", [])
+            events.append(manifests.event("completed", events[-1]["step"] if events else 0, status="finished"))
+            write_json(directory.manifest, manifest)
+
+
 class Workdir(Directory):
     """Names of the files that a run leaves behind."""
+
+    names = (
+        *Directory.names,
+        *("metrics.jsonl", "result.json", "model.jopt", "checkpoints", "damaged_checkpoints", "events.out.*"),
+    )
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets names only; nothing is read or created."""
@@ -235,6 +317,43 @@ class Workdir(Directory):
             write_json(self.config, to_dict(config))
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+
+    @property
+    def remedy(self) -> str:
+        """How a finished run gets back a checkpoint that is lost."""
+        return (
+            f"to get it back, remove {self.result} and give the command of the training again: the run goes on from "
+            "the last whole checkpoint, or from its start, and ends in the same bits"
+        )
+
+    def write_result(self, result: Mapping[str, Any], metrics_sha256: str) -> None:
+        """Writes `result.json`, which says that the run is finished, with checksums of itself and of the metrics."""
+        write_json(self.result, seal(result, metrics=metrics_sha256))
+
+    def load_result(self) -> dict[str, Any]:
+        """The fields of `result.json`, without its checksums.
+
+        Raises:
+          WorkdirError: if it cannot be read, is no result, or was changed after it was written.
+        """
+        result = self.load_json(self.result)
+        if not isinstance(result.get("digest"), str):
+            raise WorkdirError(f"{self.result} is not the result of a run: it has no digest; {self.remedy}")
+        return result
+
+    def load_rows(self) -> list[metrics.MetricsRow]:
+        """The rows of `metrics.jsonl`; of a finished run they are those that its result was written with.
+
+        Raises:
+          WorkdirError: if they are not, or cannot be read.
+        """
+        checksums = self._load_sealed(self.result).get(CHECKSUMS) if self.result.exists() else None
+        sha256 = checksums.get("metrics") if isinstance(checksums, dict) else None
+        try:
+            return metrics.read(self.metrics, sha256)
+        except (OSError, ValueError) as error:
+            remedy = f"restore it from a copy, or remove {self.result} and {self.checkpoints} to train again"
+            raise WorkdirError(f"{error}; {remedy}") from error
 
     def write_report(self, text: str) -> None:
         """Writes `report.md`."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jopt.train import snapshot
 from jopt.train.checkpoint import CheckpointError, Checkpoints, MismatchError
 from jopt.train.state import TrainState, digest
 
@@ -107,26 +108,26 @@ def test_a_damaged_checkpoint_is_never_believed(tmp_path, how, seed):
     with Checkpoints(tmp_path / "c") as first:
         save(first, [1, 2, 3])
     damage(tmp_path / "c" / "3", how, seed)
+    # Without its commit mark a checkpoint was being deleted by an earlier version, and is removed without a word.
+    committed = snapshot.is_committed(tmp_path / "c" / "3")
     with Checkpoints(tmp_path / "c") as second:
         restored, damaged = second.restore_latest(lambda step: state())
         assert restored is not None
         # A file that does not hold the numbers may break without harm to them.
-        assert restored.step == (2 if damaged else 3)
+        assert restored.step in ((2,) if damaged else (3,) if committed else (2, 3))
         assert digest(restored.state) == digest(state(restored.step))
-        save(second, [3] if damaged else [4])
+        save(second, [restored.step + 1])
         assert second.restore_latest(lambda step: state())[1] == []
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"accuracy": 0.5}', '{"accuracy": null, "step": 3}'])
-def test_damaged_notes_are_damage_like_any_other(tmp_path, content):
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"custom_metadata": {"accuracy": null}}', "\xff"])
+def test_an_accuracy_that_cannot_be_read_is_the_worst(tmp_path, content):
     with Checkpoints(tmp_path / "c") as first:
-        save(first, [1, 2, 3])
-    (tmp_path / "c" / "3" / "metrics" / "metrics").write_text(content)
+        save(first, [1, 2, 3], {1: 0.9, 2: 0.5, 3: 0.4}.__getitem__)
+    (tmp_path / "c" / "1" / "_CHECKPOINT_METADATA").write_text(content, encoding="latin-1")
     with Checkpoints(tmp_path / "c") as second:
-        restored, damaged = second.restore_latest(lambda step: state())
-    assert restored is not None and restored.step == 2
-    assert restored.notes == {"accuracy": 0.5, "wall_seconds": 2.5}
-    assert "checkpoint 3 is damaged" in damaged[0]
+        save(second, [4], lambda step: 0.3)
+        assert second.steps == [2, 3, 4]
 
 
 def test_any_single_file_may_vanish(tmp_path):
@@ -159,6 +160,6 @@ def test_all_damaged_is_said_and_starts_from_nothing(tmp_path):
 def test_a_flipped_digest_is_damage(tmp_path, monkeypatch):
     with Checkpoints(tmp_path / "c") as opened:
         save(opened, [1])
-        monkeypatch.setattr("jopt.train.checkpoint.digest", lambda tree: "00" * 32)
+        monkeypatch.setattr("jopt.train.snapshot.digest", lambda tree: "00" * 32)
         with pytest.raises(CheckpointError, match=r"checkpoint 1 .*digest"):
             opened.restore(1, state())

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from jopt import data, models, optim
+from jopt import data, files, models, optim
 from jopt.method import Method
+from jopt.report import Observer
 from jopt.train import Experiment, Stage, digest, run
-from jopt.train.checkpoint import CheckpointError
+from jopt.train.checkpoint import DamagedError
 from jopt.train.finished import load
 from jopt.train.workdir import WorkdirError
 from jopt.transform import identity
@@ -34,6 +35,16 @@ def xor(**changes) -> Experiment:
         ema_decay=0.9,
     )
     return dataclasses.replace(config, **changes)
+
+
+class Messages(Observer):
+    """Keeps the warnings."""
+
+    def __init__(self):
+        self.warnings: list[str] = []
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +135,7 @@ def test_what_is_no_finished_run(finished, copied, tmp_path):
 
 def test_another_result_is_refused(copied):
     result = json.loads((copied / "result.json").read_text())
-    (copied / "result.json").write_text(json.dumps(result | {"digest": "0" * 64}))
+    files.write_json(copied / "result.json", files.seal(files.unseal(result) | {"digest": "0" * 64}))
     with pytest.raises(WorkdirError, match=r"step 30.*result\.json"):
         load(copied)
 
@@ -136,15 +147,94 @@ def test_an_earlier_checkpoint_does_not_stand_in_for_the_last(copied):
         load(copied)
 
 
-def test_absent_and_damaged_checkpoints(copied):
-    last = max((p for p in (copied / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    shutil.rmtree(last / "state")
-    with pytest.raises(CheckpointError, match=rf"checkpoint {last.name} .*read"):
+def content(path):
+    return {p: p.read_bytes() if p.is_file() else None for p in sorted(path.rglob("*"))}
+
+
+def test_absent_and_damaged_checkpoints_are_named_and_left_as_they_are(copied):
+    checkpoints = copied / "checkpoints"
+    first, last = (f(int(p.name) for p in checkpoints.iterdir()) for f in (min, max))
+    shutil.rmtree(checkpoints / str(last) / "state" / "d")
+    (checkpoints / str(first) / "commit_success.txt").write_bytes(b"")
+    before = content(copied)
+    with pytest.raises(DamagedError, match="remove .*result") as error:
         load(copied)
-    shutil.rmtree(copied / "checkpoints")
-    with pytest.raises(WorkdirError, match="has no checkpoints"):
-        load(copied)
-    assert not (copied / "checkpoints").exists()
-    (copied / "checkpoints").mkdir()
+    assert sorted(error.value.damaged) == [first, last]
+    assert error.value.path == checkpoints
+    assert content(copied) == before
+    shutil.rmtree(checkpoints)
     with pytest.raises(WorkdirError, match="has no checkpoint in"):
         load(copied)
+    assert not checkpoints.exists()
+
+
+def test_training_a_finished_run_again_says_that_its_checkpoint_is_lost_and_how_to_get_it_back(copied):
+    messages = Messages()
+    assert run(xor(), copied, observer=messages)["digest"]
+    assert messages.warnings == []
+    # As after a power failure that took what was not synced.
+    for step in (copied / "checkpoints").iterdir():
+        (step / "_CHECKPOINT_METADATA").write_bytes(b"")
+    result = run(xor(), copied, observer=messages)
+    (warning,) = messages.warnings
+    assert str(copied / "result.json") in warning
+    (copied / "result.json").unlink()
+    assert run(xor(), copied)["digest"] == result["digest"]
+    assert load(copied).result["digest"] == result["digest"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", "{", '{"digest": 1}', "[" * 100_000])
+def test_a_result_that_is_none_is_refused_by_training_and_by_readers(copied, text):
+    (copied / "result.json").write_text(text)
+    for action in (lambda: run(xor(), copied), lambda: load(copied)):
+        with pytest.raises(WorkdirError, match=r"result\.json"):
+            action()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda lines: lines[1:],
+        lambda lines: [*lines[:2], *lines[3:]],
+        lambda lines: [*lines, lines[-1]],
+        lambda lines: [lines[0].replace('"loss": ', '"loss": 1'), *lines[1:]],
+        lambda lines: [],
+    ],
+    ids=["first", "hole", "doubled", "edited", "gone"],
+)
+def test_rows_that_are_not_those_of_the_result_are_found(copied, edit):
+    metrics = copied / "metrics.jsonl"
+    metrics.write_text("".join(edit(metrics.read_text().splitlines(keepends=True))))
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl, line"):
+        run(xor(), copied)
+
+
+def test_a_run_of_an_earlier_version_has_no_checksums_and_is_read(copied):
+    result = files.unseal(json.loads((copied / "result.json").read_text()))
+    files.write_json(copied / "result.json", result)
+    assert load(copied).result == result
+    assert run(xor(), copied) == result
+
+
+def test_a_kill_before_the_end_of_the_manifest_is_completed(copied):
+    manifest = json.loads((copied / "manifest.json").read_text())
+    ended = manifest | {"exit_status": None, "digest": None, "events": manifest["events"][:1]}
+    files.write_json(copied / "manifest.json", ended)
+    result = run(xor(), copied)
+    completed = json.loads((copied / "manifest.json").read_text())
+    assert (completed["exit_status"], completed["digest"]) == ("finished", result["digest"])
+    assert completed["events"][:1] == ended["events"] and len(completed["events"]) == 2
+    before = content(copied)
+    run(xor(), copied)
+    assert content(copied) == before
+
+
+def test_a_read_only_finished_run_is_answered(copied):
+    files.write_json(
+        copied / "manifest.json", json.loads((copied / "manifest.json").read_text()) | {"exit_status": None}
+    )
+    copied.chmod(0o555)
+    try:
+        assert run(xor(), copied)["digest"]
+    finally:
+        copied.chmod(0o755)

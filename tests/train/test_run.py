@@ -17,6 +17,7 @@ from flax import nnx
 
 from jopt import models, optim
 from jopt.config import from_dict, to_dict
+from jopt.files import unseal
 from jopt.method import Method
 from jopt.train import Experiment, NonFiniteError, Stage, metrics, run, session
 from jopt.train.checkpoint import Checkpoints, MismatchError
@@ -47,7 +48,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, tiny):
     } <= files  # fmt: skip
     assert any(name.startswith("events.out.tfevents") for name in files)
     assert from_dict(Experiment, json.loads((tmp_path / "a" / "config.json").read_text())) == config
-    assert json.loads((tmp_path / "a" / "result.json").read_text()) == result
+    assert unseal(json.loads((tmp_path / "a" / "result.json").read_text())) == result
     assert list(result) == [
         "accuracy", "loss", "parameters", "nonzero_parameters", "sparsity", "bytes", "flops", "wall_seconds",
         "compile_seconds", "digest",

@@ -1,0 +1,222 @@
+"""One checkpoint: a state in a directory that Orbax writes, verified when it is read."""
+
+import json
+import logging
+import re
+import threading
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jopt.rules import named_leaves
+from jopt.train.state import digest
+
+# Leaves beside the state's own: the digest, and the notes as JSON, which it covers too.
+_DIGEST, _NOTES = "sha256", "notes"
+_MAX_NOTES = 2**16
+# Orbax numbers the saves of a process in one global counter, so two runs in two threads must take turns.
+_TURN = threading.Lock()
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged.
+
+    Attributes:
+      path: its directory.
+      problem: what is wrong with it.
+    """
+
+    def __init__(self, path: Path, problem: str):
+        self.path, self.problem = path, problem
+        super().__init__(f"checkpoint {path.name} in {path.parent} {problem}")
+
+
+class MismatchError(CheckpointError):
+    """A checkpoint is of another model or optimizer."""
+
+
+class ResourceError(RuntimeError):
+    """The system has no thread or no memory left. The process should end: libraries may wait for ever."""
+
+
+class Restored(NamedTuple):
+    """A state that was read back and found whole.
+
+    Attributes:
+      step: the step it was saved at.
+      state: the state, in NumPy arrays.
+      notes: what was saved beside it, such as `accuracy` and `wall_seconds`.
+    """
+
+    step: int
+    state: PyTree
+    notes: dict[str, Any]
+
+
+def write(path: Path, state: PyTree, notes: dict[str, Any]) -> None:
+    """Writes a checkpoint; it is on the disk only after `files.sync_tree`.
+
+    Args:
+      path: a directory that does not exist.
+      state: any pytree of NumPy arrays.
+      notes: what to save beside it, as JSON; `accuracy` can be read alone by `rank`.
+
+    Raises:
+      ResourceError: if there is no thread or no memory left.
+      OSError, ValueError: as Orbax raises them.
+    """
+    from orbax.checkpoint import v1
+
+    ocp: Any = v1
+    # Orbax cannot write arrays without entries; `read` makes them from the expected shapes.
+    leaves = {name: leaf for name, leaf in named_leaves(state) if leaf.size}
+    leaves[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest([state, leaves[_NOTES]])), np.uint8)
+    context = ocp.Context()
+    # Else a thread of Orbax waits for a signal of another one, for ever if that could not start.
+    context.asynchronous.create_directories_asynchronously = False
+    try:
+        with _TURN, context:
+            ocp.save_checkpointables(path, {"state": leaves}, custom_metadata={"accuracy": notes["accuracy"]})
+    except Exception as error:
+        raise_if_exhausted(error)
+        raise
+
+
+def read(path: Path, like: PyTree) -> Restored:
+    """Reads a checkpoint and verifies it; nothing is written.
+
+    Args:
+      path: its directory.
+      like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes and dtypes to expect.
+
+    Raises:
+      CheckpointError: if it is not there or cannot be read, or if its bytes are not those that were saved.
+      MismatchError: if a leaf is absent, superfluous, or of another shape or dtype; no array is read then.
+      ResourceError: if there is no thread or no memory left.
+    """
+    from orbax.checkpoint import v1
+
+    ocp: Any = v1
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_worth_logging)
+    try:
+        with _TURN:
+            # The shapes first: a few bytes can claim gigabytes, which would be allocated before they are compared.
+            claimed = ocp.checkpointables_metadata(path).metadata["state"]
+            if not isinstance(claimed, dict):
+                raise ValueError("its list of arrays is damaged")
+            expected = dict(named_leaves(like))
+            _check_extras(claimed)
+            _compare(path, claimed, expected)
+            leaves = dict(ocp.load_checkpointables(path, {"state": None})["state"])
+    except CheckpointError:
+        raise
+    # Orbax and TensorStore raise many types for a damaged file, of which none is documented.
+    except Exception as error:
+        raise_if_exhausted(error)
+        raise CheckpointError(path, f"cannot be read: {error}") from error
+    for name, leaf in expected.items():
+        if 0 in leaf.shape:
+            leaves[name] = np.zeros(leaf.shape, leaf.dtype)
+    saved, notes = bytes(leaves[_DIGEST]).hex(), leaves[_NOTES]
+    state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in expected])
+    # A flipped bit on disk would otherwise go unnoticed. The notes count too: a resume adds up their times.
+    if saved != digest([state, notes]):
+        raise CheckpointError(path, "is damaged: its digest does not match")
+    return Restored(int(path.name), state, json.loads(notes.tobytes()))
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint at a quick look, which reads no array; None if nothing is."""
+    for name in ("_CHECKPOINT_METADATA", "commit_success.txt", "state/_METADATA", "state/manifest.ocdbt"):
+        try:
+            if not (path / name).stat().st_size:
+                return f"{name} is empty"
+        except OSError:
+            return f"{name} is absent"
+    return None
+
+
+def is_committed(path: Path) -> bool:
+    """Whether a checkpoint was saved to its end, and its deletion has not begun."""
+    # Versions before this one let Orbax delete in place, so a kill could leave any part of a directory.
+    return (path / "commit_success.txt").exists() and (path / "_CHECKPOINT_METADATA").exists()
+
+
+def rank(path: Path) -> float:
+    """The accuracy that a checkpoint was saved with; -inf if that cannot be read."""
+    try:
+        value = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"].get("accuracy")
+        if value is None:
+            # Versions before this one kept it in a file of its own.
+            value = json.loads((path / "metrics" / "metrics").read_text())["accuracy"]
+        return float(value)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return -np.inf
+
+
+def raise_if_exhausted(error: BaseException) -> None:
+    """Raises ResourceError if the system having no thread or no memory left led to `error`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # Python has no type of its own for a thread that cannot start.
+        if isinstance(cause, MemoryError | ResourceError) or "can't start new thread" in str(cause):
+            raise ResourceError(f"out of threads or memory: {cause or 'MemoryError'}") from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _check_extras(claimed: dict[str, Any]) -> None:
+    """Raises ValueError unless the digest and the notes have the sizes that such leaves have."""
+    for name, most in ((_DIGEST, 32), (_NOTES, _MAX_NOTES)):
+        leaf = claimed[name]
+        if len(leaf.shape) != 1 or leaf.shape[0] > most or leaf.dtype != np.uint8 or _exceeds(leaf):
+            raise ValueError(f"{name} is {leaf.dtype}{list(leaf.shape)}")
+
+
+def _compare(path: Path, claimed: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises MismatchError unless a checkpoint claims to hold the expected arrays and no others."""
+    names = [name for name in claimed if name not in (_DIGEST, _NOTES)]
+    problems = [f"{name} is not in the model" for name in names if name not in expected]
+    for name, leaf in expected.items():
+        saved = claimed.get(name)
+        if saved is None and 0 not in leaf.shape:
+            problems.append(f"{name} is absent")
+        elif saved is not None and (saved.shape, saved.dtype) != (leaf.shape, leaf.dtype):
+            problems.append(f"{name} is {saved.dtype}{list(saved.shape)}, not {leaf.dtype}{list(leaf.shape)}")
+        elif saved is not None and _exceeds(saved):
+            problems.append(f"{name} is stored in chunks larger than itself")
+    if not problems:
+        return
+    kind = "of another model or optimizer"
+    if _lacks_statistics(names, expected):
+        kind = (
+            "of an earlier version of jopt, in which the moving average (ema_decay) had no batch "
+            "statistics; it cannot be used, run the experiment again in another directory"
+        )
+    raise MismatchError(path, f"is {kind}: {'; '.join(problems[:5])}")
+
+
+def _exceeds(leaf: Any) -> bool:
+    """Whether one chunk of an array claims more entries than the array has."""
+    chunk = leaf.storage_metadata.chunk_shape
+    return int(np.prod(chunk, dtype=object)) > max(int(np.prod(leaf.shape, dtype=object)), 1)
+
+
+def _lacks_statistics(saved: Iterable[str], expected: Container[str]) -> bool:
+    """Whether the moving average that was saved, of a run or of a chunk of trials, is of parameters alone."""
+    absent = [name for name in saved if name not in expected]
+    return any(re.sub("^(state/)?ema/", r"\1ema/params/", name) in expected for name in absent)
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Drops Orbax's logs of a damaged checkpoint: they are in the error."""
+    text = record.getMessage()
+    # The first error ends the read; asyncio reports those of the arrays that were read at the same time.
+    second = text.startswith("Task exception was never retrieved") and "tensorstore_spec" in text
+    first = text.startswith(("Failed to get metadata for checkpointable", "Failed to json parse Metadata file"))
+    return not (first or second)
