@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jopt import train
 from jopt.train import metrics
 from jopt.train.checkpoint import CheckpointError, Checkpoints
+from jopt.train.workdir import Workdir
 from tests.faults import config
 
 CONFIG = Path(__file__).with_name("config.py")
@@ -75,11 +76,12 @@ def _states(directory: Path) -> dict[int, str]:
 
 
 def _trained(directory: Path) -> dict[str, Any]:
-    result = _json(directory / "result.json")
+    # Read as users do: the checksums are verified.
+    files = Workdir(directory)
     return {
         **_ended(directory),
-        "result": {name: value for name, value in result.items() if name not in TIMES},
-        "rows": metrics.without_timing(metrics.read(directory / "metrics.jsonl")),
+        "result": {name: value for name, value in files.load_result().items() if name not in TIMES},
+        "rows": metrics.without_timing(files.load_rows()),
         "model.jopt": _hash(directory / "model.jopt"),
         "checkpoints": _states(directory),
     }

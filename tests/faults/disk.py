@@ -1,8 +1,8 @@
-"""A model of a file system: which directory a kill, a torn write or a power failure leaves, from recorded operations.
+"""A model of a file system: what a kill, a torn write or a power failure leaves, from recorded operations.
 
-A file has the bytes that programs read and those that the last fsync of the file brought to the disk. A directory has
-the names that programs see and those of its own last fsync. After a power failure only the latter are certain, and of
-the former any part may have reached the disk too.
+A file has the bytes that programs read and those that its last fsync brought to the disk. A directory has the names
+that programs see and those of its own last fsync. After a power failure only the latter are certain; of the former
+any part may have reached the disk too.
 """
 
 import os

@@ -15,11 +15,9 @@ import signal
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path[0] = str(ROOT)
-
 from tests.experiments.forks import SHARED
 
+ROOT = Path(__file__).parents[2]
 SECONDS = 120
 
 
@@ -51,6 +49,7 @@ def run(app: str, arguments: list[str], output: str, below: str, fault: int, poi
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
     os.chdir(ROOT)
     for module in (*SHARED, "jopt.export"):
         importlib.import_module(module)

@@ -49,7 +49,8 @@ static void die(void) {
 }
 
 static int watched(const char *path) {
-    return directory_length && !strncmp(path, directory, directory_length) && path[directory_length] == '/';
+    if (!directory_length || strncmp(path, directory, directory_length)) return 0;
+    return path[directory_length] == '/' || !path[directory_length];
 }
 
 static int path_of(int descriptor, char *path) {
