@@ -24,6 +24,7 @@ from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
 from jopt.train.packed import PackedError
+from jopt.train.snapshot import is_exhausted
 from jopt.train.workdir import StopRequested, WorkdirError
 from jopt.transfer import TransferError
 
@@ -79,6 +80,13 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
         except _EXPECTED as error:
             print(_line(error), file=sys.stderr)
             return 2 if isinstance(error, _OF_THE_CONFIG) else 1
+        except (MemoryError, RuntimeError) as error:
+            if not is_exhausted(error):
+                raise
+            print(_line(error), file=sys.stderr, flush=True)
+            # At once: Python would wait at its end for threads of libraries, which may wait for others that could
+            # not start.
+            os._exit(1)
 
     app.run(guarded, flags_parser=_parse)
 

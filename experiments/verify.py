@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
             f"{first.path} was run with a {' and a '.join(custom_parts)} given from Python, in addition to its "
             "config; only the program that gave it can run it again"
         )
-    config, result, rows = first.load_config(trusted=_TRUST.value), first.load_result(), _rows(first)
+    config, (result, rows, edits) = first.load_config(trusted=_TRUST.value), first.load_edited()
+    rows = metrics.without_timing(rows)
     train.enable_cache(_CACHE.value)
     with contextlib.ExitStack() as stack:
         second = Workdir(_AGAIN.value or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "again")
@@ -49,8 +50,8 @@ def main(argv: list[str]) -> int:
         if second.path.is_dir() and any(second.path.iterdir()):
             raise WorkdirError(f"--again={second.path} is not empty: a run that is there would not be run again")
         again = train.run(config, second.path, observer=report.Console(_QUIET.value))
-        rows_again = _rows(second)
-        problems = [*_results(result, again), *_metrics(rows, rows_again), *_packed(first, second)]
+        rows_again = metrics.without_timing(second.load_rows())
+        problems = [*edits, *_results(result, again), *_metrics(rows, rows_again), *_packed(first, second)]
         environment = _environment(first, second)
     print(f"digest  then {result.get('digest')}\n        now  {again['digest']}")
     print(f"metrics {len(rows)} rows then, {len(rows_again)} now")
@@ -61,10 +62,6 @@ def main(argv: list[str]) -> int:
         print("what differs in the environment:", "; ".join(environment) or "nothing that the manifest records")
     print("NOT VERIFIED: the run is not the same" if problems else "VERIFIED: the run is the same, bit for bit")
     return 1 if problems else 0
-
-
-def _rows(files: Workdir) -> list[metrics.MetricsRow]:
-    return metrics.without_timing(files.load_rows())
 
 
 def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

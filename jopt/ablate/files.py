@@ -109,8 +109,11 @@ class AblationDir(Directory):
         results: dict[str, dict[str, Any]] = {}
         # Sorted, as the order of a directory's entries differs between file systems.
         for path in sorted(self.chunks.glob("*/result.json")):
-            for trial in self.load_json(path)["trials"]:
-                results[trial["row"]["trial"]] = trial
+            try:
+                results |= {trial["row"]["trial"]: trial for trial in self.load_json(path)["trials"]}
+            except (KeyError, TypeError) as error:
+                remedy = f"restore it from a copy, or remove {path.parent} to run its trials again"
+                raise WorkdirError(f"{path} is not the result of a chunk; {remedy}") from error
         return results
 
     def under_way(self, missing: set[str]) -> list[dict[str, Any]]:
@@ -120,6 +123,11 @@ class AblationDir(Directory):
             if (path.parent / "result.json").exists():
                 continue
             chunk = self.load_json(path)
+            fields = {"id": str, "trials": list, "width": int, "lanes": int, "devices": int}
+            if wrong := [name for name, kind in fields.items() if not isinstance(chunk.get(name), kind)]:
+                raise WorkdirError(
+                    f"{path} is damaged: no {', '.join(wrong)}; remove {path.parent} to start it again"
+                )
             # A chunk resumes as a whole: with one of its trials done or gone, its checkpoint is of no use.
             if set(chunk["trials"]) <= missing:
                 interrupted.append(chunk | {"begun": path.stat().st_mtime_ns})

@@ -132,7 +132,8 @@ class Checkpoints:
             self._thread.start()
         except (RuntimeError, MemoryError) as error:
             self._thread = None
-            snapshot.raise_if_exhausted(error)
+            if snapshot.is_exhausted(error):
+                raise ResourceError(f"out of threads or memory: {error or 'MemoryError'}") from error
             raise
 
     def wait(self) -> None:

@@ -1,7 +1,10 @@
 """One checkpoint: a state in a directory that Orbax writes, verified when it is read."""
 
+import errno
 import json
 import logging
+import math
+import os
 import re
 import threading
 from collections.abc import Container, Iterable
@@ -18,6 +21,8 @@ from jopt.train.state import digest
 # Leaves beside the state's own: the digest, and the notes as JSON, which it covers too.
 _DIGEST, _NOTES = "sha256", "notes"
 _MAX_NOTES = 2**16
+# Of reading: the file may be whole.
+_NOT_DAMAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM})
 # Orbax numbers the saves of a process in one global counter, so two runs in two threads must take turns.
 _TURN = threading.Lock()
 
@@ -67,11 +72,12 @@ def write(path: Path, state: PyTree, notes: dict[str, Any]) -> None:
 
     Raises:
       ResourceError: if there is no thread or no memory left.
-      OSError, ValueError: as Orbax raises them.
+      OSError: if the disk is full or fails.
     """
     from orbax.checkpoint import v1
 
     ocp: Any = v1
+    _quiet_logs()
     # Orbax cannot write arrays without entries; `read` makes them from the expected shapes.
     leaves = {name: leaf for name, leaf in named_leaves(state) if leaf.size}
     leaves[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
@@ -83,7 +89,7 @@ def write(path: Path, state: PyTree, notes: dict[str, Any]) -> None:
         with _TURN, context:
             ocp.save_checkpointables(path, {"state": leaves}, custom_metadata={"accuracy": notes["accuracy"]})
     except Exception as error:
-        raise_if_exhausted(error)
+        _raise_system_error(error, path, errno.errorcode)
         raise
 
 
@@ -98,12 +104,12 @@ def read(path: Path, like: PyTree) -> Restored:
       CheckpointError: if it is not there or cannot be read, or if its bytes are not those that were saved.
       MismatchError: if a leaf is absent, superfluous, or of another shape or dtype; no array is read then.
       ResourceError: if there is no thread or no memory left.
+      OSError: if it must not be read, or too many files are open.
     """
     from orbax.checkpoint import v1
 
     ocp: Any = v1
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_worth_logging)
+    _quiet_logs()
     try:
         with _TURN:
             # The shapes first: a few bytes can claim gigabytes, which would be allocated before they are compared.
@@ -118,7 +124,7 @@ def read(path: Path, like: PyTree) -> Restored:
         raise
     # Orbax and TensorStore raise many types for a damaged file, of which none is documented.
     except Exception as error:
-        raise_if_exhausted(error)
+        _raise_system_error(error, path, _NOT_DAMAGE)
         raise CheckpointError(path, f"cannot be read: {error}") from error
     for name, leaf in expected.items():
         if 0 in leaf.shape:
@@ -160,14 +166,26 @@ def rank(path: Path) -> float:
         return -np.inf
 
 
-def raise_if_exhausted(error: BaseException) -> None:
-    """Raises ResourceError if the system having no thread or no memory left led to `error`."""
+def is_exhausted(error: BaseException) -> bool:
+    """Whether the system having no thread or no memory left led to `error`."""
     cause: BaseException | None = error
     while cause is not None:
         # Python has no type of its own for a thread that cannot start.
         if isinstance(cause, MemoryError | ResourceError) or "can't start new thread" in str(cause):
-            raise ResourceError(f"out of threads or memory: {cause or 'MemoryError'}") from error
+            return True
         cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _raise_system_error(error: Exception, path: Path, codes: Container[int]) -> None:
+    """Raises the error of the system that a library reports with a type of its own, if it is one of these codes."""
+    if is_exhausted(error):
+        raise ResourceError(f"out of threads or memory at {path}: {error or 'MemoryError'}") from error
+    # TensorStore raises ValueError, and has the code in its text alone.
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    code = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
+    if code is not None and code in codes:
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def _check_extras(claimed: dict[str, Any]) -> None:
@@ -203,8 +221,9 @@ def _compare(path: Path, claimed: dict[str, Any], expected: dict[str, Any]) -> N
 
 def _exceeds(leaf: Any) -> bool:
     """Whether one chunk of an array claims more entries than the array has."""
-    chunk = leaf.storage_metadata.chunk_shape
-    return int(np.prod(chunk, dtype=object)) > max(int(np.prod(leaf.shape, dtype=object)), 1)
+    storage = leaf.storage_metadata
+    chunks = [shape for shape in (storage.chunk_shape, storage.write_shape) if shape is not None]
+    return any(math.prod(shape) > max(math.prod(leaf.shape), 1) for shape in chunks)
 
 
 def _lacks_statistics(saved: Iterable[str], expected: Container[str]) -> bool:
@@ -213,10 +232,15 @@ def _lacks_statistics(saved: Iterable[str], expected: Container[str]) -> bool:
     return any(re.sub("^(state/)?ema/", r"\1ema/params/", name) in expected for name in absent)
 
 
+def _quiet_logs() -> None:
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_worth_logging)
+
+
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Drops Orbax's logs of a damaged checkpoint: they are in the error."""
+    """Drops logs of errors that are raised too: those of Orbax, and of arrays that are read at the same time."""
     text = record.getMessage()
-    # The first error ends the read; asyncio reports those of the arrays that were read at the same time.
-    second = text.startswith("Task exception was never retrieved") and "tensorstore_spec" in text
-    first = text.startswith(("Failed to get metadata for checkpointable", "Failed to json parse Metadata file"))
-    return not (first or second)
+    if text.startswith("Task exception was never retrieved"):
+        return "tensorstore_spec" not in text and "orbax" not in text
+    raised = ("Failed to get metadata for checkpointable", "Failed to json parse Metadata file")
+    return not text.startswith(raised) and "_SignalingThread.run() raised an exception" not in text

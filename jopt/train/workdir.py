@@ -164,7 +164,7 @@ def _refuse_links(path: Path) -> None:
 
 def _same_file(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except OSError:
         return False
 
@@ -322,12 +322,12 @@ class Workdir(Directory):
     def remedy(self) -> str:
         """How a finished run gets back a checkpoint that is lost."""
         return (
-            f"to get it back, remove {self.result} and give the command of the training again: the run goes on from "
-            "the last whole checkpoint, or from its start, and ends in the same bits"
+            f"to get it back, remove {self.result} and give the command of the training again: the run goes on "
+            "from the last whole checkpoint, or from its start, and ends in the same bits"
         )
 
     def write_result(self, result: Mapping[str, Any], metrics_sha256: str) -> None:
-        """Writes `result.json`, which says that the run is finished, with checksums of itself and of the metrics."""
+        """Writes `result.json`, which says that the run is finished, with checksums of it and of the metrics."""
         write_json(self.result, seal(result, metrics=metrics_sha256))
 
     def load_result(self) -> dict[str, Any]:
@@ -354,6 +354,24 @@ class Workdir(Directory):
         except (OSError, ValueError) as error:
             remedy = f"restore it from a copy, or remove {self.result} and {self.checkpoints} to train again"
             raise WorkdirError(f"{error}; {remedy}") from error
+
+    def load_edited(self) -> tuple[dict[str, Any], list[metrics.MetricsRow], list[str]]:
+        """The result and the rows as they are now, and a sentence on each that is not as it was written.
+
+        Raises:
+          WorkdirError: if one of them cannot be read.
+        """
+        edits = []
+        for load in (self.load_result, self.load_rows):
+            try:
+                load()
+            except WorkdirError as error:
+                edits.append(str(error))
+        result = {name: value for name, value in self._load_sealed(self.result).items() if name != CHECKSUMS}
+        try:
+            return result, metrics.read(self.metrics), edits
+        except (OSError, ValueError) as error:
+            raise WorkdirError(f"{self.metrics} cannot be read: {error}") from error
 
     def write_report(self, text: str) -> None:
         """Writes `report.md`."""

@@ -25,7 +25,9 @@ def chunk(files, name, names, at, done=False):
     """A chunk on disk, begun at a time in seconds."""
     path = files.chunks / name
     path.mkdir(parents=True)
-    (path / "chunk.json").write_text(json.dumps({"id": name, "trials": names}))
+    (path / "chunk.json").write_text(
+        json.dumps({"id": name, "trials": names, "width": 1, "lanes": 1, "devices": 1})
+    )
     os.utime(path / "chunk.json", (at, at))
     if done:
         rows = [{"row": {"trial": name, "accuracy": 0.5}, "curves": []} for name in names]

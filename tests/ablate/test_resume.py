@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -10,6 +11,7 @@ from directories import last_event, rows, tables
 
 from jopt.ablate import axis, run
 from jopt.ablate.files import AblationDir
+from jopt.report.console import Silent
 from jopt.train import metrics
 from jopt.train.workdir import StopRequested, WorkdirError
 
@@ -26,8 +28,8 @@ def stopped(grid, tmp_path_factory):
     append = metrics.append
 
     def and_terminate(*args):
-        append(*args)
         os.kill(os.getpid(), signal.SIGTERM)
+        return append(*args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "append", and_terminate)
@@ -68,12 +70,60 @@ def test_a_stopped_grid_goes_on_and_ends_as_if_it_had_not_been(first, stopped, g
     assert begun_anew == (damage not in ("nothing", "half a line"))
 
 
-def test_damaged_rows_are_named(stopped, grid, tmp_path):
+class Messages(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self):
+        self.warnings: list[str] = []
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+
+
+def test_a_damaged_checkpoint_is_reported(stopped, grid, tmp_path):
+    path = shutil.copytree(stopped, tmp_path / "on")
+    for file in path.glob("chunks/*/checkpoints/4/state/manifest.ocdbt"):
+        file.write_bytes(b"x")
+    messages = Messages()
+    run(grid(), path, devices=1, observer=messages)
+    (warning,) = messages.warnings
+    assert "damaged_checkpoints" in warning
+
+
+@pytest.mark.parametrize("edit", ["not JSON\n", "", '{"trial": "a"}\n'])
+def test_damaged_rows_are_named(stopped, grid, tmp_path, edit):
     path = shutil.copytree(stopped, tmp_path / "on")
     (rows_file,) = path.glob("chunks/*/metrics.jsonl")
-    rows_file.write_text("not JSON\n")
+    rows_file.write_text(edit)
     with pytest.raises(WorkdirError, match=r"metrics\.jsonl.*damaged"):
         run(grid(), path, devices=1, quiet=True)
+
+
+def test_an_edited_result_of_a_chunk_is_in_no_table(first, grid, tmp_path):
+    path = shutil.copytree(first[0], tmp_path / "edited")
+    file = sorted(path.glob("chunks/*/result.json"))[0]
+    result = json.loads(file.read_text())
+    result["trials"][0]["row"]["accuracy"] = 1.0
+    file.write_text(json.dumps(result))
+    with pytest.raises(WorkdirError, match=re.escape(str(file))):
+        run(grid(), path, devices=1)
+
+
+@pytest.mark.parametrize("name", ["chunks", "chunks/x", "manifest.json", ".lock", "chunks/x/checkpoints"])
+def test_a_link_in_the_directory_of_a_grid_is_refused_and_leads_nowhere(stopped, grid, tmp_path, name):
+    path = shutil.copytree(stopped, tmp_path / "on")
+    outside = tmp_path / "outside"
+    shutil.copytree(path / "chunks", outside / "chunks")
+    link = path / name
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside)
+    before = {p: p.stat().st_mtime_ns for p in outside.rglob("*")}
+    with pytest.raises(WorkdirError):
+        run(grid(), path, devices=1)
+    assert {p: p.stat().st_mtime_ns for p in outside.rglob("*")} == before
 
 
 def test_a_stopped_grid_that_is_changed_keeps_what_it_can(first, stopped, grid, tmp_path):

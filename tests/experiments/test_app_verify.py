@@ -29,6 +29,8 @@ def test_what_was_changed_is_named(forked, runs, tmp_path):
     done = forked("verify", run, "--quiet", f"--again={tmp_path / 'again'}")
     assert done.returncode == 1
     different = [line for line in done.stdout.splitlines() if line.startswith("different: ")]
+    edits, different = different[:2], different[2:]
+    assert [name in edit for name, edit in zip(("result.json", "metrics.jsonl, line"), edits, strict=True)]
     assert len(different) == 4
     assert different[0].startswith(f"different: accuracy of result.json: 1.5 then, {result['accuracy']} now")
     assert different[1] == f"different: digest of result.json: {'0' * 64} then, {result['digest']} now"

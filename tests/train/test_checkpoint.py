@@ -1,15 +1,27 @@
 """Checkpoints: exact round trips, damage found whatever it is, mismatches refused."""
 
+import contextlib
+import errno
 import random
+import resource
 import shutil
+import signal
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore as ts
 
-from jopt.train import snapshot
-from jopt.train.checkpoint import CheckpointError, Checkpoints, MismatchError
+from jopt.train import checkpoint, snapshot
+from jopt.train.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    DamagedError,
+    MismatchError,
+    read_last,
+)
 from jopt.train.state import TrainState, digest
 
 
@@ -163,3 +175,188 @@ def test_a_flipped_digest_is_damage(tmp_path, monkeypatch):
         monkeypatch.setattr("jopt.train.snapshot.digest", lambda tree: "00" * 32)
         with pytest.raises(CheckpointError, match=r"checkpoint 1 .*digest"):
             opened.restore(1, state())
+
+
+def content(path):
+    return {p.relative_to(path): p.read_bytes() if p.is_file() else None for p in sorted(path.rglob("*"))}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run of three stages, which end at 2, 4 and 6."""
+    path = tmp_path_factory.mktemp("saved") / "c"
+    with Checkpoints(path, keep=2, always=[2, 4, 6]) as opened:
+        save(opened, range(1, 7))
+        assert opened.steps == [1, 2, 4, 5, 6]
+    return path
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "c")
+
+
+def flip(step):
+    largest = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    damaged = bytearray(largest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    largest.write_bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    ("harm", "step", "left", "aside"),
+    [
+        (flip, 2, [1], ["2", "4", "5", "6"]),
+        (flip, 4, [1, 2], ["4", "5", "6"]),
+        (shutil.rmtree, 4, [1, 2], ["5", "6"]),
+        (flip, 5, [1, 2, 4, 5, 6], []),
+        (flip, 6, [1, 2, 4, 5], ["6"]),
+    ],
+)
+def test_a_run_goes_on_from_before_a_damaged_checkpoint_that_is_read_later(copied, harm, step, left, aside):
+    harm(copied / str(step))
+    with Checkpoints(copied, always=[2, 4, 6]) as opened:
+        restored, sentences = opened.restore_latest(lambda step: state(), needed=[2, 4, 6])
+        assert restored is not None and restored.step == left[-1]
+        assert opened.steps == left
+    assert len(sentences) == len(aside)
+    where = copied.parent / "damaged_checkpoints"
+    assert sorted(p.name for p in where.iterdir()) == aside if aside else not where.exists()
+
+
+def test_reading_changes_nothing_and_names_what_is_damaged(copied):
+    assert read_last(copied, state(), "").step == 6
+    flip(copied / "6")
+    (copied / "2" / "_CHECKPOINT_METADATA").write_bytes(b"")
+    (copied / "8.saving").mkdir()
+    before = content(copied.parent)
+    with pytest.raises(DamagedError, match="do this") as error:
+        read_last(copied, state(), "do this")
+    assert sorted(error.value.damaged) == [2, 6]
+    assert content(copied.parent) == before
+
+
+@pytest.mark.parametrize(
+    "leftover", ["7.saving", "7.saving.orbax-checkpoint-tmp", "3.removed", "7.orbax-checkpoint-tmp-1"]
+)
+def test_what_a_kill_left_half_saved_or_half_removed_is_no_damage(copied, leftover):
+    before = content(copied)
+    shutil.copytree(copied / "1" / "state", copied / leftover)
+    with Checkpoints(copied) as opened:
+        restored, sentences = opened.restore_latest(lambda step: state(), needed=[2, 4, 6])
+    assert restored is not None and (restored.step, sentences) == (6, [])
+    assert content(copied) == before
+
+
+def test_what_an_earlier_version_left_half_removed_is_no_damage(copied):
+    for name in ("commit_success.txt", "orbax.checkpoint"):
+        (copied / "6" / name).unlink()
+    shutil.rmtree(copied / "6" / "state")
+    with Checkpoints(copied) as opened:
+        restored, sentences = opened.restore_latest(lambda step: state())
+        assert restored is not None and (restored.step, sentences, opened.steps) == (5, [], [1, 2, 4, 5])
+    assert not (copied.parent / "damaged_checkpoints").exists()
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of errors sees it."""
+
+
+def test_a_kill_at_any_change_of_a_name_leaves_only_whole_checkpoints(copied, monkeypatch):
+    """At each rename, sync and removal of a save in turn: what is left is read without a word."""
+    for number in range(1, 9):
+        path, calls = copied.parent / str(number), []
+        shutil.copytree(copied, path)
+
+        def unless_killed(function, number=number, calls=calls):
+            def call(*args):
+                calls.append(function)
+                if len(calls) == number:
+                    raise Killed
+                return function(*args)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for module, name in ((checkpoint, "move"), (checkpoint, "sync_tree"), (shutil, "rmtree")):
+                patch.setattr(module, name, unless_killed(getattr(module, name)))
+            with contextlib.suppress(Killed), Checkpoints(path, always=[1, 2, 4, 6]) as opened:
+                save(opened, [7])
+                assert opened.steps == [1, 2, 4, 6, 7]
+        with Checkpoints(path) as opened:
+            restored, sentences = opened.restore_latest(lambda step: state(), [2, 4, 6])
+        assert restored is not None and (restored.step, sentences) == (7 if number > 2 else 6, [])
+    # Synced, renamed, and checkpoint 5 renamed and removed.
+    assert len(calls) == 4
+
+
+def test_a_small_checkpoint_that_claims_gigabytes_is_refused_before_they_are_allocated(tmp_path):
+    like = {"w": np.zeros(2, np.float32)}
+    snapshot.write(tmp_path / "1", like, {"accuracy": 0.0})
+    store = {"driver": "ocdbt", "base": f"file://{tmp_path}/1/state/", "path": "w/"}
+    spec = ts.open({"driver": "zarr3", "kvstore": store}).result().spec(retain_context=False).to_json()
+    # A header of an array of 4 TiB, as the fill value takes no byte on the disk.
+    header = spec["metadata"] | {"shape": [2**40]}
+    spec = {"driver": "zarr3", "kvstore": store, "metadata": header}
+    ts.open(spec, create=True, delete_existing=True).result()
+    with pytest.raises(MismatchError, match="1099511627776"):
+        read_last(tmp_path, like, "")
+
+
+def test_two_runs_in_threads_of_one_process_lose_no_checkpoint(tmp_path):
+    def work(name, errors):
+        try:
+            with Checkpoints(tmp_path / name, keep=20) as opened:
+                for step in range(8):
+                    opened.save(step, state(step), {"accuracy": 0.0})
+        except BaseException as error:
+            errors.append(error)
+
+    errors: list[BaseException] = []
+    threads = [threading.Thread(target=work, args=(name, errors), daemon=True) for name in ("a", "b", "c")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for name in ("a", "b", "c"):
+        for step in range(8):
+            assert digest(snapshot.read(tmp_path / name / str(step), state()).state) == digest(state(step))
+
+
+def test_an_error_of_a_save_is_raised_by_the_next_call(checkpoints):
+    save(checkpoints, [1])
+    shutil.rmtree(checkpoints.directory)
+    checkpoints.save(2, state(), {"accuracy": 0.0})
+    with pytest.raises(FileNotFoundError, match="was removed"):
+        checkpoints.wait()
+    assert not checkpoints.directory.exists(), "and it is not made again"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_a_lack_of_threads_or_memory_is_known_below_another_error(error):
+    wrapped = ValueError("a library's own")
+    assert not snapshot.is_exhausted(wrapped)
+    wrapped.__cause__ = error
+    assert snapshot.is_exhausted(wrapped)
+
+
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_checkpoints_before_it(checkpoints):
+    """A limit on the size of files stands for a full disk: the library's own writes fail."""
+    save(checkpoints, [1])
+    large = {"w": np.random.default_rng(0).standard_normal(2**16)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
+    try:
+        checkpoints.save(2, large, {"accuracy": 0.0})
+        with pytest.raises(OSError) as error:
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert error.value.errno == errno.EFBIG
+    assert checkpoints.steps == [1]
+    checkpoints.save(2, large, {"accuracy": 0.0})
+    checkpoints.wait()
+    assert checkpoints.steps == [1, 2]
