@@ -134,12 +134,13 @@ def sync_tree(path: str | os.PathLike[str]) -> None:
 def make_directory(path: str | os.PathLike[str]) -> None:
     """Makes a directory and its parents where they do not exist, each on the disk when this returns."""
     path = Path(path)
-    if path.is_dir():
-        return
-    make_directory(path.parent)
+    if not path.parent.is_dir():
+        make_directory(path.parent)
     # Another process may make it at the same time.
     path.mkdir(exist_ok=True)
-    sync_directory(path.parent)
+    # Also where it exists: a kill may have come before the sync. A parent that cannot be read was not made here.
+    with contextlib.suppress(PermissionError):
+        sync_directory(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
@@ -151,7 +152,11 @@ def move(source: Path, target: Path) -> None:
 
 
 def sweep(directory: str | os.PathLike[str]) -> None:
-    """Removes temporary files that a kill left in a directory, which no other process may be writing to."""
+    """Removes temporary files that a kill left in a directory, which no other process may be writing to.
+
+    The names that stay are on the disk when this returns: a kill may have come between a rename and its sync.
+    """
     for path in Path(directory).iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
+    sync_directory(directory)

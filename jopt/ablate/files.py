@@ -19,7 +19,7 @@ class AblationDir(Directory):
     """The files of an ablation, by name, and how they are read and written."""
 
     identity = "ablation.json"
-    names = (*Directory.names, "*.csv", "curves.jsonl", "chunks")
+    names = (*Directory.names, "trials.csv", "summary.csv", "protocol.csv", "curves.jsonl", "chunks")
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets the paths; reads and creates nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from jopt.files import make_directory, move, sync_tree
+from jopt.files import make_directory, move, sync_directory, sync_tree
 from jopt.train import snapshot
 from jopt.train.snapshot import CheckpointError as CheckpointError
 from jopt.train.snapshot import MismatchError as MismatchError
@@ -20,6 +20,7 @@ from jopt.train.snapshot import Restored as Restored
 from jopt.train.state import to_host
 
 # What is being saved or removed has a name of its own, so that a bare number is always a whole checkpoint.
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _SAVING, _REMOVED = ".saving", ".removed"
 _LEFTOVER = re.compile(r"\d+(\.saving|\.removed|\.orbax-checkpoint-tmp).*")
 
@@ -42,7 +43,7 @@ def steps_in(directory: Path) -> list[int]:
     """The steps of the checkpoints in a directory, oldest first; none if there is no directory."""
     if not directory.is_dir():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    return sorted(int(path.name) for path in directory.iterdir() if _NUMBER.fullmatch(path.name))
 
 
 def read_last(directory: Path, like: PyTree, remedy: str) -> Restored:
@@ -95,6 +96,8 @@ class Checkpoints:
         for path in self.directory.iterdir():
             if _LEFTOVER.fullmatch(path.name):
                 shutil.rmtree(path)
+        # A kill may have come between a rename and its sync.
+        sync_directory(self.directory)
         self._ranks = {step: snapshot.rank(self.directory / str(step)) for step in self.steps}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -155,7 +158,8 @@ class Checkpoints:
         """Reads the newest checkpoint from which the run can go on to its end, and sets damaged ones aside.
 
         Args:
-          like_at: `step -> like`, what `restore` expects of the checkpoint of that step.
+          like_at: `step -> like`, what `restore` expects of the checkpoint of that step; raises LookupError or
+            StopIteration for a step at which the run saves none.
           needed: steps whose checkpoints are read later: where one is absent or damaged, the run must go on from
             before it, and so all later ones are set aside too.
 
@@ -175,7 +179,7 @@ class Checkpoints:
             try:
                 if step not in later:
                     raise CheckpointError(self.directory / str(step), "is absent")
-                self.restore(step, like_at(step))
+                self._restore(step, like_at)
             except MismatchError:
                 raise
             except CheckpointError as error:
@@ -184,13 +188,21 @@ class Checkpoints:
                 break
         for step in reversed(self.steps):
             try:
-                return self.restore(step, like_at(step)), sentences
+                return self._restore(step, like_at), sentences
             # Whole, but of another network: falling back to an older one would hide a mistake of the caller.
             except MismatchError:
                 raise
             except CheckpointError as error:
                 sentences += self._set_aside(step, f"checkpoint {step} {error.problem}")
         return None, sentences
+
+    def _restore(self, step: int, like_at: Callable[[int], PyTree]) -> Restored:
+        try:
+            like = like_at(step)
+        except (StopIteration, LookupError) as error:
+            problem = "is of a step at which this run saves none"
+            raise MismatchError(self.directory / str(step), problem) from error
+        return self.restore(step, like)
 
     def _set_aside(self, step: int, why: str) -> list[str]:
         """Moves a checkpoint out of the way of the good one that will be saved at its step; the sentence on it."""

@@ -360,3 +360,15 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_checkpoints_before
     checkpoints.save(2, large, {"accuracy": 0.0})
     checkpoints.wait()
     assert checkpoints.steps == [1, 2]
+
+
+def test_a_checkpoint_of_a_step_at_which_the_run_saves_none_is_refused(copied):
+    with Checkpoints(copied) as opened, pytest.raises(MismatchError, match="saves none"):
+        opened.restore_latest({5: state()}.__getitem__)
+
+
+@pytest.mark.parametrize("name", ["007", "\uff11", "9" * 200, "-1", "7.0", "latest"])
+def test_only_numbers_name_checkpoints(copied, name):
+    (copied / name).mkdir()
+    with Checkpoints(copied) as opened:
+        assert opened.steps == [1, 2, 4, 5, 6]

@@ -11,6 +11,7 @@ from jopt.files import unseal
 from jopt.report.console import Silent
 from jopt.train import Stage, metrics, run
 from jopt.train import session as sessions
+from jopt.train.checkpoint import Checkpoints
 from jopt.train.workdir import StopRequested, Workdir, WorkdirError
 
 pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("undrawn")]
@@ -187,3 +188,16 @@ def test_the_lock_is_not_truncated_and_stale_temporary_files_go(tmp_path):
             raise AssertionError("entered")
         assert [p.name for p in tmp_path.iterdir()] == [".lock"]
     assert (tmp_path / ".lock").read_text() == "content"
+
+
+def test_a_directory_that_is_removed_during_the_run_is_not_made_again(stopped, monkeypatch):
+    save = Checkpoints.save
+
+    def remove_and_save(*args):
+        shutil.rmtree(stopped)
+        save(*args)
+
+    monkeypatch.setattr(Checkpoints, "save", remove_and_save)
+    with pytest.raises(OSError):
+        run(CONFIG, stopped)
+    assert not stopped.exists()

@@ -26,7 +26,7 @@ class SearchDir(Directory):
     """The files of a search."""
 
     identity = "search.json"
-    names = (*Directory.names, "*.csv", "round_*", "confirm")
+    names = (*Directory.names, "pareto.csv", "round_*", "confirm")
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets the paths; reads and creates nothing."""

@@ -1,0 +1,154 @@
+"""A directory that one kind of job owns: what it holds, its lock, its JSON files."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jopt.files import make_directory, sweep, unseal
+
+
+class WorkdirError(RuntimeError):
+    """A work directory cannot be used: another run's, in use, or not writable."""
+
+
+class LinkError(WorkdirError):
+    """A file or directory of a job is a link, and may lead out of the job's directory.
+
+    Attributes:
+      path: the link.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        super().__init__(f"{path} is a link; nothing was changed: put the file or directory itself in its place")
+
+
+class Directory:
+    """A directory that one kind of job owns. Making one reads and creates nothing.
+
+    Class attributes:
+      identity: the file that says what the directory holds; it is the first that is written.
+      names: patterns of the further files and directories that a job writes.
+    """
+
+    identity: ClassVar[str] = "config.json"
+    names: ClassVar[tuple[str, ...]] = (".lock", "manifest.json", "report.*")
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.manifest = self.path / "manifest.json"
+        self.report = self.path / "report.md"
+
+    def begun(self) -> bool:
+        """Whether a job of this kind was begun here; the directory may also be new or empty.
+
+        Raises:
+          WorkdirError: if it holds anything else.
+        """
+        if not self.path.exists():
+            return False
+        if not self.path.is_dir():
+            raise WorkdirError(f"workdir {self.path} is not a directory")
+        if (self.path / self.identity).exists():
+            return True
+        # Hidden files do not count, such as the lock of a process that is just starting or a `.gitignore`.
+        if names := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(".")):
+            raise WorkdirError(
+                f"workdir {self.path} holds {', '.join(names[:5])} but no {self.identity}; "
+                "give an empty or a new directory"
+            )
+        return False
+
+    def load_json(self, path: Path) -> dict[str, Any]:
+        """A JSON object of the job, without its checksums.
+
+        Raises:
+          WorkdirError: if it is not there, not JSON, or was changed after it was written.
+        """
+        value = self.load_sealed(path)
+        try:
+            return unseal(value)
+        except ValueError as error:
+            remedy = "restore it from a copy, or remove it and give the command of the job again"
+            raise WorkdirError(f"{path}: {error}; {remedy}") from error
+
+    def load_sealed(self, path: Path) -> dict[str, Any]:
+        """A JSON object as it is in its file, with its checksums, which are not checked.
+
+        Raises:
+          WorkdirError: if it is not there, or not JSON.
+        """
+        try:
+            value = json.loads(path.read_text())
+        # Brackets that are nested too deeply.
+        except (OSError, ValueError, RecursionError) as error:
+            raise WorkdirError(f"{path} cannot be read: {error}") from error
+        if not isinstance(value, dict):
+            raise WorkdirError(f"{path} holds no JSON object")
+        return value
+
+    def make(self) -> None:
+        """Creates the directory if it does not exist.
+
+        Raises:
+          WorkdirError: if it cannot be made.
+        """
+        try:
+            make_directory(self.path)
+        except OSError as error:
+            raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for this process; the lock ends with the process, however it ends.
+
+        Temporary files that a kill left in it are removed.
+
+        Raises:
+          LinkError: if a file or directory of the job is a link; nothing is changed then.
+          WorkdirError: if another process holds it, it was removed meanwhile, or it cannot be written.
+        """
+        import fcntl
+
+        try:
+            self.refuse_links()
+            # Not truncated, and never through a link: the directory may come from somebody else.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self.path / ".lock", flags, 0o666)
+        except OSError as error:
+            raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
+        # A lock on an open file and not a file with a process id: the kernel releases it even after a SIGKILL.
+        with os.fdopen(descriptor, "rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise WorkdirError(f"workdir {self.path} is in use by another process") from error
+            # The lock is of a file and not of a path, which may name another directory by now.
+            if not _same_file(self.path / ".lock", descriptor):
+                raise WorkdirError(f"workdir {self.path} was removed or replaced while it was being opened")
+            sweep(self.path)
+            yield
+
+    def refuse_links(self) -> None:
+        """Raises LinkError where a name of the job is a link, through which files outside would be changed.
+
+        The directory itself may be one: its user chose it.
+        """
+        pending = [path for pattern in (self.identity, *self.names) for path in self.path.glob(pattern)]
+        # No recursion, as a directory from somebody else may be nested more deeply than Python's stack.
+        while pending:
+            path = pending.pop()
+            if path.is_symlink():
+                raise LinkError(path)
+            if path.is_dir():
+                pending += path.iterdir()
+
+
+def _same_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False
