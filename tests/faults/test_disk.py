@@ -48,10 +48,10 @@ def test_a_random_part_lies_between_the_certain_and_the_seen():
     state = disk.Disk()
     for operation in operations(*REPLACED[:-1], "c 3 b", "w 3 b new"):
         state.apply(operation)
-    states = {frozenset(state.partial(seed).items()) for seed in range(40)}
-    # The name `a` is of the old file or of the new one, both synced; `b` is absent, empty or whole.
+    states = {frozenset(state.partial(seed).items()) for seed in range(100)}
+    # The name `a` is of the old file or of the new one, both synced; `b` is absent, empty, zeros or whole.
     of_a = [("a", b"old"), ("a", b"new")]
-    of_b = [(), (("b", b""),), (("b", b"new"),)]
+    of_b = [(), (("b", b""),), (("b", b"\0\0\0"),), (("b", b"new"),)]
     assert states == {frozenset((a, *b)) for a in of_a for b in of_b}
 
 

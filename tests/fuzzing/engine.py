@@ -20,6 +20,7 @@ Input = TypeVar("Input")
 Edge = tuple[CodeType, int, int]
 
 PACKAGE = str(Path(jopt.__file__).parent)
+MOST_FINDINGS = 20
 
 
 class Target(NamedTuple, Generic[Input]):
@@ -70,8 +71,15 @@ class Report(NamedTuple):
     findings: dict[str, Finding]
 
 
-def fuzz(target: Target[Input], count: int, seed: int = 0, most_findings: int = 20) -> Report:
-    """Reads `count` inputs, the seeds among them."""
+def fuzz(target: Target[Input], count: int, seed: int = 0, below: str = PACKAGE) -> Report:
+    """Reads `count` inputs, the seeds among them.
+
+    Args:
+      target: what is fuzzed.
+      count: how many inputs.
+      seed: two campaigns of one seed read the same inputs.
+      below: the beginning of the paths of the files whose lines guide.
+    """
     rng = random.Random(seed)
     corpus: list[Input] = []
     edges: set[Edge] = set()
@@ -86,24 +94,24 @@ def fuzz(target: Target[Input], count: int, seed: int = 0, most_findings: int = 
             recent = corpus[-max(8, len(corpus) // 8) :] if rng.random() < 0.5 else corpus
             value = target.mutate(rng, rng.choice(recent), rng.choice(corpus))
         begun = time.perf_counter()
-        outcome, place, reached = _read(target, value)
+        outcome, place, reached = _read(target, value, below)
         slowest = max(slowest, time.perf_counter() - begun)
         outcomes[outcome] += 1
-        if place and place not in findings and len(findings) < most_findings:
-            findings[place] = _smallest(target, value, place)
+        if place and place not in findings and len(findings) < MOST_FINDINGS:
+            findings[place] = _smallest(target, value, place, below)
         if number < len(target.seeds) or not reached <= edges:
             corpus.append(value)
             edges |= reached
     return Report(count, dict(sorted(outcomes.items())), len(edges), len(corpus), slowest, findings)
 
 
-def _read(target: Target[Input], value: Input) -> tuple[str, str, set[Edge]]:
+def _read(target: Target[Input], value: Input, below: str) -> tuple[str, str, set[Edge]]:
     """The outcome, the place of an error that is not documented or '', and the edges."""
     reached: set[Edge] = set()
 
     def enter(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
         code = frame.f_code
-        if not code.co_filename.startswith(PACKAGE):
+        if not code.co_filename.startswith(below):
             return None
         last = 0
 
@@ -121,25 +129,25 @@ def _read(target: Target[Input], value: Input) -> tuple[str, str, set[Edge]]:
     try:
         outcome, place = target.read(value), ""
     except Exception as error:
-        outcome, place = "finding", _place(error)
+        outcome, place = "finding", _place(error, below)
     finally:
         sys.settrace(before)
     return outcome, place, reached
 
 
-def _place(error: Exception) -> str:
+def _place(error: Exception, below: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if frame.filename.startswith(PACKAGE)] or frames
+    inside = [frame for frame in frames if frame.filename.startswith(below)] or frames
     return f"{type(error).__name__} at {Path(inside[-1].filename).name}:{inside[-1].lineno}"
 
 
-def _smallest(target: Target[Input], value: Input, place: str, tries: int = 500) -> Finding:
+def _smallest(target: Target[Input], value: Input, place: str, below: str, tries: int = 500) -> Finding:
     """Removes parts of the input while the error stays at its place."""
 
     def fails(candidate: Input) -> bool:
         nonlocal tries
         tries -= 1
-        return tries >= 0 and _read(target, candidate)[1] == place
+        return tries >= 0 and _read(target, candidate, below)[1] == place
 
     while smaller := next((part for part in target.parts(value) if fails(part)), None):
         value = smaller
