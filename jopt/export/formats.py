@@ -14,7 +14,7 @@ from jopt import models, reference
 from jopt.config import ConfigError
 from jopt.export import safetensors, source, stablehlo
 from jopt.export.source import Agreement, ExportError, Source, Unavailable
-from jopt.files import write_bytes, write_text
+from jopt.files import make_directory, sweep, write_bytes, write_text
 
 CARD = "README.md"
 
@@ -120,7 +120,8 @@ def export(
 
     Args:
       run: the run's directory.
-      directory: where the files go; made, if need be. Files of the same names are replaced, each atomically.
+      directory: where the files go; made, if need be. Files of the same names are replaced, each atomically, and
+        temporary ones that a killed export left are removed.
       formats: names of formats, `package.module:name` of a `Format` elsewhere, or `Format`s; None: all of ours.
       raw_inputs: whether the StableHLO artefacts take inputs as the data set has them, uint8, and normalize them
         themselves; otherwise they take normalized ones, float32, as all other formats do.
@@ -144,7 +145,8 @@ def export(
     # All that can be refused is refused before the run is read and a file is written.
     _check(chosen)
     exported, directory = source.load(run, model=model, trusted=trusted), Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
+    sweep(directory)
     written: list[Written] = []
     missing: list[Missing] = []
     for kind in chosen:
