@@ -134,7 +134,7 @@ def read(path: Path, like: PyTree) -> Restored:
     # A flipped bit on disk would otherwise go unnoticed. The notes count too: a resume adds up their times.
     if saved != digest([state, notes]):
         raise CheckpointError(path, "is damaged: its digest does not match")
-    return Restored(int(path.name), state, json.loads(notes.tobytes()))
+    return Restored(int(path.name), state, _decoded(path, notes.tobytes()))
 
 
 def find_damage(path: Path) -> str | None:
@@ -196,6 +196,17 @@ def _check_extras(claimed: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {leaf.dtype}{list(leaf.shape)}")
 
 
+def _decoded(path: Path, notes: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(notes)
+    # Also of a checkpoint with a true digest, if somebody made it: the brackets may be nested too deeply.
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(path, f"has notes that are not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(path, "has notes that are no JSON object")
+    return value
+
+
 def _compare(path: Path, claimed: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises MismatchError unless a checkpoint claims to hold the expected arrays and no others."""
     names = [name for name in claimed if name not in (_DIGEST, _NOTES)]
@@ -240,7 +251,7 @@ def _quiet_logs() -> None:
 def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Drops logs of errors that are raised too: those of Orbax, and of arrays that are read at the same time."""
     text = record.getMessage()
-    if text.startswith("Task exception was never retrieved"):
+    if text.startswith(("Task exception was never retrieved", "Task was destroyed but it is pending")):
         return "tensorstore_spec" not in text and "orbax" not in text
     raised = ("Failed to get metadata for checkpointable", "Failed to json parse Metadata file")
     return not text.startswith(raised) and "_SignalingThread.run() raised an exception" not in text

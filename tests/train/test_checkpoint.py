@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -372,3 +373,12 @@ def test_only_numbers_name_checkpoints(copied, name):
     (copied / name).mkdir()
     with Checkpoints(copied) as opened:
         assert opened.steps == [1, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("notes", ["[" * 50_000, "[]", "{"])
+def test_notes_that_are_no_object_are_damage_even_under_a_true_digest(tmp_path, monkeypatch, notes):
+    monkeypatch.setattr(snapshot, "json", types.SimpleNamespace(dumps=lambda value: notes))
+    snapshot.write(tmp_path / "1", state(), {"accuracy": 0.0})
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="notes"):
+        snapshot.read(tmp_path / "1", state())
