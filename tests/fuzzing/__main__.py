@@ -22,7 +22,9 @@ MEMORY = 1 << 30
 def main(arguments: argparse.Namespace) -> int:
     """Prints the table; the exit status."""
     failed = False
-    with tempfile.TemporaryDirectory() as scratch:
+    # In memory where the system has such a directory: a file is written for nearly each input.
+    memory_disk = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory_disk if memory_disk.is_dir() else None) as scratch:
         targets = all_targets(Path(scratch).resolve())
         names = arguments.targets.split(",") if arguments.targets else list(targets)
         bound_memory()

@@ -33,22 +33,22 @@ from tests.fuzzing.mutation import (
 
 # Of a hundred inputs, roughly: most where reading is fast.
 SHARES = {
-    "packed files": 48,
-    "packed model": 1,
-    "config.json": 10,
-    "result.json": 1,
-    "manifest.json": 1,
+    "packed files": 60,
+    "packed model": 0.2,
+    "config.json": 8,
+    "result.json": 0.2,
+    "manifest.json": 0.2,
     "metrics.jsonl": 8,
-    "ablation.json": 2,
-    "chunk result": 4,
-    "chunk.json": 4,
-    "search.json": 6,
-    "trials.csv": 2,
-    "checkpoint metadata": 4,
-    "checkpoint": 0.2,
-    "flags": 2,
-    "budgets": 4,
-    "values": 4,
+    "ablation.json": 0.5,
+    "chunk result": 3,
+    "chunk.json": 3,
+    "search.json": 5,
+    "trials.csv": 0.5,
+    "checkpoint metadata": 5,
+    "checkpoint": 0.1,
+    "flags": 0.5,
+    "budgets": 3,
+    "values": 3,
 }
 CLEAR = (ConfigError, RuleError, WorkdirError, codec.CodecError, packed.PackedError, snapshot.CheckpointError)
 MAX_BYTES = 1 << 22
