@@ -8,10 +8,11 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, launch, use_cores
+from experiments.launch import config_of, define_path, launch, use_cores
+from experiments.signals import define_save_on, saving
 from jopt import ablate, report, train
 
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = define_path(
     "workdir", None, "Directory of the ablation: new, empty, or of the same grid or a part of it.", required=True
 )
 _STRATEGY = flags.DEFINE_enum(
@@ -20,7 +21,8 @@ _STRATEGY = flags.DEFINE_enum(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
 )
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
+_SAVE_ON = define_save_on()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 
@@ -33,7 +35,9 @@ def main(argv: list[str]) -> None:
     grid = config_of(ablate.Ablation)
     if _STRATEGY.value is not None:
         grid.strategy = _STRATEGY.value
-    ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), observer=report.Console(_QUIET.value))
+    observer = report.Console(_QUIET.value)
+    with saving(_SAVE_ON.value) as stop:
+        ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), observer=observer, stop=stop)
 
 
 def config_arguments(argv: list[str]) -> str:

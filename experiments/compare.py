@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import rich.console
-from absl import flags
-
-from experiments.launch import launch
+from experiments.launch import define_path, launch
 from jopt import report
 from jopt.config import ConfigError
-from jopt.files import write_text
-from jopt.report import differences
+from jopt.report import differences, formats
 from jopt.train import metrics
 from jopt.train.workdir import Workdir, WorkdirError
 
-_OUT = flags.DEFINE_string("out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
+_OUT = define_path("out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
 
 _FILES = ("comparison.md", "comparison.html")
 _LONGEST_NAME = 16  # of a column in a terminal.
@@ -52,8 +48,8 @@ def main(argv: list[str]) -> None:
     _claim(out)
     tables, sentences = _tables(runs), _sentences(runs)
 
-    console = rich.console.Console(highlight=False)
-    console.print(*(f"- {sentence}" for sentence in sentences), sep="\n", soft_wrap=False)
+    console = report.open_console()
+    console.print(*(f"- {formats.printable(sentence)}" for sentence in sentences), sep="\n", soft_wrap=False)
     for table in tables if max(map(len, runs)) <= _LONGEST_NAME else _with_numbers(runs):
         for part in report.fit(table, console.width) if table.rows else []:
             report.show(part, console)
@@ -167,9 +163,8 @@ def _write(directory: Path, runs: dict[str, Run], tables: Sequence[report.Table]
             parts += [report.Heading(table.title), table._replace(title="")]
     parts.append(report.compare_runs({name: r.rows for name, r in runs.items()}))
     # The mark tells the next launch that these files may be replaced.
-    markdown = report.parts_markdown(parts, page=_FILES[1])
     try:
-        write_text(directory / _FILES[0], f"{markdown}\n\n{_MARK}\n")
+        report.write_markdown(directory / _FILES[0], parts, _FILES[1], end=f"\n{_MARK}\n")
         report.write_html(directory / _FILES[1], title, parts)
     except OSError as error:
         raise WorkdirError(f"--out={directory} cannot be written: {error}") from error

@@ -13,6 +13,7 @@ from absl import flags
 
 from jopt import address
 from jopt.config import ConfigError, is_node, matches, require, type_name
+from jopt.paths import expanded
 
 ACCEPTED = "a Python file with a function get_config, and, after a colon, its argument"
 
@@ -90,12 +91,13 @@ def overridden(config: Any, overrides: dict[str, str]) -> Any:
     for name, text in overrides.items():
         value, hint = address.parse(text), address.resolve(config, name, text).hint
         # A field of text takes '5' as text: it may be a name.
-        values[name] = text if hint is not None and not matches(value, hint) and matches(text, hint) else value
+        is_text = hint is not None and not matches(value, hint, name) and matches(text, hint, name)
+        values[name] = text if is_text else value
     config = address.with_values(config, values)
     # Checked after all are set: an override may replace a part that another override is in.
     for name, value in values.items():
         slot = address.resolve(config, name)
-        fine = slot.hint is None or matches(address.get(config, name), slot.hint)
+        fine = slot.hint is None or matches(address.get(config, name), slot.hint, slot.path)
         require(fine, slot.path, value, f"of type {type_name(slot.hint)}")
     return config
 
@@ -110,7 +112,7 @@ def load(text: str) -> Any:
       ConfigError: if there is no such file, or it has no function `get_config`.
     """
     file, colon, argument = text.partition(":")
-    path = Path(file)
+    path = expanded(file, "--config")
     # Opened first, since an import error would not tell a missing file from a missing module in it.
     try:
         with path.open("rb"):

@@ -5,14 +5,12 @@ python -m experiments.export runs/a --format=packed,stablehlo,onnx,safetensors -
 python -m experiments.export runs/a --format=mypackage.mymodule:FORMAT
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import rich.console
 from absl import flags
 
-from experiments.launch import define_trust, launch
+from experiments.launch import define_path, define_trust, launch
 from jopt import export, report, train
 from jopt.config import ConfigError
 from jopt.report.formats import binary, integer
@@ -24,12 +22,12 @@ _FORMAT = flags.DEFINE_list(
     ["packed", "stablehlo"],
     f"Some of {', '.join(export.FORMATS)}, or package.module:name of a jopt.export.Format, which is imported.",
 )
-_OUT = flags.DEFINE_string("out", None, "Directory for the files, made if need be; by default RUN/export.")
+_OUT = define_path("out", None, "Directory for the files, made if need be; by default RUN/export.")
 _RAW = flags.DEFINE_bool(
     "raw_inputs", False, "StableHLO that takes inputs as the data set has them, and normalizes."
 )
 _TRUST = define_trust()
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 
 _WIDTH = 100  # Columns where the output is no terminal.
 # A line that every model card of this package has: other README files do not.
@@ -45,7 +43,7 @@ def main(argv: list[str]) -> None:
     out = Path(_OUT.value) if _OUT.value else run.path / "export"
     _claim(out)
     train.enable_cache(_CACHE.value)
-    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = report.open_console(_WIDTH)
     with console.status("loading the run, writing the files and running them on the test part"):
         try:
             written = export.export(run.path, out, formats, raw_inputs=_RAW.value, trusted=_TRUST.value)

@@ -7,21 +7,20 @@ python -m experiments.inspect runs/a/model.jopt --json
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import rich.console
 from absl import flags
 
-from experiments.launch import launch, packed_file
+from experiments.launch import define_path, launch, packed_file
 from jopt import codec, report
 from jopt.config import ConfigError, require
 from jopt.report import formats
 from jopt.report.run_report import packed_parts
 from jopt.train.workdir import WorkdirError
 
-_HTML = flags.DEFINE_string("html", None, "File for a page with the tables and their figure; by default none.")
+_HTML = define_path("html", None, "File for a page with the tables and their figure; by default none.")
 _JSON = flags.DEFINE_bool("json", False, "Print the ledger and the metadata as JSON, and nothing else.")
 _PAPER = flags.DEFINE_enum(
     "paper",
@@ -72,7 +71,7 @@ def _check(path: Path, ledger: codec.Ledger) -> None:
 
 
 def _print(path: Path, file: codec.File) -> None:
-    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = report.open_console(_WIDTH)
     console.print(report.ledger_headline(file.ledger, path.name), soft_wrap=True, markup=False)
     console.print(f"{file.ledger.total:,} bytes on the disk, each of them in these tables\n")
     for table in [_metadata(file.metadata), *report.ledger_tables(file.ledger)]:

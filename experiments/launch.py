@@ -1,5 +1,6 @@
 """Shared by all apps: a config from a file and flags, and errors that end the process in one line."""
 
+import io
 import logging
 import os
 import sys
@@ -12,20 +13,22 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments.config_flag import ConfigFlag
+from experiments.signals import SavedAndStopped
 from jopt.ablate import Ablation
 from jopt.ablate.trials import trials
 from jopt.codec import CodecError
 from jopt.config import ConfigError, require
 from jopt.data import DataError
 from jopt.export import ExportError
-from jopt.report import formats
+from jopt.paths import expanded
+from jopt.report import formats, terminal
 from jopt.rules import RuleError
 from jopt.train import Experiment
 from jopt.train.checkpoint import CheckpointError
 from jopt.train.loop import NonFiniteError
 from jopt.train.packed import PackedError
 from jopt.train.snapshot import is_exhausted
-from jopt.train.workdir import StopRequested, WorkdirError
+from jopt.train.workdir import WorkdirError
 from jopt.transfer import TransferError
 
 
@@ -36,20 +39,22 @@ class ConfigFileError(RuntimeError):
 # Errors that users can fix. Anything else is a defect, and shows its traceback.
 _OF_THE_CONFIG = (ConfigError, ConfigFileError, RuleError, TransferError)
 _OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
-_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, NonFiniteError)
+# An OSError is a full or failing disk, a directory that is gone or may not be written; its text has the path.
+_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, OSError, NonFiniteError)
 C = TypeVar("C")
 # Defined at import, since absl parses flags before `main` runs.
 CONFIG = ConfigFlag().define()
 # 128 + the number of the signal, as shells report it.
-_INTERRUPTED, _CLOSED, _TERMINATED = 128 + 2, 128 + 13, 128 + 15
+_INTERRUPTED, _CLOSED = 128 + 2, 128 + 13
 _ACCEPTED = "a file whose get_config() returns a jopt.train.Experiment"
 
 
 def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None:
     """Parses flags, runs `main(argv)` and exits with its status.
 
-    An error that the user can fix is printed as one line, with status 1 (2 for flags and configs). A run that was
-    asked to stop exits with status 143, as a shell expects after SIGTERM.
+    An error that the user can fix is printed as one line, with status 1 (2 for flags and configs). A run that a
+    signal has stopped exits with status 128 + its number, as a shell expects, and an app whose reader has closed
+    the pipe with 141.
 
     Args:
       main: receives the program's name and the arguments that are not flags.
@@ -63,7 +68,10 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
         try:
             if argv[1:] and not arguments:
                 raise ConfigError("the command line", " ".join(argv[1:]), "flags only, such as --name=value")
-            return main(argv) or 0
+            status = main(argv) or 0
+            # Written here, where a failure has a status, and not as Python exits.
+            sys.stdout.flush()
+            return status
         except KeyboardInterrupt:
             print(
                 "interrupted; the same command continues from the last checkpoint, if one was saved",
@@ -71,24 +79,67 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             )
             return _INTERRUPTED
         except BrokenPipeError:
-            # The reader has closed the pipe, as `head` does. Python would fail again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader has closed the pipe, as `head` does.
+            terminal.drop(sys.stdout)
             return _CLOSED
-        except StopRequested as error:
+        except SavedAndStopped as error:
             print(error, file=sys.stderr)
-            return _TERMINATED
-        except _EXPECTED as error:
-            print(_line(error), file=sys.stderr)
-            return 2 if isinstance(error, _OF_THE_CONFIG) else 1
-        except (MemoryError, RuntimeError) as error:
-            if not is_exhausted(error):
+            return error.status
+        except Exception as error:
+            if not isinstance(error, _EXPECTED) and not is_exhausted(error) and not _is_full(error):
                 raise
             print(_line(error), file=sys.stderr, flush=True)
-            # At once: Python would wait at its end for threads of libraries, which may wait for others that could
-            # not start.
-            os._exit(1)
+            if is_exhausted(error):
+                # At once: Python would wait at its end for threads of libraries, which may wait for others that
+                # could not start.
+                os._exit(1)
+            if isinstance(error, OSError):
+                terminal.drop(sys.stdout)
+            return 2 if isinstance(error, _OF_THE_CONFIG) else 1
 
+    _take_any_text()
     app.run(guarded, flags_parser=_parse)
+
+
+def _take_any_text() -> None:
+    """Makes standard output and error take any text, whatever their encoding; a closed one drops it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether XLA's own error says that the memory of a device is full."""
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def define_path(name: str, default: str | None, text: str, required: bool = False) -> flags.FlagHolder[Any]:
+    """A flag that is a path, in which `~` is a home directory."""
+    return flags.DEFINE(_PathParser(), name, default, text, required=required)
+
+
+class _PathParser(flags.ArgumentParser):
+    def parse(self, argument: str) -> str:
+        return str(expanded(argument))
+
+
+class _OptionalParser(flags.ArgumentParser):
+    """Takes 'None', and what another parser takes."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+        self.syntactic_help = parser.syntactic_help
+
+    def parse(self, argument: str) -> Any:
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
 
 
 def experiment(trial: str | None = None) -> Experiment:
@@ -136,7 +187,7 @@ def packed_file(argv: list[str]) -> Path:
     """
     if len(argv) != 2:
         raise ConfigError("FILE", " ".join(argv[1:]), "one packed model file, or a run directory that holds one")
-    path = Path(argv[1])
+    path = expanded(argv[1], "FILE")
     if path.is_dir():
         path = path / "model.jopt"
         if not path.exists():
@@ -169,9 +220,13 @@ def use_cores(count: int | None) -> None:
 
 def _parse(args: list[str]) -> Any:
     """Parses flags; an error in them ends the process with status 2."""
+    for flag in {id(flag): flag for flag in map(flags.FLAGS.__getitem__, flags.FLAGS)}.values():
+        # Whoever keeps a command in a script can take a flag back, as in a config.
+        if flag.default is None and flag.parser is not None:
+            flag.parser = _OptionalParser(flag.parser)
     try:
         return flags.FLAGS(CONFIG.define_overrides(args))
-    except flags.Error as error:
+    except (flags.Error, ConfigError) as error:
         print(_line(error), file=sys.stderr)
         sys.exit(2)
 
@@ -181,7 +236,7 @@ def _config() -> Any:
     try:
         return CONFIG.value()
     except Exception as error:
-        file = Path(str(flags.FLAGS[CONFIG.name].value).partition(":")[0])
+        file = expanded(str(flags.FLAGS[CONFIG.name].value).partition(":")[0])
         # The last line in the config file, not the last of the traceback, which lies in the library.
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]

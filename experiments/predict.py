@@ -5,17 +5,15 @@ python -m experiments.predict runs/a/model.jopt --data=digits --split=validation
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import rich.console
 from absl import flags
 from jaxtyping import PyTree
 
-from experiments.launch import define_trust, launch, packed_file
+from experiments.launch import define_path, define_trust, launch, packed_file
 from jopt import data, measure, quantize, report, train
 from jopt.config import ConfigError
 from jopt.measure import latency
@@ -26,13 +24,13 @@ from jopt.train.program import EVALUATION_BATCH
 from jopt.train.step import cross_entropy, in_batches
 
 _DATA = flags.DEFINE_string("data", None, "Name of the data set; by default the one that the model was trained on.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Directory of prepared data sets.")
+_DATA_DIR = define_path("data_dir", None, "Directory of prepared data sets.")
 _TRUST = define_trust()
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Part of the data set.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Examples in a call, for the second latency.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 50, "Calls that are timed.", lower_bound=1)
 _INTEGER = flags.DEFINE_bool("integer", False, "Also compute in the integers that the file holds.")
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 
 _WIDTH = 100  # Columns where the output is no terminal.
 
@@ -78,7 +76,7 @@ def main(argv: list[str]) -> None:
     sizes = sorted({1, _BATCH.value})
     outcomes = {name: run(way, arrays, sizes, _REPEATS.value) for name, way in ways.items()}
 
-    console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console = report.open_console(_WIDTH)
     console.print(report.ledger_headline(model.ledger, path.name), soft_wrap=True, markup=False)
     examples = f"{arrays.labels.shape[0]:,} examples of {dataset.name} ({_SPLIT.value})"
     console.print(f"{formats.printable(model.name)} on {examples}\n", soft_wrap=True, markup=False)

@@ -8,20 +8,22 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, launch, use_cores
+from experiments.launch import config_of, define_path, launch, use_cores
+from experiments.signals import define_save_on, saving
 from jopt import report, train
 from jopt.ablate import budget
 
 _BUDGET = flags.DEFINE_string(
     "budget", None, "accuracy_drop<POINTS, bytes<N or latency_ms<T, or several, joined by commas.", required=True
 )
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = define_path(
     "workdir", None, "Directory of the search: new, empty, or of the same search.", required=True
 )
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
 )
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
+_SAVE_ON = define_save_on()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 # The command of a trial in the reports; the config file rebuilds a trial from the search's directory.
@@ -35,14 +37,16 @@ def main(argv: list[str]) -> None:
     budget.parse(_BUDGET.value)
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
-    budget.search(
-        config_of(budget.Search),
-        _WORKDIR.value,
-        _BUDGET.value,
-        command=_TRIAL,
-        launch=" ".join(["python -m experiments.search", *map(shlex.quote, sys.argv[1:])]),
-        observer=report.Console(_QUIET.value),
-    )
+    with saving(_SAVE_ON.value) as stop:
+        budget.search(
+            config_of(budget.Search),
+            _WORKDIR.value,
+            _BUDGET.value,
+            command=_TRIAL,
+            launch=shlex.join(["python", "-m", "experiments.search", *sys.argv[1:]]),
+            observer=report.Console(_QUIET.value),
+            stop=stop,
+        )
 
 
 if __name__ == "__main__":

@@ -5,14 +5,21 @@ python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --co
 
 from absl import flags
 
-from experiments.launch import experiment, launch
+from experiments.launch import define_path, experiment, launch
+from experiments.signals import define_save_on, saving
 from jopt import report, train
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run: new, empty, or of the same config.", required=True
-)
+_WORKDIR = define_path("workdir", None, "Directory of the run: new, empty, or of the same config.", required=True)
 _TRIAL = flags.DEFINE_string("trial", None, "The id of the trial to run, where --config is an ablation.")
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
+_SAVE_ON = define_save_on()
+_MINUTES = flags.DEFINE_float(
+    "checkpoint_minutes",
+    10.0,
+    "Save also at the end of a segment when so many minutes have passed since the last checkpoint; inf: only where "
+    "the config says so. No number of the run depends on it.",
+    lower_bound=0.0,
+)
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 
@@ -21,7 +28,14 @@ def main(argv: list[str]) -> None:
     del argv
     # Before the config is read, as a config file may build arrays and so compile.
     train.enable_cache(_CACHE.value)
-    train.run(experiment(_TRIAL.value), _WORKDIR.value, observer=report.Console(_QUIET.value))
+    with saving(_SAVE_ON.value) as stop:
+        train.run(
+            experiment(_TRIAL.value),
+            _WORKDIR.value,
+            observer=report.Console(_QUIET.value),
+            stop=stop,
+            checkpoint_minutes=_MINUTES.value,
+        )
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments.launch import define_trust, launch
+from experiments.launch import define_path, define_trust, launch
 from jopt import report, train
 from jopt.config import ConfigError
 from jopt.report.differences import differing
 from jopt.train import metrics
 from jopt.train.workdir import Workdir, WorkdirError
 
-_AGAIN = flags.DEFINE_string("again", None, "New or empty directory to run in, kept; by default a temporary one.")
-_CACHE = flags.DEFINE_string("compilation_cache", None, "Directory of the compilation cache.")
+_AGAIN = define_path("again", None, "New or empty directory to run in, kept; by default a temporary one.")
+_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Show only the comparison, not the run.")
 

@@ -4,7 +4,12 @@ Names are imported when they are asked for, so that `jopt.codec` reads a packed 
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+# Here and not where the first lock is taken: a run must not fail after its data were loaded.
+if sys.platform.startswith("win"):
+    raise ImportError("jopt runs on Linux and macOS; on Windows, install it in WSL (https://aka.ms/wsl)")
 
 if TYPE_CHECKING:
     from jopt.config import ConfigError as ConfigError

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import re
 import reprlib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -248,10 +249,10 @@ def as_declared(value: Any, hint: Any) -> Any:
         kinds = [a for a in args if a is not type(None)]
         # Not `isinstance`: True is an int, and must not become 1.0 silently.
         if type(value) is int and float in kinds and int not in kinds:
-            return float(value)
+            return as_declared(value, float)
         tuples = [a for a in kinds if typing.get_origin(a) is tuple]
         return as_declared(value, tuples[0]) if tuples and isinstance(value, tuple | list) else value
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if isinstance(value, tuple | list) and origin in (tuple, list):
         inner = [a for a in args if a is not Ellipsis]

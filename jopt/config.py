@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -35,11 +36,29 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, field: str, value: Any, accepted: str):
-        super().__init__(f"{field} must be {accepted}, got {value!r}")
+        super().__init__(f"{field} must be {accepted}, got {_shown(value)}")
         self.field, self.value, self.accepted = field, value, accepted
 
     def __reduce__(self):
         return type(self), (self.field, self.value, self.accepted)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    # Python writes no integer of more than some thousand digits.
+    except ValueError:
+        return "an integer of too many digits" if isinstance(value, int) else "integers of too many digits"
+
+
+def is_text(value: str) -> bool:
+    r"""Whether UTF-8, and so a file, can hold the text: it has no lone surrogate, as names that are not UTF-8 have.
+
+    Example:
+      >>> is_text("µ"), is_text("\udcff")
+      (True, False)
+    """
+    return not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def require(condition: bool, field: str, value: Any, accepted: str) -> None:
@@ -108,6 +127,9 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
       ConfigError: where a field inside it is not.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    # Names go into packed files, events and pages, which are UTF-8.
+    if isinstance(value, str):
+        require(is_text(value), path, value, "text that UTF-8 can encode")
     if hint is Any:
         return True
     if origin is collections.abc.Callable:
@@ -133,7 +155,10 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
         return True
     # `True` is an int to Python, but a flag in a numeric field is a mistake.
     if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
+        # An integer may be larger than every float.
+        if isinstance(value, float):
+            return True
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)

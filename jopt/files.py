@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     # Opened as `open` would, so that the umask decides who may read the file; but never through a link.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             # On the disk before the rename is: after a power failure the name could stand for an empty file.
@@ -41,6 +41,17 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         raise
     # The new name is an entry of the directory, and is on the disk only when the directory is.
     sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Gives an OSError inside the path that it lacks: the system reports a full disk by descriptor alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
-from jopt.config import canonical_json, map_leaves, require
+from jopt.config import ConfigError, canonical_json, map_leaves, require
 
 Hyper = Mapping[str, Any]
 
@@ -159,12 +159,18 @@ def split(config: Any) -> tuple[Structure, dict[str, np.ndarray]]:
       True
       >>> structure == split(Config(clip=1.0))[0]
       False
+
+    Raises:
+      ConfigError: for an integer that needs more than 32 bits.
     """
     hyper: dict[str, np.ndarray] = {}
 
     # 0 in place of the number: the template, and so the identity, is the same for every value of a sweep.
     def take(path: str, value: Any, hint: Any) -> Any:
-        hyper[path] = np.asarray(value, _dtype(path, hint))
+        try:
+            hyper[path] = np.asarray(value, _dtype(path, hint))
+        except OverflowError as error:
+            raise ConfigError(path, value, "a number of 32 bits") from error
         return 0
 
     template = _replace(config, "", take)

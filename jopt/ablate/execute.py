@@ -168,7 +168,7 @@ class ChunkRun:
         p = self.prepared
         bad = jax.ShapeDtypeStruct((self.chunk.width,), np.int32)
         restored, sentences = self.checkpoints.restore_latest(
-            lambda mark: {"state": p.like(p.boundary(mark).stage), "bad": bad}, self.ends
+            lambda mark: {"state": p.like_of(self.path / "checkpoints" / str(mark)), "bad": bad}, self.ends
         )
         for sentence in sentences:
             self.warn(sentence)
@@ -178,11 +178,14 @@ class ChunkRun:
         at = p.boundary(restored.step)
         self.bad = np.array(restored.state["bad"])
         restored_at = (at.stage, at.stop)
+
         # Rows are appended before the checkpoint is saved, so the file may be one segment ahead of it.
+        def is_kept(row: metrics.MetricsRow) -> bool:
+            stage, step = metrics.position(row)
+            return (p.stage_named(stage).index, step) <= restored_at
+
         try:
-            rows = self.log.resume(
-                restored.notes, lambda row: (p.stage_named(row["stage"]).index, row["step"]) <= restored_at
-            )
+            rows = self.log.resume(restored.notes, is_kept)
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             remedy = f"restore it from a copy, or remove {self.path} to run the chunk again"
             raise WorkdirError(f"{self.metrics} is damaged: {error}; {remedy}") from error

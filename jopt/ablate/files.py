@@ -12,7 +12,7 @@ from jopt.ablate.trials import Trial, plain, restore
 from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.files import sweep, write_json
 from jopt.train.config import Experiment
-from jopt.train.workdir import Directory, WorkdirError
+from jopt.train.workdir import Directory, WorkdirError, check_fields
 
 
 class AblationDir(Directory):
@@ -39,9 +39,11 @@ class AblationDir(Directory):
         """
         if not self.begun():
             return None
-        recorded = self.load_json(self.ablation)
-        if lacks := sorted({"experiment", "groups", "trials"} - set(recorded)):
-            raise WorkdirError(f"{self.ablation} is not of this version of jopt: it has no {', '.join(lacks)}")
+        recorded = self.load_json(self.ablation, experiment=dict, groups=list, trials=list)
+        for i, row in enumerate(recorded["trials"]):
+            check_fields(self.ablation, row, f"trials[{i}]", trial=str, point=dict, seed=int, overrides=dict)
+        for i, group in enumerate(recorded["groups"]):
+            check_fields(self.ablation, group, f"groups[{i}]", structure=str, lanes=int)
         return recorded
 
     def check_same(self, recorded: dict[str, Any], ablation: Ablation, trials: Sequence[Trial]) -> None:
@@ -109,11 +111,10 @@ class AblationDir(Directory):
         results: dict[str, dict[str, Any]] = {}
         # Sorted, as the order of a directory's entries differs between file systems.
         for path in sorted(self.chunks.glob("*/result.json")):
-            try:
-                results |= {trial["row"]["trial"]: trial for trial in self.load_json(path)["trials"]}
-            except (KeyError, TypeError) as error:
-                remedy = f"restore it from a copy, or remove {path.parent} to run its trials again"
-                raise WorkdirError(f"{path} is not the result of a chunk; {remedy}") from error
+            for i, trial in enumerate(self.load_json(path, trials=list)["trials"]):
+                check_fields(path, trial, f"trials[{i}]", row=dict, curves=list)
+                check_fields(path, trial["row"], f"trials[{i}].row", trial=str)
+                results[trial["row"]["trial"]] = trial
         return results
 
     def under_way(self, missing: set[str]) -> list[dict[str, Any]]:
@@ -122,12 +123,7 @@ class AblationDir(Directory):
         for path in sorted(self.chunks.glob("*/chunk.json")):
             if (path.parent / "result.json").exists():
                 continue
-            chunk = self.load_json(path)
-            fields = {"id": str, "trials": list, "width": int, "lanes": int, "devices": int}
-            if wrong := [name for name, kind in fields.items() if not isinstance(chunk.get(name), kind)]:
-                raise WorkdirError(
-                    f"{path} is damaged: no {', '.join(wrong)}; remove {path.parent} to start it again"
-                )
+            chunk = self.load_json(path, id=str, trials=list, width=int, lanes=int, devices=int)
             # A chunk resumes as a whole: with one of its trials done or gone, its checkpoint is of no use.
             if set(chunk["trials"]) <= missing:
                 interrupted.append(chunk | {"begun": path.stat().st_mtime_ns})
@@ -168,7 +164,7 @@ def load_trial(directory: str | os.PathLike[str], trial: str, *, trusted: bool =
     files = AblationDir(directory)
     if not files.ablation.is_file():
         raise WorkdirError(f"{files.path} is not the directory of an ablation: there is no ablation.json")
-    recorded = files.load_json(files.ablation)
+    recorded = files.recorded() or {}
     matches = [row for row in recorded["trials"] if row["trial"].startswith(trial)]
     # Never the first of several: another trial than the meant one would train without an error.
     if len(matches) != 1:

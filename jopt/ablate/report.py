@@ -7,12 +7,11 @@ from pathlib import Path
 
 from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.study import study, trial_columns
-from jopt.files import write_text
 from jopt.measure import BUILT_IN, Column
 from jopt.report import formats
 from jopt.report.grid_curves import curves, sensitivity
 from jopt.report.grid_figures import forest, heat_map, tradeoff
-from jopt.report.page import Code, Details, Findings, Heading, Part, parts_markdown, write_html
+from jopt.report.page import Code, Details, Findings, Heading, Part, write_html, write_markdown
 from jopt.report.study import Study, StudyPoint, text
 from jopt.report.tables import Table
 
@@ -51,7 +50,7 @@ def write(
     parts = report_parts(results, summary, findings, extra_tables, command, plan, confidence)
     page, markdown = directory / "report.html", directory / "report.md"
     write_html(page, results.name, parts)
-    write_text(markdown, parts_markdown(parts) + "\n")
+    write_markdown(markdown, parts)
     return [page, markdown]
 
 

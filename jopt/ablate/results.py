@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,10 @@ are of one example's forward pass, `effective_flops` without the products that a
 
 COLUMNS = ("trial", "group", "seed", "status", "diverged_step", "steps", "digest", "command")
 """The other columns of `trials.csv`, in addition to the axes."""
+
+
+# A spreadsheet runs a cell that begins like this, and takes one behind an apostrophe for text.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 class Axis(NamedTuple):
@@ -94,6 +99,9 @@ class Results(NamedTuple):
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     r"""Rows as CSV text. Floats are written by `repr`, so that equal tables are equal bytes.
 
+    Text that a spreadsheet would run, as it begins with `=`, `+`, `-`, `@`, a tab or a carriage return, gets an
+    apostrophe in front, which `read_csv` takes away; numbers stay numbers.
+
     Args:
       rows: the same keys in each.
       columns: the header; None: the first row's keys.
@@ -104,17 +112,25 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = No
     Example:
       >>> to_csv([{"bits": 4, "accuracy": 0.1 + 0.2, "note": None}])
       'bits,accuracy,note\n4,0.30000000000000004,\n'
+      >>> to_csv([{"name": "=1+1", "change": -0.5}])
+      "name,change\n'=1+1,-0.5\n"
     """
     rows = list(rows)
     header = list(columns if columns is not None else (rows[0] if rows else ()))
-    text = io.StringIO()
+    text = io.StringIO(newline="")
     # One newline everywhere: files of two systems must be equal bytes.
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    writer, quoting = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+
+    def write(values: Iterable[Any]) -> None:
+        cells = [_text(value) for value in values]
+        # The reader ends a line at a carriage return, and the writer does not quote it.
+        (quoting if any("\r" in cell for cell in cells) else writer).writerow(cells)
+
+    write(header)
     for row in rows:
         # A missing cell would be read as None, which means 'diverged' to the statistics.
         require(set(row) == set(header), "rows", list(row), f"rows of the columns {', '.join(header)}")
-        writer.writerow([_text(row[name]) for name in header])
+        write(row[name] for name in header)
     return text.getvalue()
 
 
@@ -134,11 +150,17 @@ def read_csv(path: str | os.PathLike[str], text: Collection[str] = ()) -> list[d
 
     Returns:
       One dictionary for each row. Outside `text`, a string that looks like a number is read as one.
+
+    Raises:
+      OSError, ValueError, csv.Error: for a file that cannot be read or is no such table.
     """
     with Path(path).open(newline="", encoding="utf-8") as file:
+        lines = csv.reader(file)
+        header = [_unquoted(name) for name in next(lines, [])]
         return [
-            {name: cell if name in text else _value(cell) for name, cell in row.items()}
-            for row in csv.DictReader(file)
+            {n: _unquoted(cell) if n in text else _value(cell) for n, cell in zip(header, row, strict=True)}
+            for row in lines
+            if row
         ]
 
 
@@ -148,7 +170,12 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         # The shortest text that reads back as the same float; NumPy's own repr has its type in it.
         return repr(float(value))
-    return str(value)
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else str(value)
+
+
+def _unquoted(cell: str) -> str:
+    """The text of a cell, without the apostrophe that `_text` put before it."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _value(cell: str) -> Any:
@@ -160,4 +187,4 @@ def _value(cell: str) -> Any:
             return kind(cell)
         except ValueError:
             continue
-    return cell
+    return _unquoted(cell)

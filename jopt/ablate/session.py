@@ -23,10 +23,10 @@ from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
 from jopt.files import write_text
 from jopt.measure import columns_of
-from jopt.report import SILENT, Observer
+from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.train import manifest as manifests
 from jopt.train.loop import Compiler
-from jopt.train.workdir import Launch, WorkdirError, stop_on_sigterm
+from jopt.train.workdir import Launch, StopRequested, WorkdirError, never
 
 # Facts of the manifest that differ from one launch to the next.
 _VARY = ("datasets", "digest", "events", "exit_status", "groups")
@@ -39,6 +39,7 @@ def run(
     arguments: str = "",
     devices: int | None = None,
     observer: Observer = SILENT,
+    stop: Callable[[], bool] = never,
     quiet: bool = False,
 ) -> Results:
     """Runs the trials of a grid that `workdir` has no result for, and writes its tables and its report.
@@ -49,6 +50,7 @@ def run(
       arguments: flags with which the apps find the grid, such as `--config=grid.py`; '' if the grid has no file.
       devices: local devices to use at most; None is all.
       observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
+      stop: asked at the end of every segment; once it says True, the running trials are saved and the grid ends.
       quiet: has no effect: without an observer nothing is printed.
 
     Returns:
@@ -57,11 +59,11 @@ def run(
     Raises:
       ConfigError, RuleError: for a grid that cannot run, before anything is compiled or written.
       WorkdirError: if the directory contains something else; nothing in it is changed.
-      StopRequested: after SIGTERM, when the running trials have been saved.
+      StopRequested: after `stop` said True, when the running trials have been saved.
     """
     begun = time.perf_counter()
     trials = validate(ablation)
-    files = AblationDir(workdir)
+    files, observer = AblationDir(workdir), Careful(observer)
     recorded = files.recorded()
     # Before data are read: a wrong directory should fail in a second and not after minutes of loading.
     if recorded is not None:
@@ -73,14 +75,14 @@ def run(
     plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
     files.make()
-    with files.locked(), stop_on_sigterm() as stop:
+    with files.locked():
         # Read again under the lock: another process may have recorded a grid since the first check.
         # The first check stays above, because the lock needs the directory, and a wrong grid must not create one.
         if (recorded_now := files.recorded()) is not None and recorded_now != recorded:
             files.check_same(recorded_now, ablation, trials)
             recorded_lanes = _lanes(files, recorded_now, ablation)
             plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
-        session = _Session(ablation, trials, grid_axes, plans, files, observer, stop.is_set, arguments, begun)
+        session = _Session(ablation, trials, grid_axes, plans, files, observer, stop, arguments, begun)
         return session.run(recorded_lanes)
 
 
@@ -185,6 +187,8 @@ class _Session:
                 # A resumed chunk may have another width than the planned ones, and a program has fixed shapes.
                 compilers: dict[tuple[int, Layout], Compiler] = {}
                 for chunk in group_chunks:
+                    if self.asked_to_stop():
+                        raise StopRequested("stopped as asked, between two chunks; the same command continues")
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
                     warn = self.observer.warn
                     run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop, warn)
@@ -268,7 +272,9 @@ class _Session:
         if self.arguments:
             command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
         self.findings = findings(self.ablation, self.plans, results, judgement)
-        write_report(files, self.ablation, self.plans, results, self.summary, judgement, command)
+        # The next launch of a finished grid writes tables and report again.
+        with attempt(self.observer, f"the tables of {files.path} are complete, but its report cannot be written"):
+            write_report(files, self.ablation, self.plans, results, self.summary, judgement, command)
 
     def _facts(self) -> dict[str, Any]:
         facts = manifests.collect(self.ablation.experiment, self.plans[0].prepared.dataset.fingerprint)

@@ -1,6 +1,7 @@
 """Decoded arrays on disk: plain .npy files with a checksum, written whole or not at all."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -45,8 +46,6 @@ def lock(root: Path, name: str) -> Iterator[None]:
     Raises:
       DataError: if `root` cannot be made or written.
     """
-    import fcntl  # which Windows does not have; jopt can be imported there
-
     try:
         root.mkdir(parents=True, exist_ok=True)
         handle = (root / f".{name}.lock").open("w")

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -158,7 +159,7 @@ def _prepare(builder: Builder, name: str, root: Path) -> None:
 
 
 def _command(name: str, root: Path | str) -> str:
-    return f"python -m jopt.data.prepare {name} --data_dir={root}"
+    return shlex.join(["python", "-m", "jopt.data.prepare", name, f"--data_dir={root}"])
 
 
 def _one_line(message: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jopt.config import ConfigError, check_types, join_path, require
 from jopt.hyper import structural
+from jopt.paths import cache, expanded
 
 BUILT_IN = ("digits", "synthetic", "xor")
 LAYOUTS = ("image", "sequence")
@@ -50,12 +51,18 @@ class DataConfig:
 def directory(config: DataConfig) -> Path:
     """The directory that holds prepared data; it may not exist yet.
 
+    Raises:
+      ConfigError: if it lies in a home directory, and there is none.
+
     Example:
       >>> directory(DataConfig(data_dir="/tmp/sets")).as_posix()
       '/tmp/sets'
     """
     chosen = config.data_dir or os.environ.get("JOPT_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "jopt" / "data"
+    default = None if chosen else cache("data")
+    accepted = "a directory (or set JOPT_DATA_DIR): there is no home directory for the default, ~/.cache/jopt/data"
+    require(chosen is not None or default is not None, "data.data_dir", config.data_dir, accepted)
+    return expanded(chosen or default or "", "data.data_dir")
 
 
 def validate(config: DataConfig, path: str = "data") -> None:

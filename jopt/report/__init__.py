@@ -1,8 +1,6 @@
 """What people look at: tables, figures, reports, TensorBoard events and the console."""
 
-from jopt.report.console import SILENT as SILENT
 from jopt.report.console import Console as Console
-from jopt.report.console import Observer as Observer
 from jopt.report.console import Progress as Progress
 from jopt.report.console import show as show
 from jopt.report.deep_compression import PAPER_NETWORKS as PAPER_NETWORKS
@@ -13,6 +11,11 @@ from jopt.report.ledger import ledger_bars as ledger_bars
 from jopt.report.ledger import ledger_headline as ledger_headline
 from jopt.report.ledger import ledger_json as ledger_json
 from jopt.report.ledger import ledger_tables as ledger_tables
+from jopt.report.observer import SILENT as SILENT
+from jopt.report.observer import Careful as Careful
+from jopt.report.observer import Observer as Observer
+from jopt.report.observer import attempt as attempt
+from jopt.report.page import PAGE as PAGE
 from jopt.report.page import Code as Code
 from jopt.report.page import Details as Details
 from jopt.report.page import Findings as Findings
@@ -21,6 +24,7 @@ from jopt.report.page import Part as Part
 from jopt.report.page import parts_markdown as parts_markdown
 from jopt.report.page import to_html as to_html
 from jopt.report.page import write_html as write_html
+from jopt.report.page import write_markdown as write_markdown
 from jopt.report.run_figures import compare_runs as compare_runs
 from jopt.report.run_figures import learning_curves as learning_curves
 from jopt.report.run_figures import ledger_figure as ledger_figure
@@ -45,3 +49,4 @@ from jopt.report.tables import to_markdown as to_markdown
 from jopt.report.tables import to_rich as to_rich
 from jopt.report.tensorboard import Writer as Writer
 from jopt.report.tensorboard import rewrite as rewrite
+from jopt.report.terminal import open_console as open_console

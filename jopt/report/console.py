@@ -1,87 +1,29 @@
-"""Observers of a run, an ablation or a search, and the console that prints what they report.
-
-The library prints nothing. It calls an `Observer`; the default does nothing, and the apps pass a `Console`.
-"""
+"""The console: the observer that prints a plan, progress and findings."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from jopt.codec.ledger import Ledger
-from jopt.report import formats
+from jopt.report import formats, terminal
 from jopt.report.ledger import ledger_bars
-from jopt.report.page import Code, Details, Figure, Findings, Heading, Part
+from jopt.report.observer import Shown, Update
+from jopt.report.page import Code, Details, Figure, Findings, Heading
 from jopt.report.tables import Table, fit, to_rich
+from jopt.report.terminal import Unbreakable
 
 if TYPE_CHECKING:
     # Rich is slow to import, and a silent run needs none of it.
     import rich.console
 
-Update = Callable[[int, str, Mapping[str, Any]], None]
-"""Takes the step that was reached, the name of the stage, and metrics: see `Progress.update`."""
-
-Shown = Part | Ledger
-"""A ledger is shown as bars in characters."""
-
 _LOG_WIDTH, _WIDEST_BARS = 140, 110
-
-
-class Observer(Protocol):
-    """Hears what goes on. Parts come as functions: who does not show them need not compute them."""
-
-    def plan(self, parts: Callable[[], Sequence[Shown]]) -> None:
-        """What will be run, before anything is."""
-        ...
-
-    def note(self, sentence: str) -> None:
-        """An event on the way, such as a resume."""
-        ...
-
-    def warn(self, sentence: str) -> None:
-        """An event that must not be overlooked."""
-        ...
-
-    def training(self, total: int, start: int = 0) -> AbstractContextManager[Update]:
-        """Encloses the training of `total` steps, of which `start` are done; gives what takes the progress."""
-        ...
-
-    def finished(self, parts: Callable[[], Sequence[Shown]]) -> None:
-        """The findings and the numbers, when all files are written."""
-        ...
-
-
-class Silent:
-    """The observer that shows nothing; warnings go to the logger 'jopt'."""
-
-    def plan(self, parts: Callable[[], Sequence[Shown]]) -> None:
-        """Does nothing."""
-
-    def note(self, sentence: str) -> None:
-        """Does nothing."""
-
-    def warn(self, sentence: str) -> None:
-        """Logs the sentence."""
-        logging.getLogger("jopt").warning(sentence)
-
-    @contextlib.contextmanager
-    def training(self, total: int, start: int = 0) -> Iterator[Update]:
-        """Takes progress and does nothing with it."""
-        yield lambda step, stage, metrics: None
-
-    def finished(self, parts: Callable[[], Sequence[Shown]]) -> None:
-        """Does nothing."""
-
-
-SILENT = Silent()
 
 
 class Console:
@@ -104,7 +46,9 @@ class Console:
 
     def warn(self, sentence: str) -> None:
         """Prints the sentence to standard error, quiet or not."""
-        print(f"warning: {sentence}", file=sys.stderr, flush=True)
+        stream = Unbreakable(sys.stderr)
+        stream.write(f"warning: {formats.printable(sentence)}\n")
+        stream.flush()
 
     @contextlib.contextmanager
     def training(self, total: int, start: int = 0) -> Iterator[Update]:
@@ -122,14 +66,18 @@ class Console:
     def _show(self, parts: Callable[[], Sequence[Shown]]) -> None:
         if self._quiet:
             return
-        import rich.console
-
-        # In a file, such as a job's log, tables need not fold at 80 columns.
-        width = None if sys.stdout.isatty() else _LOG_WIDTH
-        console = rich.console.Console(highlight=False, width=width)
-        for part in parts():
-            show_part(part, console)
-        sys.stdout.flush()
+        shown = parts()
+        try:
+            # In a file, such as a job's log, tables need not fold at 80 columns.
+            console = terminal.open_console(_LOG_WIDTH)
+            for part in shown:
+                show_part(part, console)
+        # A ValueError is that of a stream that has been closed.
+        except (OSError, ValueError) as error:
+            # A reader that has gone away, as `head` does, or a full disk: the run is worth more than its output.
+            self._quiet = True
+            terminal.drop(sys.stdout)
+            self.warn(f"standard output cannot be written ({error}); nothing more is printed")
 
 
 def show_part(part: Shown, console: rich.console.Console) -> None:
@@ -147,8 +95,8 @@ def show_part(part: Shown, console: rich.console.Console) -> None:
         return
     lines = [f"- {sentence}" for sentence in part.sentences] if isinstance(part, Findings) else [_line(part)]
     # Paths and commands are copied from here: they must not be broken.
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+    for line in "\n".join(lines).split("\n"):
+        console.print(formats.printable(line), markup=False, soft_wrap=True)
 
 
 def _line(part: Heading | Code | str) -> str:
@@ -157,11 +105,8 @@ def _line(part: Heading | Code | str) -> str:
 
 def show(table: Table, console: rich.console.Console | None = None, width: int = 80) -> None:
     """Prints the table; without colors and `width` columns wide where the output is not a terminal."""
-    import rich.console
-
     # A file or a pipe has no width, and Rich would take that of the last terminal.
-    fixed_width = None if sys.stdout.isatty() else width
-    (console or rich.console.Console(highlight=False, width=fixed_width)).print(to_rich(table))
+    (console or terminal.open_console(width)).print(to_rich(table))
 
 
 class Progress:
@@ -186,7 +131,7 @@ class Progress:
     def __init__(self, total_steps: int, start: int = 0, stream: TextIO | None = None, interval: float = 5.0):
         self._total = total_steps
         self._step = start
-        self._stream = _Unbreakable(sys.stderr if stream is None else stream)
+        self._stream = Unbreakable(sys.stderr if stream is None else stream)
         self._interval = interval
         self._stage = ""
         self._shown: dict[str, float] = {}
@@ -310,34 +255,3 @@ class Progress:
         # The first update comes after compilation, which would make the time left too long.
         began, first = self._first
         return (self._total - self._step) * (now - began) / (self._step - first)
-
-
-class _Unbreakable:
-    """A text stream whose writes never raise: a closed pipe or a terminal that is gone loses text only."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
-
-    def write(self, text: str) -> int:
-        try:
-            self._stream.write(text)
-        except UnicodeError:
-            # A stream that knows ASCII alone cannot encode the characters of the bar.
-            return self.write(text.encode("ascii", "replace").decode())
-        except (OSError, ValueError):
-            pass
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def isatty(self) -> bool:
-        try:
-            return self._stream.isatty()
-        except (OSError, ValueError):
-            return False
-
-    def fileno(self) -> int:
-        return self._stream.fileno()

@@ -173,7 +173,8 @@ def compact(value: Any) -> Any:
             return None
         rounded = float(f"{value:.{_DIGITS}g}")
         return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
-    return value
+    # Some of the JSON writers that Plotly chooses among refuse a lone surrogate.
+    return formats.encodable(value) if isinstance(value, str) else value
 
 
 def literal(text: str) -> str:

@@ -18,6 +18,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def encodable(text: str, encoding: str = "utf-8") -> str:
+    r"""The text with '?' for every character that an encoding lacks; UTF-8 lacks lone surrogates alone.
+
+    Example:
+      >>> encodable("\udcff: 4 µm"), encodable("4 µm", "ascii")
+      ('?: 4 µm', '4 ?m')
+    """
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 def column(key: str, scope: Scope = "run") -> Column:
     """The column of a metric; one that the registry does not have is made from its name.
 

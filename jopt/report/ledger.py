@@ -297,6 +297,7 @@ def ledger_bars(ledger: Ledger, width: int = 80, ascii_only: bool = False) -> ri
 
 
 def _cut(name: str, width: int, ascii_only: bool) -> str:
+    name = formats.printable(name)
     if not ascii_only:
         return formats.shorten(name, width)
     return formats.shorten(name, width).replace("…", "~").encode("ascii", "replace").decode()

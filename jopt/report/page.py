@@ -10,6 +10,7 @@ from typing import NamedTuple
 from jopt.files import write_text
 from jopt.report import tables
 from jopt.report.figures import Figure
+from jopt.report.formats import encodable
 from jopt.report.tables import Table, escape, to_markdown
 
 PAGE = "report.html"
@@ -132,8 +133,13 @@ def to_html(title: str, parts: Sequence[Part]) -> str:
 
 
 def write_html(path: str | os.PathLike[str], title: str, parts: Sequence[Part]) -> None:
-    """Writes the page of `to_html`, at once or not at all."""
-    write_text(path, to_html(title, parts))
+    """Writes the page of `to_html`, at once or not at all, in UTF-8; '?' stands for what that lacks."""
+    write_text(path, encodable(to_html(title, parts)))
+
+
+def write_markdown(path: str | os.PathLike[str], parts: Sequence[Part], page: str = PAGE, end: str = "") -> None:
+    """Writes `parts_markdown`, and `end` after it, as `write_html` does."""
+    write_text(path, encodable(parts_markdown(parts, page) + "\n" + end))
 
 
 def parts_markdown(parts: Sequence[Part], page: str = PAGE) -> str:

@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from jopt.report.formats import printable
+
 if TYPE_CHECKING:
     import rich.table
 
@@ -100,7 +102,7 @@ def to_rich(table: Table) -> rich.table.Table:
     import rich.text
 
     grid = rich.table.Table(
-        title=rich.text.Text(table.title, style="bold") if table.title else None,
+        title=rich.text.Text(printable(table.title), style="bold") if table.title else None,
         title_justify="left",
         box=rich.box.SIMPLE_HEAD,
         show_footer=bool(table.footer),
@@ -112,11 +114,11 @@ def to_rich(table: Table) -> rich.table.Table:
     for name, align, total in zip(table.header, table.align, footer, strict=True):
         right = align == "r"
         grid.add_column(
-            rich.text.Text(name), rich.text.Text(total), justify="right" if right else "left", no_wrap=right,
-            overflow="fold",
+            rich.text.Text(printable(name)), rich.text.Text(printable(total)),
+            justify="right" if right else "left", no_wrap=right, overflow="fold",
         )  # fmt: skip
     for row in table.rows:
-        grid.add_row(*(rich.text.Text(cell) for cell in row))
+        grid.add_row(*(rich.text.Text(printable(cell)) for cell in row))
     return grid
 
 

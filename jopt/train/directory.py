@@ -1,17 +1,50 @@
 """A directory that one kind of job owns: what it holds, its lock, its JSON files."""
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from jopt.config import is_text, join_path, require
 from jopt.files import make_directory, sweep, unseal
+from jopt.paths import expanded
 
 
 class WorkdirError(RuntimeError):
     """A work directory cannot be used: another run's, in use, or not writable."""
+
+
+class FieldError(WorkdirError):
+    """A file that a job left lacks a field, or has it with a value of another type.
+
+    Attributes:
+      path: of the file.
+      field: its name.
+      value: what is there; None if nothing is.
+    """
+
+    def __init__(self, path: Path, field: str, value: object):
+        problem = "is absent" if value is None else f"is {str(value)[:40]!r}"
+        super().__init__(f"{path} is damaged, or of another version of jopt: its field {field!r} {problem}")
+        self.path, self.field, self.value = path, field, value
+
+
+def check_fields(path: Path, value: object, where: str = "", /, **types: type | tuple[type, ...]) -> None:
+    """Raises FieldError unless a value in a file is an object with these fields, of these types.
+
+    Args:
+      path: of the file.
+      value: what was read.
+      where: its place in the file, such as `trials[0]`; '' is all of it.
+      **types: accepted types by field.
+    """
+    fields = value if isinstance(value, dict) else {}
+    for name, accepted in types.items():
+        if not isinstance(fields.get(name), accepted):
+            raise FieldError(path, join_path(where, name), fields.get(name))
 
 
 class LinkError(WorkdirError):
@@ -38,7 +71,9 @@ class Directory:
     names: ClassVar[tuple[str, ...]] = (".lock", "manifest.json", "report.*")
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        # Orbax writes checkpoints, and takes paths as UTF-8.
+        require(is_text(os.fspath(path)), "workdir", os.fspath(path), "a path that is UTF-8")
+        self.path = expanded(path, "workdir")
         self.manifest = self.path / "manifest.json"
         self.report = self.path / "report.md"
 
@@ -62,18 +97,25 @@ class Directory:
             )
         return False
 
-    def load_json(self, path: Path) -> dict[str, Any]:
+    def load_json(self, path: Path, **types: type | tuple[type, ...]) -> dict[str, Any]:
         """A JSON object of the job, without its checksums.
 
+        Args:
+          path: of the file.
+          **types: fields that it must have, and the types of their values.
+
         Raises:
+          FieldError: if a field is absent or of another type.
           WorkdirError: if it is not there, not JSON, or was changed after it was written.
         """
         value = self.load_sealed(path)
         try:
-            return unseal(value)
+            value = unseal(value)
         except ValueError as error:
             remedy = "restore it from a copy, or remove it and give the command of the job again"
             raise WorkdirError(f"{path}: {error}; {remedy}") from error
+        check_fields(path, value, **types)
+        return value
 
     def load_sealed(self, path: Path) -> dict[str, Any]:
         """A JSON object as it is in its file, with its checksums, which are not checked.
@@ -82,7 +124,7 @@ class Directory:
           WorkdirError: if it is not there, or not JSON.
         """
         try:
-            value = json.loads(path.read_text())
+            value = json.loads(path.read_text(encoding="utf-8"))
         # Brackets that are nested too deeply.
         except (OSError, ValueError, RecursionError) as error:
             raise WorkdirError(f"{path} cannot be read: {error}") from error
@@ -111,8 +153,6 @@ class Directory:
           LinkError: if a file or directory of the job is a link; nothing is changed then.
           WorkdirError: if another process holds it, it was removed meanwhile, or it cannot be written.
         """
-        import fcntl
-
         try:
             self.refuse_links()
             # Not truncated, and never through a link: the directory may come from somebody else.

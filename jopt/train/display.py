@@ -1,6 +1,7 @@
 """What a run shows: tables for its observer, the numbers that stages add to the result, and the report."""
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ from jopt import codec, measure, models, optim, report
 from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
-from jopt.report.console import Shown
-from jopt.report.page import Findings, Part, parts_markdown
+from jopt.report.observer import Shown
+from jopt.report.page import PAGE, Findings, Part
 from jopt.report.run_report import packed_parts
 from jopt.train import describe, metrics
 from jopt.train.plan import StagePlan
@@ -130,8 +131,8 @@ def write_report(
         model=model_table(prepared, len(outcomes) - 1, outcomes[-1].params),
         columns=columns,
     )
-    report.write_html(files.path / "report.html", prepared.config.name, parts)
-    files.write_report(parts_markdown(parts) + "\n")
+    report.write_html(files.path / PAGE, prepared.config.name, parts)
+    report.write_markdown(files.report, parts)
 
 
 def plan_parts(prepared: Prepared) -> list[Part]:
@@ -208,7 +209,8 @@ def finished_parts(
     parts += [report.result_table(result, columns=columns), f"report: {files.path / 'report.html'}"]
     if files.packed.is_file():
         size = files.packed.stat().st_size
-        parts.append(f"packed model: {files.packed}, {size:,} bytes (python -m experiments.inspect {files.packed})")
+        inspect = shlex.join(["python", "-m", "experiments.inspect", str(files.packed)])
+        parts.append(f"packed model: {files.packed}, {size:,} bytes ({inspect})")
     return parts
 
 

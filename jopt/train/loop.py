@@ -14,6 +14,7 @@ import jax
 
 from jopt import data
 from jopt.hyper import Hyper
+from jopt.paths import cache, expanded
 from jopt.train.program import Program
 from jopt.train.schedule import Segment
 from jopt.train.state import TrainState, Variables
@@ -82,21 +83,27 @@ class Compiler:
         return self._compiled[name, key]
 
 
-def enable_cache(directory: str | os.PathLike[str] | None = None) -> Path:
+def enable_cache(directory: str | os.PathLike[str] | None = None) -> Path | None:
     """Turns on JAX's persistent compilation cache, for every program however small.
 
     Args:
       directory: where to keep it; None is `$JAX_COMPILATION_CACHE_DIR`, or else `~/.cache/jopt/xla`.
 
     Returns:
-      The directory.
+      The directory; None for a user without a home directory who names none: everything is then compiled again.
+
+    Raises:
+      ConfigError: for a `~` that stands for no home directory.
     """
     # JAX skips quick compilations by default. A short run has dozens, which together take longer than its training.
-    chosen = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache/jopt/xla"
+    chosen = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache("xla")
+    if chosen is None:
+        return None
+    chosen = expanded(chosen, "the compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(chosen))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return Path(chosen)
+    return chosen
 
 
 class Boundary(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jopt.files import sync, sync_directory, write_bytes
+from jopt.files import naming, sync, sync_directory, write_bytes
 
 MetricsRow = dict[str, Any]
 
@@ -131,7 +131,7 @@ def append(path: str | os.PathLike[str], rows: list[MetricsRow]) -> bytes:
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
     is_new = not path.exists()
     # One write, so that a crash cuts at most one row in two.
-    with path.open("ab") as file:
+    with naming(path), path.open("ab") as file:
         file.write(lines)
         file.flush()
         sync(file.fileno())
@@ -145,6 +145,18 @@ def truncate(path: str | os.PathLike[str], keep: Callable[[MetricsRow], bool]) -
     rows = [row for row in read(path) if keep(row)]
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return rows
+
+
+def position(row: MetricsRow) -> tuple[str, int]:
+    """The stage and the step of a row.
+
+    Raises:
+      ValueError: if it lacks one of them or `split`, or has one of another type.
+    """
+    stage, step, split = (row.get(name) for name in ("stage", "step", "split"))
+    if not (isinstance(stage, str) and isinstance(step, int) and isinstance(split, str)):
+        raise ValueError(f"a row has no stage, step and split: {str(row)[:80]}")
+    return stage, step
 
 
 def without_timing(rows: list[MetricsRow]) -> list[MetricsRow]:

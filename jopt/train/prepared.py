@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import describe, plan, program, schedule
+from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
 from jopt.train.finished import Source, load_source, match_inputs
 from jopt.train.plan import StagePlan, resolve, trace_layers
@@ -69,6 +71,16 @@ class Prepared(NamedTuple):
     def boundary(self, mark: int) -> schedule.Segment:
         """The segment that ends at `mark`."""
         return next(s for s in self.segments if s.mark == mark)
+
+    def like_of(self, checkpoint: Path) -> TrainState:
+        """The shapes of the state in a checkpoint, which is named by its mark.
+
+        Raises:
+          MismatchError: if no segment ends there: it is of another run.
+        """
+        if all(str(s.mark) != checkpoint.name for s in self.segments):
+            raise MismatchError(checkpoint, "is of another run: no segment of this one ends there")
+        return self.like(self.boundary(int(checkpoint.name)).stage)
 
     def end_of(self, stage: int) -> schedule.Segment:
         """The last segment of a stage."""

@@ -1,6 +1,8 @@
 """A run in its directory: start or resume it, save everything, end with a result."""
 
 import dataclasses
+import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt import data, hyper, measure, models
-from jopt.report import SILENT, Observer
-from jopt.train import describe, metrics, packed
+from jopt import codec, data, hyper, measure, models, report
+from jopt.config import require
+from jopt.report import SILENT, Careful, Observer, attempt
+from jopt.train import describe, metrics, packed, snapshot
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints, find_damage, steps_in
 from jopt.train.config import Experiment
@@ -23,7 +26,7 @@ from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
 from jopt.train.step import Metrics
-from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, complete, stop_on_sigterm
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, complete, never
 
 
 def run(
@@ -32,6 +35,8 @@ def run(
     *,
     model: models.Model | None = None,
     observer: Observer = SILENT,
+    stop: Callable[[], bool] = never,
+    checkpoint_minutes: float = math.inf,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
@@ -41,6 +46,10 @@ def run(
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a custom model, instead of `config.model`.
       observer: is told what happens; `jopt.report.Console()` prints it.
+      stop: asked at the end of every segment; once it says True, the state is saved and the run ends. The library
+        handles no signals: the apps pass what tells whether one has come.
+      checkpoint_minutes: save also at the end of a segment when so many minutes have passed since the last
+        checkpoint; infinite: only where the config says so. It changes no number of the run.
       quiet: has no effect: without an observer nothing is printed.
 
     Returns:
@@ -53,39 +62,56 @@ def run(
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
       NonFiniteError: if a loss is not finite, naming the step and the last good checkpoint.
-      StopRequested: after SIGTERM, when the state has been saved.
+      StopRequested: after `stop` said True, when the state has been saved.
     """
     del quiet
     begun = time.perf_counter()
+    accepted = "a number of minutes; 0 is after every segment, and infinity never"
+    require(checkpoint_minutes >= 0, "checkpoint_minutes", checkpoint_minutes, accepted)
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
-    files = Workdir(workdir)
+    files, observer = Workdir(workdir), Careful(observer)
     if files.check(config) and files.result.exists():
-        return _finished_before(files, observer)
+        return _finished_before(config, files, observer, model)
     prepared = prepare(config, model=model)
     observer.plan(lambda: plan_parts(prepared))
+    # Loading data and tracing may take minutes, in which a signal may have come.
+    if stop():
+        raise StopRequested("stopped as asked, before the first step")
     files.make()
-    with files.locked(), stop_on_sigterm() as stop:
+    with files.locked():
         # Checked a second time, under the lock: another process may have started or finished the run meanwhile.
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return _finished_before(files, observer)
-        return _Session(prepared, files, observer, begun, stop.is_set).run()
+            return _finished_before(config, files, observer, model)
+        return _Session(prepared, files, observer, begun, stop, checkpoint_minutes).run()
 
 
-def _finished_before(files: Workdir, observer: Observer) -> dict[str, Any]:
-    result, config = files.load_result(), files.load_config()
+def _finished_before(
+    config: Experiment, files: Workdir, observer: Observer, model: models.Model | None
+) -> dict[str, Any]:
+    result = files.load_result()
     # Read for their checksum only: rows that are missing, doubled or edited would be believed from here on.
     files.load_rows()
     complete(files, digest=result.get("digest"))
     if sentence := describe_damage(files):
         observer.warn(sentence)
     if config.pack and not files.packed.is_file():
-        observer.warn(
-            f"{files.packed} is gone; python -m experiments.export {files.path} --format=packed writes it again"
-        )
+        again = shlex.join(["python", "-m", "experiments.export", str(files.path), "--format=packed"])
+        observer.warn(f"{files.packed} is gone; {again} writes it again")
+    if not all(path.is_file() for path in (files.path / report.PAGE, files.report)):
+        begun = time.perf_counter()
+        # A report that failed, or was deleted: what it shows is still there.
+        with attempt(observer, f"{_complete(files)}, but its missing report cannot be written"):
+            prepared = prepare(config, model=model)
+            _Session(prepared, files, observer, begun, never).write_report_again(result)
+            observer.note(f"the missing report of {files.path} was written again")
     observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
     return result
+
+
+def _complete(files: Workdir) -> str:
+    return f"the run in {files.path} is complete ({files.result.name})"
 
 
 def describe_damage(files: Workdir) -> str | None:
@@ -108,8 +134,10 @@ class _Session:
     Attributes:
       begun: when the process started on the run, by `time.perf_counter`.
       stop_requested: whether to save and leave at the next boundary.
+      checkpoint_minutes: the longest time without a checkpoint, at boundaries.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
+      saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
     """
 
     prepared: Prepared
@@ -117,11 +145,13 @@ class _Session:
     observer: Observer
     begun: float
     stop_requested: Callable[[], bool]
+    checkpoint_minutes: float = math.inf
     compiler: Compiler = dataclasses.field(default_factory=Compiler)
     spent: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
     )
     step: int = 0
+    saved: float = dataclasses.field(default_factory=time.monotonic)
 
     def run(self) -> dict[str, Any]:
         p = self.prepared
@@ -167,7 +197,7 @@ class _Session:
         p = self.prepared
         # The result tells of the end of every stage, and later stages start from them.
         restored, sentences = self.checkpoints.restore_latest(
-            lambda mark: p.like(p.boundary(mark).stage), self.ends
+            lambda mark: p.like_of(self.files.checkpoints / str(mark)), self.ends
         )
         for sentence in sentences:
             self.observer.warn(sentence)
@@ -182,10 +212,13 @@ class _Session:
     def _rows_up_to(self, last: Segment | None, notes: Mapping[str, Any] | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.
         end = (-1, 0) if last is None else (last.stage, last.stop)
+
+        def is_kept(row: metrics.MetricsRow) -> bool:
+            stage, step = metrics.position(row)
+            return (self.prepared.stage_named(stage).index, step) <= end
+
         try:
-            return self.log.resume(
-                notes, lambda row: (self.prepared.stage_named(row["stage"]).index, row["step"]) <= end
-            )
+            return self.log.resume(notes, is_kept)
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             remedy = f"restore it from a copy, or remove {self.files.checkpoints} to start over"
             raise WorkdirError(f"{self.files.metrics} is damaged: {error}; {remedy}") from error
@@ -244,16 +277,21 @@ class _Session:
         self.step = segment.stop
         self.shown(rows)
         stop = self.stop_requested()
-        if segment.checkpoint or stop:
+        if segment.checkpoint or stop or self._overdue():
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
             accuracy = -1.0 if boundary.validation is None else float(boundary.validation["accuracy"])
             notes = {"accuracy": accuracy, **self._times(), **self.log.position}
             self.checkpoints.save(segment.mark, boundary.state, notes)
+            self.saved = time.monotonic()
         if stop:
             self.checkpoints.wait()
             raise StopRequested(
                 f"stopped at step {self.step} as asked, and saved; the same command resumes from there"
             )
+
+    def _overdue(self) -> bool:
+        """Whether the time since the last checkpoint, or since the start, calls for one."""
+        return time.monotonic() - self.saved >= 60 * self.checkpoint_minutes
 
     def _check(self, stage: int, state: TrainState) -> None:
         """Raises InvariantError unless the invariants of the stage's methods hold in what the model sees."""
@@ -306,9 +344,25 @@ class _Session:
         self.manifest["digest"] = model_digest
         added = collect_numbers(p, outcomes, p.config.columns)
         result |= added.fields(p.config.columns)
-        write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
         self.files.write_result(result, str(self.log.position["metrics_sha256"]))
+        with attempt(self.observer, f"{_complete(self.files)}, but its report cannot be written"):
+            write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
         return result
+
+    def write_report_again(self, result: dict[str, Any]) -> None:
+        """Writes the report of a finished run from its checkpoints, its result and its packed file."""
+        p = self.prepared
+
+        def end_of(stage: int) -> TrainState:
+            return snapshot.read(self.files.checkpoints / str(p.end_of(stage).mark), p.like(stage)).state
+
+        self.staging = Staging(p, self.compiler, end_of)
+        outcomes = [self._outcome(stage, end_of(stage)) for stage in range(len(p.plans))]
+        ledger = codec.read(self.files.packed).ledger if self.files.packed.is_file() else None
+        # Latencies are measured again: the result has none of them.
+        added = collect_numbers(p, outcomes, p.config.columns)
+        manifest = self.files.load_json(self.files.manifest)
+        write_report(p, self.files, manifest, result, outcomes, added, ledger, p.config.columns)
 
     def _outcome(self, stage: int, state: TrainState | None) -> measure.StageOutcome:
         """What a stage ended with, on the test part."""

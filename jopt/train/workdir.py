@@ -1,22 +1,22 @@
-"""The directory of a run: its files, the record of its launches, the request to stop."""
+"""The directory of a run: its files, and the record of its launches."""
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from jopt.address import slots
 from jopt.config import from_dict, leaves, require, to_dict
-from jopt.files import CHECKSUMS, seal, write_json, write_text
+from jopt.files import CHECKSUMS, seal, write_json
 from jopt.method import Method
 from jopt.train import manifest as manifests
 from jopt.train import metrics
 from jopt.train.config import Experiment
 from jopt.train.directory import Directory as Directory
+from jopt.train.directory import FieldError as FieldError
 from jopt.train.directory import LinkError as LinkError
 from jopt.train.directory import WorkdirError as WorkdirError
+from jopt.train.directory import check_fields as check_fields
 
 
 def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
@@ -45,7 +45,7 @@ class Launch:
           WorkdirError: if it is damaged.
         """
         self.directory = directory
-        self.first = directory.load_json(directory.manifest) if directory.manifest.exists() else None
+        self.first = directory.load_json(directory.manifest, events=list) if directory.manifest.exists() else None
         self.manifest: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -93,7 +93,9 @@ class Launch:
             status = getattr(error, "exit_status", "failed")
             raise
         finally:
-            self._write(status, manifests.event("stop", step(), status=status, **closing()))
+            # What ended the job, such as a full disk, fails here again: the first error is the one to show.
+            with contextlib.nullcontext() if status == "finished" else contextlib.suppress(OSError):
+                self._write(status, manifests.event("stop", step(), status=status, **closing()))
 
     def _write(self, status: str | None, event: dict[str, Any]) -> None:
         self.manifest["exit_status"] = status
@@ -232,28 +234,11 @@ class Workdir(Directory):
         except (OSError, ValueError) as error:
             raise WorkdirError(f"{self.metrics} cannot be read: {error}") from error
 
-    def write_report(self, text: str) -> None:
-        """Writes `report.md`."""
-        write_text(self.report, text)
-
 
 class StopRequested(RuntimeError):
-    """The process was asked to stop (SIGTERM) and has saved its state."""
+    """The job was asked to stop, by the `stop` that it was given, and has saved its state."""
 
 
-@contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[threading.Event]:
-    """Within the context SIGTERM sets the event, instead of ending the process.
-
-    Outside the main thread, where Python handles no signals, the event is never set.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    # Only noted: the state is on the device in the middle of a segment, so the loop stops at the next boundary.
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def never() -> bool:
+    """The `stop` of a job that nobody stops."""
+    return False

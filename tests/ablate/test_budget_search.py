@@ -106,6 +106,9 @@ def test_a_second_launch_runs_nothing_and_an_interrupted_one_ends_alike(searched
 
     cut = tmp_path / "cut"
     shutil.copytree(directory, cut)
+    (cut / "report.md").unlink()
+    search(config(), cut, BUDGET, quiet=True)
+    assert (cut / "report.md").read_bytes() == (directory / "report.md").read_bytes()
     shutil.rmtree(cut / "confirm")
     state = json.loads((cut / "search.json").read_text()) | {"status": "running", "pareto": None, "answer": None}
     (cut / "search.json").write_text(json.dumps(state))

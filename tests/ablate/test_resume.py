@@ -1,18 +1,15 @@
 """A grid that was stopped, or whose files were damaged, ends as one that was not."""
 
 import json
-import os
 import re
 import shutil
-import signal
 
 import pytest
 from directories import last_event, rows, tables
 
 from jopt.ablate import axis, run
 from jopt.ablate.files import AblationDir
-from jopt.report.console import Silent
-from jopt.train import metrics
+from jopt.report.observer import Silent
 from jopt.train.workdir import StopRequested, WorkdirError
 
 pytestmark = pytest.mark.unoptimized
@@ -23,18 +20,10 @@ RATES = (0.1, 0.01)
 
 @pytest.fixture(scope="module")
 def stopped(grid, tmp_path_factory):
-    """A grid that got SIGTERM in its first segment."""
+    """A grid that was asked to stop in its first segment."""
     path = tmp_path_factory.mktemp("grids") / "stopped"
-    append = metrics.append
-
-    def and_terminate(*args):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return append(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "append", and_terminate)
-        with pytest.raises(StopRequested, match="saved"):
-            run(grid(), path, devices=1, quiet=True)
+    with pytest.raises(StopRequested, match="saved"):
+        run(grid(), path, devices=1, stop=lambda: any(path.glob("chunks/*/metrics.jsonl")), quiet=True)
     return path
 
 

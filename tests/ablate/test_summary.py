@@ -1,5 +1,6 @@
 """The summary: a row a point, its verdict, its file."""
 
+import csv
 import math
 
 import numpy as np
@@ -86,6 +87,30 @@ def test_csv_edges(tmp_path):
     assert (tmp_path / "t.csv").read_text() == "a,b\n" and read_csv(tmp_path / "t.csv") == []
     with pytest.raises(ConfigError, match="rows of the columns a"):
         to_csv([{"a": 1}, {"b": 2}])
+
+
+def test_text_that_a_spreadsheet_would_run_is_text_and_reads_back(tmp_path):
+    texts = [
+        "=1+1",
+        "+x",
+        "-",
+        "-1",
+        "@a",
+        "\t=",
+        "\r=",
+        "'=1",
+        "''-",
+        "'quoted'",
+        "a=b",
+        "=cmd|' /C calc'!A0",
+        "1,\n=2",
+    ]
+    rows = [{"=name": text, "label": text, "n": -0.5} for text in texts]
+    write_csv(tmp_path / "t.csv", rows)
+    assert read_csv(tmp_path / "t.csv", text=("=name",)) == rows
+    with (tmp_path / "t.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row if cell != "-0.5"]
+    assert not [cell for cell in cells if cell[0] in "=+-@\t\r"]
 
 
 def test_a_partial_control_pairs_each_point_with_its_own():

@@ -65,11 +65,11 @@ def forked(cache, environment, tmp_path_factory):
         text=True,
     )
 
-    def start(name, *args, cwd=None):
+    def start(name, *args, cwd=None, stdout=out):
         for path in (out, err):
             path.write_text("")
         args = arguments(name, args, cache)
-        job = {"name": name, "args": args, "cwd": str(cwd or Path.cwd()), "stdout": str(out), "stderr": str(err)}
+        job = {"name": name, "args": args, "cwd": str(cwd or Path.cwd()), "stdout": str(stdout), "stderr": str(err)}
         print(json.dumps(job), file=server.stdin, flush=True)
         status = int(server.stdout.readline())
         return subprocess.CompletedProcess(args, status, out.read_text(), err.read_text())

@@ -12,7 +12,7 @@ import pytest
 
 from jopt import data, files, models, optim
 from jopt.method import Method
-from jopt.report.console import Silent
+from jopt.report.observer import Silent
 from jopt.train import Experiment, Stage, digest, run
 from jopt.train.checkpoint import DamagedError
 from jopt.train.finished import load

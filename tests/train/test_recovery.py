@@ -8,7 +8,7 @@ import pytest
 from tiny import smallest_experiment, tiny_experiment
 
 from jopt.files import unseal
-from jopt.report.console import Silent
+from jopt.report.observer import Silent
 from jopt.train import Stage, metrics, run
 from jopt.train import session as sessions
 from jopt.train.checkpoint import Checkpoints

@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
-import re
 import shutil
 import signal
-import threading
 from typing import ClassVar
 
 import jax
@@ -16,7 +13,7 @@ import pytest
 from flax import nnx
 
 from jopt import models, optim
-from jopt.config import from_dict, to_dict
+from jopt.config import ConfigError, from_dict, to_dict
 from jopt.files import unseal
 from jopt.method import Method
 from jopt.train import Experiment, NonFiniteError, Stage, metrics, run, session
@@ -255,26 +252,47 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path, tiny, monkey
 
 
 @undrawn
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, tiny):
+def test_a_stopped_run_is_saved_and_the_same_command_goes_on(tmp_path, tiny):
     # Nothing is evaluated or saved on the way: only the stop itself can save.
-    config = tiny(checkpoint_every=10_000, evaluate_every=10_000, epochs=400)
+    config = tiny(checkpoint_every=10_000, evaluate_every=10_000, epochs=4)
     uninterrupted = run(config, tmp_path / "whole", quiet=True)
-
-    def when_it_runs():
-        while not (tmp_path / "cut" / "metrics.jsonl").exists() or not rows_of(tmp_path / "cut"):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    timer = threading.Thread(target=when_it_runs, daemon=True)
-    timer.start()
-    with pytest.raises(StopRequested, match=r"step \d+") as stopped:
-        run(config, tmp_path / "cut", quiet=True)
+    with pytest.raises(StopRequested):
+        run(config, tmp_path / "cut", stop=lambda: len(rows_of(tmp_path / "cut")) == 2, quiet=True)
     assert manifest_of(tmp_path / "cut")["exit_status"] == "stopped"
     resumed = run(config, tmp_path / "cut", quiet=True)
-    step = int(re.search(r"step (\d+)", str(stopped.value)).group(1))
-    assert ("resume", step) in [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
+    assert ("resume", 12) in [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
     assert resumed["digest"] == uninterrupted["digest"]
     assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+
+
+@undrawn
+def test_minutes_without_a_checkpoint_cost_no_segments_and_change_no_bits(tmp_path, tiny, monkeypatch):
+    config = tiny(checkpoint_every=10_000, epochs=4)
+    uninterrupted = run(config, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patched:
+        interrupted_at(patched, 12)
+        with pytest.raises(Interruption):
+            run(config, tmp_path / "cut", checkpoint_minutes=0, quiet=True)
+    resumed = run(config, tmp_path / "cut", checkpoint_minutes=1e6, quiet=True)
+    assert ("resume", 12) in [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
+    assert resumed["digest"] == uninterrupted["digest"]
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    with pytest.raises(ConfigError) as refused:
+        run(config, tmp_path / "never", checkpoint_minutes=float("nan"), quiet=True)
+    assert refused.value.field == "checkpoint_minutes" and not (tmp_path / "never").exists()
+
+
+@undrawn
+def test_the_library_installs_no_signal_handler(tmp_path, tiny):
+    seen = []
+
+    def look():
+        seen.append([signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)])
+        return False
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    run(tiny(epochs=1), tmp_path / "a", stop=look, quiet=True)
+    assert len(seen) >= 2 and all(handlers == before for handlers in seen)
 
 
 @undrawn

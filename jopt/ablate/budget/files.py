@@ -1,9 +1,11 @@
 """A search's directory: `search.json`, `pareto.csv` and one directory for each round."""
 
+import csv
 import dataclasses
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from jopt.ablate.results import Results, TrialRow, read_csv
 from jopt.ablate.trials import Trial, axes, plain
 from jopt.config import to_dict
 from jopt.files import write_json
+from jopt.train import metrics
 from jopt.train.workdir import Directory, WorkdirError
 
 _OUTCOME = ("status", "rounds", "stopped", "latency", "pareto", "confirmation", "recommendation", "answer")
@@ -98,12 +101,15 @@ def read_round(files: AblationDir, ablation: Ablation, trials: Sequence[Trial]) 
     if files.load_json(files.manifest).get("exit_status") != "finished":
         return None
     by_id = {trial.id: trial for trial in trials}
-    rows = read_csv(files.trials, text=("trial", "digest", "command"))
-    if {row["trial"] for row in rows} != set(by_id):
+    try:
+        rows = read_csv(files.trials, text=("trial", "digest", "command"))
+        # The report shows curves, but no decision needs them.
+        curves = metrics.read(files.curves)
+    except (OSError, ValueError, csv.Error) as error:
+        raise WorkdirError(f"{files.path} has a table that cannot be read: {error}") from error
+    if {row.get("trial") for row in rows} != set(by_id):
         # The next proposals follow from these trials alone, so a grid that was changed since is not this round.
         raise WorkdirError(f"{files.path} holds other trials than this search's: nothing was changed")
-    # The report shows curves, but no decision needs them.
-    lines = files.curves.read_text().splitlines() if files.curves.exists() else []
     return Results(
         ablation.name,
         axes(ablation, trials),
@@ -111,7 +117,7 @@ def read_round(files: AblationDir, ablation: Ablation, trials: Sequence[Trial]) 
         ablation.metric,
         # The labels as the grid has them: a CSV file does not distinguish '16' from 16.
         [row | by_id[row["trial"]].point for row in rows],
-        [json.loads(line) for line in lines],
+        curves,
         {trial.id: trial.overrides for trial in trials},
     )
 
@@ -154,11 +160,14 @@ def with_commands(rows: Sequence[TrialRow], directory: Path, command: str) -> li
     Example:
       >>> with_commands([{"trial": "0a1b"}], Path("runs/search/round_0"), "train --config=trial.py")
       [{'trial': '0a1b', 'command': 'train --config=trial.py:runs/search/round_0/0a1b --workdir=runs/0a1b'}]
+      >>> with_commands([{"trial": "0a1b"}], Path("my search; rm x"), "train --config=trial.py")[0]["command"]
+      "train --config=trial.py':my search; rm x/0a1b' --workdir=runs/0a1b"
     """
 
     def line(trial: str) -> str:
         if command:
-            return f"{command}:{directory / trial} --workdir=runs/{trial}"
-        return f"jopt.train.run(jopt.ablate.load_trial({str(directory)!r}, {trial!r}), 'runs/{trial}')"
+            # Two quoted parts that touch are one word of the shell.
+            return f"{command}{shlex.quote(f':{directory / trial}')} --workdir={shlex.quote(f'runs/{trial}')}"
+        return f"jopt.train.run(jopt.ablate.load_trial({str(directory)!r}, {trial!r}), {f'runs/{trial}'!r})"
 
     return [row | {"command": line(row["trial"])} for row in rows]

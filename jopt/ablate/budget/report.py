@@ -71,9 +71,13 @@ def findings(result: SearchResult) -> list[str]:
     return [result.answer, f"The rounds ended with {result.stopped}."]
 
 
-def write(files: SearchDir, config: Search, result: SearchResult, launch: str) -> None:
-    """Writes `pareto.csv`, `report.md` and `report.html`."""
+def write_pareto(files: SearchDir, result: SearchResult) -> None:
+    """Writes `pareto.csv`."""
     write_csv(files.pareto, [_row(result, e) for e in result.pareto])
+
+
+def write_report(files: SearchDir, config: Search, result: SearchResult, launch: str) -> None:
+    """Writes `report.md` and `report.html`."""
     tables = [pareto_table(result, config), rounds_table(result)]
     if result.finals:
         # What fresh seeds decided comes before what the rounds only suggest.

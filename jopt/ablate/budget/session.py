@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jopt import data
@@ -13,7 +13,7 @@ from jopt.ablate.budget.config import Cell, Search, SearchSpace, ladders
 from jopt.ablate.budget.estimates import Key, PointEstimate, estimate, pareto
 from jopt.ablate.budget.files import SearchDir, question_of, read_round, with_commands
 from jopt.ablate.budget.limits import Limit, distance, parse
-from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write
+from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write_pareto, write_report
 from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.checks import validate
 from jopt.ablate.config import Ablation
@@ -23,9 +23,9 @@ from jopt.ablate.space import Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import require
-from jopt.report import SILENT, Observer
+from jopt.report import PAGE, SILENT, Careful, Observer, attempt
 from jopt.train import manifest as manifests
-from jopt.train.workdir import Launch
+from jopt.train.workdir import Launch, never
 
 CONFIRMATION = "confirm"
 
@@ -39,6 +39,7 @@ def search(
     launch: str = "",
     devices: int | None = None,
     observer: Observer = SILENT,
+    stop: Callable[[], bool] = never,
     quiet: bool = True,
 ) -> SearchResult:
     """Searches for the model to use under a budget.
@@ -58,6 +59,7 @@ def search(
       launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
       observer: hears what goes on; `jopt.report.Console()` prints it.
+      stop: asked at the end of every segment; once it says True, the running trials are saved and the search ends.
       quiet: has no effect: without an observer nothing is printed.
 
     Returns:
@@ -66,15 +68,15 @@ def search(
     Raises:
       ConfigError, RuleError: for a budget or a search that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
-      StopRequested: after SIGTERM, once the running trials have been saved.
+      StopRequested: after `stop` said True, once the running trials have been saved.
     """
     del quiet
     limits = parse(budget)
     # Bytes are those of the packed file, so every trial needs one.
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     space = SearchSpace(ladders(config), config.excluded)
-    files = SearchDir(workdir)
-    session = _Search(config, space, limits, files, observer, command, devices)
+    files, observer = SearchDir(workdir), Careful(observer)
+    session = _Search(config, space, limits, files, observer, command, devices, stop)
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -107,6 +109,7 @@ class _Search:
     observer: Observer
     command: str
     devices: int | None
+    stop: Callable[[], bool]
     rounds: list[Round] = dataclasses.field(default_factory=list)
     round_results: list[Results] = dataclasses.field(default_factory=list)
     trials_of: dict[Cell, list[TrialRow]] = dataclasses.field(default_factory=dict)
@@ -132,9 +135,13 @@ class _Search:
             self._record()
         result = self._conclude(self._explore())
         if not finished:
-            write(self.files, self.config, result, launch)
+            write_pareto(self.files, result)
             self.state |= summary(result) | {"status": "finished"}
             self._record()
+        if not finished or not all(path.is_file() for path in (self.files.path / PAGE, self.files.report)):
+            problem = f"the search in {self.files.path} is complete, but its report cannot be written"
+            with attempt(self.observer, problem):
+                write_report(self.files, self.config, result, launch)
         self.observer.finished(lambda: finished_parts(self.files, self.config, result))
         return result
 
@@ -229,7 +236,7 @@ class _Search:
         self.observer.note(round_note(self.rounds[-1], results is not None))
         if results is None:
             self._record()
-            grids.run(ablation, self.files.path / name, devices=self.devices)
+            grids.run(ablation, self.files.path / name, devices=self.devices, stop=self.stop)
             # Read from the files even now, so that a resumed search computes with the same numbers.
             results = read_round(self.files.round(name), ablation, grid_trials)
             assert results is not None

@@ -1,0 +1,40 @@
+"""Paths as users write them, and the directory of what jopt can make again."""
+
+import os
+from pathlib import Path
+
+from jopt.config import ConfigError
+
+
+def expanded(path: str | os.PathLike[str], field: str = "path") -> Path:
+    """The path with a leading `~` or `~user` replaced by that home directory.
+
+    Shells do so only at the start of a word, and so neither in `--workdir=~/a` nor in a config.
+
+    Args:
+      path: as a flag, a config or a caller gives it.
+      field: its name, for the error.
+
+    Raises:
+      ConfigError: if the system does not know that home directory.
+
+    Example:
+      >>> expanded("~/runs/a") == Path.home() / "runs/a", expanded("runs/~a").as_posix()
+      (True, 'runs/~a')
+    """
+    plain = Path(path)
+    # `./~` is a file of that name, and a path drops the `./`.
+    if not os.fspath(path).startswith("~"):
+        return plain.absolute() if str(plain).startswith("~") else plain
+    try:
+        return plain.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(field, os.fspath(path), "a path without ~: there is no such home directory") from error
+
+
+def cache(name: str) -> Path | None:
+    """`~/.cache/jopt/NAME`; None for a user without a home directory, as in some containers."""
+    try:
+        return Path.home() / ".cache" / "jopt" / name
+    except RuntimeError:
+        return None

@@ -1,0 +1,78 @@
+"""The result comes first: no report, picture or console can cost it, and a later launch writes a missing report."""
+
+import json
+
+import pytest
+
+from jopt import report
+from jopt.train import Stage, run
+from jopt.train.workdir import Workdir
+
+pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("undrawn")]
+
+# What mathematics, terminals, pages and tables could take for a command.
+NAME = "$\\bad{ \x1b[31m \x00 \x85 <b> | `x` [/] :heart: \u202e\u05d0 %{x} \\frac"
+
+
+class Heard:
+    """An observer that keeps warnings and notes, and fails where it is told to."""
+
+    def __init__(self, *failing):
+        self.failing, self.warnings, self.notes = failing, [], []
+
+    def plan(self, parts):
+        self._show("plan", parts)
+
+    def finished(self, parts):
+        self._show("finished", parts)
+
+    def _show(self, name, parts):
+        parts()
+        if name in self.failing:
+            raise OSError(28, "No space left on device")
+
+    def note(self, sentence):
+        self.notes.append(sentence)
+
+    def warn(self, sentence):
+        self.warnings.append(sentence)
+
+    def training(self, total, start=0):
+        return report.SILENT.training(total, start)
+
+
+def test_a_report_that_cannot_be_written_is_a_warning_and_the_next_launch_writes_it(tmp_path, tiny):
+    files, heard = Workdir(tmp_path / "a"), Heard("plan", "finished")
+    config = tiny(name=NAME, stages=[Stage("dense", steps=6), Stage("more", steps=6)], pack=True)
+    files.create(config)
+    (files.path / "report.html").mkdir()
+    result = run(config, files.path, observer=heard)
+    assert files.load_result() == result
+    assert json.loads(files.manifest.read_text())["exit_status"] == "finished"
+    assert len(heard.warnings) == 3 and any("report.html" in warning for warning in heard.warnings)
+    before = {p: p.read_bytes() for p in files.path.rglob("*") if p.is_file() and "report" not in p.name}
+
+    # Still blocked: a warning again, and the result.
+    heard = Heard()
+    assert run(config, files.path, observer=heard) == result
+    assert len(heard.warnings) == 1 and "report.html" in heard.warnings[0]
+
+    (files.path / "report.html").rmdir()
+    heard = Heard()
+    assert run(config, files.path, observer=heard) == result
+    assert not heard.warnings and len(heard.notes) == 1
+    page = (files.path / "report.html").read_text(encoding="utf-8")
+    assert "Compression" in page and "Packed file" in page and "<b> |" not in page
+    assert "Compression" in files.report.read_text(encoding="utf-8")
+    assert before.items() <= {p: p.read_bytes() for p in files.path.rglob("*") if p.is_file()}.items()
+
+    heard = Heard()
+    assert run(config, files.path, observer=heard) == result and not heard.notes + heard.warnings
+
+    # Nothing to write it from.
+    files.report.unlink()
+    for checkpoint in files.checkpoints.glob("[0-9]*"):
+        checkpoint.rename(files.path / f"moved_{checkpoint.name}")
+    heard = Heard()
+    assert run(config, files.path, observer=heard) == result
+    assert any("report" in warning for warning in heard.warnings)
