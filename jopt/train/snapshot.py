@@ -162,7 +162,7 @@ def rank(path: Path) -> float:
             # Versions before this one kept it in a file of its own.
             value = json.loads((path / "metrics" / "metrics").read_text())["accuracy"]
         return float(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return -np.inf
 
 

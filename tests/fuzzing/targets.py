@@ -289,7 +289,7 @@ def _packed_model(path: Path) -> Target[Document]:
     damaged = path.with_name("damaged.jopt")
 
     def read(content: bytes) -> str:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             # What the codec refuses to write is refused as a file of bytes, by another target.
             metadata = json.loads(content)
             damaged.write_bytes(codec.encode(file.params, model_state=file.model_state, metadata=metadata).data)
