@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, define_path, launch, use_cores
+from experiments.launch import config_of, define_accept_changes, define_path, launch, use_cores
 from experiments.signals import define_save_on, saving
 from jopt import ablate, report, train
 
@@ -23,6 +23,7 @@ _CPU_DEVICES = flags.DEFINE_integer(
 )
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _SAVE_ON = define_save_on()
+_ACCEPT_CHANGES = define_accept_changes()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 
@@ -35,9 +36,15 @@ def main(argv: list[str]) -> None:
     grid = config_of(ablate.Ablation)
     if _STRATEGY.value is not None:
         grid.strategy = _STRATEGY.value
-    observer = report.Console(_QUIET.value)
     with saving(_SAVE_ON.value) as stop:
-        ablate.run(grid, _WORKDIR.value, arguments=config_arguments(sys.argv), observer=observer, stop=stop)
+        ablate.run(
+            grid,
+            _WORKDIR.value,
+            arguments=config_arguments(sys.argv),
+            accept_changes=_ACCEPT_CHANGES.value,
+            observer=report.Console(_QUIET.value),
+            stop=stop,
+        )
 
 
 def config_arguments(argv: list[str]) -> str:

@@ -126,7 +126,7 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
         if not r.result:
             sentences.append(f"{name} has not finished: its numbers are of the last step that it recorded.")
         for event in r.manifest.get("events", []):
-            if changed := event.get("differs"):
+            if (changed := event.get("differs")) and not event.get("begins_again"):
                 sentences.append(f"{name} went on at step {event['step']} with another {', '.join(changed)}.")
     return [*sentences, _CAVEAT]
 

@@ -222,6 +222,16 @@ def define_trust() -> flags.FlagHolder[bool]:
     )
 
 
+def define_accept_changes() -> flags.FlagHolder[bool]:
+    """The flag `--accept_changes` of the apps that resume work."""
+    return flags.DEFINE_bool(
+        "accept_changes",
+        False,
+        "Resume even if the data, a source, a version, an option of JAX or the kind of device is not what it was. "
+        "The result then mixes both, and says so.",
+    )
+
+
 def use_cores(count: int | None) -> None:
     """Makes `count` CPU cores JAX devices; None is all cores that this process may use."""
     import jax

@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, define_path, launch, use_cores
+from experiments.launch import config_of, define_accept_changes, define_path, launch, use_cores
 from experiments.signals import define_save_on, saving
 from jopt import report, train
 from jopt.ablate import budget
@@ -24,6 +24,7 @@ _CPU_DEVICES = flags.DEFINE_integer(
 )
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _SAVE_ON = define_save_on()
+_ACCEPT_CHANGES = define_accept_changes()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 # The command of a trial in the reports; the config file rebuilds a trial from the search's directory.
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
             _BUDGET.value,
             command=_TRIAL,
             launch=shlex.join(["python", "-m", "experiments.search", *sys.argv[1:]]),
+            accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
             stop=stop,
         )

@@ -5,12 +5,13 @@ python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --co
 
 from absl import flags
 
-from experiments.launch import define_path, experiment, launch
+from experiments.launch import define_accept_changes, define_path, experiment, launch
 from experiments.signals import define_save_on, saving
 from jopt import report, train
 
 _WORKDIR = define_path("workdir", None, "Directory of the run: new, empty, or of the same config.", required=True)
 _TRIAL = flags.DEFINE_string("trial", None, "The id of the trial to run, where --config is an ablation.")
+_ACCEPT_CHANGES = define_accept_changes()
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _SAVE_ON = define_save_on()
 _MINUTES = flags.DEFINE_float(
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
         train.run(
             experiment(_TRIAL.value),
             _WORKDIR.value,
+            accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
             stop=stop,
             checkpoint_minutes=_MINUTES.value,

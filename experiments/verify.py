@@ -13,17 +13,18 @@ from absl import flags
 from experiments.launch import define_path, define_trust, launch
 from jopt import report, train
 from jopt.config import ConfigError
-from jopt.report.differences import differing
+from jopt.report.differences import describe_mixture, differing
 from jopt.train import metrics
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.train.surroundings import compare, surroundings
+from jopt.train.workdir import Workdir, WorkdirError, read_manifest
 
 _AGAIN = define_path("again", None, "New or empty directory to run in, kept; by default a temporary one.")
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Show only the comparison, not the run.")
 
-# Fields of a result that depend on the speed of the machine.
-_TIMING = ("wall_seconds", "compile_seconds")
+# Fields of a result that depend on the speed of the machine, and the one that tells how the first run came about.
+_OF_THE_RUN = ("wall_seconds", "compile_seconds", "changes")
 # Fields of a manifest that belong to one launch, or are compared separately.
 _OF_THE_LAUNCH = ("argv", "config", "digest", "events", "exit_status", "seed")
 
@@ -55,6 +56,8 @@ def main(argv: list[str]) -> int:
         environment = _environment(first, second)
     print(f"digest  then {result.get('digest')}\n        now  {again['digest']}")
     print(f"metrics {len(rows)} rows then, {len(rows_again)} now")
+    for sentence in _mixed(first, result):
+        print(sentence)
     for problem in problems:
         print(f"different: {problem}")
     # Shown only then: environments may differ as long as the bits do not.
@@ -64,8 +67,24 @@ def main(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
+def _mixed(first: Workdir, result: dict[str, Any]) -> list[str]:
+    """A sentence on a run that went on in other surroundings than it was begun in."""
+    changes = result.get("changes") or []
+    manifest = read_manifest(first)
+    # Earlier versions of jopt went on without asking, and so without the field.
+    if manifest is not None and not changes:
+        for event in manifest["events"]:
+            if event.get("differs") and not event.get("begins_again"):
+                other = surroundings(manifest | event["differs"])
+                changes += [
+                    change._asdict() | {"step": event.get("step")}
+                    for change in compare(surroundings(manifest), other)
+                ]
+    return [f"{first.path}: {describe_mixture(changes)}"] if changes else []
+
+
 def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    comparable = [{k: v for k, v in result.items() if k not in _TIMING} for result in (then, now)]
+    comparable = [{k: v for k, v in result.items() if k not in _OF_THE_RUN} for result in (then, now)]
     differences = differing(dict(zip(("then", "now"), comparable, strict=True)))
     return [f"{name} of result.json: {_then_and_now(values)}" for name, values in differences.items()]
 

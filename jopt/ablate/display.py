@@ -21,7 +21,9 @@ from jopt.ablate.results import Axis, Results, TrialRow
 from jopt.ablate.trials import Trial, named
 from jopt.measure import BUILT_IN
 from jopt.report import formats
+from jopt.report.differences import describe_mixture
 from jopt.report.page import Findings, Part
+from jopt.typing import Record
 
 
 def plan_parts(
@@ -88,13 +90,29 @@ def training(
         yield start
 
 
-def findings(ablation: Ablation, plans: Sequence[GroupPlan], results: Results, judgement: Judgement) -> list[str]:
-    """The sentences at the top of the terminal's summary and of both reports: results first, then the programs."""
+def findings(
+    ablation: Ablation,
+    plans: Sequence[GroupPlan],
+    results: Results,
+    judgement: Judgement,
+    changes: Sequence[Record] = (),
+) -> list[str]:
+    """The sentences at the top of the terminal's summary and of both reports: results first, then the programs.
+
+    Args:
+      ablation: the grid.
+      plans: one for each group.
+      results: of the grid.
+      judgement: of the results.
+      changes: of the surroundings, that were accepted.
+    """
     diverged = sum(row["status"] == "diverged" for row in results.trials)
     # Groups may have been run in different ways, which changes the last bits of their results.
     strategies = sorted({p.strategy for p in plans})
     programs = f"{len(plans)} {'program' if len(plans) == 1 else 'programs'} ({' and '.join(strategies)})"
     return [
+        # Before all numbers, as it concerns each of them.
+        *([describe_mixture(changes)] if changes else []),
         # Results first: a reader may stop after one line.
         *judgement.sentences,
         f"{len(results.trials):,} trials: {len(ablation.space):,} points, {len(ablation.seeds)} seeds each, "
@@ -110,13 +128,14 @@ def write_report(
     summary: Sequence[TrialRow],
     judgement: Judgement,
     command: str,
+    sentences: Sequence[str],
 ) -> list[Path]:
-    """Writes `report.md` and `report.html`."""
+    """Writes `report.md` and `report.html`; `sentences` are the result of `findings`."""
     return write(
         files.path,
         results,
         summary,
-        findings=findings(ablation, plans, results, judgement),
+        findings=sentences,
         extra_tables=judgement.tables,
         command=command,
         confidence=ablation.confidence,

@@ -117,6 +117,11 @@ class AblationDir(Directory):
                 results[trial["row"]["trial"]] = trial
         return results
 
+    def holds_work(self) -> bool:
+        """Whether a chunk is finished, or was saved at a boundary."""
+        patterns = ("*/result.json", "*/checkpoints/[0-9]*")
+        return any(True for pattern in patterns for _ in self.chunks.glob(pattern))
+
     def under_way(self, missing: set[str]) -> list[dict[str, Any]]:
         """The contents of `chunk.json` of interrupted chunks all of whose trials are among the missing ones."""
         interrupted = []

@@ -24,12 +24,14 @@ from jopt.config import canonical_json
 from jopt.files import write_text
 from jopt.measure import columns_of
 from jopt.report import SILENT, Careful, Observer, attempt
+from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
 from jopt.train.loop import Compiler
+from jopt.train.surroundings import mixture
 from jopt.train.workdir import Launch, StopRequested, WorkdirError, never
 
-# Facts of the manifest that differ from one launch to the next.
-_VARY = ("datasets", "digest", "events", "exit_status", "groups")
+# Facts of the manifest that differ from one launch to the next: a later one may add groups with other data.
+_VARY = ("datasets", "digest", "events", "exit_status", "groups", "sources")
 
 
 def run(
@@ -38,6 +40,7 @@ def run(
     *,
     arguments: str = "",
     devices: int | None = None,
+    accept_changes: bool = False,
     observer: Observer = SILENT,
     stop: Callable[[], bool] = never,
     quiet: bool = False,
@@ -49,6 +52,8 @@ def run(
       workdir: a new or empty directory, or the directory of this grid or of a part of it.
       arguments: flags with which the apps find the grid, such as `--config=grid.py`; '' if the grid has no file.
       devices: local devices to use at most; None is all.
+      accept_changes: run the missing trials even if the data, a source, a version, an option of JAX or the kind of
+        device is not what it was for the others; the report then says so.
       observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
       stop: asked at the end of every segment; once it says True, the running trials are saved and the grid ends.
       quiet: has no effect: without an observer nothing is printed.
@@ -59,6 +64,7 @@ def run(
     Raises:
       ConfigError, RuleError: for a grid that cannot run, before anything is compiled or written.
       WorkdirError: if the directory contains something else; nothing in it is changed.
+      ChangedError: if trials were run on other data, with other versions or numerics; nothing is changed.
       StopRequested: after `stop` said True, when the running trials have been saved.
     """
     begun = time.perf_counter()
@@ -83,7 +89,7 @@ def run(
             recorded_lanes = _lanes(files, recorded_now, ablation)
             plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
         session = _Session(ablation, trials, grid_axes, plans, files, observer, stop, arguments, begun)
-        return session.run(recorded_lanes)
+        return session.run(recorded_lanes, accept_changes)
 
 
 def _lanes(files: AblationDir, recorded: dict[str, Any] | None, ablation: Ablation) -> dict[str, int]:
@@ -127,19 +133,20 @@ class _Session:
         self.arguments, self.begun = arguments, begun
         self.compilations: dict[str, dict[str, int]] = {}
 
-    def run(self, recorded_lanes: dict[str, int]) -> Results:
+    def run(self, recorded_lanes: dict[str, int], accept_changes: bool) -> Results:
         done = self.files.done()
-        if any(self.files.chunks.glob("*/")):
-            self._check_data()
+        launch, kept = Launch(self.files, self._facts()), self.files.holds_work()
+        # A finished grid is answered in any surroundings: nothing is computed that could be mixed.
+        if kept and any(trial.id not in done for trial in self.trials):
+            launch.admit(accept=accept_changes)
+            if launch.changes:
+                self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
         self.observer.plan(lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done))
         self._choose(recorded_lanes)
         # Written before all other files: a directory without it cannot be resumed.
         self._record()
-        launch = Launch(self.files)
-        # A later launch may add groups that are trained on other data.
-        grows = ("datasets",)
         with launch.recorded(
-            self._facts(), self._closing, varies=_VARY, grows=grows, trials=len(self.trials), done=len(done)
+            self._closing, kept=kept, varies=_VARY, trials=len(self.trials), done=len(done)
         ) as self.manifest:
             self._execute(done)
             results = self._results(self.files.done())
@@ -271,31 +278,20 @@ class _Session:
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
             command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
-        self.findings = findings(self.ablation, self.plans, results, judgement)
+        self.findings = findings(self.ablation, self.plans, results, judgement, mixture(self.manifest))
         # The next launch of a finished grid writes tables and report again.
         with attempt(self.observer, f"the tables of {files.path} are complete, but its report cannot be written"):
-            write_report(files, self.ablation, self.plans, results, self.summary, judgement, command)
+            write_report(files, self.ablation, self.plans, results, self.summary, judgement, command, self.findings)
 
     def _facts(self) -> dict[str, Any]:
-        facts = manifests.collect(self.ablation.experiment, self.plans[0].prepared.dataset.fingerprint)
-        return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets()}
+        first = self.plans[0].prepared.dataset.fingerprint
+        facts = manifests.collect(self.ablation.experiment, first, self.files.path)
+        sources = {name: source.digest for p in self.plans for name, source in p.prepared.sources.items()}
+        return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets(), "sources": sources}
 
     def _datasets(self) -> dict[str, str]:
         """The fingerprint of each group's data set, by the config of the data."""
         return {canonical_json(p.prepared.config.data): p.prepared.dataset.fingerprint for p in self.plans}
-
-    def _check_data(self) -> None:
-        """Raises WorkdirError if the data set has changed since trials of this directory were trained."""
-        manifest = self.files.load_json(self.files.manifest) if self.files.manifest.exists() else {}
-        fingerprints = manifest.get("datasets", {})
-        for p in self.plans:
-            now = p.prepared.dataset.fingerprint
-            then = fingerprints.get(canonical_json(p.prepared.config.data), now)
-            if then != now:
-                raise WorkdirError(
-                    f"the data set {p.prepared.dataset.name!r} is not the one that the trials in {self.files.path} "
-                    f"were trained on: its fingerprint was {then[:12]} and is {now[:12]}; give another directory"
-                )
 
     def _closing(self) -> dict[str, Any]:
         self.manifest["groups"] = {

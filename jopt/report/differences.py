@@ -158,6 +158,27 @@ def change(key: str, first: Any, other: Any) -> str:
     return f"{ratio:.2f}x" if 0.1 <= ratio < 1000 else f"{ratio:.2g}x"
 
 
+def describe_mixture(changes: Sequence[Record]) -> str:
+    """A sentence on a result that was computed in different surroundings.
+
+    Args:
+      changes: each with `name`, `then`, `now` and, where it is known and not 0, the `step` from which it holds.
+
+    Example:
+      >>> describe_mixture([{"name": "jax", "then": "0.9", "now": "0.10", "step": 24}]).partition(". ")[0]
+      'This mixes different surroundings: jax 0.9, then 0.10 from step 24 on'
+    """
+    parts = [
+        f"{c['name']} {_text(c['then']) or 'none'}, then {_text(c['now']) or 'none'}"
+        + (f" from step {c['step']:,} on" if c.get("step") else "")
+        for c in changes
+    ]
+    return (
+        f"This mixes different surroundings: {'; '.join(parts)}. Another run of it cannot be expected to give the "
+        "same bits."
+    )
+
+
 def difference_table(title: str, trees: Mapping[str, Mapping[str, Any]]) -> Table:
     """The differing leaves, one a row, in a column for each tree.
 

@@ -13,6 +13,7 @@ from jopt.codec.ledger import Ledger
 from jopt.layers import is_weight
 from jopt.measure import Column, StageOutcome
 from jopt.report import formats
+from jopt.report.differences import describe_mixture
 from jopt.report.ledger import ledger_tables, times
 from jopt.report.page import Code, Details, Findings, Heading, Part
 from jopt.report.run_figures import learning_curves, ledger_figure
@@ -65,7 +66,8 @@ def run_findings(result: Record, stages: Sequence[Record] = ()) -> list[str]:
       The theoretical size falls from 4.00 KiB to 512 B, 8.0 times smaller.
     """
     metrics = [(key, result[key]) for key in ("accuracy", "loss") if isinstance(result.get(key), int | float)]
-    sentences = []
+    # First, as it concerns every number.
+    sentences = [describe_mixture(result["changes"])] if result.get("changes") else []
     if metrics:
         named = " and ".join(f"a test {key} of {formats.value(key, value)}" for key, value in metrics)
         sentences.append(f"The model reaches {named}.")

@@ -42,6 +42,11 @@ def compiler_options(**options: bool | int | float | str) -> Iterator[None]:
         _OPTIONS.reset(token)
 
 
+def current_options() -> dict[str, Any]:
+    """The options of the contexts of `compiler_options` around the caller."""
+    return dict(_OPTIONS.get() or {})
+
+
 @dataclasses.dataclass
 class Compiler:
     """Compiles functions, keeps what it compiled, and counts.

@@ -1,10 +1,10 @@
 """manifest.json: what a run's numbers depend on, enough to reproduce them."""
 
-import hashlib
+import contextlib
+import enum
 import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any
 import jax
 
 from jopt.config import fingerprint, to_dict
+from jopt.train.git import git_state
+from jopt.train.loop import current_options
+from jopt.train.surroundings import JAX_OPTIONS
 
 PACKAGES = (
     "jopt",
@@ -28,12 +31,13 @@ PACKAGES = (
 )
 
 
-def collect(config: Any, dataset_fingerprint: str, argv: list[str] | None = None) -> dict[str, Any]:
+def collect(config: Any, dataset_fingerprint: str, workdir: Path, argv: list[str] | None = None) -> dict[str, Any]:
     """The facts of this process that a run depends on, ready for JSON.
 
     Args:
       config: the resolved Experiment.
       dataset_fingerprint: SHA-256 over the arrays of the data set.
+      workdir: the job's own directory, which is no part of the state of the repository around it.
       argv: the command; None is `sys.argv`.
     """
     return {
@@ -42,17 +46,16 @@ def collect(config: Any, dataset_fingerprint: str, argv: list[str] | None = None
         "seed": config.seed,
         "argv": sys.argv if argv is None else argv,
         "dataset_fingerprint": dataset_fingerprint,
-        "git": git_state(Path(__file__).parent),
+        "git": git_state(Path(__file__).parent, workdir),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "system": platform.platform(),
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         # XLA's flags and these options change the bits of a program without any change in the config.
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "jax_config": {
-            name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_threefry_partitionable")
-        },
+        "xla_flags": xla_flags(),
+        "jax_config": jax_options(),
+        "compiler_options": current_options(),
         "devices": {
             "platform": jax.default_backend(),
             "kind": jax.devices()[0].device_kind,
@@ -69,36 +72,26 @@ def event(name: str, step: int, **details: Any) -> dict[str, Any]:
     return {"event": name, "time": round(time.time(), 3), "step": step, **details}
 
 
-def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit and a hash of what differs from it (untracked files included) around `directory`; None outside git."""
-
-    def git(*args: str) -> bytes:
-        return subprocess.run(["git", *args], cwd=directory, capture_output=True, check=True, timeout=30).stdout
-
-    try:
-        top = Path(git("rev-parse", "--show-toplevel").decode().strip())
-        commit = git("rev-parse", "HEAD").decode().strip()
-        # Untracked files count: an imported module that was never added is a common reason for other numbers.
-        difference = git("diff", "HEAD", "--binary")
-        untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--full-name", str(top)).split(b"\0")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    hashed = hashlib.sha256(difference)
-    new = [name for name in untracked if name]
-    for name in new:
-        hashed.update(name + b"\0" + _content_hash(top / os.fsdecode(name)))
-    return {"commit": commit, "dirty": bool(difference or new), "diff_hash": hashed.hexdigest()}
+def xla_flags() -> str:
+    """The flags that XLA was given by XLA_FLAGS, which may also name a file of them."""
+    text = os.environ.get("XLA_FLAGS", "")
+    if text and not text.lstrip().startswith("-"):
+        try:
+            return Path(text).read_text()
+        except (OSError, ValueError):
+            pass
+    return text
 
 
-def _content_hash(path: Path) -> bytes:
-    """SHA-256 of a file, or of where a link points; of nothing, if it is gone or is a directory."""
-    try:
-        if path.is_symlink():
-            return hashlib.sha256(os.fsencode(path.readlink())).digest()
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return b""
+def jax_options() -> dict[str, Any]:
+    """The options of JAX that change numbers, of those that this version of it has."""
+    options: dict[str, Any] = {}
+    for name in JAX_OPTIONS:
+        # Most can be set for a thread alone, and are read as attributes; the others by name.
+        with contextlib.suppress(AttributeError, KeyError):
+            value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
+            options[name] = value.value if isinstance(value, enum.Enum) else value
+    return options
 
 
 def version(package: str) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from jopt import codec, data, hyper, measure, models, report
 from jopt.config import require
 from jopt.report import SILENT, Careful, Observer, attempt
+from jopt.report.differences import describe_mixture
 from jopt.train import describe, metrics, packed, snapshot
 from jopt.train import manifest as manifests
 from jopt.train.checkpoint import Checkpoints, find_damage, steps_in
@@ -26,6 +27,7 @@ from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
 from jopt.train.step import Metrics
+from jopt.train.surroundings import mixture
 from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, complete, never
 
 
@@ -34,6 +36,7 @@ def run(
     workdir: str | Path,
     *,
     model: models.Model | None = None,
+    accept_changes: bool = False,
     observer: Observer = SILENT,
     stop: Callable[[], bool] = never,
     checkpoint_minutes: float = math.inf,
@@ -45,6 +48,8 @@ def run(
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a custom model, instead of `config.model`.
+      accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
+        what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
       stop: asked at the end of every segment; once it says True, the state is saved and the run ends. The library
         handles no signals: the apps pass what tells whether one has come.
@@ -55,12 +60,13 @@ def run(
     Returns:
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
       (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
-      forward), wall_seconds, compile_seconds, digest, the config's own columns, and `stages` where there are
-      several.
+      forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are several,
+      and `changes` of the surroundings that were accepted, if there were any.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
+      ChangedError: if a resume would mix other data, versions or numerics into the run; nothing is changed.
       NonFiniteError: if a loss is not finite, naming the step and the last good checkpoint.
       StopRequested: after `stop` said True, when the state has been saved.
     """
@@ -84,7 +90,7 @@ def run(
             files.create(config)
         elif files.result.exists():
             return _finished_before(config, files, observer, model)
-        return _Session(prepared, files, observer, begun, stop, checkpoint_minutes).run()
+        return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes).run()
 
 
 def _finished_before(
@@ -134,6 +140,7 @@ class _Session:
     Attributes:
       begun: when the process started on the run, by `time.perf_counter`.
       stop_requested: whether to save and leave at the next boundary.
+      accept_changes: whether to resume in other surroundings.
       checkpoint_minutes: the longest time without a checkpoint, at boundaries.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
@@ -145,6 +152,7 @@ class _Session:
     observer: Observer
     begun: float
     stop_requested: Callable[[], bool]
+    accept_changes: bool = False
     checkpoint_minutes: float = math.inf
     compiler: Compiler = dataclasses.field(default_factory=Compiler)
     spent: dict[str, float] = dataclasses.field(
@@ -157,14 +165,18 @@ class _Session:
         p = self.prepared
         self.ends = [segment.mark for segment in p.segments if segment.last]
         self.log = metrics.Log(self.files.metrics)
+        # Read and compared before anything changes: to open the checkpoints removes what a crash left of them.
+        launch = Launch(self.files, self._facts())
+        self._check_model(launch.first)
+        if self.files.has_checkpoints():
+            launch.admit(accept=self.accept_changes)
         with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of)
-            # Read before anything changes, so that a damaged manifest stops the run and is left unchanged.
-            launch = Launch(self.files)
-            self._check_model(launch.first)
             state, last, rows = self._restore()
+            if launch.changes and last is not None:
+                self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
             with (
-                launch.recorded(self._facts(), self._compilations, step=lambda: self.step) as self.manifest,
+                launch.recorded(self._compilations, kept=last is not None, step=lambda: self.step) as self.manifest,
                 observe_training(self.observer, p, self.files, rows) as self.shown,
             ):
                 state = run_segments(
@@ -238,7 +250,7 @@ class _Session:
 
     def _facts(self) -> dict[str, Any]:
         p = self.prepared
-        return manifests.collect(p.config, p.dataset.fingerprint) | {
+        return manifests.collect(p.config, p.dataset.fingerprint, self.files.path) | {
             "given": self._given,
             "sources": {directory: source.digest for directory, source in p.sources.items()},
         }
@@ -341,6 +353,8 @@ class _Session:
             **self._times(),
             "digest": model_digest,
         }
+        if changes := mixture(self.manifest):
+            result["changes"] = changes
         self.manifest["digest"] = model_digest
         added = collect_numbers(p, outcomes, p.config.columns)
         result |= added.fields(p.config.columns)

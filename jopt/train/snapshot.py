@@ -110,6 +110,8 @@ def read(path: Path, like: PyTree) -> Restored:
 
     ocp: Any = v1
     _quiet_logs()
+    # Orbax finds nothing under a relative path.
+    path = path.absolute()
     try:
         with _TURN:
             # The shapes first: a few bytes can claim gigabytes, which would be allocated before they are compared.

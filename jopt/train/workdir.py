@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jopt.address import slots
@@ -17,6 +18,30 @@ from jopt.train.directory import FieldError as FieldError
 from jopt.train.directory import LinkError as LinkError
 from jopt.train.directory import WorkdirError as WorkdirError
 from jopt.train.directory import check_fields as check_fields
+from jopt.train.surroundings import Change, Surroundings, accepted, compare, fill, mixture, surroundings, unknown
+
+
+class ChangedError(WorkdirError):
+    """Work was done in a directory in other surroundings than this launch's, and to mix both was not accepted.
+
+    Attributes:
+      changes: what differs, then and now.
+    """
+
+    def __init__(self, path: Path, changes: Sequence[Change]):
+        differences = "; ".join(f"{c.name} ({_brief(c.then)} then, {_brief(c.now)} now)" for c in changes)
+        super().__init__(
+            f"workdir {path} holds work that was done in other surroundings; it differs in {differences}. Nothing "
+            "was changed: give another directory, or mix both in one result, which then says so, by "
+            "--accept_changes (in Python accept_changes=True)"
+        )
+        self.changes = tuple(changes)
+
+
+def _brief(fact: object) -> str:
+    """A fact in a message; of a digest its beginning."""
+    text = "none" if fact in (None, "") else str(fact)
+    return text[:12] if len(text) == 64 and not text.strip("0123456789abcdef") else text
 
 
 def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
@@ -31,55 +56,94 @@ def _settings(config: Experiment) -> Iterator[tuple[str, Any]]:
 class Launch:
     """One process's part of a job, in its manifest: the facts that it depends on, when it began, how it ended.
 
-    The facts of the first launch stay; a later one records in its event what differs from them.
+    The facts of the first launch stay; a later one records in its event what differs from them. What changes bits
+    must be accepted before work goes on: see `admit`.
 
     Attributes:
       first: the manifest that there was, read before anything changes; None at the first launch.
-      manifest: what is written.
+      manifest: what there is now.
+      facts: of this process, as `jopt.train.manifest.collect` gives them.
+      changes: of the surroundings, that were accepted for this launch.
     """
 
-    def __init__(self, directory: Directory):
+    def __init__(self, directory: Directory, facts: Mapping[str, Any]):
         """Reads the manifest, if there is one.
 
         Raises:
           WorkdirError: if it is damaged.
         """
-        self.directory = directory
-        self.first = directory.load_json(directory.manifest, events=list) if directory.manifest.exists() else None
-        self.manifest: dict[str, Any] = {}
+        self.directory, self.facts = directory, facts
+        self.first = read_manifest(directory)
+        self.manifest: dict[str, Any] = dict(self.first or {})
+        self.changes: tuple[Change, ...] = ()
+
+    def admit(self, parts: Iterable[Directory] = (), *, accept: bool) -> None:
+        """Checks that work in the directory was done in surroundings like these. Writes nothing.
+
+        Args:
+          parts: directories of jobs that are parts of this one, and in which work was done too.
+          accept: whether to go on if the surroundings differ, and to record how.
+
+        Raises:
+          ChangedError: if they differ from those of the first launch and of every accepted change.
+        """
+        now = surroundings(self.facts)
+        known = [] if self.first is None else accepted(self.first)
+        of_parts = [change for then in _unlike(parts, [*known, now]) for change in compare(then, now)]
+        changes = tuple(dict.fromkeys([*unknown(now, known), *of_parts]))
+        if changes and not accept:
+            raise ChangedError(self.directory.path, changes)
+        self.changes = changes
+
+    def admit_part(self, part: Directory, *, accept: bool) -> None:
+        """Checks a part that was finished while this launch was recorded, and records an accepted change.
+
+        Raises:
+          ChangedError: if it was run in surroundings that are not those of this job.
+        """
+        known = accepted(self.manifest)
+        changes = dict.fromkeys(change for now in _unlike([part], known) for change in compare(known[0], now))
+        if changes and not accept:
+            raise ChangedError(part.path, tuple(changes))
+        # A part may use data sets that this job has not used before.
+        fill(self.manifest, read_manifest(part) or {})
+        if changes:
+            self._write(None, manifests.event("change", 0, accepted=[c._asdict() for c in changes]))
 
     @contextlib.contextmanager
     def recorded(
         self,
-        facts: Mapping[str, Any],
         closing: Callable[[], Mapping[str, Any]],
         *,
+        kept: bool,
         step: Callable[[], int] = lambda: 0,
         varies: Collection[str] = ("events", "exit_status", "digest"),
-        grows: Collection[str] = (),
         **event: Any,
     ) -> Iterator[dict[str, Any]]:
         """Writes the launch's start, and however it ends its exit status: finished, stopped, diverged or failed.
 
         Args:
-          facts: of this process, as `jopt.train.manifest.collect` gives them.
           closing: called at the end; its fields are added to the event.
+          kept: whether anything of the launches before is used; else the facts of this launch are the job's.
           step: gives the step that the job has reached.
           varies: facts that may differ from launch to launch.
-          grows: facts that are mappings, to which a later launch adds.
           **event: fields of the first event.
 
         Yields:
           The manifest, to be added to.
         """
-        name = "start" if self.first is None else "resume"
-        self.manifest = dict(facts) if self.first is None else self.first
-        # The first launch's facts stay, as the run's first numbers came from them; a later one that differs says so
-        # in its own event.
-        for fact in grows:
-            self.manifest[fact] = {**self.manifest.get(fact, {}), **facts[fact]}
-        differs = {k: v for k, v in facts.items() if k not in varies and self.manifest.get(k) != v}
+        first, name = self.first, "start" if self.first is None else "resume"
+        differs = {k: v for k, v in self.facts.items() if k not in varies and first and first.get(k) != v}
         event |= {"differs": differs} if differs else {}
+        if first is not None and kept:
+            self.manifest = dict(first)
+            fill(self.manifest, self.facts)
+        else:
+            # Nothing of the earlier launches is in the result, so their facts describe nothing.
+            self.manifest = {**self.facts, "events": [] if first is None else first["events"]}
+            event |= {} if first is None else {"begins_again": True}
+        if self.changes and kept:
+            event["accepted"] = [change._asdict() for change in self.changes]
         # Written before anything runs: after a power failure the manifest still shows the launch, without an end.
         self._write(None, manifests.event(name, step(), **event))
         status = "failed"
@@ -120,6 +184,34 @@ def complete(directory: Directory, **facts: Any) -> None:
             events = manifest.setdefault("events", [])
             events.append(manifests.event("completed", events[-1]["step"] if events else 0, status="finished"))
             write_json(directory.manifest, manifest)
+
+
+def read_manifest(directory: Directory) -> dict[str, Any] | None:
+    """The manifest of a job; None if there is none.
+
+    Raises:
+      WorkdirError: if it is no JSON object, or what launches compare is of another type.
+    """
+    if not directory.manifest.exists():
+        return None
+    manifest = directory.load_json(directory.manifest, events=list)
+    events = manifest["events"]
+    try:
+        if not all(isinstance(event, dict) for event in events):
+            raise ValueError("events must be a list of objects")
+        accepted(manifest)
+        mixture(manifest)
+        for event in events:
+            surroundings(manifest | event.get("differs", {}))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise WorkdirError(f"{directory.manifest} is damaged: {error}") from error
+    return manifest
+
+
+def _unlike(parts: Iterable[Directory], known: Sequence[Surroundings]) -> list[Surroundings]:
+    """The surroundings in which parts of a job were run and that are not like any known ones."""
+    manifests_of_parts = [manifest for part in parts if (manifest := read_manifest(part)) is not None]
+    return [then for manifest in manifests_of_parts for then in accepted(manifest) if unknown(then, known)]
 
 
 class Workdir(Directory):
@@ -166,6 +258,10 @@ class Workdir(Directory):
             return config
         except (ValueError, TypeError) as error:
             raise WorkdirError(f"{self.config} cannot be read as the config of a run: {error}") from error
+
+    def has_checkpoints(self) -> bool:
+        """Whether a state was saved that a launch may resume from."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("[0-9]*"))
 
     def create(self, config: Experiment) -> None:
         """Makes the directory, if need be, and writes `config.json`.

@@ -5,12 +5,12 @@ import re
 import shutil
 
 import pytest
-from directories import last_event, rows, tables
+from directories import files, last_event, rows, tables
 
 from jopt.ablate import axis, run
 from jopt.ablate.files import AblationDir
 from jopt.report.observer import Silent
-from jopt.train.workdir import StopRequested, WorkdirError
+from jopt.train.workdir import ChangedError, StopRequested, WorkdirError
 
 pytestmark = pytest.mark.unoptimized
 
@@ -132,3 +132,61 @@ def test_a_grid_killed_before_anything_was_computed_can_be_launched_again(grid, 
         run(grid(), tmp_path / "grid", devices=1, quiet=True)
     assert [path.name for path in written] == [".lock"]
     assert AblationDir(tmp_path / "grid").recorded() is None
+
+
+def other_jax(path):
+    """Makes the manifest say that its trials were run with another JAX; returns this one's version."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    now = manifest["packages"]["jax"]
+    manifest["packages"]["jax"] = "0.0.1"
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return now
+
+
+def other_data(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    ((config, now),) = manifest["datasets"].items()
+    manifest["datasets"] = {config: "0" * 64}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return now
+
+
+@pytest.mark.parametrize(("change", "name"), [(other_jax, "jax"), (other_data, "data synthetic")])
+@pytest.mark.parametrize("which", ["under way", "grown"])
+def test_trials_of_other_surroundings_are_refused(first, stopped, grid, tmp_path, change, name, which):
+    path = shutil.copytree(stopped if which == "under way" else first[0], tmp_path / "on")
+    now = change(path)
+    before = files(path)
+    space = axis(RATE, RATES if which == "under way" else (*RATES, 0.5))
+    with pytest.raises(ChangedError) as caught:
+        run(grid(space), path, devices=1, quiet=True)
+    (changed,) = caught.value.changes
+    assert changed.name.startswith(name) and changed.now == now
+    assert files(path) == before
+
+
+def test_an_accepted_change_is_the_first_finding_of_a_grid(stopped, grid, tmp_path):
+    path = shutil.copytree(stopped, tmp_path / "on")
+    now = other_jax(path)
+    run(grid(), path, devices=1, accept_changes=True)
+    begin = json.loads((path / "manifest.json").read_text())["events"][2]
+    assert begin["accepted"] == [{"name": "jax", "then": "0.0.1", "now": now}]
+    for name in ("report.md", "report.html"):
+        text = (path / name).read_text()
+        assert 0 < text.find(f"mixes different surroundings: jax 0.0.1, then {now}") < text.find("4 trials")
+
+
+def test_a_finished_grid_is_answered_in_any_surroundings(first, grid, tmp_path):
+    path = shutil.copytree(first[0], tmp_path / "on")
+    other_jax(path)
+    assert run(grid(), path, devices=1).trials == first[1].trials
+    assert "mixes different surroundings" not in (path / "report.md").read_text()
+
+
+def test_a_grid_of_which_nothing_is_left_begins_again(stopped, grid, tmp_path):
+    path = shutil.copytree(stopped, tmp_path / "on")
+    now = other_jax(path)
+    shutil.rmtree(path / "chunks")
+    run(grid(), path, devices=1)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["packages"]["jax"] == now and manifest["events"][2]["begins_again"]

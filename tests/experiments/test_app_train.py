@@ -1,6 +1,7 @@
 """experiments.train: overrides reach the run, and every mistake is one line and a status, with nothing left."""
 
 import json
+import shutil
 
 import pytest
 
@@ -108,3 +109,21 @@ def test_another_config_in_a_used_directory_is_status_1_and_names_the_fields(for
     done = forked("train", f"--config={config}", f"--workdir={runs / 'a'}", "--config.seed=5")
     assert "differs in seed (0 there, 5 now)" in refused(done, 1)
     assert before == {p: p.read_bytes() for p in runs.rglob("*") if p.is_file()}
+
+
+def test_a_resume_with_other_versions_is_status_1_and_one_line_until_it_is_accepted(
+    forked, config, refused, runs, tmp_path
+):
+    run = shutil.copytree(runs / "a", tmp_path / "run")
+    (run / "result.json").unlink()
+    manifest = json.loads((run / "manifest.json").read_text())
+    now, manifest["packages"]["optax"] = manifest["packages"]["optax"], "0.0.1"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    command = ("train", f"--config={config}", f"--workdir={run}", "--quiet")
+    line = refused(forked(*command), 1)
+    assert f"optax (0.0.1 then, {now} now)" in line and "--accept_changes" in line
+    done = forked(*command, "--accept_changes")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("warning: This mixes different surroundings: optax 0.0.1, then ")
+    (change,) = json.loads((run / "result.json").read_text())["changes"]
+    assert change == {"name": "optax", "then": "0.0.1", "now": now, "step": 12}

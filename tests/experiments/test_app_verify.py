@@ -18,7 +18,8 @@ def test_a_run_is_verified(app, runs):
 def test_what_was_changed_is_named(forked, runs, tmp_path):
     run = copy_of(runs, tmp_path)
     result = json.loads((run / "result.json").read_text())
-    changed = {**result, "digest": "0" * 64, "accuracy": 1.5}
+    mixed = [{"name": "jax", "then": "0.0.1", "now": "0.0.2", "step": 6}]
+    changed = {**result, "digest": "0" * 64, "accuracy": 1.5, "changes": mixed}
     (run / "result.json").write_text(json.dumps(changed))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows[2] |= {"loss": 0.125, "steps_per_second": 1.0}
@@ -38,6 +39,7 @@ def test_what_was_changed_is_named(forked, runs, tmp_path):
     size = f"{len(packed):,} bytes"
     last = f"the first of them that differs is byte {len(packed) - 1:,}"
     assert different[3] == f"different: model.jopt: {size} then, {len(packed):,} now, {last}"
+    assert f"{run}: This mixes different surroundings: jax 0.0.1, then 0.0.2 from step 6 on. " in done.stdout
     assert done.stdout.splitlines()[-1] == "NOT VERIFIED: the run is not the same"
     assert json.loads((tmp_path / "again" / "result.json").read_text())["digest"] == result["digest"]
 

@@ -41,6 +41,11 @@ class SearchDir(Directory):
         """The directory of a round."""
         return AblationDir(self.path / name)
 
+    def rounds(self) -> list[AblationDir]:
+        """The directories of the rounds in which trials were run."""
+        rounds = [AblationDir(path.parent) for path in sorted(self.path.glob("*/ablation.json"))]
+        return [files for files in rounds if files.holds_work()]
+
     def recorded(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
         """The content of `search.json`; None if the directory is new or empty.
 
@@ -70,7 +75,10 @@ class SearchDir(Directory):
 
     def write(self, question: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
         """Writes `search.json`; a number that is not finite becomes null."""
-        write_json(self.search, plain_json({**question, **{name: outcome.get(name) for name in _OUTCOME}}))
+        fields = {name: outcome.get(name) for name in _OUTCOME}
+        # A field of those searches alone that have some.
+        fields |= {"changes": outcome["changes"]} if outcome.get("changes") else {}
+        write_json(self.search, plain_json({**question, **fields}))
 
 
 def plain_json(value: Any) -> Any:

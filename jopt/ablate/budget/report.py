@@ -16,6 +16,7 @@ from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.results import write_csv
 from jopt.ablate.trials import plain
 from jopt.report import formats
+from jopt.report.differences import describe_mixture
 from jopt.report.page import Findings, Part
 from jopt.report.study import text
 
@@ -68,7 +69,8 @@ def finished_parts(files: SearchDir, config: Search, result: SearchResult) -> li
 
 def findings(result: SearchResult) -> list[str]:
     """The sentences that the terminal and both reports begin with."""
-    return [result.answer, f"The rounds ended with {result.stopped}."]
+    mixed = [describe_mixture(result.changes)] if result.changes else []
+    return [*mixed, result.answer, f"The rounds ended with {result.stopped}."]
 
 
 def write_pareto(files: SearchDir, result: SearchResult) -> None:
@@ -127,6 +129,7 @@ def summary(result: SearchResult) -> dict[str, Any]:
             "runner_up": None if other is None else other.estimate._asdict() | {"verdict": other.verdict},
         },
         "answer": result.answer,
+        "changes": list(result.changes),
     }
 
 

@@ -1,5 +1,6 @@
 """The result of a search: its rounds, its estimates and its answer."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jopt.ablate.budget.estimates import Key, PointEstimate
@@ -7,6 +8,7 @@ from jopt.ablate.budget.finalists import Final
 from jopt.ablate.budget.limits import Limit
 from jopt.ablate.results import Results
 from jopt.ablate.space import Value
+from jopt.typing import Record
 
 
 class Round(NamedTuple):
@@ -46,6 +48,7 @@ class SearchResult(NamedTuple):
       results: of all rounds together, without the finalists' round.
       confirmation: of the finalists' round; None if there was none.
       control: the dense point, from the rounds, and from the fresh seeds if there are some.
+      changes: of the surroundings, that were accepted.
     """
 
     budget: tuple[Limit, ...]
@@ -61,3 +64,4 @@ class SearchResult(NamedTuple):
     results: Results
     confirmation: Results | None
     control: list[PointEstimate]
+    changes: Sequence[Record] = ()

@@ -19,13 +19,17 @@ from jopt.ablate.checks import validate
 from jopt.ablate.config import Ablation
 from jopt.ablate.paired import resolution
 from jopt.ablate.results import Results, TrialRow
-from jopt.ablate.space import Space
+from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
-from jopt.config import require
+from jopt.config import canonical_json, require
 from jopt.report import PAGE, SILENT, Careful, Observer, attempt
+from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
-from jopt.train.workdir import Launch, never
+from jopt.train.config import Experiment
+from jopt.train.plan import source_fields
+from jopt.train.surroundings import mixture
+from jopt.train.workdir import Launch, Workdir, never
 
 CONFIRMATION = "confirm"
 
@@ -38,6 +42,7 @@ def search(
     command: str = "",
     launch: str = "",
     devices: int | None = None,
+    accept_changes: bool = False,
     observer: Observer = SILENT,
     stop: Callable[[], bool] = never,
     quiet: bool = True,
@@ -58,6 +63,8 @@ def search(
       command: what runs one trial alone, without its path; '' gives a line of Python.
       launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
+      accept_changes: continue even if the data, a source, a version, an option of JAX or the kind of device is not
+        what it was in the rounds before; the result then says so.
       observer: hears what goes on; `jopt.report.Console()` prints it.
       stop: asked at the end of every segment; once it says True, the running trials are saved and the search ends.
       quiet: has no effect: without an observer nothing is printed.
@@ -68,6 +75,7 @@ def search(
     Raises:
       ConfigError, RuleError: for a budget or a search that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
+      ChangedError: if rounds were run on other data, with other versions or numerics; nothing is changed.
       StopRequested: after `stop` said True, once the running trials have been saved.
     """
     del quiet
@@ -76,7 +84,7 @@ def search(
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     space = SearchSpace(ladders(config), config.excluded)
     files, observer = SearchDir(workdir), Careful(observer)
-    session = _Search(config, space, limits, files, observer, command, devices, stop)
+    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop)
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -86,9 +94,31 @@ def search(
     question = question_of(config, space.ladders, limits)
     recorded = files.recorded(question)
     files.make()
-    facts = manifests.collect(config.experiment, data.load(config.experiment.data).fingerprint)
-    with files.locked(), Launch(files).recorded(facts, dict):
-        return session.run(question, recorded, launch)
+    with files.locked():
+        session.launch = Launch(files, _facts(config.experiment, [space.point(cell) for cell in start], files))
+        rounds = files.rounds()
+        # A finished search is answered in any surroundings: nothing is computed that could be mixed, or written.
+        if (recorded or {}).get("status") == "finished":
+            return session.run(question, recorded, launch)
+        if rounds:
+            session.launch.admit(rounds, accept=accept_changes)
+            if session.launch.changes:
+                observer.warn(describe_mixture([change._asdict() for change in session.launch.changes]))
+        with session.launch.recorded(dict, kept=bool(rounds)):
+            return session.run(question, recorded, launch)
+
+
+def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir) -> dict[str, Any]:
+    """The facts of this process, with the data sets and sources of these points."""
+    configs = [with_fields(experiment, point.fields) for point in points]
+    datasets = {canonical_json(config.data): config.data for config in configs}
+    fingerprints = {name: data.load(config).fingerprint for name, config in datasets.items()}
+    sources = {source: Workdir(source) for config in configs for _, source in source_fields(config)}
+    digests = {
+        name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
+    }
+    facts = manifests.collect(experiment, fingerprints[canonical_json(configs[0].data)], files.path)
+    return facts | {"datasets": fingerprints, "sources": digests}
 
 
 @dataclasses.dataclass
@@ -96,6 +126,9 @@ class _Search:
     """One process's part of a search.
 
     Attributes:
+      accept_changes: whether to read rounds that were run in other surroundings.
+      launch: the record of this process.
+      finished: whether an earlier process had finished the search.
       rounds: proposed so far.
       round_results: their results, without the finalists'.
       trials_of: the trials of each cell, from the rounds without the finalists'.
@@ -109,7 +142,10 @@ class _Search:
     observer: Observer
     command: str
     devices: int | None
+    accept_changes: bool
     stop: Callable[[], bool]
+    launch: Launch = dataclasses.field(init=False)
+    finished: bool = False
     rounds: list[Round] = dataclasses.field(default_factory=list)
     round_results: list[Results] = dataclasses.field(default_factory=list)
     trials_of: dict[Cell, list[TrialRow]] = dataclasses.field(default_factory=dict)
@@ -125,7 +161,7 @@ class _Search:
         return self.config.confirm * (1 + self.config.finalists)
 
     def run(self, question: dict[str, Any], recorded: dict[str, Any] | None, launch: str) -> SearchResult:
-        finished = (recorded or {}).get("status") == "finished"
+        finished = self.finished = (recorded or {}).get("status") == "finished"
         # A latency is measured once: a second measurement could give another answer from the same trials.
         self.state = {"status": "running", "rounds": [], "latency": (recorded or {}).get("latency") or {}}
         self.question = question
@@ -206,6 +242,7 @@ class _Search:
             results=self._merged(),
             confirmation=confirmation,
             control=control,
+            changes=mixture(self.launch.manifest),
         )
 
     def _confirm(self, chosen: Sequence[PointEstimate]) -> tuple[Results | None, list[PointEstimate]]:
@@ -234,12 +271,22 @@ class _Search:
         self.state["rounds"] = [done._asdict() for done in self.rounds]
         results = read_round(self.files.round(name), ablation, grid_trials)
         self.observer.note(round_note(self.rounds[-1], results is not None))
-        if results is None:
+        runs = results is None
+        if runs:
             self._record()
-            grids.run(ablation, self.files.path / name, devices=self.devices, stop=self.stop)
+            grids.run(
+                ablation,
+                self.files.path / name,
+                devices=self.devices,
+                accept_changes=self.accept_changes,
+                stop=self.stop,
+            )
             # Read from the files even now, so that a resumed search computes with the same numbers.
             results = read_round(self.files.round(name), ablation, grid_trials)
             assert results is not None
+        # The data may have changed since this process began.
+        if runs or not self.finished:
+            self.launch.admit_part(self.files.round(name), accept=self.accept_changes)
         return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
 
     def grid(self, name: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Ablation:
