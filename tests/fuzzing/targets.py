@@ -180,6 +180,12 @@ def directories(scratch: Path) -> dict[str, Target[Document]]:
     all_trials = trials(ablation)
     first = all_trials[0].id
 
+    facts = _json(workdir.manifest)
+
+    def admit() -> None:
+        Launch(workdir, facts).admit(accept=False)
+        relaunch()
+
     def relaunch() -> None:
         train.run(config, run, observer=_Reading())
 
@@ -203,7 +209,7 @@ def directories(scratch: Path) -> dict[str, Target[Document]]:
     return {
         "config.json": target(workdir.config, workdir.load_config),
         "result.json": target(workdir.result, relaunch, sealed=True),
-        "manifest.json": target(workdir.manifest, lambda: (Launch(workdir), relaunch())),
+        "manifest.json": target(workdir.manifest, admit),
         "metrics.jsonl": target(workdir.metrics, workdir.load_rows, lines=True),
         "ablation.json": target(grid_dir.ablation, read_grid),
         "chunk result": target(chunk / "result.json", read_chunks, sealed=True),
