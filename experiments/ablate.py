@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from experiments.launch import config_of, define_accept_changes, define_path, launch, use_cores
+from experiments.launch import config_of, define_accept_changes, define_path, define_trust, launch, use_cores
 from experiments.signals import define_save_on, saving
 from jopt import ablate, report, train
 
@@ -21,9 +21,10 @@ _STRATEGY = flags.DEFINE_enum(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
 )
+_ACCEPT_CHANGES = define_accept_changes()
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _SAVE_ON = define_save_on()
-_ACCEPT_CHANGES = define_accept_changes()
+_TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> None:
             accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
             stop=stop,
+            trusted=_TRUST.value,
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.launch import define_path, define_trust, launch
+from experiments.launch import define_max_bytes, define_path, define_trust, launch
 from jopt import export, report, train
 from jopt.config import ConfigError
 from jopt.report.formats import binary, integer
@@ -27,6 +27,8 @@ _RAW = flags.DEFINE_bool(
     "raw_inputs", False, "StableHLO that takes inputs as the data set has them, and normalizes."
 )
 _TRUST = define_trust()
+_DATA_DIR = define_path("data_dir", None, "Directory of prepared data sets, instead of the config's.")
+_MAX_BYTES = define_max_bytes()
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 
 _WIDTH = 100  # Columns where the output is no terminal.
@@ -46,7 +48,15 @@ def main(argv: list[str]) -> None:
     console = report.open_console(_WIDTH)
     with console.status("loading the run, writing the files and running them on the test part"):
         try:
-            written = export.export(run.path, out, formats, raw_inputs=_RAW.value, trusted=_TRUST.value)
+            written = export.export(
+                run.path,
+                out,
+                formats,
+                raw_inputs=_RAW.value,
+                trusted=_TRUST.value,
+                data_dir=_DATA_DIR.value,
+                max_bytes=_MAX_BYTES.value,
+            )
         except OSError as error:
             raise WorkdirError(f"{run.path} cannot be exported to {out}: {error}") from error
     # Against the dense float32 network, as compression ratios are given in papers.

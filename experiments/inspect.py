@@ -13,7 +13,7 @@ from typing import Any
 import rich.console
 from absl import flags
 
-from experiments.launch import define_path, launch, packed_file
+from experiments.launch import define_max_bytes, define_path, launch, packed_file
 from jopt import codec, report
 from jopt.config import ConfigError, require
 from jopt.report import formats
@@ -28,6 +28,7 @@ _PAPER = flags.DEFINE_enum(
     list(report.PAPER_NETWORKS),
     "Show the numbers of Deep Compression for this network and those of the file.",
 )
+_MAX_BYTES = define_max_bytes()
 
 _WIDTH = 160  # Columns where the output is no terminal.
 _WIDEST_BARS = 110
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     path = packed_file(argv)
     # Before the file is read, which may take long: a wrong --html should fail at once.
     page = _page(path)
-    file = codec.read(path)
+    file = codec.read(path, max_bytes=_MAX_BYTES.value)
     _check(path, file.ledger)
     if _JSON.value:
         described = {"file": str(path), **report.ledger_json(file.ledger), "metadata": file.metadata}

@@ -16,7 +16,7 @@ from experiments.config_flag import ConfigFlag
 from experiments.signals import SavedAndStopped
 from jopt.ablate import Ablation
 from jopt.ablate.trials import trials
-from jopt.codec import CodecError
+from jopt.codec import MAX_BYTES, CodecError
 from jopt.config import ConfigError, require
 from jopt.data import DataError
 from jopt.export import ExportError
@@ -213,12 +213,12 @@ def packed_file(argv: list[str]) -> Path:
 
 
 def define_trust() -> flags.FlagHolder[bool]:
-    """The flag `--trust` of the apps that read a run which somebody else may have written."""
+    """The flag `--trust` of the apps that read files which somebody else may have written (`docs/security.md`)."""
     return flags.DEFINE_bool(
         "trust",
         False,
-        "Import the modules that the run's files name, such as those of methods of your own: their "
-        "code is run. Only for files whose origin you trust.",
+        "Import the modules that run directories, packed files and data sets name, such as those of your own "
+        "methods: their code is run. Use the paths that they name. Only for files whose origin you trust.",
     )
 
 
@@ -230,6 +230,12 @@ def define_accept_changes() -> flags.FlagHolder[bool]:
         "Resume even if the data, a source, a version, an option of JAX or the kind of device is not what it was. "
         "The result then mixes both, and says so.",
     )
+
+
+def define_max_bytes() -> flags.FlagHolder[int]:
+    """The flag `--max_bytes` of the apps that read packed files: one of 30 bytes can claim any amount of memory."""
+    text = "Memory that the tensors of a packed file may take, in bytes; more is an error before it is allocated."
+    return flags.DEFINE_integer("max_bytes", MAX_BYTES, text, lower_bound=1)
 
 
 def use_cores(count: int | None) -> None:

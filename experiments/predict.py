@@ -13,9 +13,9 @@ import numpy as np
 from absl import flags
 from jaxtyping import PyTree
 
-from experiments.launch import define_path, define_trust, launch, packed_file
-from jopt import data, measure, quantize, report, train
-from jopt.config import ConfigError
+from experiments.launch import define_max_bytes, define_path, define_trust, launch, packed_file
+from jopt import codec, data, measure, quantize, report, train
+from jopt.config import ConfigError, require
 from jopt.measure import latency
 from jopt.quantize import integer
 from jopt.report import formats
@@ -26,12 +26,14 @@ from jopt.train.step import cross_entropy, in_batches
 _DATA = flags.DEFINE_string("data", None, "Name of the data set; by default the one that the model was trained on.")
 _DATA_DIR = define_path("data_dir", None, "Directory of prepared data sets.")
 _TRUST = define_trust()
+_MAX_BYTES = define_max_bytes()
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Part of the data set.")
 _BATCH = flags.DEFINE_integer("batch", 64, "Examples in a call, for the second latency.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 50, "Calls that are timed.", lower_bound=1)
 _INTEGER = flags.DEFINE_bool("integer", False, "Also compute in the integers that the file holds.")
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 
+_UNASKED = 2**30  # Bytes that making a set which only the file asks for may take.
 _WIDTH = 100  # Columns where the output is no terminal.
 
 
@@ -68,9 +70,9 @@ def main(argv: list[str]) -> None:
     """Runs the packed model that `argv` names on `--data`."""
     path = packed_file(argv)
     train.enable_cache(_CACHE.value)
-    model = packed.load(path, trusted=_TRUST.value)
+    model = packed.load(path, trusted=_TRUST.value, max_bytes=_MAX_BYTES.value)
     ways = {"float": floating(model)} | ({"integers": integers(model)} if _INTEGER.value else {})
-    dataset = dataset_for(model, _DATA.value, _DATA_DIR.value)
+    dataset = dataset_for(model, _DATA.value, _DATA_DIR.value, _MAX_BYTES.value, trusted=_TRUST.value)
     arrays = data.device_arrays(dataset, _SPLIT.value)
     # One example shows the latency of a request, a batch the throughput; `--batch=1` is timed once.
     sizes = sorted({1, _BATCH.value})
@@ -87,26 +89,48 @@ def main(argv: list[str]) -> None:
         console.print(f"In integers {same:,} of {arrays.labels.shape[0]:,} examples are predicted as in float.")
 
 
-def dataset_for(model: packed.PackedModel, name: str | None, data_dir: str | None) -> data.Dataset:
+def dataset_for(
+    model: packed.PackedModel,
+    name: str | None,
+    data_dir: str | None,
+    max_bytes: int = codec.MAX_BYTES,
+    *,
+    trusted: bool = False,
+) -> data.Dataset:
     """The data set of this name (None: that of the model), in the layout of the model's inputs.
 
     Inputs are normalized with the mean and standard deviation of the model, not with those of the set.
 
+    The file says which set, so the set is compared with the model before anything is downloaded or made, and what
+    costs much needs the user's word.
+
+    Args:
+      model: the packed model.
+      name: the user's choice; None: none.
+      data_dir: the directory of prepared data sets; None is the default one, whatever the file says.
+      max_bytes: memory that making a synthetic set may take.
+      trusted: as for `jopt.data.load`, and whether a download or a large synthetic set needs no `name`.
+
     Raises:
-      ConfigError: if its examples or classes are not those of the model.
+      ConfigError: if its examples or classes are not those of the model; if it is large, or must be downloaded, and
+        was not asked for.
     """
     config = dataclasses.replace(model.data, data_dir=data_dir, train_examples=None)
     if name is not None and name != model.data.name:
         # The labels of another set have another meaning, so the model's mapping does not apply.
         config = dataclasses.replace(config, name=name, relabel=())
-    dataset = data.load(config)
-    shape, model_shape = dataset.train.inputs.shape[1:], model.input_shape
-    if shape != model_shape:
-        raise ConfigError("--data", config.name, f"a set of examples of shape {model_shape} (this one has {shape})")
-    if dataset.num_classes != model.num_classes:
-        accepted = f"a set of {model.num_classes} classes (this one has {dataset.num_classes})"
-        raise ConfigError("--data", config.name, accepted)
-    return dataset._replace(mean=model.mean, std=model.std)
+    outline = data.outline(config, trusted=trusted)
+    shape, classes, size = outline.shape, outline.num_classes, outline.bytes_to_make
+    accepted = f"a set of examples of shape {model.input_shape} (this one has {shape})"
+    require(shape == model.input_shape, "--data", config.name, accepted)
+    accepted = f"a set of {model.num_classes} classes (this one has {classes})"
+    require(classes == model.num_classes, "--data", config.name, accepted)
+    accepted = f"a set that takes at most --max_bytes={max_bytes} to make (this one takes {size})"
+    require(size <= max_bytes, "--data", config.name, accepted)
+    cost = "downloaded" if outline.downloads else f"made, which takes {formats.binary(size)} of memory"
+    accepted = f"given: the file names {config.name!r}, which would be {cost}; --data={config.name} asks for it"
+    require(trusted or name is not None or not (outline.downloads or size > _UNASKED), "--data", name, accepted)
+    return data.load(config, trusted=trusted)._replace(mean=model.mean, std=model.std)
 
 
 def floating(model: packed.PackedModel) -> Way:

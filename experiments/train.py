@@ -5,7 +5,7 @@ python -m experiments.train --config=configs/digits_mlp.py --workdir=runs/a --co
 
 from absl import flags
 
-from experiments.launch import define_accept_changes, define_path, experiment, launch
+from experiments.launch import define_accept_changes, define_path, define_trust, experiment, launch
 from experiments.signals import define_save_on, saving
 from jopt import report, train
 
@@ -21,6 +21,7 @@ _MINUTES = flags.DEFINE_float(
     "the config says so. No number of the run depends on it.",
     lower_bound=0.0,
 )
+_TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
 
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
             accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
             stop=stop,
+            trusted=_TRUST.value,
             checkpoint_minutes=_MINUTES.value,
         )
 

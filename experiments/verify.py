@@ -14,13 +14,14 @@ from experiments.launch import define_path, define_trust, launch
 from jopt import report, train
 from jopt.config import ConfigError
 from jopt.report.differences import describe_mixture, differing
-from jopt.train import metrics
+from jopt.train import finished, metrics
 from jopt.train.surroundings import compare, surroundings
 from jopt.train.workdir import Workdir, WorkdirError, read_manifest
 
 _AGAIN = define_path("again", None, "New or empty directory to run in, kept; by default a temporary one.")
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
 _TRUST = define_trust()
+_DATA_DIR = define_path("data_dir", None, "Directory of prepared data sets, instead of the config's.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Show only the comparison, not the run.")
 
 # Fields of a result that depend on the speed of the machine, and the one that tells how the first run came about.
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
             f"{first.path} was run with a {' and a '.join(custom_parts)} given from Python, in addition to its "
             "config; only the program that gave it can run it again"
         )
-    config, (result, rows, edits) = first.load_config(trusted=_TRUST.value), first.load_edited()
+    config = finished.load_config(first, trusted=_TRUST.value, data_dir=_DATA_DIR.value)
+    result, rows, edits = first.load_edited()
     rows = metrics.without_timing(rows)
     train.enable_cache(_CACHE.value)
     with contextlib.ExitStack() as stack:
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
         # An old run of the same config would be resumed as finished, and verify itself.
         if second.path.is_dir() and any(second.path.iterdir()):
             raise WorkdirError(f"--again={second.path} is not empty: a run that is there would not be run again")
-        again = train.run(config, second.path, observer=report.Console(_QUIET.value))
+        again = train.run(config, second.path, observer=report.Console(_QUIET.value), trusted=_TRUST.value)
         rows_again = metrics.without_timing(second.load_rows())
         problems = [*edits, *_results(result, again), *_metrics(rows, rows_again), *_packed(first, second)]
         environment = _environment(first, second)

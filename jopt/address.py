@@ -39,7 +39,7 @@ class Slot(NamedTuple):
     hint: Any
 
 
-def slots(config: Any) -> list[Slot]:
+def slots(config: object) -> list[Slot]:
     """Every part of a config that can be set: fields, and the methods of stages.
 
     Example:
@@ -50,7 +50,7 @@ def slots(config: Any) -> list[Slot]:
     return list(_slots(config, "", ""))
 
 
-def _slots(config: Any, path: str, name: str) -> typing.Iterator[Slot]:
+def _slots(config: object, path: str, name: str) -> typing.Iterator[Slot]:
     for field, hint, value in fields(config):
         field_path, field_name = join_path(path, field.name), join_path(name, field.name)
         yield Slot(field_path, field_name, hint)
@@ -65,7 +65,7 @@ def _slots(config: Any, path: str, name: str) -> typing.Iterator[Slot]:
                 yield from _slots(element, inner, join_path(name, label))
 
 
-def resolve(config: Any, address: str, value: Any = None) -> Slot:
+def resolve(config: object, address: str, value: object = None) -> Slot:
     """The part of a config that an address names.
 
     Args:
@@ -100,7 +100,7 @@ def resolve(config: Any, address: str, value: Any = None) -> Slot:
     raise ConfigError(address, value, f"absent: {_explanation(config, all_slots, address)}")
 
 
-def _absent_method(config: Any, all_slots: list[Slot], address: str) -> Slot | None:
+def _absent_method(config: object, all_slots: list[Slot], address: str) -> Slot | None:
     """The slot of a method that a stage does not have yet: the address ends in the name of a method class."""
     owner, _, name = address.rpartition(".")
     # By subclass and not by a list, so that a method of another package can be addressed once it is imported.
@@ -118,7 +118,7 @@ def _subclasses(cls: type) -> typing.Iterator[Any]:
         yield from _subclasses(derived)
 
 
-def _explanation(config: Any, all_slots: list[Slot], address: str) -> str:
+def _explanation(config: object, all_slots: list[Slot], address: str) -> str:
     """Why an address names no part: the fields of its owner, or the nearest addresses."""
     owner, _, _ = address.rpartition(".")
     inside = [slot for slot in all_slots if owner in (slot.name.rpartition(".")[0], slot.path.rpartition(".")[0])]
@@ -142,12 +142,12 @@ def _explanation(config: Any, all_slots: list[Slot], address: str) -> str:
     return f"no part of the config has this address; near are {', '.join(near) or 'none'}"
 
 
-def canonical(config: Any, address: str) -> str:
+def canonical(config: object, address: str) -> str:
     """The canonical path of an address."""
     return resolve(config, address).path
 
 
-def get(config: Any, address: str) -> Any:
+def get(config: object, address: str) -> Any:
     """The value of the part that an address names; None for a method that the stage does not have."""
     value: Any = config
     for step in steps(resolve(config, address).path):
@@ -174,7 +174,7 @@ def _enter(value: Any, step: str | int) -> Any:
     return next((method for method in getattr(value, "methods", ()) if method.name == step), None)
 
 
-def with_values(config: C, values: Mapping[str, Any]) -> C:
+def with_values(config: C, values: Mapping[str, object]) -> C:
     """A copy of a config with values set at addresses.
 
     An integer becomes a float where the field is declared float, so that 0 and 0.0 are the same experiment. A part
@@ -202,7 +202,7 @@ def with_values(config: C, values: Mapping[str, Any]) -> C:
     return as_declared(config, type(config))
 
 
-def _depth(config: Any, address: str) -> int:
+def _depth(config: object, address: str) -> int:
     try:
         return len(steps(resolve(config, address).path))
     # Not there yet: it is tried again after a part that may contain it has been set.
@@ -222,7 +222,7 @@ def _set(owner: Any, path: list[str | int], value: Any, address: str) -> Any:
     return replaced(owner, {"methods": _set_method(owner.methods, step, tail, value, address)})
 
 
-def _set_method(methods: tuple[Method, ...], name: str, tail: list[str | int], value: Any, address: str) -> Any:
+def _set_method(methods: tuple[Method, ...], name: str, tail: list[str | int], value: object, address: str) -> Any:
     if tail:
         return tuple(_set(m, tail, value, address) if m.name == name else m for m in methods)
     if value is not None and (not isinstance(value, Method) or value.name != name):
@@ -238,7 +238,7 @@ def _set_method(methods: tuple[Method, ...], name: str, tail: list[str | int], v
     return tuple(method for method in new if method is not None)
 
 
-def as_declared(value: Any, hint: Any) -> Any:
+def as_declared(value: object, hint: object) -> Any:
     """`value` with floats for integers, and tuples for lists, where its type declares them.
 
     A value of another type stays as it is: the checks of the config report it with the field's name.

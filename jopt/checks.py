@@ -64,7 +64,7 @@ def check_regex(field: str, pattern: str) -> None:
 
 
 def check_rules(
-    rules: Sequence[tuple[str, Any]], field: str, check_value: Callable[[str, Any], None] | None = None
+    rules: Sequence[tuple[str, object]], field: str, check_value: Callable[[str, Any], None] | None = None
 ) -> None:
     """Checks rules from path patterns to values. Whether they match parameters is known only in a plan.
 
@@ -129,7 +129,7 @@ class OpenFunction(NamedTuple):
     required: frozenset[str]
     optional: frozenset[str]
 
-    def call(self, values: Mapping[str, Any]) -> Any:
+    def call(self, values: Mapping[str, object]) -> Any:
         """Calls the function with those of the values that it reads."""
         names = self.required | self.optional
         return self.function(**{name: value for name, value in values.items() if name in names})

@@ -16,7 +16,7 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C")
@@ -35,7 +35,7 @@ class ConfigError(ValueError):
       optimizer.momentum must be a number in [0, 1), got 1.5
     """
 
-    def __init__(self, field: str, value: Any, accepted: str):
+    def __init__(self, field: str, value: object, accepted: str):
         super().__init__(f"{field} must be {accepted}, got {_shown(value)}")
         self.field, self.value, self.accepted = field, value, accepted
 
@@ -43,7 +43,7 @@ class ConfigError(ValueError):
         return type(self), (self.field, self.value, self.accepted)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         return repr(value)
     # Python writes no integer of more than some thousand digits.
@@ -61,7 +61,7 @@ def is_text(value: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def require(condition: bool, field: str, value: Any, accepted: str) -> None:
+def require(condition: bool, field: str, value: object, accepted: str) -> None:
     """Raises `ConfigError(field, value, accepted)` unless `condition` holds.
 
     Example:
@@ -108,7 +108,7 @@ def join_path(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def check_types(config: Any, path: str = "") -> None:
+def check_types(config: object, path: str = "") -> None:
     """Raises `ConfigError` where a value's type is not what its dataclass declares.
 
     An `int` is accepted where a `float` is declared; a `bool` never counts as a number. Traced and concrete
@@ -164,7 +164,7 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
     return isinstance(value, hint)
 
 
-def type_name(hint: Any) -> str:
+def type_name(hint: object) -> str:
     """A declared type, as messages name it."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(type_name(a) for a in typing.get_args(hint))
@@ -179,7 +179,7 @@ CLASS = "class"
 """The JSON key that names a value's class, where its field is declared a class that it derives from."""
 
 
-def to_dict(config: Any, path: str = "") -> dict[str, Any]:
+def to_dict(config: object, path: str = "") -> dict[str, Any]:
     """The config as JSON-ready dictionaries and lists, in declaration order.
 
     Raises:
@@ -191,7 +191,7 @@ def to_dict(config: Any, path: str = "") -> dict[str, Any]:
 
 
 def encode(
-    value: Any, hint: Any = None, fields_of: Callable[[Any, str], dict[str, Any]] = to_dict, path: str = ""
+    value: object, hint: object = None, fields_of: Callable[[Any, str], dict[str, Any]] = to_dict, path: str = ""
 ) -> Any:
     """A value, JSON-ready.
 
@@ -213,7 +213,7 @@ def encode(
     return value
 
 
-def _class_tag(value: Any, hint: Any, path: str) -> dict[str, str]:
+def _class_tag(value: object, hint: object, path: str) -> dict[str, str]:
     if hint is None or type(value) in (hint, *typing.get_args(hint)):
         return {}
     from jopt.reference import name_of
@@ -221,7 +221,7 @@ def _class_tag(value: Any, hint: Any, path: str) -> dict[str, str]:
     return {CLASS: name_of(type(value), path)}
 
 
-def _element_hints(hint: Any, count: int) -> list[Any]:
+def _element_hints(hint: object, count: int) -> list[Any]:
     """The declared type of each of the elements of a tuple or a list; None where none is declared."""
     args = [a for a in typing.get_args(hint) if a is not type(None)]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -232,14 +232,16 @@ def _element_hints(hint: Any, count: int) -> list[Any]:
     return [*args, *[args[0] if len(args) == 1 else None] * count][:count] if args else [None] * count
 
 
-def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "", *, trusted: bool = False) -> C:
+def from_dict(
+    cls: type[C], values: Mapping[str, object], path: str = "", *, trusted: bool | Collection[str] = False
+) -> C:
     """Rebuilds a config of type `cls` from what `to_dict` gave.
 
     Args:
       cls: the class.
       values: JSON objects.
       path: where it stands, for messages.
-      trusted: whether modules that the values name may be imported (`jopt.reference.resolve`).
+      trusted: whether modules that the values name may be imported (`jopt.trust.Trusted`).
 
     Raises:
       ConfigError: for an unknown field, a value of another type, or a class that may not be imported.
@@ -260,7 +262,7 @@ def _names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
 
 
-def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
+def decode(value: object, hint: object, path: str, trusted: bool | Collection[str] = False) -> Any:
     """The value of a field of type `hint` from what `encode` gave; `path` and `trusted` as in `from_dict`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType) and isinstance(value, Mapping | list):
@@ -295,23 +297,23 @@ def decode(value: Any, hint: Any, path: str, trusted: bool = False) -> Any:
     return value
 
 
-def _may_be_reference(hint: Any) -> bool:
+def _may_be_reference(hint: object) -> bool:
     """Whether a string in a field of this type may name a function or a class of any module."""
     args = typing.get_args(hint)
     return str in args and (_has_callable(hint) or any(map(dataclasses.is_dataclass, args)))
 
 
-def _has_callable(hint: Any) -> bool:
+def _has_callable(hint: object) -> bool:
     """Whether a type accepts functions."""
     return any(collections.abc.Callable in (a, typing.get_origin(a)) for a in (hint, *typing.get_args(hint)))
 
 
-def is_node(value: Any) -> bool:
+def is_node(value: object) -> bool:
     """Whether a value is a dataclass instance."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def nodes_of(name: str, path: str, value: Any) -> list[str] | None:
+def nodes_of(name: str, path: str, value: object) -> list[str] | None:
     """The paths of the dataclasses in a list or a tuple; None for any other value.
 
     An element whose class has a name (a method: `prune`) stands under its owner's path by that name, so that
@@ -338,13 +340,13 @@ def _element_paths(path: str, value: Any) -> list[str]:
     return nodes_of(name, owner, value) or [f"{path}[{i}]" for i in range(len(value))]
 
 
-def class_name(value: Any) -> str:
+def class_name(value: object) -> str:
     """The name that a class gives all of its instances, as `jopt.method.Method` does; "" without one."""
     name = getattr(type(value), "name", "")
     return name if isinstance(name, str) and "name" not in _names(type(value)) else ""
 
 
-def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `(dotted path, value)` of every leaf; list elements are written `stages[0].epochs`."""
     for field, _, value in fields(config):
         if is_node(value):
@@ -370,7 +372,7 @@ def map_leaves(config: C, change: Callable[[str, Any, dataclasses.Field, Any], A
     return replaced(config, values)
 
 
-def replaced(config: C, values: Mapping[str, Any]) -> C:
+def replaced(config: C, values: Mapping[str, object]) -> C:
     """A copy of a dataclass, frozen or not, with these fields set."""
     # Without `__init__`: a frozen dataclass with checks in `__post_init__` could not hold tracers.
     new = copy.copy(config)
@@ -379,12 +381,12 @@ def replaced(config: C, values: Mapping[str, Any]) -> C:
     return new
 
 
-def canonical_json(config: Any) -> str:
+def canonical_json(config: object) -> str:
     """The fields that differ from their defaults, as sorted JSON: adding a defaulted field changes nothing."""
     return json.dumps(changed(config), sort_keys=True, separators=(",", ":"))
 
 
-def changed(config: Any, path: str = "") -> dict[str, Any]:
+def changed(config: object, path: str = "") -> dict[str, Any]:
     """The fields that differ from their defaults, JSON-ready."""
     values = {}
     for field, hint, value in fields(config):
@@ -403,7 +405,7 @@ def changed(config: Any, path: str = "") -> dict[str, Any]:
     return values
 
 
-def changed_leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def changed_leaves(config: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `(dotted path, value)` of the leaves that differ from their defaults, JSON-ready.
 
     An element of a list or a tuple comes with its class, under its own path, before its fields.
@@ -421,6 +423,6 @@ def changed_leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield field_path, value
 
 
-def fingerprint(config: Any) -> str:
+def fingerprint(config: object) -> str:
     """The SHA-256 (hexadecimal) of the config's class and its non-default fields."""
     return hashlib.sha256(f"{type(config).__name__}:{canonical_json(config)}".encode()).hexdigest()

@@ -19,12 +19,12 @@ from jopt.config import ConfigError, canonical_json, map_leaves, require
 Hyper = Mapping[str, Any]
 
 
-def swept(default: Any) -> Any:
+def swept(default: object) -> Any:
     """Declares a dataclass field whose integer is a number in the program, not a part of its structure."""
     return dataclasses.field(default=default, metadata={"swept": True})
 
 
-def structural(default: Any) -> Any:
+def structural(default: object) -> Any:
     """Declares a dataclass field whose float is a part of the program's structure."""
     return dataclasses.field(default=default, metadata={"swept": False})
 
@@ -62,7 +62,7 @@ def as_traced(value: float) -> float:
         return float(np.float32(value))
 
 
-def known(config: Any) -> Any:
+def known(config: object) -> Any:
     """The config as its package's `validate` takes it: concrete numbers as Python numbers, tracers as any number.
 
     Functions that get a config check it with this, so that one check serves configs of plain numbers and configs
@@ -97,7 +97,7 @@ def known(config: Any) -> Any:
     return _replace(config, "", number)
 
 
-def check_number(field: str, value: Any, good: Callable[[np.ndarray], Any], accepted: str) -> None:
+def check_number(field: str, value: object, good: Callable[[np.ndarray], Any], accepted: str) -> None:
     """Raises `ConfigError` unless a concrete number, or every one of an array, is finite and `good`.
 
     Args:
@@ -121,7 +121,7 @@ def check_number(field: str, value: Any, good: Callable[[np.ndarray], Any], acce
 class _Any:
     """Makes every comparison of a number true."""
 
-    def __lt__(self, other: Any) -> bool:
+    def __lt__(self, other: object) -> bool:
         del other
         return True
 
@@ -136,7 +136,7 @@ class _AnyInt(_Any, int):
     pass
 
 
-def split(config: Any) -> tuple[Structure, dict[str, np.ndarray]]:
+def split(config: object) -> tuple[Structure, dict[str, np.ndarray]]:
     """Splits `config` into its structure and its swept numbers.
 
     Args:
@@ -166,7 +166,7 @@ def split(config: Any) -> tuple[Structure, dict[str, np.ndarray]]:
     hyper: dict[str, np.ndarray] = {}
 
     # 0 in place of the number: the template, and so the identity, is the same for every value of a sweep.
-    def take(path: str, value: Any, hint: Any) -> Any:
+    def take(path: str, value: object, hint: object) -> Any:
         try:
             hyper[path] = np.asarray(value, _dtype(path, hint))
         except OverflowError as error:
@@ -194,7 +194,7 @@ def join(structure: Structure, hyper: Hyper) -> Any:
     """
     seen: set[str] = set()
 
-    def put(path: str, value: Any, hint: Any) -> Any:
+    def put(path: str, value: object, hint: object) -> Any:
         del value, hint
         if path not in hyper:
             raise ValueError(f"hyper lacks {path!r}; it has {sorted(hyper)}")
@@ -207,26 +207,26 @@ def join(structure: Structure, hyper: Hyper) -> Any:
     return config
 
 
-def _replace(config: Any, path: str, change: Callable[[str, Any, Any], Any]) -> Any:
+def _replace(config: object, path: str, change: Callable[[str, Any, Any], Any]) -> Any:
     """A copy of `config` with `change(path, value, declared type)` in its swept leaves."""
 
-    def swept_only(path: str, value: Any, field: dataclasses.Field, hint: Any) -> Any:
+    def swept_only(path: str, value: object, field: dataclasses.Field, hint: object) -> Any:
         return change(path, value, hint) if _is_swept(field, hint, value) else value
 
     return map_leaves(config, swept_only, path)
 
 
-def _is_swept(field: dataclasses.Field, hint: Any, value: Any) -> bool:
+def _is_swept(field: dataclasses.Field, hint: object, value: object) -> bool:
     if value is None or isinstance(value, bool | str | tuple | list) or callable(value):
         return False
     return field.metadata.get("swept", _is_float(hint))
 
 
-def _is_float(hint: Any) -> bool:
+def _is_float(hint: object) -> bool:
     return hint is float or float in typing.get_args(hint)
 
 
-def _dtype(path: str, hint: Any) -> type:
+def _dtype(path: str, hint: object) -> type:
     if _is_float(hint):
         return np.float32
     return np.uint32 if path.split(".")[-1] == "seed" else np.int32

@@ -61,7 +61,7 @@ def replace_layers(
     """
     refuse_jitted(fn)
 
-    def intercepted(*args: Any, **kwargs: Any) -> Any:
+    def intercepted(*args: object, **kwargs: object) -> Any:
         ran = False
 
         def interceptor(
@@ -78,7 +78,7 @@ def replace_layers(
             key = None if args else next(iter(kwargs), "input")
             x = kwargs.get(key) if key else args[0]
 
-            def with_input(x: jax.Array, **attributes: Any) -> jax.Array:
+            def with_input(x: jax.Array, **attributes: object) -> jax.Array:
                 run = _variant(module, attributes) if attributes else call
                 y = run(**{**kwargs, key: x}) if key else run(x, *args[1:], **kwargs)
                 return _array(module, "gives", y)
@@ -178,7 +178,7 @@ class LayerCall(NamedTuple):
     output: Array
 
 
-def names(fn: Forward, *args: Any, **kwargs: Any) -> dict[str, tuple[LayerCall, ...]]:
+def names(fn: Forward, *args: object, **kwargs: object) -> dict[str, tuple[LayerCall, ...]]:
     """The layers that `fn(*args, **kwargs)` calls, with their shapes. Nothing is computed.
 
     Args:
@@ -202,7 +202,7 @@ def names(fn: Forward, *args: Any, **kwargs: Any) -> dict[str, tuple[LayerCall, 
     """
     order: list[str] = []
 
-    def forward(*args: Any) -> dict[str, tuple[LayerCall, ...]]:
+    def forward(*args: object) -> dict[str, tuple[LayerCall, ...]]:
         _, calls = capture(fn)(*args, **kwargs)
         order.extend(calls)  # eval_shape gives dictionaries back with sorted keys
         return calls
@@ -238,11 +238,11 @@ def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, 
     """
     refuse_jitted(fn)
 
-    def captured(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, tuple[LayerCall, ...]]]:
+    def captured(*args: object, **kwargs: object) -> tuple[Any, dict[str, tuple[LayerCall, ...]]]:
         calls: dict[str, tuple[LayerCall, ...]] = {}
         outside = get_opaque_trace_state()
 
-        def see(module: nn.Module, call: Callable[[Any], Any], x: Any) -> Any:
+        def see(module: nn.Module, call: Callable[[Any], Any], x: object) -> Any:
             path = path_of(module)
             if get_opaque_trace_state() != outside:
                 raise ValueError(
@@ -355,7 +355,7 @@ def _calls_and_norms(fn: Forward, axes: dict[str, tuple[Axes, Axes]] | None = No
     The axes of features of each layer go into `axes`, where it is given.
     """
 
-    def run(*args: Any) -> tuple[dict[str, tuple[LayerCall, ...]], list[LayerCall]]:
+    def run(*args: object) -> tuple[dict[str, tuple[LayerCall, ...]], list[LayerCall]]:
         norms = []
 
         def see(
@@ -379,14 +379,14 @@ def _calls_and_norms(fn: Forward, axes: dict[str, tuple[Axes, Axes]] | None = No
     return run
 
 
-def _norm_calls(fn: Forward, *args: Any) -> dict[tuple[str, int], int]:
+def _norm_calls(fn: Forward, *args: object) -> dict[tuple[str, int], int]:
     """From (path, number of the call) to the number of the batch normalization that takes its output.
 
     Read from the trace: what is called next in Python may stand behind an activation.
     """
     order: list[tuple[str, int]] = []
 
-    def flat(*args: Any) -> list[jax.Array]:
+    def flat(*args: object) -> list[jax.Array]:
         calls, norms = _calls_and_norms(fn)(*args)
         order.extend((path, i) for path, layer_calls in calls.items() for i in range(len(layer_calls)))
         return [call.output for layer_calls in calls.values() for call in layer_calls] + [n.input for n in norms]

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 
 from jopt.config import ConfigError
+from jopt.trust import Trusted, check_module, is_trusted
 
 C = TypeVar("C")
 
@@ -30,7 +31,7 @@ def is_reference(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
-def resolve(reference: str, field: str, *, trusted: bool = True) -> Any:
+def resolve(reference: str, field: str, *, trusted: Trusted = True) -> Any:
     """The object that `package.module:name` names.
 
     Its module is imported, which runs the module's code. Nothing else is evaluated: the name after the colon is
@@ -39,15 +40,15 @@ def resolve(reference: str, field: str, *, trusted: bool = True) -> Any:
     Args:
       reference: such as `my_package.optimizers:signed_momentum`, or `module:Class.method`.
       field: the config field that holds it, for the message.
-      trusted: False for a config that somebody else wrote, such as the config file of a run directory that was
-        downloaded. Then only modules of jopt, and modules that this process has imported already, are read.
+      trusted: False for a foreign config (`jopt.trust`), such as that of a run directory that was downloaded. Then
+        only what jopt itself defines is returned.
 
     Returns:
       The object.
 
     Raises:
       ConfigError: if `reference` is not of that form, its module is missing or fails to import, the module does not
-        have the name, or `trusted` is False and the module would have to be imported.
+        have the name or lies in a run directory, or `trusted` is False and the object is not jopt's.
 
     Example:
       >>> resolve("jopt.keys:stream", "score").__name__
@@ -71,27 +72,33 @@ def resolve(reference: str, field: str, *, trusted: bool = True) -> Any:
                 hint = " (it was defined in a script: move it to a module that can be imported)"
             raise ConfigError(field, reference, f"a name that exists: {owner} has no {part!r}{hint}")
         target = getattr(target, part)
+    # A module of jopt leads to all that it imports: `jopt.files:os.remove` is a function of `os`.
+    if is_trusted(module_name, False) and trusted is not True:
+        _check_trusted(getattr(target, "__module__", None) or type(target).__module__, reference, field, trusted)
     return target
 
 
-def _module(name: str, reference: str, field: str, trusted: bool) -> ModuleType:
-    # A module that is imported already runs no more code, so it is safe to read it whoever wrote the config.
+def _module(name: str, reference: str, field: str, trusted: Trusted) -> ModuleType:
+    # Also where it is imported already: a foreign config could name any function of `os`, and jopt would call it.
+    _check_trusted(name, reference, field, trusted)
     if name in sys.modules:
         return sys.modules[name]
-    if not trusted and name.partition(".")[0] != "jopt":
-        raise ConfigError(
-            field,
-            reference,
-            f"a reference to a module that is imported already: this config is not trusted, and importing {name!r} "
-            f"would run its code. If you trust it, import {name} first, or read the config as trusted (apps: "
-            "--trust)",
-        )
+    check_module(name, field, reference)
     try:
         return importlib.import_module(name)
     # The module is the user's, and can fail in any way while it is imported; the field must be named in each.
     except Exception as error:
         accepted = f"a reference to a module that can be imported ({type(error).__name__}: {error})"
         raise ConfigError(field, reference, accepted) from error
+
+
+def _check_trusted(module: str, reference: str, field: str, trusted: Trusted) -> None:
+    if not is_trusted(module, trusted):
+        accepted = (
+            f"a reference to something of jopt: this config is not trusted, and {module!r} would run. If you trust "
+            "it, read it with trusted=True (apps: --trust)"
+        )
+        raise ConfigError(field, reference, accepted)
 
 
 def name_of(target: object, field: str = "callable") -> str:
@@ -146,7 +153,7 @@ def _remedy(target: object, path: str | None) -> str:
     return "define it with `def` or `class` at the top level of a module"
 
 
-def call(function: Callable[..., Any], *args: Any, **offered: Any) -> Any:
+def call(function: Callable[..., Any], *args: object, **offered: object) -> Any:
     """Calls a user's function with `args`, and with those keywords of `offered` that it has parameters for.
 
     So a function of one argument can stay one, and a function that needs more says so by its parameters.

@@ -18,7 +18,7 @@ class RuleError(ValueError):
     """A rule does not parse, or matches no parameter."""
 
 
-def path_name(path: Sequence[Any]) -> str:
+def path_name(path: Sequence[object]) -> str:
     """A JAX key path as a slash-joined name.
 
     Example:

@@ -205,7 +205,9 @@ def _frozen(config: Transfer, paths: Sequence[str]) -> dict[str, str]:
     return {a.path: a.pattern for a in assigned if a.pattern is not None}
 
 
-def _assign(field: str, patterns: Sequence[tuple[str, Any]], paths: Iterable[str]) -> list[rules.Assignment[Any]]:
+def _assign(
+    field: str, patterns: Sequence[tuple[str, object]], paths: Iterable[str]
+) -> list[rules.Assignment[Any]]:
     try:
         return rules.plan(patterns, dict.fromkeys(paths, 0), None)
     except RuleError as error:

@@ -274,7 +274,7 @@ def _key(key: Key | None, position: int) -> jax.Array | None:
     return None if key is None else jax.random.fold_in(key, position)
 
 
-def check_shape(path: Sequence[Any], shape: Shape, parameter: Shape) -> None:
+def check_shape(path: Sequence[object], shape: Shape, parameter: Shape) -> None:
     """Raises ValueError unless an array that a projection is given has its parameter's shape.
 
     Args:

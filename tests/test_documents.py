@@ -80,7 +80,7 @@ def assert_method(method, field, text):
     config = Experiment(stages=[Stage("train", methods=(method,))])
     validate(config)
     assert f"stages[0].{method.name}.{field}" in hyper.split(config)[1]
-    assert from_dict(Experiment, to_dict(config)) == config
+    assert from_dict(Experiment, to_dict(config), trusted=True) == config
     assert get(overridden(config, {f"{method.name}.{field}": text}), field) == float(text)
 
 

@@ -116,10 +116,13 @@ def test_an_untrusted_config_runs_no_code(package):
         resolve("hers_marked:make", "score", trusted=False)
     assert error.value.field == "score"
     assert "hers_marked" not in sys.modules and not hasattr(sys, "hers_ran")
-    # Our own modules are trusted, and so is what the user has imported.
+    # Our own modules are trusted; what is imported already is not, or a file could name `os:system`.
     assert resolve("jopt.patches:patches", "score", trusted=False).__name__ == "patches"
     imported = resolve("hers_marked:make", "score")
-    assert resolve("hers_marked:make", "score", trusted=False) is imported
+    assert resolve("hers_marked:make", "score", trusted={"hers_marked"}) is imported
+    for text in ("hers_marked:make", "os:system", "jopt.files:os.remove", "jopt.reference:importlib.import_module"):
+        with pytest.raises(ConfigError):
+            resolve(text, "score", trusted=False)
 
 
 def test_a_package_whose_name_begins_like_ours_is_not_ours():

@@ -176,7 +176,7 @@ def _axis_of(a: Ablation, key: str) -> str:
     raise ConfigError("control", key, f"{accepted} ({', '.join(dict.fromkeys(addresses))})")
 
 
-def _same_field(config: Experiment, address: Any, other: str) -> bool:
+def _same_field(config: Experiment, address: object, other: str) -> bool:
     try:
         return isinstance(address, str) and canonical(config, address) == canonical(config, other)
     except ConfigError:

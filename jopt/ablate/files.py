@@ -12,7 +12,9 @@ from jopt.ablate.trials import Trial, plain, restore
 from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.files import sweep, write_json
 from jopt.train.config import Experiment
+from jopt.train.finished import check_paths
 from jopt.train.workdir import Directory, WorkdirError, check_fields
+from jopt.trust import modules_in
 
 
 class AblationDir(Directory):
@@ -56,7 +58,8 @@ class AblationDir(Directory):
         if not other and not any(row["trial"] in done for row in missing):
             return
         try:
-            recorded_fields = dict(leaves(from_dict(Experiment, recorded["experiment"])))
+            names = modules_in(to_dict(ablation.experiment))
+            recorded_fields = dict(leaves(from_dict(Experiment, recorded["experiment"], trusted=names)))
         except (ConfigError, TypeError) as error:
             raise WorkdirError(f"{self.ablation} is not of this version of jopt: {error}") from error
         current_fields = dict(leaves(ablation.experiment))
@@ -162,10 +165,10 @@ def load_trial(directory: str | os.PathLike[str], trial: str, *, trusted: bool =
     Args:
       directory: of the ablation.
       trial: its id, or the first digits of it if no other id has the same.
-      trusted: whether modules that its config names may be imported, and so run.
+      trusted: lifts the rules for foreign configs (`docs/security.md`).
 
     Raises:
-      WorkdirError: if there is no ablation.
+      WorkdirError: if there is no ablation, or its config names a path inside the directory and is not trusted.
       ConfigError: if no trial, or more than one, has this id.
     """
     files = AblationDir(directory)
@@ -178,6 +181,9 @@ def load_trial(directory: str | os.PathLike[str], trial: str, *, trusted: bool =
         count = "no trial starts" if not matches else f"{len(matches)} trials start"
         raise ConfigError("trial", trial, f"the id of one of {files.path}'s trials; {count} with this")
     try:
-        return restore(recorded["experiment"], matches[0]["overrides"], trusted=trusted)
+        config = restore(recorded["experiment"], matches[0]["overrides"], trusted=trusted)
     except (ConfigError, KeyError, IndexError, TypeError) as error:
         raise WorkdirError(f"{files.ablation} is not of this version of jopt: {json.dumps(str(error))}") from error
+    if not trusted:
+        check_paths(config, files.path)
+    return config

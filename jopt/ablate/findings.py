@@ -1,7 +1,6 @@
 """Sentences on the results of an ablation and their limits: the list at the top of every report."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jopt.ablate.paired import LEAST_SEEDS, smallest_p
 from jopt.ablate.results import Results, TrialRow
@@ -9,7 +8,7 @@ from jopt.ablate.summary import best, summarize
 from jopt.report import formats
 
 
-def label(point: Mapping[str, Any]) -> str:
+def label(point: Mapping[str, object]) -> str:
     """A point in a sentence.
 
     Example:

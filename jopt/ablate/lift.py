@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 class Lift:
     """Maps functions of one trial over many, on `layout.devices` devices."""
 
-    def __init__(self, layout: Layout, devices: Sequence[Any] | None = None):
+    def __init__(self, layout: Layout, devices: Sequence[object] | None = None):
         """Chooses the devices.
 
         Args:

@@ -111,7 +111,9 @@ class GroupPlan(NamedTuple):
 class Loader:
     """Reads each data set once, for all groups that train on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, trusted: bool = False) -> None:
+        """Reads nothing; `trusted` as in `jopt.train.prepare`."""
+        self.trusted = trusted
         # By the config as text, since two groups have equal configs and not the same object.
         self._loaded: dict[str, tuple[data.Dataset, dict[str, data.Arrays]]] = {}
 
@@ -121,8 +123,8 @@ class Loader:
         if key in self._loaded:
             dataset, arrays = self._loaded[key]
             # The arrays too: each copy on the device would take memory that trials could use.
-            return prepare(config, dataset=dataset)._replace(arrays=arrays)
-        prepared = prepare(config)
+            return prepare(config, dataset=dataset, trusted=self.trusted)._replace(arrays=arrays)
+        prepared = prepare(config, trusted=self.trusted)
         self._loaded[key] = (prepared.dataset, prepared.arrays)
         return prepared
 

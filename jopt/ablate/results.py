@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from jopt.config import require
 from jopt.files import write_text
 from jopt.measure import Column, columns_of
+from jopt.measure.columns import TRIAL_FIELDS
 
 TrialRow = dict[str, Any]
 """A row of a table: column name to value."""
@@ -23,7 +24,7 @@ would need (`jopt.measure.storage`), `bytes` the length of the packed file where
 are of one example's forward pass, `effective_flops` without the products that a zero weight takes part in.
 """
 
-COLUMNS = ("trial", "group", "seed", "status", "diverged_step", "steps", "digest", "command")
+COLUMNS = TRIAL_FIELDS
 """The other columns of `trials.csv`, in addition to the axes."""
 
 
@@ -96,7 +97,7 @@ class Results(NamedTuple):
         return sorted(rows, key=lambda row: row["seed"])
 
 
-def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+def to_csv(rows: Iterable[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:
     r"""Rows as CSV text. Floats are written by `repr`, so that equal tables are equal bytes.
 
     Text that a spreadsheet would run, as it begins with `=`, `+`, `-`, `@`, a tab or a carriage return, gets an
@@ -135,7 +136,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = No
 
 
 def write_csv(
-    path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+    path: str | os.PathLike[str], rows: Iterable[Mapping[str, object]], columns: Sequence[str] | None = None
 ) -> None:
     """Writes `to_csv(rows, columns)` atomically."""
     write_text(path, to_csv(rows, columns))
@@ -164,7 +165,7 @@ def read_csv(path: str | os.PathLike[str], text: Collection[str] = ()) -> list[d
         ]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

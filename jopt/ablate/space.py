@@ -67,7 +67,7 @@ class Range:
     name: str = ""
 
 
-def axis(field: str, values: Sequence[Any], name: str = "") -> Space:
+def axis(field: str, values: Sequence[object], name: str = "") -> Space:
     """An axis over the values of one config field.
 
     Args:
@@ -128,7 +128,7 @@ def zipped(*spaces: Space) -> Space:
     return Space(tuple(_merge(parts) for parts in zip(*(space.points for space in spaces), strict=True)))
 
 
-def points(*listed: Mapping[str, Any]) -> Space:
+def points(*listed: Mapping[str, object]) -> Space:
     """An explicit list of points; each is a mapping from dotted path to value.
 
     Example:
@@ -235,7 +235,7 @@ def _merge(parts: Sequence[GridPoint]) -> GridPoint:
     return GridPoint(labels, fields, sets)
 
 
-def label(value: Any) -> Value:
+def label(value: object) -> Value:
     """The value that tables show for a config value."""
     # What CSV and JSON can hold stays as it is, so that numeric axes can be drawn.
     if value is None or isinstance(value, bool | int | float | str):

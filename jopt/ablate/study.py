@@ -102,7 +102,7 @@ def _notes(row: Mapping[str, Any], column: Column) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _shared(settings: Sequence[Mapping[str, object]]) -> dict[str, str]:
     """The config fields that all trials of a point set to the same value, without the seed."""
     # Only the seed should differ between the trials of a point; another field that does is no setting of the point.
     first = settings[0] if settings else {}

@@ -81,7 +81,7 @@ def _of_point(base: Experiment, point: GridPoint) -> tuple[Experiment, dict[str,
     return config, {canonical(config, address): value_at(config, address) for address in point.fields}
 
 
-def named(labels: Mapping[str, Any]) -> str:
+def named(labels: Mapping[str, object]) -> str:
     """A point in words.
 
     Example:
@@ -115,12 +115,14 @@ def axes(ablation: Ablation, listed: Sequence[Trial]) -> tuple[Axis, ...]:
     return tuple(grid_axes)
 
 
-def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def plain(overrides: Mapping[str, object]) -> dict[str, Any]:
     """Overrides ready for JSON."""
     return {path: encode(value, Method if isinstance(value, Method) else None) for path, value in overrides.items()}
 
 
-def restore(experiment: Mapping[str, Any], overrides: Mapping[str, Any], *, trusted: bool = False) -> Experiment:
+def restore(
+    experiment: Mapping[str, object], overrides: Mapping[str, object], *, trusted: bool = False
+) -> Experiment:
     """The experiment of a trial, from its record in `ablation.json`.
 
     Args:

@@ -282,7 +282,7 @@ def _split(shared: Shared, stack: tuple[int, ...]) -> Shared:
     return shared._replace(assignments=to_copies(shared.assignments, stack))
 
 
-def _is_part(node: Any) -> bool:
+def _is_part(node: object) -> bool:
     return node is None or isinstance(node, Shared)
 
 

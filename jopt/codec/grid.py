@@ -154,7 +154,7 @@ def range_grid(
     )
 
 
-def scale_grid(xp: ModuleType, spec: SpecLike, scale: Any, zero_point: Any) -> IntegerGrid[Any]:
+def scale_grid(xp: ModuleType, spec: SpecLike, scale: object, zero_point: Any) -> IntegerGrid[Any]:
     """The grid of a scale and zero point whose range is not known: the outermost codes stand for their products.
 
     Args:

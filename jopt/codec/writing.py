@@ -46,7 +46,7 @@ def save(
     *,
     model_state: Tree = None,
     specs: Mapping[str, SpecLike] | None = None,
-    ranges: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, object] | None = None,
     storage: Mapping[str, StorageLike] | None = None,
     metadata: Json = None,
     huffman: bool = True,
@@ -88,7 +88,7 @@ def encode(
     *,
     model_state: Tree = None,
     specs: Mapping[str, SpecLike] | None = None,
-    ranges: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, object] | None = None,
     storage: Mapping[str, StorageLike] | None = None,
     metadata: Json = None,
     huffman: bool = True,
@@ -162,7 +162,7 @@ class Leaf(NamedTuple):
 def quantized_leaves(
     params: Tree,
     specs: Mapping[str, SpecLike] | None = None,
-    ranges: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, object] | None = None,
     storage: Mapping[str, StorageLike] | None = None,
 ) -> list[Leaf]:
     """The parameters in the file's order; arguments and errors are those of `encode`."""
@@ -255,7 +255,7 @@ def _same_tree(tree: Tree, decoded: Tree) -> bool:
 
 
 def stages(
-    params: Tree, specs: Mapping[str, SpecLike] | None = None, ranges: Mapping[str, Any] | None = None
+    params: Tree, specs: Mapping[str, SpecLike] | None = None, ranges: Mapping[str, object] | None = None
 ) -> list[StageBytes]:
     """The bytes of each tensor after pruning, quantization and Huffman coding.
 

@@ -13,5 +13,8 @@ from jopt.data.dataset import Dataset as Dataset
 from jopt.data.dataset import device_arrays as device_arrays
 from jopt.data.dataset import load as load
 from jopt.data.dataset import normalize as normalize
+from jopt.data.outline import Outline as Outline
+from jopt.data.outline import outline as outline
+from jopt.data.source import LabelError as LabelError
 from jopt.data.source import Split as Split
 from jopt.data.source import check_labels as check_labels

@@ -19,7 +19,17 @@ _FORMAT = 1
 
 
 class DataError(RuntimeError):
-    """A data set cannot be had: not prepared, not downloadable, or its directory cannot be written."""
+    """A data set cannot be had: not prepared, not downloadable, damaged, or its directory cannot be written.
+
+    Attributes:
+      field: what is wrong: the config's field or the file's path; "" where the message alone says it.
+      value: what it holds.
+      accepted: what would be accepted.
+    """
+
+    def __init__(self, message: str, *, field: str = "", value: object = None, accepted: str = ""):
+        super().__init__(message)
+        self.field, self.value, self.accepted = field, value, accepted
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:

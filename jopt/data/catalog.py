@@ -13,13 +13,15 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from google.protobuf import json_format
 
 from jopt.config import ConfigError
+from jopt.data import feature_classes
 from jopt.data.cache import DataError
 from jopt.data.source import Source, Split, carve
 
@@ -65,29 +67,55 @@ def similar(name: str, built_in: tuple[str, ...] = ()) -> list[str]:
     return difflib.get_close_matches(name, sorted(_names() | set(built_in)), n=3)
 
 
-def read(name: str, root: Path) -> Source:
+def read(name: str, root: Path, *, trusted: bool = False) -> Source:
     """The arrays of a catalog set, which is prepared first where it has to be.
 
     Args:
       name: `mnist`, `cifar10`, `name/config`, `name:1.2.3`.
       root: the TFDS data directory; the set lies in `root/name/[config/]version`.
+      trusted: accept feature classes that are not of TFDS, whose modules are then imported.
 
     Returns:
       Its official splits.
 
     Raises:
       ConfigError: if the set is not one of images of one size, uint8, with one class label each.
-      DataError: if it is not prepared and cannot be: without TensorFlow, or without the download.
+      DataError: if it is not prepared and cannot be: without TensorFlow, or without the download; if its files are
+        damaged, or name a feature class of somebody else.
     """
+    entry = open_entry(name, root, trusted=trusted)
+    if not entry.prepared:
+        _prepare(entry.builder, name, root)
+    return read_prepared(entry.builder, name, root, entry.image, entry.label)
+
+
+class Entry(NamedTuple):
+    """A set of the catalog: its builder, the keys of its image and its label, and whether its files are there."""
+
+    builder: Builder
+    image: str
+    label: str
+    prepared: bool
+
+
+def open_entry(name: str, root: Path, *, trusted: bool = False) -> Entry:
+    """A set of the catalog. Downloads and prepares nothing.
+
+    Raises:
+      ConfigError, DataError: as `read`.
+    """
+    feature_classes.check(root, re.split("[/:]", name)[0], trusted=trusted)
     try:
-        # By default TFDS looks on Google Cloud Storage first, which needs a network.
-        builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
+        with _quiet():
+            # By default TFDS looks on Google Cloud Storage first, which needs a network.
+            builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
+            prepared = builder.is_prepared()
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise ConfigError("data.name", name, f"a name that tensorflow_datasets can build ({error})") from error
-    image, label = _features(builder, name)
-    if not builder.is_prepared():
-        _prepare(builder, name, root)
-    return read_prepared(builder, name, root, image, label)
+    except (OSError, RuntimeError, json_format.ParseError) as error:
+        folder = root / re.split("[/:]", name)[0]
+        raise DataError(f"data.name {name!r}: the files in {folder} cannot be read: {_one_line(error)}") from error
+    return Entry(builder, *_features(builder, name), prepared)
 
 
 def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Source:
@@ -111,17 +139,28 @@ def read_prepared(builder: Builder, name: str, root: Path, image: str = "image",
     if not {"train", "test"} <= set(present):
         splits = sorted(builder.info.splits)
         raise ConfigError("data.name", name, f"a set with splits 'train' and 'test' (this one has {splits})")
-    splits = {}
-    for split in present:
-        records = builder.as_data_source(split)
-        # Filled in place: stacking a list of records would hold the whole set in memory twice.
-        inputs = np.empty((len(records), *builder.info.features[image].shape), np.uint8)
-        labels = np.empty(len(records), np.int32)
-        for i in range(len(records)):
-            record = records[i]
-            inputs[i], labels[i] = record[image], record[label]
-        splits[split] = Split(inputs, labels)
+    try:
+        splits = {split: _decode(builder, split, image, label) for split in present}
+    # Whatever half-copied or damaged records make their readers raise: of ArrayRecord, TFDS, protobuf or Pillow.
+    except Exception as error:
+        raise DataError(
+            f"data.name {name!r}: the records in {builder.data_path} cannot be read ({_one_line(error)}); copy or "
+            "prepare the set again",
+            field=str(builder.data_path),
+            accepted="the files that TFDS prepared",
+        ) from error
     return Source(splits, builder.info.features[label].num_classes, scale=255.0)
+
+
+def _decode(builder: Builder, split: str, image: str, label: str) -> Split:
+    records = builder.as_data_source(split)
+    # Filled in place: stacking a list of records would hold the whole set in memory twice.
+    inputs = np.empty((len(records), *builder.info.features[image].shape), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    for i in range(len(records)):
+        record = records[i]
+        inputs[i], labels[i] = record[image], record[label]
+    return Split(inputs, labels)
 
 
 def _features(builder: Builder, name: str) -> tuple[str, str]:
@@ -213,6 +252,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def read_digits(root: Path) -> Source:
     """The official splits of the digits, prepared as ArrayRecord under `root/digits` on the first call."""
+    feature_classes.check(root, "digits")
     with _quiet():
         builder = Digits(data_dir=str(root), file_format="array_record")
         if not builder.is_prepared():

@@ -1,7 +1,7 @@
 """From a config to arrays: splits, layout, statistics, fingerprint; and onto the device."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ from jaxtyping import Array, Float32, Int32, PyTree, Shaped, UInt8
 from jopt.config import ConfigError, require
 from jopt.data.cache import DataError, cached, digest
 from jopt.data.config import DataConfig, directory, validate
-from jopt.data.source import Source, Split, carve, check_labels, synthetic, xor
+from jopt.data.source import LabelError, Source, Split, carve, check_labels, synthetic, xor
+
+_HIDDEN = "; TFDS writes -1 where a set's makers keep the labels of its test part: such a set cannot be evaluated"
 
 
 class Dataset(NamedTuple):
@@ -37,11 +39,12 @@ class Arrays(NamedTuple):
     teacher: PyTree = ()  # of a stage that learns from one: its logits [examples, classes], or its parameters
 
 
-def load(config: DataConfig) -> Dataset:
+def load(config: DataConfig, *, trusted: bool = False) -> Dataset:
     """Reads a data set; the first call prepares it under the data directory.
 
     Args:
       config: which set, where and how; see `DataConfig`.
+      trusted: accept feature classes that are not of TFDS in a prepared set's files: their modules are imported.
 
     Returns:
       Training, validation and test part. Mean and standard deviation are those of the training part alone,
@@ -59,13 +62,18 @@ def load(config: DataConfig) -> Dataset:
       ((4, 2), [0.5, 0.5], [0.5, 0.5])
     """
     validate(config)
-    source = _source(config)
+    source = _source(config, trusted)
     splits = dict(source.splits)
     for split, part in splits.items():
         try:
             check_labels(part.labels, source.num_classes, f"labels of the split {split!r}")
-        except ValueError as error:
-            raise DataError(f"data.name {config.name!r}: {error}") from error
+        except LabelError as error:
+            raise DataError(
+                f"data.name {config.name!r}: {error}{_HIDDEN if error.value == -1 else ''}",
+                field=f"labels of {split!r}",
+                value=error.value,
+                accepted=error.accepted,
+            ) from error
     # The order matters: a validation part that was cut after `train_examples` would change with that number.
     if "validation" not in splits:
         splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
@@ -96,7 +104,7 @@ def load(config: DataConfig) -> Dataset:
     return Dataset(config.name, train, validation, test, mean, std, num_classes, fingerprint)
 
 
-def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) -> Arrays:
+def device_arrays(dataset: Dataset, split: str = "train", device: object = None) -> Arrays:
     """Puts one split on the device, inputs as they are stored: a byte a value.
 
     Args:
@@ -105,7 +113,7 @@ def device_arrays(dataset: Dataset, split: str = "train", device: Any = None) ->
       device: a `jax.Device` or a sharding; None for JAX's default.
 
     Raises:
-      ValueError: for another split, or a label that is not in [0, classes).
+      ValueError: for another split; `LabelError`, which is one, for a label that is not in [0, classes).
     """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split must be 'train', 'validation' or 'test', got {split!r}")
@@ -141,22 +149,26 @@ def normalize(
     return (inputs.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)
 
 
-def _source(config: DataConfig) -> Source:
+def _source(config: DataConfig, trusted: bool) -> Source:
     if config.name == "xor":
         return xor()
     if config.name == "synthetic":
         return synthetic(config.synthetic)
     root = directory(config)
+    return cached(root, arrays_folder(root, config.name).name, lambda: _read(config.name, root, trusted))
+
+
+def arrays_folder(root: Path, name: str) -> Path:
+    """Where `load` keeps the decoded arrays of a set that it reads from the data directory `root`."""
     # As a file name: 'cifar10/plain:3.0.2' would be a directory, and on some systems not a name at all.
-    folder = config.name.replace("/", "+").replace(":", "-")
-    return cached(root, folder, lambda: _read(config.name, root))
+    return root / "arrays" / name.replace("/", "+").replace(":", "-")
 
 
-def _read(name: str, root: Path) -> Source:
+def _read(name: str, root: Path, trusted: bool) -> Source:
     # Imported here, so that decoded arrays are read without TFDS.
     from jopt.data import catalog
 
-    return catalog.read_digits(root) if name == "digits" else catalog.read(name, root)
+    return catalog.read_digits(root) if name == "digits" else catalog.read(name, root, trusted=trusted)
 
 
 def _hold_out(train: Split, fraction: float) -> tuple[Split, Split]:

@@ -31,8 +31,26 @@ class Source(NamedTuple):
     scale: float  # the largest value that an input can have, in raw units
 
 
+class LabelError(ValueError):
+    """A label is not a class.
+
+    Args:
+      field: what the labels are called.
+      value: the first wrong label, or the dtype where labels are no integers.
+      accepted: what would be accepted.
+      where: the end of the message.
+    """
+
+    def __init__(self, field: str, value: object, accepted: str, where: str = ""):
+        super().__init__(f"{field} must be {accepted}, got {value}{where}")
+        self.field, self.value, self.accepted, self.where = field, value, accepted, where
+
+    def __reduce__(self):
+        return type(self), (self.field, self.value, self.accepted, self.where)
+
+
 def check_labels(labels: ArrayLike, classes: int, name: str = "labels") -> None:
-    """Raises `ValueError` for a label that is not a class.
+    """Raises `LabelError` for a label that is not a class.
 
     In a program nothing can be raised, and a loss that picks the logit of a class would pick none for it.
 
@@ -42,25 +60,25 @@ def check_labels(labels: ArrayLike, classes: int, name: str = "labels") -> None:
       name: what the message calls the labels.
 
     Raises:
-      ValueError: names the first wrong label, its index and what would be accepted.
+      LabelError: a `ValueError` that names the first wrong label, its index and what would be accepted.
 
     Example:
       >>> check_labels(np.array([0, 1, -1]), 2, "labels of 'train'")
       Traceback (most recent call last):
       ...
-      ValueError: labels of 'train' must be integers in [0, 2), got -1 at index 2 (1 of 3 labels are out of range)
+      jopt.data.source.LabelError: labels of 'train' must be integers in [0, 2), got -1 at index 2 (1 of 3 labels
+      are out of range)
     """
     labels = np.asarray(labels)
-    accepted = f"{name} must be integers in [0, {classes})"
+    accepted = f"integers in [0, {classes})"
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{accepted}, got {labels.dtype}")
+        raise LabelError(name, labels.dtype, accepted)
     wrong = (labels < 0) | (labels >= classes)
     if count := int(np.count_nonzero(wrong)):
         index = tuple(int(i[0]) for i in np.nonzero(wrong))
         at = index[0] if len(index) == 1 else index
-        raise ValueError(
-            f"{accepted}, got {labels[index]} at index {at} ({count} of {labels.size} labels are out of range)"
-        )
+        where = f" at index {at} ({count} of {labels.size} labels are out of range)"
+        raise LabelError(name, int(labels[index]), accepted, where)
 
 
 def xor() -> Source:

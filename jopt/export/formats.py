@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jopt import models, reference
+from jopt.codec import MAX_BYTES
 from jopt.config import ConfigError
 from jopt.export import safetensors, source, stablehlo
 from jopt.export.source import Agreement, ExportError, Source, Unavailable
@@ -104,6 +105,8 @@ def export(
     raw_inputs: bool = False,
     model: models.Model | None = None,
     trusted: bool = False,
+    data_dir: str | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> list[Written]:
     """Writes a finished run in some formats, and `README.md`, a model card that describes the files.
 
@@ -126,7 +129,9 @@ def export(
       raw_inputs: whether the StableHLO artefacts take inputs as the data set has them, uint8, and normalize them
         themselves; otherwise they take normalized ones, float32, as all other formats do.
       model: the model that the run was given instead of `config.model`, if it was given one.
-      trusted: whether modules that the run's config names may be imported, and so run.
+      trusted: lifts the rules for foreign configs (`docs/security.md`).
+      data_dir: where the run's data are, instead of where its config says.
+      max_bytes: memory that the tensors of the run's packed file may take.
 
     Returns:
       The files in the order in which they were written, the card last.
@@ -144,7 +149,8 @@ def export(
     chosen = [resolve(entry) for entry in dict.fromkeys(FORMATS if formats is None else formats)]
     # All that can be refused is refused before the run is read and a file is written.
     _check(chosen)
-    exported, directory = source.load(run, model=model, trusted=trusted), Path(directory)
+    exported, directory = source.load(run, model=model, trusted=trusted, data_dir=data_dir), Path(directory)
+    exported = dataclasses.replace(exported, max_bytes=max_bytes)
     make_directory(directory)
     sweep(directory)
     written: list[Written] = []

@@ -272,7 +272,7 @@ def _operation(eqn: JaxprEqn, operands: Values) -> Values:
 def _plain_bodies(params: Params) -> dict[str, Any]:
     """The parameters of a loop or a branch, its bodies in plain operations where a convolution needs that."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: object) -> Any:
         if isinstance(value, tuple | list):
             return type(value)(map(plain, value)) if any(isinstance(v, ClosedJaxpr) for v in value) else value
         if not isinstance(value, ClosedJaxpr) or not _has_unplain_convolution(value.jaxpr):

@@ -21,6 +21,9 @@ Tree = dict[str, Any]
 STATE = "model_state"
 """The first part of the names of the model's state."""
 
+METADATA = "__metadata__"
+"""The name under which a file holds its metadata, in place of a tensor's."""
+
 _DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
     for name, dtype in {
@@ -83,8 +86,8 @@ def save(
 
     Raises:
       ImportError: if safetensors is not installed.
-      ValueError: for a key that is empty or holds a dot, a parameter whose first key is 'model_state', another
-        dtype, or metadata that are no texts; naming it.
+      ValueError: for a key that is empty or holds a dot, a parameter whose first key is 'model_state' or that
+        is called '__metadata__', another dtype, or metadata that are no texts; naming it.
       OSError: if the file cannot be written.
 
     Example:
@@ -101,6 +104,9 @@ def save(
     arrays = dict(_named(params, ()))
     if taken := [name for name in arrays if name.split(".")[0] == STATE]:
         raise ValueError(f"params must not have {STATE!r} as their first key, got {taken[0]!r}")
+    # The format keeps the metadata under this name, so that no reader takes a file with a tensor of that name.
+    if METADATA in arrays:
+        raise ValueError(f"params must not have {METADATA!r} as a name, which the format uses itself")
     arrays |= _named({} if model_state is None else model_state, (STATE,))
     texts = dict(metadata or {})
     for name, text in texts.items():

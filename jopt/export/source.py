@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from jopt import data, models, prune
+from jopt.codec import MAX_BYTES
 from jopt.config import changed_leaves, choice
 from jopt.quantize import integer
 from jopt.quantize.activations import KEY, ActivationMethod, split
@@ -93,6 +94,8 @@ class Source:
       inputs: of the test part, normalized.
       logits: of the model as it was evaluated, for these inputs.
       given_model: the model that the run was given instead of `config.model`, if it was given one.
+      trusted: whether the run's packed file may name modules to import.
+      max_bytes: memory that its tensors may take.
     """
 
     run: Finished
@@ -101,6 +104,8 @@ class Source:
     inputs: np.ndarray
     logits: Logits
     given_model: models.Model | None = None
+    trusted: bool = False
+    max_bytes: int = MAX_BYTES
 
     @property
     def name(self) -> str:
@@ -204,7 +209,7 @@ class Source:
         path = self.workdir.packed
         if not path.is_file():
             return packed.encode(packed.packing_of(self.run)).data
-        file = packed.load(path, model=self.given_model)
+        file = packed.load(path, model=self.given_model, trusted=self.trusted, max_bytes=self.max_bytes)
         if digest({"params": file.params, "model_state": file.model_state}) != digest(
             {"params": self.run.params, "model_state": self.run.model_state}
         ):
@@ -213,7 +218,7 @@ class Source:
 
     def unpacked(self, path: str | os.PathLike[str]) -> Forward:
         """The function of a packed file of this run."""
-        file = packed.load(path, model=self.given_model)
+        file = packed.load(path, model=self.given_model, trusted=self.trusted, max_bytes=self.max_bytes)
         return jax.jit(lambda x: file.model.apply(file.params, file.model_state, x, train=False)[0])
 
 
@@ -222,22 +227,24 @@ def load(
     *,
     model: models.Model | None = None,
     trusted: bool = False,
+    data_dir: str | None = None,
 ) -> Source:
     """Reads a finished run.
 
     Args:
       directory: the run's directory.
       model: the model that the run was given instead of `config.model`, if it was given one.
-      trusted: whether modules that its config names may be imported, and so run.
+      trusted: lifts the rules for foreign configs (`docs/security.md`).
+      data_dir: where its data are, instead of where its config says.
 
     Raises:
       WorkdirError: if there is no finished run.
     """
     # The reference is computed once: every format is compared with these logits.
-    run, workdir = finished.load(directory, model=model, trusted=trusted), Workdir(directory)
+    run, workdir = finished.load(directory, model=model, trusted=trusted, data_dir=data_dir), Workdir(directory)
     inputs = normalized_test(run)
     expected = logits(jax.jit(function(run, "masked")), inputs)
-    return Source(run, workdir, workdir.load_json(workdir.manifest), inputs, expected, model)
+    return Source(run, workdir, workdir.load_json(workdir.manifest), inputs, expected, model, trusted)
 
 
 def function(run: Finished, name: str) -> Forward:

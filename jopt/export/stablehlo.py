@@ -90,7 +90,7 @@ def lower(
 
 
 def save(
-    path: str | os.PathLike[str], exported: export.Exported, metadata: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str], exported: export.Exported, metadata: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
     """Writes an artefact and, beside it, `<path>.json`, which says what it is; each atomically.
 

@@ -33,7 +33,7 @@ def over_copies(function: Callable[..., Any], stack: Sequence[int]) -> Callable[
         sizes = next(tuple(a.shape[axis] for axis in axes) for a in args if jnp.ndim(a))
         scalars = [None if jnp.ndim(a) else a for a in args]
 
-        def one(*parts: Any) -> Any:
+        def one(*parts: object) -> Any:
             return function(*(s if p is None else p for p, s in zip(parts, scalars, strict=True)))
 
         # The axes over copies are joined, so that one `vmap` serves any number of them.

@@ -26,7 +26,10 @@ from jopt.reference import resolve
 Number = float | int
 Scope = Literal["run", "stage", "trial"]
 
-RESERVED = ("stage", "trial", "group", "seed", "status", "diverged_step", "steps", "digest", "command", "name")
+TRIAL_FIELDS = ("trial", "group", "seed", "status", "diverged_step", "steps", "digest", "command")
+"""What a row of a trial holds in addition to columns and axes, in the order of `trials.csv`."""
+
+RESERVED = ("stage", *TRIAL_FIELDS, "name")
 """What rows of stages and of trials hold in addition to columns."""
 
 FORMATS = ("percent", "points", "bytes", "si", "integer", "number", "seconds")

@@ -40,7 +40,7 @@ class Operations(NamedTuple):
         return Operations(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
-def flops(fn: Callable[..., Any], *args: Any) -> int:
+def flops(fn: Callable[..., Any], *args: object) -> int:
     """Floating-point operations of the matrix products and convolutions in one call of `fn(*args)`.
 
     This is the number that papers report: twice the multiply-accumulates of dense, convolutional and recurrent
@@ -70,7 +70,7 @@ def flops(fn: Callable[..., Any], *args: Any) -> int:
     return operations(fn, *args).flops
 
 
-def flops_by_scope(fn: Callable[..., Any], *args: Any) -> dict[str, int]:
+def flops_by_scope(fn: Callable[..., Any], *args: object) -> dict[str, int]:
     """The count of `flops` by named scope, which for a Flax Linen model is the path of the module.
 
     The first part of a Linen path is the name of the model's class; `flops_by_layer` maps scopes to the paths
@@ -171,7 +171,7 @@ def effective_flops(
     return effective
 
 
-def operations(fn: Callable[..., Any], *args: Any) -> Operations:
+def operations(fn: Callable[..., Any], *args: object) -> Operations:
     """Floating-point operations of one call of `fn(*args)`, by kind; conventions and errors as in `flops`.
 
     Elementwise work and reductions inside a `while` loop count for one round. Fusion and simplification by the
@@ -188,7 +188,7 @@ def operations(fn: Callable[..., Any], *args: Any) -> Operations:
     return total
 
 
-def operations_by_scope(fn: Callable[..., Any], *args: Any) -> dict[str, Operations]:
+def operations_by_scope(fn: Callable[..., Any], *args: object) -> dict[str, Operations]:
     """The count of `operations` by named scope, as in `flops_by_scope`; in order of first use."""
     counts: dict[str, Operations] = {}
     for scope, count in _walk(jax.make_jaxpr(fn)(*args).jaxpr, ()):

@@ -126,7 +126,7 @@ def open_jaxprs(values: Iterable[object]) -> Iterator[Jaxpr]:
             yield jaxpr
 
 
-def intermediate_bytes(fn: Callable[..., Any], *args: Any) -> int:
+def intermediate_bytes(fn: Callable[..., Any], *args: object) -> int:
     """Bytes of every value that `fn` computes on the way, each counted once: an estimate, from above, of what a
     backward pass must keep. XLA fuses many of them away.
 

@@ -29,7 +29,7 @@ class Latency(NamedTuple):
     n: int
 
 
-def latency(fn: Callable[..., Any], *args: Any, repeats: int = 30, warmup: int = 3) -> Latency:
+def latency(fn: Callable[..., Any], *args: object, repeats: int = 30, warmup: int = 3) -> Latency:
     """Times calls of `fn(*args)`, compiled ahead of time, each waited for until its outputs are ready.
 
     The arguments are put on the device first, so their transfer is not in the time; the cost of dispatch, some

@@ -320,7 +320,7 @@ def check(model: Model, x: Batch) -> jax.ShapeDtypeStruct:
     return shapes[1]
 
 
-def _pair(function: str, names: str, result: Any) -> tuple[PyTree, ModelState]:
+def _pair(function: str, names: str, result: object) -> tuple[PyTree, ModelState]:
     if not isinstance(result, tuple) or len(result) != 2:
         raise ValueError(f"{function} must give a pair, {names}, got {type(result).__name__}")
     return result

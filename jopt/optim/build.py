@@ -183,7 +183,7 @@ def build(
             return _chain(config, total_steps, params, dtype, layers).init(_cast(params, dtype))
 
     def update(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: object
     ) -> tuple[Updates, OptState]:
         like = updates if params is None else params
         dtype = _compute_dtype(like)

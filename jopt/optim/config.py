@@ -350,7 +350,7 @@ def complete(config: Config, dtype: DTypeLike = jnp.float32) -> Config:
     return dataclasses.replace(config, **changes)
 
 
-def _in_dtype(value: Any, dtype: DTypeLike) -> Any:
+def _in_dtype(value: object, dtype: DTypeLike) -> Any:
     return float(value) if isinstance(value, int | float) else jnp.asarray(value, dtype)
 
 

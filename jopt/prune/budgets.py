@@ -50,7 +50,7 @@ Share = Any
 """A sparsity, a count, or a `Pooled`."""
 
 
-def uniform(groups: Sequence[Any], sparsity: Scalar) -> list[Any]:
+def uniform(groups: Sequence[object], sparsity: Scalar) -> list[Any]:
     """Budget 'layer': every layer has the sparsity of the whole.
 
     Args:

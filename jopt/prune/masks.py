@@ -195,7 +195,7 @@ def check_target(sparsity: Scalar | None, where: str, pattern: Pattern) -> None:
         raise ValueError(f"{error}{where}") from None
 
 
-def pick(params: Params, pruned: Sequence[Pruned], tree: Any) -> list[Any]:
+def pick(params: Params, pruned: Sequence[Pruned], tree: Params) -> list[Any]:
     """What `tree` holds for each pruned parameter, be it None elsewhere.
 
     Raises:
@@ -210,7 +210,7 @@ def pick(params: Params, pruned: Sequence[Pruned], tree: Any) -> list[Any]:
     return [parts[p.index] for p in pruned]
 
 
-def rebuild(params: Params, pruned: Sequence[Pruned], values: Sequence[Any]) -> Any:
+def rebuild(params: Params, pruned: Sequence[Pruned], values: Sequence[object]) -> Any:
     """A tree of the structure of `params` with `values` for the pruned parameters and None elsewhere.
 
     Example:
@@ -226,7 +226,7 @@ def rebuild(params: Params, pruned: Sequence[Pruned], values: Sequence[Any]) -> 
     return jax.tree.unflatten(structure, parts)
 
 
-def project(state: PruneState, tree: Any) -> Any:
+def project(state: PruneState, tree: Params) -> Params:
     """`tree` with exact zeros where its parameter is pruned, whatever was there (a NaN, too).
 
     Args:
@@ -246,7 +246,7 @@ def project(state: PruneState, tree: Any) -> Any:
       [-2.0, 0.0]
     """
 
-    def zero(path: Any, mask: jax.Array | None, part: Any) -> Any:
+    def zero(path: Any, mask: jax.Array | None, part: object) -> Any:
         if mask is None:
             return part
 
@@ -311,7 +311,7 @@ def pruning_transform(
         params: Params,
         *,
         step: Scalar,
-        grads: Any = None,
+        grads: Params = None,
         key: jax.Array | None = None,
         layers: Mapping[str, LayerStatistics] | None = None,
     ) -> PruneState:
@@ -344,7 +344,7 @@ def pruning_transform(
     )
 
 
-def _add_movement(state: PruneState, params: Params, grads: Any) -> PruneState:
+def _add_movement(state: PruneState, params: Params, grads: Params) -> PruneState:
     def add(total: jax.Array | None, w: Any, g: Any) -> jax.Array | None:
         if total is None:
             return None
@@ -369,7 +369,7 @@ def refuse_nan(due: Scalar, pruned: Sequence[Pruned], *columns: Sequence[jax.Arr
                 raise ValueError(f"{p.path}: weights, gradients and scores must be numbers, got {got}")
 
 
-def concrete(*values: Any) -> bool:
+def concrete(*values: object) -> bool:
     """Whether no value is a tracer: only then may Python look at it."""
     return not any(isinstance(x, Tracer) for x in values)
 

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jopt.prune.patterns import Pattern, PatternLike, Unstructured, pattern_of
 from jopt.prune.search import largest
 from jopt.rules import named_leaves
+from jopt.typing import Params
 
 MILLION = 10**6
 Scalar = jax.Array | np.ndarray | np.floating | np.integer | float | int
@@ -183,7 +184,11 @@ def keep_top_of_all(scores: Sequence[jax.Array], count: Scalar, patterns: Sequen
     return _keep_top(scores, jnp.asarray(count, jnp.int32), tuple(patterns), True)
 
 
-def global_masks(scores_tree: Any, sparsity: Scalar | None, pattern: PatternLike = Unstructured()) -> Any:  # noqa: B008
+def global_masks(
+    scores_tree: Params,
+    sparsity: Scalar | None,
+    pattern: PatternLike = Unstructured(),  # noqa: B008
+) -> Params:
     """One budget over a whole tree: the groups of all leaves compete.
 
     The groups of `Block` and `Channel` compete by their *mean* score an entry, since a sum would favour the

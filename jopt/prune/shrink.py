@@ -206,7 +206,7 @@ def describe_shrinking(plan: Sequence[ShrinkRow]) -> str:
     )
 
 
-def cut(tree: Any, removed: Sequence[Removed]) -> Any:
+def cut(tree: Params, removed: Sequence[Removed]) -> Params:
     """Leaves the kept units of every array whose path is named, the other arrays as they are.
 
     Args:
@@ -247,7 +247,7 @@ def cut(tree: Any, removed: Sequence[Removed]) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def unit_rows(units: Any, size: int, length: int) -> np.ndarray:
+def unit_rows(units: object, size: int, length: int) -> np.ndarray:
     """The indices, along an axis of `length`, of units that lie there in blocks of `size`.
 
     Example:
@@ -363,7 +363,7 @@ def _plus(array: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return (array.astype(np.float64) + shift).astype(array.dtype)
 
 
-def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _like(tree: Params, arrays: dict[str, np.ndarray]) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(arrays[path_name(path)]), tree)
 
 

@@ -350,7 +350,7 @@ class ActivationMethod(Method):
             numbers.append(ranges[path] if expected else {})
         return LayerRange(*numbers)
 
-    def recurrent_layers(self, bits: Mapping[str, Any], apply: Callable[..., Any], *args: Any) -> list[str]:
+    def recurrent_layers(self, bits: Mapping[str, object], apply: Callable[..., Any], *args: object) -> list[str]:
         """The layers whose state is quantized, for a model that has such layers where `state` asks for them.
 
         Args:
@@ -375,7 +375,7 @@ class ActivationMethod(Method):
         jax.eval_shape(functools.partial(intercept.replace_layers(apply, look), train=False), *args)
         return self.quantized_states(bits, has_states)
 
-    def quantized_states(self, bits: Mapping[str, Any], has_states: Mapping[str, bool]) -> list[str]:
+    def quantized_states(self, bits: Mapping[str, object], has_states: Mapping[str, bool]) -> list[str]:
         """`recurrent_layers`, where it is known which layers are recurrent.
 
         Example:
@@ -510,7 +510,7 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
     return model._replace(init=init, apply=apply)
 
 
-def has_state(module: Any) -> bool:
+def has_state(module: object) -> bool:
     """Whether a layer is recurrent: a module that makes all of its products by its attribute `product`.
 
     Example:

@@ -240,7 +240,7 @@ def fold_batch_norm(
     return (kernel.astype(jnp.float32) * wide).astype(kernel.dtype), total.astype(kernel.dtype)
 
 
-def fold(model: Any, params: Params, model_state: State) -> tuple[Any, Params, Any]:
+def fold(model: object, params: Params, model_state: State) -> tuple[Any, Params, Any]:
     """The same function in evaluation mode, with every batch normalization folded into the layer before it.
 
     `f(x) == fold(f)(x)` to rounding. Pure: for a fixed `model` it works under jit on `params` and `model_state`.

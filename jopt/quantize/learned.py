@@ -196,7 +196,7 @@ def _grid_of_range(spec: Spec, step: jax.Array) -> Grid:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _lsq(
-    grid_of: GridOfStep, static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array
+    grid_of: GridOfStep, static: Spec, bits: object, x: jax.Array, step: jax.Array, count: jax.Array
 ) -> jax.Array:
     spec = merge(static, bits)
     g = grid_of(spec, step)
@@ -205,7 +205,7 @@ def _lsq(
 
 
 def _lsq_forward(
-    grid_of: GridOfStep, static: Spec, bits: Any, x: jax.Array, step: jax.Array, count: jax.Array
+    grid_of: GridOfStep, static: Spec, bits: object, x: jax.Array, step: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, Any]:
     return _lsq(grid_of, static, bits, x, step, count), (bits, x, step, count)
 
@@ -278,7 +278,7 @@ def _pact_range(spec: Spec, alpha: jax.Array) -> Range:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _pact(static: Spec, bits: Any, x: jax.Array, alpha: jax.Array) -> jax.Array:
+def _pact(static: Spec, bits: object, x: jax.Array, alpha: jax.Array) -> jax.Array:
     spec = merge(static, bits)
     range = _pact_range(spec, alpha)
     if spec.bits is not None:
@@ -287,7 +287,7 @@ def _pact(static: Spec, bits: Any, x: jax.Array, alpha: jax.Array) -> jax.Array:
     return from_groups(jnp.clip(to_groups(x.astype(jnp.float32), spec), low, high), x.shape, spec).astype(x.dtype)
 
 
-def _pact_forward(static: Spec, bits: Any, x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, Any]:
+def _pact_forward(static: Spec, bits: object, x: jax.Array, alpha: jax.Array) -> tuple[jax.Array, Any]:
     return _pact(static, bits, x, alpha), (bits, x, alpha)
 
 

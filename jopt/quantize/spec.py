@@ -129,7 +129,7 @@ def split(spec: Spec) -> tuple[Spec, Any]:
     return dataclasses.replace(spec, bits=None), spec.bits
 
 
-def merge(static: Spec, bits: Any) -> Spec:
+def merge(static: Spec, bits: object) -> Spec:
     """Undoes `split`."""
     return static if bits is None else dataclasses.replace(static, bits=bits)
 
@@ -155,11 +155,11 @@ def compiled(*static_names: str) -> Callable[[Callable[..., Any]], Callable[...,
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         # Compiled in eager calls too: XLA fuses operations, so that uncompiled ones could differ by a bit.
         @functools.partial(jax.jit, static_argnames=("static", *static_names))
-        def program(*args: Any, static: Spec, bits: Any, **options: Any) -> Any:
+        def program(*args: object, static: Spec, bits: object, **options: object) -> Any:
             return function(merge(static, bits), *args, **options)
 
         @functools.wraps(function)
-        def call(spec: Spec, *args: Any, **options: Any) -> Any:
+        def call(spec: Spec, *args: object, **options: object) -> Any:
             static, bits = split(spec)
             return program(*args, static=static, bits=bits, **options)
 
@@ -247,7 +247,7 @@ def collect(scales: jax.Array, spec: Spec) -> jax.Array:
     return scales.reshape(()) if spec.axis is None else scales
 
 
-def check_array(x: Any, name: str) -> None:
+def check_array(x: object, name: str) -> None:
     """Raises `ValueError` unless `x` is a floating array and, where its values are known, finite.
 
     Args:

@@ -135,7 +135,7 @@ def _unclipped(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _straight_through(
-    choose: Callable[[jax.Array, Spec], Range], rounding: Rounding, static: Spec, bits: Any, x: jax.Array
+    choose: Callable[[jax.Array, Spec], Range], rounding: Rounding, static: Spec, bits: object, x: jax.Array
 ) -> jax.Array:
     spec = merge(static, bits)
     return values(spec, x, choose(x, spec), rounding)
@@ -154,11 +154,13 @@ def _clipped(spec: Spec, x: jax.Array, range: Range, *, rounding: Rounding) -> j
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _in_range(rounding: Rounding, static: Spec, bits: Any, x: jax.Array, range: Range) -> jax.Array:
+def _in_range(rounding: Rounding, static: Spec, bits: object, x: jax.Array, range: Range) -> jax.Array:
     return values(merge(static, bits), x, range, rounding)
 
 
-def _in_range_forward(rounding: Rounding, static: Spec, bits: Any, x: jax.Array, range: Range) -> tuple[Any, ...]:
+def _in_range_forward(
+    rounding: Rounding, static: Spec, bits: object, x: jax.Array, range: Range
+) -> tuple[Any, ...]:
     return _in_range(rounding, static, bits, x, range), (bits, x, range)
 
 
@@ -270,7 +272,7 @@ def _quantize(
     return codes, g.scale, g.zero_point.astype(jnp.int32), range
 
 
-def dequantize(q: QTensor, dtype: Any = jnp.float32) -> jax.Array:
+def dequantize(q: QTensor, dtype: object = jnp.float32) -> jax.Array:
     """What the codes stand for: (codes - zero_point) * scale.
 
     Args:
@@ -321,7 +323,7 @@ def code_dtype(spec: Spec) -> Any:
     return jnp.uint8 if small else jnp.uint16
 
 
-def integers(transform: ParamTransform, state: State, params: Params, learned: Any = None) -> dict[str, QTensor]:
+def integers(transform: ParamTransform, state: State, params: Params, learned: object = None) -> dict[str, QTensor]:
     """The integers behind what the model sees, by the Spec and in the range that the simulation uses.
 
     Args:

@@ -44,7 +44,7 @@ class Assigned(NamedTuple):
     parameter: Parameter
 
 
-def assign(rules: Rules, params: Params, default: Any, layers: Layers | None = None) -> list[Assigned]:
+def assign(rules: Rules, params: Params, default: object, layers: Layers | None = None) -> list[Assigned]:
     """What each parameter gets: the first matching rule's value, else `default` for floating weights.
 
     Args:

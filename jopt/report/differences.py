@@ -17,7 +17,7 @@ _SIZES = ("parameters", "nonzero_parameters", "sparsity", "bytes", "flops", "wal
 _ABSENT = "(absent)"
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
     """The leaves of nested dictionaries by dotted path; a list is a leaf unless it holds dictionaries.
 
     Example:
@@ -36,7 +36,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return {name.replace(".[", "["): value for name, value in leaves.items()}
 
 
-def differing(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def differing(trees: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, Any]]:
     """The leaves that are not the same in all trees.
 
     Args:
@@ -60,7 +60,7 @@ def differing(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     return differences
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     """Equality in which True is not 1 and NaN is itself; 1 and 1.0 are one number."""
     # True == 1 in Python, but `nesterov: 1` is not `nesterov: true`.
     if isinstance(a, bool) != isinstance(b, bool):
@@ -70,7 +70,7 @@ def _same(a: Any, b: Any) -> bool:
     return a == b or (a != a and b != b)
 
 
-def environment(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def environment(manifest: Mapping[str, object]) -> dict[str, Any]:
     """What a manifest says of data, code, packages and machine: not what was asked for, nor when, nor what came.
 
     Example:
@@ -80,7 +80,7 @@ def environment(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in manifest.items() if k not in _NOT_ENVIRONMENT}
 
 
-def summary(rows: Sequence[Record], result: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def summary(rows: Sequence[Record], result: Mapping[str, object], manifest: Mapping[str, object]) -> dict[str, Any]:
     """The numbers of one run, finished or not; None where the run has none.
 
     Args:
@@ -128,7 +128,7 @@ def summary(rows: Sequence[Record], result: Mapping[str, Any], manifest: Mapping
     }
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -179,7 +179,7 @@ def describe_mixture(changes: Sequence[Record]) -> str:
     )
 
 
-def difference_table(title: str, trees: Mapping[str, Mapping[str, Any]]) -> Table:
+def difference_table(title: str, trees: Mapping[str, Mapping[str, object]]) -> Table:
     """The differing leaves, one a row, in a column for each tree.
 
     Example:
@@ -193,7 +193,7 @@ def difference_table(title: str, trees: Mapping[str, Mapping[str, Any]]) -> Tabl
     return Table(title, ("field", *trees), "l" * (1 + len(trees)), rows)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value on one line; of a hash its beginning."""
     if isinstance(value, str):
         return value[:12] if _is_hash(value) else value
@@ -206,7 +206,7 @@ def _is_hash(text: str) -> bool:
     return len(text) >= 40 and set(text) <= set("0123456789abcdef")
 
 
-def metrics_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+def metrics_table(summaries: Mapping[str, Mapping[str, object]]) -> Table:
     """The numbers of runs, one a row, in a column for each run; of two runs also how the second differs.
 
     Args:
@@ -227,7 +227,7 @@ def metrics_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table("Metrics", header, "l" + "r" * (len(header) - 1), rows)
 
 
-def changes_table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
+def changes_table(summaries: Mapping[str, Mapping[str, object]]) -> Table:
     """How each run differs from the first, in the same rows as `metrics_table` but for the status."""
     first, *others = summaries
     rows = [
@@ -242,13 +242,13 @@ def _label(key: str) -> str:
     return _LABELS.get(key, formats.name(key))
 
 
-def _known(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+def _known(summaries: Iterable[Mapping[str, object]]) -> list[str]:
     summaries = list(summaries)
     keys = dict.fromkeys(key for s in summaries for key in s)
     return [key for key in keys if any(s.get(key) is not None for s in summaries)]
 
 
-def _brief(key: str, value: Any) -> str:
+def _brief(key: str, value: object) -> str:
     return _text(value) if isinstance(value, str) else formats.value(key, value).partition(" (")[0]
 
 

@@ -66,7 +66,7 @@ class View(NamedTuple):
     layout: Json
 
 
-def axis(title: str = "", **changes: Any) -> Json:
+def axis(title: str = "", **changes: object) -> Json:
     """An axis: a line, outer ticks, a light grid, and room for long labels."""
     base = {
         "gridcolor": GRID, "linecolor": QUIET, "ticks": "outside", "tickcolor": QUIET, "zeroline": False,
@@ -85,7 +85,7 @@ def category_axis(labels: Sequence[str], longest: int = 30) -> Json:
     )  # fmt: skip
 
 
-def layout(height: int, **changes: Any) -> Json:
+def layout(height: int, **changes: object) -> Json:
     """The layout that all figures share; the legend lies below, so that a narrow page has room for the figure."""
     # The plot without its margins, in pixels.
     drawn = max(height - _TOP - _BOTTOM, 1)
@@ -140,7 +140,7 @@ def _menu_text(name: str) -> str:
     return literal(formats.shorten(name, 40))
 
 
-def _dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _dotted(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
     # An axis that is given as one object would lose all that the view does not set.
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
@@ -156,7 +156,7 @@ def _merged(base: Json, changes: Json) -> Json:
     return merged
 
 
-def compact(value: Any) -> Any:
+def compact(value: object) -> Any:
     """Numbers of six digits, and null for what is not finite: shorter, and the same bytes for the same input.
 
     Example:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 from jopt.measure.columns import BUILT_IN, Column, Scope
 
@@ -65,7 +64,7 @@ def name(key: str) -> str:
     return column(key).label
 
 
-def value(key: str, v: Any) -> str:
+def value(key: str, v: object) -> str:
     """The value of the metric `key` of a run, in full.
 
     Example:

@@ -75,7 +75,7 @@ def thin(curve: Curve, most: int = STEPS) -> Curve:
     # The ends are kept exactly: the last value is the one that is compared.
     keep = [round(i * (n - 1) / (most - 1)) for i in range(most)]
 
-    def column(values: Sequence[Any]) -> tuple[Any, ...]:
+    def column(values: Sequence[object]) -> tuple[Any, ...]:
         return tuple(values[i] for i in keep)
 
     return Curve(*map(column, curve))

@@ -68,7 +68,7 @@ def model_table(layers: Sequence[Layer], flops: Mapping[str, int] | None = None,
     return Table(title, tuple(header), "lll" + "r" * (len(header) - 3), rows, footer)
 
 
-def plan_table(plans: Mapping[str, Sequence[Assignment[Any]]], title: str = "Plan") -> Table:
+def plan_table(plans: Mapping[str, Sequence[Assignment[object]]], title: str = "Plan") -> Table:
     r"""What each parameter was given by the rules of each transform.
 
     Args:
@@ -106,7 +106,9 @@ def plan_table(plans: Mapping[str, Sequence[Assignment[Any]]], title: str = "Pla
     return Table(title, header, "l" * len(header), rows)
 
 
-def result_table(result: Mapping[str, Any], title: str = "Result", columns: Sequence[Column | str] = ()) -> Table:
+def result_table(
+    result: Mapping[str, object], title: str = "Result", columns: Sequence[Column | str] = ()
+) -> Table:
     """The numbers of one run's `result.json`, one a row; nested values are left out.
 
     Args:
@@ -144,7 +146,7 @@ def last_rows_table(rows: Sequence[Record]) -> Table:
 
 
 def results_table(
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, Mapping[str, object]],
     columns: Sequence[str] = ("accuracy", "loss", "nonzero_parameters", "bytes", "flops"),
     title: str = "Results",
 ) -> Table:
@@ -160,7 +162,7 @@ def results_table(
     return Table(title, ("run", *(formats.name(c) for c in shown)), "l" + "r" * len(shown), rows)
 
 
-def _brief(key: str, value: Any) -> str:
+def _brief(key: str, value: object) -> str:
     return formats.value(key, value).partition(" (")[0]
 
 
@@ -282,7 +284,7 @@ def classes_table(
     return Table(title, ("class", "examples", "before", "after", "change"), "lrrrr", rows, footer)
 
 
-def _both(before: Any, after: Any, text: Callable[[Any], str]) -> str:
+def _both(before: object, after: object, text: Callable[[Any], str]) -> str:
     a, b = (text(row) if row else "-" for row in (before, after))
     return a if a == b else f"{a} → {b}"
 

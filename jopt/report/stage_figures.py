@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from jopt.measure import ClassChange, Column
 from jopt.report import figures, formats
 from jopt.report.figures import BEFORE, INK, PALETTE, QUIET, Figure, Json
 from jopt.rules import named_leaves
-from jopt.typing import Record
+from jopt.typing import Params, Record
 
 _BINS, _LEVELS, _LAYERS = 60, 40, 24
 _BAR = 24  # pixels
@@ -211,7 +210,7 @@ def class_bars(
     return Figure("classes", title, caption, [trace], layout)
 
 
-def weight_histograms(before: Any, after: Any, title: str = "Weights before and after") -> Figure:
+def weight_histograms(before: Params, after: Params, title: str = "Weights before and after") -> Figure:
     """The distribution of each layer's nonzero weights, before (gray) and after (blue).
 
     Zeros are left out of the bars, which their spike would flatten, and counted in each panel's heading. The
@@ -259,7 +258,7 @@ def weight_histograms(before: Any, after: Any, title: str = "Weights before and 
     return Figure("weights", title + left_out, caption, traces, layout)
 
 
-def _weights_of(params: Any) -> dict[str, np.ndarray]:
+def _weights_of(params: Params) -> dict[str, np.ndarray]:
     leaves = {path: np.asarray(leaf) for path, leaf in named_leaves(params)}
     kernels = {path: leaf for path, leaf in leaves.items() if is_weight(path, leaf.shape)} or leaves
     return {path: leaf.astype(np.float32, copy=False) for path, leaf in kernels.items()}

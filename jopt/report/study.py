@@ -49,7 +49,7 @@ class StudyAxis(NamedTuple):
         """The values as they are shown."""
         return tuple(text(value) for value in self.values)
 
-    def index(self, value: Any) -> int:
+    def index(self, value: object) -> int:
         """The place of a value; True is not 1 here."""
         for i, candidate in enumerate(self.values):
             # In Python True == 1, and a grid may have both.
@@ -279,7 +279,7 @@ class Study(NamedTuple):
         return f"{show(estimate.mean)} [{ends}]"
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A value of an axis as it is shown.
 
     Example:

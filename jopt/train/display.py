@@ -96,7 +96,7 @@ def write_report(
     prepared: Prepared,
     files: Workdir,
     manifest: Mapping[str, Any],
-    result: Mapping[str, Any],
+    result: Mapping[str, object],
     outcomes: Sequence[measure.StageOutcome],
     numbers: Numbers,
     ledger: Ledger | None = None,

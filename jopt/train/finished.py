@@ -1,19 +1,22 @@
 """A finished run, read back from its directory: its network, to teach or to start another run with."""
 
+import dataclasses
 import os
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt import data, hyper, keys, models
-from jopt.config import require
+from jopt import data, hyper, keys, models, trust
+from jopt.config import ConfigError, require
 from jopt.layers import Layers
 from jopt.train import program
 from jopt.train.checkpoint import read_last, steps_in
-from jopt.train.config import Experiment
-from jopt.train.plan import StagePlan, resolve, trace_layers, with_layers
+from jopt.train.config import STAGE, Experiment
+from jopt.train.plan import StagePlan, resolve, source_fields, trace_layers, with_layers
 from jopt.train.state import TrainState, digest
 from jopt.train.step import in_batches
 from jopt.train.workdir import Workdir, WorkdirError
@@ -58,6 +61,7 @@ def load(
     *,
     model: models.Model | None = None,
     trusted: bool = False,
+    data_dir: str | None = None,
 ) -> Finished:
     """Reads the last state of a finished run, and verifies it. The run's directory is not changed.
 
@@ -67,7 +71,9 @@ def load(
     Args:
       directory: the run's directory.
       model: the model that the run was given instead of `config.model`, if it was given one.
-      trusted: whether modules that its config names may be imported, and so run.
+      trusted: lifts the rules for foreign configs (`docs/security.md`): modules that the run's files name are
+        imported, and so run.
+      data_dir: where its data are, instead of where its config says.
 
     Raises:
       WorkdirError: if there is no run, it has not finished, it was given other things than these, or its last
@@ -79,9 +85,9 @@ def load(
         raise WorkdirError(f"{files.path} is not the directory of a run: there is no config.json")
     if not files.result.is_file():
         raise WorkdirError(f"the run in {files.path} has not finished: there is no result.json")
-    config, result = files.load_config(trusted=trusted), files.load_result()
+    config, result = load_config(files, trusted=trusted, data_dir=data_dir), files.load_result()
     _check_given(files, {"model": model})
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, trusted=trusted)
     examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
     structure, numbers = hyper.split(config)
     plans = trace_layers(resolve(config, examples, model), input_shape)
@@ -105,6 +111,48 @@ def load(
         )
     params, model_state = jax.device_get(jax.jit(end.seen)(state, numbers))
     return Finished(config, result, plan, params, model_state, state, dataset)
+
+
+def load_config(files: Workdir, *, trusted: bool = False, data_dir: str | None = None) -> Experiment:
+    """The config of a run that somebody else may have written.
+
+    Args:
+      files: the run's directory.
+      trusted: lifts the rules for foreign configs (`docs/security.md`).
+      data_dir: the user's own directory of data, instead of the config's.
+
+    Raises:
+      WorkdirError: if it is no config, or names code or a path that a foreign config may not.
+    """
+    config = files.load_config(trusted=trusted)
+    if data_dir is not None:
+        config.data = dataclasses.replace(config.data, data_dir=data_dir)
+    if not trusted:
+        check_paths(config, files.path, own_data_dir=data_dir is not None)
+    return config
+
+
+def check_paths(config: Experiment, directory: Path, *, own_data_dir: bool = False) -> None:
+    """Raises unless the paths that a foreign config names lie outside of its directory.
+
+    Args:
+      config: the foreign config.
+      directory: where it was read from.
+      own_data_dir: whether its `data.data_dir` is the user's own.
+
+    Raises:
+      WorkdirError: naming the field.
+    """
+    sources = [(field, source) for field, source in source_fields(config) if not source.startswith(STAGE)]
+    chosen = None if own_data_dir else config.data.data_dir
+    # The set's own folder too: a run directory can be called `mnist`, and its parent be named as the data's.
+    folder = chosen and f"{chosen}/{re.split('[/:]', config.data.name)[0]}"
+    data_dirs = [("data.data_dir", path) for path in (chosen, folder)]
+    try:
+        trust.check_paths(data_dirs, directory, "--data_dir or --trust")
+        trust.check_paths(sources, directory, "--trust")
+    except ConfigError as error:
+        raise WorkdirError(f"{directory}: {error}") from error
 
 
 def _check_given(files: Workdir, now: dict[str, models.Model | None]) -> None:
@@ -137,7 +185,9 @@ class Source(NamedTuple):
     digest: str
 
 
-def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_classes: int | None) -> Source:
+def load_source(
+    directory: str, field: str, input_shape: tuple[int, ...], num_classes: int | None, *, trusted: bool = False
+) -> Source:
     """The network that the finished run in `directory` ended with.
 
     Args:
@@ -145,6 +195,7 @@ def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_cl
       field: the config field that names it, for errors.
       input_shape: the shape of one example that it must take.
       num_classes: the number of logits that it must give; None is any.
+      trusted: as for `load`.
 
     Raises:
       ConfigError: if there is no finished run, or one of another kind of data.
@@ -154,7 +205,7 @@ def load_source(directory: str, field: str, input_shape: tuple[int, ...], num_cl
         Workdir(directory).result.exists(), field, directory, "the directory of a finished run, with result.json"
     )
     try:
-        run = load(directory)
+        run = load(directory, trusted=trusted)
     except WorkdirError as error:
         raise WorkdirError(f"{field}: {error}") from error
     x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
@@ -175,7 +226,9 @@ def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
     if np.array_equal(source.mean, dataset.mean) and np.array_equal(source.std, dataset.std):
         return source.model
 
-    def apply(params: Params, model_state: ModelState, x: jax.Array, **kwargs: Any) -> tuple[jax.Array, ModelState]:
+    def apply(
+        params: Params, model_state: ModelState, x: jax.Array, **kwargs: object
+    ) -> tuple[jax.Array, ModelState]:
         # The student's inputs are normalized with its own data set's numbers, the teacher was trained with others:
         # the student's are taken back and the teacher's applied.
         shape = (1,) * (x.ndim - 1) + dataset.mean.shape

@@ -61,7 +61,7 @@ class Compiler:
     _compiled: dict[tuple[str, Hashable], Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     def call(
-        self, name: str, key: Hashable, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
+        self, name: str, key: Hashable, fn: Callable[..., Any], *args: object, donate: tuple[int, ...] = ()
     ) -> Any:
         """Runs `fn(*args)`, compiled once for each `(name, key)`.
 
@@ -75,7 +75,7 @@ class Compiler:
         return self.get(name, key, fn, *args, donate=donate)(*args)
 
     def get(
-        self, name: str, key: Hashable, fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()
+        self, name: str, key: Hashable, fn: Callable[..., Any], *args: object, donate: tuple[int, ...] = ()
     ) -> Any:
         """The executable of `fn` for arguments like `args`; as `call`, without the running."""
         # Compiled ahead of time, as `jax.jit` would hide compilation in the first call and its time in that step's.

@@ -67,7 +67,7 @@ def collect(config: Any, dataset_fingerprint: str, workdir: Path, argv: list[str
     }
 
 
-def event(name: str, step: int, **details: Any) -> dict[str, Any]:
+def event(name: str, step: int, **details: object) -> dict[str, Any]:
     """An entry of the manifest's `events`: `start`, `resume` or `stop`, with Unix time in seconds."""
     return {"event": name, "time": round(time.time(), 3), "step": step, **details}
 

@@ -22,7 +22,7 @@ from jopt.quantize.integer import QTensor
 from jopt.quantize.tensors import of_values
 from jopt.reference import name_of
 from jopt.train.config import Experiment
-from jopt.train.plan import StagePlan
+from jopt.train.plan import StagePlan, trainables_key
 from jopt.train.state import TrainState, evaluated
 from jopt.transform import Params, State, Storage, chain, see
 from jopt.typing import ModelState
@@ -155,20 +155,27 @@ def _describe_method(method: Method) -> dict[str, Any]:
     return {**tag, **changed(method)}
 
 
-def load(path: str | os.PathLike[str], *, model: models.Model | None = None, trusted: bool = False) -> PackedModel:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    model: models.Model | None = None,
+    trusted: bool = False,
+    max_bytes: int = codec.MAX_BYTES,
+) -> PackedModel:
     """Rebuilds a network from its packed file.
 
     Args:
       path: of the file.
       model: the model that the run was given instead of `config.model`, if it was given one.
       trusted: whether modules that the file names for its methods may be imported, and so run.
+      max_bytes: as for `jopt.codec.read`.
 
     Raises:
       OSError: if the file cannot be read.
       CodecError: if it is damaged.
       PackedError: if it is whole, but holds no network of a run.
     """
-    file = codec.read(path)
+    file = codec.read(path, max_bytes=max_bytes)
     try:
         return _rebuild(file, model, trusted)
     except (ConfigError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -198,7 +205,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     plain = models.model(network) if network is not None else custom_model
     assert plain is not None
     model, wrapping = plain, wrapping_methods(metadata.get("activations"), trusted)
-    keys = {method.key or method.name for method in wrapping}
+    keys = {trainables_key(method) for method in wrapping}
     # Frozen, as ranges come from the file and nothing trains here.
     for method in wrapping:
         model = method.wrap(model, frozen=True)
@@ -212,8 +219,8 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
         params=file.params,
         model_state=file.model_state,
         integers={path: _tensor(q) for path, q in file.integers.items() if path.split("/")[0] not in keys},
-        mean=np.array(metadata["mean"], np.float32),
-        std=np.array(metadata["std"], np.float32),
+        mean=_float32(metadata["mean"]),
+        std=_float32(metadata["std"]),
         input_shape=tuple(int(n) for n in metadata["input"]),
         num_classes=int(metadata["classes"]),
         ledger=file.ledger,
@@ -248,7 +255,14 @@ class _Wrapping:
 
 
 def _check(packed: PackedModel) -> None:
-    """Raises unless the model takes the parameters that the file holds."""
+    """Raises unless the file normalizes its own inputs, and the model takes its parameters."""
+    channels = packed.input_shape[-1:]
+    for name, values in (("mean", packed.mean), ("std", packed.std)):
+        if values.shape != channels or not np.isfinite(values).all() or not (name == "mean" or values.all()):
+            raise PackedError(
+                f"its metadata must have finite numbers of shape {channels} as {name}, one a channel, and no std "
+                f"of 0; got {values.size} numbers of shape {values.shape}"
+            )
     # By shapes alone: it costs no memory and finds every parameter that is absent or of another shape.
     x = jax.ShapeDtypeStruct((1, *packed.input_shape), np.float32)
     try:
@@ -265,6 +279,12 @@ def _tensor(q: codec.Integers) -> QTensor:
     spec = quantize.Spec(q.spec.bits, q.spec.symmetric, q.spec.axis, q.spec.narrow, q.spec.group)
     codes, scale, zero_point, low, high = jax.tree.map(jnp.asarray, (q.codes, q.scale, q.zero_point, q.low, q.high))
     return QTensor(codes, scale, zero_point, spec, None if low is None else quantize.Range(low, high))
+
+
+def _float32(values: Any) -> np.ndarray:
+    # A number of the file that is too large becomes infinite, which `_check` refuses.
+    with np.errstate(over="ignore"):
+        return np.array(values, np.float32)
 
 
 def _numbers(values: np.ndarray) -> list[float]:

@@ -13,7 +13,7 @@ from jopt import data, keys, models, optim, transfer
 from jopt.config import join_path, require
 from jopt.distill import Distillation
 from jopt.layers import Layers, trace
-from jopt.method import Applied, Context
+from jopt.method import Applied, Context, Method
 from jopt.train import schedule
 from jopt.train.config import Experiment, sources
 from jopt.train.config import validate as validate_config
@@ -106,10 +106,10 @@ class StagePlan:
         """Where the methods' own trainable parameters stand among what the optimizer moves."""
         trainables = Trainables.of(
             [
-                (key(applied), transform.learn is not None, self.names(applied))
+                (trainables_key(applied.method), transform.learn is not None, self.names(applied))
                 for applied, transform in self.transforms
             ],
-            [(key(applied), self.names(applied)) for applied in self.wrapping],
+            [(trainables_key(applied.method), self.names(applied)) for applied in self.wrapping],
         )
         # One tree holds them beside the model's parameters: of two with one key the later would replace the first.
         taken = {path.partition("/")[0] for path in self.layers}
@@ -158,9 +158,9 @@ class StagePlan:
         return ", ".join(a.method.name for a in self.applied) or "-"
 
 
-def key(applied: Applied) -> str:
+def trainables_key(method: Method) -> str:
     """The key under which a method's trainable parameters stand."""
-    return applied.method.key or applied.method.name
+    return method.key or method.name
 
 
 def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
@@ -168,6 +168,9 @@ def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
 
     Both keep their order; of two heads the one of the lower rank comes first, and the frozen one where both are
     equal.
+
+    Raises:
+      ConfigError: if a stage's `order` is not an order of these methods.
     """
     frozen: list[Applied] = []
     for i, stage in enumerate(config.stages[: index + 1]):
@@ -176,7 +179,10 @@ def applied_methods(config: Experiment, index: int) -> tuple[Applied, ...]:
         named = {applied.method.name for applied in mine} | set(stage.release)
         old = [a for a in frozen if stage.model is None and a.method.persists and a.method.name not in named]
         frozen = _merge_by_rank(old, mine)
-        if sorted(stage.order) == sorted(applied.method.name for applied in frozen):
+        if stage.order:
+            names = sorted(applied.method.name for applied in frozen)
+            accepted = f"() or an order of all methods that act in the stage ({', '.join(names)})"
+            require(sorted(stage.order) == names, f"stages[{i}].order", stage.order, accepted)
             frozen.sort(key=lambda applied: stage.order.index(applied.method.name))
     return tuple(frozen)
 
@@ -206,9 +212,6 @@ def stage_plans(
     for index, (stage, length) in enumerate(zip(config.stages, lengths, strict=True)):
         network = network if stage.model is None else stage.model
         applied = applied_methods(config, index)
-        names = sorted(a.method.name for a in applied)
-        accepted = f"() or an order of all methods that act in the stage ({', '.join(names)})"
-        require(not stage.order or sorted(stage.order) == names, f"stages[{index}].order", stage.order, accepted)
         optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
         # Added to the optimizer's rules, so that one place decides which parameters move and reports list it once.
         if stage.transfer is not None and stage.transfer.freeze:
@@ -284,9 +287,6 @@ def validate(config: Experiment) -> None:
             accepted = f"a method that acts in the stage before ({', '.join(sorted(before)) or 'none does'})"
             require(name in before, f"stages[{index}].release", name, accepted)
         applied = applied_methods(config, index)
-        names = sorted(a.method.name for a in applied)
-        accepted = f"() or an order of all methods that act in the stage ({', '.join(names)})"
-        require(not stage.order or sorted(stage.order) == names, f"stages[{index}].order", stage.order, accepted)
         optimizer = config.optimizer if stage.optimizer is None else stage.optimizer
         path = "optimizer" if stage.optimizer is None else f"stages[{index}].optimizer"
         for mine in applied:

@@ -105,7 +105,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: Experiment, *, model: models.Model | None = None, dataset: data.Dataset | None = None
+    config: Experiment,
+    *,
+    model: models.Model | None = None,
+    dataset: data.Dataset | None = None,
+    trusted: bool = False,
 ) -> Prepared:
     """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
 
@@ -113,13 +117,14 @@ def prepare(
       config: the experiment.
       model: a custom model, instead of `config.model`.
       dataset: what `data.load(config.data)` gives, where it has been loaded already.
+      trusted: lifts the rules for the foreign files that it names: data, teachers, sources (`docs/security.md`).
 
     Raises:
       ConfigError: naming the field, its value and what is accepted.
       RuleError: for a rule that matches no parameter.
     """
     plan.validate(config)
-    dataset = data.load(config.data) if dataset is None else dataset
+    dataset = data.load(config.data, trusted=trusted) if dataset is None else dataset
     for name, network in _networks(config, model):
         field = f"{name}.num_classes"
         accepted = f"{dataset.num_classes}, the number of classes of {config.data.name!r}"
@@ -140,7 +145,11 @@ def prepare(
     plans = trace_layers(plans, input_shape)
     sources = {
         directory: load_source(
-            directory, field, input_shape, dataset.num_classes if field.endswith("teacher") else None
+            directory,
+            field,
+            input_shape,
+            dataset.num_classes if field.endswith("teacher") else None,
+            trusted=trusted,
         )
         for field, directory in plan.source_fields(config)
         if not directory.startswith(STAGE)

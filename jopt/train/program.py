@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, quantize
-from jopt.train.plan import StagePlan
+from jopt.train.plan import StagePlan, trainables_key
 from jopt.train.state import TrainState, Variables, average_examples, evaluated, merge, start_average
 from jopt.train.step import Metrics, Parts, cross_entropy, in_batches, step
 from jopt.transform import State, chain, project_moments
@@ -238,7 +238,7 @@ def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) 
     params, model_state = state.params, state.model_state
     # Trainables of the stage's own methods get their first values only now: a step size is fitted to the weights
     # that it quantizes, and which of them survive was not known before.
-    started = [a.method.key or a.method.name for a in p.plan.applied if p.plan.names(a)]
+    started = [trainables_key(a.method) for a in p.plan.applied if p.plan.names(a)]
     method_chain = chain(*(transform for _, transform in p.plan.transforms))
     params = p.trainables.start(method_chain, state.transform_state, params, started)
     for applied in p.plan.applied:

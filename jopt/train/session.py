@@ -41,6 +41,7 @@ def run(
     stop: Callable[[], bool] = never,
     checkpoint_minutes: float = math.inf,
     quiet: bool = True,
+    trusted: bool = False,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
@@ -56,6 +57,7 @@ def run(
       checkpoint_minutes: save also at the end of a segment when so many minutes have passed since the last
         checkpoint; infinite: only where the config says so. It changes no number of the run.
       quiet: has no effect: without an observer nothing is printed.
+      trusted: lifts the rules for the foreign files that `config` names (`docs/security.md`).
 
     Returns:
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
@@ -77,8 +79,8 @@ def run(
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
     if files.check(config) and files.result.exists():
-        return _finished_before(config, files, observer, model)
-    prepared = prepare(config, model=model)
+        return _finished_before(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
+    prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
     if stop():
@@ -89,12 +91,12 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return _finished_before(config, files, observer, model)
+            return _finished_before(config, files, observer, lambda: prepared)
         return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes).run()
 
 
 def _finished_before(
-    config: Experiment, files: Workdir, observer: Observer, model: models.Model | None
+    config: Experiment, files: Workdir, observer: Observer, prepare_again: Callable[[], Prepared]
 ) -> dict[str, Any]:
     result = files.load_result()
     # Read for their checksum only: rows that are missing, doubled or edited would be believed from here on.
@@ -109,8 +111,7 @@ def _finished_before(
         begun = time.perf_counter()
         # A report that failed, or was deleted: what it shows is still there.
         with attempt(observer, f"{_complete(files)}, but its missing report cannot be written"):
-            prepared = prepare(config, model=model)
-            _Session(prepared, files, observer, begun, never).write_report_again(result)
+            _Session(prepare_again(), files, observer, begun, never).write_report_again(result)
             observer.note(f"the missing report of {files.path} was written again")
     observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
     return result

@@ -110,7 +110,7 @@ def read(path: Path, like: PyTree) -> Restored:
 
     ocp: Any = v1
     _quiet_logs()
-    # Orbax finds nothing under a relative path.
+    # Orbax finds no arrays at a relative path, and says nothing of it.
     path = path.absolute()
     try:
         with _TURN:

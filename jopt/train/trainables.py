@@ -6,7 +6,6 @@ The optimizer moves one tree: the model's parameters and, under a key for each m
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 
@@ -116,7 +115,7 @@ class Trainables:
 
             return apply
 
-        def update(state: State, tree: Params, *, grads: Updates = None, **context: Any) -> State:
+        def update(state: State, tree: Params, *, grads: Updates = None, **context: object) -> State:
             params, learned = pair(tree)
             context |= {} if learned is None else {"learned": learned}
             return transform.update(state, params, grads=self.model_only(grads), **context)

@@ -19,6 +19,7 @@ from jopt.train.directory import LinkError as LinkError
 from jopt.train.directory import WorkdirError as WorkdirError
 from jopt.train.directory import check_fields as check_fields
 from jopt.train.surroundings import Change, Surroundings, accepted, compare, fill, mixture, surroundings, unknown
+from jopt.trust import Trusted, modules_in
 
 
 class ChangedError(WorkdirError):
@@ -118,7 +119,7 @@ class Launch:
         kept: bool,
         step: Callable[[], int] = lambda: 0,
         varies: Collection[str] = ("events", "exit_status", "digest"),
-        **event: Any,
+        **event: object,
     ) -> Iterator[dict[str, Any]]:
         """Writes the launch's start, and however it ends its exit status: finished, stopped, diverged or failed.
 
@@ -239,7 +240,8 @@ class Workdir(Directory):
         """
         if not self.begun():
             return False
-        saved, current = self.load_config(), config
+        # Only what this config names too is looked up: the saved one is compared, not run.
+        saved, current = self.load_config(modules_in(to_dict(config))), config
         # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
         if to_dict(saved) != to_dict(current):
             a, b = dict(_settings(saved)), dict(_settings(current))
@@ -250,7 +252,7 @@ class Workdir(Directory):
             )
         return True
 
-    def load_config(self, trusted: bool = False) -> Experiment:
+    def load_config(self, trusted: Trusted = False) -> Experiment:
         """The config that the run was started with; `trusted` as in `jopt.config.from_dict`."""
         try:
             config = from_dict(Experiment, self.load_json(self.config), trusted=trusted)

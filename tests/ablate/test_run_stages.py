@@ -55,8 +55,8 @@ def transferred():
 
 
 def calibrated():
-    codes = {"quantize": quantize.Weights(), "activations": quantize.Activations()}
-    return {"stages": [Stage("a"), Stage("q", **codes)]}, axis("stages[1].activations.bits", (4, 8))
+    methods = (quantize.Weights(), quantize.Activations())
+    return {"stages": [Stage("a"), Stage("q", methods=methods)]}, axis("stages[1].activations.bits", (4, 8))
 
 
 def without_steps():
@@ -90,11 +90,11 @@ def test_a_grid_is_its_trials_alone(tmp_path, small, case):
         alone = run_alone(load_trial(tmp_path / "grid", row["trial"]), tmp_path / row["trial"], quiet=True)
         exact = ("parameters", "nonzero_parameters", "sparsity", "flops", "accuracy")
         assert {name: row[name] for name in exact} == {name: alone[name] for name in exact}
-        alone = [c for c in metrics.read(tmp_path / row["trial"] / "metrics.jsonl") if c["split"] != "test"]
+        own_curve = [c for c in metrics.read(tmp_path / row["trial"] / "metrics.jsonl") if c["split"] != "test"]
         in_grid = [c for c in results.curves if c["trial"] == row["trial"]]
         key = ("stage", "step", "split")
-        assert [[c[k] for k in key] for c in in_grid] == [[c[k] for k in key] for c in alone]
-        a, b = ([c["loss"] for c in curve] for curve in (in_grid, alone))
+        assert [[c[k] for k in key] for c in in_grid] == [[c[k] for k in key] for c in own_curve]
+        a, b = ([c["loss"] for c in curve] for curve in (in_grid, own_curve))
         np.testing.assert_allclose([*a, row["loss"]], [*b, alone["loss"]], rtol=1e-5, atol=1e-6)
 
 

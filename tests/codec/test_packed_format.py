@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jopt import codec
-from jopt.codec import tensor
+from jopt.codec import container, header, huffman, lanes, positions, reading, tensor
 from jopt.codec.container import Cursor, join, signed, varint
 from jopt.codec.header import TreeReader, TreeWriter
 from jopt.codec.symbols import Candidate, shortest
@@ -165,3 +165,26 @@ def test_the_examples_of_the_document(tmp_path, monkeypatch):
     cells = [line.split("|")[1] for line in table.strip().splitlines()]
     octets = "".join(re.findall(r"`([\da-f ]+)`", " ".join(cells)))
     assert bytes.fromhex(octets) == codec.encode({"w": np.float32([[0, 0.5], [0.5, 0]])}).data
+
+
+def test_the_numbers_of_the_document_are_those_of_the_code():
+    text = (Path(__file__).parents[2] / "docs/codec.md").read_text()
+    container_kinds = (header.NONE, header.DICT, header.LIST, header.TUPLE, header.LEAF)
+    for pattern, value in (
+        (r"at most 2\^(\d+) bytes, with sorted keys", header.LARGEST_METADATA.bit_length() - 1),
+        (r"At most (\d+) containers are nested", header.DEPTH),
+        (r"0 None, (\d) dict, (\d) list, (\d) tuple, (\d) leaf", container_kinds[1:]),
+        (r"the rank \(at most (\d+)\)", reading._LARGEST_RANK),
+        (r"(\d+): a varint, the number of the leaf before it", reading.TIED),
+        (r"It has at most (\d+) bits", container._LARGEST_VARINT.bit_length()),
+        (r"`JOPT`, version (\d)", container.VERSION),
+        (r"fixed width \(1 to (\d+) bits\)", positions._WIDEST),
+        (r"Huffman-coded, in the width \(1 to (\d+) bits\)", positions._WIDEST_CODED),
+        (r"to (\d+), and make a complete prefix code", huffman.LIMIT),
+        (r"n < 2\^(\d+) symbols follow one another", lanes.SHORT.bit_length() - 1),
+        (r"a Huffman stream of 2\^(\d+) symbols or more", lanes.SHORT.bit_length() - 1),
+        (r"isqrt\(n\) div 4, n div (\d+)\)", lanes._LARGEST_ROWS),
+        (r"`max_bytes` \((\d+) GiB by default;", codec.MAX_BYTES // 2**30),
+    ):
+        numbers = tuple(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert re.findall(pattern, text) == [numbers], pattern

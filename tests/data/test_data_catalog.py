@@ -84,6 +84,31 @@ def test_cifar10_is_read_as_its_builder_wrote_it(tmp_path, prepare_cifar):
     check(data.load(config))  # from the decoded arrays
 
 
+def test_a_named_version_is_read_from_its_files_of_tfds_s_own_features(tmp_path, prepare_cifar):
+    prepare_cifar(tmp_path)
+    config = data.DataConfig(name="cifar10:3.0.2", data_dir=str(tmp_path))
+    check(data.load(config))
+    assert data.outline(config) == data.Outline((32, 32, 3), 10)
+
+
+@pytest.mark.parametrize("damage", ["shard is absent", "shard is cut", "info is cut", "features are cut"])
+def test_half_copied_data_name_the_directory(tmp_path, prepare_cifar, damage):
+    prepare_cifar(tmp_path)
+    folder = tmp_path / "cifar10" / "3.0.2"
+    shard = next(folder.glob("*train.array_record*"))
+    match damage:
+        case "shard is absent":
+            shard.unlink()
+        case "shard is cut":
+            shard.write_bytes(shard.read_bytes()[:100])
+        case _:
+            file = folder / ("features.json" if damage.startswith("features") else "dataset_info.json")
+            file.write_text(file.read_text()[:40])
+    for name in ("cifar10", "cifar10:3.0.2"):
+        with pytest.raises(data.DataError, match=str(tmp_path / "cifar10")):
+            data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
+
+
 def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cifar):
     prepare_cifar(tmp_path)
     config = data.DataConfig(name="cifar10", data_dir=str(tmp_path), validation_fraction=0.3, layout="sequence")

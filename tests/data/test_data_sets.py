@@ -197,8 +197,8 @@ def test_a_task_must_name_every_class(relabel, data_dir):
 
 
 @pytest.mark.parametrize("wrong", [-1, 2, 300])
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_label_that_is_no_class_is_refused(tmp_path, wrong, split):
+@pytest.mark.parametrize(("split", "relabel"), [("train", ()), ("validation", (1, 0)), ("test", ())])
+def test_a_label_that_is_no_class_is_refused(tmp_path, wrong, split, relabel):
     def part(name):
         labels = np.array([0, 1, 0, wrong if name == split else 1], np.int32)
         return data.Split(np.zeros((4, 2, 2, 1), np.uint8), labels)
@@ -206,8 +206,11 @@ def test_a_label_that_is_no_class_is_refused(tmp_path, wrong, split):
     source = Source({name: part(name) for name in SPLITS}, num_classes=2, scale=255.0)
     cached(tmp_path, "digits", lambda: source)
     message = rf"'digits'.* labels.*'{split}'.*\[0, 2\).* {wrong} .*index 3 .*1 of 4"
-    with pytest.raises(data.DataError, match=message):
-        data.load(data.DataConfig(data_dir=str(tmp_path)))
+    # A relabelling would give the last class to -1.
+    with pytest.raises(data.DataError, match=message) as caught:
+        data.load(data.DataConfig(data_dir=str(tmp_path), relabel=relabel))
+    assert caught.value.value == wrong and split in caught.value.field and caught.value.accepted
+    assert ("TFDS" in str(caught.value)) == (wrong == -1)
     dataset = data.Dataset("mine", *source.splits.values(), np.zeros(1), np.ones(1), 2, "")
     with pytest.raises(ValueError, match=f"labels.*'{split}'"):
         data.device_arrays(dataset, split)

@@ -94,6 +94,7 @@ def test_a_range_of_a_nested_layer_keeps_its_name(tmp_path):
         ({"": np.ones(1)}, None, None, "empty"),
         (np.ones(1), None, None, "empty"),
         ({"model_state": {"a": np.ones(1)}}, None, None, "'model_state' as their first key"),
+        ({"__metadata__": np.ones(1)}, None, None, "'__metadata__'"),
         ({"a": np.ones(1, complex)}, None, None, "'a' must be of a dtype of safetensors .*complex128"),
         ({"a": np.ones(1)}, {"b": np.array(["x"])}, None, r"'model_state\.b' must be of a dtype"),
         ({"a": np.ones(1)}, None, {"n": 3}, "metadata must be texts, got 3 for 'n'"),

@@ -36,7 +36,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(directory):
-    return finished.load(directory)
+    return finished.load(directory, trusted=True)
 
 
 def test_each_of_her_files_has_fewer_than_sixty_lines():
@@ -90,7 +90,7 @@ def test_her_steps_were_trained_and_stay_where_they_ended(directory, whole):
 def test_her_network_is_packed_with_its_integers_and_comes_back(directory, whole):
     file = codec.read(directory / "model.jopt")
     assert sorted(file.integers) == ["Dense_0/kernel", "Dense_1/kernel"]
-    model = packed.load(directory / "model.jopt")
+    model = packed.load(directory / "model.jopt", trusted=True)
     for (path, a), (_, b) in zip(named_leaves(model.params), named_leaves(whole.params), strict=True):
         assert np.array_equal(a, b), path
     assert {q.spec.bits for q in model.integers.values()} == {4}
@@ -105,7 +105,7 @@ def test_her_column_is_in_every_table(directory, whole):
 
 
 def test_her_format_is_written_like_ours(directory, whole, tmp_path):
-    files = export.export(directory, tmp_path, ["her_package.export_format:FORMAT", "packed"])
+    files = export.export(directory, tmp_path, ["her_package.export_format:FORMAT", "packed"], trusted=True)
     assert [file.format for file in files][:2] == ["csv", "packed"]
     rows = list(csv.reader((tmp_path / "weights.csv").read_text().splitlines()))
     assert len(rows) == sum(w.size for _, w in named_leaves(whole.params))

@@ -129,7 +129,7 @@ def test_round_trip_through_json():
     plain = to_dict(config)
     assert plain["name"] == REFERENCE and plain["schedule"] == f"{HERE}:half_way"
     assert plain["custom"] == {"class": f"{HERE}:Numbers", "rho": 0.5, "slow": False}
-    back = from_dict(Config, plain)
+    back = from_dict(Config, plain, trusted=True)
     assert back == dataclasses.replace(config, name=REFERENCE, schedule=f"{HERE}:half_way")
     assert canonical_json(back) == canonical_json(config)
     assert fingerprint(back) == fingerprint(config) != fingerprint(hers(schedule=outside.to_the_power))
@@ -139,7 +139,8 @@ def test_a_strangers_config_imports_nothing(tmp_path, monkeypatch):
     (tmp_path / "strangers_module.py").write_text("raise SystemExit('it ran')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     plain = to_dict(hers())
-    assert from_dict(Config, plain, trusted=False) == dataclasses.replace(hers(), name=REFERENCE)
+    assert from_dict(Config, plain, trusted={HERE, "outside"}) == dataclasses.replace(hers(), name=REFERENCE)
+    plain = to_dict(Config())
     name = "strangers_module:x"
     for changes, field in (
         ({"name": name}, "name"),

@@ -71,7 +71,7 @@ class LikeALayer(Scaled):
 def test_a_constraint_revives_no_pruned_weight(tmp_path):
     stages = [Stage("pruned", methods=(prune.OneShot(0.5),)), Stage("centered", methods=(Centered(),))]
     run(tiny_experiment(stages=stages), tmp_path / "run")
-    whole = finished.load(tmp_path / "run")
+    whole = finished.load(tmp_path / "run", trusted=True)
     seen, latent = dict(named_leaves(whole.params)), dict(named_leaves(jax.device_get(whole.state.params)))
     kernels = [path for path, w in seen.items() if w.ndim > 1]
     assert any((seen[path] == 0).mean() > 0.4 for path in kernels)
@@ -146,7 +146,7 @@ def test_a_config_constructs_no_class_that_is_no_dataclass(monkeypatch):
     module.Costly = type("Costly", (), {"__init__": lambda self: made.append(self)})
     monkeypatch.setitem(sys.modules, MODULE, module)
     with pytest.raises(ConfigError) as caught:
-        from_dict(Experiment, {"optimizer": {"custom": {"class": f"{MODULE}:Costly"}}})
+        from_dict(Experiment, {"optimizer": {"custom": {"class": f"{MODULE}:Costly"}}}, trusted=True)
     assert caught.value.field == "optimizer.custom.class" and not made
 
 

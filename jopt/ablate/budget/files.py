@@ -46,7 +46,7 @@ class SearchDir(Directory):
         rounds = [AblationDir(path.parent) for path in sorted(self.path.glob("*/ablation.json"))]
         return [files for files in rounds if files.holds_work()]
 
-    def recorded(self, question: Mapping[str, Any]) -> dict[str, Any] | None:
+    def recorded(self, question: Mapping[str, object]) -> dict[str, Any] | None:
         """The content of `search.json`; None if the directory is new or empty.
 
         Args:
@@ -73,7 +73,7 @@ class SearchDir(Directory):
             )
         return recorded
 
-    def write(self, question: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
+    def write(self, question: Mapping[str, object], outcome: Mapping[str, object]) -> None:
         """Writes `search.json`; a number that is not finite becomes null."""
         fields = {name: outcome.get(name) for name in _OUTCOME}
         # A field of those searches alone that have some.
@@ -81,7 +81,7 @@ class SearchDir(Directory):
         write_json(self.search, plain_json({**question, **fields}))
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: object) -> Any:
     """The value as JSON reads it back, with null for a float that is not finite."""
     if isinstance(value, Mapping):
         return {str(k): plain_json(v) for k, v in value.items()}

@@ -46,6 +46,7 @@ def search(
     observer: Observer = SILENT,
     stop: Callable[[], bool] = never,
     quiet: bool = True,
+    trusted: bool = False,
 ) -> SearchResult:
     """Searches for the model to use under a budget.
 
@@ -68,6 +69,7 @@ def search(
       observer: hears what goes on; `jopt.report.Console()` prints it.
       stop: asked at the end of every segment; once it says True, the running trials are saved and the search ends.
       quiet: has no effect: without an observer nothing is printed.
+      trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
     Returns:
       The result, which is also in `search.json`, `pareto.csv`, `report.md` and `report.html`.
@@ -84,7 +86,7 @@ def search(
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     space = SearchSpace(ladders(config), config.excluded)
     files, observer = SearchDir(workdir), Careful(observer)
-    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop)
+    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop, trusted)
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -95,7 +97,9 @@ def search(
     recorded = files.recorded(question)
     files.make()
     with files.locked():
-        session.launch = Launch(files, _facts(config.experiment, [space.point(cell) for cell in start], files))
+        session.launch = Launch(
+            files, _facts(config.experiment, [space.point(cell) for cell in start], files, trusted)
+        )
         rounds = files.rounds()
         # A finished search is answered in any surroundings: nothing is computed that could be mixed, or written.
         if (recorded or {}).get("status") == "finished":
@@ -108,11 +112,11 @@ def search(
             return session.run(question, recorded, launch)
 
 
-def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir) -> dict[str, Any]:
+def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir, trusted: bool) -> dict[str, Any]:
     """The facts of this process, with the data sets and sources of these points."""
     configs = [with_fields(experiment, point.fields) for point in points]
     datasets = {canonical_json(config.data): config.data for config in configs}
-    fingerprints = {name: data.load(config).fingerprint for name, config in datasets.items()}
+    fingerprints = {name: data.load(config, trusted=trusted).fingerprint for name, config in datasets.items()}
     sources = {source: Workdir(source) for config in configs for _, source in source_fields(config)}
     digests = {
         name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
@@ -144,6 +148,7 @@ class _Search:
     devices: int | None
     accept_changes: bool
     stop: Callable[[], bool]
+    trusted: bool
     launch: Launch = dataclasses.field(init=False)
     finished: bool = False
     rounds: list[Round] = dataclasses.field(default_factory=list)
@@ -280,6 +285,7 @@ class _Search:
                 devices=self.devices,
                 accept_changes=self.accept_changes,
                 stop=self.stop,
+                trusted=self.trusted,
             )
             # Read from the files even now, so that a resumed search computes with the same numbers.
             results = read_round(self.files.round(name), ablation, grid_trials)

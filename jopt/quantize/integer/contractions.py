@@ -37,7 +37,7 @@ class Contraction(NamedTuple):
 _CODES = ("int2", "int4", "int8", "uint2", "uint4", "uint8")
 
 
-def contractions(program: Callable[..., Any] | ClosedJaxpr | Jaxpr, *args: Any) -> list[Contraction]:
+def contractions(program: Callable[..., Any] | ClosedJaxpr | Jaxpr, *args: object) -> list[Contraction]:
     """Every contraction in a program: inside of scans, and in every branch, those of other platforms included.
 
     Args:
@@ -57,7 +57,7 @@ def contractions(program: Callable[..., Any] | ClosedJaxpr | Jaxpr, *args: Any) 
 
 
 def assert_integer(
-    program: Callable[..., Any] | ClosedJaxpr | Jaxpr, *args: Any, floats: Iterable[str] = ()
+    program: Callable[..., Any] | ClosedJaxpr | Jaxpr, *args: object, floats: Iterable[str] = ()
 ) -> list[Contraction]:
     """Asserts that every contraction in a program is of codes of 8 bits or fewer, with int32 sums.
 
@@ -119,7 +119,7 @@ def _contractions(jaxpr: Any, where: str) -> Iterator[Contraction]:
             yield from _contractions(inner, modules)
 
 
-def _jaxprs(value: Any) -> Iterator[Any]:
+def _jaxprs(value: object) -> Iterator[Any]:
     if isinstance(value, ClosedJaxpr | Jaxpr):
         yield value
     elif isinstance(value, dict):

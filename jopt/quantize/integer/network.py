@@ -224,7 +224,7 @@ def _convolution(
 
 
 def _dot_general(
-    path: str, product: _Product, lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: Any
+    path: str, product: _Product, lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, **options: object
 ) -> jax.Array:
     """`lax.dot_general` on codes."""
     del options
@@ -238,7 +238,7 @@ def _dot_general(
 
 def _replaced(
     path: str,
-    module: Any,
+    module: object,
     call: Callable[..., Any],
     x: jax.Array,
     kernel: jax.Array | None,
@@ -252,7 +252,7 @@ def _replaced(
         raise ValueError(_cannot(path, module, "its kernel has a mask"))
     kernels = []
 
-    def once(lhs: jax.Array, rhs: jax.Array, *args: Any, **options: Any) -> jax.Array:
+    def once(lhs: jax.Array, rhs: jax.Array, *args: object, **options: object) -> jax.Array:
         kernels.append(rhs)
         return product(lhs, rhs, *args, **options)
 
@@ -279,7 +279,7 @@ def _check_axes(path: str, product: _Product, contracted: Iterable[int]) -> None
         )
 
 
-def _cannot(path: str, module: Any, why: str) -> str:
+def _cannot(path: str, module: object, why: str) -> str:
     layer = f"layer {path!r} ({type(module).__name__})"
     return f"{layer} cannot be computed in integers: {why}; a rule that gives it None leaves it in float32"
 

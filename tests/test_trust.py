@@ -1,0 +1,226 @@
+"""Whatever a foreign directory or file names, reading it runs nothing that it brings; and own code still works."""
+
+import dataclasses
+import json
+import sys
+import typing
+
+import foreign
+import pytest
+from tiny import smallest_experiment, tiny_ablation
+
+from jopt import codec, data, distill, transfer
+from jopt.ablate import load_trial
+from jopt.ablate.files import AblationDir
+from jopt.ablate.trials import axes, trials
+from jopt.config import ConfigError
+from jopt.export import export
+from jopt.method import Method
+from jopt.reference import resolve
+from jopt.train import Experiment, Stage, packed, run
+from jopt.train.finished import load, load_config
+from jopt.train.workdir import Workdir, WorkdirError
+from jopt.trust import modules_in, run_directory
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "a"
+    run(smallest_experiment(), path)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current directory, as the first place where modules are looked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in [n for n in sys.modules if n.partition(".")[0] == "runs"]:
+        del sys.modules[name]
+
+
+def student(directory, field):
+    methods = (distill.SoftTargets(teacher=str(directory)),) if field == "teacher" else ()
+    source = transfer.Transfer(source=str(directory)) if field == "source" else None
+    return smallest_experiment(stages=[Stage(methods=methods, transfer=source)])
+
+
+READERS = {
+    "export": lambda directory: export(directory, "out", ["safetensors"]),
+    "verify": lambda directory: run(load_config(Workdir(directory)), "again"),
+    "teacher": lambda directory: run(student(directory, "teacher"), "student"),
+    "transfer": lambda directory: run(student(directory, "source"), "student"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("attack", foreign.ATTACKS)
+def test_a_foreign_run_runs_nothing(finished, here, attack, reader):
+    directory = foreign.build(finished, here, attack)
+    # The features' classes are checked in the data, everything else in the config.
+    error = data.DataError if attack in ("data outside", "data in old form") else WorkdirError
+    with pytest.raises(error, match=r"--trust"):
+        READERS[reader](directory)
+    assert not (here / foreign.MARK).exists() and not (here / "again").exists() and not (here / "student").exists()
+
+
+@pytest.mark.parametrize("attack", ["data inside", "data in old form"])
+def test_the_trap_is_live(finished, here, attack):
+    """With trust TFDS imports the class, so the tests above could fail."""
+    directory = foreign.build(finished, here, attack)
+    with pytest.raises(ConfigError, match="Unrecognized FeatureConnector"):
+        load(directory, trusted=True)
+    assert (here / foreign.MARK).exists()
+
+
+@pytest.mark.parametrize("attack", ["method", "function"])
+def test_code_in_a_run_directory_is_not_imported_even_if_trusted(finished, here, attack):
+    with pytest.raises(WorkdirError, match="outside of run directories"):
+        load(foreign.build(finished, here, attack), trusted=True)
+    assert not (here / foreign.MARK).exists()
+
+
+def test_the_user_s_own_directory_of_data_wins(finished, here):
+    directory = foreign.build(finished, here, "data inside")
+    config = load_config(Workdir(directory), data_dir="elsewhere")
+    assert config.data.data_dir == "elsewhere"
+
+
+def test_a_foreign_ablation_runs_nothing(here):
+    grid = tiny_ablation()
+    files = AblationDir(here / "runs" / "grid")
+    files.make()
+    ids = [trial.id for trial in trials(grid)]
+    files.record(grid, trials(grid), axes(grid, trials(grid)), [{"group": 0, "structure": "s", "lanes": 1, "trials": ids}])
+    recorded = json.loads(files.ablation.read_text())
+    assert load_trial(files.path, ids[0]) == trials(grid)[0].config
+    (files.path / "payload.py").write_text(foreign.PAYLOAD.format(mark=str(here / foreign.MARK)))
+    for field, value in (
+        ("data", {"data_dir": "runs/grid/data"}),
+        ("optimizer", {"name": "runs.grid.payload:make"}),
+    ):
+        changed = recorded["experiment"] | {field: recorded["experiment"][field] | value}
+        files.ablation.write_text(json.dumps(recorded | {"experiment": changed}))
+        with pytest.raises(WorkdirError, match="--trust"):
+            load_trial("runs/grid", ids[0])
+    assert not (here / foreign.MARK).exists()
+
+
+def test_a_packed_file_runs_nothing(finished, here):
+    (here / "runs").mkdir()
+    (here / "runs" / "payload.py").write_text(foreign.PAYLOAD.format(mark=str(here / foreign.MARK)))
+    file = codec.read(finished / "model.jopt")
+    assert isinstance(file.metadata, dict)
+    for described in ({"class": "runs.payload:Pwn"}, {"calibration": "runs.payload:make"}, {"class": "os:system"}):
+        codec.save("model.jopt", file.params, metadata=file.metadata | {"activations": [described]})
+        with pytest.raises(packed.PackedError, match="not trusted"):
+            packed.load("model.jopt")
+    assert not (here / foreign.MARK).exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": [0.0] * 100_000},
+        {"std": [0.0]},
+        {"mean": [[0.0]]},
+        {"std": [1e300]},
+        {"std": []},
+    ],
+)
+def test_a_packed_file_that_cannot_normalize_is_refused(finished, tmp_path, changes):
+    file = codec.read(finished / "model.jopt")
+    assert isinstance(file.metadata, dict)
+    codec.save(tmp_path / "m", file.params, metadata=file.metadata | changes)
+    with pytest.raises(packed.PackedError, match="one a channel"):
+        packed.load(tmp_path / "m")
+
+
+# Whose config x where the module lies; True: it is imported.
+MODULES = {
+    ("own", "installed"): True,
+    ("own", "below"): True,
+    ("own", "run directory"): False,
+    ("own", "missing module in a run directory"): False,
+    ("own", "linked run directory"): False,
+    ("foreign", "installed"): False,
+    ("foreign", "below"): False,
+    ("foreign", "run directory"): False,
+}
+
+
+@pytest.mark.parametrize(("whose", "where"), MODULES)
+def test_modules_by_whose_config_and_by_place(here, tmp_path_factory, monkeypatch, whose, where):
+    installed = tmp_path_factory.mktemp("site-packages")
+    for folder in (installed / "runs_lib", here / "runs_own", here / "runs" / "a" / "code"):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("import sys; sys.jopt_trap = True\n")
+        (folder / "leaf.py").write_text("def f(): pass\n")
+    for name in ("config.json", "manifest.json"):
+        (here / "runs" / "a" / name).write_text("{}")
+    (here / "runs_link").symlink_to(here / "runs" / "a" / "code", target_is_directory=True)
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.setattr(sys, "jopt_trap", False, raising=False)
+    module = {
+        "installed": "runs_lib.leaf",
+        "below": "runs_own.leaf",
+        "run directory": "runs.a.code.leaf",
+        "missing module in a run directory": "runs.a.code.nothing",
+        "linked run directory": "runs_link.leaf",
+    }[where]
+    try:
+        if MODULES[whose, where]:
+            assert resolve(f"{module}:f", "score", trusted=whose == "own").__name__ == "f"
+        else:
+            with pytest.raises(ConfigError) as caught:
+                resolve(f"{module}:f", "score", trusted=whose == "own")
+            assert (caught.value.field, caught.value.value) == ("score", f"{module}:f")
+        assert getattr(sys, "jopt_trap", None) == MODULES[whose, where]
+    finally:
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("runs_lib", "runs_own", "runs_link")]:
+            del sys.modules[name]
+
+
+def test_the_current_directory_is_no_foreign_directory(here, monkeypatch):
+    for name in ("config.json", "manifest.json"):
+        (here / name).write_text("{}")
+    assert run_directory(here / "package") is None
+    (here / "deeper").mkdir()
+    monkeypatch.chdir(here / "deeper")
+    assert run_directory(here / "package") is None and run_directory(here / "deeper" / "package") is None
+
+
+def test_a_text_of_a_config_is_a_name_or_a_path_that_is_checked():
+    """A new field of text must be looked at: a path belongs in `finished.check_paths`, code has a Callable type."""
+    paths = {"data_dir", "teacher", "source"}
+    names = {"name", "activation", "dtype", "padding", "layout", "variant", "start", "granularity", "gradient"}
+    assert {name for cls in _classes(Experiment, *_methods(Method)) for name in _texts(cls)} == paths | names
+
+
+def _methods(cls):
+    for subclass in cls.__subclasses__():
+        yield from _methods(subclass)
+        if subclass.__module__.startswith("jopt.") and dataclasses.is_dataclass(subclass):
+            yield subclass
+
+
+def _classes(*roots):
+    pending, classes = list(roots), set()
+    while pending:
+        cls = pending.pop()
+        if dataclasses.is_dataclass(cls) and cls not in classes:
+            classes.add(cls)
+            pending += [
+                arg for hint in typing.get_type_hints(cls).values() for arg in (hint, *typing.get_args(hint))
+            ]
+    return classes
+
+
+def _texts(cls):
+    hints = typing.get_type_hints(cls)
+    return [f.name for f in dataclasses.fields(cls) if hints[f.name] in (str, str | None)]
+
+
+def test_modules_are_found_anywhere_in_a_config():
+    assert modules_in({"a": [{"class": "p.q:R"}, {"x": ["s:t", 1, None]}]}) == {"p.q", "s"}
