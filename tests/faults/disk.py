@@ -132,7 +132,7 @@ class Disk:
         """Does the operation.
 
         Raises:
-          KeyError: if it is on a file or in a directory that the operations before did not make.
+          KeyError, AssertionError: if it is on a file or in a directory that the operations before did not make.
         """
         kind, inode, path, other, offset, data = operation
         if kind == "c":
@@ -150,8 +150,7 @@ class Disk:
             here[path.name], there[other.name] = there[other.name], here[path.name]
         elif kind == "!":
             return
-        elif kind == "s" and inode not in self.files:
-            folder = self._folder(path / "_")
+        elif kind == "s" and isinstance(folder := self._entry(path), Folder):
             folder.durable = dict(folder.entries)
         else:
             self._change(self.files[inode], kind, offset, data)
@@ -166,12 +165,16 @@ class Disk:
             file.content[offset : offset + len(data)] = data
 
     def _folder(self, path: PurePath) -> Folder:
-        folder = self.root
-        for name in path.parts[:-1]:
-            child = folder.entries[name]
-            assert isinstance(child, Folder), path
-            folder = child
+        folder = self._entry(path.parent)
+        assert isinstance(folder, Folder), path
         return folder
+
+    def _entry(self, path: PurePath) -> "File | Folder | None":
+        # By its path: an inode of a removed file may have become that of a directory.
+        entry: File | Folder | None = self.root
+        for name in path.parts:
+            entry = entry.entries.get(name) if isinstance(entry, Folder) else None
+        return entry
 
     def seen(self) -> dict[str, bytes | None]:
         """Path to content of all that programs see: what a kill leaves. Directories have the content None."""

@@ -34,6 +34,8 @@ REPLACED = ("c 1 a", "w 1 a old", "s 1 a", "s 9 .", "c 2 tmp", "w 2 tmp new", "s
         (("m 0 d", "c 1 d/a", "s 8 d", "s 9 .", "u 0 d/a", "d 0 d"), {}, {"d": None, "d/a": b""}, {}),
         (("m 0 d", "c 1 d/a", "s 8 d", "s 9 .", "r 0 d e", "s 9 ."), *({"e": None, "e/a": b""},) * 3),
         (("c 1 a", "s 9 .", "w 1 a xyz", "t 1 a"), {"a": b""}, {"a": b""}, {"a": b""}),
+        # The inode of a file that is gone is that of a directory later.
+        (("c 1 a", "u 0 a", "m 0 d", "c 2 d/b", "s 2 d/b", "s 1 d", "s 9 ."), *({"d": None, "d/b": b""},) * 3),
         (("c 1 a", "l 0 a b", "s 9 .", "w 1 a xyz", "u 0 a"), {"b": b"xyz"}, {"a": b"", "b": b""}, {"b": b""}),
     ],
 )
