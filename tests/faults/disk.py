@@ -5,6 +5,7 @@ that programs see and those of its own last fsync. After a power failure only th
 any part may have reached the disk too.
 """
 
+import copy
 import os
 import random
 import struct
@@ -62,12 +63,12 @@ def read(log: Path, below: Path) -> list[Operation]:
     while at < len(content):
         kind, inode, length, other_length, offset, size = HEAD.unpack_from(content, at)
         at += HEAD.size
-        texts = []
+        paths = []
         for end in (at + length, at + length + other_length):
             path = os.path.normpath(os.fsdecode(content[at:end])) if end > at else str(below)
-            texts.append(PurePath(os.path.relpath(path, below)))
+            paths.append(PurePath(os.path.relpath(path, below)))
             at = end
-        operations.append(Operation(chr(kind), inode, *texts, offset, content[at : at + size]))
+        operations.append(Operation(chr(kind), inode, paths[0], paths[1], offset, content[at : at + size]))
         at += size
     return operations
 
@@ -118,8 +119,8 @@ class Disk:
         def load(path: Path, folder: Folder) -> None:
             for child in path.iterdir():
                 if child.is_dir():
-                    folder.entries[child.name] = Folder()
-                    load(child, folder.entries[child.name])
+                    folder.entries[child.name] = inner = Folder()
+                    load(child, inner)
                 else:
                     file = File(child.read_bytes(), child.read_bytes())
                     folder.entries[child.name] = disk.files[child.stat().st_ino] = file
@@ -230,9 +231,9 @@ def torn(operations: list[Operation], number: int) -> Iterator[Operation]:
         yield last._replace(data=last.data[: len(last.data) // 2])
 
 
-def replayed(before: Path, operations: Iterable[Operation]) -> Disk:
-    """The disk after the operations, from what a real directory held before them."""
-    disk = Disk.of(before)
+def replayed(start: Disk, operations: Iterable[Operation]) -> Disk:
+    """The disk after the operations; `start` stays as it is."""
+    disk = copy.deepcopy(start)
     for operation in operations:
         disk.apply(operation)
     return disk

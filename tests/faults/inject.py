@@ -1,6 +1,6 @@
 """Injects faults into apps, launches them once more, and compares what they end with.
 
-    python -m tests.faults.inject 300 [SEED] [--apps=train,export] [--kinds=kill,power] [--keep=DIRECTORY]
+    python -m tests.faults.inject 300 [SEED] [--apps=train,export] [--kinds=kill,partial] [--keep=DIRECTORY]
 
 prints a table of the points, app by kind, and each point after which something differed.
 """
@@ -9,15 +9,10 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
-import json
-import os
-import platform
 import queue
 import random
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import traceback
@@ -25,16 +20,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests import quick
 from tests.faults import disk
 from tests.faults.apps import APPS
+from tests.faults.launches import LIVE, Ended, Server, build
 
-ROOT = Path(__file__).parents[2]
-
-# A fault that the program sees needs a launch that meets it; the others follow from the recorded operations.
-LIVE = {"eio": 3, "full": 4}
-# Only where the states that follow are compared with real ones.
-DEADLY = {"kill": 1, "tear": 2}
 POWER = ("lost", "emptied", "partial")
 KINDS = ("kill", "tear", *LIVE, *POWER)
 # Then a checkpoint that was being written may be half there, and is set aside; and what was removed from a finished
@@ -59,14 +48,6 @@ class Point(NamedTuple):
     number: int
 
 
-class Ended(NamedTuple):
-    """How a launch ended: its exit status, its CPU seconds, and what it printed."""
-
-    status: int
-    seconds: float
-    output: str
-
-
 class Verdict(NamedTuple):
     """What a point led to.
 
@@ -80,60 +61,18 @@ class Verdict(NamedTuple):
     problems: list[str]
 
 
-def build(directory: Path) -> Path | None:
-    """Compiles shim.c; None where faults cannot be injected: there is no compiler, or this is not Linux."""
-    compiler = shutil.which("cc")
-    if compiler is None or platform.system() != "Linux":
-        return None
-    library = directory / "shim.so"
-    source = Path(__file__).with_name("shim.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-lpthread"], check=True)
-    return library
-
-
-class Server:
-    """A process that forks one launch after the other."""
-
-    def __init__(self, library: Path, scratch: Path):
-        environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "COLUMNS")}
-        environment |= {"LD_PRELOAD": str(library), "XLA_FLAGS": quick.FLAGS, "JAX_PLATFORMS": "cpu"}
-        self.scratch = scratch
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("server.py")],
-            env={**environment, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def launch(self, app: str, directory: Path, log: Path, fault: int = 0, number: int = -1) -> Ended:
-        """Runs the app in the directory, with its file operations recorded in `log`."""
-        output = self.scratch / f"output_{self.process.pid}"
-        job = {
-            "app": app,
-            "arguments": APPS[app].arguments(directory),
-            "output": str(output),
-            "below": str(directory),
-            "fault": fault,
-            "point": number + 1,
-            "log": str(log),
-        }
-        print(json.dumps(job), file=self.process.stdin, flush=True)
-        assert self.process.stdout is not None
-        status, seconds = json.loads(self.process.stdout.readline())
-        return Ended(status, seconds, output.read_text(errors="replace"))
-
-    def close(self) -> None:
-        """Ends the process."""
-        with self.process:
-            assert self.process.stdin is not None
-            self.process.stdin.close()
-
-
 class Reference(NamedTuple):
-    """An app's launch without a fault: where it began, its operations, and what it ended with."""
+    """An app's launch without a fault.
+
+    Attributes:
+      before: a copy of the directory that it began in.
+      start: the same, with the inodes that its operations are on.
+      operations: on files, in order.
+      outcome: what it ended with.
+    """
 
     before: Path
+    start: disk.Disk
     operations: list[disk.Operation]
     outcome: dict[str, Any]
 
@@ -175,13 +114,13 @@ class Lab:
             shutil.copytree(self.scratch / f"reference_{after}", before)
         else:
             before.mkdir()
-        # The inodes of the records are those of this directory.
         shutil.copytree(before, directory)
+        start = disk.Disk.of(directory)
         log = self.scratch / f"{app}.log"
         with self.server() as server:
             ended = server.launch(app, directory, log)
         assert ended.status == 0, f"{app} without a fault: {ended.output}"
-        return Reference(before, disk.read(log, directory), APPS[app].outcome(directory))
+        return Reference(before, start, disk.read(log, directory), APPS[app].outcome(directory))
 
     def judge(self, point: Point) -> Verdict:
         """Injects the fault, launches once more, and compares."""
@@ -237,7 +176,7 @@ def left_by(point: Point, reference: Reference) -> dict[str, bytes | None]:
         operations = disk.torn(reference.operations, point.number)
     else:
         operations = iter(reference.operations[: point.number])
-    state = disk.replayed(reference.before, operations)
+    state = disk.replayed(reference.start, operations)
     views = {"lost": state.certain, "emptied": state.emptied, "partial": lambda: state.partial(point.number)}
     return views.get(point.kind, state.seen)()
 

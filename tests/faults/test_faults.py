@@ -3,7 +3,8 @@
 import concurrent.futures
 
 import pytest
-from faults import disk, inject
+
+from tests.faults import disk, inject, launches
 
 # Spread over all apps, most where most operations are.
 COUNTS = {
@@ -18,7 +19,7 @@ SERVERS = 2
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     scratch = tmp_path_factory.mktemp("faults").resolve()
-    library = inject.build(scratch)
+    library = launches.build(scratch)
     if library is None:
         pytest.skip("faults are injected on Linux, with a C compiler named cc")
     lab = inject.Lab(library, scratch, servers=SERVERS)
@@ -47,7 +48,7 @@ def test_three_hundred_faults_change_nothing(lab):
 
 def test_no_operation_escapes_the_records(lab):
     for app, reference in lab.references.items():
-        state = disk.replayed(reference.before, reference.operations)
+        state = disk.replayed(reference.start, reference.operations)
         assert state.seen() == disk.tree(lab.scratch / f"reference_{app}"), app
 
 
@@ -58,8 +59,8 @@ def test_a_process_that_is_killed_leaves_what_its_records_say(lab, kind):
     directory.mkdir()
     log = directory.with_suffix(".log")
     with lab.server() as server:
-        ended = server.launch("train", directory, log, inject.DEADLY[kind], writes[len(writes) // 4])
+        ended = server.launch("train", directory, log, launches.DEADLY[kind], writes[len(writes) // 4])
     assert ended.status == -9
     operations = disk.read(log, directory)
     assert len(operations) > 20
-    assert disk.replayed(lab.references["train"].before, operations).seen() == disk.tree(directory)
+    assert disk.replayed(lab.references["train"].start, operations).seen() == disk.tree(directory)

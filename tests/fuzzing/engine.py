@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -36,7 +36,7 @@ class Target(NamedTuple, Generic[Input]):
     seeds: Sequence[Input]
     mutate: Callable[[random.Random, Input, Input], Input]
     read: Callable[[Input], str]
-    parts: Callable[[Input], Sequence[Input]]
+    parts: Callable[[Input], Iterable[Input]]
 
 
 class Finding(NamedTuple):

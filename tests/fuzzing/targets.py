@@ -15,6 +15,7 @@ from jopt.ablate.files import AblationDir
 from jopt.ablate.trials import trials
 from jopt.codec.container import join
 from jopt.config import ConfigError
+from jopt.report.observer import Silent
 from jopt.rules import RuleError
 from jopt.train import packed, snapshot
 from jopt.train.workdir import Launch, Workdir, WorkdirError
@@ -168,7 +169,7 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def directories(scratch: Path) -> dict[str, Target[Document]]:
+def directories(scratch: Path) -> dict[str, Target[Any]]:
     """A target for every file of a run, of an ablation and of a search that is read again."""
     run, grid = scratch / "run", scratch / "grid"
     config, ablation = tiny.smallest_experiment(epochs=1), tiny.tiny_ablation()
@@ -222,11 +223,11 @@ def directories(scratch: Path) -> dict[str, Target[Document]]:
     }
 
 
-class _Reading:
+class _Reading(Silent):
     """An observer that computes what would be shown."""
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *parts: [part() for part in parts if callable(part)] and None
+    def finished(self, parts: Callable[[], object]) -> None:
+        parts()
 
 
 def _search(path: Path, grid: Path) -> SearchDir:
