@@ -98,6 +98,7 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             return 2 if isinstance(error, _OF_THE_CONFIG) else 1
 
     _take_any_text()
+    _drop_late_callbacks()
     app.run(guarded, flags_parser=_parse)
 
 
@@ -109,6 +110,18 @@ def _take_any_text() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _drop_late_callbacks() -> None:
+    """Keeps TensorStore's callbacks off standard error, where an error must stay the only line."""
+    report_others = sys.unraisablehook
+
+    def report(unraisable: "sys.UnraisableHookArgs") -> None:
+        # When the first array of a checkpoint fails, Orbax closes its event loop; the others call back into it.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report_others(unraisable)
+
+    sys.unraisablehook = report
 
 
 def _is_full(error: Exception) -> bool:

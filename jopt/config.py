@@ -246,6 +246,7 @@ def from_dict(
     Raises:
       ConfigError: for an unknown field, a value of another type, or a class that may not be imported.
     """
+    require(isinstance(values, Mapping), path or cls.__name__, values, "an object with fields")
     hints = _hints(cls)
     for name in values:
         if name not in hints or typing.get_origin(hints[name]) is ClassVar:

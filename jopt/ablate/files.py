@@ -132,6 +132,8 @@ class AblationDir(Directory):
             if (path.parent / "result.json").exists():
                 continue
             chunk = self.load_json(path, id=str, trials=list, width=int, lanes=int, devices=int)
+            for i, trial in enumerate(chunk["trials"]):
+                check_fields(path, {f"trials[{i}]": trial}, **{f"trials[{i}]": str})
             # A chunk resumes as a whole: with one of its trials done or gone, its checkpoint is of no use.
             if set(chunk["trials"]) <= missing:
                 interrupted.append(chunk | {"begun": path.stat().st_mtime_ns})

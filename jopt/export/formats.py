@@ -15,7 +15,7 @@ from jopt.codec import MAX_BYTES
 from jopt.config import ConfigError
 from jopt.export import safetensors, source, stablehlo
 from jopt.export.source import Agreement, ExportError, Source, Unavailable
-from jopt.files import write_bytes, write_text
+from jopt.files import make_directory, sweep, write_bytes, write_text
 
 CARD = "README.md"
 
@@ -123,7 +123,8 @@ def export(
 
     Args:
       run: the run's directory.
-      directory: where the files go; made, if need be. Files of the same names are replaced, each atomically.
+      directory: where the files go; made, if need be. Files of the same names are replaced, each atomically, and
+        temporary ones that a killed export left are removed.
       formats: names of formats, `package.module:name` of a `Format` elsewhere, or `Format`s; None: all of ours.
       raw_inputs: whether the StableHLO artefacts take inputs as the data set has them, uint8, and normalize them
         themselves; otherwise they take normalized ones, float32, as all other formats do.
@@ -150,7 +151,8 @@ def export(
     _check(chosen)
     exported, directory = source.load(run, model=model, trusted=trusted, data_dir=data_dir), Path(directory)
     exported = dataclasses.replace(exported, max_bytes=max_bytes)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
+    sweep(directory)
     written: list[Written] = []
     missing: list[Missing] = []
     for kind in chosen:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,13 @@ class LinkError(WorkdirError):
     def __init__(self, path: Path):
         self.path = path
         super().__init__(f"{path} is a link; nothing was changed: put the file or directory itself in its place")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number in JSON")
+    return value
 
 
 class Directory:
@@ -124,7 +132,8 @@ class Directory:
           WorkdirError: if it is not there, or not JSON.
         """
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            # What is not finite could not be written again.
+            value = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
         # Brackets that are nested too deeply.
         except (OSError, ValueError, RecursionError) as error:
             raise WorkdirError(f"{path} cannot be read: {error}") from error

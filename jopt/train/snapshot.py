@@ -164,7 +164,7 @@ def rank(path: Path) -> float:
             # Versions before this one kept it in a file of its own.
             value = json.loads((path / "metrics" / "metrics").read_text())["accuracy"]
         return float(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return -np.inf
 
 
@@ -255,5 +255,10 @@ def _is_worth_logging(record: logging.LogRecord) -> bool:
     text = record.getMessage()
     if text.startswith(("Task exception was never retrieved", "Task was destroyed but it is pending")):
         return "tensorstore_spec" not in text and "orbax" not in text
-    raised = ("Failed to get metadata for checkpointable", "Failed to json parse Metadata file")
+    raised = (
+        "Failed to get metadata for checkpointable",
+        "Failed to json parse Metadata file",
+        "Failed to read Metadata file",
+        "No handler found for typestr",
+    )
     return not text.startswith(raised) and "_SignalingThread.run() raised an exception" not in text

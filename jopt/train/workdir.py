@@ -176,7 +176,7 @@ def complete(directory: Directory, **facts: Any) -> None:
       **facts: of the end, such as the digest.
     """
     # A manifest that cannot be read or written costs no result: the directory may be read-only, or in use.
-    with contextlib.suppress(WorkdirError, OSError):
+    with contextlib.suppress(WorkdirError, OSError, KeyError, TypeError, AttributeError):
         if directory.load_json(directory.manifest).get("exit_status") == "finished":
             return
         with directory.locked():
