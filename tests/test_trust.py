@@ -92,7 +92,9 @@ def test_a_foreign_ablation_runs_nothing(here):
     files = AblationDir(here / "runs" / "grid")
     files.make()
     ids = [trial.id for trial in trials(grid)]
-    files.record(grid, trials(grid), axes(grid, trials(grid)), [{"group": 0, "structure": "s", "lanes": 1, "trials": ids}])
+    files.record(
+        grid, trials(grid), axes(grid, trials(grid)), [{"group": 0, "structure": "s", "lanes": 1, "trials": ids}]
+    )
     recorded = json.loads(files.ablation.read_text())
     assert load_trial(files.path, ids[0]) == trials(grid)[0].config
     (files.path / "payload.py").write_text(foreign.PAYLOAD.format(mark=str(here / foreign.MARK)))

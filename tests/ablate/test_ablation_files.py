@@ -17,7 +17,12 @@ def recorded(grid, tmp_path):
     """A directory that holds a grid of which nothing has been run, and the grid."""
     files, ablation = AblationDir(tmp_path), grid()
     listed = trials(ablation)
-    files.record(ablation, listed, axes(ablation, listed), [{"group": 0, "trials": [t.id for t in listed]}])
+    files.record(
+        ablation,
+        listed,
+        axes(ablation, listed),
+        [{"group": 0, "structure": "s", "lanes": 1, "trials": [t.id for t in listed]}],
+    )
     return files, ablation
 
 

@@ -147,6 +147,6 @@ def test_the_digests_of_teachers_are_facts_of_a_search(tmp_path):
     methods = [(distill.SoftTargets(teacher=name),) for name in (str(teacher), "stage:first")]
     experiment = smallest_experiment(stages=[Stage("first", epochs=1, methods=methods[0])])
     experiment.stages.append(Stage("second", epochs=1, methods=methods[1]))
-    facts = session._facts(experiment, [GridPoint({}, {}, {})], SearchDir(tmp_path / "search"))
+    facts = session._facts(experiment, [GridPoint({}, {}, {})], SearchDir(tmp_path / "search"), False)
     assert facts["sources"] == {str(teacher): "c0ffee"}
     assert list(facts["datasets"].values()) == [facts["dataset_fingerprint"]]

@@ -52,12 +52,17 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(forked, r
     broken = tmp_path / "broken"
     shutil.copytree(runs / "a", broken)
     (broken / "manifest.json").write_text("{")
+    listed, nested = (shutil.copytree(runs / "a", tmp_path / name) for name in ("listed", "nested"))
+    (listed / "result.json").write_text("[]")
+    (nested / "config.json").write_text("[" * 100_000)
     (tmp_path / "file").write_text("")
     out = f"--out={tmp_path / 'out'}"
     for args, status, message in [
         ([runs / "a", out], 2, "must be at least two run directories"),
         ([runs / "a", tmp_path, out], 1, "is not a run directory: there is no config.json in it"),
         ([runs / "a", broken, out], 1, "manifest.json cannot be read: Expecting property name"),
+        ([runs / "a", listed, out], 1, "result.json holds no JSON object"),
+        ([runs / "a", nested, out], 1, "config.json cannot be read"),
         ([runs / "a", runs / "b", f"--out={tmp_path / 'file' / 'out'}"], 1, "cannot be written"),
     ]:
         assert message in refused(forked("compare", *args), status)

@@ -17,7 +17,11 @@ def here(runs, tmp_path_factory):
     shutil.copytree(runs / "b", here / "runs" / "b")
     experiment = json.loads((here / "runs/evil/config.json").read_text())
     (here / "runs" / "grid").mkdir()
-    recorded = {"experiment": experiment, "groups": [], "trials": [{"trial": "0123", "point": {}, "seed": 0, "overrides": {}}]}
+    recorded = {
+        "experiment": experiment,
+        "groups": [],
+        "trials": [{"trial": "0123", "point": {}, "seed": 0, "overrides": {}}],
+    }
     (here / "runs/grid/ablation.json").write_text(
         json.dumps(recorded).replace("runs/evil/data", "runs/grid/../grid/data")
     )
