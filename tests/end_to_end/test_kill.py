@@ -108,7 +108,8 @@ def final_state(config: Experiment, workdir: Path) -> str:
 @pytest.mark.parametrize(
     ("source", "kills", "steps"),
     [
-        pytest.param(STAGES, 3, 300, id="stages"),
+        # The default suite kills at chosen operations: tests/faults.
+        pytest.param(STAGES, 3, 300, id="stages", marks=pytest.mark.slow),
         pytest.param(STAGES, 20, 2000, id="stages-20", marks=pytest.mark.slow),
         pytest.param(BATCH_NORM, 20, 700, id="batch_norm-20", marks=pytest.mark.slow),
     ],
