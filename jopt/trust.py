@@ -62,9 +62,9 @@ def run_directory(path: str | os.PathLike[str]) -> Path | None:
 
     The current directory and its parents are not looked at: whoever starts Python there runs what lies there.
     """
-    path, here = Path(os.path.realpath(path)), Path(os.path.realpath(Path.cwd()))
+    path, current = Path(os.path.realpath(path)), Path(os.path.realpath(Path.cwd()))
     for directory in (path, *path.parents):
-        if here.is_relative_to(directory):
+        if current.is_relative_to(directory):
             return None
         if (directory / _RECORD).exists() and any((directory / name).exists() for name in IDENTITIES):
             return directory

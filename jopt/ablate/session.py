@@ -137,9 +137,9 @@ class _Session:
 
     def run(self, recorded_lanes: dict[str, int], accept_changes: bool) -> Results:
         done = self.files.done()
-        launch, kept = Launch(self.files, self._facts()), self.files.holds_work()
+        launch, continues = Launch(self.files, self._facts()), self.files.holds_work()
         # A finished grid is answered in any surroundings: nothing is computed that could be mixed.
-        if kept and any(trial.id not in done for trial in self.trials):
+        if continues and any(trial.id not in done for trial in self.trials):
             launch.admit(accept=accept_changes)
             if launch.changes:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
@@ -148,7 +148,7 @@ class _Session:
         # Written before all other files: a directory without it cannot be resumed.
         self._record()
         with launch.recorded(
-            self._closing, kept=kept, varies=_VARY, trials=len(self.trials), done=len(done)
+            self._closing, continues=continues, varies=_VARY, trials=len(self.trials), done=len(done)
         ) as self.manifest:
             self._execute(done)
             results = self._results(self.files.done())

@@ -141,7 +141,9 @@ class _Session:
             if launch.changes and last is not None:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
             with (
-                launch.recorded(self._compilations, kept=last is not None, step=lambda: self.step) as self.manifest,
+                launch.recorded(
+                    self._compilations, continues=last is not None, step=lambda: self.step
+                ) as self.manifest,
                 observe_training(self.observer, p, self.files, rows) as self.shown,
             ):
                 state = run_segments(

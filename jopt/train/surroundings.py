@@ -120,16 +120,16 @@ def accepted(manifest: Mapping[str, Any]) -> list[Surroundings]:
     return every
 
 
-def unknown(now: Surroundings, known: Sequence[Surroundings]) -> tuple[Change, ...]:
-    """How `now` differs from the first of the known surroundings; nothing if it equals any of them.
+def unknown(now: Surroundings, earlier: Sequence[Surroundings]) -> tuple[Change, ...]:
+    """How `now` differs from the first of the `earlier` ones; nothing if it equals any of them.
 
     Example:
       >>> unknown({"jax": "2"}, [{"jax": "1"}, {"jax": "2"}]), unknown({"jax": "3"}, [{"jax": "1"}, {"jax": "2"}])
       ((), (Change(name='jax', then='1', now='3'),))
     """
-    if not known or any(not compare(then, now) for then in known):
+    if not earlier or any(not compare(then, now) for then in earlier):
         return ()
-    return compare(known[0], now)
+    return compare(earlier[0], now)
 
 
 def mixture(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -89,9 +89,9 @@ class Launch:
           ChangedError: if they differ from those of the first launch and of every accepted change.
         """
         now = surroundings(self.facts)
-        known = [] if self.first is None else accepted(self.first)
-        of_parts = [change for then in _unlike(parts, [*known, now]) for change in compare(then, now)]
-        changes = tuple(dict.fromkeys([*unknown(now, known), *of_parts]))
+        earlier = [] if self.first is None else accepted(self.first)
+        of_parts = [change for then in _unlike(parts, [*earlier, now]) for change in compare(then, now)]
+        changes = tuple(dict.fromkeys([*unknown(now, earlier), *of_parts]))
         if changes and not accept:
             raise ChangedError(self.directory.path, changes)
         self.changes = changes
@@ -102,8 +102,8 @@ class Launch:
         Raises:
           ChangedError: if it was run in surroundings that are not those of this job.
         """
-        known = accepted(self.manifest)
-        changes = dict.fromkeys(change for now in _unlike([part], known) for change in compare(known[0], now))
+        earlier = accepted(self.manifest)
+        changes = dict.fromkeys(change for now in _unlike([part], earlier) for change in compare(earlier[0], now))
         if changes and not accept:
             raise ChangedError(part.path, tuple(changes))
         # A part may use data sets that this job has not used before.
@@ -116,7 +116,7 @@ class Launch:
         self,
         closing: Callable[[], Mapping[str, Any]],
         *,
-        kept: bool,
+        continues: bool,
         step: Callable[[], int] = lambda: 0,
         varies: Collection[str] = ("events", "exit_status", "digest"),
         **event: object,
@@ -125,7 +125,7 @@ class Launch:
 
         Args:
           closing: called at the end; its fields are added to the event.
-          kept: whether anything of the launches before is used; else the facts of this launch are the job's.
+          continues: whether anything of the launches before is used; else the facts of this launch are the job's.
           step: gives the step that the job has reached.
           varies: facts that may differ from launch to launch.
           **event: fields of the first event.
@@ -136,14 +136,14 @@ class Launch:
         first, name = self.first, "start" if self.first is None else "resume"
         differs = {k: v for k, v in self.facts.items() if k not in varies and first and first.get(k) != v}
         event |= {"differs": differs} if differs else {}
-        if first is not None and kept:
+        if first is not None and continues:
             self.manifest = dict(first)
             fill(self.manifest, self.facts)
         else:
             # Nothing of the earlier launches is in the result, so their facts describe nothing.
             self.manifest = {**self.facts, "events": [] if first is None else first["events"]}
             event |= {} if first is None else {"begins_again": True}
-        if self.changes and kept:
+        if self.changes and continues:
             event["accepted"] = [change._asdict() for change in self.changes]
         # Written before anything runs: after a power failure the manifest still shows the launch, without an end.
         self._write(None, manifests.event(name, step(), **event))
@@ -209,10 +209,10 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
     return manifest
 
 
-def _unlike(parts: Iterable[Directory], known: Sequence[Surroundings]) -> list[Surroundings]:
-    """The surroundings in which parts of a job were run and that are not like any known ones."""
+def _unlike(parts: Iterable[Directory], earlier: Sequence[Surroundings]) -> list[Surroundings]:
+    """The surroundings in which parts of a job were run and that are not like any earlier ones."""
     manifests_of_parts = [manifest for part in parts if (manifest := read_manifest(part)) is not None]
-    return [then for manifest in manifests_of_parts for then in accepted(manifest) if unknown(then, known)]
+    return [then for manifest in manifests_of_parts for then in accepted(manifest) if unknown(then, earlier)]
 
 
 class Workdir(Directory):

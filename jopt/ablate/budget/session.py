@@ -108,7 +108,7 @@ def search(
             session.launch.admit(rounds, accept=accept_changes)
             if session.launch.changes:
                 observer.warn(describe_mixture([change._asdict() for change in session.launch.changes]))
-        with session.launch.recorded(dict, kept=bool(rounds)):
+        with session.launch.recorded(dict, continues=bool(rounds)):
             return session.run(question, recorded, launch)
 
 
