@@ -96,8 +96,7 @@ def test_a_second_launch_runs_nothing_and_an_interrupted_one_ends_alike(searched
         return {
             p.relative_to(where): p.stat().st_mtime_ns
             for p in where.rglob("*")
-            # The search's manifest records every launch.
-            if p.is_file() and p.name != ".lock" and p != where / "manifest.json"
+            if p.is_file() and p.name != ".lock"
         }
 
     before = stamps(directory)
@@ -109,7 +108,10 @@ def test_a_second_launch_runs_nothing_and_an_interrupted_one_ends_alike(searched
     shutil.copytree(directory, cut)
     (cut / "report.md").unlink()
     search(config(), cut, BUDGET, quiet=True)
-    assert (cut / "report.md").read_bytes() == (directory / "report.md").read_bytes()
+    rewritten, first = (
+        (d / "report.md").read_text().replace("\\_", "_").replace(str(d), "DIRECTORY") for d in (cut, directory)
+    )
+    assert rewritten == first
     shutil.rmtree(cut / "confirm")
     state = json.loads((cut / "search.json").read_text()) | {"status": "running", "pareto": None, "answer": None}
     (cut / "search.json").write_text(json.dumps(state))
