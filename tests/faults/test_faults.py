@@ -4,6 +4,9 @@ import concurrent.futures
 
 import pytest
 
+from jopt.ablate.budget.files import SearchDir
+from jopt.ablate.files import AblationDir
+from jopt.train.workdir import Workdir
 from tests.faults import disk, inject, launches
 
 # Spread over all apps, most where most operations are.
@@ -44,6 +47,16 @@ def test_twenty_faults_change_nothing(lab):
 def test_three_hundred_faults_change_nothing(lab):
     counts = {(app, kind): 12 for app in lab.references for kind in inject.KINDS}
     assert len(injected(lab, counts, seed=1)) >= 300
+
+
+@pytest.mark.parametrize(
+    ("app", "identity"),
+    [("train", Workdir.identity), ("ablate", AblationDir.identity), ("search", SearchDir.identity)],
+)
+def test_a_directory_says_what_it_holds_before_all_else(lab, app, identity):
+    """Without this file the next launch takes the directory for somebody else's."""
+    renamed = [operation.other.as_posix() for operation in lab.references[app].operations if operation.kind == "r"]
+    assert renamed[0] == identity and "manifest.json" in renamed
 
 
 def test_no_operation_escapes_the_records(lab):

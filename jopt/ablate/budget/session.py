@@ -103,13 +103,16 @@ def search(
         rounds = files.rounds()
         # A finished search is answered in any surroundings: nothing is computed that could be mixed, or written.
         if (recorded or {}).get("status") == "finished":
-            return session.run(question, recorded, launch)
+            session.begin(question, recorded)
+            return session.run(launch)
         if rounds:
             session.launch.admit(rounds, accept=accept_changes)
             if session.launch.changes:
                 observer.warn(describe_mixture([change._asdict() for change in session.launch.changes]))
+        # Before the manifest: a directory without `search.json` cannot be resumed.
+        session.begin(question, recorded)
         with session.launch.recorded(dict, continues=bool(rounds)):
-            return session.run(question, recorded, launch)
+            return session.run(launch)
 
 
 def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir, trusted: bool) -> dict[str, Any]:
@@ -165,15 +168,18 @@ class _Search:
         """Trials that the rounds may not use: those of the finalists and of their control."""
         return self.config.confirm * (1 + self.config.finalists)
 
-    def run(self, question: dict[str, Any], recorded: dict[str, Any] | None, launch: str) -> SearchResult:
-        finished = self.finished = (recorded or {}).get("status") == "finished"
+    def begin(self, question: dict[str, Any], recorded: dict[str, Any] | None) -> None:
+        """Writes `search.json`, unless the search is finished."""
+        self.finished = (recorded or {}).get("status") == "finished"
         # A latency is measured once: a second measurement could give another answer from the same trials.
         self.state = {"status": "running", "rounds": [], "latency": (recorded or {}).get("latency") or {}}
         self.question = question
-        start = len(proposals.coarse(self.space))
-        self.observer.plan(lambda: plan_parts(self.config, self.space.ladders, self.limits, start, finished))
-        if not finished:
+        if not self.finished:
             self._record()
+
+    def run(self, launch: str) -> SearchResult:
+        finished, start = self.finished, len(proposals.coarse(self.space))
+        self.observer.plan(lambda: plan_parts(self.config, self.space.ladders, self.limits, start, finished))
         result = self._conclude(self._explore())
         if not finished:
             write_pareto(self.files, result)
