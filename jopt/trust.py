@@ -118,12 +118,13 @@ def check_paths(fields: Iterable[tuple[str, str | None]], directory: str | os.Pa
       ConfigError: naming the field.
     """
     for field, path in fields:
-        if path is not None and _inside(path, directory):
+        if path is not None and is_inside(path, directory):
             accepted = f"a path outside of {directory}, as this config is not trusted ({remedy})"
             raise ConfigError(field, path, accepted)
 
 
-def _inside(path: str, directory: str | os.PathLike[str]) -> bool:
+def is_inside(path: str, directory: str | os.PathLike[str]) -> bool:
+    """Whether a path is a directory or lies in it, after resolving links."""
     root = Path(os.path.realpath(directory))
     # Both with and without `~`, as readers of the field may expand it.
     return any(_same(parent, root) for p in _expansions(path) for parent in (p, *p.parents))
