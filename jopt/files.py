@@ -54,6 +54,16 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+def open_lock(path: str | os.PathLike[str]) -> int:
+    """A descriptor of a file to lock, made if need be: not truncated, and never through a link.
+
+    Raises:
+      OSError: if it cannot be opened, or is a link.
+    """
+    # Of a directory that may come from somebody else.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes UTF-8 text atomically."""
     write_bytes(path, text.encode())
