@@ -13,8 +13,10 @@ from absl import flags
 from experiments.launch import define_max_bytes, define_path, define_trust, launch
 from jopt import export, report, train
 from jopt.config import ConfigError
+from jopt.export.formats import CARD
 from jopt.report.formats import binary, integer
 from jopt.report.ledger import times
+from jopt.train.directory import LinkError
 from jopt.train.workdir import Workdir, WorkdirError
 
 _FORMAT = flags.DEFINE_list(
@@ -43,6 +45,8 @@ def main(argv: list[str]) -> None:
     run = Workdir(argv[1])
     formats = [export.resolve(name.strip(), "--format") for name in _FORMAT.value]
     out = Path(_OUT.value) if _OUT.value else run.path / "export"
+    if not _OUT.value:
+        _refuse_links(out, formats)
     _claim(out)
     train.enable_cache(_CACHE.value)
     console = report.open_console(_WIDTH)
@@ -92,13 +96,21 @@ def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
     return report.Table(title, ("format", "file", "bytes", "", "x smaller"), "llrrr", rows)
 
 
+def _refuse_links(out: Path, formats: Sequence[export.Format]) -> None:
+    """Raises LinkError where the run's directory, which may come from somebody else, leads the export outside."""
+    files = [out / name for name in (CARD, *(name for chosen in formats for name in chosen.files))]
+    for path in (out, *files, *(parent for file in files for parent in file.parents)):
+        if path.is_relative_to(out) and path.is_symlink():
+            raise LinkError(path)
+
+
 def _claim(out: Path) -> None:
     """Checks that the model card replaces no file of another origin.
 
     Raises:
       WorkdirError: if it would, or if the directory cannot be read.
     """
-    card = out / "README.md"
+    card = out / CARD
     try:
         foreign = card.exists() and _CARD_MARK not in card.read_text(errors="replace")
     except OSError as error:

@@ -7,14 +7,14 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 CHECKSUMS = "checksums"
 """The field of a sealed JSON object that holds the SHA-256 of its other fields, and of files that belong to it."""
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}\.tmp")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-z_]{8}\.tmp")
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 
@@ -52,6 +52,16 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         if error.filename is None:
             error.filename = os.fspath(path)
         raise
+
+
+def open_lock(path: str | os.PathLike[str]) -> int:
+    """A descriptor of a file to lock, made if need be: not truncated, and never through a link.
+
+    Raises:
+      OSError: if it cannot be opened, or is a link.
+    """
+    # Of a directory that may come from somebody else.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -162,12 +172,17 @@ def move(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
-def sweep(directory: str | os.PathLike[str]) -> None:
+def sweep(directory: str | os.PathLike[str], names: Collection[str] | None = None) -> None:
     """Removes temporary files that a kill left in a directory, which no other process may be writing to.
 
     The names that stay are on the disk when this returns: a kill may have come between a rename and its sync.
+
+    Args:
+      directory: where they are.
+      names: of the files that were being written; None: of all, in a directory of jopt's own.
     """
     for path in Path(directory).iterdir():
-        if _TEMPORARY.fullmatch(path.name):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and (names is None or match[1] in names):
             path.unlink(missing_ok=True)
     sync_directory(directory)

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 
 from jopt.config import ConfigError
-from jopt.trust import Trusted, check_module, is_trusted
+from jopt.trust import Trusted, check_module, is_method, is_trusted
 
 C = TypeVar("C")
 
@@ -41,14 +41,14 @@ def resolve(reference: str, field: str, *, trusted: Trusted = True) -> Any:
       reference: such as `my_package.optimizers:signed_momentum`, or `module:Class.method`.
       field: the config field that holds it, for the message.
       trusted: False for a foreign config (`jopt.trust`), such as that of a run directory that was downloaded. Then
-        only what jopt itself defines is returned.
+        only what jopt's packages of methods define is returned (`jopt.trust.METHODS`).
 
     Returns:
       The object.
 
     Raises:
       ConfigError: if `reference` is not of that form, its module is missing or fails to import, the module does not
-        have the name or lies in a run directory, or `trusted` is False and the object is not jopt's.
+        have the name or lies in a run directory, or `trusted` is False and the object is no method of jopt's.
 
     Example:
       >>> resolve("jopt.keys:stream", "score").__name__
@@ -72,8 +72,8 @@ def resolve(reference: str, field: str, *, trusted: Trusted = True) -> Any:
                 hint = " (it was defined in a script: move it to a module that can be imported)"
             raise ConfigError(field, reference, f"a name that exists: {owner} has no {part!r}{hint}")
         target = getattr(target, part)
-    # A module of jopt leads to all that it imports: `jopt.files:os.remove` is a function of `os`.
-    if is_trusted(module_name, False) and trusted is not True:
+    # A module leads to all that it imports: `jopt.prune.patterns:np.save` is a function of NumPy.
+    if is_method(module_name) and trusted is not True:
         _check_trusted(getattr(target, "__module__", None) or type(target).__module__, reference, field, trusted)
     return target
 
@@ -95,8 +95,8 @@ def _module(name: str, reference: str, field: str, trusted: Trusted) -> ModuleTy
 def _check_trusted(module: str, reference: str, field: str, trusted: Trusted) -> None:
     if not is_trusted(module, trusted):
         accepted = (
-            f"a reference to something of jopt: this config is not trusted, and {module!r} would run. If you trust "
-            "it, read it with trusted=True (apps: --trust)"
+            f"a reference to a method of jopt's: this config is not trusted, and {module!r} would run. If you "
+            "trust it, read it with trusted=True (apps: --trust)"
         )
         raise ConfigError(field, reference, accepted)
 

@@ -16,8 +16,15 @@ from typing import TypeAlias
 from jopt.config import ConfigError
 
 Trusted: TypeAlias = bool | Collection[str]
-"""Whether modules that a file names may be imported: True; False, only those of jopt; or the names of more modules,
-which the user's own config names too."""
+"""Whether modules that a file names may be imported: True; False, only those of jopt's methods; or the names of
+more modules, which the user's own config names too."""
+
+METHODS = frozenset(
+    f"jopt.{name}"
+    for name in ("clip", "cluster", "distill", "measure", "models", "optim", "prune", "quantize", "transfer")
+)
+"""The packages of jopt that every config may name: what a config names is called, and these compute and do no more,
+while `jopt.files:sweep` removes files."""
 
 IDENTITIES = ("config.json", "ablation.json", "search.json")
 """The files that say what a directory of a job holds."""
@@ -28,12 +35,19 @@ def is_trusted(module: str, trusted: Trusted) -> bool:
     """Whether a module may be imported because a config names it.
 
     Example:
-      >>> is_trusted("jopt.keys", False), is_trusted("os", False), is_trusted("os", True), is_trusted("a", {"a"})
-      (True, False, True, True)
+      >>> is_trusted("jopt.prune.scores", False), is_trusted("jopt.files", False), is_trusted("os", True)
+      (True, False, True)
+      >>> is_trusted("a", {"a"})
+      True
     """
     if isinstance(trusted, bool):
-        return trusted or module.partition(".")[0] == "jopt"
-    return module.partition(".")[0] == "jopt" or module in trusted
+        return trusted or is_method(module)
+    return is_method(module) or module in trusted
+
+
+def is_method(module: str) -> bool:
+    """Whether a module is of `METHODS`."""
+    return ".".join(module.split(".")[:2]) in METHODS
 
 
 def modules_in(plain: object) -> frozenset[str]:
@@ -118,12 +132,13 @@ def check_paths(fields: Iterable[tuple[str, str | None]], directory: str | os.Pa
       ConfigError: naming the field.
     """
     for field, path in fields:
-        if path is not None and _inside(path, directory):
+        if path is not None and is_inside(path, directory):
             accepted = f"a path outside of {directory}, as this config is not trusted ({remedy})"
             raise ConfigError(field, path, accepted)
 
 
-def _inside(path: str, directory: str | os.PathLike[str]) -> bool:
+def is_inside(path: str, directory: str | os.PathLike[str]) -> bool:
+    """Whether a path is a directory or lies in it, after resolving links."""
     root = Path(os.path.realpath(directory))
     # Both with and without `~`, as readers of the field may expand it.
     return any(_same(parent, root) for p in _expansions(path) for parent in (p, *p.parents))

@@ -21,12 +21,16 @@ def make(*args, **kwargs):
     return None
 """
 MARK = "PWNED"
-ATTACKS = ("data inside", "data outside", "data beside", "data by a link", "data in old form", "method", "function")
+ATTACKS = (
+    *("data inside", "data outside", "data beside", "data by a link", "data in old form"),
+    *("data by dots", "data by another config", "data in the run", "data above", "method", "function"),
+)
 
 
 def build(run: Path, root: Path, attack: str) -> Path:
     """A copy of the run in `root`, with one of `ATTACKS`; returns its path relative to `root`."""
-    name = Path("runs") / ("mnist" if attack == "data beside" else "evil")
+    names = {"data beside": "mnist", "data above": "mnist/9.9.9"}
+    name = Path("runs") / names.get(attack, "evil")
     shutil.copytree(run, root / name)
     (root / name / "payload.py").write_text(PAYLOAD.format(mark=str(root / MARK)))
     module = ".".join(name.parts)
@@ -36,17 +40,28 @@ def build(run: Path, root: Path, attack: str) -> Path:
     elif attack == "function":
         config["optimizer"]["name"] = f"{module}.payload:make"
     else:
-        config["data"] |= {"name": "mnist:9.9.9", "data_dir": _data(root, name, attack, f"{module}.payload.Pwn")}
+        data_set = {"data by dots": "mnist/..:9.9.9", "data in the run": "mnist/../evil:9.9.9"}.get(
+            attack, "mnist:9.9.9"
+        )
+        config["data"] |= {"name": data_set, "data_dir": _data(root, name, attack, f"{module}.payload.Pwn")}
     (root / name / "config.json").write_text(json.dumps(config))
     return name
 
 
 def _data(root: Path, run: Path, attack: str, python_class: str) -> str:
     """Files of a prepared set that name a feature class; returns what `data_dir` says."""
-    folder = {"data outside": Path("sets"), "data in old form": Path("sets"), "data beside": Path("runs")}
+    sets, runs = Path("sets"), Path("runs")
+    folder = {"data outside": sets, "data in old form": sets, "data by dots": sets, "data by another config": sets}
+    folder |= {"data beside": runs, "data in the run": runs, "data above": runs}
     data_dir = folder.get(attack, run / "data")
-    version = root / data_dir / "mnist" / "9.9.9"
-    version.mkdir(parents=True)
+    # As TFDS joins names: neither a config of dots nor the config in its metadata.json need be a name.
+    below = {"data by dots": "9.9.9", "data by another config": "9.9.9", "data in the run": "evil/9.9.9"}
+    version = root / data_dir / below.get(attack, "mnist/9.9.9")
+    version.mkdir(parents=True, exist_ok=True)
+    (root / data_dir / "mnist").mkdir(exist_ok=True)
+    if attack == "data by another config":
+        (root / data_dir / "mnist" / ".config").mkdir()
+        (root / data_dir / "mnist" / ".config" / "metadata.json").write_text('{"default_config_name": ".."}')
     info = {"name": "mnist", "version": "9.9.9", "fileFormat": "array_record"}
     (version / "dataset_info.json").write_text(json.dumps(info))
     # As TFDS writes it, and nested in JSON in JSON, as it also reads it.

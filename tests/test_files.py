@@ -85,6 +85,13 @@ def test_stale_temporary_files_are_removed_and_nothing_else(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "a.tmp", "result.json"]
 
 
+def test_only_temporary_files_of_given_names_are_removed(tmp_path):
+    for name in (".a.json.0a1b2c3d.tmp", ".notes.abcdefgh.tmp", ".a.json.x.0a1b2c3d.tmp"):
+        (tmp_path / name).write_text("x")
+    files.sweep(tmp_path, ["a.json", "b"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.json.x.0a1b2c3d.tmp", ".notes.abcdefgh.tmp"]
+
+
 @pytest.mark.parametrize(
     "edit",
     [

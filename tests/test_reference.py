@@ -1,5 +1,6 @@
 """References to callables: what they name, what they refuse, and that strangers' configs import nothing."""
 
+import dataclasses
 import functools
 import sys
 
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jopt import keys, prune
+from jopt import keys, prune, quantize
 from jopt.config import ConfigError
+from jopt.method import Method
+from jopt.prune.patterns import Pattern
+from jopt.quantize.ranges import Calibration
 from jopt.reference import is_reference, name_of, resolve
 
 
@@ -116,13 +120,46 @@ def test_an_untrusted_config_runs_no_code(package):
         resolve("hers_marked:make", "score", trusted=False)
     assert error.value.field == "score"
     assert "hers_marked" not in sys.modules and not hasattr(sys, "hers_ran")
-    # Our own modules are trusted; what is imported already is not, or a file could name `os:system`.
-    assert resolve("jopt.patches:patches", "score", trusted=False).__name__ == "patches"
+    # Our own methods are trusted; what is imported already is not, or a file could name `os:system`.
+    assert resolve("jopt.prune:one_shot", "score", trusted=False) is prune.one_shot
     imported = resolve("hers_marked:make", "score")
     assert resolve("hers_marked:make", "score", trusted={"hers_marked"}) is imported
-    for text in ("hers_marked:make", "os:system", "jopt.files:os.remove", "jopt.reference:importlib.import_module"):
+    for text in ("hers_marked:make", "os:system", "jopt.files:os.remove", "jopt.prune.patterns:np.save"):
         with pytest.raises(ConfigError):
             resolve(text, "score", trusted=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("jopt.files:sweep", "jopt.data.prepare:main", "jopt.train.packed:load", "jopt.keys:stream"),
+        *("jopt.prune_evil:f", "jopt:prune.one_shot", "jopt.train:optim.adam", "jopt.measure.columns:resolve"),
+    ],
+)
+def test_an_untrusted_config_names_methods_and_nothing_else_of_jopt(text):
+    with pytest.raises(ConfigError) as error:
+        resolve(text, "optimizer.name", trusted=False)
+    assert (error.value.field, error.value.value) == ("optimizer.name", text)
+    assert "not trusted" in error.value.accepted
+
+
+def test_a_module_of_jopt_that_the_user_s_own_config_names_is_trusted():
+    assert resolve("jopt.keys:stream", "score", trusted={"jopt.keys"}) is keys.stream
+    with pytest.raises(ConfigError):
+        resolve("jopt.files:sweep", "score", trusted={"jopt.keys"})
+
+
+def test_every_class_that_a_config_can_name_is_of_a_package_that_is_trusted():
+    classes: set[type] = set()
+    pending: list[type] = [Method, Pattern, Calibration]
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if cls.__module__.startswith("jopt.") and dataclasses.is_dataclass(cls) and cls.__name__[0] != "_":
+            classes.add(cls)
+    classes -= {Method}
+    assert {prune.Gradual, prune.Block, quantize.Percentile} <= classes
+    assert all(resolve(name_of(cls), "method", trusted=False) is cls for cls in classes)
 
 
 def test_a_package_whose_name_begins_like_ours_is_not_ours():

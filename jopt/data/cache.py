@@ -5,8 +5,8 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from jopt.data.source import Source, Split
+from jopt.files import open_lock
 
 _FORMAT = 1
 
@@ -54,11 +55,13 @@ def lock(root: Path, name: str) -> Iterator[None]:
     """Holds the lock of `name` under `root`, which the system releases should the process die.
 
     Raises:
-      DataError: if `root` cannot be made or written.
+      DataError: if `root` cannot be made or written, or the lock's file is a link.
     """
+    path = root / f".{name}.lock"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        handle = (root / f".{name}.lock").open("w")
+        _refuse_link(path)
+        handle = os.fdopen(open_lock(path), "rb")
     except OSError as error:
         raise DataError(
             f"data.data_dir: cannot write {root} ({error}); name a directory that can be written"
@@ -83,7 +86,7 @@ def cached(root: Path, name: str, build: Callable[[], Source]) -> Source:
     A directory that is there but cannot be written, as a shared disk often is, is read all the same.
 
     Raises:
-      DataError: if there is no sound cache and `root` cannot be made.
+      DataError: if there is no sound cache, and `root` cannot be made or holds a link where arrays are kept.
     """
     folder = root / "arrays" / name
     source = _read(folder)
@@ -95,6 +98,9 @@ def cached(root: Path, name: str, build: Callable[[], Source]) -> Source:
     with lock(root, name):
         source = _read(folder)  # another process may have written it meanwhile
         if source is None:
+            # Before the set is built, which can take minutes.
+            for path in (folder.parent, folder, *_leftovers(folder)):
+                _refuse_link(path)
             if folder.exists():
                 logging.warning("The cached arrays in %s are damaged; building them again.", folder)
             _write(folder, build())
@@ -126,10 +132,11 @@ def _map(folder: Path, split: str, field: str) -> np.ndarray:
 def _write(folder: Path, source: Source) -> None:
     """Writes a new directory, then renames it: a reader sees all of it or nothing."""
     folder.parent.mkdir(exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed; the lock is ours
+    for leftover in _leftovers(folder):
         shutil.rmtree(leftover, ignore_errors=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    fresh.chmod(0o755)
+    # Not `tempfile.mkdtemp`: the umask decides who may read the set.
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    fresh.mkdir()
     meta = {
         "format": _FORMAT,
         "splits": list(source.splits),
@@ -147,6 +154,22 @@ def _write(folder: Path, source: Source) -> None:
         folder.rename(fresh.with_name(fresh.name + ".damaged"))
     fresh.rename(folder)
     shutil.rmtree(fresh.with_name(fresh.name + ".damaged"), ignore_errors=True)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What a process that was killed left; the lock is ours."""
+    return sorted(folder.parent.glob(f".{folder.name}.*"))
+
+
+def _refuse_link(path: Path) -> None:
+    # The directory may come from somebody else: through a link, files outside of it would be changed.
+    if path.is_symlink():
+        raise DataError(
+            f"data.data_dir: {path} is a link, and nothing is written through it: put the file or directory itself "
+            "in its place, or name another directory",
+            field=str(path),
+            accepted="a file or directory of the data directory itself",
+        )
 
 
 def _sync(folder: Path) -> None:

@@ -44,7 +44,8 @@ _CITATION = """\
   doi = {10.24432/C50P49}
 }"""
 
-_NAME = re.compile(r"[a-z0-9_]+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
+# No part is `.` or `..`: TFDS joins the parts to a path.
+_NAME = re.compile(r"([a-z0-9_]+)(?:/(?!\.{1,2}(?::|$))([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 
 
 @functools.cache
@@ -59,7 +60,8 @@ def knows(name: str) -> bool:
       >>> knows("mnist"), knows("cifar10:3.0.2"), knows("mnits")
       (True, True, False)
     """
-    return bool(_NAME.fullmatch(name)) and re.split("[/:]", name)[0] in _names()
+    match = _NAME.fullmatch(name)
+    return match is not None and match[1] in _names()
 
 
 def similar(name: str, built_in: tuple[str, ...] = ()) -> list[str]:
@@ -104,18 +106,61 @@ def open_entry(name: str, root: Path, *, trusted: bool = False) -> Entry:
     Raises:
       ConfigError, DataError: as `read`.
     """
-    feature_classes.check(root, re.split("[/:]", name)[0], trusted=trusted)
+    if not knows(name):
+        raise ConfigError("data.name", name, "a name of TFDS's catalog, as 'name', 'name/config' or 'name:1.2.3'")
+    with _reading(name, root):
+        builder = _builder(name, root, trusted)
+        prepared = builder.is_prepared()
+    return Entry(builder, *_features(builder, name), prepared)
+
+
+def _builder(name: str, root: Path, trusted: bool) -> Builder:
+    """As `tfds.builder`, but of files that were checked: it is decided here which ones are read."""
+    match = _NAME.fullmatch(name)
+    assert match is not None, name
+    set_name, config, version = match.groups()
+    builder_class = tfds.builder_cls(set_name)
+    if folder := _version_folder(builder_class, root / set_name, config, version):
+        feature_classes.check(folder, trusted=trusted)
+        return tfds.builder_from_directory(str(folder))
+    builder = builder_class(config=config, version=version, data_dir=str(root))
+    # TFDS's code says what the features are, not this file; but one that is damaged tells of a half-copied set.
+    feature_classes.check(Path(builder.data_path), trusted=trusted)
+    return builder
+
+
+def _version_folder(builder_class: Builder, folder: Path, config: str | None, version: str | None) -> Path | None:
+    """The folder whose `features.json` says what a set is; None where TFDS's own code does.
+
+    TFDS would also take the name of a config from a file in `folder`, which may lead anywhere; this does not.
+    """
+    if version is not None:
+        default = builder_class.default_builder_config if builder_class.BUILDER_CONFIGS else None
+        configs = [config] if config else ["", *([default.name] if default else [])]
+        candidates = [folder / name / version for name in configs]
+    elif config is not None and config not in builder_class.builder_configs:
+        found = [path for path in (folder / config).glob("*.*.*") if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+        candidates = sorted(found, key=lambda path: tuple(map(int, path.name.split("."))), reverse=True)
+    else:
+        candidates = []
+    return next((path for path in candidates if (path / feature_classes.FILE).exists()), None)
+
+
+@contextlib.contextmanager
+def _reading(name: str, root: Path) -> Iterator[None]:
+    """Silences TFDS, and says of which set its errors are.
+
+    Raises:
+      ConfigError, DataError: as `read`.
+    """
     try:
         with _quiet():
-            # By default TFDS looks on Google Cloud Storage first, which needs a network.
-            builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
-            prepared = builder.is_prepared()
+            yield
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise ConfigError("data.name", name, f"a name that tensorflow_datasets can build ({error})") from error
     except (OSError, RuntimeError, json_format.ParseError) as error:
         folder = root / re.split("[/:]", name)[0]
         raise DataError(f"data.name {name!r}: the files in {folder} cannot be read: {_one_line(error)}") from error
-    return Entry(builder, *_features(builder, name), prepared)
 
 
 def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Source:
@@ -252,8 +297,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def read_digits(root: Path) -> Source:
     """The official splits of the digits, prepared as ArrayRecord under `root/digits` on the first call."""
-    feature_classes.check(root, "digits")
-    with _quiet():
+    with _reading("digits", root):
         builder = Digits(data_dir=str(root), file_format="array_record")
         if not builder.is_prepared():
             options = tfds.download.DownloadConfig(try_download_gcs=False)

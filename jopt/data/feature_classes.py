@@ -18,30 +18,29 @@ _KEYS = ("pythonClassName", "python_class_name", "type")
 _NESTED = "json"  # A text that holds the JSON of a feature without a message of its own.
 
 
-def check(root: Path, name: str, *, trusted: bool = False) -> None:
-    """Raises if files of the set `name` below `root` name a feature class that is not of TFDS itself.
+def check(folder: Path, *, trusted: bool = False) -> None:
+    """Raises if the files of a prepared set name a feature class that is not of TFDS itself.
 
     Args:
-      root: the TFDS data directory.
-      name: of the set, without config and version.
+      folder: the one that TFDS reads, of a version; it need not exist.
       trusted: accept them; TFDS then imports their modules, and so runs them.
 
     Raises:
-      DataError: naming the file and the class, or if a file is not JSON.
+      DataError: naming the file and the class, or if the file is not JSON.
     """
-    # A version's folder lies below the set's, or below that of a config of the set.
-    for depth in () if trusted else ("*", "*/*"):
-        for path in sorted((root / name).glob(f"{depth}/{FILE}")):
-            for python_class in _classes(path):
-                if not python_class.startswith(PREFIX):
-                    raise DataError(
-                        f"{path} names the feature class {python_class!r}, and reading the set would run its "
-                        f"module: only classes of {PREFIX.rstrip('.')} are accepted; if you trust the directory, "
-                        "read it with trusted=True (apps: --trust)",
-                        field=str(path),
-                        value=python_class,
-                        accepted=f"a class of {PREFIX.rstrip('.')}",
-                    )
+    path = folder / FILE
+    if trusted or not path.exists():
+        return
+    for python_class in _classes(path):
+        if not python_class.startswith(PREFIX):
+            raise DataError(
+                f"{path} names the feature class {python_class!r}, and reading the set would run its "
+                f"module: only classes of {PREFIX.rstrip('.')} are accepted; if you trust the directory, "
+                "read it with trusted=True (apps: --trust)",
+                field=str(path),
+                value=python_class,
+                accepted=f"a class of {PREFIX.rstrip('.')}",
+            )
 
 
 def _classes(path: Path) -> Iterator[str]:

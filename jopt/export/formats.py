@@ -124,7 +124,7 @@ def export(
     Args:
       run: the run's directory.
       directory: where the files go; made, if need be. Files of the same names are replaced, each atomically, and
-        temporary ones that a killed export left are removed.
+        temporary ones of these names that a killed export left are removed.
       formats: names of formats, `package.module:name` of a `Format` elsewhere, or `Format`s; None: all of ours.
       raw_inputs: whether the StableHLO artefacts take inputs as the data set has them, uint8, and normalize them
         themselves; otherwise they take normalized ones, float32, as all other formats do.
@@ -152,7 +152,8 @@ def export(
     exported, directory = source.load(run, model=model, trusted=trusted, data_dir=data_dir), Path(directory)
     exported = dataclasses.replace(exported, max_bytes=max_bytes)
     make_directory(directory)
-    sweep(directory)
+    # The directory may hold files of others, whatever they are called.
+    sweep(directory, [CARD, *(name for kind in chosen for name in kind.files)])
     written: list[Written] = []
     missing: list[Missing] = []
     for kind in chosen:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jopt import data, hyper, keys, models, trust
 from jopt.config import ConfigError, require
+from jopt.data.dataset import arrays_folder
 from jopt.layers import Layers
 from jopt.train import program
 from jopt.train.checkpoint import read_last, steps_in
@@ -145,14 +146,26 @@ def check_paths(config: Experiment, directory: Path, *, own_data_dir: bool = Fal
     """
     sources = [(field, source) for field, source in source_fields(config) if not source.startswith(STAGE)]
     chosen = None if own_data_dir else config.data.data_dir
-    # The set's own folder too: a run directory can be called `mnist`, and its parent be named as the data's.
-    folder = chosen and f"{chosen}/{re.split('[/:]', config.data.name)[0]}"
-    data_dirs = [("data.data_dir", path) for path in (chosen, folder)]
+    folders = _set_folders(chosen, config.data.name) if chosen else []
+    data_dirs = [("data.data_dir", path) for path in folders]
     try:
         trust.check_paths(data_dirs, directory, "--data_dir or --trust")
+        # TFDS chooses a version, or a config, where the name has none: the run's directory can be that.
+        apart = not chosen or not trust.is_inside(str(directory), folders[1])
+        accepted = f"one whose set does not hold {directory}, as this config is not trusted (--data_dir or --trust)"
+        require(apart, "data.data_dir", chosen, accepted)
         trust.check_paths(sources, directory, "--trust")
     except ConfigError as error:
         raise WorkdirError(f"{directory}: {error}") from error
+
+
+def _set_folders(root: str, name: str) -> list[str]:
+    """The folders that a set is read from, outermost first; a name that was not checked may hold anything."""
+    # A run directory can be called `mnist`, or `arrays`, and its parent be named as the data's.
+    parts = re.split("[/:]", name)
+    below = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+    arrays = arrays_folder(Path(root), name)
+    return [root, *(f"{root}/{path}" for path in below), str(arrays.parent), str(arrays)]
 
 
 def _check_given(files: Workdir, now: dict[str, models.Model | None]) -> None:

@@ -78,6 +78,35 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
         cache.cached(tmp_path / "file" / "sets", "set", make)
 
 
+@pytest.mark.parametrize("name", [".set.lock", "arrays", "arrays/set", "arrays/.set.old"])
+def test_nothing_is_changed_through_a_link(tmp_path, name):
+    root, outside = tmp_path / "sets", tmp_path / "outside"
+    (root / name).parent.mkdir(parents=True)
+    if name == ".set.lock":
+        outside.write_text("not ours")
+    else:
+        outside.mkdir()
+        (outside / "set").mkdir()
+    (root / name).symlink_to(outside)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(data.DataError) as caught:
+        cache.cached(root, "set", never)
+    assert caught.value.field == str(root / name)
+    after = [path for path in sorted(tmp_path.rglob("*")) if path != root / ".set.lock" or path in before]
+    assert after == before
+    assert outside.is_dir() or outside.read_text() == "not ours"
+
+
+def test_the_umask_decides_who_may_read_the_arrays(tmp_path):
+    previous = os.umask(0o077)
+    try:
+        cache.cached(tmp_path, "set", make)
+    finally:
+        os.umask(previous)
+    for path in (tmp_path / "arrays", *(tmp_path / "arrays").rglob("*")):
+        assert not path.stat().st_mode & 0o077
+
+
 def test_the_digest_is_of_dtype_shape_and_bytes():
     base = np.arange(6, dtype=np.uint8)
     different = [base, base.reshape(2, 3), base.reshape(3, 2), base.astype(np.int32), base[::-1]]

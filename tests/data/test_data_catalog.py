@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -16,7 +17,7 @@ import pytest
 
 from jopt import config as base
 from jopt import data
-from jopt.data import prepare
+from jopt.data import catalog, prepare
 
 # A Python that has TensorFlow may stand elsewhere, so that this environment stays without.
 TENSORFLOW_PYTHON = os.environ.get("JOPT_TENSORFLOW_PYTHON", sys.executable)
@@ -109,6 +110,18 @@ def test_half_copied_data_name_the_directory(tmp_path, prepare_cifar, damage):
             data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
 
 
+@pytest.mark.parametrize("damage", ["info is cut", "shard is cut"])
+def test_half_copied_digits_name_the_directory(tmp_path, damage):
+    config = data.DataConfig(name="digits", data_dir=str(tmp_path))
+    data.load(config)
+    shutil.rmtree(tmp_path / "arrays")
+    folder = tmp_path / "digits" / "1.0.0"
+    file = folder / "dataset_info.json" if damage == "info is cut" else next(folder.glob("*train.array_record*"))
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(data.DataError, match=str(tmp_path / "digits")):
+        data.load(config)
+
+
 def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cifar):
     prepare_cifar(tmp_path)
     config = data.DataConfig(name="cifar10", data_dir=str(tmp_path), validation_fraction=0.3, layout="sequence")
@@ -156,6 +169,29 @@ def test_sets_of_another_kind_are_refused(tmp_path, name, reason):
         data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
     assert (caught.value.field, caught.value.value) == ("data.name", name)
     assert re.search(reason, caught.value.accepted)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mnist/..:9.9.9",
+        "mnist/.:9.9.9",
+        "mnist/..",
+        "mnist//etc:1.0.0",
+        "mnist/a/b",
+        "/mnist",
+        "..",
+        "mnist:1.0.0/..",
+    ],
+)
+def test_a_name_that_is_a_path_is_no_name(tmp_path, name):
+    (tmp_path / "9.9.9").mkdir()
+    (tmp_path / "9.9.9" / "features.json").write_text("{")  # would be an error of another type, if it were read
+    with pytest.raises(base.ConfigError) as caught:
+        data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
+    assert (caught.value.field, caught.value.value) == ("data.name", name)
+    with pytest.raises(base.ConfigError):
+        catalog.open_entry(name, tmp_path, trusted=True)
 
 
 def test_without_a_network_the_set_and_the_directory_are_named(tmp_path, monkeypatch):

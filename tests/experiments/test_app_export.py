@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+
+import pytest
 
 from jopt import codec
 from jopt.report.ledger import times
@@ -33,3 +36,27 @@ def test_the_readme_of_a_project_is_not_replaced(app, refused, tmp_path):
     assert "holds a README.md that is no model card of jopt's" in message
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("name", ["export", "export/README.md", "export/model.safetensors"])
+def test_a_link_in_a_run_s_directory_leads_no_export_outside(forked, refused, runs, tmp_path, name):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(runs / "b", run)
+    shutil.rmtree(run / "export", ignore_errors=True)
+    outside.mkdir()
+    (run / name).parent.mkdir(exist_ok=True)
+    target = outside if name == "export" else outside / "card"
+    (outside / "card").write_text('library_name: "jopt"')  # a model card, which an export may replace
+    (outside / ".README.md.0a1b2c3d.tmp").write_text("mine")
+    (run / name).symlink_to(target)
+    before = sorted(tmp_path.rglob("*"))
+    assert str(run / name) in refused(forked("export", run, "--format=safetensors"), 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_directory_that_the_user_names_may_be_a_link(forked, runs, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    done = forked("export", runs / "b", "--format=safetensors", f"--out={tmp_path / 'link'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "real" / "README.md").exists()

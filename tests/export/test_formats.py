@@ -126,3 +126,10 @@ def test_artefacts_of_raw_inputs(exported, tmp_path):
     assert code[-1].endswith("print(predict(raw).argmax(-1))\n")
     said = json.loads((tmp_path / "integer.stablehlo.json").read_text())
     assert said["inputs"][0]["dtype"] == "uint8" and said["test"]["equal_predictions"] == 16
+
+
+def test_temporary_files_of_the_export_are_removed_and_nobody_else_s(exported, tmp_path):
+    for name in (".model.safetensors.0a1b2c3d.tmp", ".README.md.0a1b2c3d.tmp", ".notes.abcdefgh.tmp"):
+        (tmp_path / name).write_text("x")
+    export(exported.run, tmp_path, ["safetensors"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".notes.abcdefgh.tmp", "README.md", "model.safetensors"]
