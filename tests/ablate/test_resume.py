@@ -44,6 +44,10 @@ DAMAGE = {
     "half a line": lambda chunk: add(chunk / "metrics.jsonl", '{"trial": "'),
     "a checkpoint": lambda chunk: [p.write_bytes(b"x") for p in (chunk / "checkpoints").rglob("*") if p.is_file()],
     "no checkpoints": lambda chunk: shutil.rmtree(chunk / "checkpoints"),
+    "no checkpoints, other rows": lambda chunk: (
+        shutil.rmtree(chunk / "checkpoints"),
+        add(chunk / "metrics.jsonl", "x\n"),
+    ),
     "no description": lambda chunk: (chunk / "chunk.json").unlink(),
 }
 
