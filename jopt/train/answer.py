@@ -9,7 +9,7 @@ from jopt.report import Observer, attempt
 from jopt.train import snapshot
 from jopt.train.checkpoint import find_damage, steps_in
 from jopt.train.config import Experiment
-from jopt.train.display import collect_numbers, finished_parts, write_report
+from jopt.train.display import collect_stages, finished_parts, write_report
 from jopt.train.loop import Compiler
 from jopt.train.outcome import stage_outcome
 from jopt.train.prepared import Prepared
@@ -44,7 +44,7 @@ def answer(
     if not all(path.is_file() for path in (files.path / report.PAGE, files.report)):
         # A report that failed, or was deleted: what it shows is still there.
         with attempt(observer, f"{describe_finished(files)}, but its missing report cannot be written"):
-            write_report_again(prepared(), files, result)
+            write_report_again(prepared(), files, result, observer)
             observer.note(f"the missing report of {files.path} was written again")
     observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
     return result
@@ -64,7 +64,7 @@ def describe_damage(files: Workdir) -> str | None:
     return f"{files.checkpoints}: {'; '.join(problems) or 'there is no checkpoint'}; {files.remedy}"
 
 
-def write_report_again(prepared: Prepared, files: Workdir, result: dict[str, Any]) -> None:
+def write_report_again(prepared: Prepared, files: Workdir, result: dict[str, Any], observer: Observer) -> None:
     """Writes the report of a finished run from its checkpoints, its result and its packed file."""
     p, compiler = prepared, Compiler()
 
@@ -74,7 +74,6 @@ def write_report_again(prepared: Prepared, files: Workdir, result: dict[str, Any
     staging = Staging(p, compiler, end_of)
     outcomes = [stage_outcome(p, compiler, staging, stage, end_of(stage)) for stage in range(len(p.plans))]
     ledger = codec.read(files.packed).ledger if files.packed.is_file() else None
-    # Latencies are measured again: the result has none of them.
-    added = collect_numbers(p, outcomes, p.config.columns)
+    stages = collect_stages(p, outcomes, observer, p.config.columns)
     manifest = files.load_json(files.manifest)
-    write_report(p, files, manifest, result, outcomes, added, ledger, p.config.columns)
+    write_report(p, files, manifest, result, outcomes, stages, ledger, p.config.columns)

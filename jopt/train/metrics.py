@@ -53,7 +53,7 @@ class Log:
         """Cuts the file back to where a checkpoint was saved, so that a resume neither doubles nor loses a row.
 
         Args:
-          position: the notes of the checkpoint; None where there is none, and so no row either: the file is emptied.
+          position: the notes of the checkpoint; None where there is none: the file is emptied.
           keep: accepts the rows up to the checkpoint, for checkpoints of earlier versions, which have no position.
 
         Returns:

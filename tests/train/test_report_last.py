@@ -5,7 +5,8 @@ import json
 import pytest
 
 from jopt import report
-from jopt.train import Stage, run
+from jopt.measure import Column
+from jopt.train import Stage, display, run
 from jopt.train.workdir import Workdir
 
 pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("undrawn")]
@@ -76,3 +77,36 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_next_launch_writes
     heard = Heard()
     assert run(config, files.path, observer=heard) == result
     assert any("report" in warning for warning in heard.warnings)
+
+
+def absent(measured):
+    return measured.outcome.params["absent"]
+
+
+HERS = Column("hers", "of no layer", compute=absent)
+
+
+@pytest.mark.parametrize("stages", [[Stage("dense", steps=6)], [Stage("dense", steps=6), Stage("more", steps=6)]])
+def test_a_column_that_fails_costs_no_result(tmp_path, tiny, stages):
+    files, heard = Workdir(tmp_path / "a"), Heard()
+    config = tiny(stages=stages, columns=(f"{__name__}:HERS",))
+    result = run(config, files.path, observer=heard)
+    assert files.load_result() == result and result["hers"] is None
+    assert all(row["hers"] is None for row in result.get("stages", []))
+    assert json.loads(files.manifest.read_text())["exit_status"] == "finished"
+    for warning, stage in zip(heard.warnings, stages, strict=True):
+        assert all(word in warning for word in ("'hers'", repr(stage.name), "KeyError", "absent"))
+    assert "of no layer" in files.report.read_text()
+
+
+def test_speeds_are_measured_when_the_result_is_on_the_disk(tmp_path, tiny, monkeypatch):
+    files, heard = Workdir(tmp_path / "a"), Heard()
+
+    def measure(prepared, outcomes):
+        assert files.result.is_file()
+        raise MemoryError
+
+    monkeypatch.setattr(display, "measure_speeds", measure)
+    result = run(tiny(stages=[Stage("dense", steps=6), Stage("more", steps=6)]), files.path, observer=heard)
+    assert files.load_result() == result and len(heard.warnings) == 1 and "MemoryError" in heard.warnings[0]
+    assert json.loads(files.manifest.read_text())["exit_status"] == "finished"
