@@ -97,7 +97,7 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return answer(config, files, observer, lambda: prepared)
+            return answer(config, files, observer, lambda: prepared, locked=True)
         return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes).run()
 
 
