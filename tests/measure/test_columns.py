@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +97,8 @@ def test_a_column_that_fails_is_null_and_told_of():
 
 
 def test_a_built_in_column_that_fails_is_a_defect_and_no_warning():
-    broken = StageOutcome("a", {"w": np.float32([1.0])}, bytes="many")
+    many: Any = "many"
+    broken = StageOutcome("a", {"w": np.float32([1.0])}, bytes=many)
     with pytest.raises(ConfigError) as caught:
         stage_rows([broken], failed=lambda *told: None)
     assert caught.value.value == "bytes"
