@@ -106,6 +106,7 @@ class ChunkRun:
         report: Callable[[SegmentProgress], None],
         asked_to_stop: Callable[[], bool],
         warn: Callable[[str], None] = lambda sentence: None,
+        failed: Callable[[str, str, Exception], None] | None = None,
     ):
         """Nothing is computed yet.
 
@@ -116,9 +117,10 @@ class ChunkRun:
           report: called after each segment.
           asked_to_stop: whether to save and stop at the next boundary.
           warn: receives a sentence on each checkpoint that was damaged.
+          failed: told of columns from outside that cannot be computed, as in `jopt.measure.stage_rows`.
         """
         self.chunk, self.compiler, self.report, self.asked_to_stop = chunk, compiler, report, asked_to_stop
-        self.warn = warn
+        self.warn, self.failed = warn, failed
         self.path = directory / chunk.id
         self.metrics = self.path / "metrics.jsonl"
         self.log = metrics.Log(self.metrics)
@@ -296,7 +298,7 @@ class ChunkRun:
             bytes=length,
             layers=plan.layers,
         )
-        return measure.trial_row(outcome, columns=trial.config.columns)
+        return measure.trial_row(outcome, columns=trial.config.columns, failed=self.failed)
 
 
 def _last(curves: Sequence[metrics.MetricsRow]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
 from jopt.files import write_text
-from jopt.measure import columns_of
+from jopt.measure import columns_of, describe_failure
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
@@ -134,6 +134,7 @@ class _Session:
         self.files, self.observer, self.asked_to_stop = files, observer, asked_to_stop
         self.arguments, self.begun = arguments, begun
         self.compilations: dict[str, dict[str, int]] = {}
+        self.failed_columns: set[str] = set()
 
     def run(self, recorded_lanes: dict[str, int], accept_changes: bool) -> Results:
         done = self.files.done()
@@ -199,13 +200,26 @@ class _Session:
                     if self.asked_to_stop():
                         raise StopRequested("stopped as asked, between two chunks; the same command continues")
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
-                    warn = self.observer.warn
-                    run = ChunkRun(chunk, self.files.chunks, compiler, shown(p, chunk), self.asked_to_stop, warn)
+                    run = ChunkRun(
+                        chunk,
+                        self.files.chunks,
+                        compiler,
+                        shown(p, chunk),
+                        self.asked_to_stop,
+                        self.observer.warn,
+                        self._column_failed,
+                    )
                     try:
                         run.run()
                     # Counted after an interruption too: the manifest reports the compilations of every launch.
                     finally:
                         self._count(p, compilers)
+
+    def _column_failed(self, column: str, stage: str, error: Exception) -> None:
+        # Once: what fails of one trial mostly fails of all of them.
+        if column not in self.failed_columns:
+            self.failed_columns.add(column)
+            self.observer.warn(f"{describe_failure(column, stage, error)}; this is said once for all trials")
 
     def _chunks(self, p: GroupPlan, done: dict[str, Any], begun: Sequence[dict[str, Any]]) -> list[Chunk]:
         """The chunks of a group that are still to be run."""

@@ -5,6 +5,7 @@ from jopt.measure.columns import Column as Column
 from jopt.measure.columns import Measured as Measured
 from jopt.measure.columns import StageOutcome as StageOutcome
 from jopt.measure.columns import columns_of as columns_of
+from jopt.measure.columns import describe_failure as describe_failure
 from jopt.measure.columns import load_columns as load_columns
 from jopt.measure.columns import stage_rows as stage_rows
 from jopt.measure.columns import trial_row as trial_row

@@ -26,6 +26,9 @@ from jopt.reference import resolve
 Number = float | int
 Scope = Literal["run", "stage", "trial"]
 
+Failed = Callable[[str, str, Exception], None]
+"""Takes the key of a column that could not be computed, the name of the stage, and the error."""
+
 TRIAL_FIELDS = ("trial", "group", "seed", "status", "diverged_step", "steps", "digest", "command")
 """What a row of a trial holds in addition to columns and axes, in the order of `trials.csv`."""
 
@@ -289,6 +292,7 @@ def stage_rows(
     labels: ArrayLike | None = None,
     flops: Mapping[str, int] | None = None,
     columns: Sequence[Column | str] = (),
+    failed: Failed | None = None,
 ) -> list[dict[str, Any]]:
     """One row of numbers for each stage, ready for JSON; the others are compared with the first stage.
 
@@ -298,6 +302,8 @@ def stage_rows(
         metrics lack it.
       flops: FLOPs of one example by layer, as `jopt.measure.flops_by_layer` gives them.
       columns: columns from outside, or their names.
+      failed: told of a column from outside that cannot be computed, which is None then; without it that is an
+        error.
 
     Returns:
       For each stage: `stage`, its metrics, and the columns of scope 'stage' for which the data are there: always
@@ -308,7 +314,7 @@ def stage_rows(
 
     Raises:
       ValueError: if a stage's predictions are of other examples than the first's or the labels.
-      ConfigError: for columns that cannot be loaded.
+      ConfigError: for columns that cannot be loaded, or computed.
 
     Example:
       >>> dense = StageOutcome("dense", {"kernel": np.float32([[1, 2], [3, 4]])}, {"accuracy": 0.5})
@@ -324,45 +330,71 @@ def stage_rows(
         measured = Measured(outcome, first, labels, flops)
         # Change and churn are against the dense model, whatever the stages between did.
         first = first or measured
-        rows.append({"stage": outcome.name, **_metrics(outcome), **_computed(measured, chosen)})
+        rows.append({"stage": outcome.name, **_metrics(outcome), **_computed(measured, chosen, failed)})
     return rows
 
 
-def trial_row(outcome: StageOutcome, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
+def trial_row(
+    outcome: StageOutcome, columns: Sequence[Column | str] = (), failed: Failed | None = None
+) -> dict[str, Any]:
     """The row of a trial's last network: its metrics and the columns of scope 'trial' that can be computed.
 
     Args:
       outcome: of the trial's last stage.
       columns: columns from outside, or their names.
+      failed: as in `stage_rows`.
 
     Example:
       >>> row = trial_row(StageOutcome("prune", {"kernel": np.float32([[0, 0], [0, 4]])}, {"accuracy": 0.25}))
       >>> row["accuracy"], row["sparsity"], "churn" in row
       (0.25, 0.75, False)
     """
-    return {**_metrics(outcome), **_computed(Measured(outcome), columns_of("trial", columns))}
+    return {**_metrics(outcome), **_computed(Measured(outcome), columns_of("trial", columns), failed)}
+
+
+def describe_failure(column: str, stage: str, error: Exception) -> str:
+    """What a warning says of a column that `failed` was told of.
+
+    Example:
+      >>> describe_failure("mine", "prune", KeyError("kernel"))
+      "column 'mine' of stage 'prune' cannot be computed and is null (KeyError: 'kernel')"
+    """
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"column {column!r} of stage {stage!r} cannot be computed and is null ({reason})"
 
 
 def _metrics(outcome: StageOutcome) -> dict[str, Any]:
     return {key: _json(value) for key, value in outcome.metrics.items()}
 
 
-def _computed(measured: Measured, columns: Sequence[Column]) -> dict[str, Any]:
+def _computed(measured: Measured, columns: Sequence[Column], failed: Failed | None) -> dict[str, Any]:
     # None is left out, as a stage without a packed file has no length of it at all; not so what JSON has no number
     # for: an infinite SQNR says that nothing was rounded.
-    values = {column.key: _value(column, measured) for column in columns if column.compute is not None}
+    values = {column.key: _value(column, measured, failed) for column in columns if column.compute is not None}
     return {key: _json(value) for key, value in values.items() if value is not None}
 
 
-def _value(column: Column, measured: Measured) -> Any:
+def _value(column: Column, measured: Measured, failed: Failed | None) -> Any:
+    try:
+        return _number(column, measured)
+    except ConfigError as error:
+        # A built-in column that fails is a defect, which no warning may hide.
+        if failed is None or column in BUILT_IN:
+            raise
+        cause = error.__cause__
+        failed(column.key, measured.outcome.name, cause if isinstance(cause, Exception) else error)
+        return math.nan
+
+
+def _number(column: Column, measured: Measured) -> Any:
     accepted = "a column whose compute gives a number, or None where it is not known"
     assert column.compute is not None
     try:
         value = column.compute(measured)
+        plain = _json(value)
     # A column is the user's code and can fail in any way; without its key the message would say nothing.
     except Exception as error:
         raise ConfigError("columns", column.key, f"{accepted} ({type(error).__name__}: {error})") from error
-    plain = _json(value)
     require(plain is None or isinstance(plain, int | float), "columns", column.key, f"{accepted}, not {value!r}")
     return value
 

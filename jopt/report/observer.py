@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from jopt.codec.ledger import Ledger
 from jopt.report.page import Part
+
+T = TypeVar("T")
 
 Update = Callable[[int, str, Mapping[str, Any]], None]
 """Takes the step that was reached, the name of the stage, and metrics: see `Progress.update`."""
@@ -71,7 +74,7 @@ SILENT = Silent()
 
 
 class Careful:
-    """Passes on what it hears; a plan, note or finding that cannot be shown is a warning.
+    """Passes on what it hears; a plan, note, finding or progress that cannot be shown is a warning.
 
     Args:
       observer: that is told.
@@ -97,9 +100,40 @@ class Careful:
         except Exception:
             SILENT.warn(sentence)
 
-    def training(self, total: int, start: int = 0) -> AbstractContextManager[Update]:
-        """Passes on."""
-        return self._observer.training(total, start)
+    @contextlib.contextmanager
+    def training(self, total: int, start: int = 0) -> Iterator[Update]:
+        """Passes on until the observer fails, which is one warning; the training's own errors pass through."""
+        failed = False
+
+        def guarded(call: Callable[[], T]) -> T | None:
+            nonlocal failed
+            try:
+                return call()
+            except Exception:
+                # Once: what fails at one step mostly fails at all of them.
+                if not failed:
+                    failed = True
+                    with attempt(self, "the progress cannot be shown"):
+                        raise
+                return None
+
+        def show(step: int, stage: str, metrics: Mapping[str, Any]) -> None:
+            progress = update
+            if progress is not None and not failed:
+                guarded(lambda: progress(step, stage, metrics))
+
+        # Entered and left by hand: around the `yield`, its failures could not be told from those of the training.
+        manager = guarded(lambda: self._observer.training(total, start))
+        update = None if manager is None else guarded(lambda: manager.__enter__())
+        entered, ended = not failed, (None, None, None)
+        try:
+            yield show
+        except BaseException:
+            ended = sys.exc_info()
+            raise
+        finally:
+            if manager is not None and entered:
+                guarded(lambda: manager.__exit__(*ended))
 
     def finished(self, parts: Callable[[], Sequence[Shown]]) -> None:
         """Passes on."""

@@ -1,7 +1,8 @@
 """A finished run that is asked for again: its result, what is missing of it, and its report where that is gone."""
 
+import contextlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jopt import codec, report
@@ -9,17 +10,21 @@ from jopt.report import Observer, attempt
 from jopt.train import snapshot
 from jopt.train.checkpoint import find_damage, steps_in
 from jopt.train.config import Experiment
-from jopt.train.display import collect_numbers, finished_parts, write_report
+from jopt.train.display import collect_stages, finished_parts, write_report
 from jopt.train.loop import Compiler
 from jopt.train.outcome import stage_outcome
 from jopt.train.prepared import Prepared
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState
-from jopt.train.workdir import Workdir, complete
+from jopt.train.workdir import Workdir, WorkdirError, complete
 
 
 def answer(
-    config: Experiment, files: Workdir, observer: Observer, prepared: Callable[[], Prepared]
+    config: Experiment,
+    files: Workdir,
+    observer: Observer,
+    prepared: Callable[[], Prepared],
+    locked: bool = False,
 ) -> dict[str, Any]:
     """The result of a finished run. Warns of what is damaged or gone, and writes a missing report again.
 
@@ -28,6 +33,7 @@ def answer(
       files: its directory.
       observer: is told.
       prepared: gives the run, ready to compute; called only where the report is missing.
+      locked: whether this process holds the directory already.
 
     Raises:
       WorkdirError: if the result or the metric rows are not as they were written.
@@ -41,13 +47,41 @@ def answer(
     if config.pack and not files.packed.is_file():
         again = shlex.join(["python", "-m", "experiments.export", str(files.path), "--format=packed"])
         observer.warn(f"{files.packed} is gone; {again} writes it again")
-    if not all(path.is_file() for path in (files.path / report.PAGE, files.report)):
+    if not has_report(files):
         # A report that failed, or was deleted: what it shows is still there.
-        with attempt(observer, f"{describe_finished(files)}, but its missing report cannot be written"):
-            write_report_again(prepared(), files, result)
-            observer.note(f"the missing report of {files.path} was written again")
+        problem = f"{describe_finished(files)}, but its missing report cannot be written"
+        with attempt(observer, problem), held(files, locked) as is_held:
+            # Asked a second time, under the lock: its holder may have written the report meanwhile.
+            if is_held and not has_report(files):
+                write_report_again(prepared(), files, result, observer)
+                observer.note(f"the missing report of {files.path} was written again")
     observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
     return result
+
+
+def has_report(files: Workdir) -> bool:
+    """Whether both files of the report are there."""
+    return all(path.is_file() for path in (files.path / report.PAGE, files.report))
+
+
+@contextlib.contextmanager
+def held(files: Workdir, locked: bool) -> Iterator[bool]:
+    """Holds the directory, unless `locked` says that this process does; gives False if another process holds it.
+
+    Raises:
+      WorkdirError: if it cannot be held for another reason.
+    """
+    with contextlib.ExitStack() as stack:
+        is_held = True
+        try:
+            if not locked:
+                stack.enter_context(files.locked())
+        except WorkdirError as error:
+            # The holder is probably the launch that has just finished the run, and is drawing its report.
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
+            is_held = False
+        yield is_held
 
 
 def describe_finished(files: Workdir) -> str:
@@ -64,7 +98,7 @@ def describe_damage(files: Workdir) -> str | None:
     return f"{files.checkpoints}: {'; '.join(problems) or 'there is no checkpoint'}; {files.remedy}"
 
 
-def write_report_again(prepared: Prepared, files: Workdir, result: dict[str, Any]) -> None:
+def write_report_again(prepared: Prepared, files: Workdir, result: dict[str, Any], observer: Observer) -> None:
     """Writes the report of a finished run from its checkpoints, its result and its packed file."""
     p, compiler = prepared, Compiler()
 
@@ -74,7 +108,6 @@ def write_report_again(prepared: Prepared, files: Workdir, result: dict[str, Any
     staging = Staging(p, compiler, end_of)
     outcomes = [stage_outcome(p, compiler, staging, stage, end_of(stage)) for stage in range(len(p.plans))]
     ledger = codec.read(files.packed).ledger if files.packed.is_file() else None
-    # Latencies are measured again: the result has none of them.
-    added = collect_numbers(p, outcomes, p.config.columns)
+    stages = collect_stages(p, outcomes, observer, p.config.columns)
     manifest = files.load_json(files.manifest)
-    write_report(p, files, manifest, result, outcomes, added, ledger, p.config.columns)
+    write_report(p, files, manifest, result, outcomes, stages, ledger, p.config.columns)

@@ -36,36 +36,32 @@ class Speed(NamedTuple):
     latency: measure.Latency
 
 
-class Numbers(NamedTuple):
-    """What the outcomes of the stages add to a run's result.
-
-    Attributes:
-      stages: a row of numbers for each stage.
-      speeds: the measured latencies; none for a single stage.
-    """
-
-    stages: list[dict[str, Any]]
-    speeds: list[Speed]
-
-    def fields(self, columns: Sequence[Column | str] = ()) -> dict[str, Any]:
-        """The fields of result.json: `stages` if there are several, and the last stage's columns from outside."""
-        # A run of a single stage has no `stages`, so the value is always at the top level.
-        outside = {c.key: self.stages[-1].get(c.key) for c in measure.load_columns(columns)}
-        return outside | ({"stages": self.stages} if len(self.stages) > 1 else {})
-
-
-def collect_numbers(
-    prepared: Prepared, outcomes: Sequence[measure.StageOutcome], columns: Sequence[Column | str] = ()
-) -> Numbers:
-    """Computes what the outcomes of the stages add to the result. Nothing is written or drawn.
+def collect_stages(
+    prepared: Prepared,
+    outcomes: Sequence[measure.StageOutcome],
+    observer: report.Observer,
+    columns: Sequence[Column | str] = (),
+) -> list[dict[str, Any]]:
+    """A row of numbers for each stage, of what it ended with. Nothing is written or drawn.
 
     Args:
       prepared: the run.
       outcomes: what each stage ended with.
+      observer: is warned of columns from outside that cannot be computed: they are None.
       columns: columns from outside, or their names.
     """
-    rows = measure.stage_rows(outcomes, prepared.dataset.test.labels, columns=columns)
-    return Numbers(rows, measure_speeds(prepared, outcomes) if len(outcomes) > 1 else [])
+
+    def warn(column: str, stage: str, error: Exception) -> None:
+        observer.warn(measure.describe_failure(column, stage, error))
+
+    return measure.stage_rows(outcomes, prepared.dataset.test.labels, columns=columns, failed=warn)
+
+
+def stage_fields(stages: Sequence[dict[str, Any]], columns: Sequence[Column | str] = ()) -> dict[str, Any]:
+    """The fields of result.json: `stages` if there are several, and the last stage's columns from outside."""
+    # A run of a single stage has no `stages`, so the value is always at the top level.
+    outside = {c.key: stages[-1].get(c.key) for c in measure.load_columns(columns)}
+    return outside | ({"stages": list(stages)} if len(stages) > 1 else {})
 
 
 def measure_speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome]) -> list[Speed]:
@@ -98,11 +94,11 @@ def write_report(
     manifest: Mapping[str, Any],
     result: Mapping[str, object],
     outcomes: Sequence[measure.StageOutcome],
-    numbers: Numbers,
+    stages: Sequence[dict[str, Any]],
     ledger: Ledger | None = None,
     columns: Sequence[Column | str] = (),
 ) -> None:
-    """Writes `report.html` and `report.md`.
+    """Writes `report.html` and `report.md`, with the latencies of the networks, which it measures.
 
     Args:
       prepared: the run.
@@ -110,7 +106,7 @@ def write_report(
       manifest: of the run.
       result: of the run.
       outcomes: what each stage ended with.
-      numbers: what `collect_numbers` gave.
+      stages: what `collect_stages` gave.
       ledger: of the packed model, where there is one.
       columns: columns from outside, or their names.
     """
@@ -119,15 +115,17 @@ def write_report(
     # A single stage has nothing to be compared with.
     several = len(outcomes) > 1
     labels = prepared.dataset.test.labels
+    # Not before the result is on the disk: they take their time, compile, and may fail.
+    speeds = measure_speeds(prepared, outcomes) if several else []
     parts = report.run_parts(
         to_dict(prepared.config),
         environment | {"argv": command(manifest["argv"])},
         metrics.read(files.metrics),
         result,
-        stages=numbers.stages,
-        compression=report.compression_parts(outcomes, numbers.stages, labels, columns=columns) if several else (),
+        stages=stages,
+        compression=report.compression_parts(outcomes, stages, labels, columns=columns) if several else (),
         packed=packed_parts(files.packed.name, ledger) if ledger is not None else (),
-        speed=speed_table(numbers.speeds) if numbers.speeds else None,
+        speed=speed_table(speeds) if speeds else None,
         model=model_table(prepared, len(outcomes) - 1, outcomes[-1].params),
         columns=columns,
     )

@@ -53,7 +53,7 @@ class Log:
         """Cuts the file back to where a checkpoint was saved, so that a resume neither doubles nor loses a row.
 
         Args:
-          position: the notes of the checkpoint; None where there is none, and so no row either.
+          position: the notes of the checkpoint; None where there is none: the file is emptied.
           keep: accepts the rows up to the checkpoint, for checkpoints of earlier versions, which have no position.
 
         Returns:
@@ -63,7 +63,11 @@ class Log:
           MetricsError: if the rows up to the checkpoint are not those that it was saved after.
           ValueError: if a line is not a JSON object.
         """
-        if position is not None and "metrics_sha256" in position:
+        if position is None:
+            # Not read: whatever it holds, nothing of it stays, so that damage in it cannot stop a new beginning.
+            content, rows = b"", []
+            write_bytes(self.path, content)
+        elif "metrics_sha256" in position:
             content = self.path.read_bytes() if self.path.exists() else b""
             content = content[: int(position["metrics_bytes"])]
             if hashlib.sha256(content).hexdigest() != position["metrics_sha256"]:
@@ -75,7 +79,7 @@ class Log:
             write_bytes(self.path, content)
             rows = read(self.path)
         else:
-            rows = truncate(self.path, keep if position is not None else lambda row: False)
+            rows = truncate(self.path, keep)
             content = self.path.read_bytes()
         self._hash, self._bytes = hashlib.sha256(), 0
         self._extend(content)

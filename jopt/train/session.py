@@ -19,7 +19,14 @@ from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.config import Experiment
-from jopt.train.display import collect_numbers, finished_parts, observe_training, plan_parts, write_report
+from jopt.train.display import (
+    collect_stages,
+    finished_parts,
+    observe_training,
+    plan_parts,
+    stage_fields,
+    write_report,
+)
 from jopt.train.loop import Boundary, Compiler, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
 from jopt.train.prepared import Prepared, prepare
@@ -90,7 +97,7 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return answer(config, files, observer, lambda: prepared)
+            return answer(config, files, observer, lambda: prepared, locked=True)
         return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes).run()
 
 
@@ -314,11 +321,11 @@ class _Session:
         if changes := mixture(self.manifest):
             result["changes"] = changes
         self.manifest["digest"] = result["digest"]
-        added = collect_numbers(p, outcomes, p.config.columns)
-        result |= added.fields(p.config.columns)
+        stages = collect_stages(p, outcomes, self.observer, p.config.columns)
+        result |= stage_fields(stages, p.config.columns)
         self.files.write_result(result, str(self.log.position["metrics_sha256"]))
         with attempt(self.observer, f"{describe_finished(self.files)}, but its report cannot be written"):
-            write_report(p, self.files, self.manifest, result, outcomes, added, ledger, p.config.columns)
+            write_report(p, self.files, self.manifest, result, outcomes, stages, ledger, p.config.columns)
         return result
 
 

@@ -39,6 +39,10 @@ class ChangedError(WorkdirError):
         self.changes = tuple(changes)
 
 
+# Then and now, of a manifest without which nothing tells in what surroundings the work was done.
+_GONE = ("unknown: it is gone", "this launch")
+
+
 def _brief(fact: object) -> str:
     """A fact in a message; of a digest its beginning."""
     text = "none" if fact in (None, "") else str(fact)
@@ -79,19 +83,26 @@ class Launch:
         self.changes: tuple[Change, ...] = ()
 
     def admit(self, parts: Iterable[Directory] = (), *, accept: bool) -> None:
-        """Checks that work in the directory was done in surroundings like these. Writes nothing.
+        """Checks that work in the directory, of which there is some, was done in surroundings like these.
+
+        Writes nothing.
 
         Args:
           parts: directories of jobs that are parts of this one, and in which work was done too.
           accept: whether to go on if the surroundings differ, and to record how.
 
         Raises:
-          ChangedError: if they differ from those of the first launch and of every accepted change.
+          ChangedError: if they differ from those of the first launch and of every accepted change, or if they are
+            unknown, as a manifest is gone.
         """
-        now = surroundings(self.facts)
+        now, parts = surroundings(self.facts), list(parts)
         earlier = [] if self.first is None else accepted(self.first)
         of_parts = [change for then in _unlike(parts, [*earlier, now]) for change in compare(then, now)]
-        changes = tuple(dict.fromkeys([*unknown(now, earlier), *of_parts]))
+        # A launch writes the manifest before its first work, so no kill or power failure leaves work without it.
+        gone = [Change(self.directory.manifest.name, *_GONE)] if self.first is None else []
+        changes = tuple(
+            dict.fromkeys([*gone, *_without_manifest(parts, self.first), *unknown(now, earlier), *of_parts])
+        )
         if changes and not accept:
             raise ChangedError(self.directory.path, changes)
         self.changes = changes
@@ -100,10 +111,11 @@ class Launch:
         """Checks a part that was finished while this launch was recorded, and records an accepted change.
 
         Raises:
-          ChangedError: if it was run in surroundings that are not those of this job.
+          ChangedError: if it was run in surroundings that are not those of this job, or are unknown.
         """
         earlier = accepted(self.manifest)
-        changes = dict.fromkeys(change for now in _unlike([part], earlier) for change in compare(earlier[0], now))
+        differ = [change for now in _unlike([part], earlier) for change in compare(earlier[0], now)]
+        changes = dict.fromkeys([*_without_manifest([part], self.manifest), *differ])
         if changes and not accept:
             raise ChangedError(part.path, tuple(changes))
         # A part may use data sets that this job has not used before.
@@ -213,6 +225,13 @@ def _unlike(parts: Iterable[Directory], earlier: Sequence[Surroundings]) -> list
     """The surroundings in which parts of a job were run and that are not like any earlier ones."""
     manifests_of_parts = [manifest for part in parts if (manifest := read_manifest(part)) is not None]
     return [then for manifest in manifests_of_parts for then in accepted(manifest) if unknown(then, earlier)]
+
+
+def _without_manifest(parts: Iterable[Directory], manifest: Mapping[str, Any] | None) -> list[Change]:
+    """A change for each part of a job that lacks its manifest, unless that was accepted already."""
+    changes = [Change(f"{p.path.name}/{p.manifest.name}", *_GONE) for p in parts if not p.manifest.exists()]
+    names = {change["name"] for change in mixture(manifest or {})}
+    return [change for change in changes if change.name not in names]
 
 
 class Workdir(Directory):

@@ -125,6 +125,20 @@ def test_a_round_of_another_search_is_not_read(path):
             searched(path, end_before("confirm"), accept_changes=accept_changes)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "round_0/manifest.json"])
+def test_rounds_without_a_manifest_are_of_unknown_surroundings(path, name):
+    (path / name).unlink()
+    before = contents(path)
+    with pytest.raises(ChangedError) as caught:
+        searched(path)
+    assert [change.name for change in caught.value.changes] == [name] and contents(path) == before
+    # Accepted once.
+    for accept_changes in (True, False):
+        with pytest.raises(Interruption):
+            searched(path, end_before("confirm"), accept_changes=accept_changes)
+    assert json.loads((path / "manifest.json").read_text())["events"][-4]["accepted"][0]["name"] == name
+
+
 def test_a_search_of_which_no_round_is_left_begins_again(path):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["packages"]["jax"] = "0.0.1"

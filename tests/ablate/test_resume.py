@@ -44,6 +44,10 @@ DAMAGE = {
     "half a line": lambda chunk: add(chunk / "metrics.jsonl", '{"trial": "'),
     "a checkpoint": lambda chunk: [p.write_bytes(b"x") for p in (chunk / "checkpoints").rglob("*") if p.is_file()],
     "no checkpoints": lambda chunk: shutil.rmtree(chunk / "checkpoints"),
+    "no checkpoints, other rows": lambda chunk: (
+        shutil.rmtree(chunk / "checkpoints"),
+        add(chunk / "metrics.jsonl", "x\n"),
+    ),
     "no description": lambda chunk: (chunk / "chunk.json").unlink(),
 }
 
@@ -163,6 +167,18 @@ def test_trials_of_other_surroundings_are_refused(first, stopped, grid, tmp_path
     (changed,) = caught.value.changes
     assert changed.name.startswith(name) and changed.now == now
     assert files(path) == before
+
+
+def test_trials_without_a_manifest_are_of_unknown_surroundings(stopped, grid, tmp_path):
+    path = shutil.copytree(stopped, tmp_path / "on")
+    (path / "manifest.json").unlink()
+    before = files(path)
+    with pytest.raises(ChangedError) as caught:
+        run(grid(), path, devices=1)
+    assert [change.name for change in caught.value.changes] == ["manifest.json"] and files(path) == before
+    run(grid(), path, devices=1, accept_changes=True)
+    (begin, _) = json.loads((path / "manifest.json").read_text())["events"]
+    assert begin["accepted"] == [change._asdict() for change in caught.value.changes]
 
 
 def test_an_accepted_change_is_the_first_finding_of_a_grid(stopped, grid, tmp_path):

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,31 @@ def test_columns_from_outside_are_in_the_rows_of_stages_and_trials():
     trial = trial_row(outcome, columns=[NORM])
     assert trial["weights_norm"] == 5.0 and trial["accuracy"] == 0.5 and "churn" not in trial
     assert [column.key for column in columns_of("trial", [NORM])][-1] == "weights_norm"
+
+
+def no_number(measured):
+    return "text"
+
+
+def test_a_column_that_fails_is_null_and_told_of():
+    mine = [
+        Column("wrong", "no key", compute=lambda m: m.outcome.params["absent"]),
+        Column("text", "a", compute=no_number),
+    ]
+    outcomes, heard = [StageOutcome(name, {"w": np.float32([[3.0, 4.0]])}) for name in ("a", "b")], []
+    rows = stage_rows(outcomes, columns=[*mine, NORM], failed=lambda *told: heard.append(told))
+    assert [(row["wrong"], row["text"], row["weights_norm"]) for row in rows] == [(None, None, 5.0)] * 2
+    assert [told[:2] for told in heard] == [(key, stage) for stage in "ab" for key in ("wrong", "text")]
+    assert [type(error) for *_, error in heard] == [KeyError, ConfigError] * 2
+    assert trial_row(outcomes[0], columns=mine, failed=lambda *told: None)["wrong"] is None
+
+
+def test_a_built_in_column_that_fails_is_a_defect_and_no_warning():
+    many: Any = "many"
+    broken = StageOutcome("a", {"w": np.float32([1.0])}, bytes=many)
+    with pytest.raises(ConfigError) as caught:
+        stage_rows([broken], failed=lambda *told: None)
+    assert caught.value.value == "bytes"
 
 
 def test_columns_are_imported_by_their_name():

@@ -9,7 +9,7 @@ from compressed import stages
 from jopt import measure, report
 from jopt.measure import Column, Measured
 from jopt.report.run_report import compression_parts, run_parts
-from jopt.train.display import Numbers
+from jopt.train.display import stage_fields
 
 
 def norm(measured: Measured) -> float:
@@ -24,7 +24,7 @@ def test_of_stages_and_of_the_result():
     outcomes, labels, flops = stages("3 stages")
     rows = measure.stage_rows(outcomes, labels, flops, NAMES)
     expected = [f"{np.linalg.norm(o.params['Dense_0']['kernel']):.3f}" for o in outcomes]
-    fields = Numbers(rows, []).fields(NAMES)
+    fields = stage_fields(rows, NAMES)
     assert fields["stages"] == rows and f"{fields['weights_norm']:.3f}" == expected[-1]
     parts = compression_parts(outcomes, rows, labels, columns=NAMES)
     parts = run_parts({"name": "a"}, {}, [], fields, stages=rows, compression=parts, columns=NAMES)
@@ -43,7 +43,7 @@ def test_of_stages_and_of_the_result():
 
 def test_a_single_stage_has_it_in_the_result_alone():
     outcomes, labels, flops = stages("1 stage")
-    fields = Numbers(measure.stage_rows(outcomes, labels, flops, NAMES), []).fields(NAMES)
+    fields = stage_fields(measure.stage_rows(outcomes, labels, flops, NAMES), NAMES)
     assert list(fields) == ["weights_norm"]
     table = report.result_table(fields, columns=NAMES)
     assert table.rows == [("L2 of the weights", f"{fields['weights_norm']:.3f}")]

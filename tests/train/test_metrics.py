@@ -45,3 +45,12 @@ def test_any_other_damage_is_named_by_its_line(tmp_path, line):
 def test_a_number_that_json_lacks_is_refused(tmp_path):
     with pytest.raises(ValueError):
         metrics.append(tmp_path / "m", [{"step": 1, "loss": float("nan")}])
+
+
+@pytest.mark.parametrize("content", [b"not json\n", b"\xff\x00\n[]\n", b"[" * 100_000 + b"\n"])
+def test_where_nothing_is_resumed_nothing_is_read(tmp_path, content):
+    (tmp_path / "m").write_bytes(content)
+    log = metrics.Log(tmp_path / "m")
+    assert log.resume(None, lambda row: True) == []
+    log.append(ROWS[:2])
+    assert metrics.read(tmp_path / "m", str(log.position["metrics_sha256"])) == ROWS[:2]

@@ -117,6 +117,13 @@ def test_rows_after_the_checkpoint_are_written_again(whole, stopped):
     assert contents(stopped) == contents(whole)
 
 
+def test_damaged_rows_without_a_checkpoint_are_written_again(whole, stopped):
+    shutil.rmtree(stopped / "checkpoints")
+    (stopped / "metrics.jsonl").write_text("not json\n")
+    run(CONFIG, stopped)
+    assert contents(stopped) == contents(whole)
+
+
 def test_two_runs_in_threads_of_one_process_end_as_they_do_alone(tmp_path):
     config = smallest_experiment(checkpoint_every=1)
 

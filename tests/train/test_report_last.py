@@ -5,7 +5,8 @@ import json
 import pytest
 
 from jopt import report
-from jopt.train import Stage, run
+from jopt.measure import Column
+from jopt.train import Stage, display, run
 from jopt.train.workdir import Workdir
 
 pytestmark = [pytest.mark.unoptimized, pytest.mark.usefixtures("undrawn")]
@@ -69,6 +70,15 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_next_launch_writes
     heard = Heard()
     assert run(config, files.path, observer=heard) == result and not heard.notes + heard.warnings
 
+    # The launch that holds the directory may be about to write it.
+    files.report.unlink()
+    heard = Heard()
+    with files.locked():
+        assert run(config, files.path, observer=heard) == result
+    assert not files.report.exists() and not heard.notes + heard.warnings
+    assert run(config, files.path, observer=heard) == result
+    assert files.report.is_file() and len(heard.notes) == 1 and not heard.warnings
+
     # Nothing to write it from.
     files.report.unlink()
     for checkpoint in files.checkpoints.glob("[0-9]*"):
@@ -76,3 +86,88 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_next_launch_writes
     heard = Heard()
     assert run(config, files.path, observer=heard) == result
     assert any("report" in warning for warning in heard.warnings)
+
+
+def absent(measured):
+    return measured.outcome.params["absent"]
+
+
+HERS = Column("hers", "of no layer", compute=absent)
+
+
+@pytest.mark.parametrize("stages", [[Stage("dense", steps=6)], [Stage("dense", steps=6), Stage("more", steps=6)]])
+def test_a_column_that_fails_costs_no_result(tmp_path, tiny, stages):
+    files, heard = Workdir(tmp_path / "a"), Heard()
+    config = tiny(stages=stages, columns=(f"{__name__}:HERS",))
+    result = run(config, files.path, observer=heard)
+    assert files.load_result() == result and result["hers"] is None
+    assert all(row["hers"] is None for row in result.get("stages", []))
+    assert json.loads(files.manifest.read_text())["exit_status"] == "finished"
+    for warning, stage in zip(heard.warnings, stages, strict=True):
+        assert all(word in warning for word in ("'hers'", repr(stage.name), "KeyError", "absent"))
+    assert "of no layer" in files.report.read_text()
+
+
+def test_speeds_are_measured_when_the_result_is_on_the_disk(tmp_path, tiny, monkeypatch):
+    files, heard = Workdir(tmp_path / "a"), Heard()
+
+    def measure(prepared, outcomes):
+        assert files.result.is_file()
+        raise MemoryError
+
+    monkeypatch.setattr(display, "measure_speeds", measure)
+    result = run(tiny(stages=[Stage("dense", steps=6), Stage("more", steps=6)]), files.path, observer=heard)
+    assert files.load_result() == result and len(heard.warnings) == 1 and "MemoryError" in heard.warnings[0]
+    assert json.loads(files.manifest.read_text())["exit_status"] == "finished"
+
+
+class Fails(Heard):
+    """An observer whose progress fails where it is told to."""
+
+    def training(self, total, start=0):
+        return self
+
+    def _fail(self, where):
+        self.calls = [*getattr(self, "calls", []), where]
+        if where in self.failing:
+            raise OSError(32, "Broken pipe")
+
+    def __enter__(self):
+        self._fail("enter")
+        return lambda step, stage, row: self._fail("update")
+
+    def __exit__(self, *error):
+        self._fail("exit")
+        return True
+
+
+FAILING = {
+    ("enter",): ["enter"],
+    ("update",): ["enter", "update", "exit"],
+    ("exit",): ["enter", "update", "update", "exit"],
+    ("update", "exit"): ["enter", "update", "exit"],
+}
+
+
+@pytest.mark.parametrize("failing", FAILING)
+def test_progress_that_fails_is_one_warning_and_then_silence(failing):
+    heard = Fails(*failing)
+    with report.Careful(heard).training(10) as update:
+        for step in (1, 2):
+            update(step, "train", {})
+    assert heard.calls == FAILING[failing]
+    assert len(heard.warnings) == 1 and "Broken pipe" in heard.warnings[0]
+
+
+@pytest.mark.parametrize("failing", [(), *FAILING])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_error_of_the_training_passes_the_progress(failing, error):
+    with pytest.raises(type(error)) as caught, report.Careful(Fails(*failing)).training(10) as update:
+        update(1, "train", {})
+        raise error
+    assert caught.value is error
+
+
+def test_progress_that_fails_costs_no_result(tmp_path, tiny):
+    files, heard = Workdir(tmp_path / "a"), Fails("update")
+    assert run(tiny(), files.path, observer=heard) == files.load_result() and len(heard.warnings) == 1

@@ -194,6 +194,20 @@ def test_an_accepted_change_is_told_in_the_manifest_the_result_and_the_report(wo
     assert launch() == result
 
 
+def test_work_without_a_manifest_is_of_unknown_surroundings(workplace):
+    (workplace / "run" / "manifest.json").unlink()
+    before = contents(workplace)
+    with pytest.raises(ChangedError) as caught:
+        launch()
+    (change,) = caught.value.changes
+    assert change.name == "manifest.json" and contents(workplace) == before
+    with pytest.raises(Interruption):
+        launch(8, accept_changes=True)
+    assert manifest_of(workplace)["events"][0]["accepted"] == [change._asdict()]
+    # Accepted once.
+    assert launch()["changes"] == [change._asdict() | {"step": 4}]
+
+
 def test_a_run_of_which_nothing_is_left_begins_again_with_the_facts_of_now(workplace):
     now = manifest_of(workplace)
     edit_manifest(workplace, packages__jax="0.0.1")
