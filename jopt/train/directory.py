@@ -48,6 +48,25 @@ def check_fields(path: Path, value: object, where: str = "", /, **types: type | 
             raise FieldError(path, join_path(where, name), fields.get(name))
 
 
+def plain_differences(saved: object, current: object, path: str = "") -> Iterator[tuple[str, object, object]]:
+    """Where the JSON of a config differs from another one's: `(path, saved, current)`. Nothing is looked up.
+
+    Fields that `saved` lacks are those of later versions, and are no difference.
+
+    Example:
+      >>> list(plain_differences({"seed": 0, "methods": ["a:B"]}, {"seed": 0, "methods": [], "pack": False}))
+      [('methods', ['a:B'], [])]
+    """
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for name, value in saved.items():
+            yield from plain_differences(value, current.get(name), join_path(path, name))
+    elif isinstance(saved, list) and isinstance(current, list) and len(saved) == len(current):
+        for i, (a, b) in enumerate(zip(saved, current, strict=True)):
+            yield from plain_differences(a, b, f"{path}[{i}]")
+    elif (type(saved), saved) != (type(current), current):
+        yield path, saved, current
+
+
 class LinkError(WorkdirError):
     """A file or directory of a job is a link, and may lead out of the job's directory.
 

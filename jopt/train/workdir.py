@@ -18,6 +18,7 @@ from jopt.train.directory import FieldError as FieldError
 from jopt.train.directory import LinkError as LinkError
 from jopt.train.directory import WorkdirError as WorkdirError
 from jopt.train.directory import check_fields as check_fields
+from jopt.train.directory import plain_differences as plain_differences
 from jopt.train.surroundings import Change, Surroundings, accepted, compare, fill, mixture, surroundings, unknown
 from jopt.trust import Trusted, modules_in
 
@@ -241,11 +242,22 @@ class Workdir(Directory):
         if not self.begun():
             return False
         # Only what this config names too is looked up: the saved one is compared, not run.
-        saved, current = self.load_config(modules_in(to_dict(config))), config
-        # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
-        if to_dict(saved) != to_dict(current):
-            a, b = dict(_settings(saved)), dict(_settings(current))
+        plain, current = self.load_json(self.config), to_dict(config)
+        names = modules_in(current)
+        try:
+            saved = self.load_config(names)
+        except WorkdirError:
+            # A module that this config does not name is a difference, and need not be there any more.
+            if modules_in(plain) <= names:
+                raise
+            differ = [f"{k} ({a!r} there, {b!r} now)" for k, a, b in plain_differences(plain, current)]
+            same = False
+        else:
+            a, b = dict(_settings(saved)), dict(_settings(config))
             differ = [f"{k} ({a.get(k)!r} there, {b.get(k)!r} now)" for k in a | b if a.get(k) != b.get(k)]
+            # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
+            same = to_dict(saved) == current
+        if not same:
             raise WorkdirError(
                 f"workdir {self.path} holds another run; it differs in {'; '.join(differ)}. Nothing was changed: "
                 "give another directory, or the same config to resume that run"
