@@ -141,6 +141,17 @@ def mixture(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def unasked(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """As `mixture`, the changes of launches that earlier versions of jopt let go on without asking."""
+    known, changes = accepted(manifest), []
+    for event in _since_the_beginning(manifest):
+        if event.get("differs") and not event.get("begins_again"):
+            now = surroundings({**manifest, **event["differs"]})
+            changes += [{**change._asdict(), "step": event["step"]} for change in unknown(now, known)]
+            known.append(now)
+    return changes
+
+
 def fill(manifest: dict[str, Any], facts: Mapping[str, Any]) -> None:
     """Adds to a manifest what an earlier version, or an earlier launch with fewer data sets, did not record."""
     for name in _MAPPINGS:

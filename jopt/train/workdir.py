@@ -196,11 +196,14 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
     """
     if not directory.manifest.exists():
         return None
-    manifest = directory.load_json(directory.manifest, events=list)
+    manifest = directory.load_json(directory.manifest, events=list, exit_status=(str, type(None)))
     events = manifest["events"]
+    for i, event in enumerate(events):
+        check_fields(directory.manifest, {f"events[{i}]": event}, **{f"events[{i}]": dict})
+        if "differs" in event or "accepted" in event:
+            check_fields(directory.manifest, event, f"events[{i}]", step=int)
+    parts_from_python(directory, manifest)
     try:
-        if not all(isinstance(event, dict) for event in events):
-            raise ValueError("events must be a list of objects")
         accepted(manifest)
         mixture(manifest)
         for event in events:
@@ -208,6 +211,19 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkdirError(f"{directory.manifest} is damaged: {error}") from error
     return manifest
+
+
+def parts_from_python(directory: Directory, manifest: Mapping[str, Any]) -> list[str]:
+    """What a run was given by the program that ran it and is in no file, such as `model`.
+
+    Raises:
+      FieldError: if the manifest's `given` is no list of names.
+    """
+    check_fields(directory.manifest, manifest, given=(list, type(None)))
+    names = manifest.get("given") or []
+    for i, name in enumerate(names):
+        check_fields(directory.manifest, {f"given[{i}]": name}, **{f"given[{i}]": str})
+    return names
 
 
 def _unlike(parts: Iterable[Directory], earlier: Sequence[Surroundings]) -> list[Surroundings]:
