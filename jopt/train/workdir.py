@@ -355,6 +355,14 @@ class Workdir(Directory):
             except WorkdirError as error:
                 edits.append(str(error))
         result = {name: value for name, value in self.load_sealed(self.result).items() if name != CHECKSUMS}
+        fact = (str, int, float, type(None))
+        check_fields(self.result, result, changes=(list, type(None)))
+        for i, change in enumerate(result.get("changes") or []):
+            check_fields(
+                self.result, change, f"changes[{i}]", name=str, step=(int, type(None)), then=fact, now=fact
+            )
+            if missing := {"then", "now"} - change.keys():
+                raise FieldError(self.result, f"changes[{i}].{min(missing)}", None)
         try:
             return result, metrics.read(self.metrics), edits
         except (OSError, ValueError) as error:
