@@ -13,7 +13,8 @@ from jopt import report
 from jopt.config import ConfigError
 from jopt.report import differences, formats
 from jopt.train import metrics
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.train.surroundings import mixture, unasked
+from jopt.train.workdir import Workdir, WorkdirError, read_manifest
 
 _OUT = define_path("out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
 
@@ -68,19 +69,13 @@ def _read(path: Path) -> Run:
         reason = "there is no config.json in it" if path.is_dir() else "there is no such directory"
         raise WorkdirError(f"{path} is not a run directory: {reason}")
 
-    def load(file: Path) -> dict[str, Any]:
-        value = files.load_json(file)
-        if not isinstance(value, dict):
-            raise WorkdirError(f"{file} holds no JSON object")
-        return value
-
     rows = files.load_rows()
     # A damaged line is named, as the file may have a million.
     for number, row in enumerate(rows, 1):
         if not (isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
             raise WorkdirError(f"{files.metrics}, line {number}: no step and split in {str(row)[:80]}")
-    manifest, result = ({} if not file.exists() else load(file) for file in (files.manifest, files.result))
-    return Run(path, load(files.config), manifest, result, rows)
+    result = files.load_result() if files.result.exists() else {}
+    return Run(path, files.load_json(files.config), read_manifest(files) or {}, result, rows)
 
 
 def _tables(runs: dict[str, Run]) -> list[report.Table]:
@@ -125,9 +120,10 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
             sentences.append(f"{name} has no manifest.json: its environment is not known.")
         if not r.result:
             sentences.append(f"{name} has not finished: its numbers are of the last step that it recorded.")
-        for event in r.manifest.get("events", []):
-            if (changed := event.get("differs")) and not event.get("begins_again"):
-                sentences.append(f"{name} went on at step {event['step']} with another {', '.join(changed)}.")
+        changed: dict[int, list[str]] = {}
+        for change in [*mixture(r.manifest), *unasked(r.manifest)]:
+            changed.setdefault(change["step"], []).append(change["name"])
+        sentences += [f"{name} went on at step {step} with another {', '.join(changed[step])}." for step in changed]
     return [*sentences, _CAVEAT]
 
 

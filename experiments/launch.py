@@ -148,6 +148,12 @@ class _OptionalParser(flags.ArgumentParser):
         self._parser = parser
         self.syntactic_help = parser.syntactic_help
 
+    def __getattr__(self, name: str) -> Any:
+        # What absl asks of a parser of some kind, such as the values of an enum for --helpxml.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._parser, name)
+
     def parse(self, argument: str) -> Any:
         return None if argument == "None" else self._parser.parse(argument)
 

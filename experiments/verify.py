@@ -15,8 +15,8 @@ from jopt import report, train
 from jopt.config import ConfigError
 from jopt.report.differences import describe_mixture, differing
 from jopt.train import finished, metrics
-from jopt.train.surroundings import compare, surroundings
-from jopt.train.workdir import Workdir, WorkdirError, read_manifest
+from jopt.train.surroundings import unasked
+from jopt.train.workdir import Workdir, WorkdirError, parts_from_python, read_manifest
 
 _AGAIN = define_path("again", None, "New or empty directory to run in, kept; by default a temporary one.")
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
     if not first.result.exists():
         raise WorkdirError(f"{first.path} holds no finished run: there is no result.json")
     # A model or data set that was passed from Python is in no file, so nothing here can rebuild it.
-    if custom_parts := first.manifest.exists() and first.load_json(first.manifest).get("given"):
+    manifest = read_manifest(first)
+    if manifest is not None and (custom_parts := parts_from_python(first, manifest)):
         raise WorkdirError(
             f"{first.path} was run with a {' and a '.join(custom_parts)} given from Python, in addition to its "
             "config; only the program that gave it can run it again"
@@ -58,31 +59,15 @@ def main(argv: list[str]) -> int:
         environment = _environment(first, second)
     print(f"digest  then {result.get('digest')}\n        now  {again['digest']}")
     print(f"metrics {len(rows)} rows then, {len(rows_again)} now")
-    for sentence in _mixed(first, result):
-        print(sentence)
+    if mixed := result.get("changes") or unasked(manifest or {}):
+        print(f"{first.path}: {describe_mixture(mixed)}")
     for problem in problems:
         print(f"different: {problem}")
     # Shown only then: environments may differ as long as the bits do not.
-    if problems:
+    if problems and (environment or not mixed):
         print("what differs in the environment:", "; ".join(environment) or "nothing that the manifest records")
     print("NOT VERIFIED: the run is not the same" if problems else "VERIFIED: the run is the same, bit for bit")
     return 1 if problems else 0
-
-
-def _mixed(first: Workdir, result: dict[str, Any]) -> list[str]:
-    """A sentence on a run that went on in other surroundings than it was begun in."""
-    changes = result.get("changes") or []
-    manifest = read_manifest(first)
-    # Earlier versions of jopt went on without asking, and so without the field.
-    if manifest is not None and not changes:
-        for event in manifest["events"]:
-            if event.get("differs") and not event.get("begins_again"):
-                other = surroundings(manifest | event["differs"])
-                changes += [
-                    change._asdict() | {"step": event.get("step")}
-                    for change in compare(surroundings(manifest), other)
-                ]
-    return [f"{first.path}: {describe_mixture(changes)}"] if changes else []
 
 
 def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

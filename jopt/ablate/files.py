@@ -13,7 +13,7 @@ from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.files import sweep, write_json
 from jopt.train.config import Experiment
 from jopt.train.finished import check_paths
-from jopt.train.workdir import Directory, WorkdirError, check_fields
+from jopt.train.workdir import Directory, WorkdirError, check_fields, plain_differences
 from jopt.trust import modules_in
 
 
@@ -57,17 +57,7 @@ class AblationDir(Directory):
         other = len(missing) == len(recorded["trials"])
         if not other and not any(row["trial"] in done for row in missing):
             return
-        try:
-            names = modules_in(to_dict(ablation.experiment))
-            recorded_fields = dict(leaves(from_dict(Experiment, recorded["experiment"], trusted=names)))
-        except (ConfigError, TypeError) as error:
-            raise WorkdirError(f"{self.ablation} is not of this version of jopt: {error}") from error
-        current_fields = dict(leaves(ablation.experiment))
-        differ = [
-            f"{k} ({recorded_fields.get(k)!r} there, {current_fields.get(k)!r} now)"
-            for k in recorded_fields | current_fields
-            if recorded_fields.get(k) != current_fields.get(k)
-        ]
+        differ = [f"{k} ({then!r} there, {now!r} now)" for k, then, now in self._differences(recorded, ablation)]
         # One trial as an example: a grid may lack thousands.
         first = missing[0]
         raise WorkdirError(
@@ -76,6 +66,20 @@ class AblationDir(Directory):
             + (f"; the experiment differs in {'; '.join(differ)}" if differ else "")
             + ". Nothing was changed: use another directory, or a grid that has these trials too"
         )
+
+    def _differences(self, recorded: dict[str, Any], ablation: Ablation) -> list[tuple[str, object, object]]:
+        """Where the recorded experiment differs: path, value there, value now."""
+        current = to_dict(ablation.experiment)
+        names = modules_in(current)
+        try:
+            a = dict(leaves(from_dict(Experiment, recorded["experiment"], trusted=names)))
+        except (ConfigError, TypeError) as error:
+            # A module that this grid does not name is a difference, and need not be there any more.
+            if not modules_in(recorded["experiment"]) <= names:
+                return list(plain_differences(recorded["experiment"], current))
+            raise WorkdirError(f"{self.ablation} is not of this version of jopt: {error}") from error
+        b = dict(leaves(ablation.experiment))
+        return [(k, a.get(k), b.get(k)) for k in a | b if a.get(k) != b.get(k)]
 
     def record(
         self, ablation: Ablation, trials: Sequence[Trial], axes: Sequence[Axis], groups: Sequence[dict[str, Any]]

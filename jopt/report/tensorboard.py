@@ -2,6 +2,7 @@
 
 import numbers
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterable
@@ -70,7 +71,8 @@ def rewrite(directory: str | os.PathLike[str], rows: Iterable[Record]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     rows = list(rows)
     target = directory / _new_name(directory)
-    partial = directory / ".events.partial"
+    # A name of the kind that `jopt.files.sweep` removes after a kill.
+    partial = directory / f".events.out.{secrets.token_hex(4)}.tmp"
     try:
         file = _EventFile(partial, float(rows[0].get("time", time.time())) if rows else time.time())
         try:
@@ -103,6 +105,8 @@ class _EventFile:
         from tensorboardX.record_writer import RecordWriter
 
         self._event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue] (made by protobuf)
+        # Made here, as `RecordWriter` opens what there is, and would write through a link.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         self._records: Any = RecordWriter(str(path))
         self._records.write(self._event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
         self._records.flush()

@@ -1,10 +1,12 @@
 """A directory that one kind of job owns: what it holds, its lock, its JSON files."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +50,25 @@ def check_fields(path: Path, value: object, where: str = "", /, **types: type | 
             raise FieldError(path, join_path(where, name), fields.get(name))
 
 
+def plain_differences(saved: object, current: object, path: str = "") -> Iterator[tuple[str, object, object]]:
+    """Where the JSON of a config differs from another one's: `(path, saved, current)`. Nothing is looked up.
+
+    Fields that `saved` lacks are those of later versions, and are no difference.
+
+    Example:
+      >>> list(plain_differences({"seed": 0, "methods": ["a:B"]}, {"seed": 0, "methods": [], "pack": False}))
+      [('methods', ['a:B'], [])]
+    """
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for name, value in saved.items():
+            yield from plain_differences(value, current.get(name), join_path(path, name))
+    elif isinstance(saved, list) and isinstance(current, list) and len(saved) == len(current):
+        for i, (a, b) in enumerate(zip(saved, current, strict=True)):
+            yield from plain_differences(a, b, f"{path}[{i}]")
+    elif (type(saved), saved) != (type(current), current):
+        yield path, saved, current
+
+
 class LinkError(WorkdirError):
     """A file or directory of a job is a link, and may lead out of the job's directory.
 
@@ -58,6 +79,22 @@ class LinkError(WorkdirError):
     def __init__(self, path: Path):
         self.path = path
         super().__init__(f"{path} is a link; nothing was changed: put the file or directory itself in its place")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file: a pipe would wait for its other end, and a device may never end.
+
+    Raises:
+      OSError: if it is anything else, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _finite(text: str) -> float:
@@ -133,7 +170,7 @@ class Directory:
         """
         try:
             # What is not finite could not be written again.
-            value = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+            value = json.loads(read_regular(path).decode(), parse_float=_finite, parse_constant=_finite)
         # Brackets that are nested too deeply.
         except (OSError, ValueError, RecursionError) as error:
             raise WorkdirError(f"{path} cannot be read: {error}") from error

@@ -20,7 +20,7 @@ from jopt.train.config import STAGE, Experiment
 from jopt.train.plan import StagePlan, resolve, source_fields, trace_layers, with_layers
 from jopt.train.state import TrainState, digest
 from jopt.train.step import in_batches
-from jopt.train.workdir import Workdir, WorkdirError
+from jopt.train.workdir import Workdir, WorkdirError, parts_from_python
 from jopt.typing import ModelState, Params
 
 
@@ -169,7 +169,7 @@ def _set_folders(root: str, name: str) -> list[str]:
 
 
 def _check_given(files: Workdir, now: dict[str, models.Model | None]) -> None:
-    then = files.load_json(files.manifest).get("given") or []
+    then = parts_from_python(files, files.load_json(files.manifest))
     for name, part in now.items():
         if (part is not None) != (name in then):
             was, remedy = ("was", "give the same") if name in then else ("was not", "give none")

@@ -65,7 +65,7 @@ def git_state(directory: Path, leave_out: Path | None = None) -> dict[str, Any] 
     # Untracked files count: an imported module that was never added is a common reason for other numbers.
     untracked = [top / os.fsdecode(name) for name in listed.split(b"\0") if name]
     if leave_out is not None:
-        untracked = [path for path in untracked if not path.is_relative_to(leave_out.absolute())]
+        untracked = [path for path in untracked if not path.is_relative_to(leave_out.resolve())]
     by_size = _hash_untracked(hashed, top, untracked)
     return {
         "commit": commit,
@@ -84,7 +84,9 @@ def _git(directory: Path, args: Sequence[str], end: float, config: Mapping[str, 
 def _run(directory: Path, args: Sequence[str], end: float, config: Mapping[str, str]) -> Iterator[BinaryIO]:
     """The output of git, which is ended at the time `end` of the monotonic clock, as an open file."""
     # Not by `-c`, which cuts a name at its first `=`. Those that the environment has already are kept.
-    count = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    text = os.environ.get("GIT_CONFIG_COUNT", "")
+    # Of a text that is no number git would make an error, so that there would be no state.
+    count = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
     settings = {"GIT_CONFIG_COUNT": str(count + len(config))}
     for i, (name, value) in enumerate(config.items(), count):
         settings |= {f"GIT_CONFIG_KEY_{i}": name, f"GIT_CONFIG_VALUE_{i}": value}

@@ -2,6 +2,8 @@
 
 import contextlib
 import enum
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -47,6 +49,7 @@ def collect(config: Any, dataset_fingerprint: str, workdir: Path, argv: list[str
         "argv": sys.argv if argv is None else argv,
         "dataset_fingerprint": dataset_fingerprint,
         "git": git_state(Path(__file__).parent, workdir),
+        "jopt_code": code(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "system": platform.platform(),
@@ -92,6 +95,19 @@ def jax_options() -> dict[str, Any]:
             value = getattr(jax.config, name) if hasattr(jax.config, name) else jax.config.read(name)
             options[name] = value.value if isinstance(value, enum.Enum) else value
     return options
+
+
+@functools.cache
+def code(package: Path = Path(__file__).parents[1]) -> str:
+    """SHA-256 of the names and contents of a package's Python files; its version is one while it is worked on."""
+    hashed = hashlib.sha256()
+    # Editors lock a file by a link to nowhere beside it.
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py") if path.is_file()}
+    # Sorted, as the order of a directory's entries differs between file systems.
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            hashed.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return hashed.hexdigest()
 
 
 def version(package: str) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jopt.files import naming, sync, sync_directory, write_bytes
+from jopt.train.directory import read_regular
 
 MetricsRow = dict[str, Any]
 
@@ -102,7 +103,7 @@ def read(path: str | os.PathLike[str], sha256: str | None = None) -> list[Metric
       ValueError: if any other line is not a JSON object, naming the file and the line.
     """
     path = Path(path)
-    content = path.read_bytes() if path.exists() else b""
+    content = read_regular(path) if path.exists() else b""
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         problem = "rows are missing, doubled or changed: they are not those that the result was computed with"
         raise MetricsError(path, (1, max(content.count(b"\n"), 1)), problem)

@@ -84,6 +84,9 @@ def surroundings(facts: Mapping[str, Any]) -> Surroundings:
     if "compiler_options" in facts:
         named["compiler options"] = json.dumps(facts["compiler_options"], sort_keys=True)
     named |= {name: packages[name] for name in PACKAGES if name in packages}
+    # In a checkout the version stays the same whatever is edited.
+    if "jopt_code" in facts:
+        named["jopt code"] = facts["jopt_code"]
     # How many devices there are changes bits only where the examples of a batch are summed over them.
     parallel = _mapping(facts, "config").get("data_parallel")
     names = ("platform", "kind", "count") if parallel else ("platform", "kind")
@@ -141,12 +144,23 @@ def mixture(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def unasked(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """As `mixture`, the changes of launches that earlier versions of jopt let go on without asking."""
+    known, changes = accepted(manifest), []
+    for event in _since_the_beginning(manifest):
+        if event.get("differs") and not event.get("begins_again"):
+            now = surroundings({**manifest, **event["differs"]})
+            changes += [{**change._asdict(), "step": event["step"]} for change in unknown(now, known)]
+            known.append(now)
+    return changes
+
+
 def fill(manifest: dict[str, Any], facts: Mapping[str, Any]) -> None:
     """Adds to a manifest what an earlier version, or an earlier launch with fewer data sets, did not record."""
     for name in _MAPPINGS:
         if name in facts:
             manifest[name] = {**facts[name], **_mapping(manifest, name)}
-    for name in ("dataset_fingerprint", "xla_flags", "compiler_options"):
+    for name in ("dataset_fingerprint", "xla_flags", "compiler_options", "jopt_code"):
         if name in facts:
             manifest.setdefault(name, facts[name])
 

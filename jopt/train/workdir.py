@@ -18,6 +18,7 @@ from jopt.train.directory import FieldError as FieldError
 from jopt.train.directory import LinkError as LinkError
 from jopt.train.directory import WorkdirError as WorkdirError
 from jopt.train.directory import check_fields as check_fields
+from jopt.train.directory import plain_differences as plain_differences
 from jopt.train.surroundings import Change, Surroundings, accepted, compare, fill, mixture, surroundings, unknown
 from jopt.trust import Trusted, modules_in
 
@@ -207,11 +208,14 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
     """
     if not directory.manifest.exists():
         return None
-    manifest = directory.load_json(directory.manifest, events=list)
+    manifest = directory.load_json(directory.manifest, events=list, exit_status=(str, type(None)))
     events = manifest["events"]
+    for i, event in enumerate(events):
+        check_fields(directory.manifest, {f"events[{i}]": event}, **{f"events[{i}]": dict})
+        if "differs" in event or "accepted" in event:
+            check_fields(directory.manifest, event, f"events[{i}]", step=int)
+    parts_from_python(directory, manifest)
     try:
-        if not all(isinstance(event, dict) for event in events):
-            raise ValueError("events must be a list of objects")
         accepted(manifest)
         mixture(manifest)
         for event in events:
@@ -219,6 +223,19 @@ def read_manifest(directory: Directory) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkdirError(f"{directory.manifest} is damaged: {error}") from error
     return manifest
+
+
+def parts_from_python(directory: Directory, manifest: Mapping[str, Any]) -> list[str]:
+    """What a run was given by the program that ran it and is in no file, such as `model`.
+
+    Raises:
+      FieldError: if the manifest's `given` is no list of names.
+    """
+    check_fields(directory.manifest, manifest, given=(list, type(None)))
+    names = manifest.get("given") or []
+    for i, name in enumerate(names):
+        check_fields(directory.manifest, {f"given[{i}]": name}, **{f"given[{i}]": str})
+    return names
 
 
 def _unlike(parts: Iterable[Directory], earlier: Sequence[Surroundings]) -> list[Surroundings]:
@@ -260,11 +277,22 @@ class Workdir(Directory):
         if not self.begun():
             return False
         # Only what this config names too is looked up: the saved one is compared, not run.
-        saved, current = self.load_config(modules_in(to_dict(config))), config
-        # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
-        if to_dict(saved) != to_dict(current):
-            a, b = dict(_settings(saved)), dict(_settings(current))
+        plain, current = self.load_json(self.config), to_dict(config)
+        names = modules_in(current)
+        try:
+            saved = self.load_config(names)
+        except WorkdirError:
+            # A module that this config does not name is a difference, and need not be there any more.
+            if modules_in(plain) <= names:
+                raise
+            differ = [f"{k} ({a!r} there, {b!r} now)" for k, a, b in plain_differences(plain, current)]
+            same = False
+        else:
+            a, b = dict(_settings(saved)), dict(_settings(config))
             differ = [f"{k} ({a.get(k)!r} there, {b.get(k)!r} now)" for k in a | b if a.get(k) != b.get(k)]
+            # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
+            same = to_dict(saved) == current
+        if not same:
             raise WorkdirError(
                 f"workdir {self.path} holds another run; it differs in {'; '.join(differ)}. Nothing was changed: "
                 "give another directory, or the same config to resume that run"
@@ -346,6 +374,14 @@ class Workdir(Directory):
             except WorkdirError as error:
                 edits.append(str(error))
         result = {name: value for name, value in self.load_sealed(self.result).items() if name != CHECKSUMS}
+        fact = (str, int, float, type(None))
+        check_fields(self.result, result, changes=(list, type(None)))
+        for i, change in enumerate(result.get("changes") or []):
+            check_fields(
+                self.result, change, f"changes[{i}]", name=str, step=(int, type(None)), then=fact, now=fact
+            )
+            if missing := {"then", "now"} - change.keys():
+                raise FieldError(self.result, f"changes[{i}].{min(missing)}", None)
         try:
             return result, metrics.read(self.metrics), edits
         except (OSError, ValueError) as error:

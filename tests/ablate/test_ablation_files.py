@@ -79,6 +79,14 @@ def test_a_grid_with_no_trial_in_common_is_refused(recorded, grid):
         files.check_same(files.recorded(), other, trials(other))
 
 
+def test_a_grid_with_a_method_of_another_module_is_another_grid(recorded, grid):
+    files, _ = recorded
+    content, other = files.recorded(), grid(seeds=(7,))
+    content["experiment"]["stages"][0]["methods"] = [{"class": "mine:MaxNorm"}]
+    with pytest.raises(WorkdirError, match=r"another grid.*differs in stages\[0\]\.methods "):
+        files.check_same(content, other, trials(other))
+
+
 def test_a_trial_is_found_by_the_beginning_of_its_id(recorded):
     files, ablation = recorded
     for trial in trials(ablation):

@@ -1,5 +1,6 @@
 """experiments.compare: what differs is shown, nothing foreign is replaced, and nobody is told too much."""
 
+import json
 import shutil
 
 import pytest
@@ -67,6 +68,37 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(forked, r
     ]:
         assert message in refused(forked("compare", *args), status)
     assert not (tmp_path / "out").exists()
+
+
+DAMAGED = {
+    "events[0]": {"manifest.json": {"events": [1]}},
+    "events": {"manifest.json": {"events": 5}},
+    "events[0].step": {"manifest.json": {"events": [{"differs": {"a": 1}}]}},
+    "given": {"manifest.json": {"events": [], "given": 5}},
+    "digest": {"result.json": {"digest": [1]}},
+}
+
+
+@pytest.mark.parametrize("field", DAMAGED)
+def test_a_field_of_another_type_is_named(forked, refused, runs, tmp_path, field):
+    broken = shutil.copytree(runs / "a", tmp_path / "broken")
+    ((name, content),) = DAMAGED[field].items()
+    (broken / name).write_text(json.dumps(content))
+    line = refused(forked("compare", runs / "a", broken, f"--out={tmp_path / 'out'}"), 1)
+    assert f"{broken / name} " in line and field in line
+
+
+def test_a_run_that_went_on_elsewhere_and_one_that_went_on_by_another_command(forked, runs, tmp_path):
+    """As earlier versions of jopt recorded both: without asking, and so without `accepted`."""
+    for name, differs in {"other": {"packages": {"jax": "0.0.1"}}, "same": {"argv": ["x"], "git": None}}.items():
+        run = shutil.copytree(runs / "a", tmp_path / name)
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["events"].append({"event": "resume", "step": 6, "differs": differs})
+        (run / "manifest.json").write_text(json.dumps(manifest))
+    done = forked("compare", "other", "same", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "other went on at step 6 with another jax." in done.stdout
+    assert "same went on" not in done.stdout
 
 
 def test_numbers_are_not_mixed_up_with_truth_values_and_nan_is_itself():

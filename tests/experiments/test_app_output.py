@@ -82,3 +82,13 @@ def test_a_full_disk_in_a_run_is_one_line(shell, config, tmp_path):
     statuses, errors, _ = shell("{app}", "train", *fast(config, run), "--quiet")
     assert statuses == [0] and not errors
     assert Path(run / "result.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["ablate", "compare", "export", "inspect", "predict", "search", "train", "verify"])
+def test_every_app_tells_its_flags(forked, name):
+    ends = {"--helpxml": "</AllFlags>"}
+    if name == "ablate":
+        ends |= {"--help": "get a list of all flags.", "--helpfull": ""}
+    for form, end in ends.items():
+        done = forked(name, form)
+        assert (done.returncode, done.stderr) == (1, "") and done.stdout.strip().endswith(end)

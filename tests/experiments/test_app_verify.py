@@ -3,6 +3,10 @@
 import json
 import shutil
 
+import pytest
+
+from jopt.train.workdir import FieldError, Workdir
+
 
 def copy_of(runs, tmp_path):
     shutil.copytree(runs / "a", tmp_path / "run")
@@ -40,8 +44,26 @@ def test_what_was_changed_is_named(forked, runs, tmp_path):
     last = f"the first of them that differs is byte {len(packed) - 1:,}"
     assert different[3] == f"different: model.jopt: {size} then, {len(packed):,} now, {last}"
     assert f"{run}: This mixes different surroundings: jax 0.0.1, then 0.0.2 from step 6 on. " in done.stdout
+    assert "what differs in the environment" not in done.stdout
     assert done.stdout.splitlines()[-1] == "NOT VERIFIED: the run is not the same"
     assert json.loads((tmp_path / "again" / "result.json").read_text())["digest"] == result["digest"]
+
+
+def test_what_was_given_must_be_names(forked, refused, runs, tmp_path):
+    run = copy_of(runs, tmp_path)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "given": 5}))
+    for app in (("verify", run), ("export", run, "--format=safetensors")):
+        assert "manifest.json is damaged" in (line := refused(forked(*app), 1)) and "'given' is '5'" in line
+
+
+def test_the_changes_of_a_result_must_be_changes(runs, tmp_path):
+    files = Workdir(copy_of(runs, tmp_path))
+    for changes, field in ((5, "changes"), ([5], "changes[0].name"), ([{"name": "jax"}], "changes[0].now")):
+        files.result.write_text(json.dumps({"digest": "0", "changes": changes}))
+        with pytest.raises(FieldError) as caught:
+            files.load_edited()
+        assert caught.value.field == field
 
 
 def test_a_run_is_never_its_own_witness(forked, refused, runs):

@@ -6,6 +6,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
+from jopt.files import sweep
 from jopt.report import Writer, rewrite
 
 
@@ -82,6 +83,29 @@ def test_a_failed_rewrite_leaves_the_events(tmp_path, metric_rows):
     with pytest.raises(KeyError):
         rewrite(tmp_path, [{"step": 1, "loss": 1.0}])
     assert read(tmp_path) == expected(rows)
+
+
+def test_no_link_is_written_through(tmp_path, metric_rows):
+    victim, directory = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("mine")
+    directory.mkdir()
+    for name in (".events.partial", "events.out.tfevents.0000000001.host"):
+        (directory / name).symlink_to(victim)
+    rewrite(directory, metric_rows())
+    with Writer(directory) as writer:
+        writer.write(metric_rows())
+    assert victim.read_text() == "mine"
+
+
+def test_a_rewrite_that_was_killed_leaves_what_the_next_launch_removes(tmp_path, monkeypatch, metric_rows):
+    # Nothing that a process does at its end happens after a kill.
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *args, **kwargs: None)
+    with pytest.raises(KeyError):
+        rewrite(tmp_path, [{"step": 1, "loss": 1.0}])
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 1
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_thread_is_left_behind(tmp_path):

@@ -1,6 +1,8 @@
 """Malformed files of a run directory are errors that name the file, in every function that reads them."""
 
 import json
+import os
+import re
 import shutil
 
 import pytest
@@ -11,7 +13,7 @@ from jopt.config import ConfigError
 from jopt.train import run
 from jopt.train.checkpoint import MismatchError
 from jopt.train.finished import load
-from jopt.train.workdir import FieldError, StopRequested, Workdir, WorkdirError
+from jopt.train.workdir import FieldError, StopRequested, Workdir, WorkdirError, read_manifest
 
 pytestmark = pytest.mark.unoptimized
 
@@ -80,6 +82,25 @@ def test_a_malformed_file_stops_a_resume_before_it_changes_anything(stopped, cop
     with pytest.raises(WorkdirError, match=name):
         run(CONFIG, files.path)
     assert before == {p: p.read_bytes() for p in files.path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "result.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_read(finished, copy, name, kind):
+    """To open a pipe would wait for its other end, and a device never ends."""
+    files = copy(finished)
+    (files.path / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(files.path / name)
+    else:
+        (files.path / name).symlink_to("/dev/zero")
+    read = {
+        "manifest.json": lambda: read_manifest(files),
+        "metrics.jsonl": files.load_rows,
+        "result.json": files.load_result,
+    }[name]
+    with pytest.raises(WorkdirError, match=r"not a regular file.*" + re.escape(name)):
+        read()
 
 
 def test_a_manifest_without_events_names_the_field(stopped, copy):

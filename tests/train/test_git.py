@@ -128,3 +128,17 @@ def test_a_git_that_takes_too_long_is_ended(repository, tmp_path, monkeypatch):
     monkeypatch.setattr(states, "_SECONDS", 1.0)
     state = git_state(repository)
     assert state["commit"] and state["dirty"] is None and state["diff_hash"] is None
+
+
+@pytest.mark.parametrize("count", ["x", "-1", "1_0"])
+def test_a_count_of_settings_that_is_none_ends_no_run(repository, monkeypatch, count):
+    monkeypatch.setenv("GIT_CONFIG_COUNT", count)
+    git_state(repository)
+
+
+def test_a_run_behind_a_link_does_not_change_the_state_of_its_repository(repository, tmp_path):
+    (tmp_path / "link").symlink_to(repository)
+    before = git_state(repository)
+    (repository / "runs").mkdir()
+    (repository / "runs" / "config.json").write_text("{}")
+    assert git_state(repository, tmp_path / "link" / "runs") == before

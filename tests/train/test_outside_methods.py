@@ -163,3 +163,11 @@ def test_two_runs_that_differ_in_a_class_alone_are_told_apart(tmp_path):
     files.create(tiny_experiment(stages=[Stage(methods=(quantize.Binary(),))]))
     with pytest.raises(WorkdirError, match=r"stages.0..quantize.*Binary.*XNOR"):
         files.check(tiny_experiment(stages=[Stage(methods=(quantize.XNOR(),))]))
+
+
+def test_a_run_with_a_method_of_another_module_is_another_run(tmp_path):
+    files = Workdir(tmp_path / "run")
+    files.create(tiny_experiment(stages=[Stage(methods=(Centered(),))]))
+    with pytest.raises(WorkdirError, match=r"another run; it differs in stages\[0\]\.methods ") as caught:
+        files.check(tiny_experiment())
+    assert "--trust" not in str(caught.value)

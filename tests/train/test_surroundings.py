@@ -11,6 +11,7 @@ from tiny import smallest_experiment
 from jopt import distill
 from jopt.data.source import synthetic
 from jopt.train import Stage, run, session
+from jopt.train.manifest import code
 from jopt.train.surroundings import JAX_OPTIONS, PACKAGES, accepted, compare, surroundings, unknown
 from jopt.train.workdir import ChangedError, Launch, Workdir, WorkdirError
 
@@ -134,6 +135,7 @@ def test_other_numerics_are_refused(workplace, name):
 
 FACTS = {
     "compiler options": {"compiler_options": {"xla_allow_excess_precision": False}},
+    "jopt code": {"jopt_code": "0" * 64},
     "device platform": {"devices__platform": "tpu"},
     "device kind": {"devices__kind": "TPU v9"},
     **{name: {f"packages__{name}": "0.0.1"} for name in PACKAGES},
@@ -164,6 +166,7 @@ def test_what_changes_no_bit_and_what_an_old_manifest_lacks_are_no_changes(workp
         jax_config__jax_default_prng_impl=None,
         xla_flags="--xla_dump_to=/tmp/x --xla_force_host_platform_device_count=64",
         compiler_options=None,
+        jopt_code=None,
         sources=None,
     )
     with pytest.raises(Interruption):
@@ -171,7 +174,33 @@ def test_what_changes_no_bit_and_what_an_old_manifest_lacks_are_no_changes(workp
     assert "accepted" not in manifest_of(workplace)["events"][2]
     manifest = manifest_of(workplace)
     # What no launch before recorded is known from now on.
-    assert manifest["sources"] and manifest["packages"]["numpy"] and manifest["packages"]["scipy"] == "0.0.1"
+    assert (
+        manifest["sources"]
+        and manifest["jopt_code"]
+        and manifest["packages"]["numpy"]
+        and manifest["packages"]["scipy"] == "0.0.1"
+    )
+
+
+def test_a_change_of_any_module_changes_the_code(tmp_path):
+    (tmp_path / "inner").mkdir()
+    for name in ("a.py", "inner/b.py"):
+        (tmp_path / name).write_text("1")
+    first = code(tmp_path)
+    code.cache_clear()
+    (tmp_path / "notes.txt").write_text("no code")
+    (tmp_path / ".#a.py").symlink_to("nowhere")
+    assert code(tmp_path) == first
+    hashes = {first}
+    for change in (
+        lambda: (tmp_path / "inner" / "b.py").write_text("2"),
+        lambda: (tmp_path / "a.py").rename(tmp_path / "c.py"),
+        lambda: (tmp_path / "c.py").unlink(),
+    ):
+        code.cache_clear()
+        change()
+        hashes.add(code(tmp_path))
+    assert len(hashes) == 4
 
 
 def test_an_accepted_change_is_told_in_the_manifest_the_result_and_the_report(workplace, caplog):
