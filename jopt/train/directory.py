@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jopt.config import is_text, join_path, require
-from jopt.files import make_directory, sweep, unseal
+from jopt.files import make_directory, open_lock, sweep, unseal
 from jopt.paths import expanded
 
 
@@ -201,9 +201,7 @@ class Directory:
         """
         try:
             self.refuse_links()
-            # Not truncated, and never through a link: the directory may come from somebody else.
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self.path / ".lock", flags, 0o666)
+            descriptor = open_lock(self.path / ".lock")
         except OSError as error:
             raise WorkdirError(f"workdir {self.path} cannot be written: {error}") from error
         # A lock on an open file and not a file with a process id: the kernel releases it even after a SIGKILL.
