@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jopt import codec, report
+from jopt import codec
 from jopt.report import Observer, attempt
 from jopt.train import snapshot
 from jopt.train.checkpoint import find_damage, steps_in
@@ -47,21 +47,16 @@ def answer(
     if config.pack and not files.packed.is_file():
         again = shlex.join(["python", "-m", "experiments.export", str(files.path), "--format=packed"])
         observer.warn(f"{files.packed} is gone; {again} writes it again")
-    if not has_report(files):
+    if not files.has_report():
         # A report that failed, or was deleted: what it shows is still there.
         problem = f"{describe_finished(files)}, but its missing report cannot be written"
         with attempt(observer, problem), held(files, locked) as is_held:
             # Asked a second time, under the lock: its holder may have written the report meanwhile.
-            if is_held and not has_report(files):
+            if is_held and not files.has_report():
                 write_report_again(prepared(), files, result, observer)
                 observer.note(f"the missing report of {files.path} was written again")
     observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
     return result
-
-
-def has_report(files: Workdir) -> bool:
-    """Whether both files of the report are there."""
-    return all(path.is_file() for path in (files.path / report.PAGE, files.report))
 
 
 @contextlib.contextmanager

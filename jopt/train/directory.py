@@ -142,6 +142,10 @@ class Directory:
             )
         return False
 
+    def has_report(self) -> bool:
+        """Whether both files of the report are there."""
+        return all(path.is_file() for path in (self.path / "report.html", self.report))
+
     def load_json(self, path: Path, **types: type | tuple[type, ...]) -> dict[str, Any]:
         """A JSON object of the job, without its checksums.
 

@@ -106,12 +106,13 @@ def test_a_second_launch_runs_nothing_and_an_interrupted_one_ends_alike(searched
 
     cut = tmp_path / "cut"
     shutil.copytree(directory, cut)
-    (cut / "report.md").unlink()
+    for name in ("report.md", "round_0/report.md"):
+        (cut / name).unlink()
     search(config(), cut, BUDGET, quiet=True)
     rewritten, first = (
         (d / "report.md").read_text().replace("\\_", "_").replace(str(d), "DIRECTORY") for d in (cut, directory)
     )
-    assert rewritten == first
+    assert rewritten == first and (cut / "round_0" / "report.md").is_file()
     shutil.rmtree(cut / "confirm")
     state = json.loads((cut / "search.json").read_text()) | {"status": "running", "pareto": None, "answer": None}
     (cut / "search.json").write_text(json.dumps(state))

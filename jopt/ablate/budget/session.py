@@ -23,7 +23,7 @@ from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import canonical_json, require
-from jopt.report import PAGE, SILENT, Careful, Observer, attempt
+from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
@@ -185,7 +185,7 @@ class _Search:
             write_pareto(self.files, result)
             self.state |= summary(result) | {"status": "finished"}
             self._record()
-        if not finished or not all(path.is_file() for path in (self.files.path / PAGE, self.files.report)):
+        if not finished or not self.files.has_report():
             problem = f"the search in {self.files.path} is complete, but its report cannot be written"
             with attempt(self.observer, problem):
                 write_report(self.files, self.config, result, launch)
@@ -285,21 +285,28 @@ class _Search:
         runs = results is None
         if runs:
             self._record()
-            grids.run(
-                ablation,
-                self.files.path / name,
-                devices=self.devices,
-                accept_changes=self.accept_changes,
-                stop=self.stop,
-                trusted=self.trusted,
-            )
+            self._run_grid(ablation, name)
             # Read from the files even now, so that a resumed search computes with the same numbers.
             results = read_round(self.files.round(name), ablation, grid_trials)
             assert results is not None
+        elif not self.files.round(name).has_report():
+            # Its trials are finished: only tables and report are written again.
+            with attempt(self.observer, f"the missing report of {self.files.path / name} cannot be written"):
+                self._run_grid(ablation, name)
         # The data may have changed since this process began.
         if runs or not self.finished:
             self.launch.admit_part(self.files.round(name), accept=self.accept_changes)
         return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
+
+    def _run_grid(self, ablation: Ablation, name: str) -> None:
+        grids.run(
+            ablation,
+            self.files.path / name,
+            devices=self.devices,
+            accept_changes=self.accept_changes,
+            stop=self.stop,
+            trusted=self.trusted,
+        )
 
     def grid(self, name: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Ablation:
         """The grid of a round."""
