@@ -13,7 +13,7 @@ from jopt.config import ConfigError, from_dict, leaves, to_dict
 from jopt.files import sweep, write_json
 from jopt.train.config import Experiment
 from jopt.train.finished import check_paths
-from jopt.train.workdir import Directory, WorkdirError, check_fields, plain_differences
+from jopt.train.workdir import Directory, FieldError, WorkdirError, check_fields, plain_differences
 from jopt.trust import modules_in
 
 
@@ -42,6 +42,9 @@ class AblationDir(Directory):
         if not self.begun():
             return None
         recorded = self.load_json(self.ablation, experiment=dict, groups=list, trials=list)
+        # A grid has a trial at least.
+        if not recorded["trials"]:
+            raise FieldError(self.ablation, "trials", recorded["trials"])
         for i, row in enumerate(recorded["trials"]):
             check_fields(self.ablation, row, f"trials[{i}]", trial=str, point=dict, seed=int, overrides=dict)
         for i, group in enumerate(recorded["groups"]):

@@ -51,6 +51,7 @@ FINDINGS = [
     ("manifest.json", Document({"config": {"ema_decay": float("inf")}, "events": []})),
     ("manifest.json", Document(None, b'{"events": [{"event": "start", "step": 1e999}]}')),
     *(("ablation.json", Document({**GRID, "trials": value})) for value in ([{}], [False], "a", [{"trial": 2.0}])),
+    ("ablation.json", Document({"experiment": {}, "groups": [], "trials": []})),
     ("ablation.json", Document({"experiment": "a", "groups": [], "trials": [{"trial": "a", "overrides": {}}]})),
     *(("chunk result", Document(value)) for value in ({}, {"trials": [{}]}, {"trials": [{"row": "a"}]})),
     *(("chunk.json", Document(value)) for value in ({}, {**CHUNK, "trials": [{}]}, {**CHUNK, "trials": [[]]})),
