@@ -11,6 +11,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -60,6 +62,16 @@ def as_traced(value: float) -> float:
         return value
     with np.errstate(over="ignore", under="ignore"):
         return float(np.float32(value))
+
+
+def array_module(*values: object) -> Any:
+    """`jax.numpy` if one of the values is of JAX, else `numpy`: what is known needs no program of one operation.
+
+    Example:
+      >>> array_module(3, np.float32(0.5)).__name__
+      'numpy'
+    """
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
 def known(config: object) -> Any:

@@ -237,11 +237,13 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         triples = _triples(state, learned)
         while triples[-1][0].storage is None:
             triples.pop()
-        for t, s, values in triples:
+        for i, (t, s, values) in enumerate(triples):
+            # What the last one makes of its parameters nobody reads.
+            if i:
+                params = see(*triples[i - 1][:2], params, triples[i - 1][2])
             # Where a later transform moves a value off its grid, making integers of it fails by itself.
             if t.storage is not None:
                 formats |= t.storage(s, params) if t.learn is None else t.storage(s, params, values)
-            params = see(t, s, params, values)
         return formats
 
     def _pairs(state: State) -> list[tuple[ParamTransform, State]]:

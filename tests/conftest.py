@@ -10,7 +10,7 @@ import jax
 import pytest
 import quick
 
-from jopt.train.loop import enable_cache
+from jopt.train.compiler import enable_cache
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jopt.train.loop import compiler_options
+from jopt.train.compiler import compiler_options
 
 # Without LLVM's optimizations, and by XLA's older emitters, that need no MLIR: together a quarter of the time.
 # jaxlib 0.11 has no older ones, and refuses what it does not know.

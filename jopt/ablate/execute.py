@@ -16,9 +16,10 @@ from jopt.ablate.trials import Trial
 from jopt.files import make_directory, seal, sweep, write_json
 from jopt.train import describe, metrics, packed
 from jopt.train.checkpoint import Checkpoints
+from jopt.train.compiler import Compiler
 from jopt.train.config import STAGE
 from jopt.train.display import flops_of
-from jopt.train.loop import Boundary, Compiler, run_segments
+from jopt.train.loop import Boundary, run_segments
 from jopt.train.plan import StagePlan, with_layers
 from jopt.train.prepared import Prepared, resolve
 from jopt.train.program import Program
@@ -155,6 +156,8 @@ class ChunkRun:
                 begin=self.staging.begin,
                 origin=self.staging.origin,
                 updated=lambda stage: p.plans[stage].updates,
+                validate=lambda stage, state: self.staging.judge(stage, state, "validation").metrics,
+                level=p.level,
                 at_boundary=self._at_boundary,
                 state=state,
                 stage=None if at is None else at.stage,
@@ -258,8 +261,7 @@ class ChunkRun:
         """A row and the curves of each trial."""
         p = self.prepared
         last = len(p.plans) - 1
-        program = p.program(p.plans[last])
-        test = jax.device_get(self.compiler.call("test", last, program.evaluate, state, p.values, p.arrays["test"]))
+        test = jax.device_get(self.staging.judge(last, state, "test").metrics)
         self._mark(np.where(np.isfinite(test["loss"]), -1, max(p.segments[-1].stop - 1, 0)).astype(np.int32))
         seen = jax.device_get(self.staging.seen(last, state))
         # Moments of the optimizer belong to no result, and may be twice as large as the network.

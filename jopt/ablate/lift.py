@@ -118,7 +118,7 @@ class Lift:
           own_teacher: whether each trial has a different teacher in the training part.
         """
         # Flags in the places of arrays: a prefix of the tree says which of its leaves have the axis of trials.
-        plain = data.Arrays(False, False, False, False, False)  # pyright: ignore[reportArgumentType]
+        plain = data.Arrays(False, False, False, False, False, False)  # pyright: ignore[reportArgumentType]
         train = plain._replace(teacher=True) if own_teacher else plain  # pyright: ignore[reportArgumentType]
 
         def segment(state: TrainState, values: Values, arrays: data.Arrays) -> tuple[TrainState, Values]:
@@ -138,7 +138,7 @@ class Lift:
             init=init,
             segment=self(segment, (True, True, train)),
             update=self(program.update, (True, True, train)),
-            evaluate=self(program.evaluate, (True, True, plain)),
+            judge=self(program.judge, (True, True, plain)),
             rewind=rewind,
             predict=self(program.predict, (True, True, plain)),
             seen=self(program.seen, (True, True)),

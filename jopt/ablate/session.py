@@ -26,7 +26,7 @@ from jopt.measure import columns_of, describe_failure
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
-from jopt.train.loop import Compiler
+from jopt.train.compiler import Compiler
 from jopt.train.surroundings import mixture
 from jopt.train.workdir import Launch, StopRequested, WorkdirError, never
 

@@ -13,7 +13,7 @@ from jopt.ablate.execute import Chunk, lifted
 from jopt.ablate.lift import Layout, Lift
 from jopt.config import require
 from jopt.report import Table
-from jopt.train.loop import Compiler
+from jopt.train.compiler import Compiler
 from jopt.train.staging import Staging
 
 if TYPE_CHECKING:

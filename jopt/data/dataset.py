@@ -1,7 +1,7 @@
 """From a config to arrays: splits, layout, statistics, fingerprint; and onto the device."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ class Arrays(NamedTuple):
     mean: Float32[Array, " channels"]
     std: Float32[Array, " channels"]
     teacher: PyTree = ()  # of a stage that learns from one: its logits [examples, classes], or its parameters
+    count: Int32[Array, ""] | tuple[()] = ()  # so many rows are examples, those after them padding; (): all are
 
 
 def load(config: DataConfig, *, trusted: bool = False) -> Dataset:
@@ -104,13 +105,17 @@ def load(config: DataConfig, *, trusted: bool = False) -> Dataset:
     return Dataset(config.name, train, validation, test, mean, std, num_classes, fingerprint)
 
 
-def device_arrays(dataset: Dataset, split: str = "train", device: object = None) -> Arrays:
+def device_arrays(
+    dataset: Dataset, split: str = "train", device: object = None, *, rows: int | None = None
+) -> Arrays:
     """Puts one split on the device, inputs as they are stored: a byte a value.
 
     Args:
       dataset: what `load` gave.
       split: 'train', 'validation' or 'test'.
       device: a `jax.Device` or a sharding; None for JAX's default.
+      rows: so many rows, the last of them padding, so that parts of different sizes are given to one program; None:
+        the examples alone.
 
     Raises:
       ValueError: for another split; `LabelError`, which is one, for a label that is not in [0, classes).
@@ -119,11 +124,14 @@ def device_arrays(dataset: Dataset, split: str = "train", device: object = None)
         raise ValueError(f"split must be 'train', 'validation' or 'test', got {split!r}")
     part: Split = getattr(dataset, split)
     check_labels(part.labels, dataset.num_classes, f"labels of the split {split!r}")
+    examples = part.labels.shape[0]
+    arrays: list[Any] = [*part, dataset.mean, dataset.std]
+    if rows is not None:
+        arrays[:2] = (np.pad(a, [(0, rows - examples)] + [(0, 0)] * (a.ndim - 1)) for a in part)
     # A copy: on a CPU JAX may share the host's memory, and this one is a file that others could damage.
-    inputs, labels, mean, std = jax.device_put(
-        tuple(np.array(a) for a in (*part, dataset.mean, dataset.std)), device
-    )
-    return Arrays(inputs, labels, mean, std)
+    inputs, labels, mean, std = jax.device_put(tuple(np.array(a) for a in arrays), device)
+    count = () if rows is None else jax.device_put(np.int32(examples), device)
+    return Arrays(inputs, labels, mean, std, count=count)
 
 
 def normalize(

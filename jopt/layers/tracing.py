@@ -58,7 +58,8 @@ def trace(
     if len(jax.tree.leaves(x)) != 1:
         raise TypeError(f"x must be one array, got {jax.tree.structure(x)}")
     if params is None:
-        params, model_state = jax.eval_shape(model.init, jax.random.key(0), x)
+        # The key is made inside, where it is only a shape.
+        params, model_state = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), x)
     declared = dict(model.layers or {})
     leaves = list(named_leaves(params))
     if unknown := sorted(set(declared) - {path for path, _ in leaves}):

@@ -8,6 +8,8 @@ decides what is done: frozen masks stay as they are, and masks of an earlier sta
 respected.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ import numpy as np
 from jopt.checks import OpenFunction, open_function
 from jopt.layers import to_copies
 from jopt.layers.copies import from_copies
+from jopt.levels import quick_jit
 from jopt.prune.masks import Pruned
 from jopt.prune.patterns import Pattern
 from jopt.prune.select import Scalar, check_sparsity, keep_count, keep_top, keep_top_of_all
@@ -34,7 +37,9 @@ READABLE = ("sparsity", "groups", "shapes", "parameters")
 """
 
 
-class Pooled(NamedTuple):
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["sparsity"], meta_fields=["pool"])
+@dataclasses.dataclass(frozen=True)
+class Pooled:
     """What a budget says of a layer whose groups compete with those of others.
 
     Attributes:
@@ -237,17 +242,18 @@ class Pool(NamedTuple):
     """
 
     members: tuple[int, ...]
-    sparsity: jax.Array
+    sparsity: Scalar
     count: Scalar | None
     shared: bool = False
 
 
-def pools(pruned: Sequence[Pruned], targets: Sequence[jax.Array], budget: OpenFunction) -> list[Pool]:
+def pools(pruned: Sequence[Pruned], targets: Sequence[Scalar], budget: OpenFunction) -> list[Pool]:
     """Shares the common budget out. The copies of a stacked layer are layers like any other.
 
     Args:
       pruned: the parameters.
-      targets: float32 [], the sparsity of each at this time; that of those without a rule is the common one.
+      targets: float32 [], the sparsity of each at this time; that of those without a rule is the common one. All
+        of JAX, or all of NumPy: then the counts are concrete.
       budget: shares the common one out over those without a rule.
 
     Returns:
@@ -286,7 +292,7 @@ def pools(pruned: Sequence[Pruned], targets: Sequence[jax.Array], budget: OpenFu
 
 
 def _shares(
-    budget: OpenFunction, pruned: Sequence[Pruned], targets: Sequence[jax.Array], common: Sequence[int]
+    budget: OpenFunction, pruned: Sequence[Pruned], targets: Sequence[Scalar], common: Sequence[int]
 ) -> list[list[Share]]:
     """What the budget says of each copy of each parameter."""
     if not pruned:
@@ -300,7 +306,7 @@ def _shares(
     # Only where they are read: shapes need the layers' axes, which nothing may say.
     if "shapes" in budget.required:
         values["shapes"] = [_kernel_shape(p, budget.name) for p in layers]
-    shares = list(budget.call(values))
+    shares = _call(budget, values)
     if len(shares) != len(layers):
         raise ValueError(
             f"budget {budget.name!r} must say what each of {len(layers)} layers gets, got {len(shares)}"
@@ -315,6 +321,24 @@ def _shares(
     return split
 
 
+def _call(budget: OpenFunction, values: dict[str, Any]) -> list[Share]:
+    """What the budget says: of a concrete sparsity in concrete numbers, computed as in a program."""
+    sparsity = values["sparsity"]
+    if isinstance(sparsity, jax.Array):
+        return list(budget.call(values))
+    fixed = tuple((name, tuple(value)) for name, value in values.items() if name != "sparsity")
+    return jax.tree.map(lambda share: share[()], jax.device_get(_concrete(sparsity, budget=budget, fixed=fixed)))
+
+
+@functools.partial(quick_jit, static=("budget", "fixed"))
+def _concrete(
+    sparsity: Scalar, *, budget: OpenFunction, fixed: tuple[tuple[str, tuple[Any, ...]], ...]
+) -> list[Share]:
+    # A budget is dozens of operations on scalars: in one program, not in one for each.
+    lists = {name: list(value) for name, value in fixed}
+    return list(budget.call({"sparsity": jnp.asarray(sparsity, jnp.float32), **lists}))
+
+
 def _counts(budget: OpenFunction, shares: Sequence[Share], p: Pruned) -> Any:
     """How many groups are kept: of each copy, or one number for all where the budget says one thing of all."""
 
@@ -327,7 +351,8 @@ def _counts(budget: OpenFunction, shares: Sequence[Share], p: Pruned) -> Any:
             raise ValueError(f"{p.path}: of budget {budget.name!r}: {error}") from error
 
     # One number serves all copies where it can: a program must not grow with their number.
-    if all(share is shares[0] for share in shares):
+    first = shares[0]
+    if all(share is first or (isinstance(first, np.generic) and share == first) for share in shares):
         return count(shares[0])
     return jnp.stack([jnp.asarray(count(share), jnp.int32) for share in shares])
 

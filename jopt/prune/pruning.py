@@ -1,5 +1,6 @@
 """What every pruning method of a stage is: its checks, its plan, when it is due, and its invariant."""
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -9,14 +10,16 @@ import numpy as np
 
 from jopt.checks import Open, OpenFunction, check_fraction, check_rules, is_fraction
 from jopt.config import check_types, join_path, require
-from jopt.hyper import known
+from jopt.hyper import array_module, known
 from jopt.layers import Layers, PlanRow, parameters
+from jopt.levels import quick_jit
 from jopt.method import Method
 from jopt.prune.budgets import BUDGETS, Pool, alive, budget_of, erdos_renyi_kernel, erk, pools, uniform
 from jopt.prune.masks import Masks, Pruned, PruneState, assign, pick
 from jopt.prune.patterns import Channel, Pattern, Unstructured, pattern_of
 from jopt.prune.schedule import step_at
 from jopt.prune.scores import score_of
+from jopt.prune.select import Scalar
 from jopt.rules import RuleError, named_leaves, path_name
 from jopt.transform import Params, ParamTransform
 
@@ -210,15 +213,16 @@ class Pruning(Method):
         first, last = self._span(begin, steps, last_update)
         return int(last if self.grows else first)
 
-    def _span(self, begin: int, steps: int, last_update: int | None) -> tuple[jax.Array, jax.Array]:
+    def _span(self, begin: int, steps: int, last_update: int | None) -> tuple[Scalar, Scalar]:
         """The steps of `begin` and `end`."""
         first = step_at(self.begin, begin=begin, steps=steps)
         if self._end is not None:
             return first, step_at(self._end, begin=begin, steps=steps)
-        last = jnp.maximum(step_at(DEFAULT_END, begin=begin, steps=steps), first)
+        xp = array_module(first)
+        last = xp.maximum(step_at(DEFAULT_END, begin=begin, steps=steps), first)
         if last_update is not None and self.grows:
             # Nothing is pruned after the last update, so a default end moves there, and no later than that.
-            last = jnp.maximum(jnp.minimum(last, last_update), first)
+            last = xp.maximum(xp.minimum(last, xp.int32(last_update)), first)
         return first, last
 
     def build(
@@ -308,13 +312,13 @@ class Pruning(Method):
             wrong = int(np.sum(np.asarray(x, np.float32)[~mask] != 0))
             if wrong:
                 violations.append(f"{p.path}: {wrong} of {int(np.sum(~mask))} pruned weights are not zero")
+        numbers: list[np.ndarray] = jax.device_get(_alive(masks, pruned=tuple(pruned)))
         for pool in self._last(pruned):
-            violations += self._too_many(pool, pruned, masks)
+            violations += self._too_many(pool, pruned, [numbers[i] for i in pool.members])
         return violations
 
-    def _too_many(self, pool: Pool, pruned: list[Pruned], masks: list[np.ndarray]) -> list[str]:
+    def _too_many(self, pool: Pool, pruned: list[Pruned], each: list[np.ndarray]) -> list[str]:
         names = ", ".join(pruned[i].path for i in pool.members)
-        each = [np.asarray(alive(jnp.asarray(masks[i]), pruned[i])) for i in pool.members]
         total = int(sum(int(n.sum()) for n in each))
         if pool.count is None:
             return [f"{names}: {pruned[pool.members[0]].pattern} has {total} weights too many"] if total else []
@@ -331,11 +335,8 @@ class Pruning(Method):
 
     def _last(self, pruned: list[Pruned]) -> list[Pool]:
         """The pools once the last sparsity is reached, as the transform computes them."""
-        common = jnp.float32(self.last_sparsity)
-        # A plan may be asked for inside of a trace of the caller's, and needs concrete counts there.
-        with jax.ensure_compile_time_eval():
-            targets = [common if p.target is None else jnp.float32(p.target) for p in pruned]
-            return pools(pruned, targets, budget_of(self._budget))
+        targets = [np.float32(self.last_sparsity if p.target is None else p.target) for p in pruned]
+        return pools(pruned, targets, budget_of(self._budget))
 
     @property
     def _unit(self) -> str:
@@ -383,3 +384,8 @@ class Pruning(Method):
         if budget_of(self._budget).function not in alike:
             return "budget", self._budget, "'layer' or 'erk'"
         return ("rules", self.rules, "()") if self.rules else None
+
+
+@functools.partial(quick_jit, static=("pruned",))
+def _alive(masks: list[np.ndarray], *, pruned: tuple[Pruned, ...]) -> list[jax.Array]:
+    return [alive(mask, p) for mask, p in zip(masks, pruned, strict=True)]

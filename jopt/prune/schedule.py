@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jopt.checks import choose
 from jopt.config import ConfigError, require
-from jopt.hyper import check_number
+from jopt.hyper import array_module, check_number
 from jopt.prune.select import Scalar
 
 Curve = Callable[[jax.Array], jax.Array]
@@ -76,7 +76,7 @@ def curve_of(schedule: str | Curve, field: str = "schedule") -> Curve:
     return lambda remaining: 1 - jnp.asarray(function(1 - remaining), jnp.float32)
 
 
-def step_at(fraction: Scalar, *, begin: Scalar, steps: Scalar) -> jax.Array:
+def step_at(fraction: Scalar, *, begin: Scalar, steps: Scalar) -> Scalar:
     """The step at which a fraction of a stage is done: `begin + round(fraction * steps)`, half to even.
 
     Args:
@@ -85,7 +85,7 @@ def step_at(fraction: Scalar, *, begin: Scalar, steps: Scalar) -> jax.Array:
       steps: the stage's length.
 
     Returns:
-      int32 [].
+      int32 []: of NumPy, if no argument is of JAX.
 
     Example:
       >>> int(step_at(0.75, begin=100, steps=10))
@@ -93,8 +93,10 @@ def step_at(fraction: Scalar, *, begin: Scalar, steps: Scalar) -> jax.Array:
     """
     check_number("fraction", fraction, lambda x: (x >= 0) & (x <= 1), "a number in [0, 1]")
     check_number("steps", steps, lambda x: x >= 0, "a number of steps, at least 0")
-    length = jnp.asarray(steps, jnp.float32)
-    return jnp.asarray(begin, jnp.int32) + jnp.round(jnp.asarray(fraction, jnp.float32) * length).astype(jnp.int32)
+    # Single operations of float32, which NumPy rounds as XLA does.
+    xp = array_module(fraction, begin, steps)
+    length = xp.asarray(steps, xp.float32)
+    return xp.asarray(begin, xp.int32) + xp.round(xp.asarray(fraction, xp.float32) * length).astype(xp.int32)
 
 
 def cubic(

@@ -226,7 +226,7 @@ class ActivationMethod(Method):
           Dense_0 (4,) 4 bits, asymmetric, percentile
           Dense_1 (3,) as it is
         """
-        params, model_state = jax.eval_shape(model.init, jax.random.key(0), x)
+        params, model_state = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), x)
         layers = intercept.names(model.apply, params, model_state, x, train=False)
         bits = self.bits_of(layers)
         states = self.recurrent_layers(bits, model.apply, params, model_state, x)

@@ -130,7 +130,7 @@ def rounding_function(rounding: str | Rounding, field: str = "rounding") -> Roun
     if isinstance(rounding, str) or not callable(rounding):
         names = ", ".join(map(repr, ROUNDINGS))
         raise ConfigError(field, rounding, f"one of {names}, a function, or 'package.module:name' of one")
-    if not _gives_integers(rounding):
+    if rounding not in ROUNDINGS.values() and not _gives_integers(rounding):
         accepted = "a function to integers of the same shape and dtype, with 0 at 0"
         raise ConfigError(field, rounding, accepted)
     return rounding

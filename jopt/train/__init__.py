@@ -1,11 +1,11 @@
 """Training: typed experiments, the pure program of a run, its loop, checkpoints, metrics and manifest."""
 
+from jopt.train.compiler import Compiler as Compiler
+from jopt.train.compiler import enable_cache as enable_cache
 from jopt.train.config import Experiment as Experiment
 from jopt.train.config import Stage as Stage
 from jopt.train.config import validate as validate
-from jopt.train.loop import Compiler as Compiler
 from jopt.train.loop import NonFiniteError as NonFiniteError
-from jopt.train.loop import enable_cache as enable_cache
 from jopt.train.loop import run_segments as run_segments
 from jopt.train.prepared import Prepared as Prepared
 from jopt.train.prepared import prepare as prepare

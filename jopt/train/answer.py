@@ -9,9 +9,9 @@ from jopt import codec
 from jopt.report import Observer, attempt
 from jopt.train import snapshot
 from jopt.train.checkpoint import find_damage, steps_in
+from jopt.train.compiler import Compiler
 from jopt.train.config import Experiment
 from jopt.train.display import collect_stages, finished_parts, write_report
-from jopt.train.loop import Compiler
 from jopt.train.outcome import stage_outcome
 from jopt.train.prepared import Prepared
 from jopt.train.staging import Staging
@@ -101,7 +101,7 @@ def write_report_again(prepared: Prepared, files: Workdir, result: dict[str, Any
         return snapshot.read(files.checkpoints / str(p.end_of(stage).mark), p.like(stage)).state
 
     staging = Staging(p, compiler, end_of)
-    outcomes = [stage_outcome(p, compiler, staging, stage, end_of(stage)) for stage in range(len(p.plans))]
+    outcomes = [stage_outcome(p, staging, stage, end_of(stage)) for stage in range(len(p.plans))]
     ledger = codec.read(files.packed).ledger if files.packed.is_file() else None
     stages = collect_stages(p, outcomes, observer, p.config.columns)
     manifest = files.load_json(files.manifest)

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from jopt.config import fingerprint, to_dict
+from jopt.train.compiler import current_options
 from jopt.train.git import git_state
-from jopt.train.loop import current_options
 from jopt.train.surroundings import JAX_OPTIONS
 
 PACKAGES = (

@@ -4,38 +4,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jopt import data, hyper, measure
+from jopt import measure
 from jopt.train import packed
 from jopt.train.display import flops_of
-from jopt.train.loop import Compiler
 from jopt.train.prepared import Prepared
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, evaluated
-from jopt.train.step import Metrics
 
 
-def stage_outcome(
-    prepared: Prepared, compiler: Compiler, staging: Staging, stage: int, state: TrainState
-) -> measure.StageOutcome:
+def stage_outcome(prepared: Prepared, staging: Staging, stage: int, state: TrainState) -> measure.StageOutcome:
     """What a stage ended with, on the test part.
 
     Args:
       prepared: the run.
-      compiler: compiles what has not been compiled yet.
-      staging: gives what the model sees of a state.
+      staging: gives what the model sees of a state, and what the network does with the test part.
       stage: index of the stage.
       state: its last, of NumPy arrays or on the device.
     """
     p, plan = prepared, prepared.plans[stage]
-    placed, program = p.to_device(state), p.program(plan)
-
-    # One program for metrics and predictions, so that XLA can share the forward pass between them.
-    def judge(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[Metrics, jax.Array]:
-        return program.evaluate(state, values, arrays), jnp.argmax(program.predict(state, values, arrays), -1)
-
-    test, predictions = jax.device_get(compiler.call("test", stage, judge, placed, p.values, p.arrays["test"]))
+    placed = p.to_device(state)
+    test, predictions = jax.device_get(staging.judge(stage, placed, "test"))
+    # The part is padded to the size of the larger one.
+    predictions = predictions[: p.dataset.test.labels.shape[0]]
     formats = packed.storage(plan, state)
     seen = jax.device_get(staging.seen(stage, placed))
     return measure.StageOutcome(

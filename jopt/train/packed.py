@@ -17,6 +17,7 @@ import numpy as np
 from jopt import codec, data, measure, models, quantize
 from jopt.codec import Ledger
 from jopt.config import CLASS, ConfigError, changed, from_dict
+from jopt.levels import quick_jit
 from jopt.method import Method
 from jopt.quantize.integer import QTensor
 from jopt.quantize.tensors import of_values
@@ -306,8 +307,16 @@ def storage(plan: StagePlan, state: TrainState) -> dict[str, Storage]:
     if plan.transform.storage is None:
         return {}
     # Only the transforms know which grid a value was put on; searching for one that fits would guess.
-    formats = plan.transform.storage(state.transform_state, evaluated(state).params)
-    return {path: Storage(spec, jax.tree.map(np.asarray, range)) for path, (spec, range) in formats.items()}
+    storage, specs = plan.transform.storage, {}
+
+    def ranges(transform_state: State, params: Params) -> dict[str, quantize.Range]:
+        formats = storage(transform_state, params)
+        # A program gives arrays alone; a Spec is known while it is traced.
+        specs.update({path: spec for path, (spec, _) in formats.items()})
+        return {path: range for path, (_, range) in formats.items()}
+
+    computed = jax.device_get(quick_jit(ranges)(state.transform_state, evaluated(state).params))
+    return {path: Storage(specs[path], range) for path, range in computed.items()}
 
 
 def integers(plan: StagePlan, formats: Mapping[str, Storage], seen: Params) -> dict[str, QTensor]:

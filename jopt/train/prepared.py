@@ -11,12 +11,13 @@ from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jopt import data, hyper, intercept, keys, models, optim, transfer
+from jopt import data, hyper, intercept, keys, levels, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import describe, plan, program, schedule
 from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
+from jopt.train.effort import Effort, forward_elements
 from jopt.train.finished import Source, load_source, match_inputs
 from jopt.train.plan import StagePlan, resolve, trace_layers
 from jopt.train.program import Program
@@ -31,12 +32,12 @@ class Prepared(NamedTuple):
       dataset: on the host.
       segments: what runs when.
       plans: its stages, resolved.
-      key: the root key, on the device.
       values: the swept numbers, on the device.
       arrays: `train`, `validation` and `test`, on the device.
       program_of: `(stage index, steps) -> Program`.
       place: puts a pytree of host arrays where the run's programs expect it.
       like: `stage index -> TrainState` of shapes and dtypes.
+      level: `(stage index, program's name) ->` how well it is compiled, see `jopt.levels`.
       sources: the finished runs that stages learn from or take parameters from, by directory.
       own_model: what the caller gave instead of `config.model`, or None.
     """
@@ -45,14 +46,19 @@ class Prepared(NamedTuple):
     dataset: data.Dataset
     segments: list[schedule.Segment]
     plans: list[StagePlan]
-    key: jax.Array
     values: dict[str, jax.Array]
     arrays: dict[str, data.Arrays]
     program_of: Callable[[int, int], Program]
     to_device: Callable[[PyTree], PyTree]
     like: Callable[[int], TrainState]
+    level: Callable[[int, str], int | None]
     sources: dict[str, Source]
     own_model: models.Model | None
+
+    @property
+    def key(self) -> jax.Array:
+        """The root key of the seed, or those of the trials' seeds, on the device."""
+        return self.to_device(keys.roots(self.values["seed"]))
 
     @property
     def batch_size(self) -> int:
@@ -195,17 +201,43 @@ def prepare(
             lambda seed, *previous: program.init(keys.root(seed), numbers, *previous), numbers["seed"], *before
         )
 
+    segments = list(schedule.segments(config, examples))
+    rows = evaluated_rows(dataset)
+
+    # Once for each stage, and of one trial alone: a trial of a grid must be compiled as a run of it would be.
+    @functools.cache
+    def effort(index: int) -> Effort:
+        stage, state = plans[index], like(index)
+        mine = [segment for segment in segments if segment.stage == index]
+        x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+        return Effort(
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            forward=forward_elements(stage.wrapped, state.params, state.model_state, x),
+            evaluations=1 + sum(segment.evaluate for segment in mine),
+            evaluated=rows,
+            updates=len(mine) if stage.updates else 0,
+            calibrated=sum(a.method.calibration_examples() for a in stage.applied if stage.names(a)),
+            trained=examples,
+        )
+
+    def level(index: int, name: str) -> int | None:
+        return levels.FULL if name == "segment" else effort(index).level(name)
+
     prepared = Prepared(
         config=config,
         dataset=dataset,
-        segments=list(schedule.segments(config, examples)),
+        segments=segments,
         plans=plans,
-        key=to_device(keys.root(numbers["seed"])),
         values=to_device(numbers),
-        arrays={part: data.device_arrays(dataset, part, everywhere) for part in ("train", "validation", "test")},
+        arrays={
+            "train": data.device_arrays(dataset, "train", everywhere),
+            # Of one size, so that one program evaluates both.
+            **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
+        },
         program_of=program_of,
         to_device=to_device,
         like=like,
+        level=level,
         sources=sources,
         own_model=model,
     )
@@ -218,6 +250,13 @@ def prepare(
         except (RuleError, transfer.TransferError) as error:
             raise type(error)(f"{stage.path}.transfer: {error}") from error
     return prepared
+
+
+def evaluated_rows(dataset: data.Dataset) -> int:
+    """Rows of the evaluated parts, padding included: the larger one's, in whole batches where that is several."""
+    largest = max(part.labels.shape[0] for part in (dataset.validation, dataset.test))
+    size = program.EVALUATION_BATCH
+    return largest if largest <= size else -(-largest // size) * size
 
 
 def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:

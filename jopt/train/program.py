@@ -18,6 +18,18 @@ from jopt.typing import ModelState, Params
 EVALUATION_BATCH = 512
 
 
+class Judgement(NamedTuple):
+    """What a network does with a part of the data.
+
+    Attributes:
+      metrics: `loss` and `accuracy`, means over the examples.
+      predictions: int32 [rows], the class that the network chooses; of padding, any.
+    """
+
+    metrics: Metrics
+    predictions: jax.Array
+
+
 class Program(NamedTuple):
     """The pure functions of one stage. Each can be jitted, lifted over a trial axis, or sharded.
 
@@ -31,10 +43,10 @@ class Program(NamedTuple):
         the moving average gets the batch statistics of its own parameters.
       update: `(state, hyper, data) -> TrainState`. Updates masks, ranges and codebooks; in the stage's first call
         also calibrates activations and re-estimates batch statistics.
-      evaluate: `(state, hyper, data) -> metrics`: `loss` and `accuracy`, means over all of `data`.
+      judge: `(variables, hyper, data) -> Judgement`: of what `seen` gives, on all examples of `data`.
       rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
         what `Stage.start` draws, under the masks that were chosen; the optimizer starts afresh.
-      predict: `(state, hyper, data) -> logits`, float32 [examples, classes].
+      predict: `(variables, hyper, data) -> logits`, float32 [rows, classes], of what `seen` gives.
       seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `evaluated(state)`,
         the parameters masked, shared and quantized.
     """
@@ -42,10 +54,14 @@ class Program(NamedTuple):
     init: Callable[..., TrainState]
     segment: Callable[..., tuple[TrainState, Metrics]]
     update: Callable[..., TrainState]
-    evaluate: Callable[..., Metrics]
+    judge: Callable[..., Judgement]
     rewind: Callable[..., TrainState]
     predict: Callable[..., jax.Array]
     seen: Callable[..., Variables]
+
+    def evaluate(self, state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> Metrics:
+        """`loss` and `accuracy` of a state, means over all examples of `data`: `seen`, then `judge`."""
+        return self.judge(self.seen(state, values), values, arrays).metrics
 
 
 def build(
@@ -131,23 +147,32 @@ def build(
         variables = evaluated(state)
         return variables._replace(params=p.transform.apply(state.transform_state, variables.params))
 
-    def predict(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
+    # Of what the model sees, not of a state: masks and fake quantization are the same for every batch and every
+    # part, and are compiled once.
+    def predict(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
         p = parts(values)
-        # Before the loop: masks and fake quantization are the same for every batch.
-        params, model_state = seen(state, values)
+        params, model_state = variables
 
         def one_batch(inputs: jax.Array) -> jax.Array:
             inputs = data.normalize(split_batch(inputs), arrays.mean, arrays.std)
             return p.model.apply(params, model_state, inputs, train=False)[0]
 
-        return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs))
+        count = None if isinstance(arrays.count, tuple) else arrays.count
+        return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, count=count))
 
-    def evaluate(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> Metrics:
-        logits = predict(state, values, arrays)
-        losses, correct = cross_entropy(logits, arrays.labels), jnp.argmax(logits, -1) == arrays.labels
-        return replicate({"loss": losses.mean(), "accuracy": correct.sum() / correct.shape[0]})
+    def judge(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> Judgement:
+        logits, rows = predict(variables, values, arrays), arrays.labels.shape[0]
+        count = rows if isinstance(arrays.count, tuple) else arrays.count
+        is_example = jnp.arange(rows, dtype=jnp.int32) < count
+        predictions = jnp.argmax(logits, -1).astype(jnp.int32)
+        # Chosen, not multiplied: of padding a loss may be anything, also NaN.
+        losses = jnp.where(is_example, cross_entropy(logits, arrays.labels), 0)
+        correct = is_example & (predictions == arrays.labels)
+        total = jnp.asarray(count, jnp.float32)
+        metrics = {"loss": losses.sum() / total, "accuracy": correct.sum().astype(jnp.float32) / total}
+        return replicate(Judgement(metrics, predictions))
 
-    return Program(init, segment, update, evaluate, rewind, predict, seen)
+    return Program(init, segment, update, judge, rewind, predict, seen)
 
 
 def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:

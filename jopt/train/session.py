@@ -18,6 +18,7 @@ from jopt.train import describe, metrics, packed
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
+from jopt.train.compiler import Compiler
 from jopt.train.config import Experiment
 from jopt.train.display import (
     collect_stages,
@@ -27,7 +28,7 @@ from jopt.train.display import (
     stage_fields,
     write_report,
 )
-from jopt.train.loop import Boundary, Compiler, NonFiniteError, run_segments
+from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.schedule import Segment
@@ -162,6 +163,8 @@ class _Session:
                     begin=self.staging.begin,
                     origin=self.staging.origin,
                     updated=lambda stage: p.plans[stage].updates,
+                    validate=lambda stage, state: self.staging.judge(stage, state, "validation").metrics,
+                    level=p.level,
                     at_boundary=self._at_boundary,
                     state=state,
                     stage=None if last is None else last.stage,
@@ -303,7 +306,7 @@ class _Session:
         self.checkpoints.wait()
         last = len(p.plans) - 1
         outcomes = [
-            stage_outcome(p, self.compiler, self.staging, stage, state if stage == last else self._end_of(stage))
+            stage_outcome(p, self.staging, stage, state if stage == last else self._end_of(stage))
             for stage in range(last + 1)
         ]
         if not np.isfinite(outcomes[-1].metrics["loss"]):

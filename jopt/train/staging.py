@@ -8,11 +8,21 @@ from jaxtyping import PyTree
 
 from jopt import data, hyper, keys, transfer
 from jopt.train import finished
+from jopt.train.compiler import Compiler
 from jopt.train.config import STAGE
-from jopt.train.loop import Compiler
 from jopt.train.prepared import Prepared
+from jopt.train.program import Judgement
 from jopt.train.state import TrainState, Variables, evaluated
 from jopt.typing import ModelState, Params
+
+
+def with_key(init: Callable[..., TrainState]) -> Callable[..., TrainState]:
+    """`Program.init` of the numbers alone: the keys are made of the seeds, inside of the program."""
+
+    def start(values: hyper.Hyper, *previous: TrainState) -> TrainState:
+        return init(keys.roots(values["seed"]), values, *previous)
+
+    return start
 
 
 class Over(Protocol):
@@ -60,16 +70,25 @@ class Staging:
         # Without transforms it is the state itself: no program is compiled for it.
         if not plan.transforms:
             return evaluated(state)
-        program = p.program(plan)
-        return self.compiler.call("seen", stage, program.seen, p.to_device(state), self.values)
+        program, level = p.program(plan), p.level(stage, "seen")
+        return self.compiler.call("seen", stage, program.seen, p.to_device(state), self.values, level=level)
+
+    def judge(self, stage: int, state: TrainState, part: str) -> Judgement:
+        """What the network of this state does with the validation or test part."""
+        p = self.prepared
+        program, level = p.program(p.plans[stage]), p.level(stage, "evaluate")
+        variables = p.to_device(self.seen(stage, state))
+        return self.compiler.call(
+            "evaluate", stage, program.judge, variables, self.values, p.arrays[part], level=level
+        )
 
     def begin(self, stage: int, previous: TrainState | None) -> TrainState:
         """The state that a stage starts from."""
         p = self.prepared
         program = p.program(p.plans[stage])
         previous_args = () if previous is None else (previous,)
-        key = p.to_device(keys.roots(self.values["seed"]))
-        state = self.compiler.call("init", stage, program.init, key, self.values, *previous_args)
+        level = p.level(stage, "init")
+        state = self.compiler.call("init", stage, with_key(program.init), self.values, *previous_args, level=level)
         requested = p.plans[stage].transfer
         if requested is None:
             return state
@@ -89,7 +108,15 @@ class Staging:
         def adopt(state: TrainState, values: hyper.Hyper, source: dict[str, PyTree]) -> TrainState:
             return program.rewind(state, values, filled(state.params, state.model_state, source))
 
-        return self.compiler.call("transfer", stage, adopt, state, self.values, self._weights(requested.source))
+        return self.compiler.call(
+            "transfer",
+            stage,
+            adopt,
+            state,
+            self.values,
+            self._weights(requested.source),
+            level=p.level(stage, "transfer"),
+        )
 
     def origin(self, stage: int) -> tuple[Variables, ...] | None:
         """The further arguments of `Program.rewind` where a stage starts from an earlier point; else None."""
@@ -128,14 +155,17 @@ class Staging:
         # teacher. Where its inputs vary, or features are matched, it must run along, and gets its parameters
         # through the data: as constants of the student's program they would be compiled into it.
         train = p.arrays["train"]
+        level = p.level(stage, "teacher")
         if p.plans[stage].teacher_computes_along:
             teacher_outputs = self._weights(distillation.teacher)
         elif distillation.teacher.startswith(STAGE):
             # Through the teacher's own program, which has the numbers (bit-widths, say) that it was trained with.
             earlier = p.stage_named(distillation.teacher.removeprefix(STAGE))
             program = p.program(earlier)
-            state = p.to_device(self.end_of(earlier.index))
-            teacher_outputs = self.compiler.call("teacher", stage, program.predict, state, self.values, train)
+            variables = p.to_device(self.seen(earlier.index, self.end_of(earlier.index)))
+            teacher_outputs = self.compiler.call(
+                "teacher", stage, program.predict, variables, self.values, train, level=level
+            )
         else:
             source = p.sources[distillation.teacher]
 
@@ -143,5 +173,5 @@ class Staging:
                 return finished.compute_logits(source._replace(**weights), arrays)
 
             weights = self._weights(distillation.teacher)
-            teacher_outputs = self.compiler.call("teacher", stage, teacher_logits, weights, train)
+            teacher_outputs = self.compiler.call("teacher", stage, teacher_logits, weights, train, level=level)
         return p.arrays | {"train": train._replace(teacher=jax.block_until_ready(teacher_outputs))}

@@ -153,16 +153,27 @@ def loss(
     return value, (jnp.sum(jnp.argmax(logits, -1) == batch.labels), model_state, parts)
 
 
-def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array) -> PyTree:
+def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array, count: jax.Array | None = None) -> PyTree:
     """Applies `fn` to slices of at most `size` rows, one after the other, and joins the results.
 
     The last slice is shorter: no row is padded, so no result has to be left out of a mean.
 
+    Args:
+      fn: applied to a slice of each of the arrays.
+      size: rows of a slice.
+      *arrays: with equally many rows.
+      count: int32 [], may be traced: only slices with one of the first so many rows are computed, the results of
+        the others are 0. The number of rows must then be at most, or a multiple of, `size`.
+
     Example:
       >>> in_batches(lambda x: 2 * x, 2, jnp.arange(5)).tolist()
       [0, 2, 4, 6, 8]
+      >>> in_batches(lambda x: 2 * x, 2, jnp.arange(6), count=jnp.int32(3)).tolist()
+      [0, 2, 4, 6, 0, 0]
     """
     rows = arrays[0].shape[0]
+    if count is not None and rows > size:
+        return _in_counted_batches(fn, size, arrays, count)
     full_rows = rows // size * size
     parts = []
     if full_rows:
@@ -172,6 +183,24 @@ def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array) -> PyTr
     if full_rows < rows:
         parts.append(fn(*(a[full_rows:] for a in arrays)))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+
+
+def _in_counted_batches(
+    fn: Callable[..., PyTree], size: int, arrays: tuple[jax.Array, ...], count: jax.Array
+) -> PyTree:
+    rows = arrays[0].shape[0]
+    assert rows % size == 0, (rows, size)
+    slices = [jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in arrays]
+    results = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), jax.eval_shape(fn, *slices))
+
+    def one_slice(i: jax.Array, results: PyTree) -> PyTree:
+        parts = fn(*(jax.lax.dynamic_slice_in_dim(a, i * size, size) for a in arrays))
+        return jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, i * size, 0), results, parts
+        )
+
+    # The bound is a number of the program: a part with fewer examples takes less time, and no other program.
+    return jax.lax.fori_loop(jnp.int32(0), (count + size - 1) // size, one_slice, results)
 
 
 def cross_entropy(

@@ -13,7 +13,8 @@ from jopt.ablate.results import read_csv
 from jopt.ablate.trials import trials
 from jopt.train import metrics
 from jopt.train import run as run_alone
-from jopt.train.loop import Compiler, NonFiniteError
+from jopt.train.compiler import Compiler
+from jopt.train.loop import NonFiniteError
 from jopt.train.workdir import WorkdirError
 
 pytestmark = pytest.mark.unoptimized

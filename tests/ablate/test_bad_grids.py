@@ -8,7 +8,7 @@ from jopt.ablate import Range, Space, axis, choices, product, run, search
 from jopt.config import ConfigError
 from jopt.rules import RuleError
 from jopt.train import Stage
-from jopt.train.loop import Compiler
+from jopt.train.compiler import Compiler
 
 RATE = "optimizer.learning_rate"
 MOMENTUM = "optimizer.momentum"

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.train import Experiment, prepare, run_segments
-from jopt.train.loop import Compiler
+from jopt.train.compiler import Compiler
 from jopt.train.prepared import Prepared
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, to_host

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jopt.train.loop import Compiler, compiler_options
+from jopt.train.compiler import Compiler, compiler_options
 
 
 def doubled(compiler):

@@ -15,7 +15,7 @@ from jopt.files import unseal
 from jopt.rules import RuleError
 from jopt.train import Experiment, Stage, build, prepare, run
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.loop import Compiler
+from jopt.train.compiler import Compiler
 from jopt.train.metrics import read, without_timing
 from jopt.train.plan import with_layers
 from jopt.train.prepared import resolve

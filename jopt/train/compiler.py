@@ -1,0 +1,217 @@
+"""Compiler: compiles the functions of programs, once each, and ahead of their first call where that is known."""
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import hashlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jopt import levels
+from jopt.paths import cache, expanded
+from jopt.train.surroundings import JAX_OPTIONS
+
+_OPTIONS: ContextVar[dict[str, Any] | None] = ContextVar("compiler_options", default=None)
+
+
+@contextlib.contextmanager
+def compiler_options(**options: bool | int | float | str) -> Iterator[None]:
+    """XLA's options for the programs that every `Compiler` compiles inside the context.
+
+    They are those of `jax.jit(..., compiler_options=)`, such as `xla_backend_optimization_level=0` for programs
+    that compile quickly and run slowly, and come before those of a program's level. Other options give other bits.
+    Options of an outer context hold too.
+
+    Example:
+      >>> with compiler_options(xla_backend_optimization_level=0):
+      ...     int(Compiler().call("double", 0, lambda x: 2 * x, jax.numpy.int32(3)))
+      6
+    """
+    # A context variable, not an argument of every Compiler: tests lower the optimization level of a whole run.
+    token = _OPTIONS.set({**(_OPTIONS.get() or {}), **options})
+    try:
+        yield
+    finally:
+        _OPTIONS.reset(token)
+
+
+def current_options() -> dict[str, Any]:
+    """The options of the contexts of `compiler_options` around the caller."""
+    return dict(_OPTIONS.get() or {})
+
+
+class Request(NamedTuple):
+    """A program to compile.
+
+    Attributes:
+      name: what to count it as.
+      key: hashable; with the name it stands for everything that makes the program, the arguments' shapes included.
+      fn: a pure function.
+      args: its arguments, or their shapes.
+      donate: positions of arguments whose buffers the result may use.
+      level: how well to compile it, see `jopt.levels`.
+    """
+
+    name: str
+    key: Hashable
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    donate: tuple[int, ...] = ()
+    level: int | None = levels.FULL
+
+
+@dataclasses.dataclass
+class Compiler:
+    """Compiles functions, keeps what it compiled, and counts.
+
+    Programs of the same text are compiled once, whatever they are called: stages that differ in numbers alone share
+    what they run. Threads may share a compiler.
+
+    Attributes:
+      seconds: spent tracing, lowering and compiling (or reading the persistent cache).
+      counts: compilations by name.
+    """
+
+    seconds: float = 0.0
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    _programs: dict[tuple[str, Hashable], Future[Any]] = dataclasses.field(default_factory=dict)
+    _by_text: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def call(
+        self,
+        name: str,
+        key: Hashable,
+        fn: Callable[..., Any],
+        *args: object,
+        donate: tuple[int, ...] = (),
+        level: int | None = levels.FULL,
+    ) -> Any:
+        """Runs `fn(*args)`, compiled once for each `(name, key)`; see `Request`."""
+        return self.get(name, key, fn, *args, donate=donate, level=level)(*args)
+
+    def get(
+        self,
+        name: str,
+        key: Hashable,
+        fn: Callable[..., Any],
+        *args: object,
+        donate: tuple[int, ...] = (),
+        level: int | None = levels.FULL,
+    ) -> Any:
+        """The executable of `fn` for arguments like `args`; as `call`, without the running."""
+        request = Request(name, key, fn, args, donate, level)
+        while True:
+            future, is_new = self._claim(request)
+            if is_new:
+                return self._fulfil(request, future)
+            # What fails ahead of time is compiled again here, where its error has a caller.
+            if future.exception() is None:
+                return future.result()
+
+    @contextlib.contextmanager
+    def ahead(self, requests: Iterable[Request]) -> Iterator[None]:
+        """Compiles `requests` in a thread while the context runs; at its end the program at work is finished.
+
+        What is asked for before its turn is compiled by the one who asks.
+        """
+        ended = threading.Event()
+        # A thread has JAX's options without those of the contexts around its creator. A program is compiled ahead
+        # only where both are equal: else it could have other bits.
+        expected = _jax_options()
+
+        def work() -> None:
+            if _jax_options() != expected:
+                return
+            for request in requests:
+                if ended.is_set():
+                    return
+                future, is_new = self._claim(request)
+                if is_new:
+                    # The caller will meet the same error.
+                    with contextlib.suppress(Exception):
+                        self._fulfil(request, future)
+
+        thread = threading.Thread(target=functools.partial(contextvars.copy_context().run, work))
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            # Python's end must not meet a thread inside of XLA.
+            thread.join()
+
+    def _claim(self, request: Request) -> tuple[Future[Any], bool]:
+        """The program's future, and whether the caller is to fulfil it."""
+        with self._lock:
+            name = request.name, request.key
+            is_new = name not in self._programs
+            return self._programs.setdefault(name, Future()), is_new
+
+    def _fulfil(self, request: Request, future: Future[Any]) -> Any:
+        try:
+            compiled = self._compile(request)
+        except BaseException as error:
+            with self._lock:
+                del self._programs[request.name, request.key]
+            future.set_exception(error)
+            raise
+        future.set_result(compiled)
+        return compiled
+
+    def _compile(self, request: Request) -> Any:
+        # Compiled ahead of time, as `jax.jit` would hide compilation in the first call and its time in that step's.
+        start = time.perf_counter()
+        lowered = jax.jit(request.fn, donate_argnums=request.donate).lower(*request.args)
+        options = levels.options(request.level) | current_options()
+        text = hashlib.sha256(lowered.as_text().encode()).digest()
+        # The text has the donated arguments, but not the containers of arguments and results.
+        program = text, lowered.in_tree, lowered.out_tree, tuple(sorted(options.items()))
+        with self._lock:
+            compiled = self._by_text.get(program)
+        if compiled is None:
+            compiled = lowered.compile(compiler_options=options or None)
+            with self._lock:
+                self._by_text[program] = compiled
+                self.counts[request.name] += 1
+        with self._lock:
+            self.seconds += time.perf_counter() - start
+        return compiled
+
+
+def _jax_options() -> list[object]:
+    """The options that change numbers, as this thread has them."""
+    return [getattr(jax.config, name, None) for name in JAX_OPTIONS]
+
+
+def enable_cache(directory: str | os.PathLike[str] | None = None) -> Path | None:
+    """Turns on JAX's persistent compilation cache, for every program however small.
+
+    Args:
+      directory: where to keep it; None is `$JAX_COMPILATION_CACHE_DIR`, or else `~/.cache/jopt/xla`.
+
+    Returns:
+      The directory; None for a user without a home directory who names none: everything is then compiled again.
+
+    Raises:
+      ConfigError: for a `~` that stands for no home directory.
+    """
+    # JAX skips quick compilations by default. A short run has dozens, which together take longer than its training.
+    chosen = directory or os.environ.get("JAX_COMPILATION_CACHE_DIR") or cache("xla")
+    if chosen is None:
+        return None
+    chosen = expanded(chosen, "the compilation cache")
+    jax.config.update("jax_compilation_cache_dir", str(chosen))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return chosen
