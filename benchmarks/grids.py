@@ -5,7 +5,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ from jopt.ablate.trials import Trial, trials
 from jopt.train import Compiler, Experiment, Prepared, TrainState, prepare
 from jopt.train.loop import run_segments
 from jopt.train.program import Program
+from jopt.train.staging import Staging
 from jopt.train.state import to_host
 
 GRID = "experiments.ablate, cold cache"
@@ -164,37 +165,29 @@ def compiled_each(config: str, ids: Sequence[str]) -> dict[str, Run]:
     return {trial: _run_compiled(loader.prepare(by_id[trial].config)) for trial in ids}
 
 
-def _run_compiled(p: Prepared) -> Run:
-    programs, compiler, length = with_constants(p), Compiler(), p.plans[0].length.segment_steps
-    first = jax.block_until_ready(jax.jit(p.program_of(0, length).init)(p.key, p.values))
+def _run_compiled(prepared: Prepared) -> Run:
+    p, compiler = with_constants(prepared), Compiler()
+    first = jax.block_until_ready(jax.jit(p.program(p.plans[0]).init)(p.key, p.values))
     start = time.perf_counter()
-    state = run_segments(
-        lambda stage, steps: programs(steps),
-        p.segments,
-        p.values,
-        lambda stage: p.arrays,
-        compiler=compiler,
-        begin=lambda stage, state: first,
-        origin=lambda stage: None,
-        updated=lambda stage: p.plans[stage].updates,
-        at_boundary=lambda boundary: None,
-    )
-    test = jax.device_get(compiler.call("test", 0, programs(length).evaluate, state, p.values, p.arrays["test"]))
+    staging = Staging(p, compiler, lambda stage: first)
+    state = run_segments(staging, p.segments, lambda boundary: None, state=first, stage=0)
+    test = jax.device_get(staging.judge(0, state, "test").metrics)
     return Run(time.perf_counter() - start, float(test["accuracy"]), compiler.counts.total())
 
 
-def with_constants(p: Prepared) -> Callable[[int], Program]:
-    """`steps -> Program` whose numbers are the config's own, whatever numbers it is called with."""
+def with_constants(p: Prepared) -> Prepared:
+    """The run with programs whose numbers are the config's own, whatever numbers they are called with."""
 
-    def program_of(steps: int) -> Program:
-        program, values = p.program_of(0, steps), p.values
+    def program_of(stage: int, steps: int) -> Program:
+        program, values = p.program_of(stage, steps), p.values
         return program._replace(
             segment=lambda state, _, arrays: program.segment(state, values, arrays),
             update=lambda state, _, arrays: program.update(state, values, arrays),
-            evaluate=lambda state, _, arrays: program.evaluate(state, values, arrays),
+            seen=lambda state, _: program.seen(state, values),
+            judge=lambda variables, _, arrays: program.judge(variables, values, arrays),
         )
 
-    return program_of
+    return p._replace(program_of=program_of)
 
 
 class Grid(NamedTuple):

@@ -148,17 +148,9 @@ class ChunkRun:
             if at is not None:
                 self.report(SegmentProgress(at, rows, 0.0))
             state = run_segments(
-                p.program_of,
+                self.staging,
                 p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
-                p.values,
-                self.staging.arrays,
-                compiler=self.compiler,
-                begin=self.staging.begin,
-                origin=self.staging.origin,
-                updated=lambda stage: p.plans[stage].updates,
-                validate=lambda stage, state: self.staging.judge(stage, state, "validation").metrics,
-                level=p.level,
-                at_boundary=self._at_boundary,
+                self._at_boundary,
                 state=state,
                 stage=None if at is None else at.stage,
             )

@@ -98,7 +98,7 @@ class Compiler:
         level: int | None = levels.FULL,
     ) -> Any:
         """Runs `fn(*args)`, compiled once for each `(name, key)`; see `Request`."""
-        return self.get(name, key, fn, *args, donate=donate, level=level)(*args)
+        return self.run(Request(name, key, fn, args, donate, level))
 
     def get(
         self,
@@ -110,7 +110,14 @@ class Compiler:
         level: int | None = levels.FULL,
     ) -> Any:
         """The executable of `fn` for arguments like `args`; as `call`, without the running."""
-        request = Request(name, key, fn, args, donate, level)
+        return self.compiled(Request(name, key, fn, args, donate, level))
+
+    def run(self, request: Request) -> Any:
+        """Runs what is requested, compiled once for its name and key."""
+        return self.compiled(request)(*request.args)
+
+    def compiled(self, request: Request) -> Any:
+        """The executable of what is requested."""
         while True:
             future, is_new = self._claim(request)
             if is_new:
@@ -180,7 +187,7 @@ class Compiler:
         with self._lock:
             compiled = self._by_text.get(program)
         if compiled is None:
-            compiled = lowered.compile(compiler_options=options or None)
+            compiled = lowered.compile(compiler_options=options or None)  # pyright: ignore[reportArgumentType]
             with self._lock:
                 self._by_text[program] = compiled
                 self.counts[request.name] += 1

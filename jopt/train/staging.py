@@ -6,23 +6,15 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import PyTree
 
-from jopt import data, hyper, keys, transfer
+from jopt import data, hyper, transfer
 from jopt.train import finished
+from jopt.train.calls import Calls
 from jopt.train.compiler import Compiler
 from jopt.train.config import STAGE
 from jopt.train.prepared import Prepared
 from jopt.train.program import Judgement
 from jopt.train.state import TrainState, Variables, evaluated
 from jopt.typing import ModelState, Params
-
-
-def with_key(init: Callable[..., TrainState]) -> Callable[..., TrainState]:
-    """`Program.init` of the numbers alone: the keys are made of the seeds, inside of the program."""
-
-    def start(values: hyper.Hyper, *previous: TrainState) -> TrainState:
-        return init(keys.roots(values["seed"]), values, *previous)
-
-    return start
 
 
 class Over(Protocol):
@@ -60,35 +52,27 @@ class Staging:
         """
         self.prepared, self.compiler, self.end_of = prepared, compiler, end_of
         self.values = prepared.values if values is None else values
+        self.calls = Calls(prepared, self.values)
         self._over = over
         self._arrays: dict[int, dict[str, data.Arrays]] = {}
 
     def seen(self, stage: int, state: TrainState) -> Variables:
         """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
-        p = self.prepared
-        plan = p.plans[stage]
         # Without transforms it is the state itself: no program is compiled for it.
-        if not plan.transforms:
+        if not self.prepared.plans[stage].transforms:
             return evaluated(state)
-        program, level = p.program(plan), p.level(stage, "seen")
-        return self.compiler.call("seen", stage, program.seen, p.to_device(state), self.values, level=level)
+        return self.compiler.run(self.calls.seen(stage, self.prepared.to_device(state)))
 
     def judge(self, stage: int, state: TrainState, part: str) -> Judgement:
         """What the network of this state does with the validation or test part."""
-        p = self.prepared
-        program, level = p.program(p.plans[stage]), p.level(stage, "evaluate")
-        variables = p.to_device(self.seen(stage, state))
-        return self.compiler.call(
-            "evaluate", stage, program.judge, variables, self.values, p.arrays[part], level=level
-        )
+        variables = self.prepared.to_device(self.seen(stage, state))
+        return self.compiler.run(self.calls.judge(stage, variables, self.prepared.arrays[part]))
 
     def begin(self, stage: int, previous: TrainState | None) -> TrainState:
         """The state that a stage starts from."""
         p = self.prepared
         program = p.program(p.plans[stage])
-        previous_args = () if previous is None else (previous,)
-        level = p.level(stage, "init")
-        state = self.compiler.call("init", stage, with_key(program.init), self.values, *previous_args, level=level)
+        state = self.compiler.run(self.calls.init(stage, *([] if previous is None else [previous])))
         requested = p.plans[stage].transfer
         if requested is None:
             return state

@@ -31,28 +31,17 @@ def run(config: Experiment, seeds: Sequence[int], at_end: Callable[[Prepared, En
     for seed in seeds:
         values = p.values | {"seed": jnp.uint32(seed)}
         ends: dict[int, Any] = {}
+        staging = Staging(p, compiler, ends.__getitem__, values)
 
-        def at_boundary(boundary, seed=seed, values=values, ends=ends):
+        def at_boundary(boundary, seed=seed, values=values, ends=ends, staging=staging):
             stage, state = boundary.segment.stage, boundary.state
             if boundary.segment.last:
                 ends[stage] = to_host(state)
-                program = p.program(p.plans[stage])
-                test = compiler.call("test", stage, program.evaluate, state, values, p.arrays["test"])
-                accuracy = float(jax.device_get(test["accuracy"]))
+                accuracy = float(staging.judge(stage, state, "test").metrics["accuracy"])
                 at_end(p, End(seed, stage, config.stages[stage].name, state, values, accuracy))
 
-        staging = Staging(p, compiler, ends.__getitem__, values)
-        run_segments(
-            p.program_of,
-            [segment._replace(evaluate=False) for segment in p.segments],
-            values,
-            staging.arrays,
-            compiler=compiler,
-            begin=staging.begin,
-            origin=staging.origin,
-            updated=lambda stage: p.plans[stage].updates,
-            at_boundary=at_boundary,
-        )
+        segments = [segment._replace(evaluate=False) for segment in p.segments]
+        run_segments(staging, segments, at_boundary)
 
 
 def by_stage(config: Experiment, seeds: Sequence[int]) -> dict[str, np.ndarray]:

@@ -1,0 +1,98 @@
+"""The programs that a run calls, each with its arguments: asked for when it is called, or ahead of that."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+from jaxtyping import PyTree
+
+from jopt import data, hyper, keys
+from jopt.train.compiler import Request
+from jopt.train.prepared import Prepared
+from jopt.train.program import Program
+from jopt.train.state import TrainState, Variables, evaluated
+
+
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """What is called for a stage. Arguments are arrays, or their shapes where a program is only compiled.
+
+    Attributes:
+      prepared: the run.
+      values: the swept numbers, on the device.
+    """
+
+    prepared: Prepared
+    values: Mapping[str, jax.Array]
+
+    def init(self, stage: int, *previous: TrainState) -> Request:
+        """The state that a stage starts from, given the one in which the stage before ended."""
+        fn = with_key(self._program(stage).init)
+        return self._request("init", stage, fn, self.values, *previous)
+
+    def update(self, stage: int, state: TrainState, train: data.Arrays) -> Request:
+        """Masks, ranges and codebooks are chosen. The state is donated, as two copies may not fit on a device."""
+        return self._request("update", stage, self._program(stage).update, state, self.values, train, donate=(0,))
+
+    def rewind(self, stage: int, state: TrainState, *origin: Variables) -> Request:
+        """The network goes back to `origin`, or starts afresh."""
+        return self._request("rewind", stage, self._program(stage).rewind, state, self.values, *origin)
+
+    def segment(self, stage: int, steps: int, state: TrainState, train: data.Arrays) -> Request:
+        """So many optimizer steps. The state is donated."""
+        fn = self.prepared.program_of(stage, steps).segment
+        return Request("segment", (stage, steps), fn, (state, self.values, train), (0,))
+
+    def seen(self, stage: int, state: TrainState) -> Request:
+        """What the model computes with, of a stage with transforms."""
+        return self._request("seen", stage, self._program(stage).seen, state, self.values)
+
+    def judge(self, stage: int, variables: Variables, part: data.Arrays) -> Request:
+        """What the network does with the validation or test part, which have one shape."""
+        return self._request("evaluate", stage, self._program(stage).judge, variables, self.values, part)
+
+    def ahead(self, stage: int = 0, *, begun: bool = False) -> Iterator[Request]:
+        """What is called from a stage on, in the order of the first calls, as far as it is known before the run.
+
+        Args:
+          stage: index of the first stage.
+          begun: whether that stage has begun already.
+        """
+        for index in range(stage, len(self.prepared.plans)):
+            yield from self._of_stage(index, begun=begun and index == stage)
+
+    def _of_stage(self, stage: int, *, begun: bool) -> Iterator[Request]:
+        p, plan = self.prepared, self.prepared.plans[stage]
+        state, train = p.like(stage), p.arrays["train"]
+        if not begun:
+            yield self.init(stage, *([p.like(stage - 1)] if stage else []))
+        # What the teacher says of the training part is data of the stage, and not known yet.
+        if plan.distillation is None:
+            if plan.updates:
+                yield self.update(stage, state, train)
+            if plan.start in ("init", "random") and not begun:
+                yield self.rewind(stage, state)
+            lengths = dict.fromkeys(s.steps for s in p.segments if s.stage == stage and s.steps)
+            yield from (self.segment(stage, steps, state, train) for steps in lengths)
+        variables = evaluated(state)
+        if plan.transforms:
+            yield self.seen(stage, state)
+            variables = jax.eval_shape(self._program(stage).seen, state, self.values)
+        yield self.judge(stage, variables, p.arrays["test"])
+
+    def _program(self, stage: int) -> Program:
+        return self.prepared.program(self.prepared.plans[stage])
+
+    def _request(
+        self, name: str, stage: int, fn: Callable[..., PyTree], *args: PyTree, donate: tuple[int, ...] = ()
+    ) -> Request:
+        return Request(name, stage, fn, args, donate, self.prepared.level(stage, name))
+
+
+def with_key(init: Callable[..., TrainState]) -> Callable[..., TrainState]:
+    """`Program.init` of the numbers alone: the keys are made of the seeds, inside of the program."""
+
+    def start(values: hyper.Hyper, *previous: TrainState) -> TrainState:
+        return init(keys.roots(values["seed"]), values, *previous)
+
+    return start
