@@ -25,6 +25,7 @@ from jopt.train.prepared import Prepared, resolve
 from jopt.train.program import Program
 from jopt.train.schedule import Segment
 from jopt.train.session import InvariantError
+from jopt.train.sharing import Widening
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState, Variables, digest, to_host
 from jopt.train.workdir import StopRequested, WorkdirError
@@ -87,8 +88,14 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
     def like(stage: int) -> TrainState:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((chunk.width, *x.shape), x.dtype), p.like(stage))
 
+    @functools.cache
+    def widening(stage: int) -> Widening | None:
+        one_trial = p.widening(stage)
+        return None if one_trial is None else one_trial.over_trials()
+
     return p._replace(
         values=lift.place(values),
+        widening=widening,
         arrays=lift.share(p.arrays),
         program_of=program_of,
         to_device=lift.place,

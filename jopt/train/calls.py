@@ -10,6 +10,7 @@ from jopt import data, hyper, keys
 from jopt.train.compiler import Request
 from jopt.train.prepared import Prepared
 from jopt.train.program import Program
+from jopt.train.sharing import common_names, stage_names
 from jopt.train.state import TrainState, Variables, evaluated
 
 
@@ -40,8 +41,24 @@ class Calls:
 
     def segment(self, stage: int, steps: int, state: TrainState, train: data.Arrays) -> Request:
         """So many optimizer steps. The state is donated."""
-        fn = self.prepared.program_of(stage, steps).segment
-        return Request("segment", (stage, steps), fn, (state, self.values, train), (0,))
+        fn, paths = self.prepared.program_of(stage, steps).segment, list(self.values)
+        widening = self.prepared.widening(stage)
+
+        def segment(
+            state: TrainState, common: hyper.Hyper, train: data.Arrays
+        ) -> tuple[TrainState, dict[str, jax.Array]]:
+            return fn(state, stage_names(common, stage, paths), train)
+
+        if widening is not None:
+            state = jax.eval_shape(widening.widen, state) if _is_abstract(state) else widening.widen(state)
+        # Under names that the segments of all stages have in common, so that equal programs have equal texts.
+        args = (state, common_names(self.values, stage), train)
+        return Request("segment", (stage, steps), segment, args, (0,))
+
+    def after_segment(self, stage: int, state: TrainState) -> TrainState:
+        """The stage's state, from that which its segment gave."""
+        widening = self.prepared.widening(stage)
+        return state if widening is None else widening.narrow(state)
 
     def seen(self, stage: int, state: TrainState) -> Request:
         """What the model computes with, of a stage with transforms."""
@@ -96,3 +113,7 @@ def with_key(init: Callable[..., TrainState]) -> Callable[..., TrainState]:
         return init(keys.roots(values["seed"]), values, *previous)
 
     return start
+
+
+def _is_abstract(state: TrainState) -> bool:
+    return isinstance(state.step, jax.ShapeDtypeStruct)

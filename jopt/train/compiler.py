@@ -84,8 +84,7 @@ class Compiler:
 
     seconds: float = 0.0
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
-    _programs: dict[tuple[str, Hashable], Future[Any]] = dataclasses.field(default_factory=dict)
-    _by_text: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+    _futures: dict[Hashable, Future[Any]] = dataclasses.field(default_factory=dict)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def call(
@@ -118,13 +117,7 @@ class Compiler:
 
     def compiled(self, request: Request) -> Any:
         """The executable of what is requested."""
-        while True:
-            future, is_new = self._claim(request)
-            if is_new:
-                return self._fulfil(request, future)
-            # What fails ahead of time is compiled again here, where its error has a caller.
-            if future.exception() is None:
-                return future.result()
+        return self._once((request.name, request.key), lambda: self._compile(request))
 
     @contextlib.contextmanager
     def ahead(self, requests: Iterable[Request]) -> Iterator[None]:
@@ -143,11 +136,12 @@ class Compiler:
             for request in requests:
                 if ended.is_set():
                     return
-                future, is_new = self._claim(request)
+                name = (request.name, request.key)
+                future, is_new = self._claim(name)
                 if is_new:
                     # The caller will meet the same error.
                     with contextlib.suppress(Exception):
-                        self._fulfil(request, future)
+                        self._fulfil(name, future, functools.partial(self._compile, request))
 
         thread = threading.Thread(target=functools.partial(contextvars.copy_context().run, work))
         thread.start()
@@ -158,39 +152,51 @@ class Compiler:
             # Python's end must not meet a thread inside of XLA.
             thread.join()
 
-    def _claim(self, request: Request) -> tuple[Future[Any], bool]:
-        """The program's future, and whether the caller is to fulfil it."""
+    def _claim(self, name: Hashable) -> tuple[Future[Any], bool]:
+        """The future of a name, and whether the caller is to fulfil it."""
         with self._lock:
-            name = request.name, request.key
-            is_new = name not in self._programs
-            return self._programs.setdefault(name, Future()), is_new
+            is_new = name not in self._futures
+            return self._futures.setdefault(name, Future()), is_new
 
-    def _fulfil(self, request: Request, future: Future[Any]) -> Any:
+    def _fulfil(self, name: Hashable, future: Future[Any], work: Callable[[], Any]) -> Any:
         try:
-            compiled = self._compile(request)
+            result = work()
         except BaseException as error:
             with self._lock:
-                del self._programs[request.name, request.key]
+                del self._futures[name]
             future.set_exception(error)
             raise
-        future.set_result(compiled)
-        return compiled
+        future.set_result(result)
+        return result
+
+    def _once(self, name: Hashable, work: Callable[[], Any]) -> Any:
+        """What `work` gives, done by the first thread that asks for this name."""
+        while True:
+            future, is_new = self._claim(name)
+            if is_new:
+                return self._fulfil(name, future, work)
+            # What another thread failed to do is done again here, where its error has a caller.
+            if future.exception() is None:
+                return future.result()
 
     def _compile(self, request: Request) -> Any:
         # Compiled ahead of time, as `jax.jit` would hide compilation in the first call and its time in that step's.
         start = time.perf_counter()
-        lowered = jax.jit(request.fn, donate_argnums=request.donate).lower(*request.args)
-        options = levels.options(request.level) | current_options()
+        # With arguments that are not read: of two programs of one text the same arguments are read then.
+        jitted = jax.jit(request.fn, donate_argnums=request.donate, keep_unused=True)
+        lowered = jitted.lower(*request.args)
+        options: Any = levels.options(request.level) | current_options()
         text = hashlib.sha256(lowered.as_text().encode()).digest()
-        # The text has the donated arguments, but not the containers of arguments and results.
-        program = text, lowered.in_tree, lowered.out_tree, tuple(sorted(options.items()))
-        with self._lock:
-            compiled = self._by_text.get(program)
-        if compiled is None:
-            compiled = lowered.compile(compiler_options=options or None)  # pyright: ignore[reportArgumentType]
+
+        def compile_text() -> Any:
+            compiled = lowered.compile(compiler_options=options or None)
             with self._lock:
-                self._by_text[program] = compiled
                 self.counts[request.name] += 1
+            return compiled
+
+        # The text has the donated arguments, but not the containers of arguments and results.
+        name = (text, lowered.in_tree, lowered.out_tree, tuple(sorted(options.items())))
+        compiled = self._once(name, compile_text)
         with self._lock:
             self.seconds += time.perf_counter() - start
         return compiled

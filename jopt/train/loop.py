@@ -80,6 +80,7 @@ def run_segments(
             with jax.transfer_guard("disallow"):
                 state, metrics = jax.block_until_ready(run(*request.args))
             seconds = time.perf_counter() - start
+            state = calls.after_segment(segment.stage, state)
             metrics = jax.device_get(metrics)
         validation = None
         if segment.evaluate:

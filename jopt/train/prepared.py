@@ -1,6 +1,8 @@
 """From a config to everything that a run needs, checked before anything compiles or is written."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from jopt.train.effort import Effort, forward_elements
 from jopt.train.finished import Source, load_source, match_inputs
 from jopt.train.plan import StagePlan, resolve, trace_layers
 from jopt.train.program import Program
+from jopt.train.sharing import Widening, as_trained, masking, wider
 from jopt.train.state import TrainState
 
 
@@ -38,6 +41,8 @@ class Prepared(NamedTuple):
       place: puts a pytree of host arrays where the run's programs expect it.
       like: `stage index -> TrainState` of shapes and dtypes.
       level: `(stage index, program's name) ->` how well it is compiled, see `jopt.levels`.
+      widening: `stage index ->` how the state of a stage becomes that of its segment, see `jopt.train.sharing`;
+        None: it is the same.
       sources: the finished runs that stages learn from or take parameters from, by directory.
       own_model: what the caller gave instead of `config.model`, or None.
     """
@@ -52,6 +57,7 @@ class Prepared(NamedTuple):
     to_device: Callable[[PyTree], PyTree]
     like: Callable[[int], TrainState]
     level: Callable[[int, str], int | None]
+    widening: Callable[[int], Widening | None]
     sources: dict[str, Source]
     own_model: models.Model | None
 
@@ -172,15 +178,34 @@ def prepare(
     @functools.cache
     def program_of(index: int, steps: int) -> Program:
         stage, per_epoch = plans[index], data.steps_per_epoch(examples, plans[index].batch_size)
-        return program.build(
-            stage,
-            lambda values: with_numbers(values)[index],
+        build = functools.partial(
+            program.build,
             input_shape=input_shape,
             steps=steps,
             aligned=stage.length.start % per_epoch == stage.length.segment_steps % per_epoch == 0,
             teacher=teacher_of(stage),
             mesh=mesh,
         )
+        wide = wide_of(index)
+        trained, owner = (stage, index) if wide is None else (wide, index + 1)
+        masks = masking(plans[owner])
+
+        def trained_numbers(values: hyper.Hyper) -> StagePlan:
+            every = with_numbers(values)
+            return as_trained(dataclasses.replace(every[index], applied=every[owner].applied), masks)
+
+        segment = build(as_trained(trained, masks), trained_numbers).segment
+        return build(stage, lambda values: with_numbers(values)[index])._replace(segment=segment)
+
+    @functools.cache
+    def wide_of(index: int) -> StagePlan | None:
+        params = plan.shapes(plans[index].model, input_shape)[0]
+        return wider(plans, index, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)))
+
+    @functools.cache
+    def widening(index: int) -> Widening | None:
+        wide = wide_of(index)
+        return None if wide is None else Widening.of(plans[index], wide)
 
     def teacher_of(stage: StagePlan) -> Callable[[hyper.Hyper], models.Model] | None:
         if stage.distillation is None or not stage.teacher_computes_along:
@@ -238,6 +263,7 @@ def prepare(
         to_device=to_device,
         like=like,
         level=level,
+        widening=widening,
         sources=sources,
         own_model=model,
     )
