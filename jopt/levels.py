@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 Options = dict[str, bool | int | float | str]
 
@@ -83,10 +84,10 @@ def quick_jit(fn: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callab
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         # Inside of another program this one is a part of it, compiled as that is.
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
             return inner(*args, **kwargs)
         # So is one of constants, but its callers want numbers.
-        if isinstance(jax.device_put(np.zeros(())), jax.core.Tracer):
+        if isinstance(jax.device_put(np.zeros(())), Tracer):
             with jax.ensure_compile_time_eval():
                 return inner(*args, **kwargs)
         return outermost()(*args, **kwargs)

@@ -150,12 +150,13 @@ def build(
     # Of what the model sees, not of a state: masks and fake quantization are the same for every batch and every
     # part, and are compiled once.
     def predict(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
-        p = parts(values)
+        # The network alone: a stage's schedules would be constants in what stages could share.
+        model = numbers(values).wrapped
         params, model_state = variables
 
         def one_batch(inputs: jax.Array) -> jax.Array:
             inputs = data.normalize(split_batch(inputs), arrays.mean, arrays.std)
-            return p.model.apply(params, model_state, inputs, train=False)[0]
+            return model.apply(params, model_state, inputs, train=False)[0]
 
         count = None if isinstance(arrays.count, tuple) else arrays.count
         return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, count=count))
