@@ -7,7 +7,6 @@ from absl import flags
 
 from experiments.launch import define_accept_changes, define_path, define_trust, experiment, launch
 from experiments.signals import define_save_on, saving
-from jopt import report, train
 
 _WORKDIR = define_path("workdir", None, "Directory of the run: new, empty, or of the same config.", required=True)
 _TRIAL = flags.DEFINE_string("trial", None, "The id of the trial to run, where --config is an ablation.")
@@ -28,6 +27,8 @@ _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
+    from jopt import report, train
+
     # Before the config is read, as a config file may build arrays and so compile.
     train.enable_cache(_CACHE.value)
     with saving(_SAVE_ON.value) as stop:
