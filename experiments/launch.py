@@ -150,11 +150,16 @@ def experiment(trial: str | None = None) -> Experiment:
     Raises:
       ConfigError: if the file does not exist, or returns something else.
     """
-    from jopt.ablate import Ablation
-    from jopt.ablate.trials import trials
     from jopt.train import Experiment
 
     value = _config()
+    if isinstance(value, Experiment):
+        require(trial is None, "--trial", trial, "absent: it is valid only with the config of an ablation")
+        return value
+    # Here, as most runs need none of it.
+    from jopt.ablate import Ablation
+    from jopt.ablate.trials import trials
+
     if isinstance(value, Ablation):
         every = trials(value)
         configs = [candidate.config for candidate in every if trial is not None and candidate.id.startswith(trial)]
@@ -166,9 +171,6 @@ def experiment(trial: str | None = None) -> Experiment:
         )
         require(len(configs) == 1, "--trial", trial, accepted)
         return configs[0]
-    require(trial is None, "--trial", trial, "absent: it is valid only with the config of an ablation")
-    if isinstance(value, Experiment):
-        return value
     raise ConfigError("--config", f"get_config() -> {type(value).__name__}", _ACCEPTED)
 
 
