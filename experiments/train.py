@@ -20,6 +20,9 @@ _MINUTES = flags.DEFINE_float(
     "the config says so. No number of the run depends on it.",
     lower_bound=0.0,
 )
+_PROFILE = define_path(
+    "profile", None, "New or empty directory for a trace of one segment, by JAX's profiler; see docs/debugging.md."
+)
 _TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
@@ -40,6 +43,7 @@ def main(argv: list[str]) -> None:
             stop=stop,
             trusted=_TRUST.value,
             checkpoint_minutes=_MINUTES.value,
+            profile_dir=_PROFILE.value,
         )
 
 

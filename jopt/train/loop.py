@@ -146,6 +146,7 @@ def run_segments(
     origin: Callable[[int], tuple[Variables, ...] | None],
     updated: Callable[[int], bool],
     at_boundary: Callable[[Boundary], None],
+    around: Callable[[Segment, Any], contextlib.AbstractContextManager[None]] = lambda *_: contextlib.nullcontext(),
     state: Any = None,
     stage: int | None = None,
 ) -> Any:
@@ -162,6 +163,7 @@ def run_segments(
         None where nothing is rewound.
       updated: `stage ->` whether to call `Program.update` before each segment.
       at_boundary: called after each segment; an exception from it ends the loop.
+      around: `(segment, state) ->` a context in which the steps of the segment are run.
       state: the state to resume from, with `stage` the stage it was saved in; None starts a new run.
       stage: see `state`.
 
@@ -190,10 +192,10 @@ def run_segments(
             run = compiler.get("segment", shape, program.segment, state, values, arrays["train"], donate=(0,))
             # Compiled above, so that the clock sees steps alone. Nothing may move between host and device here: a
             # transfer would be a number that should have been placed before the loop.
-            start = time.perf_counter()
-            with jax.transfer_guard("disallow"):
+            with around(segment, state), jax.transfer_guard("disallow"):
+                start = time.perf_counter()
                 state, metrics = jax.block_until_ready(run(state, values, arrays["train"]))
-            seconds = time.perf_counter() - start
+                seconds = time.perf_counter() - start
             metrics = jax.device_get(metrics)
         validation = None
         if segment.evaluate:

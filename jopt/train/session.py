@@ -1,9 +1,10 @@
 """A run in its directory: start or resume it, save everything, end with a result."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jopt import models
 from jopt.config import require
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
-from jopt.train import describe, metrics, packed
+from jopt.train import describe, metrics, packed, profile
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
@@ -48,6 +49,7 @@ def run(
     checkpoint_minutes: float = math.inf,
     quiet: bool = True,
     trusted: bool = False,
+    profile_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
@@ -64,6 +66,8 @@ def run(
         checkpoint; infinite: only where the config says so. It changes no number of the run.
       quiet: has no effect: without an observer nothing is printed.
       trusted: lifts the rules for the foreign files that `config` names (`docs/security.md`).
+      profile_dir: a new or empty directory for a trace, by JAX's profiler, of one segment: the first whose program
+        this process has run before, or else the first. It changes no number of the run.
 
     Returns:
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
@@ -82,9 +86,12 @@ def run(
     begun = time.perf_counter()
     accepted = "a number of minutes; 0 is after every segment, and infinity never"
     require(checkpoint_minutes >= 0, "checkpoint_minutes", checkpoint_minutes, accepted)
+    trace = None if profile_dir is None else profile.claim(profile_dir)
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
     if files.check(config) and files.result.exists():
+        if trace is not None:
+            observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
         return answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
     prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
@@ -98,7 +105,10 @@ def run(
             files.create(config)
         elif files.result.exists():
             return answer(config, files, observer, lambda: prepared, locked=True)
-        return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes).run()
+        # Not before: a directory within that of the run would make it look like one of something else.
+        if trace is not None:
+            profile.make(trace)
+        return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes, trace).run()
 
 
 class InvariantError(RuntimeError):
@@ -114,6 +124,7 @@ class _Session:
       stop_requested: whether to save and leave at the next boundary.
       accept_changes: whether to resume in other surroundings.
       checkpoint_minutes: the longest time without a checkpoint, at boundaries.
+      trace: the directory for the profiler's trace, or None.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
       saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
@@ -126,6 +137,7 @@ class _Session:
     stop_requested: Callable[[], bool]
     accept_changes: bool = False
     checkpoint_minutes: float = math.inf
+    trace: Path | None = None
     compiler: Compiler = dataclasses.field(default_factory=Compiler)
     spent: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
@@ -153,9 +165,10 @@ class _Session:
                 ) as self.manifest,
                 observe_training(self.observer, p, self.files, rows) as self.shown,
             ):
+                segments = p.segments if last is None else [s for s in p.segments if s.mark > last.mark]
                 state = run_segments(
                     p.program_of,
-                    p.segments if last is None else [s for s in p.segments if s.mark > last.mark],
+                    segments,
                     p.values,
                     self.staging.arrays,
                     compiler=self.compiler,
@@ -163,6 +176,7 @@ class _Session:
                     origin=self.staging.origin,
                     updated=lambda stage: p.plans[stage].updates,
                     at_boundary=self._at_boundary,
+                    around=self._around(segments),
                     state=state,
                     stage=None if last is None else last.stage,
                 )
@@ -238,6 +252,18 @@ class _Session:
             "wall_seconds": self.spent["wall_seconds"] + time.perf_counter() - self.begun,
             "compile_seconds": self.spent["compile_seconds"] + self.compiler.seconds,
         }
+
+    def _around(
+        self, segments: Sequence[Segment]
+    ) -> Callable[[Segment, TrainState], contextlib.AbstractContextManager[None]]:
+        """What the steps of each segment are run in."""
+        if self.trace is None:
+            return lambda *_: contextlib.nullcontext()
+        traced = profile.tracer(self.trace, segments, self._name, self.observer)
+        return lambda segment, _: traced(segment)
+
+    def _name(self, segment: Segment) -> str:
+        return f"stage {self.prepared.plans[segment.stage].name!r}, steps {segment.start} to {segment.stop - 1}"
 
     def _at_boundary(self, boundary: Boundary) -> None:
         segment = boundary.segment

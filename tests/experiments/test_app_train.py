@@ -21,13 +21,14 @@ COMMAND_LINE = {
         ["--config.optimizer.freeze=('nope',)"],
         "RuleError: optimizer.freeze: rule 'nope' matches no parameter",
     ),
+    "used_directory": (["--profile=/"], "ConfigError: profile must be a new or empty directory; it holds"),
     "unknown_flag": (["--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
     "stray_argument": (["runs/a"], "the command line must be flags only, such as --name=value, got 'runs/a'"),
 }
 
 
 # Each is a process. One of each kind of error: of a field, of a value's type, of a rule, of the arguments.
-KINDS = ("unknown_field", "wrong_type", "idle_rule", "stray_argument")
+KINDS = ("unknown_field", "wrong_type", "idle_rule", "used_directory", "stray_argument")
 
 
 @pytest.mark.parametrize(
