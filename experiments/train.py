@@ -23,6 +23,11 @@ _MINUTES = flags.DEFINE_float(
 _PROFILE = define_path(
     "profile", None, "New or empty directory for a trace of one segment, by JAX's profiler; see docs/debugging.md."
 )
+_DEBUG_NANS = flags.DEFINE_bool(
+    "debug_nans",
+    False,
+    "If a loss is not finite, replay the segment and name the first operation at fault; see docs/debugging.md.",
+)
 _TRUST = define_trust()
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 
@@ -44,6 +49,7 @@ def main(argv: list[str]) -> None:
             trusted=_TRUST.value,
             checkpoint_minutes=_MINUTES.value,
             profile_dir=_PROFILE.value,
+            debug_nans=_DEBUG_NANS.value,
         )
 
 

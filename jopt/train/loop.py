@@ -130,9 +130,14 @@ class Boundary(NamedTuple):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss was not finite."""
+    """A loss was not finite.
+
+    Attributes:
+      finding: the `jopt.train.debug_nans.Finding` of a run with `debug_nans`; else None.
+    """
 
     exit_status = "diverged"
+    finding: Any = None
 
 
 def run_segments(
