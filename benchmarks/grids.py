@@ -5,7 +5,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,7 +187,10 @@ def with_constants(p: Prepared) -> Prepared:
             judge=lambda variables, _, arrays: program.judge(variables, values, arrays),
         )
 
-    return p._replace(program_of=program_of)
+    def segment_of(stage: int, steps: int) -> Callable[..., Any]:
+        return lambda state, _, arrays: p.segment_of(stage, steps)(state, p.values, arrays)
+
+    return p._replace(program_of=program_of, segment_of=segment_of)
 
 
 class Grid(NamedTuple):

@@ -10,7 +10,6 @@ from absl import flags
 
 from experiments.launch import config_of, define_accept_changes, define_path, define_trust, launch, use_cores
 from experiments.signals import define_save_on, saving
-from jopt import ablate, report, train
 
 _WORKDIR = define_path(
     "workdir", None, "Directory of the ablation: new, empty, or of the same grid or a part of it.", required=True
@@ -31,6 +30,8 @@ _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
 def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
+    from jopt import ablate, report, train
+
     # Before anything touches JAX: the number of devices cannot change once a backend is up.
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)

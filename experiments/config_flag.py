@@ -11,11 +11,14 @@ from typing import Any
 
 from absl import flags
 
-from jopt import address
 from jopt.config import ConfigError, is_node, matches, require, type_name
 from jopt.paths import expanded
 
 ACCEPTED = "a Python file with a function get_config, and, after a colon, its argument"
+
+
+class ConfigFileError(RuntimeError):
+    """A config file raises an error; its text is that error, and the line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +88,9 @@ def overridden(config: Any, overrides: dict[str, str]) -> Any:
       >>> overridden(Experiment(), {"model.features": "(40, 20)", "learning_rate": "1e-2"}).model.features
       (40, 20)
     """
+    # Here, as it imports JAX, which the flags need not.
+    from jopt import address
+
     accepted = "a file whose get_config() returns a config of jopt"
     require(is_node(config), "--config", f"get_config() -> {type(config).__name__}", accepted)
     values = {}

@@ -5,24 +5,27 @@ python -m experiments.export runs/a --format=packed,stablehlo,onnx,safetensors -
 python -m experiments.export runs/a --format=mypackage.mymodule:FORMAT
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from experiments.launch import define_max_bytes, define_path, define_trust, launch
-from jopt import export, report, train
 from jopt.config import ConfigError
-from jopt.export.formats import CARD
-from jopt.report.formats import binary, integer
-from jopt.report.ledger import times
-from jopt.train.directory import LinkError
-from jopt.train.workdir import Workdir, WorkdirError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jopt import export, report
+
+# Of `jopt.export.FORMATS`, which imports JAX.
+FORMATS = ("packed", "stablehlo", "onnx", "safetensors")
 _FORMAT = flags.DEFINE_list(
     "format",
     ["packed", "stablehlo"],
-    f"Some of {', '.join(export.FORMATS)}, or package.module:name of a jopt.export.Format, which is imported.",
+    f"Some of {', '.join(FORMATS)}, or package.module:name of a jopt.export.Format, which is imported.",
 )
 _OUT = define_path("out", None, "Directory for the files, made if need be; by default RUN/export.")
 _RAW = flags.DEFINE_bool(
@@ -42,6 +45,9 @@ def main(argv: list[str]) -> None:
     """Exports the run in the directory that `argv` names."""
     if len(argv) != 2:
         raise ConfigError("RUN", " ".join(argv[1:]), "one run directory")
+    from jopt import export, report, train
+    from jopt.train.workdir import Workdir, WorkdirError
+
     run = Workdir(argv[1])
     formats = [export.resolve(name.strip(), "--format") for name in _FORMAT.value]
     out = Path(_OUT.value) if _OUT.value else run.path / "export"
@@ -82,6 +88,10 @@ def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
     Returns:
       A `Table`; files that hold no parameters are not compared.
     """
+    from jopt import report
+    from jopt.report.formats import binary, integer
+    from jopt.report.ledger import times
+
     rows = [
         (
             w.format,
@@ -98,6 +108,9 @@ def files_table(written: Sequence[export.Written], dense: int) -> report.Table:
 
 def _refuse_links(out: Path, formats: Sequence[export.Format]) -> None:
     """Raises LinkError where the run's directory, which may come from somebody else, leads the export outside."""
+    from jopt.export.formats import CARD
+    from jopt.train.directory import LinkError
+
     files = [out / name for name in (CARD, *(name for chosen in formats for name in chosen.files))]
     for path in (out, *files, *(parent for file in files for parent in file.parents)):
         if path.is_relative_to(out) and path.is_symlink():
@@ -110,6 +123,9 @@ def _claim(out: Path) -> None:
     Raises:
       WorkdirError: if it would, or if the directory cannot be read.
     """
+    from jopt.export.formats import CARD
+    from jopt.train.workdir import WorkdirError
+
     card = out / CARD
     try:
         foreign = card.exists() and _CARD_MARK not in card.read_text(errors="replace")

@@ -1,46 +1,32 @@
-"""Shared by all apps: a config from a file and flags, and errors that end the process in one line."""
+"""Shared by all apps: a config from a file and flags, and errors that end the process in one line.
+
+Importing an app defines its flags, and imports nothing that `--help` does not need: JAX and all that rests on it
+are imported in `main`.
+"""
+
+from __future__ import annotations
 
 import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from absl import app, flags
 from absl import logging as absl_logging
 
-from experiments.config_flag import ConfigFlag
+from experiments.config_flag import ConfigFileError, ConfigFlag
 from experiments.signals import SavedAndStopped
-from jopt.ablate import Ablation
-from jopt.ablate.trials import trials
-from jopt.codec import MAX_BYTES, CodecError
 from jopt.config import ConfigError, require
-from jopt.data import DataError
-from jopt.export import ExportError
 from jopt.paths import expanded
-from jopt.report import formats, terminal
-from jopt.rules import RuleError
-from jopt.train import Experiment
-from jopt.train.checkpoint import CheckpointError
-from jopt.train.loop import NonFiniteError
-from jopt.train.packed import PackedError
-from jopt.train.snapshot import is_exhausted
-from jopt.train.workdir import WorkdirError
-from jopt.transfer import TransferError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-class ConfigFileError(RuntimeError):
-    """A config file raises an error; its text is that error, and the line."""
+    from jopt.train import Experiment
 
-
-# Errors that users can fix. Anything else is a defect, and shows its traceback.
-_OF_THE_CONFIG = (ConfigError, ConfigFileError, RuleError, TransferError)
-_OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
-# An OSError is a full or failing disk, a directory that is gone or may not be written; its text has the path.
-_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, OSError, NonFiniteError)
 C = TypeVar("C")
 # Defined at import, since absl parses flags before `main` runs.
 CONFIG = ConfigFlag().define()
@@ -65,6 +51,10 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
         # absl and JAX log to stderr, where an error must stay the only line.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.WARNING)
+        # Before `main`: where memory or files have run out, nothing can be imported any more.
+        from experiments import failures
+        from jopt.report import terminal
+
         try:
             if argv[1:] and not arguments:
                 raise ConfigError("the command line", " ".join(argv[1:]), "flags only, such as --name=value")
@@ -86,16 +76,16 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
             print(error, file=sys.stderr)
             return error.status
         except Exception as error:
-            if not isinstance(error, _EXPECTED) and not is_exhausted(error) and not _is_full(error):
+            if not failures.is_expected(error):
                 raise
-            print(_line(error), file=sys.stderr, flush=True)
-            if is_exhausted(error):
+            print(failures.line(error), file=sys.stderr, flush=True)
+            if failures.is_exhausted(error):
                 # At once: Python would wait at its end for threads of libraries, which may wait for others that
                 # could not start.
                 os._exit(1)
             if isinstance(error, OSError):
                 terminal.drop(sys.stdout)
-            return 2 if isinstance(error, _OF_THE_CONFIG) else 1
+            return failures.status(error)
 
     _take_any_text()
     _drop_late_callbacks()
@@ -116,19 +106,12 @@ def _drop_late_callbacks() -> None:
     """Keeps TensorStore's callbacks off standard error, where an error must stay the only line."""
     report_others = sys.unraisablehook
 
-    def report(unraisable: "sys.UnraisableHookArgs") -> None:
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
         # When the first array of a checkpoint fails, Orbax closes its event loop; the others call back into it.
         if str(unraisable.exc_value) != "Event loop is closed":
             report_others(unraisable)
 
     sys.unraisablehook = report
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether XLA's own error says that the memory of a device is full."""
-    import jax
-
-    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def define_path(name: str, default: str | None, text: str, required: bool = False) -> flags.FlagHolder[Any]:
@@ -167,7 +150,16 @@ def experiment(trial: str | None = None) -> Experiment:
     Raises:
       ConfigError: if the file does not exist, or returns something else.
     """
+    from jopt.train import Experiment
+
     value = _config()
+    if isinstance(value, Experiment):
+        require(trial is None, "--trial", trial, "absent: it is valid only with the config of an ablation")
+        return value
+    # Here, as most runs need none of it.
+    from jopt.ablate import Ablation
+    from jopt.ablate.trials import trials
+
     if isinstance(value, Ablation):
         every = trials(value)
         configs = [candidate.config for candidate in every if trial is not None and candidate.id.startswith(trial)]
@@ -179,9 +171,6 @@ def experiment(trial: str | None = None) -> Experiment:
         )
         require(len(configs) == 1, "--trial", trial, accepted)
         return configs[0]
-    require(trial is None, "--trial", trial, "absent: it is valid only with the config of an ablation")
-    if isinstance(value, Experiment):
-        return value
     raise ConfigError("--config", f"get_config() -> {type(value).__name__}", _ACCEPTED)
 
 
@@ -204,6 +193,8 @@ def packed_file(argv: list[str]) -> Path:
       ConfigError: if `argv` is not one name.
       WorkdirError: if the file does not exist or cannot be read.
     """
+    from jopt.train.workdir import WorkdirError
+
     if len(argv) != 2:
         raise ConfigError("FILE", " ".join(argv[1:]), "one packed model file, or a run directory that holds one")
     path = expanded(argv[1], "FILE")
@@ -240,6 +231,8 @@ def define_accept_changes() -> flags.FlagHolder[bool]:
 
 def define_max_bytes() -> flags.FlagHolder[int]:
     """The flag `--max_bytes` of the apps that read packed files: one of 30 bytes can claim any amount of memory."""
+    from jopt.codec import MAX_BYTES
+
     text = "Memory that the tensors of a packed file may take, in bytes; more is an error before it is allocated."
     return flags.DEFINE_integer("max_bytes", MAX_BYTES, text, lower_bound=1)
 
@@ -262,7 +255,9 @@ def _parse(args: list[str]) -> Any:
     try:
         return flags.FLAGS(CONFIG.define_overrides(args))
     except (flags.Error, ConfigError) as error:
-        print(_line(error), file=sys.stderr)
+        from experiments import failures
+
+        print(failures.line(error), file=sys.stderr)
         sys.exit(2)
 
 
@@ -280,12 +275,6 @@ def _config() -> Any:
         )
         if not lines or not explained:
             raise
-        raise ConfigFileError(f"{_line(error)} ({file}, line {lines[-1]})") from error
+        from experiments import failures
 
-
-def _line(error: BaseException) -> str:
-    # The text of a KeyError is the repr of its argument, with quotes that would confuse.
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if isinstance(error, ConfigFileError):
-        return formats.printable(" ".join(text.split()))
-    return formats.printable(f"{type(error).__name__}: {' '.join(text.split())}")
+        raise ConfigFileError(f"{failures.line(error)} ({file}, line {lines[-1]})") from error

@@ -10,8 +10,6 @@ from absl import flags
 
 from experiments.launch import config_of, define_accept_changes, define_path, define_trust, launch, use_cores
 from experiments.signals import define_save_on, saving
-from jopt import report, train
-from jopt.ablate import budget
 
 _BUDGET = flags.DEFINE_string(
     "budget", None, "accuracy_drop<POINTS, bytes<N or latency_ms<T, or several, joined by commas.", required=True
@@ -35,6 +33,9 @@ _TRIAL = "python -m experiments.train --config=configs/searches/trial.py"
 def main(argv: list[str]) -> None:
     """Runs `--config` under `--budget` in `--workdir`."""
     del argv
+    from jopt import report, train
+    from jopt.ablate import budget
+
     # Parsed first, so that a typing error in the budget fails before a config file runs.
     budget.parse(_BUDGET.value)
     use_cores(_CPU_DEVICES.value)

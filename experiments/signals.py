@@ -8,8 +8,6 @@ from types import FrameType
 
 from absl import flags
 
-from jopt.train.workdir import StopRequested
-
 NAMES = ("TERM", "HUP", "INT", "USR1", "USR2", "XCPU")
 """Signals whose usual effect is to end a process, and which it can handle on Linux and on macOS."""
 
@@ -78,6 +76,8 @@ def saving(names: Sequence[str]) -> Iterator[Stop]:
     Raises:
       SavedAndStopped: for a `StopRequested` that followed from a signal.
     """
+    from jopt.train.workdir import StopRequested
+
     stop, previous = Stop(), {}
     for name in names:
         number = signal.Signals[f"SIG{name}"]

@@ -3,20 +3,23 @@
 python -m experiments.verify runs/a
 """
 
+from __future__ import annotations
+
 import contextlib
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from experiments.launch import define_path, define_trust, launch
-from jopt import report, train
 from jopt.config import ConfigError
-from jopt.report.differences import describe_mixture, differing
-from jopt.train import finished, metrics
-from jopt.train.surroundings import unasked
-from jopt.train.workdir import Workdir, WorkdirError, parts_from_python, read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jopt.train.metrics import MetricsRow
+    from jopt.train.workdir import Workdir
 
 _AGAIN = define_path("again", None, "New or empty directory to run in, kept; by default a temporary one.")
 _CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
@@ -34,6 +37,12 @@ def main(argv: list[str]) -> int:
     """Verifies the run in the directory that `argv` names; returns 0 if it is the same, bit for bit."""
     if len(argv) != 2:
         raise ConfigError("RUN", " ".join(argv[1:]), "one run directory")
+    from jopt import report, train
+    from jopt.report.differences import describe_mixture
+    from jopt.train import finished, metrics
+    from jopt.train.surroundings import unasked
+    from jopt.train.workdir import Workdir, WorkdirError, parts_from_python, read_manifest
+
     first = Workdir(argv[1])
     if not first.result.exists():
         raise WorkdirError(f"{first.path} holds no finished run: there is no result.json")
@@ -72,18 +81,16 @@ def main(argv: list[str]) -> int:
 
 def _results(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     comparable = [{k: v for k, v in result.items() if k not in _OF_THE_RUN} for result in (then, now)]
-    differences = differing(dict(zip(("then", "now"), comparable, strict=True)))
-    return [f"{name} of result.json: {_then_and_now(values)}" for name, values in differences.items()]
+    return [f"{name} of result.json: {values}" for name, values in _differences(*comparable).items()]
 
 
-def _metrics(then: list[metrics.MetricsRow], now: list[metrics.MetricsRow]) -> list[str]:
+def _metrics(then: list[MetricsRow], now: list[MetricsRow]) -> list[str]:
     """The first row that differs, and the numbers of rows if they differ."""
     # The first is enough: every row after it follows from another state.
     out = [] if len(then) == len(now) else [f"metrics.jsonl has {len(then)} rows then, {len(now)} now"]
     for number, (a, b) in enumerate(zip(then, now, strict=False), 1):
         if a != b:
-            differences = differing({"then": a, "now": b}).items()
-            texts = [f"{name} {_then_and_now(values)}" for name, values in differences]
+            texts = [f"{name} {values}" for name, values in _differences(a, b).items()]
             return [*out, f"metrics.jsonl, line {number}: {', '.join(texts)}"]
     return out
 
@@ -110,12 +117,15 @@ def _environment(first: Workdir, second: Workdir) -> list[str]:
         {k: v for k, v in files.load_json(files.manifest).items() if k not in _OF_THE_LAUNCH}
         for files in (first, second)
     ]
-    differences = differing(dict(zip(("then", "now"), manifests, strict=True)))
-    return [f"{name} {_then_and_now(values)}" for name, values in differences.items()]
+    return [f"{name} {values}" for name, values in _differences(*manifests).items()]
 
 
-def _then_and_now(values: dict[str, Any]) -> str:
-    return f"{values.get('then', 'absent')} then, {values.get('now', 'absent')} now"
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """The values then and now, as text, by the name of the field that differs."""
+    from jopt.report.differences import differing
+
+    fields = differing({"then": then, "now": now})
+    return {name: f"{v.get('then', 'absent')} then, {v.get('now', 'absent')} now" for name, v in fields.items()}
 
 
 if __name__ == "__main__":

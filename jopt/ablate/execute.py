@@ -78,12 +78,18 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
     numbers = [hyper.split(trial.config)[1] for trial in padded]
     values = {path: np.stack([trial_numbers[path] for trial_numbers in numbers]) for path in numbers[0]}
 
+    # A teacher from an earlier stage differs from trial to trial; one from a file is shared.
+    def own_teacher(stage: int) -> bool:
+        distillation = p.plans[stage].distillation
+        return distillation is not None and distillation.teacher.startswith(STAGE)
+
     @functools.cache
     def program_of(stage: int, steps: int) -> Program:
-        distillation = p.plans[stage].distillation
-        # A teacher from an earlier stage differs from trial to trial; one from a file is shared.
-        own_teacher = distillation is not None and distillation.teacher.startswith(STAGE)
-        return lift.program(p.program_of(stage, steps), own_teacher=own_teacher)
+        return lift.program(p.program_of(stage, steps), own_teacher=own_teacher(stage))
+
+    @functools.cache
+    def segment_of(stage: int, steps: int) -> Callable[..., Any]:
+        return lift.segment(p.segment_of(stage, steps), own_teacher=own_teacher(stage))
 
     def like(stage: int) -> TrainState:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((chunk.width, *x.shape), x.dtype), p.like(stage))
@@ -98,6 +104,7 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
         widening=widening,
         arrays=lift.share(p.arrays),
         program_of=program_of,
+        segment_of=segment_of,
         to_device=lift.place,
         like=like,
     )

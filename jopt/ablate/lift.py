@@ -108,6 +108,19 @@ class Lift:
 
         return lifted
 
+    def segment(
+        self, segment: Callable[..., tuple[TrainState, Values]], *, own_teacher: bool
+    ) -> Callable[..., Any]:
+        """`Program.segment` over trials; as `program`."""
+
+        def guarded(state: TrainState, values: Values, arrays: data.Arrays) -> tuple[TrainState, Values]:
+            after, metrics = segment(state, values, arrays)
+            # A diverged lane runs on, but its last finite state stays: one NaN would spread to all weights.
+            good = metrics["first_bad_step"] < 0
+            return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state), metrics
+
+        return self(guarded, (True, True, _flags(own_teacher)))
+
     def program(self, program: Program, *, own_teacher: bool = False) -> Program:
         """The program over trials: states, numbers and metrics are stacked, the data are shared.
 
@@ -117,15 +130,7 @@ class Lift:
           program: of one trial.
           own_teacher: whether each trial has a different teacher in the training part.
         """
-        # Flags in the places of arrays: a prefix of the tree says which of its leaves have the axis of trials.
-        plain = data.Arrays(False, False, False, False, False, False)  # pyright: ignore[reportArgumentType]
-        train = plain._replace(teacher=True) if own_teacher else plain  # pyright: ignore[reportArgumentType]
-
-        def segment(state: TrainState, values: Values, arrays: data.Arrays) -> tuple[TrainState, Values]:
-            after, metrics = program.segment(state, values, arrays)
-            # A diverged lane runs on, but its last finite state stays: one NaN would spread to all weights.
-            good = metrics["first_bad_step"] < 0
-            return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state), metrics
+        plain, train = _flags(False), _flags(own_teacher)
 
         # The number of arguments differs from stage to stage, so the flags are made at the call.
         def init(key: jax.Array, values: Values, *previous: PyTree) -> TrainState:
@@ -136,13 +141,19 @@ class Lift:
 
         return Program(
             init=init,
-            segment=self(segment, (True, True, train)),
+            segment=self.segment(program.segment, own_teacher=own_teacher),
             update=self(program.update, (True, True, train)),
             judge=self(program.judge, (True, True, plain)),
             rewind=rewind,
             predict=self(program.predict, (True, True, plain)),
             seen=self(program.seen, (True, True)),
         )
+
+
+def _flags(own_teacher: bool) -> data.Arrays:
+    """Flags in the places of arrays: a prefix of the tree says which of its leaves have the axis of trials."""
+    plain: Any = data.Arrays(False, False, False, False, False, False)  # pyright: ignore[reportArgumentType]
+    return plain._replace(teacher=own_teacher)
 
 
 def _spread(prefix: PyTree, tree: PyTree) -> PyTree:

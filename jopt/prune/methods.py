@@ -3,8 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import jax
-
 from jopt.checks import Open, check_fraction
 from jopt.config import ConfigError, check_types, join_path, require
 from jopt.hyper import swept
@@ -14,6 +12,7 @@ from jopt.prune.dynamic import rigl, set_evolution
 from jopt.prune.patterns import NM, SIDES, PatternLike
 from jopt.prune.pruning import Pruning, Rules
 from jopt.prune.schedule import curve_of
+from jopt.prune.select import Scalar
 from jopt.prune.transform import gradual, iterative, one_shot
 from jopt.transform import ParamTransform
 
@@ -49,7 +48,7 @@ class OneShot(Pruning):
     begin: float = 0.0
     rules: Rules = ()
 
-    def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
+    def make(self, begin: Scalar, end: Scalar, layers: Layers | None) -> ParamTransform:
         """See `jopt.prune.one_shot`."""
         del end  # once chosen, the masks hold
         return one_shot(
@@ -117,7 +116,7 @@ class Gradual(Pruning):
         )
         curve_of(self.schedule, join_path(path or self.name, "schedule"))
 
-    def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
+    def make(self, begin: Scalar, end: Scalar, layers: Layers | None) -> ParamTransform:
         """See `jopt.prune.gradual`."""
         return gradual(
             self.sparsity,
@@ -170,7 +169,7 @@ class Iterative(Pruning):
         fine = 1 <= self.rounds < 2**31
         require(fine, join_path(path or self.name, "rounds"), self.rounds, "an integer, at least 1")
 
-    def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
+    def make(self, begin: Scalar, end: Scalar, layers: Layers | None) -> ParamTransform:
         """See `jopt.prune.iterative`."""
         return iterative(
             self.sparsity,
@@ -228,7 +227,7 @@ class RigL(_Evolving):
     end: float | None = None
     rules: Rules = ()
 
-    def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
+    def make(self, begin: Scalar, end: Scalar, layers: Layers | None) -> ParamTransform:
         """See `jopt.prune.rigl`."""
         return rigl(
             self.sparsity,
@@ -268,7 +267,7 @@ class SET(_Evolving):
     end: float | None = None
     rules: Rules = ()
 
-    def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
+    def make(self, begin: Scalar, end: Scalar, layers: Layers | None) -> ParamTransform:
         """See `jopt.prune.set_evolution`."""
         return set_evolution(
             self.sparsity,
@@ -324,7 +323,7 @@ class NofM(Pruning):
             raise ConfigError(join_path(at, "axis"), self.axis, "a number, 'outputs' or 'inputs'")
         super().validate(path)
 
-    def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
+    def make(self, begin: Scalar, end: Scalar, layers: Layers | None) -> ParamTransform:
         """See `jopt.prune.one_shot`."""
         del end  # once chosen, the masks hold
         return one_shot(begin=begin, score=self.score, pattern=self.grouping, rules=self.rules, layers=layers)

@@ -69,7 +69,7 @@ class Pruning(Method):
     begin: float = 0.0
     rules: Rules = ()
 
-    def make(self, begin: jax.Array, end: jax.Array, layers: Layers | None) -> ParamTransform:
+    def make(self, begin: Scalar, end: Scalar, layers: Layers | None) -> ParamTransform:
         """The transform.
 
         Args:
@@ -387,5 +387,5 @@ class Pruning(Method):
 
 
 @functools.partial(quick_jit, static=("pruned",))
-def _alive(masks: list[np.ndarray], *, pruned: tuple[Pruned, ...]) -> list[jax.Array]:
+def _alive(masks: list[Any], *, pruned: tuple[Pruned, ...]) -> list[jax.Array]:
     return [alive(mask, p) for mask, p in zip(masks, pruned, strict=True)]

@@ -41,7 +41,7 @@ class Calls:
 
     def segment(self, stage: int, steps: int, state: TrainState, train: data.Arrays) -> Request:
         """So many optimizer steps. The state is donated."""
-        fn, paths = self.prepared.program_of(stage, steps).segment, list(self.values)
+        fn, paths = self.prepared.segment_of(stage, steps), list(self.values)
         widening = self.prepared.widening(stage)
 
         def segment(

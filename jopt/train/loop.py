@@ -1,5 +1,6 @@
 """The loop: runs the functions of a Program, segment by segment."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -30,9 +31,14 @@ class Boundary(NamedTuple):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss was not finite."""
+    """A loss was not finite.
+
+    Attributes:
+      finding: the `jopt.train.debug_nans.Finding` of a run with `debug_nans`; else None.
+    """
 
     exit_status = "diverged"
+    finding: Any = None
 
 
 def run_segments(
@@ -40,6 +46,7 @@ def run_segments(
     segments: Iterable[Segment],
     at_boundary: Callable[[Boundary], None],
     *,
+    around: Callable[[Segment, Any], contextlib.AbstractContextManager[None]] = lambda *_: contextlib.nullcontext(),
     state: Any = None,
     stage: int | None = None,
 ) -> Any:
@@ -49,6 +56,7 @@ def run_segments(
       staging: the run's programs, with what its stages start from and train on.
       segments: what is still to be run.
       at_boundary: called after each segment; an exception from it ends the loop.
+      around: `(segment, state) ->` a context in which the steps of the segment are run.
       state: the state to resume from, with `stage` the stage it was saved in; None starts a new run.
       stage: see `state`.
 
@@ -76,10 +84,10 @@ def run_segments(
             run = compiler.compiled(request)
             # Compiled above, so that the clock sees steps alone. Nothing may move between host and device here: a
             # transfer would be a number that should have been placed before the loop.
-            start = time.perf_counter()
-            with jax.transfer_guard("disallow"):
+            with around(segment, state), jax.transfer_guard("disallow"):
+                start = time.perf_counter()
                 state, metrics = jax.block_until_ready(run(*request.args))
-            seconds = time.perf_counter() - start
+                seconds = time.perf_counter() - start
             state = calls.after_segment(segment.stage, state)
             metrics = jax.device_get(metrics)
         validation = None

@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,6 +38,8 @@ class Prepared(NamedTuple):
       values: the swept numbers, on the device.
       arrays: `train`, `validation` and `test`, on the device.
       program_of: `(stage index, steps) -> Program`.
+      segment_of: `(stage index, steps) ->` the segment's function as the loop calls it: in a form that several
+        stages share, see `jopt.train.sharing`. It takes the state that `widening` gives.
       place: puts a pytree of host arrays where the run's programs expect it.
       like: `stage index -> TrainState` of shapes and dtypes.
       level: `(stage index, program's name) ->` how well it is compiled, see `jopt.levels`.
@@ -54,6 +56,7 @@ class Prepared(NamedTuple):
     values: dict[str, jax.Array]
     arrays: dict[str, data.Arrays]
     program_of: Callable[[int, int], Program]
+    segment_of: Callable[[int, int], Callable[..., Any]]
     to_device: Callable[[PyTree], PyTree]
     like: Callable[[int], TrainState]
     level: Callable[[int, str], int | None]
@@ -175,27 +178,34 @@ def prepare(
         )
 
     # Cached, as the loop, reports and `like` below ask for the same programs again and again.
-    @functools.cache
-    def program_of(index: int, steps: int) -> Program:
-        stage, per_epoch = plans[index], data.steps_per_epoch(examples, plans[index].batch_size)
-        build = functools.partial(
-            program.build,
+    def build(stage: StagePlan, numbers: Callable[[hyper.Hyper], StagePlan], steps: int) -> Program:
+        per_epoch = data.steps_per_epoch(examples, stage.batch_size)
+        return program.build(
+            stage,
+            numbers,
             input_shape=input_shape,
             steps=steps,
             aligned=stage.length.start % per_epoch == stage.length.segment_steps % per_epoch == 0,
             teacher=teacher_of(stage),
             mesh=mesh,
         )
+
+    # Cached, as the loop, reports and `like` below ask for the same programs again and again.
+    @functools.cache
+    def program_of(index: int, steps: int) -> Program:
+        return build(plans[index], lambda values: with_numbers(values)[index], steps)
+
+    @functools.cache
+    def segment_of(index: int, steps: int) -> Callable[..., Any]:
         wide = wide_of(index)
-        trained, owner = (stage, index) if wide is None else (wide, index + 1)
+        stage, owner = (plans[index], index) if wide is None else (wide, index + 1)
         masks = masking(plans[owner])
 
-        def trained_numbers(values: hyper.Hyper) -> StagePlan:
+        def numbers(values: hyper.Hyper) -> StagePlan:
             every = with_numbers(values)
             return as_trained(dataclasses.replace(every[index], applied=every[owner].applied), masks)
 
-        segment = build(as_trained(trained, masks), trained_numbers).segment
-        return build(stage, lambda values: with_numbers(values)[index])._replace(segment=segment)
+        return build(as_trained(stage, masks), numbers, steps).segment
 
     @functools.cache
     def wide_of(index: int) -> StagePlan | None:
@@ -260,6 +270,7 @@ def prepare(
             **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
         },
         program_of=program_of,
+        segment_of=segment_of,
         to_device=to_device,
         like=like,
         level=level,

@@ -1,9 +1,10 @@
 """A run in its directory: start or resume it, save everything, end with a result."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from jopt import models
 from jopt.config import require
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
-from jopt.train import describe, metrics, packed
+from jopt.train import describe, metrics, packed, profile
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compiler import Compiler, Request
 from jopt.train.config import Experiment
+from jopt.train.debug_nans import Replay
 from jopt.train.display import (
     collect_stages,
     finished_parts,
@@ -49,6 +51,8 @@ def run(
     checkpoint_minutes: float = math.inf,
     quiet: bool = True,
     trusted: bool = False,
+    profile_dir: str | Path | None = None,
+    debug_nans: bool = False,
 ) -> dict[str, Any]:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
@@ -65,6 +69,10 @@ def run(
         checkpoint; infinite: only where the config says so. It changes no number of the run.
       quiet: has no effect: without an observer nothing is printed.
       trusted: lifts the rules for the foreign files that `config` names (`docs/security.md`).
+      profile_dir: a new or empty directory for a trace, by JAX's profiler, of one segment: the first whose program
+        this process has run before, or else the first. It changes no number of the run.
+      debug_nans: if a loss is not finite, replay the segment to find the first operation at fault: it is in the
+        error's field `finding` and in the manifest. The state at the start of each segment is kept on the host.
 
     Returns:
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
@@ -83,9 +91,12 @@ def run(
     begun = time.perf_counter()
     accepted = "a number of minutes; 0 is after every segment, and infinity never"
     require(checkpoint_minutes >= 0, "checkpoint_minutes", checkpoint_minutes, accepted)
+    trace = None if profile_dir is None else profile.claim(profile_dir)
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
     if files.check(config) and files.result.exists():
+        if trace is not None:
+            observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
         return answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
     prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
@@ -99,7 +110,12 @@ def run(
             files.create(config)
         elif files.result.exists():
             return answer(config, files, observer, lambda: prepared, locked=True)
-        return _Session(prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes).run()
+        # Not before: a directory within that of the run would make it look like one of something else.
+        if trace is not None:
+            profile.make(trace)
+        return _Session(
+            prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes, trace, debug_nans
+        ).run()
 
 
 class InvariantError(RuntimeError):
@@ -115,8 +131,11 @@ class _Session:
       stop_requested: whether to save and leave at the next boundary.
       accept_changes: whether to resume in other surroundings.
       checkpoint_minutes: the longest time without a checkpoint, at boundaries.
+      trace: the directory for the profiler's trace, or None.
+      debug_nans: whether to look for the first bad operation of a diverged run.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
+      finding: what `debug_nans` found, for the manifest.
       saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
     """
 
@@ -127,11 +146,14 @@ class _Session:
     stop_requested: Callable[[], bool]
     accept_changes: bool = False
     checkpoint_minutes: float = math.inf
+    trace: Path | None = None
+    debug_nans: bool = False
     compiler: Compiler = dataclasses.field(default_factory=Compiler)
     spent: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
     )
     step: int = 0
+    finding: dict[str, Any] | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     def run(self) -> dict[str, Any]:
@@ -145,6 +167,7 @@ class _Session:
             launch.admit(accept=self.accept_changes)
         with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of)
+            self.replay = Replay(p, self.staging.arrays) if self.debug_nans else None
             state, last, rows = self._restore()
             if launch.changes and last is not None:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
@@ -155,10 +178,12 @@ class _Session:
                 observe_training(self.observer, p, self.files, rows) as self.shown,
                 self.compiler.ahead(self._requests(last)),
             ):
+                segments = p.segments if last is None else [s for s in p.segments if s.mark > last.mark]
                 state = run_segments(
                     self.staging,
-                    p.segments if last is None else [s for s in p.segments if s.mark > last.mark],
+                    segments,
                     self._at_boundary,
+                    around=self._around(segments),
                     state=state,
                     stage=None if last is None else last.stage,
                 )
@@ -235,7 +260,8 @@ class _Session:
         }
 
     def _compilations(self) -> dict[str, Any]:
-        return {"compilations": dict(sorted(self.compiler.counts.items()))}
+        counts = {"compilations": dict(sorted(self.compiler.counts.items()))}
+        return counts if self.finding is None else counts | {"non_finite": self.finding}
 
     def _times(self) -> dict[str, float]:
         """Seconds that went into the run up to here, those of earlier processes included."""
@@ -244,6 +270,24 @@ class _Session:
             "compile_seconds": self.spent["compile_seconds"] + self.compiler.seconds,
         }
 
+    def _around(
+        self, segments: Sequence[Segment]
+    ) -> Callable[[Segment, TrainState], contextlib.AbstractContextManager[None]]:
+        """What the steps of each segment are run in."""
+        traced = None
+        if self.trace is not None:
+            traced = profile.tracer(self.trace, segments, self._name, self.observer)
+
+        def around(segment: Segment, state: TrainState) -> contextlib.AbstractContextManager[None]:
+            if self.replay is not None:
+                self.replay.keep(segment, state)
+            return contextlib.nullcontext() if traced is None else traced(segment)
+
+        return around
+
+    def _name(self, segment: Segment) -> str:
+        return f"stage {self.prepared.plans[segment.stage].name!r}, steps {segment.start} to {segment.stop - 1}"
+
     def _at_boundary(self, boundary: Boundary) -> None:
         segment = boundary.segment
         stage = self.prepared.plans[segment.stage].name
@@ -251,15 +295,15 @@ class _Session:
         if boundary.train is not None:
             bad = int(boundary.train.pop("first_bad_step"))
             if bad >= 0:
-                raise self._not_finite("training", bad)
+                raise self._not_finite("training", bad, boundary)
             # Losses that are finite, of which the mean is not.
             if not np.isfinite(boundary.train["loss"]):
-                raise self._not_finite("training", segment.stop - 1)
+                raise self._not_finite("training", segment.stop - 1, boundary)
             rows.append(_row(segment.stop, stage, "train", boundary.train))
             rows[0]["steps_per_second"] = segment.steps / boundary.seconds
         if boundary.validation is not None:
             if not np.isfinite(boundary.validation["loss"]):
-                raise self._not_finite("validation", segment.stop - 1)
+                raise self._not_finite("validation", segment.stop - 1, boundary)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
         # Before the row and the checkpoint are written: a stage that breaks its own promise must not look finished.
         if segment.last:
@@ -294,13 +338,24 @@ class _Session:
         if problems:
             raise InvariantError(f"at the end of stage {plan.name!r}: {'; '.join(problems[:5])}")
 
-    def _not_finite(self, part: str, step: int) -> NonFiniteError:
+    def _not_finite(self, part: str, step: int, boundary: Boundary) -> NonFiniteError:
         self.checkpoints.wait()
         steps = self.checkpoints.steps
         last = "no checkpoint was saved"
         if steps:
             last = f"the last good checkpoint is {self.files.checkpoints / str(steps[-1])}"
-        return NonFiniteError(f"the {part} loss is not finite at step {step} (counted from 0); {last}")
+        text = f"the {part} loss is not finite at step {step} (counted from 0); {last}"
+        finding = None
+        # An operation that cannot be run by itself must not hide that the run diverged.
+        with attempt(self.observer, "the segment cannot be replayed"):
+            if self.replay is not None:
+                finding = self.replay.find(part, boundary.segment.stage, step, boundary.state)
+                self.observer.note("\n".join(finding.lines()))
+                self.finding = finding.json()
+                text = f"{text}; {finding.sentence()}"
+        error = NonFiniteError(text)
+        error.finding = finding
+        return error
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
         p = self.prepared
@@ -312,7 +367,7 @@ class _Session:
             for stage in range(last + 1)
         ]
         if not np.isfinite(outcomes[-1].metrics["loss"]):
-            raise self._not_finite("test", self.step - 1)
+            raise self._not_finite("test", self.step - 1, Boundary(p.end_of(last), state, None, None, 0.0))
         # A run that was killed after this row was written would write it a second time.
         if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
             rows = [_row(self.step, p.plans[last].name, "test", outcomes[-1].metrics)]

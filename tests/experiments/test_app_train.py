@@ -21,13 +21,14 @@ COMMAND_LINE = {
         ["--config.optimizer.freeze=('nope',)"],
         "RuleError: optimizer.freeze: rule 'nope' matches no parameter",
     ),
+    "used_directory": (["--profile=/"], "ConfigError: profile must be a new or empty directory; it holds"),
     "unknown_flag": (["--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
     "stray_argument": (["runs/a"], "the command line must be flags only, such as --name=value, got 'runs/a'"),
 }
 
 
 # Each is a process. One of each kind of error: of a field, of a value's type, of a rule, of the arguments.
-KINDS = ("unknown_field", "wrong_type", "idle_rule", "stray_argument")
+KINDS = ("unknown_field", "wrong_type", "idle_rule", "used_directory", "stray_argument")
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,14 @@ def test_data_that_cannot_be_had_are_status_1(forked, config, refused, tmp_path)
 
 def test_a_loss_that_is_not_finite_is_status_1(forked, config, refused, tmp_path):
     flags = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30", "--quiet"]
-    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags)
-    assert "NonFiniteError: the training loss is not finite at step" in refused(done, 1)
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["exit_status"] == "diverged"
+    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", "--debug_nans", *flags)
+    line = refused(done, 1)
+    assert (
+        "NonFiniteError: the training loss is not finite at step" in line and "dot_general of MLP/Dense_1" in line
+    )
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["exit_status"] == "diverged"
+    assert manifest["events"][-1]["non_finite"]["operation"]["layer"] == "MLP/Dense_1"
 
 
 def test_overrides_reach_the_run(runs):
