@@ -258,13 +258,16 @@ def plain_convolution(job: Job) -> Contender:
     return python_loop(job, models.from_linen(PlainConvNet(tuple(config.features), config.hidden or 64)))
 
 
-def pytorch(job: Job, *, threads: int = 2, fused: bool = False) -> Contender:
+def pytorch(
+    job: Job, *, threads: int = 2, fused: bool = False, wrap: Callable[[Any], Any] = lambda net: net
+) -> Contender:
     """PyTorch eager: tensors resident and normalized, the batch indexed, Adam after `clip_grad_norm_`.
 
     Args:
       job: what to train: an `mlp` or a `cnn`. The initial weights are jopt's.
       threads: for `torch.set_num_threads`.
       fused: whether Adam is PyTorch's fused kernel, which is not what `Adam(parameters)` gives on CPU.
+      wrap: makes the network that is trained of the plain one.
 
     Raises:
       MissingPackageError: if there is no PyTorch.
@@ -281,7 +284,7 @@ def pytorch(job: Job, *, threads: int = 2, fused: bool = False) -> Contender:
         inputs = inputs.flatten(1)
     labels = torch.from_numpy(np.asarray(dataset.train.labels, np.int64))
     rows = torch.from_numpy(job.rows.astype(np.int64))
-    net = _torch_network(torch, params, dataset.train.inputs.shape[1:3])
+    net = wrap(_torch_network(torch, params, dataset.train.inputs.shape[1:3]))
     adam = torch.optim.Adam(net.parameters(), lr=config.optimizer.learning_rate, fused=fused)
     loss_of = torch.nn.CrossEntropyLoss()
     done, loss = 0, np.nan
@@ -327,6 +330,11 @@ def _torch_network(torch: Any, params: Any, image: tuple[int, ...]) -> Any:
         _fill(torch, linear, kernel.T, params[f"Dense_{i}"]["bias"])
         layers += [linear, nn.ReLU()] if i < dense - 1 else [linear]
     return nn.Sequential(*layers)
+
+
+def mlp_layers(torch: Any, params: Any) -> Any:
+    """The layers of a PyTorch network with the weights of an `mlp`."""
+    return _torch_network(torch, params, ())
 
 
 def _fill(torch: Any, layer: Any, weight: np.ndarray, bias: Any) -> None:
