@@ -23,6 +23,8 @@ JAXPRUNER = "jaxpruner's selection (its algorithm)"
 TORCH_PRUNE = "torch.nn.utils.prune.L1Unstructured"
 TORCH_AO = "torch.ao, int8 weights"
 TORCH_AO_BOTH_SIDES = "torch.ao, int8 weights and activations"
+TORCH_AO_ONE_THREAD = f"{TORCH_AO}, 1 thread"
+TORCH_AO_BOTH_SIDES_ONE_THREAD = f"{TORCH_AO_BOTH_SIDES}, 1 thread"
 TORCH, TORCH_DYNAMIC = "PyTorch, float32", "PyTorch, int8 (quantize_dynamic)"
 QWIX_PTQ = "qwix, int8 (PtqProvider)"
 

@@ -27,7 +27,14 @@ from benchmarks.contenders import (
     pytorch,
     scanned,
 )
-from benchmarks.peers import JAXPRUNER, TORCH_AO, TORCH_AO_BOTH_SIDES, TORCH_PRUNE
+from benchmarks.peers import (
+    JAXPRUNER,
+    TORCH_AO,
+    TORCH_AO_BOTH_SIDES,
+    TORCH_AO_BOTH_SIDES_ONE_THREAD,
+    TORCH_AO_ONE_THREAD,
+    TORCH_PRUNE,
+)
 from benchmarks.timing import (
     Options,
     Row,
@@ -61,6 +68,8 @@ REFERENCES = dict.fromkeys((MASKS, INT8, BOTH, BOTH_SIDES), PLAIN) | {
     QWIX_BOTH_SIDES: BOTH_SIDES,
     TORCH_AO: INT8,
     TORCH_AO_BOTH_SIDES: BOTH_SIDES,
+    TORCH_AO_ONE_THREAD: INT8,
+    TORCH_AO_BOTH_SIDES_ONE_THREAD: BOTH_SIDES,
 }
 COMPRESS_TARGETS = {
     MASKS: at_most(1.05),
@@ -232,8 +241,13 @@ def compress(options: Options) -> list[Row]:
             jobs[name] = job(plain, model=peers.qwix_model(models.build(plain.model), inputs))
     contenders = {name: scanned(work, update=True) for name, work in jobs.items()}
     if options.torch:
-        for name, inputs in ((TORCH_AO, False), (TORCH_AO_BOTH_SIDES, True)):
-            contenders[name] = peers.torch_ao(jobs[PLAIN], inputs=inputs)
+        for name, inputs, threads in (
+            (TORCH_AO, False, 2),
+            (TORCH_AO_ONE_THREAD, False, 1),
+            (TORCH_AO_BOTH_SIDES, True, 2),
+            (TORCH_AO_BOTH_SIDES_ONE_THREAD, True, 1),
+        ):
+            contenders[name] = peers.torch_ao(jobs[PLAIN], inputs=inputs, threads=threads)
     return compress_rows(alternate({name: contender.run for name, contender in contenders.items()}, options))
 
 

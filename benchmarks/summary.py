@@ -15,8 +15,8 @@ from jopt.report import Table
 
 SCHEMA = 2
 
-# How the names of a package's contenders begin. What jopt's int8 is measured against in the same runtime is last,
-# and is a peer only under this very name: "ONNX Runtime, int8" is jopt's file.
+# How the names of other packages' contenders begin. jopt's int8 form is measured against float32 of the same runtime;
+# "ONNX Runtime, int8" is jopt's own file.
 PACKAGES = {
     "PyTorch": "PyTorch",
     TORCH_PRUNE: "PyTorch",
@@ -26,10 +26,11 @@ PACKAGES = {
     SORT: "JAX",
     PYTHON_LOOP: "JAX",
     PLAIN_CONV: "JAX",
+    ORT: "ONNX Runtime",
+    XLA: "XLA",
     ZIP: "NumPy",
     ANS: "constriction",
 }
-FLOAT32 = {ORT: "ONNX Runtime", XLA: "XLA"}
 
 # A column to what it adds to the case, and whether it is the contender's time over that of `against`.
 COLUMNS = {
@@ -98,22 +99,13 @@ def read(paths: Iterable[Path]) -> tuple[dict[str, Any], list[str]]:
     return suites, notes
 
 
-def package(contender: str, other: str) -> str | None:
+def package(contender: str) -> str | None:
     """The package of a contender, or None if it is jopt's own.
 
-    Args:
-      contender: its name.
-      other: whom it is compared with: float32 of a runtime is a peer of jopt's int8, not of other packages.
-
     Example:
-      >>> package("PyTorch eager, 1 thread", "jopt segment"), package("ONNX Runtime, float32", "ONNX Runtime, int8")
-      ('PyTorch', 'ONNX Runtime')
-      >>> package("ONNX Runtime, float32", "PyTorch, float32"), package("jopt segment", "PyTorch eager")
-      (None, None)
+      >>> package("PyTorch eager, 1 thread"), package("ONNX Runtime, float32"), package("ONNX Runtime, int8")
+      ('PyTorch', 'ONNX Runtime', None)
     """
-    # A runtime's float32 network is jopt's own model where it is compared with another package.
-    if contender in FLOAT32:
-        return FLOAT32[contender] if package(other, "") is None else None
     return next((name for prefix, name in PACKAGES.items() if contender.startswith(prefix)), None)
 
 
@@ -137,7 +129,7 @@ def _of_row(suite: str, row: Mapping[str, Any]) -> Iterator[Comparison]:
     contender, against = row.get("contender", ""), row.get("against")
     if against is None:
         return
-    packages = package(contender, against), package(against, contender)
+    packages = package(contender), package(against)
     # Neither jopt against itself, nor two other packages.
     if (packages[0] is None) == (packages[1] is None):
         return
