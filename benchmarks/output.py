@@ -23,6 +23,7 @@ BUSY = 0.05
 COLUMNS: dict[str, tuple[str, float]] = {
     "seconds": ("s", 1),
     "seconds_per_step": ("µs a step", 1e6),
+    "saved_seconds_per_step": ("µs saved a step", 1e6),
     "seconds_per_mask": ("ms a mask", 1e3),
     "seconds_per_call": ("µs a call", 1e6),
     "seconds_per_trial_step": ("µs a trial-step", 1e6),

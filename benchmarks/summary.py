@@ -15,7 +15,7 @@ from jopt.report import Table
 
 SCHEMA = 2
 
-# How the names of other packages' contenders begin. jopt's int8 form is measured against float32 of the same runtime;
+# How the names of other packages' contenders begin. jopt's int8 is measured against float32 of the same runtime;
 # "ONNX Runtime, int8" is jopt's own file.
 PACKAGES = {
     "PyTorch": "PyTorch",
