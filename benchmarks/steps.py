@@ -116,7 +116,7 @@ def train(options: Options) -> list[Row]:
 
 
 def train_rows(case: Case, times: Mapping[str, np.ndarray]) -> list[Row]:
-    """The rows of suite `train` from the seconds of each contender, with what a segment saves of the Python loop."""
+    """The rows of suite `train` from the seconds of each contender, and what a segment saves of the Python loop."""
     rows = compared(case.name, times, "seconds_per_step", JOPT, case.targets)
     # Launching a program costs about as much for any step: a ratio would only tell how long the step is.
     saved: dict[str, Value] = {"saved_seconds_per_step": spread(times[PYTHON_LOOP] - times[JOPT])}
