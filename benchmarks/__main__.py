@@ -2,6 +2,7 @@
 
 python -m benchmarks                                        # every timed suite
 python -m benchmarks train matmul --repeats 20 --json=train.json --markdown=train.md
+python -m benchmarks --summary train.json serving.json      # where jopt is slower than others, and where not
 """
 
 import argparse
@@ -13,12 +14,11 @@ from typing import Any
 
 import rich.console
 
-from benchmarks import calls, contenders, files, grids, low_bits, output, processes, steps
+from benchmarks import calls, contenders, files, grids, low_bits, output, processes, steps, summary
 from benchmarks.timing import MissingPackageError, Options, Row
 from jopt import report
 from jopt.files import write_json, write_text
 
-SCHEMA = 2
 _ROUNDS = "median [p10, p90], measured"
 
 # Linux counts in a process's peak memory what its parent held when it was started: start-up comes first, while this
@@ -52,9 +52,12 @@ TIMED = tuple(name for name in SUITES if name != "low_bits")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the suites, prints a table after each; returns 0, or 1 where a package is missing."""
+    """Runs the suites, prints a table after each; returns 0, or 1 where a package or a file is missing."""
     arguments = vars(parser().parse_args(argv))
-    suites, json_file, markdown = (arguments.pop(name) for name in ("suites", "json", "markdown"))
+    names = ("suites", "json", "markdown", "summary")
+    suites, json_file, markdown, summarized = (arguments.pop(name) for name in names)
+    if summarized:
+        return _summarize([Path(name) for name in summarized], markdown)
     options = Options(**arguments)
     if not steps.chosen_cases(options):
         names = [case.name for case in contenders.CASES]
@@ -63,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = output.describe()
     notes, tables = [output.machine_line(machine)], []
     print(notes[0])
-    results: dict[str, Any] = {"schema": SCHEMA, "argv": sys.argv, "settings": dataclasses.asdict(options)}
+    results: dict[str, Any] = {"schema": summary.SCHEMA, "argv": sys.argv, "settings": dataclasses.asdict(options)}
     results |= {"machine": machine, "others_share": {}}
     for name in suites or TIMED:
         run, title = SUITES[name]
@@ -80,8 +83,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         if share is not None:
             notes.append(output.others_line(name, share))
             print(notes[-1])
+    peers = summary.tables({name: output.to_json(results[name]) for name in suites or TIMED})
+    for table in peers:
+        report.show(table, _console())
     if json_file:
         write_json(Path(json_file), output.to_json(results))
+    if markdown:
+        write_text(Path(markdown), "\n\n".join([*notes, *map(report.to_markdown, [*peers, *tables])]) + "\n")
+    return 0
+
+
+def _summarize(paths: Sequence[Path], markdown: str | None) -> int:
+    try:
+        suites, notes = summary.read(paths)
+    except summary.SummaryError as error:
+        print(error, file=sys.stderr)
+        return 1
+    tables = summary.tables(suites)
+    for note in notes if tables else ["these files compare jopt with no other package"]:
+        print(note)
+    for table in tables:
+        report.show(table, _console())
     if markdown:
         write_text(Path(markdown), "\n\n".join([*notes, *map(report.to_markdown, tables)]) + "\n")
     return 0
@@ -106,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_argument("--weights", type=_positive, nargs="+", default=default.weights, help="sizes of suite masks")
     cli.add_argument("--notorch", dest="torch", action="store_false", help="leave PyTorch out")
     cli.add_argument("--noqwix", dest="qwix", action="store_false", help="leave qwix out")
+    cli.add_argument("--summary", nargs="+", metavar="JSON", help="only compare the measurements of these files")
     cli.add_argument("--json", help="file to write the measurements to")
     cli.add_argument("--markdown", help="file to write the tables to")
     return cli

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.contenders import MLP_1024, SERVING_NETWORKS, SHRINK_NETWORKS, Network
+from benchmarks.peers import QWIX_PTQ, TORCH, TORCH_DYNAMIC
 from benchmarks.timing import MissingPackageError, Options, Row, alternate, at_least, compared, once
 from jopt import measure, models, prune, quantize
 from jopt.quantize import integer
@@ -23,6 +25,10 @@ THREADS = 1
 ORT, ORT_INTEGER, ORT_QDQ = "ONNX Runtime, float32", "ONNX Runtime, int8", "ONNX Runtime, int8 (QDQ)"
 XLA, XLA_INTEGER, XLA_SHRUNK = "XLA, float32", "XLA, int8", "XLA, float32, 75 % of the units removed"
 REFERENCES = {ORT_INTEGER: ORT, ORT_QDQ: ORT, XLA_INTEGER: XLA, XLA_SHRUNK: XLA}
+# Other packages, against jopt's network or file of the same precision on as many threads.
+REFERENCES |= {TORCH: ORT, TORCH_DYNAMIC: ORT_INTEGER, QWIX_PTQ: XLA_INTEGER}
+CLOSE = 0.05
+"""Of the largest logit: what int8 of other packages, whose ranges are those of each batch, may change."""
 SERVING_TARGETS = {(MLP_1024.name, ORT_INTEGER): 1.8, (MLP_1024.name, ORT_QDQ): 1.8}
 
 
@@ -103,9 +109,11 @@ def serving(
 ) -> list[Row]:
     """Suite `serving`: a call from an array to its logits; a form's speed is relative to its runtime's float32.
 
+    Other packages run the MLP: qwix takes Flax's own convolutions only, and `quantize_dynamic` no convolutions.
+
     Raises:
-      MissingPackageError: without the extra 'export'.
-      RuntimeError: if ONNX Runtime does not compute what XLA does.
+      MissingPackageError: without the extra 'export', or if PyTorch or qwix should run and is not installed.
+      RuntimeError: if ONNX Runtime does not compute what XLA does, or another package something else.
     """
     rows = []
     for network in networks:
@@ -114,7 +122,10 @@ def serving(
         small = shrunk(network, 0.75)[:2]
         targets = {name: at_least(SERVING_TARGETS.get((network.name, name))) for name in REFERENCES}
         for batch in batches:
-            contenders = serving_contenders(network, codes, files, small, examples(network, batch))
+            x = examples(network, batch)
+            contenders = serving_contenders(network, codes, files, small, x)
+            if network.config.name == "mlp":
+                contenders |= peer_contenders(network, codes, x, options)
             times = alternate(contenders, options)
             case = f"{network.name}, batch {batch}"
             for row in compared(case, times, "seconds_per_call", REFERENCES, targets, speedup=True):
@@ -192,6 +203,27 @@ def serving_contenders(
     # Classes, not logits: XLA sums integers exactly and ONNX Runtime rounds the biases of the QDQ form.
     if (logits[ORT_INTEGER].argmax(-1) != logits[XLA_INTEGER].argmax(-1)).any():
         raise RuntimeError(f"{network.name}: ONNX Runtime's int8 classes are not XLA's")
+    return {name: once(call, x) for name, call in calls.items()}
+
+
+def peer_contenders(
+    network: Network, codes: Quantized, x: np.ndarray, options: Options
+) -> dict[str, Callable[[], int]]:
+    """The calls of other packages to time, by name; of an `mlp`.
+
+    Raises:
+      MissingPackageError: if PyTorch or qwix should run and is not installed.
+      RuntimeError: if one does not give the float32 network's logits, within what int8 changes.
+    """
+    params, model_state = _without_ranges(codes)
+    calls: dict[str, Callable[[np.ndarray], Any]] = peers.torch_calls(params, THREADS) if options.torch else {}
+    if options.qwix:
+        calls[QWIX_PTQ] = _xla_call(peers.qwix_serving(models.build(network.config), params, x), x)
+    logits = np.asarray(codes.model.apply(params, model_state, x, train=False)[0])
+    for name, call in calls.items():
+        tolerance = (1e-4 if name == TORCH else CLOSE) * np.abs(logits).max()
+        if not np.allclose(call(x), logits, rtol=0, atol=tolerance):
+            raise RuntimeError(f"{network.name}: the logits of {name} are not XLA's")
     return {name: once(call, x) for name, call in calls.items()}
 
 

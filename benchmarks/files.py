@@ -71,6 +71,12 @@ def _rows(case: str, model: Model, options: Options) -> list[Row]:
         values: dict[str, Value] = {"bytes": len(content), "times_smaller": 4 * count / len(content)}
         for column, times, target in zip(("write", "read"), (writing, reading), targets, strict=True):
             values[f"{column}_mb_per_second"] = spread(4e-6 * count / times[name], target)
+        if name != JOPT:
+            values |= {
+                "write_ratio": spread(writing[name] / writing[JOPT]),
+                "read_ratio": spread(reading[name] / reading[JOPT]),
+            }
+            values["against"] = JOPT
         rows.append(Row(f"{case} ({count:,} parameters): {encoding}", name, values))
     return rows
 

@@ -16,10 +16,14 @@ from jopt.train.manifest import processor, version
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "qwix", "onnxruntime", "constriction")
 
+BUSY = 0.05
+"""Share of the processors' time that other processes may take while something is measured."""
+
 # Column to its label and the factor from the JSON's unit (seconds, bytes, shares) to the label's.
 COLUMNS: dict[str, tuple[str, float]] = {
     "seconds": ("s", 1),
     "seconds_per_step": ("µs a step", 1e6),
+    "saved_seconds_per_step": ("µs saved a step", 1e6),
     "seconds_per_mask": ("ms a mask", 1e3),
     "seconds_per_call": ("µs a call", 1e6),
     "seconds_per_trial_step": ("µs a trial-step", 1e6),
@@ -36,6 +40,8 @@ COLUMNS: dict[str, tuple[str, float]] = {
     "times_smaller": ("times smaller", 1),
     "write_mb_per_second": ("write, MB/s", 1),
     "read_mb_per_second": ("read, MB/s", 1),
+    "write_ratio": ("writing, ratio", 1),
+    "read_ratio": ("reading, ratio", 1),
     "examples_per_second": ("examples/s", 1),
     "accuracy_difference": ("accuracy within", 1),
     "over_best": ("over the best", 1),
@@ -157,5 +163,5 @@ def others_share(before: Busy | None, after: Busy | None) -> float | None:
 
 def others_line(suite: str, share: float) -> str:
     """How quiet the machine was while a suite ran."""
-    verdict = "" if share < 0.05 else ": NOT A QUIET MACHINE, do not quote these figures"
+    verdict = "" if share < BUSY else ": NOT A QUIET MACHINE, do not quote these figures"
     return f"{suite}: other processes took {100 * share:.0f} % of the processors' time{verdict}"

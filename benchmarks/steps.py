@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.contenders import (
     CASES,
     JOPT,
@@ -26,10 +27,18 @@ from benchmarks.contenders import (
     pytorch,
     scanned,
 )
+from benchmarks.peers import (
+    JAXPRUNER,
+    TORCH_AO,
+    TORCH_AO_BOTH_SIDES,
+    TORCH_AO_BOTH_SIDES_ONE_THREAD,
+    TORCH_AO_ONE_THREAD,
+    TORCH_PRUNE,
+)
 from benchmarks.timing import (
-    MissingPackageError,
     Options,
     Row,
+    Value,
     alternate,
     at_least,
     at_most,
@@ -55,7 +64,14 @@ QWIX = "qwix, int8 weights"
 QWIX_BOTH_SIDES = "qwix, int8 weights and activations"
 
 # Methods may cost little over the plain step; qwix's step should take at least as long as jopt's of the same codes.
-REFERENCES = {MASKS: PLAIN, INT8: PLAIN, BOTH: PLAIN, BOTH_SIDES: PLAIN, QWIX: INT8, QWIX_BOTH_SIDES: BOTH_SIDES}
+REFERENCES = dict.fromkeys((MASKS, INT8, BOTH, BOTH_SIDES), PLAIN) | {
+    QWIX: INT8,
+    QWIX_BOTH_SIDES: BOTH_SIDES,
+    TORCH_AO: INT8,
+    TORCH_AO_BOTH_SIDES: BOTH_SIDES,
+    TORCH_AO_ONE_THREAD: INT8,
+    TORCH_AO_BOTH_SIDES_ONE_THREAD: BOTH_SIDES,
+}
 COMPRESS_TARGETS = {
     MASKS: at_most(1.05),
     INT8: at_most(1.12),
@@ -92,11 +108,19 @@ def train(options: Options) -> list[Row]:
     for case in chosen_cases(options):
         contenders = training_contenders(job(case.experiment), options.torch)
         times = alternate({name: contender.run for name, contender in contenders.items()}, options)
-        rows += compared(case.name, times, "seconds_per_step", JOPT, case.targets)
+        rows += train_rows(case, times)
         # A contender's closures hold its state in a cycle: 28x28 images of all cases at once would fill the caches.
         del contenders
         gc.collect()
     return rows
+
+
+def train_rows(case: Case, times: Mapping[str, np.ndarray]) -> list[Row]:
+    """The rows of suite `train` from the seconds of each contender, and what a segment saves of the Python loop."""
+    rows = compared(case.name, times, "seconds_per_step", JOPT, case.targets)
+    # Launching a program costs about as much for any step: a ratio would only tell how long the step is.
+    saved: dict[str, Value] = {"saved_seconds_per_step": spread(times[PYTHON_LOOP] - times[JOPT])}
+    return [row._replace(values=row.values | saved) if row.contender == PYTHON_LOOP else row for row in rows]
 
 
 def matmul(options: Options) -> list[Row]:
@@ -138,20 +162,22 @@ def matrix_product(size: int) -> Callable[[], int]:
 
 
 def masks(options: Options) -> list[Row]:
-    """Suite `masks`: choosing which weights are kept; the ratio is the sort's time over jopt's.
+    """Suite `masks`: choosing which weights are kept; the ratio is the alternative's time over jopt's.
 
     Raises:
       RuntimeError: if the contenders' masks differ.
+      MissingPackageError: if PyTorch should run and is not installed.
     """
     rows = []
     for size in options.weights:
-        choices = mask_contenders(distinct_scores(size), jnp.float32(SPARSITY))
-        # Only jopt's keeps the exact count when scores tie, so a fair comparison needs scores that do not.
+        choices = mask_contenders(distinct_scores(size), SPARSITY, options.torch)
+        # Not all keep the exact count when scores tie, so a fair comparison needs scores that do not.
         kept = [np.asarray(choose()) for choose in choices.values()]
         if not all(np.array_equal(kept[0], mask) for mask in kept):
             raise RuntimeError(f"the masks of {size} weights differ: {[int(mask.sum()) for mask in kept]} are kept")
-        work = {name: once(lambda c=choose: c().block_until_ready()) for name, choose in choices.items()}
-        times = alternate(work, options)
+        work = {name: once(lambda c=choose: jax.block_until_ready(c())) for name, choose in choices.items()}
+        # Sorting this many takes seconds.
+        times = alternate(work, options if size < 10_000_000 else options.fewer(4))
         case = f"{size:,} weights, {100 * SPARSITY:g} % pruned"
         rows += compared(case, times, "seconds_per_mask", TOP_K, {SORT: at_least(MASK_TARGETS.get(size))})
         del choices, kept, work
@@ -159,10 +185,17 @@ def masks(options: Options) -> list[Row]:
     return rows
 
 
-def mask_contenders(scores: jax.Array, sparsity: jax.Array) -> dict[str, Callable[[], jax.Array]]:
-    """The contenders by name; jopt's first. Both are one XLA program, with a traced sparsity."""
-    search, sort = jax.jit(prune.top_k_mask), jax.jit(mask_by_sort)
-    return {TOP_K: lambda: search(scores, sparsity), SORT: lambda: sort(scores, sparsity)}
+def mask_contenders(scores: jax.Array, sparsity: float, torch: bool) -> dict[str, Callable[[], Any]]:
+    """The contenders by name; jopt's first. Those in JAX are one XLA program each, with a traced sparsity."""
+    share = jnp.float32(sparsity)
+    selections = {TOP_K: prune.top_k_mask, SORT: mask_by_sort, JAXPRUNER: peers.mask_by_argsort}
+    programs = {name: jax.jit(select) for name, select in selections.items()}
+    contenders: dict[str, Callable[[], Any]] = {}
+    for name, program in programs.items():
+        contenders[name] = lambda p=program: p(scores, share)
+    if torch:
+        contenders[TORCH_PRUNE] = peers.torch_selection(np.asarray(scores), sparsity)
+    return contenders
 
 
 def mask_by_sort(scores: jax.Array, sparsity: jax.Array) -> jax.Array:
@@ -203,48 +236,30 @@ def methods() -> dict[str, tuple[Method, ...]]:
 
 
 def compress(options: Options) -> list[Row]:
-    """Suite `compress`: what masks and fake quantization add to a training step, and qwix's step of the same codes.
+    """Suite `compress`: what masks and fake quantization add to a training step, and qwix's and torch.ao's steps.
 
-    All run in jopt's segments on the same batches, so what differs is the method alone.
+    All but torch.ao's run in jopt's segments on the same batches, so what differs is the method alone.
 
     Raises:
-      MissingPackageError: if qwix should run and is not installed.
+      MissingPackageError: if qwix or PyTorch should run and is not installed.
     """
     jobs = {name: job(compressed_experiment(*fields)) for name, fields in methods().items()}
     if options.qwix:
+        plain = compressed_experiment()
         for name, inputs in ((QWIX, None), (QWIX_BOTH_SIDES, "int8")):
-            jobs[name] = job(compressed_experiment(), model=qwix_model(inputs))
-    times = alternate({name: scanned(work, update=True).run for name, work in jobs.items()}, options)
-    return compress_rows(times)
+            jobs[name] = job(plain, model=peers.qwix_model(models.build(plain.model), inputs))
+    contenders = {name: scanned(work, update=True) for name, work in jobs.items()}
+    if options.torch:
+        for name, inputs, threads in (
+            (TORCH_AO, False, 2),
+            (TORCH_AO_ONE_THREAD, False, 1),
+            (TORCH_AO_BOTH_SIDES, True, 2),
+            (TORCH_AO_BOTH_SIDES_ONE_THREAD, True, 1),
+        ):
+            contenders[name] = peers.torch_ao(jobs[PLAIN], inputs=inputs, threads=threads)
+    return compress_rows(alternate({name: contender.run for name, contender in contenders.items()}, options))
 
 
 def compress_rows(times: Mapping[str, np.ndarray]) -> list[Row]:
     """The rows of suite `compress` from the seconds of each contender."""
     return compared(CASES[0].name, times, "seconds_per_step", REFERENCES, COMPRESS_TARGETS)
-
-
-def qwix_model(inputs: str | None) -> models.Model:
-    """The same network, its kernels quantized to int8 by qwix as it trains; its inputs too, where a type is given.
-
-    Raises:
-      MissingPackageError: if qwix is not installed.
-    """
-    try:
-        import qwix  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        message = "suite compress needs qwix: pip install 'jopt[bench]', or leave it out with --noqwix"
-        raise MissingPackageError(message) from error
-    rule = qwix.QtRule(module_path=".*", weight_qtype="int8", act_qtype=inputs)
-    module = models.build(compressed_experiment().model)
-    model = models.from_linen(qwix.quantize_model(module, qwix.QtProvider([rule])))
-    return models.Model(_lenient(model.init), _lenient(model.apply))
-
-
-def _lenient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with NumPy's promotion: qwix counts on it, jopt's tests forbid it."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return function(*args, **kwargs)
-
-    return call

@@ -31,6 +31,11 @@ _OUT = define_path("out", None, "Directory for the files, made if need be; by de
 _RAW = flags.DEFINE_bool(
     "raw_inputs", False, "StableHLO that takes inputs as the data set has them, and normalizes."
 )
+_SPEED = flags.DEFINE_list(
+    "speed_batches",
+    [str(batch) for batch in export.BATCHES],
+    "Batch sizes at which quantized ONNX files are timed against float32, for the model card; empty: they are not.",
+)
 _TRUST = define_trust()
 _DATA_DIR = define_path("data_dir", None, "Directory of prepared data sets, instead of the config's.")
 _MAX_BYTES = define_max_bytes()
@@ -50,6 +55,7 @@ def main(argv: list[str]) -> None:
 
     run = Workdir(argv[1])
     formats = [export.resolve(name.strip(), "--format") for name in _FORMAT.value]
+    batches = [_batch(text.strip()) for text in _SPEED.value]
     out = Path(_OUT.value) if _OUT.value else run.path / "export"
     if not _OUT.value:
         _refuse_links(out, formats)
@@ -66,6 +72,7 @@ def main(argv: list[str]) -> None:
                 trusted=_TRUST.value,
                 data_dir=_DATA_DIR.value,
                 max_bytes=_MAX_BYTES.value,
+                speed_batches=batches,
             )
         except OSError as error:
             raise WorkdirError(f"{run.path} cannot be exported to {out}: {error}") from error
@@ -74,8 +81,16 @@ def main(argv: list[str]) -> None:
     names = ", ".join(chosen.name for chosen in formats)
     console.print(f"{run.path} as {names}, in {out}\n", soft_wrap=True, markup=False)
     report.show(files_table(written, dense), console)
+    if written[-1].summary:
+        console.print(written[-1].summary, soft_wrap=True, markup=False)
     contents = "says how each does on the test part, how to run it, and what could not be written"
     console.print(f"{written[-1].file} {contents}.", soft_wrap=True, markup=False)
+
+
+def _batch(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError("--speed_batches", text, "batch sizes of at least 1, such as 1,64")
+    return int(text)
 
 
 def files_table(written: Sequence[export.Written], dense: int) -> report.Table:

@@ -11,3 +11,4 @@ from jopt.export.formats import resolve as resolve
 from jopt.export.source import ExportError as ExportError
 from jopt.export.source import Source as Source
 from jopt.export.source import Unavailable as Unavailable
+from jopt.export.speed import BATCHES as BATCHES

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from jopt import report
+from jopt.export import speed
 from jopt.export.formats import Missing, Written
 from jopt.export.source import Source
 from jopt.report import formats
@@ -28,16 +29,20 @@ _TAGS = {
 _PLAIN_KEY = "(?!(?:null|true|false)$)[a-z_]{4,}(-[a-z]+)?"
 
 
-def card(run: Source, files: Sequence[Written], missing: Sequence[Missing]) -> str:
+def card(
+    run: Source, files: Sequence[Written], missing: Sequence[Missing], measured: speed.Report | None = None
+) -> str:
     """The model card of a finished run, as GitHub Markdown behind a YAML header.
 
     Args:
       run: the finished run.
       files: what lies beside the card.
       missing: what could have been there and is not.
+      measured: how fast quantized files are, if there are any.
 
     Returns:
-      The text. Only what the run's files say is in it: the same run gives the same card.
+      The text. But for the times of `measured`, only what the run's files say is in it: the same run gives the same
+      card.
     """
     dataset, result = run.dataset, run.result
     kind = f"`{run.network}`" if run.given_model is None else f"a model of its own (not `{run.network}`)"
@@ -50,6 +55,7 @@ def card(run: Source, files: Sequence[Written], missing: Sequence[Missing]) -> s
         f"{formats.percent(result['accuracy'])} of {len(dataset.test.labels):,} test examples right.",
         *_measures(run),
         *_files(files, missing),
+        *_speed(files, measured),
         *_usage(run, files),
         *_making(run),
         *_limits(run, files),
@@ -153,6 +159,42 @@ def _files(files: Sequence[Written], missing: Sequence[Missing]) -> Iterator[str
     )
     if missing:
         yield "Not here:\n\n" + "\n".join(f"- {escape(name)}: {escape(reason)}" for name, reason in missing)
+
+
+def _speed(files: Sequence[Written], measured: speed.Report | None) -> Iterator[str]:
+    programs = [f"`{file.file.name}`" for file in files if file.file.name == "integer.stablehlo"]
+    if measured is None and not programs:
+        return
+    yield "## Speed"
+    if measured is not None:
+        yield escape(measured.recommendation)
+        if measured.measurement is not None and measured.advice is not None:
+            yield "\n".join(f"- {escape(sentence)}" for sentence in measured.advice.sentences)
+            yield to_markdown(_times(measured.measurement, measured.advice))
+            yield _circumstances(measured.measurement)
+    for name in programs:
+        yield f"{name} was not timed: nothing is recommended about its speed."
+
+
+def _times(measurement: speed.Measurement, advice: speed.Advice) -> Table:
+    ratios = {(entry.form, entry.batch): entry for entry in advice.speeds}
+    rows = []
+    for calls in measurement.calls:
+        for name, seconds in calls.seconds.items():
+            entry = ratios.get((name, calls.batch))
+            ratio = ("", "") if entry is None else (f"{entry.median:.2f}", f"{entry.p10:.2f}")
+            rows.append((str(calls.batch), name, f"{1e6 * float(np.median(seconds)):,.0f}", *ratio))
+    header = ("batch", "file", "µs a call", "times as fast as float32", "in nine of ten rounds at least")
+    return Table("", header, "rlrrr", rows)
+
+
+def _circumstances(measurement: speed.Measurement) -> str:
+    threads = f"{measurement.threads} {'thread' if measurement.threads == 1 else 'threads'}"
+    return escape(
+        f"Measured on {measurement.date} by {measurement.runtime} with {threads} on {measurement.machine}: "
+        "medians of rounds in which the files took turns. Another machine, or other work on this one, gives other "
+        "times."
+    )
 
 
 def _usage(run: Source, files: Sequence[Written]) -> Iterator[str]:

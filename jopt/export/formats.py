@@ -13,11 +13,13 @@ import numpy as np
 from jopt import models, reference
 from jopt.codec import MAX_BYTES
 from jopt.config import ConfigError
-from jopt.export import safetensors, source, stablehlo
+from jopt.export import safetensors, source, speed, stablehlo
 from jopt.export.source import Agreement, ExportError, Source, Unavailable
 from jopt.files import make_directory, sweep, write_bytes, write_text
 
 CARD = "README.md"
+FLOAT_ONNX = "float.onnx"
+QUANTIZED_ONNX = ("quantized.onnx", "quantized_qdq.onnx")
 
 
 class Options(NamedTuple):
@@ -107,6 +109,8 @@ def export(
     trusted: bool = False,
     data_dir: str | None = None,
     max_bytes: int = MAX_BYTES,
+    speed_batches: Sequence[int] = speed.BATCHES,
+    timer: speed.Timer = speed.measure,
 ) -> list[Written]:
     """Writes a finished run in some formats, and `README.md`, a model card that describes the files.
 
@@ -114,12 +118,13 @@ def export(
     |---|---|
     | packed | `model.jopt`: the run's own, or written now |
     | stablehlo | `masked.stablehlo`; `float`, `shrunk`, `integer` where the run has them; a JSON file beside each |
-    | onnx | `float.onnx`, and `quantized.onnx` of a run that quantizes weights and activations |
+    | onnx | `float.onnx`; `quantized.onnx`, `quantized_qdq.onnx` of a run that quantizes weights and activations |
     | safetensors | `model.safetensors` |
 
     What can be run is run on the test part, and compared with the model as it was evaluated; the card has the
     numbers. An ONNX file must also give the logits of the function that it was made of, or it is not written. A
-    function whose program is that of another is not written twice.
+    function whose program is that of another is not written twice. Quantized ONNX files are timed against the
+    float32 one, and the card says which to take; no other file depends on the times.
 
     Args:
       run: the run's directory.
@@ -132,9 +137,11 @@ def export(
       trusted: lifts the rules for foreign configs (`docs/security.md`).
       data_dir: where the run's data are, instead of where its config says.
       max_bytes: memory that the tensors of the run's packed file may take.
+      speed_batches: batch sizes at which quantized ONNX files are timed; none: they are not.
+      timer: what times them.
 
     Returns:
-      The files in the order in which they were written, the card last.
+      The files in the order in which they were written, the card last; its summary is the advice on speed, if any.
 
     Raises:
       ConfigError: for another format, or two that write files of one name.
@@ -160,9 +167,38 @@ def export(
         entries = list(_write(kind, exported, directory, Options(raw_inputs)))
         written += [entry for entry in entries if isinstance(entry, Written)]
         missing += [entry for entry in entries if isinstance(entry, Missing)]
-    text = card(exported, written, missing)
+    measured = timed(written, exported.inputs, speed_batches, timer)
+    text = card(exported, written, missing, measured)
     write_text(directory / CARD, text)
-    return [*written, Written("card", directory / CARD, len(text.encode()))]
+    summary = "" if measured is None else measured.recommendation
+    return [*written, Written("card", directory / CARD, len(text.encode()), summary)]
+
+
+def timed(
+    written: Sequence[Written], inputs: np.ndarray, batches: Sequence[int], timer: speed.Timer
+) -> speed.Report | None:
+    """Times quantized ONNX files against the float32 one; None where there is no quantized one.
+
+    Args:
+      written: files that exist.
+      inputs: examples for them.
+      batches: batch sizes; none: nothing is timed.
+      timer: as in `export`.
+    """
+    forms = {
+        entry.file.name: speed.Form(entry.file.name, entry.bytes, entry.agreement.accuracy)
+        for entry in written
+        if entry.format == ONNX.name and entry.agreement is not None
+    }
+    floating, quantized = forms.get(FLOAT_ONNX), [forms[name] for name in QUANTIZED_ONNX if name in forms]
+    if not quantized:
+        return None
+    if floating is None:
+        return speed.Report(reason=f"there is no {FLOAT_ONNX} to compare with")
+    if not batches:
+        return speed.Report(reason="that was not asked for")
+    files = {entry.file.name: entry.file for entry in written if entry.file.name in forms}
+    return speed.report(timer(files, inputs, batches), floating, quantized)
 
 
 def resolve(entry: str | Format, field: str = "formats") -> Format:
@@ -316,18 +352,31 @@ def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File 
             *exported.float_parts(), exported.input_shape, metadata=exported.metadata, examples=exported.inputs
         )
 
-    def quantized() -> bytes:
-        model, params, model_state, weights, activations = exported.integer_parts()
-        return onnx.encode_quantized(
-            *(model, params, model_state, exported.input_shape, weights, activations),
-            metadata=exported.metadata,
-            examples=exported.inputs,
-        )
+    def quantized(form: str) -> Callable[[], bytes]:
+        def encode() -> bytes:
+            model, params, model_state, weights, activations = exported.integer_parts()
+            return onnx.encode_quantized(
+                *(model, params, model_state, exported.input_shape, weights, activations),
+                metadata=exported.metadata,
+                form=form,
+                examples=exported.inputs,
+            )
 
-    summaries = (source.WHAT["float"], "codes of weights and layers' inputs, in integers where jopt's own are")
-    for name, summary, encode in zip(ONNX.files, summaries, (plain, quantized), strict=True):
+        return encode
+
+    summaries = (
+        source.WHAT["float"],
+        "codes of weights and layers' inputs, in integers where jopt's own are",
+        "the same codes in fused kernels, biases rounded",
+    )
+    encoders = (plain, quantized("integer"), quantized("qdq"))
+    for name, summary, encode in zip(ONNX.files, summaries, encoders, strict=True):
         try:
             content = encode()
+        # Some models cannot have this form; the form before it has their codes.
+        except onnx.CoarseBiasError as error:
+            yield Missing(name, str(error))
+            continue
         # A wrong graph ends the export. What the run or ONNX lacks is a reason, and goes into the card.
         except onnx.OnnxError as error:
             raise ExportError(f"{name}: {error}") from error
@@ -368,7 +417,7 @@ STABLEHLO = Format(
 ONNX = Format(
     "onnx",
     _onnx,
-    ("float.onnx", "quantized.onnx"),
+    (FLOAT_ONNX, *QUANTIZED_ONNX),
     packages=("jax2onnx", "onnx", "onnxruntime", "onnxscript"),
 )
 SAFETENSORS = Format("safetensors", _safetensors, ("model.safetensors",), packages=("safetensors",))

@@ -62,6 +62,10 @@ class OnnxError(ValueError):
     """A file cannot be run, or does not compute what the model computes: it is not written."""
 
 
+class CoarseBiasError(OnnxError):
+    """The form 'qdq' rounds the biases of this model too coarsely: the form 'integer' keeps them."""
+
+
 def encode(
     model: "Model",
     params: PyTree,
@@ -167,7 +171,8 @@ def encode_quantized(
       ImportError: without jax2onnx and onnx, of the extra 'export'.
       ValueError: for a path in `weights` that is no parameter of that shape; a layer without a range; mean without
         std; examples of another shape.
-      OnnxError: if ONNX Runtime cannot run the file, or gives other logits than the simulation.
+      OnnxError: if ONNX Runtime cannot run the file, or gives other logits than the simulation; CoarseBiasError
+        where 'qdq' rounds biases too coarsely.
 
     Jacob et al., 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference", section 2.
@@ -400,14 +405,14 @@ def check_biases(
       batches: what to compare them on.
 
     Raises:
-      OnnxError: if the logits differ by more than `LARGEST_MOVED` of them, as root mean squares.
+      CoarseBiasError: if the logits differ by more than `LARGEST_MOVED` of them, as root mean squares.
     """
     moved, simulated = (
         np.concatenate(_on_cpu(predict, trees, batches)).astype(np.float64) for trees in (rounded, exact)
     )
     allowed = LARGEST_MOVED * _rms(simulated)
     if _rms(moved - simulated) > allowed:
-        raise OnnxError(
+        raise CoarseBiasError(
             "the form 'qdq' rounds biases to whole steps of the sums, too coarse here: "
             f"{_difference_of_all(moved, simulated, allowed)}; nothing was written; the form 'integer' keeps "
             "biases in float32"

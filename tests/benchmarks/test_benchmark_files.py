@@ -23,6 +23,8 @@ def test_rows_of_every_contender():
     assert [row.case.partition(" (")[0] for row in ours] == list(files.CASES)
     assert [row.case for row in rows if row.contender == files.ZIP] == [row.case for row in ours]
     parameters = SMALL + 4 * 60
+    for row in rows:
+        assert ("write_ratio" in row.values) == ("read_ratio" in row.values) == (row.contender != files.JOPT)
     for row in ours:
         assert f"({parameters:,} parameters)" in row.case
         for column, target in (("write_mb_per_second", 50), ("read_mb_per_second", 100)):

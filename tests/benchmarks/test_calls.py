@@ -1,5 +1,6 @@
 """Suites `shrink` and `serving` end to end at their smallest; what they compare with what; no time is asserted."""
 
+import dataclasses
 import math
 
 import jax
@@ -61,7 +62,7 @@ def test_what_serving_compares_with_what():
 @pytest.mark.slow
 def test_serving_has_a_row_for_each_batch_and_way():
     pytest.importorskip("jax2onnx", reason="needs the extra 'jopt[export]'")
-    rows = calls.serving(ONCE, [SMALL], [1, 4])
+    rows = calls.serving(dataclasses.replace(ONCE, torch=False, qwix=False), [SMALL], [1, 4])
     ways = [calls.ORT, calls.ORT_INTEGER, calls.ORT_QDQ, calls.XLA, calls.XLA_INTEGER, calls.XLA_SHRUNK]
     assert [(row.case, row.contender) for row in rows] == [
         (f"MLP 6-20-8-3, batch {batch}", way) for batch in (1, 4) for way in ways

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import files, output, timing
+from benchmarks import files, output, summary, timing
 from benchmarks.timing import Options, Row, alternate, at_least, compared, spread
 
 
@@ -65,7 +65,7 @@ def test_one_core_is_one_core_for_a_while():
 
 
 # Pytest collects doctests of the installed packages and of tests alone.
-@pytest.mark.parametrize("module", [timing, output, files], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [timing, output, files, summary], ids=lambda module: module.__name__)
 def test_examples_in_the_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0

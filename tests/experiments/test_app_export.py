@@ -30,6 +30,13 @@ def test_an_unknown_format_is_one_line(app, refused, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("sizes", ["0", "1,x", "-1"])
+def test_a_batch_size_that_is_none_is_one_line(forked, refused, tmp_path, sizes):
+    message = refused(forked("export", tmp_path, f"--speed_batches={sizes}"), 2)
+    assert "--speed_batches must be batch sizes of at least 1" in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_readme_of_a_project_is_not_replaced(app, refused, tmp_path):
     (tmp_path / "README.md").write_text("# mine\n")
     message = refused(app("export", tmp_path / "run", f"--out={tmp_path}"), 1)
