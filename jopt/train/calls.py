@@ -50,7 +50,9 @@ class Calls:
             return fn(state, stage_names(common, stage, paths), train)
 
         if widening is not None:
-            state = jax.eval_shape(widening.widen, state) if _is_abstract(state) else widening.widen(state)
+            to_device = self.prepared.to_device
+            abstract = _is_abstract(state)
+            state = jax.eval_shape(widening.widen, state) if abstract else widening.widen(state, to_device)
         # Under names that the segments of all stages have in common, so that equal programs have equal texts.
         args = (state, common_names(self.values, stage), train)
         return Request("segment", (stage, steps), segment, args, (0,))

@@ -109,9 +109,9 @@ class Widening(NamedTuple):
         """The same for states of several trials, stacked."""
         return self._replace(fresh=quick_jit(jax.vmap(self.fresh)))
 
-    def widen(self, state: TrainState) -> TrainState:
-        """The stage's state, as the wider form has it."""
-        states = dict(zip(self.names, state.transform_state, strict=True)) | self.fresh(state.params)
+    def widen(self, state: TrainState, place: Callable[[PyTree], PyTree] = lambda tree: tree) -> TrainState:
+        """The stage's state, as the wider form has it; `place` puts what is added where the state is."""
+        states = dict(zip(self.names, state.transform_state, strict=True)) | place(self.fresh(state.params))
         return state._replace(transform_state=tuple(states[name] for name in self.wide_names))
 
     def narrow(self, state: TrainState) -> TrainState:

@@ -1,0 +1,76 @@
+"""Programs that compute little are compiled quickly, chosen by structure; on the host, many operations are one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopt import levels
+from jopt.levels import quick_jit
+from jopt.train.effort import Effort
+
+SMALL = Effort(
+    parameters=50_610, forward=1_285, evaluations=41, evaluated=360, updates=0, calibrated=0, trained=1_257
+)
+
+
+def test_xla_accepts_the_options_of_every_level():
+    for level in (levels.QUICK, levels.GOOD, levels.FULL):
+        doubled = jax.jit(lambda x: 2 * x).lower(1.0).compile(compiler_options=levels.options(level))
+        assert float(doubled(1.0)) == 2
+
+
+def test_more_work_never_lowers_the_level():
+    order = {levels.QUICK: 0, levels.GOOD: 1, levels.FULL: 2}
+    chosen = [order[levels.Work(10.0**n).level] for n in range(14)]
+    assert chosen == sorted(chosen) and set(chosen) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("init", "parameters"), ("seen", "evaluations"), ("evaluate", "evaluated"), ("teacher", "trained")],
+)
+def test_a_program_of_small_networks_is_compiled_quickly_and_of_large_ones_well(name, field):
+    assert SMALL.level(name) == levels.QUICK
+    assert SMALL._replace(**{field: 10_000 * getattr(SMALL, field)}).level(name) == levels.FULL
+
+
+def test_choosing_masks_often_is_compiled_better_than_choosing_them_once():
+    assert SMALL._replace(updates=1).level("update") == levels.QUICK
+    assert SMALL._replace(updates=100).level("update") == levels.GOOD
+
+
+def test_what_trains_is_compiled_fully():
+    assert SMALL.level("segment") is levels.FULL
+
+
+def test_on_the_host_a_function_is_one_program(monkeypatch):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, _, **__: compiled.append(name))
+    x = np.arange(3, dtype=np.float32)
+    result = quick_jit(lambda x: jnp.cumsum(jnp.flip(x) * 3 + 1) / 7)(x)
+    np.testing.assert_allclose(result, np.cumsum(x[::-1] * 3 + 1) / 7, rtol=1e-6)
+    assert compiled.count("/jax/core/compile/backend_compile_duration") == 1
+
+
+def test_inside_of_a_program_it_is_a_part_of_it():
+    double = quick_jit(lambda x: 2 * x)
+    assert float(jax.jit(lambda x: double(x) + 1)(3.0)) == 7
+    assert jax.vmap(double)(jnp.arange(3.0)).tolist() == [0, 2, 4]
+    assert float(jax.grad(double)(3.0)) == 2
+
+
+def test_constants_inside_of_a_program_stay_numbers():
+    double, seen = quick_jit(lambda x: 2 * x), []
+
+    def program(x):
+        seen.append(float(double(np.float32(3))))
+        return x
+
+    jax.jit(program)(1.0)
+    assert seen == [6.0]
+
+
+def test_static_arguments_are_constants():
+    repeat = quick_jit(lambda x, *, times: [x] * times, static=("times",))
+    assert len(repeat(1.0, times=3)) == 3
