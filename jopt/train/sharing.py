@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+from jaxtyping import PyTree
 
 from jopt import hyper
 from jopt.levels import quick_jit
