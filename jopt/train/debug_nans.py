@@ -9,16 +9,17 @@ import numpy as np
 
 from jopt import data, keys
 from jopt.rules import named_leaves
-from jopt.train import operations
+from jopt.train import interpreter
 from jopt.train.compiler import Compiler
-from jopt.train.operations import Bad, Operation, Range
+from jopt.train.interpreter import Bad
+from jopt.train.operations import Operation, Range
 from jopt.train.prepared import Prepared
 from jopt.train.schedule import Segment
 from jopt.train.state import TrainState, to_host
 from jopt.train.step import Parts, gather, loss
 
-# How the names of a program's arguments begin; `operations.evaluate` knows the data by theirs.
-_ARGUMENTS = ("", "values/", operations.DATA)
+# How the names of a program's arguments begin.
+_ARGUMENTS = ("", interpreter.VALUES, interpreter.DATA)
 
 
 class Finding(NamedTuple):
@@ -146,14 +147,14 @@ class Replay:
         meant: frozenset[str],
     ) -> Finding:
         """Evaluates `fn` operation by operation, and follows the first bad result back."""
-        args = (state._asdict(), self.prepared.values, arrays)
-        program, shapes = trace_for_replay(fn, state, *args[1:])
+        args = (state, self.prepared.values, arrays)
+        program, shapes = trace_for_replay(fn, *args)
         leaves = {
             f"{kind}{name}": leaf
             for kind, tree in zip(_ARGUMENTS, args, strict=True)
             for name, leaf in named_leaves(tree)
         }
-        _, marks = operations.evaluate(program, list(leaves.values()), list(leaves), phase)
+        _, marks = interpreter.evaluate(program, list(leaves.values()), list(leaves), phase)
         bad = {
             _result(name): mark
             for (name, _), mark in zip(named_leaves(shapes), marks, strict=True)
@@ -187,7 +188,7 @@ class Replay:
             return jax.grad(loss, argnums=1, has_aux=True)(p, state.params, state, batch, key)[0]
 
         grads = Compiler().call("gradients", 0, gradients, state, self.prepared.values, arrays)
-        return tuple(name for name, leaf in named_leaves(grads) if any(operations.count_not_finite(leaf)))
+        return tuple(name for name, leaf in named_leaves(grads) if any(interpreter.count_not_finite(leaf)))
 
 
 def trace_for_replay(fn: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
@@ -197,7 +198,7 @@ def trace_for_replay(fn: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 
 def _not_finite(state: TrainState) -> dict[str, int]:
     """The leaves that are not finite, and how many NaNs they hold."""
-    counts = {name: operations.count_not_finite(leaf) for name, leaf in named_leaves(state._asdict())}
+    counts = {name: interpreter.count_not_finite(leaf) for name, leaf in named_leaves(state)}
     return {name: nans for name, (nans, infinities) in counts.items() if nans or infinities}
 
 

@@ -1,10 +1,9 @@
 """A run in its directory: start or resume it, save everything, end with a result."""
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
 from jopt.train.compiler import Compiler, Request
 from jopt.train.config import Experiment
-from jopt.train.debug_nans import Replay
 from jopt.train.display import (
     collect_stages,
     finished_parts,
@@ -37,6 +35,7 @@ from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState
 from jopt.train.surroundings import mixture
+from jopt.train.watch import Watch
 from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, never
 
 
@@ -135,7 +134,6 @@ class _Session:
       debug_nans: whether to look for the first bad operation of a diverged run.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
-      finding: what `debug_nans` found, for the manifest.
       saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
     """
 
@@ -153,7 +151,6 @@ class _Session:
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
     )
     step: int = 0
-    finding: dict[str, Any] | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     def run(self) -> dict[str, Any]:
@@ -167,7 +164,7 @@ class _Session:
             launch.admit(accept=self.accept_changes)
         with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints:
             self.staging = Staging(p, self.compiler, self._end_of)
-            self.replay = Replay(p, self.staging.arrays) if self.debug_nans else None
+            self.watch = Watch(p, self.staging.arrays, self.observer, trace=self.trace, debug_nans=self.debug_nans)
             state, last, rows = self._restore()
             if launch.changes and last is not None:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
@@ -183,7 +180,7 @@ class _Session:
                     self.staging,
                     segments,
                     self._at_boundary,
-                    around=self._around(segments),
+                    around=self.watch.around(segments),
                     state=state,
                     stage=None if last is None else last.stage,
                 )
@@ -260,8 +257,7 @@ class _Session:
         }
 
     def _compilations(self) -> dict[str, Any]:
-        counts = {"compilations": dict(sorted(self.compiler.counts.items()))}
-        return counts if self.finding is None else counts | {"non_finite": self.finding}
+        return {"compilations": dict(sorted(self.compiler.counts.items())), **self.watch.facts()}
 
     def _times(self) -> dict[str, float]:
         """Seconds that went into the run up to here, those of earlier processes included."""
@@ -269,24 +265,6 @@ class _Session:
             "wall_seconds": self.spent["wall_seconds"] + time.perf_counter() - self.begun,
             "compile_seconds": self.spent["compile_seconds"] + self.compiler.seconds,
         }
-
-    def _around(
-        self, segments: Sequence[Segment]
-    ) -> Callable[[Segment, TrainState], contextlib.AbstractContextManager[None]]:
-        """What the steps of each segment are run in."""
-        traced = None
-        if self.trace is not None:
-            traced = profile.tracer(self.trace, segments, self._name, self.observer)
-
-        def around(segment: Segment, state: TrainState) -> contextlib.AbstractContextManager[None]:
-            if self.replay is not None:
-                self.replay.keep(segment, state)
-            return contextlib.nullcontext() if traced is None else traced(segment)
-
-        return around
-
-    def _name(self, segment: Segment) -> str:
-        return f"stage {self.prepared.plans[segment.stage].name!r}, steps {segment.start} to {segment.stop - 1}"
 
     def _at_boundary(self, boundary: Boundary) -> None:
         segment = boundary.segment
@@ -344,17 +322,9 @@ class _Session:
         last = "no checkpoint was saved"
         if steps:
             last = f"the last good checkpoint is {self.files.checkpoints / str(steps[-1])}"
-        text = f"the {part} loss is not finite at step {step} (counted from 0); {last}"
-        finding = None
-        # An operation that cannot be run by itself must not hide that the run diverged.
-        with attempt(self.observer, "the segment cannot be replayed"):
-            if self.replay is not None:
-                finding = self.replay.find(part, boundary.segment.stage, step, boundary.state)
-                self.observer.note("\n".join(finding.lines()))
-                self.finding = finding.json()
-                text = f"{text}; {finding.sentence()}"
-        error = NonFiniteError(text)
-        error.finding = finding
+        why = self.watch.explain(part, boundary.segment.stage, step, boundary.state)
+        error = NonFiniteError(f"the {part} loss is not finite at step {step} (counted from 0); {last}{why}")
+        error.finding = self.watch.finding
         return error
 
     def _finish(self, state: TrainState) -> dict[str, Any]:

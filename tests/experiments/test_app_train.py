@@ -94,9 +94,8 @@ def test_a_loss_that_is_not_finite_is_status_1(forked, config, refused, tmp_path
     flags = ["--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30", "--quiet"]
     done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", "--debug_nans", *flags)
     line = refused(done, 1)
-    assert (
-        "NonFiniteError: the training loss is not finite at step" in line and "dot_general of MLP/Dense_1" in line
-    )
+    assert "NonFiniteError: the training loss is not finite at step" in line
+    assert "dot_general of MLP/Dense_1" in line
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["exit_status"] == "diverged"
     assert manifest["events"][-1]["non_finite"]["operation"]["layer"] == "MLP/Dense_1"

@@ -15,7 +15,14 @@ from jopt.report.observer import Silent
 from jopt.train import NonFiniteError, prepare, run
 from jopt.train.debug_nans import Replay
 
-CONFIG = smallest_experiment(pack=False, segment_steps=3, epochs=3, checkpoint_every=1)
+# Adam, whose state has leaves of the parameters' shapes, so that one leaf for another would show.
+CONFIG = smallest_experiment(
+    pack=False,
+    segment_steps=3,
+    epochs=3,
+    checkpoint_every=1,
+    optimizer=optim.Config(name="adam", learning_rate=0.01),
+)
 
 
 class Tail(nn.Module):
@@ -113,7 +120,7 @@ def test_a_learning_rate_that_explodes_in_a_later_segment(tmp_path):
     optimizer = optim.Config(name="sgd", learning_rate=1e5)
     error, _, _ = diverge(dataclasses.replace(CONFIG, optimizer=optimizer, epochs=8), tmp_path / "run")
     finding = error.finding
-    assert finding.step >= 3
+    assert finding.step >= 3 and f"at step {finding.step} " in str(error)
     assert (finding.operation.primitive, finding.operation.layer) == ("dot_general", "MLP/Dense_1")
     assert max(abs(x.low) for x in finding.operation.inputs) > 1e10
     assert all(x.nans == x.infinities == 0 for x in finding.operation.inputs)
@@ -157,3 +164,16 @@ def test_a_state_that_is_not_finite_from_the_start(healthy):
     assert (
         finding.step == 0 and "Dense_0/kernel" in finding.parameters and "before the first step" in finding.problem
     )
+
+
+def test_an_update_of_the_optimizer(healthy):
+    prepared, state = healthy
+    # First moments at the end of the range, divided by the roots of second moments that are small.
+    opt_state = jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.full_like(x, 3e38) if "mu" in jax.tree_util.keystr(path) else x, state.opt_state
+    )
+    finding = replay(prepared, state._replace(opt_state=opt_state), prepared.arrays)
+    operation = finding.operation
+    assert (finding.step, operation.phase, operation.layer, finding.gradients) == (0, "optimizer", "", ())
+    assert finding.value in {f"params/{name}" for name in finding.parameters}
+    assert "jopt/train/step.py" in operation.source or "jopt/optim" in operation.source

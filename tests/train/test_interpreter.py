@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import quick
 
-from jopt.train.operations import Range, evaluate
+from jopt.train.interpreter import evaluate
+from jopt.train.operations import Range
 
 X = jnp.array([4.0, 1.0, 0.0, 2.0])
 
@@ -97,5 +98,5 @@ def test_the_scopes_the_side_and_the_line_of_an_operation():
     operation = chain[0].operation
     # The factor of a derivative is computed beside the forward pass.
     assert (operation.phase, operation.layer) == ("forward", "Net/Root_0")
-    assert "test_operations.py" in operation.source and operation.source.endswith("return jnp.sqrt(x).sum()")
+    assert "test_interpreter.py" in operation.source and operation.source.endswith("return jnp.sqrt(x).sum()")
     assert operation.outputs == (Range("float32[4]", 0.25, 0.5, 0, 1),)
