@@ -44,11 +44,18 @@ def test_what_trains_is_compiled_fully():
     assert SMALL.level("segment") is levels.FULL
 
 
-def test_on_the_host_a_function_is_one_program(monkeypatch):
+def test_on_the_host_a_function_is_one_program():
     compiled = []
-    jax.monitoring.register_event_duration_secs_listener(lambda name, _, **__: compiled.append(name))
+
+    def listen(name: str, seconds: float, **details: object) -> None:
+        compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     x = np.arange(3, dtype=np.float32)
-    result = quick_jit(lambda x: jnp.cumsum(jnp.flip(x) * 3 + 1) / 7)(x)
+    try:
+        result = quick_jit(lambda x: jnp.cumsum(jnp.flip(x) * 3 + 1) / 7)(x)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
     np.testing.assert_allclose(result, np.cumsum(x[::-1] * 3 + 1) / 7, rtol=1e-6)
     assert compiled.count("/jax/core/compile/backend_compile_duration") == 1
 

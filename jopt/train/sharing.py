@@ -47,6 +47,7 @@ def wider(plans: Sequence[StagePlan], index: int, parameters: int) -> StagePlan 
         and all(t.observe is None and t.learn is None for a, t in plan.transforms if plan.names(a))
         and all(_idle_at_first(t) for a, t in following.transforms if following.names(a))
         and len(following.transforms) == len(plan.transforms) + len(added)
+        and plan.ema_decay is None
         and plan.distillation is None
         and following.distillation is None
         and _optimizer(plan) == _optimizer(following)
