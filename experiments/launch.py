@@ -52,8 +52,8 @@ def launch(main: Callable[[list[str]], int | None], arguments: str = "") -> None
         # absl and JAX log to stderr, where an error must stay the only line.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.WARNING)
-        # Imports make more than 100,000 objects that stay: searching them for garbage takes a sixth of their time, and as
-        # much in each collection of the run.
+        # Imports make more than 100,000 objects that stay: to search them for garbage takes a sixth of the time of
+        # the imports, and again as long in each full collection of the run.
         gc.disable()
         # Before `main`: where memory or files have run out, nothing can be imported any more.
         from experiments import failures
