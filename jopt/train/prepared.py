@@ -1,8 +1,6 @@
 """From a config to everything that a run needs, checked before anything compiles or is written."""
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +11,17 @@ from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jopt import data, hyper, intercept, keys, levels, models, optim, transfer
+from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
-from jopt.train import describe, plan, program, schedule
+from jopt.train import describe, plan, schedule
 from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
-from jopt.train.effort import Effort, forward_elements
-from jopt.train.finished import Source, load_source, match_inputs
+from jopt.train.finished import Source, load_source
 from jopt.train.plan import StagePlan, resolve, trace_layers
 from jopt.train.program import Program
-from jopt.train.sharing import Widening, as_trained, masking, wider
+from jopt.train.programs import evaluated_rows, stage_programs
+from jopt.train.sharing import Widening
 from jopt.train.state import TrainState
 
 
@@ -152,7 +150,6 @@ def prepare(
     mesh = _mesh(config, plans[0].batch_size)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     to_device = functools.partial(jax.device_put, device=everywhere)
-    structure, numbers = hyper.split(config)
     for name, network in _networks(config, model):
         _check_model(config, name, network.name, models.model(network), input_shape, dataset.num_classes)
     if model is not None:
@@ -170,130 +167,34 @@ def prepare(
         if not directory.startswith(STAGE)
     }
 
-    # Inside a trace the values are tracers, so the plans are resolved again with them. What the models say about
-    # their parameters is structure and is taken from the plans above: no second trace of the network.
-    def with_numbers(values: hyper.Hyper) -> list[StagePlan]:
-        return plan.with_layers(
-            resolve(hyper.join(structure, values), examples, model), [stage.layers for stage in plans]
-        )
-
-    # Cached, as the loop, reports and `like` below ask for the same programs again and again.
-    def build(stage: StagePlan, numbers: Callable[[hyper.Hyper], StagePlan], steps: int) -> Program:
-        per_epoch = data.steps_per_epoch(examples, stage.batch_size)
-        return program.build(
-            stage,
-            numbers,
-            input_shape=input_shape,
-            steps=steps,
-            aligned=stage.length.start % per_epoch == stage.length.segment_steps % per_epoch == 0,
-            teacher=teacher_of(stage),
-            mesh=mesh,
-        )
-
-    # Cached, as the loop, reports and `like` below ask for the same programs again and again.
-    @functools.cache
-    def program_of(index: int, steps: int) -> Program:
-        return build(plans[index], lambda values: with_numbers(values)[index], steps)
-
-    @functools.cache
-    def segment_of(index: int, steps: int) -> Callable[..., Any]:
-        wide = wide_of(index)
-        stage, owner = (plans[index], index) if wide is None else (wide, index + 1)
-        masks = masking(plans[owner])
-
-        def numbers(values: hyper.Hyper) -> StagePlan:
-            every = with_numbers(values)
-            return as_trained(dataclasses.replace(every[index], applied=every[owner].applied), masks)
-
-        return build(as_trained(stage, masks), numbers, steps).segment
-
-    @functools.cache
-    def wide_of(index: int) -> StagePlan | None:
-        params = plan.shapes(plans[index].model, input_shape)[0]
-        return wider(plans, index, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)))
-
-    @functools.cache
-    def widening(index: int) -> Widening | None:
-        wide = wide_of(index)
-        return None if wide is None else Widening.of(plans[index], wide)
-
-    def teacher_of(stage: StagePlan) -> Callable[[hyper.Hyper], models.Model] | None:
-        if stage.distillation is None or not stage.teacher_computes_along:
-            return None
-        name = stage.distillation.teacher
-        if name.startswith(STAGE):
-            index = next(s.index for s in plans if s.name == name.removeprefix(STAGE))
-            return lambda values: with_numbers(values)[index].wrapped
-        return lambda values, source=sources[name]: match_inputs(source, dataset)
-
-    # Shapes alone, to read checkpoints into: nothing is initialized. A stage's state depends on that of the stage
-    # before (frozen methods keep theirs), hence the recursion.
-    @functools.cache
-    def like(index: int) -> TrainState:
-        program = program_of(index, plans[index].length.segment_steps)
-        before = (like(index - 1),) if index else ()
-        return jax.eval_shape(
-            lambda seed, *previous: program.init(keys.root(seed), numbers, *previous), numbers["seed"], *before
-        )
-
     segments = list(schedule.segments(config, examples))
+    programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, mesh=mesh)
     rows = evaluated_rows(dataset)
-
-    # Once for each stage, and of one trial alone: a trial of a grid must be compiled as a run of it would be.
-    @functools.cache
-    def effort(index: int) -> Effort:
-        stage, state = plans[index], like(index)
-        mine = [segment for segment in segments if segment.stage == index]
-        x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-        return Effort(
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-            forward=forward_elements(stage.wrapped, state.params, state.model_state, x),
-            evaluations=1 + sum(segment.evaluate for segment in mine),
-            evaluated=rows,
-            updates=len(mine) if stage.updates else 0,
-            calibrated=sum(a.method.calibration_examples() for a in stage.applied if stage.names(a)),
-            trained=examples,
-        )
-
-    def level(index: int, name: str) -> int | None:
-        return levels.FULL if name == "segment" else effort(index).level(name)
-
     prepared = Prepared(
         config=config,
         dataset=dataset,
         segments=segments,
         plans=plans,
-        values=to_device(numbers),
+        values=to_device(hyper.split(config)[1]),
         arrays={
             "train": data.device_arrays(dataset, "train", everywhere),
             # Of one size, so that one program evaluates both.
             **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
         },
-        program_of=program_of,
-        segment_of=segment_of,
         to_device=to_device,
-        like=like,
-        level=level,
-        widening=widening,
         sources=sources,
         own_model=model,
+        **programs._asdict(),
     )
     for stage in plans:
         check_parameters(stage, input_shape)
         _check_features(prepared, stage, input_shape)
-        like(stage.index)
+        prepared.like(stage.index)
         try:
             prepared.transfer_rows(stage)
         except (RuleError, transfer.TransferError) as error:
             raise type(error)(f"{stage.path}.transfer: {error}") from error
     return prepared
-
-
-def evaluated_rows(dataset: data.Dataset) -> int:
-    """Rows of the evaluated parts, padding included: the larger one's, in whole batches where that is several."""
-    largest = max(part.labels.shape[0] for part in (dataset.validation, dataset.test))
-    size = program.EVALUATION_BATCH
-    return largest if largest <= size else -(-largest // size) * size
 
 
 def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
