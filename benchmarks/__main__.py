@@ -83,11 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if share is not None:
             notes.append(output.others_line(name, share))
             print(notes[-1])
+        # After each suite: the next one may be killed, or fail, half an hour later.
+        if json_file:
+            write_json(Path(json_file), output.to_json(results))
     peers = summary.tables({name: output.to_json(results[name]) for name in suites or TIMED})
     for table in peers:
         report.show(table, _console())
-    if json_file:
-        write_json(Path(json_file), output.to_json(results))
     if markdown:
         write_text(Path(markdown), "\n\n".join([*notes, *map(report.to_markdown, [*peers, *tables])]) + "\n")
     return 0

@@ -12,7 +12,7 @@ import quick
 
 from benchmarks import __main__, low_bits, output, processes, steps
 from benchmarks.contenders import CASES, ROOT
-from benchmarks.timing import Options
+from benchmarks.timing import Options, Row
 from jopt import report
 
 SMALL = """
@@ -91,6 +91,18 @@ def test_the_markdown_has_a_table_for_each_suite(written):
     assert text.count("\n| :---") == 2 + 3
     assert text.index("Where jopt is slower") < text.index("Training step")
     assert steps.PYTHON_LOOP in text and steps.SORT.replace("_", r"\_") in text
+
+
+def test_what_was_measured_is_kept_when_a_later_suite_fails(tmp_path, monkeypatch):
+    def fails(options):
+        raise RuntimeError("killed")
+
+    rows = [Row("case", "contender", {"flops": 7})]
+    monkeypatch.setattr(__main__, "SUITES", {"masks": (lambda options: rows, "one"), "train": (fails, "two")})
+    path = tmp_path / "b.json"
+    with pytest.raises(RuntimeError, match="killed"):
+        __main__.main(["masks", "train", f"--json={path}"])
+    assert json.loads(path.read_text())["masks"] == [{"case": "case", "contender": "contender", "flops": 7}]
 
 
 def test_an_unknown_case_is_refused_with_the_known_ones():
