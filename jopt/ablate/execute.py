@@ -106,6 +106,7 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
         program_of=program_of,
         segment_of=segment_of,
         to_device=lift.place,
+        sharding=lift.split,
         like=like,
     )
 
@@ -161,13 +162,14 @@ class ChunkRun:
             state, at, rows = self._restore()
             if at is not None:
                 self.report(SegmentProgress(at, rows, 0.0))
-            state = run_segments(
-                self.staging,
-                p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
-                self._at_boundary,
-                state=state,
-                stage=None if at is None else at.stage,
-            )
+            with self.compiler.ahead(self.staging.calls.ahead(at)):
+                state = run_segments(
+                    self.staging,
+                    p.segments if at is None else [s for s in p.segments if s.mark > at.mark],
+                    self._at_boundary,
+                    state=state,
+                    stage=None if at is None else at.stage,
+                )
             self.checkpoints.wait()
             trial_results = self._outcomes(state)
         # The result before the removal: an interruption between the two costs disk space and no training.

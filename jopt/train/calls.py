@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -10,6 +11,7 @@ from jopt import data, hyper, keys
 from jopt.train.compiler import Request
 from jopt.train.prepared import Prepared
 from jopt.train.program import Program
+from jopt.train.schedule import Segment
 from jopt.train.sharing import common_names, stage_names
 from jopt.train.state import TrainState, Variables, evaluated
 
@@ -50,9 +52,10 @@ class Calls:
             return fn(state, stage_names(common, stage, paths), train)
 
         if widening is not None:
-            to_device = self.prepared.to_device
-            abstract = _is_abstract(state)
-            state = jax.eval_shape(widening.widen, state) if abstract else widening.widen(state, to_device)
+            if isinstance(state.step, jax.ShapeDtypeStruct):
+                state = self._placed(jax.eval_shape(widening.widen, state))
+            else:
+                state = widening.widen(state, self.prepared.to_device)
         # Under names that the segments of all stages have in common, so that equal programs have equal texts.
         args = (state, common_names(self.values, stage), train)
         return Request("segment", (stage, steps), segment, args, (0,))
@@ -70,21 +73,21 @@ class Calls:
         """What the network does with the validation or test part, which have one shape."""
         return self._request("evaluate", stage, self._program(stage).judge, variables, self.values, part)
 
-    def ahead(self, stage: int = 0, *, begun: bool = False) -> Iterator[Request]:
-        """What is called from a stage on, in the order of the first calls, as far as it is known before the run.
+    def ahead(self, last: Segment | None) -> Iterator[Request]:
+        """What is still called, in the order of the first calls, as far as it is known before.
 
         Args:
-          stage: index of the first stage.
-          begun: whether that stage has begun already.
+          last: the segment after which a run is resumed; None: it begins.
         """
-        for index in range(stage, len(self.prepared.plans)):
-            yield from self._of_stage(index, begun=begun and index == stage)
+        first = 0 if last is None else last.stage + last.last
+        for stage in range(first, len(self.prepared.plans)):
+            yield from self._of_stage(stage, begun=last is not None and stage == last.stage)
 
     def _of_stage(self, stage: int, *, begun: bool) -> Iterator[Request]:
         p, plan = self.prepared, self.prepared.plans[stage]
-        state, train = p.like(stage), p.arrays["train"]
+        state, train = self._placed(p.like(stage)), p.arrays["train"]
         if not begun:
-            yield self.init(stage, *([p.like(stage - 1)] if stage else []))
+            yield self.init(stage, *([self._placed(p.like(stage - 1))] if stage else []))
         # What the teacher says of the training part is data of the stage, and not known yet.
         if plan.distillation is None:
             if plan.updates:
@@ -96,8 +99,13 @@ class Calls:
         variables = evaluated(state)
         if plan.transforms:
             yield self.seen(stage, state)
-            variables = jax.eval_shape(self._program(stage).seen, state, self.values)
+            variables = self._placed(jax.eval_shape(self._program(stage).seen, state, self.values))
         yield self.judge(stage, variables, p.arrays["test"])
+
+    def _placed(self, shapes: Any) -> Any:
+        """Shapes of arrays where the run's programs expect them."""
+        sharding = self.prepared.sharding
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
     def _program(self, stage: int) -> Program:
         return self.prepared.program(self.prepared.plans[stage])
@@ -115,7 +123,3 @@ def with_key(init: Callable[..., TrainState]) -> Callable[..., TrainState]:
         return init(keys.roots(values["seed"]), values, *previous)
 
     return start
-
-
-def _is_abstract(state: TrainState) -> bool:
-    return isinstance(state.step, jax.ShapeDtypeStruct)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.errors import FlaxError
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, optim, transfer
@@ -38,7 +38,8 @@ class Prepared(NamedTuple):
       program_of: `(stage index, steps) -> Program`.
       segment_of: `(stage index, steps) ->` the segment's function as the loop calls it: in a form that several
         stages share, see `jopt.train.sharing`. It takes the state that `widening` gives.
-      place: puts a pytree of host arrays where the run's programs expect it.
+      to_device: puts a pytree of host arrays where the run's programs expect it.
+      sharding: how these arrays are split over devices; None: they are on one.
       like: `stage index -> TrainState` of shapes and dtypes.
       level: `(stage index, program's name) ->` how well it is compiled, see `jopt.levels`.
       widening: `stage index ->` how the state of a stage becomes that of its segment, see `jopt.train.sharing`;
@@ -56,6 +57,7 @@ class Prepared(NamedTuple):
     program_of: Callable[[int, int], Program]
     segment_of: Callable[[int, int], Callable[..., Any]]
     to_device: Callable[[PyTree], PyTree]
+    sharding: Sharding | None
     like: Callable[[int], TrainState]
     level: Callable[[int, str], int | None]
     widening: Callable[[int], Widening | None]
@@ -182,6 +184,7 @@ def prepare(
             **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
         },
         to_device=to_device,
+        sharding=everywhere,
         sources=sources,
         own_model=model,
         **programs._asdict(),

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from jopt.train import describe, metrics, packed, profile
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compiler import Compiler, Request
+from jopt.train.compiler import Compiler
 from jopt.train.config import Experiment
 from jopt.train.display import (
     collect_stages,
@@ -173,7 +173,7 @@ class _Session:
                     self._compilations, continues=last is not None, step=lambda: self.step
                 ) as self.manifest,
                 observe_training(self.observer, p, self.files, rows) as self.shown,
-                self.compiler.ahead(self._requests(last)),
+                self.compiler.ahead(self.staging.calls.ahead(last)),
             ):
                 segments = p.segments if last is None else [s for s in p.segments if s.mark > last.mark]
                 state = run_segments(
@@ -187,15 +187,6 @@ class _Session:
                 result = self._finish(state)
         self.observer.finished(lambda: finished_parts(self.files, result, p.config.columns))
         return result
-
-    def _requests(self, last: Segment | None) -> Iterable[Request]:
-        """What will be called, to be compiled while the run goes on."""
-        # Shapes do not say how an array is split over devices.
-        if self.prepared.config.data_parallel:
-            return ()
-        if last is None:
-            return self.staging.calls.ahead()
-        return self.staging.calls.ahead(last.stage + last.last, begun=not last.last)
 
     def _end_of(self, stage: int) -> TrainState:
         """The state that a stage ended in, from its checkpoint."""
