@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from jopt import export, report
 
-# Of `jopt.export.FORMATS`, which imports JAX.
+# Of `jopt.export.FORMATS` and `BATCHES`, which import JAX.
 FORMATS = ("packed", "stablehlo", "onnx", "safetensors")
+BATCHES = (1, 64)
 _FORMAT = flags.DEFINE_list(
     "format",
     ["packed", "stablehlo"],
@@ -33,7 +34,7 @@ _RAW = flags.DEFINE_bool(
 )
 _SPEED = flags.DEFINE_list(
     "speed_batches",
-    [str(batch) for batch in export.BATCHES],
+    [str(batch) for batch in BATCHES],
     "Batch sizes at which quantized ONNX files are timed against float32, for the model card; empty: they are not.",
 )
 _TRUST = define_trust()

@@ -294,6 +294,7 @@ class NofM(Pruning):
       rules: pairs of a pattern of a parameter's path and None, which leaves it alone.
 
     Example:
+      >>> import jax
       >>> NofM(2, 4, axis="inputs").plan({"kernel": jax.ShapeDtypeStruct((8, 4), "float32")})[0].what
       'keeps 2 of every 4 weights, one_shot by magnitude'
     """
