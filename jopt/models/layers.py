@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jopt.hyper import check_number
-from jopt.patches import patches
+from jopt.models.convolution import Geometry, convolution
 from jopt.typing import Activation, Number
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -187,10 +187,9 @@ def conv_general_dilated(
     if isinstance(padding, str):
         extent = [(size - 1) * d + 1 for size, d in zip(rhs.shape, dilation, strict=False)]
         padding = lax.padtype_to_pads(lhs.shape[1:-1], extent, window_strides, padding)
-    product = functools.partial(
-        _slices_and_product, strides=window_strides, padding=padding, dilation=dilation, precision=precision
-    )
-    return lax.platform_dependent(lhs, rhs, cpu=product, default=native)
+    sizes, window = lhs.shape[1:-1], rhs.shape[:-2]
+    geometry = Geometry(sizes, window, tuple(window_strides), tuple(map(tuple, padding)), dilation, precision)
+    return lax.platform_dependent(lhs, rhs, cpu=functools.partial(convolution, geometry=geometry), default=native)
 
 
 # A partial and not a subclass, so that Linen names the modules `Conv_0` as it does its own.
@@ -202,22 +201,3 @@ def _channels_last(spatial: int) -> lax.ConvDimensionNumbers:
     """[batch, *spatial, channels], [*window, in, out]."""
     data = (0, spatial + 1, *range(1, spatial + 1))
     return lax.ConvDimensionNumbers(data, (spatial + 1, spatial, *range(spatial)), data)
-
-
-def _slices_and_product(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    dilation: Sequence[int],
-    precision: lax.PrecisionLike,
-) -> jax.Array:
-    columns = patches(x, kernel.shape[:-2], strides, padding, dilation)
-    contract = (((x.ndim - 1,), (0,)), ((), ()))
-    product = functools.partial(lax.dot_general, dimension_numbers=contract, precision=precision)
-    if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.finfo(x.dtype).bits >= 32:
-        return product(columns, kernel.reshape(-1, kernel.shape[-1]))
-    # Else XLA may add up in so few bits too: on CPU, of jaxlib 0.11, 2 % of a kernel's gradient were lost.
-    wide = product(columns, kernel.reshape(-1, kernel.shape[-1]), preferred_element_type=jnp.float32)
-    return wide.astype(x.dtype)
