@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from benchmarks import torch_networks
 from benchmarks.timing import MissingPackageError, Target, at_least
 from jopt import data, models, optim
 from jopt.train import Compiler, Experiment, Prepared, Program, TrainState, cross_entropy, prepare
@@ -23,6 +24,8 @@ PLAIN_CONV = "the same with nn.Conv"
 PYTORCH = "PyTorch eager"
 PYTORCH_FUSED = "PyTorch eager, fused Adam"
 PYTORCH_ONE_THREAD = "PyTorch eager, 1 thread"
+PYTORCH_CHANNELS_LAST = "PyTorch eager, channels last"
+PYTORCH_CHANNELS_LAST_ONE_THREAD = "PyTorch eager, channels last, 1 thread"
 
 
 class Case(NamedTuple):
@@ -51,6 +54,7 @@ class Network(NamedTuple):
 
 DIGITS = data.DataConfig(name="digits")
 IMAGES = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(28, 28, 1), train=2048))
+COLOURS = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(32, 32, 3), train=256))
 
 
 def experiment(
@@ -90,6 +94,11 @@ CASES = (
     Case("CNN 8-16, digits, batch 16", experiment("cnn", 16, 8, 16, hidden=64), _targets(1.2, 5.0, 1.2)),
     Case("CNN 16-32, 28x28x1, batch 64", experiment("cnn", 64, 16, 32, hidden=64, source=IMAGES)),
     Case("CNN 8-16, 28x28x1, batch 16", experiment("cnn", 16, 8, 16, hidden=64, source=IMAGES)),
+    Case(
+        "ResNet-18 of width 16, 32x32x3, batch 32",
+        experiment("resnet18", 32, 16, source=COLOURS),
+        dict.fromkeys((PYTORCH, PYTORCH_CHANNELS_LAST), at_least(0.9)),
+    ),
 )
 MLP, SMALL_CNN = CASES[0], CASES[3]
 
@@ -206,35 +215,38 @@ def python_loop(job: Job, model: models.Model | None = None) -> Contender:
     rate = job.prepared.config.optimizer.learning_rate
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
-    def step(params: Any, opt_state: Any, row: jax.Array, arrays: data.Arrays) -> tuple[Any, Any, jax.Array]:
-        def loss_of(params: Any) -> jax.Array:
-            inputs = data.normalize(arrays.inputs[row], arrays.mean, arrays.std)
-            logits, _ = net.apply(params, {}, inputs, train=True)
-            return cross_entropy(logits, arrays.labels[row]).mean()
+    def step(variables: Any, opt_state: Any, row: jax.Array, arrays: data.Arrays) -> tuple[Any, Any, jax.Array]:
+        params, state = variables
 
-        loss, grads = jax.value_and_grad(loss_of)(params)
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            inputs = data.normalize(arrays.inputs[row], arrays.mean, arrays.std)
+            logits, new_state = net.apply(params, state, inputs, train=True)
+            return cross_entropy(logits, arrays.labels[row]).mean(), new_state
+
+        (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         # Optax's bias correction mixes dtypes, which a strict session (as the tests' is) refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return (optax.apply_updates(params, updates), state), opt_state, loss
 
     jitted = jax.jit(step, donate_argnums=(0, 1))
-    params = job.initial().params
-    opt_state = optimizer.init(params)
+    initial = job.initial()
+    variables = initial.params, initial.model_state
+    opt_state = optimizer.init(initial.params)
     done, loss = 0, np.nan
 
     def run() -> int:
-        nonlocal params, opt_state, done, loss
+        nonlocal variables, opt_state, done, loss
         losses = []
         for i in range(done, done + job.steps):
-            params, opt_state, step_loss = jitted(params, opt_state, job.rows[i % len(job.rows)], arrays)
+            variables, opt_state, step_loss = jitted(variables, opt_state, job.rows[i % len(job.rows)], arrays)
             losses.append(step_loss)
         done += job.steps
-        jax.block_until_ready((params, opt_state))
+        jax.block_until_ready((variables, opt_state))
         loss = float(np.mean(jax.device_get(losses)))
         return job.steps
 
-    return Contender(run, lambda: loss, lambda: jax.tree.map(np.array, params))
+    return Contender(run, lambda: loss, lambda: jax.tree.map(np.array, variables[0]))
 
 
 class PlainConvNet(nn.Module):
@@ -258,13 +270,16 @@ def plain_convolution(job: Job) -> Contender:
     return python_loop(job, models.from_linen(PlainConvNet(tuple(config.features), config.hidden or 64)))
 
 
-def pytorch(job: Job, *, threads: int = 2, fused: bool = False) -> Contender:
+def pytorch(
+    job: Job, *, threads: int = 2, fused: bool = False, wrap: Callable[[Any], Any] = lambda net: net
+) -> Contender:
     """PyTorch eager: tensors resident and normalized, the batch indexed, Adam after `clip_grad_norm_`.
 
     Args:
       job: what to train: an `mlp` or a `cnn`. The initial weights are jopt's.
       threads: for `torch.set_num_threads`.
       fused: whether Adam is PyTorch's fused kernel, which is not what `Adam(parameters)` gives on CPU.
+      wrap: makes the network that is trained of the plain one.
 
     Raises:
       MissingPackageError: if there is no PyTorch.
@@ -281,7 +296,7 @@ def pytorch(job: Job, *, threads: int = 2, fused: bool = False) -> Contender:
         inputs = inputs.flatten(1)
     labels = torch.from_numpy(np.asarray(dataset.train.labels, np.int64))
     rows = torch.from_numpy(job.rows.astype(np.int64))
-    net = _torch_network(torch, params, dataset.train.inputs.shape[1:3])
+    net = wrap(_torch_network(torch, params, dataset.train.inputs.shape[1:3]))
     adam = torch.optim.Adam(net.parameters(), lr=config.optimizer.learning_rate, fused=fused)
     loss_of = torch.nn.CrossEntropyLoss()
     done, loss = 0, np.nan
@@ -307,6 +322,8 @@ def pytorch(job: Job, *, threads: int = 2, fused: bool = False) -> Contender:
 
 def _torch_network(torch: Any, params: Any, image: tuple[int, ...]) -> Any:
     """`torch.nn.Sequential` with jopt's weights, for images of this height and width."""
+    if "Block_0" in params:
+        return torch_networks.resnet(torch, params)
     nn, layers, channels = torch.nn, [], None
     convolutions = sum(name.startswith("Conv") for name in params)
     dense = sum(name.startswith("Dense") for name in params)
