@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
@@ -88,7 +87,10 @@ def conv_general_dilated(
         dilation,
         precision,
     )
-    contraction = functools.partial(_contraction.bind, result="output", geometry=geometry)
+
+    def contraction(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _contraction.bind(*_equally_varying(x, kernel), result="output", geometry=geometry)
+
     return lax.platform_dependent(lhs, rhs, cpu=contraction, default=native)
 
 
@@ -152,6 +154,16 @@ def _channels_last(spatial: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(data, (spatial + 1, spatial, *range(spatial)), data)
 
 
+def _equally_varying(*operands: jax.Array) -> list[jax.Array]:
+    """In `jax.shard_map` that checks them, the axes that one operand varies over are the others' too."""
+    # JAX 0.10.2 has the axes in a field of a field; before it was `vma`.
+    types = [jax.typeof(operand) for operand in operands]
+    over = [getattr(getattr(type_, "mat", None), "varying", getattr(type_, "vma", frozenset())) for type_ in types]
+    missing = [tuple(frozenset().union(*over) - axes) for axes in over]
+    pairs = zip(operands, missing, strict=True)
+    return [lax.pcast(operand, axes, to="varying") if axes else operand for operand, axes in pairs]
+
+
 def _channels(result: Operand, a: jax.Array, b: jax.Array) -> tuple[int, int]:
     """Channels in and out."""
     return (a.shape[-1], b.shape[-1]) if result == "kernel" else (b.shape[-2], b.shape[-1])
@@ -170,7 +182,7 @@ def _shape(a: Any, b: Any, *, result: Operand, geometry: Geometry) -> Any:
         "kernel": (*geometry.window, channels_in, channels_out),
         "output": (a.shape[0], *geometry.positions, channels_out),
     }[result]
-    return ShapedArray(shape, a.dtype)
+    return a.update(shape=shape, weak_type=False)
 
 
 def _transpose(operand: int, cotangent: jax.Array, *values: Any, result: Operand, geometry: Geometry) -> jax.Array:

@@ -190,6 +190,15 @@ def test_images_smaller_than_the_window_few_channels_and_other_axes_are_products
         assert forms(geometry, channels, dtype) == ["columns"] * 3
 
 
+def test_shard_map_that_checks_what_varies_takes_a_replicated_kernel():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, kernel = integers((4, 4, 4, 16)), integers((3, 3, 16, 2), seed=1)
+    gradient = jax.grad(lambda kernel, x: (layer(x, kernel) ** 2).sum())
+    spec = jax.sharding.PartitionSpec
+    parts = jit(jax.shard_map(gradient, mesh=mesh, in_specs=(spec(), spec("data")), out_specs=spec()))
+    np.testing.assert_array_equal(parts(kernel, x), gradient(kernel, x))
+
+
 def test_any_batch_size_can_be_exported():
     x, kernel = integers((3, 6, 6, 16)), integers((3, 3, 16, 2), seed=1)
     (batch,) = jax.export.symbolic_shape("b")
