@@ -104,14 +104,14 @@ def choose(result: Operand, geometry: Geometry, channels: tuple[int, int], dtype
 
     | result | convolution | form |
     | --- | --- | --- |
-    | output, input | two spatial axes, a multiple of 16 channels in, more pixels a side than the window | native |
-    | kernel | the same, more than one tap, stride 1 | native |
+    | output, input | two spatial axes, more pixels a side than the window, a multiple of 16 channels in | native |
+    | kernel | the same, or a multiple of 16 channels out; stride 1, several taps, few channels in | native |
     | any | all others; dilation; other dtypes than float32 | columns |
 
     Measured inside of `lax.scan`, where training happens, with jaxlib 0.10.2 on two cores: `python -m benchmarks
     convolutions`. Fewer channels do not fill the vectors of XLA's convolution, and the output's columns serve the
-    kernel's gradient too; with stride 2 or one tap the columns are small. On images smaller than the window XLA's
-    convolution is up to 400 times slower.
+    kernel's gradient too; with stride 2, one tap, or more than four channels in for each position the columns are
+    small. On images smaller than the window XLA's convolution is up to 400 times slower.
 
     Args:
       result: what is computed.
@@ -127,10 +127,13 @@ def choose(result: Operand, geometry: Geometry, channels: tuple[int, int], dtype
     planar = len(geometry.window) == 2 and all(d == 1 for d in geometry.dilation)
     sides = geometry.positions if result == "input" else geometry.sizes
     wide = all(side > size for side, size in zip(sides, geometry.window, strict=True))
-    if not (planar and wide) or dtype != jnp.float32 or channels[0] % 16:
+    if not (planar and wide) or dtype != jnp.float32:
         return "columns"
+    if result != "kernel":
+        return "native" if channels[0] % 16 == 0 else "columns"
     few_columns = math.prod(geometry.window) == 1 or any(stride != 1 for stride in geometry.strides)
-    return "columns" if result == "kernel" and few_columns else "native"
+    few_columns |= channels[0] > 4 * math.prod(geometry.positions)
+    return "native" if not few_columns and 0 in (channels[0] % 16, channels[1] % 16) else "columns"
 
 
 def contract(

@@ -180,6 +180,9 @@ def test_images_smaller_than_the_window_few_channels_and_other_axes_are_products
     ]
     assert forms(wide) == ["native"] * 3
     assert forms(wide._replace(strides=(2, 2))) == ["native", "native", "columns"]
+    assert forms(wide, 272) == ["native", "native", "columns"]
+    kernels = {choose("kernel", wide, channels, jnp.float32) for channels in ((1, 16), (3, 32), (16, 10))}
+    assert kernels == {"native"} and choose("kernel", wide, (8, 8), jnp.float32) == "columns"
     for geometry, channels, dtype in [
         (wide, 8, jnp.float32),
         (wide, 16, jnp.bfloat16),
