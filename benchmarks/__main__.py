@@ -14,7 +14,7 @@ from typing import Any
 
 import rich.console
 
-from benchmarks import calls, contenders, files, grids, low_bits, output, processes, steps, summary
+from benchmarks import calls, contenders, convolutions, files, grids, low_bits, output, processes, steps, summary
 from benchmarks.timing import MissingPackageError, Options, Row
 from jopt import report
 from jopt.files import write_json, write_text
@@ -46,9 +46,13 @@ SUITES: dict[str, tuple[Callable[[Options], list[Row]], str]] = {
         lambda options: processes.on_devices(grids.DEVICES, grids.strategies, options.fewer(4, 3)),
         f"Strategies, and the default rule's choice: {_ROUNDS}",
     ),
+    "convolutions": (
+        convolutions.convolutions,
+        f"Forms of a convolution, and their time over the chosen one: {_ROUNDS}",
+    ),
     "low_bits": (low_bits.low_bits, "Accuracy at few bits, by calibration: mean of three seeds"),
 }
-TIMED = tuple(name for name in SUITES if name != "low_bits")
+TIMED = tuple(name for name in SUITES if name not in ("low_bits", "convolutions"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from benchmarks import torch_networks
 from benchmarks.timing import MissingPackageError, Target, at_least
 from jopt import data, models, optim
 from jopt.train import Compiler, Experiment, Prepared, Program, TrainState, cross_entropy, prepare
@@ -23,6 +24,8 @@ PLAIN_CONV = "the same with nn.Conv"
 PYTORCH = "PyTorch eager"
 PYTORCH_FUSED = "PyTorch eager, fused Adam"
 PYTORCH_ONE_THREAD = "PyTorch eager, 1 thread"
+PYTORCH_CHANNELS_LAST = "PyTorch eager, channels last"
+PYTORCH_CHANNELS_LAST_ONE_THREAD = "PyTorch eager, channels last, 1 thread"
 
 
 class Case(NamedTuple):
@@ -51,6 +54,7 @@ class Network(NamedTuple):
 
 DIGITS = data.DataConfig(name="digits")
 IMAGES = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(28, 28, 1), train=2048))
+COLOURS = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(32, 32, 3), train=256))
 
 
 def experiment(
@@ -91,6 +95,11 @@ CASES = (
     Case("CNN 8-16, digits, batch 16", experiment("cnn", 16, 8, 16, hidden=64), _targets(5.0, 1.2)),
     Case("CNN 16-32, 28x28x1, batch 64", experiment("cnn", 64, 16, 32, hidden=64, source=IMAGES)),
     Case("CNN 8-16, 28x28x1, batch 16", experiment("cnn", 16, 8, 16, hidden=64, source=IMAGES)),
+    Case(
+        "ResNet-18 of width 16, 32x32x3, batch 32",
+        experiment("resnet18", 32, 16, source=COLOURS),
+        dict.fromkeys((PYTORCH, PYTORCH_CHANNELS_LAST), at_least(0.9)),
+    ),
 )
 MLP, SMALL_CNN = CASES[0], CASES[3]
 
@@ -207,35 +216,38 @@ def python_loop(job: Job, model: models.Model | None = None) -> Contender:
     rate = job.prepared.config.optimizer.learning_rate
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
-    def step(params: Any, opt_state: Any, row: jax.Array, arrays: data.Arrays) -> tuple[Any, Any, jax.Array]:
-        def loss_of(params: Any) -> jax.Array:
-            inputs = data.normalize(arrays.inputs[row], arrays.mean, arrays.std)
-            logits, _ = net.apply(params, {}, inputs, train=True)
-            return cross_entropy(logits, arrays.labels[row]).mean()
+    def step(variables: Any, opt_state: Any, row: jax.Array, arrays: data.Arrays) -> tuple[Any, Any, jax.Array]:
+        params, state = variables
 
-        loss, grads = jax.value_and_grad(loss_of)(params)
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            inputs = data.normalize(arrays.inputs[row], arrays.mean, arrays.std)
+            logits, new_state = net.apply(params, state, inputs, train=True)
+            return cross_entropy(logits, arrays.labels[row]).mean(), new_state
+
+        (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         # Optax's bias correction mixes dtypes, which a strict session (as the tests' is) refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return (optax.apply_updates(params, updates), state), opt_state, loss
 
     jitted = jax.jit(step, donate_argnums=(0, 1))
-    params = job.initial().params
-    opt_state = optimizer.init(params)
+    initial = job.initial()
+    variables = initial.params, initial.model_state
+    opt_state = optimizer.init(initial.params)
     done, loss = 0, np.nan
 
     def run() -> int:
-        nonlocal params, opt_state, done, loss
+        nonlocal variables, opt_state, done, loss
         losses = []
         for i in range(done, done + job.steps):
-            params, opt_state, step_loss = jitted(params, opt_state, job.rows[i % len(job.rows)], arrays)
+            variables, opt_state, step_loss = jitted(variables, opt_state, job.rows[i % len(job.rows)], arrays)
             losses.append(step_loss)
         done += job.steps
-        jax.block_until_ready((params, opt_state))
+        jax.block_until_ready((variables, opt_state))
         loss = float(np.mean(jax.device_get(losses)))
         return job.steps
 
-    return Contender(run, lambda: loss, lambda: jax.tree.map(np.array, params))
+    return Contender(run, lambda: loss, lambda: jax.tree.map(np.array, variables[0]))
 
 
 class PlainConvNet(nn.Module):
@@ -311,6 +323,8 @@ def pytorch(
 
 def _torch_network(torch: Any, params: Any, image: tuple[int, ...]) -> Any:
     """`torch.nn.Sequential` with jopt's weights, for images of this height and width."""
+    if "Block_0" in params:
+        return torch_networks.resnet(torch, params)
     nn, layers, channels = torch.nn, [], None
     convolutions = sum(name.startswith("Conv") for name in params)
     dense = sum(name.startswith("Dense") for name in params)

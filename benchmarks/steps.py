@@ -15,6 +15,8 @@ from benchmarks.contenders import (
     PLAIN_CONV,
     PYTHON_LOOP,
     PYTORCH,
+    PYTORCH_CHANNELS_LAST,
+    PYTORCH_CHANNELS_LAST_ONE_THREAD,
     PYTORCH_FUSED,
     PYTORCH_ONE_THREAD,
     Case,
@@ -46,6 +48,7 @@ from benchmarks.timing import (
     once,
     spread,
 )
+from benchmarks.torch_networks import channels_last
 from jopt import measure, models, prune, quantize
 from jopt.method import Method
 from jopt.train import Experiment, Stage
@@ -95,6 +98,9 @@ def training_contenders(work: Job, torch: bool) -> dict[str, Contender]:
         contenders[PYTORCH] = pytorch(work)
         contenders[PYTORCH_FUSED] = pytorch(work, fused=True)
         contenders[PYTORCH_ONE_THREAD] = pytorch(work, threads=1)
+        if work.prepared.config.model.name != "mlp":
+            contenders[PYTORCH_CHANNELS_LAST] = pytorch(work, wrap=channels_last)
+            contenders[PYTORCH_CHANNELS_LAST_ONE_THREAD] = pytorch(work, threads=1, wrap=channels_last)
     return contenders
 
 

@@ -11,7 +11,8 @@ from quick import jit
 from benchmarks import contenders, steps
 from benchmarks.contenders import CASES, experiment, job
 from benchmarks.timing import MissingPackageError, Options
-from jopt import data
+from benchmarks.torch_networks import channels_last
+from jopt import data, models
 from jopt.train import prepare
 
 pytestmark = pytest.mark.unoptimized
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.unoptimized
 SMALL = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
 MLP = experiment("mlp", 16, 20, 10, source=SMALL)
 CNN = experiment("cnn", 16, 4, 6, hidden=8, source=SMALL)
+RESNET = experiment("resnet18", 16, 2, source=SMALL)
 EPOCHS = 3
 
 
@@ -57,6 +59,18 @@ def test_pytorch_gives_the_same_losses(reference, fused):
     np.testing.assert_allclose(losses_of(contenders.pytorch(work, threads=1, fused=fused)), losses, rtol=1e-4)
 
 
+def test_the_resnet_of_pytorch_and_the_loop_in_python_give_the_same_losses():
+    pytest.importorskip("torch", reason="PyTorch is not installed: it is the extra 'jopt[bench]'")
+    # One block without and one with a shortcut.
+    network = models.from_linen(models.ResNet(width=2, blocks=(1, 1)))
+    work = job(RESNET, epochs=1, model=network)
+    ways = [contenders.scanned(work), contenders.python_loop(work), contenders.pytorch(work, threads=1)]
+    ways.append(contenders.pytorch(work, threads=1, wrap=channels_last))
+    losses = [way.loss() for way in ways if way.run() == 4]
+    # Normalization divides by the deviation of 16 numbers in the last stage, which multiplies rounding errors.
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-3)
+
+
 def test_without_pytorch_the_error_says_which_extra_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(MissingPackageError, match=r"jopt\[bench\].*--notorch"):
@@ -79,7 +93,7 @@ def test_flops_of_a_step_are_counted_exactly():
 def test_every_target_names_a_contender():
     for case in CASES:
         limits = {name for name, target in case.targets.items() if target is not None}
-        assert limits <= {steps.PYTHON_LOOP, steps.PLAIN_CONV, steps.PYTORCH}
+        assert limits <= {steps.PYTHON_LOOP, steps.PLAIN_CONV, steps.PYTORCH, steps.PYTORCH_CHANNELS_LAST}
         # Only a CNN has a convolution to replace.
         assert (steps.PLAIN_CONV in limits) <= (case.experiment.model.name == "cnn")
 
