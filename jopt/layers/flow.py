@@ -86,6 +86,15 @@ def reads(jaxpr: Jaxpr, parameters: int) -> list[Reads]:
     return [Reads(list(uses), list(others), frozenset(stack)) for uses, others, stack in columns]
 
 
+def scan_counts(eqn: JaxprEqn) -> tuple[int, int]:
+    """How many constants and how many carried values a `scan` takes, before what it slices."""
+    body = _open(eqn.params["jaxpr"])
+    # JAX 0.10 and 0.11 hold these counts in different ways; only what is sliced and stacked has one axis more.
+    carried = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.outvars, body.outvars, strict=True))
+    unsliced = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.invars, body.invars, strict=True))
+    return unsliced - carried, carried
+
+
 class _Walk:
     """A walk over a program; `uses`, `others` and `stacks` collect what it reads of each parameter."""
 
@@ -238,9 +247,7 @@ class _Walk:
 
     def _scan(self, eqn: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
         body = _open(eqn.params["jaxpr"])
-        # JAX 0.10 and 0.11 hold these counts in different ways; only what is sliced and stacked has one axis more.
-        m = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.outvars, body.outvars, strict=True))
-        n = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.invars, body.invars, strict=True)) - m
+        n, m = scan_counts(eqn)
         # A round of the scan sees one slice along the first axis: the layer's copies.
         slices = [_Value(tuple(drop(view, [0]) for view in value.views), value.data) for value in inputs[n + m :]]
         carry = self._carry(body, inputs[:n], inputs[n : n + m], slices)

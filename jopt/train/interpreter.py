@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from jopt.layers.flow import scan_counts
 from jopt.train.operations import Operation, Place, describe
 
 # Calls of one program that run its body once.
@@ -135,17 +136,17 @@ class _Evaluation:
         loop: Callable[..., Bad | None] | None = {"scan": self._in_scan, "while": self._in_while}.get(name)
         first = next((m for m in out_marks if isinstance(m, Bad) and m.cause is None), None)
         if loop is not None and first is not None:
-            found_inside = loop(params, args, marks, inner)
+            found_inside = loop(eqn, args, marks, inner)
             out_marks = [found_inside or m if isinstance(m, Bad) else m for m in out_marks]
         return outputs, out_marks
 
-    def _in_scan(self, params: dict[str, Any], args: list[Any], marks: list[Mark], place: Place) -> Bad | None:
+    def _in_scan(self, eqn: JaxprEqn, args: list[Any], marks: list[Mark], place: Place) -> Bad | None:
         """The first bad result of a scan's body."""
-        body, count = params["jaxpr"], params["num_consts"]
-        consts, carry, xs = args[:count], args[count : (end := count + params["num_carry"])], args[end:]
+        body, (count, carried) = eqn.params["jaxpr"], scan_counts(eqn)
+        consts, carry, xs = args[:count], args[count : (end := count + carried)], args[end:]
         const_marks, carry_marks, x_marks = marks[:count], marks[count:end], marks[end:]
-        order = range(params["length"])
-        for i in reversed(order) if params["reverse"] else order:
+        order = range(eqn.params["length"])
+        for i in reversed(order) if eqn.params["reverse"] else order:
             x = [jax.lax.index_in_dim(x, i, keepdims=False) for x in xs]
             outputs, out_marks = self.run(
                 body.jaxpr, body.consts, [*consts, *carry, *x], [*const_marks, *carry_marks, *x_marks], place
@@ -153,13 +154,14 @@ class _Evaluation:
             # The last results first: those are a step's losses, and the causes of them its forward pass.
             if bad := [mark for mark in out_marks if isinstance(mark, Bad)]:
                 return min(bad, key=lambda mark: mark.chain()[0].order)
-            carry, carry_marks = outputs[: params["num_carry"]], out_marks[: params["num_carry"]]
+            carry, carry_marks = outputs[:carried], out_marks[:carried]
         return None
 
-    def _in_while(self, params: dict[str, Any], args: list[Any], marks: list[Mark], place: Place) -> Bad | None:
+    def _in_while(self, eqn: JaxprEqn, args: list[Any], marks: list[Mark], place: Place) -> Bad | None:
         """The first bad result of a loop's body."""
-        condition, body = params["cond_jaxpr"], params["body_jaxpr"]
-        first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+        first = eqn.params["cond_nconsts"]
+        second = first + eqn.params["body_nconsts"]
         carry, carry_marks = args[second:], marks[second:]
         while bool(
             self.run(
