@@ -133,14 +133,14 @@ class Compiler:
         def work() -> None:
             if _jax_options() != expected:
                 return
-            for request in requests:
-                if ended.is_set():
-                    return
-                name = (request.name, request.key)
-                future, is_new = self._claim(name)
-                if is_new:
-                    # The caller will meet the same error.
-                    with contextlib.suppress(Exception):
+            # Whoever calls the program will meet the same error.
+            with contextlib.suppress(Exception):
+                for request in requests:
+                    if ended.is_set():
+                        return
+                    name = (request.name, request.key)
+                    future, is_new = self._claim(name)
+                    if is_new:
                         self._fulfil(name, future, functools.partial(self._compile, request))
 
         thread = threading.Thread(target=functools.partial(contextvars.copy_context().run, work))
