@@ -144,13 +144,16 @@ class Compiler:
                         self._fulfil(name, future, functools.partial(self._compile, request))
 
         thread = threading.Thread(target=functools.partial(contextvars.copy_context().run, work))
-        thread.start()
+        # Where the system has no thread left, programs are compiled when they are called.
+        with contextlib.suppress(RuntimeError):
+            thread.start()
         try:
             yield
         finally:
             ended.set()
             # Python's end must not meet a thread inside of XLA.
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def _claim(self, name: Hashable) -> tuple[Future[Any], bool]:
         """The future of a name, and whether the caller is to fulfil it."""
