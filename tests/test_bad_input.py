@@ -433,10 +433,10 @@ TRANSFERS = [
 
 @pytest.fixture(autouse=True)
 def no_compilation(monkeypatch):
-    def get(self, name, *args, **kwargs):
-        pytest.fail(f"{name!r} was compiled")
+    def compiled(self, request):
+        pytest.fail(f"{request.name!r} was compiled")
 
-    monkeypatch.setattr("jopt.train.loop.Compiler.get", get)
+    monkeypatch.setattr("jopt.train.compiler.Compiler.compiled", compiled)
 
 
 def files_of(directory):

@@ -73,7 +73,7 @@ def test_the_loops_numbers_are_constants_in_its_programs():
     )
     config.optimizer.learning_rate = 0.01234
     p = prepare(config)
-    constants = grids.with_constants(p)(4)
+    constants = grids.with_constants(p).program_of(0, 4)
     args = p.like(0), p.values, p.arrays["train"]
     for name, given in (("segment", constants), ("traced", p.program_of(0, 4))):
         text = jax.jit(given.segment).lower(*args).as_text()
