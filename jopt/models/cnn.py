@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Shaped
 from jopt.coupling import Coupling, Group, Layer, Norm, Point, affine, reads
 from jopt.models import layers
 from jopt.models.layers import Conv
+from jopt.models.normalization import BatchNorm
 from jopt.typing import Batch, Number, Shape
 
 SMALL = 64
@@ -289,7 +290,7 @@ def _parts(
     def norm(x: jax.Array, name: str | None = None) -> jax.Array:
         if folded:
             return x
-        layer = nn.BatchNorm(not train, momentum=0.9, epsilon=EPSILON, dtype=jnp.float32, name=name)
+        layer = BatchNorm(not train, momentum=0.9, epsilon=EPSILON, dtype=jnp.float32, name=name)
         return layer(x.astype(jnp.float32)).astype(dtype)  # Flax's own bfloat16 path promotes implicitly
 
     return conv, norm
