@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jopt.quantize import Range, Spec, absmax, fake_quantize, minmax, mse, percentile
-from jopt.quantize.arithmetic import divide, mean_magnitude, order_statistic, ordered_sum
+from jopt.quantize.arithmetic import divide, order_statistic, ordered_sum
+from jopt.quantize.magnitudes import mean_magnitude
 
 pytestmark = pytest.mark.unoptimized
 
