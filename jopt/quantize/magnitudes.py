@@ -61,7 +61,8 @@ def mean_magnitudes(
 
     Example:
       >>> a, b = jnp.float32([-1.0, 0.0, 3.0]), jnp.float32([[2.0, -4.0]])
-      >>> [m.tolist() for m in mean_magnitudes([a, b], [(0,), (0,)], [jnp.float32([3.0]), jnp.float32([[2.0, 4.0]])])]
+      >>> largest = [largest_magnitude(a, (0,)), largest_magnitude(b, (0,))]
+      >>> [m.tolist() for m in mean_magnitudes([a, b], [(0,), (0,)], largest)]
       [[2.0], [[2.0, 4.0]]]
     """
     tables = [_rows(x, a) for x, a in zip(arrays, axes, strict=True)]
