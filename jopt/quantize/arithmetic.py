@@ -66,9 +66,7 @@ def ordered_sum(
     """
     kept_axes = [i for i in range(x.ndim) if i not in axes]
     y = x.transpose(*axes, *kept_axes).reshape(-1, *(x.shape[i] for i in kept_axes))
-    n, width = y.shape[0], max(math.prod(y.shape[1:]), 1)
-    # Several channels are lanes already, and halving them in the end is slower.
-    lanes = 1 << (max(min(_LANES if width == 1 else _LANES // (4 * width), n), 1).bit_length() - 1)
+    n, lanes = y.shape[0], lanes_of(y.shape)
     rows = n // lanes
     total = of(jnp.pad(y[rows * lanes :], [(0, lanes - n % lanes), *[(0, 0)] * (y.ndim - 1)]))
     blocks = y[: rows * lanes].reshape(rows, lanes, *y.shape[1:])
@@ -79,6 +77,18 @@ def ordered_sum(
         lanes //= 2
         total = total[:lanes] + total[lanes:]
     return total.reshape([1 if i in axes else size for i, size in enumerate(x.shape)])
+
+
+def lanes_of(shape: tuple[int, ...]) -> int:
+    """How many sums of terms [n, *kept axes] are made at once and added in the end: a power of two.
+
+    Example:
+      >>> lanes_of((1_000_000,)), lanes_of((300, 100)), lanes_of((3, 2))
+      (2048, 4, 2)
+    """
+    n, width = shape[0], max(math.prod(shape[1:]), 1)
+    # Several channels are lanes already, and halving them in the end is slower.
+    return 1 << (max(min(_LANES if width == 1 else _LANES // (4 * width), n), 1).bit_length() - 1)
 
 
 def count_nonzero(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -94,27 +104,6 @@ def count_nonzero(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         # XLA on CPU sums integers to a single number one by one.
         count = ordered_sum(x, axes, of=lambda terms: (terms != 0).astype(terms.dtype))
     return jnp.maximum(count, 1)
-
-
-def mean_magnitude(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mean of |x| over the entries that are not 0, along `axes`, kept with length 1; 0 where there are none.
-
-    Args:
-      x: float32 array.
-      axes: the axes, increasing.
-
-    Returns:
-      float32.
-
-    Example:
-      >>> mean_magnitude(jnp.float32([-1.0, 0.0, 3.0]), (0,)).tolist()
-      [2.0]
-    """
-    size = jnp.abs(x)
-    mean = divide(ordered_sum(x, axes, of=jnp.abs), count_nonzero(x, axes))
-    # Rounding must not carry the mean out of its values: that of equal ones is their value, to the last bit.
-    least = jnp.min(jnp.where(x != 0, size, jnp.full_like(size, jnp.inf)), axes, keepdims=True, initial=jnp.inf)
-    return jnp.clip(mean, least, jnp.max(size, axes, keepdims=True, initial=0.0))
 
 
 def order_statistic(x: jax.Array, k: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jopt.layers import Layers
-from jopt.quantize.arithmetic import count_nonzero, divide, mean_magnitude, ordered_sum
+from jopt.quantize.arithmetic import count_nonzero, divide, ordered_sum
+from jopt.quantize.magnitudes import mean_magnitude
 from jopt.quantize.ranges import absmax
 from jopt.quantize.spec import OUTPUTS, Spec, check_array, scale_shape, shared_axes
 from jopt.quantize.weights import Assigned, Rules, assign, change, resolve

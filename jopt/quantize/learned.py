@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jopt.quantize.arithmetic import divide, mean_magnitude, ordered_sum
+from jopt.quantize.arithmetic import divide, ordered_sum
 from jopt.quantize.grid import Grid, Range, decode, encode, grid, largest_code, spread_fields, stored_grid
+from jopt.quantize.magnitudes import mean_magnitude
 from jopt.quantize.spec import (
     Spec,
     check_array,

@@ -11,16 +11,14 @@ from jax import lax
 
 from jopt.config import ConfigError, check_types, join_path, require
 from jopt.hyper import as_traced
-from jopt.quantize.arithmetic import divide, mean_magnitude, order_statistic, ordered_sum
-from jopt.quantize.grid import Range, decode, encode, grid, largest_code, spread_fields
+from jopt.quantize.arithmetic import divide, order_statistic, ordered_sum
+from jopt.quantize.extremes import automatic, dynamic
+from jopt.quantize.grid import Range, decode, encode, grid, spread_fields
 from jopt.quantize.spec import Spec, check_array, check_spec, collect, compiled, shared_axes, to_groups
 from jopt.reference import is_reference, resolve
 
 Choose = Callable[[jax.Array, Spec], Range]
 """A calibration: `(values, spec) -> Range`, of the scales' shape; `spec.bits` and the values may be traced."""
-
-LOW_BITS = (2, 3, 4)
-"""The widths at which `auto` leaves half a step at both ends."""
 
 # In the bits of a float32: the exponent's; and minus the bits of 2^e, those of 2^-e.
 _EXPONENT, _POWERS = np.int32(0x7F800000), np.int32(0x7F000000)
@@ -114,61 +112,9 @@ def _auto(spec: Spec, x: jax.Array) -> Range:
     return automatic(x, spec)
 
 
-def automatic(x: jax.Array, spec: Spec) -> Range:
-    """`auto`, unchecked.
-
-    Example:
-      >>> float(automatic(jnp.array([-1.5, 1.0]), Spec(2)).low)
-      -1.0
-    """
-    extremes = dynamic(x, spec)
-    if not spec.symmetric or not spec.narrow:
-        return extremes
-    bits, n = jnp.asarray(spec.bits), largest_code(spec)
-    few = (bits >= LOW_BITS[0]) & (bits <= LOW_BITS[-1])
-    # At 5 bits and more, half a step is so small that clipping it changes nothing; the range stays exact.
-    share = jnp.where(few, divide(n, n + jnp.float32(0.5)), jnp.float32(1))
-    return Range(extremes.low * share, extremes.high * share)
-
-
 @compiled()
 def _dynamic(spec: Spec, x: jax.Array) -> Range:
     return dynamic(x, spec)
-
-
-def dynamic(x: jax.Array, spec: Spec) -> Range:
-    """The range that `fake_quantize` and `quantize` use when none is given: `absmax` if symmetric, else `minmax`.
-
-    Args:
-      x: floating array.
-      spec: not the identity.
-
-    Returns:
-      The `Range`.
-
-    Example:
-      >>> float(dynamic(jnp.array([-4.0, -1.0]), Spec(8)).high)
-      4.0
-    """
-    view = to_groups(x.astype(jnp.float32), spec)
-    axes = shared_axes(view.ndim, spec)
-    if not spec.symmetric:
-        zero = jnp.zeros((), jnp.float32)
-        low = jnp.min(view, axes, keepdims=True, initial=jnp.inf)
-        high = jnp.max(view, axes, keepdims=True, initial=-jnp.inf)
-        return Range(collect(jnp.minimum(low, zero), spec), collect(jnp.maximum(high, zero), spec))
-
-    def largest(view: jax.Array) -> jax.Array:
-        return jnp.max(jnp.abs(view), axes, keepdims=True, initial=0.0)
-
-    if isinstance(spec.bits, int):
-        peak = mean_magnitude(view, axes) if spec.bits == 1 else largest(view)
-    else:
-        # The mean costs several times the maximum, so only one bit takes that branch; a batch of widths takes both.
-        one_bit = jnp.asarray(spec.bits) == 1
-        peak = lax.cond(one_bit, lambda v: mean_magnitude(v, axes), largest, view)
-    peak = collect(peak, spec)
-    return Range(-peak, peak)
 
 
 def percentile(x: jax.Array, spec: Spec, q: jax.Array | float = 99.9, *, skip_zeros: bool = False) -> Range:

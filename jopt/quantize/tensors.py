@@ -1,7 +1,7 @@
 """Arrays on a grid: fake quantization with straight-through gradients, integer codes, and the way back."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jopt.quantize.arithmetic import computed_once
+from jopt.quantize.extremes import automatic_ranges, dynamic, dynamic_ranges
 from jopt.quantize.grid import (
     Grid,
     Range,
@@ -21,7 +22,6 @@ from jopt.quantize.grid import (
     spread_fields,
     stored_grid,
 )
-from jopt.quantize.ranges import automatic, dynamic
 from jopt.quantize.spec import (
     UNTOUCHED,
     Spec,
@@ -37,6 +37,9 @@ from jopt.quantize.spec import (
 )
 from jopt.rules import named_leaves
 from jopt.transform import Params, ParamTransform, State, Storage
+
+ChooseAll = Callable[[Sequence[jax.Array], Sequence[Spec]], list[Range]]
+"""The ranges of several arrays, each with its Spec."""
 
 
 def fake_quantize(
@@ -75,33 +78,63 @@ def fake_quantize(
     """
     if spec.bits is None:
         return x
-    check_array(x, "x")
-    check_spec(spec, jnp.shape(x))
     to_integer = rounding_function(rounding)
-    if spec.is_identity:
+    if not is_quantized(x, spec):
         return x
     if range is None:
-        return _unclipped(spec, x, choose=dynamic, rounding=to_integer)
+        return _unclipped([x], [spec], dynamic_ranges, to_integer)[0]
     return _clipped(spec, x, fit_range(range, jnp.shape(x), spec), rounding=to_integer)
 
 
-def auto_quantize(x: jax.Array, spec: Spec, *, rounding: str | Rounding = "nearest") -> jax.Array:
-    """`fake_quantize` in the range that `jopt.quantize.auto` gives, with a gradient of 1 everywhere.
+def fake_quantize_all(
+    arrays: Sequence[jax.Array], specs: Sequence[Spec], *, auto: bool, rounding: str | Rounding = "nearest"
+) -> list[jax.Array]:
+    """`fake_quantize` of several arrays in the ranges of all their values, with a gradient of 1 everywhere.
 
-    Nothing is clipped: the largest magnitude is half a step from its value on the grid, as any value may be.
+    What depends on the widths alone is decided once for all arrays, which keeps the program small.
+
+    Args:
+      arrays: floating arrays.
+      specs: a Spec for each.
+      auto: whether ranges are those of `jopt.quantize.auto`. Nothing is clipped by these either: the largest
+        magnitude is half a step from its value on the grid, as any value may be.
+      rounding: as for `fake_quantize`.
+
+    Returns:
+      The values, in order.
+
+    Raises:
+      ValueError: as `fake_quantize`, without the name of the array: check arrays that have names before.
 
     Example:
       >>> x = jnp.array([-1.5, 0.3, 0.6, 1.0])
-      >>> auto_quantize(x, Spec(2)).tolist(), fake_quantize(x, Spec(2)).tolist()
+      >>> fake_quantize_all([x], [Spec(2)], auto=True)[0].tolist(), fake_quantize(x, Spec(2)).tolist()
       ([-1.0, 0.0, 1.0, 1.0], [-1.5, 0.0, 0.0, 1.5])
     """
+    changed = [i for i, spec in enumerate(specs) if is_quantized(arrays[i], spec)]
+    choose = automatic_ranges if auto else dynamic_ranges
+    quantized = _unclipped(
+        [arrays[i] for i in changed], [specs[i] for i in changed], choose, rounding_function(rounding)
+    )
+    results = dict(zip(changed, quantized, strict=True))
+    return [results.get(i, x) for i, x in enumerate(arrays)]
+
+
+def is_quantized(x: jax.Array, spec: Spec) -> bool:
+    """Whether `fake_quantize` changes an array, as far as is known; checks the array where it is not the identity.
+
+    Raises:
+      ValueError: for an array that is not floating or (unless traced) not finite; axes or groups that do not fit.
+
+    Example:
+      >>> is_quantized(jnp.ones(2), Spec(8)), is_quantized(jnp.ones(2), Spec(32))
+      (True, False)
+    """
     if spec.bits is None:
-        return x
+        return False
     check_array(x, "x")
     check_spec(spec, jnp.shape(x))
-    if spec.is_identity:
-        return x
-    return _unclipped(spec, x, choose=automatic, rounding=rounding_function(rounding))
+    return not spec.is_identity
 
 
 def values(spec: Spec, x: jax.Array, range: Range, rounding: Rounding = jnp.round) -> jax.Array:
@@ -124,27 +157,46 @@ def unless_untouched(spec: Spec, x: jax.Array | bool, y: jax.Array) -> jax.Array
     return y if isinstance(spec.bits, int) else jnp.where(jnp.asarray(spec.bits) == UNTOUCHED, x, y)
 
 
-@compiled("choose", "rounding")
 def _unclipped(
-    spec: Spec, x: jax.Array, *, choose: Callable[[jax.Array, Spec], Range], rounding: Rounding
-) -> jax.Array:
+    arrays: Sequence[jax.Array], specs: Sequence[Spec], choose: ChooseAll, rounding: Rounding
+) -> list[jax.Array]:
     # A custom gradient needs hashable static arguments, and traced bits are not.
-    static, bits = split(spec)
-    return _straight_through(choose, rounding, static, bits, x)
+    statics, bits = zip(*map(split, specs), strict=True) if specs else ((), ())
+    return _unclipped_program(list(arrays), bits, statics=statics, choose=choose, rounding=rounding)
+
+
+@functools.partial(jax.jit, static_argnames=("statics", "choose", "rounding"))
+def _unclipped_program(
+    arrays: list[jax.Array],
+    bits: tuple[object, ...],
+    *,
+    statics: tuple[Spec, ...],
+    choose: ChooseAll,
+    rounding: Rounding,
+) -> list[jax.Array]:
+    return _straight_through(choose, rounding, statics, bits, arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _straight_through(
-    choose: Callable[[jax.Array, Spec], Range], rounding: Rounding, static: Spec, bits: object, x: jax.Array
-) -> jax.Array:
-    spec = merge(static, bits)
-    return values(spec, x, choose(x, spec), rounding)
+    choose: ChooseAll,
+    rounding: Rounding,
+    statics: tuple[Spec, ...],
+    bits: tuple[object, ...],
+    arrays: list[jax.Array],
+) -> list[jax.Array]:
+    specs = list(map(merge, statics, bits))
+    ranges = choose(arrays, specs)
+    return [values(s, x, range, rounding) for s, x, range in zip(specs, arrays, ranges, strict=True)]
 
 
 # Nothing is clipped, so the backward pass needs no residuals.
 _straight_through.defvjp(
-    lambda choose, rounding, static, bits, x: (_straight_through(choose, rounding, static, bits, x), None),
-    lambda choose, rounding, static, residuals, gradient: (None, gradient),
+    lambda choose, rounding, statics, bits, arrays: (
+        _straight_through(choose, rounding, statics, bits, arrays),
+        None,
+    ),
+    lambda choose, rounding, statics, residuals, gradients: (None, gradients),
 )
 
 

@@ -13,7 +13,7 @@ from jopt.quantize.grid import Range, Rounding, fit_range, rounding_function
 from jopt.quantize.learned import lsq_step, lsq_weights, step_range
 from jopt.quantize.ranges import Choose, Percentile, calibration_function, of_weights
 from jopt.quantize.spec import OUTPUTS, UNTOUCHED, Spec
-from jopt.quantize.tensors import auto_quantize, fake_quantize
+from jopt.quantize.tensors import fake_quantize, fake_quantize_all, is_quantized
 from jopt.transform import Params, ParamTransform, Storage
 
 EVERY_STEP = ("auto", "absmax")
@@ -199,13 +199,27 @@ def quantize_by(
         return chosen
 
     def apply(state: Ranges, params: Params) -> Params:
-        def see(path: str, leaf: jax.Array, spec: Spec) -> jax.Array:
-            # Not in a range: nothing is clipped, so the gradient is 1 at the ends too; a range would cut it off.
-            if calibration == "auto":
-                return auto_quantize(leaf, spec, rounding=to_integer)
-            return fake_quantize(leaf, spec, state.get(path), rounding=to_integer)
+        assigned = specs(params)
+        unclipped: dict[str, tuple[jax.Array, Spec]] = {}
 
-        return change(params, specs(params), see)
+        def collect(path: str, leaf: jax.Array, spec: Spec) -> jax.Array:
+            if path not in state and is_quantized(leaf, spec):
+                unclipped[path] = leaf, spec
+            return leaf
+
+        change(params, assigned, collect)
+        # Not in a range: nothing is clipped, so the gradient is 1 at the ends too; a range would cut it off.
+        arrays, array_specs = zip(*unclipped.values(), strict=True) if unclipped else ((), ())
+        auto = calibration == "auto"
+        quantized = fake_quantize_all(arrays, array_specs, auto=auto, rounding=to_integer)
+        by_path = dict(zip(unclipped, quantized, strict=True))
+
+        def see(path: str, leaf: jax.Array, spec: Spec) -> jax.Array:
+            if path in state:
+                return fake_quantize(leaf, spec, state[path], rounding=to_integer)
+            return by_path.get(path, leaf)
+
+        return change(params, assigned, see)
 
     def storage(state: Ranges, params: Params) -> dict[str, Storage]:
         def range_of(path: str, leaf: jax.Array, spec: Spec) -> Range:

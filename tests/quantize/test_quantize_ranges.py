@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jopt.quantize import Range, Spec, absmax, fake_quantize, minmax, mse, percentile
-from jopt.quantize.arithmetic import divide, mean_magnitude, order_statistic, ordered_sum
+from jopt.quantize.arithmetic import divide, order_statistic, ordered_sum
+from jopt.quantize.magnitudes import largest_magnitude, mean_magnitude, mean_magnitudes
 
 pytestmark = pytest.mark.unoptimized
 
@@ -150,3 +151,18 @@ def test_mse_of_numbers_of_any_size(symmetric):
 def test_a_percentile_between_the_ends_of_float32():
     found = percentile(jnp.float32([-3e38, 3e38]), Spec(8, symmetric=False), 75.0)
     np.testing.assert_allclose([found.low, found.high], [-1.5e38, 1.5e38], rtol=1e-6)
+
+
+def test_the_means_of_several_arrays_are_those_of_each_and_close_to_numpys():
+    random = np.random.default_rng(3)
+    # Rows that do not fill a lane, rows wider than a part, one number for all, and a convolution's kernel.
+    cases = [((300, 7), (0,)), ((3, 1100), (0,)), ((5000,), (0,)), ((3, 3, 4, 8), (0, 1, 2)), ((2, 3), (1,))]
+    arrays = [jnp.asarray(random.standard_normal(shape).astype(np.float32)).at[0].set(0.0) for shape, _ in cases]
+    axes = [along for _, along in cases]
+    largest = [largest_magnitude(x, along) for x, along in zip(arrays, axes, strict=True)]
+    together = jax.jit(lambda arrays, largest: mean_magnitudes(arrays, axes, largest))(arrays, largest)
+    for x, along, mean in zip(arrays, axes, together, strict=True):
+        np.testing.assert_array_equal(mean, jax.jit(lambda x, along=along: mean_magnitude(x, along))(x))
+        sizes = np.abs(np.asarray(x, np.float64))
+        expected = sizes.sum(along, keepdims=True) / np.maximum((sizes != 0).sum(along, keepdims=True), 1)
+        np.testing.assert_allclose(mean, expected, rtol=1e-6)

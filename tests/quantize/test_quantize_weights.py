@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopt.quantize import Spec, binary, fake_quantize, mse, percentile, ternary, weights
+from jopt.quantize import Spec, absmax, binary, fake_quantize, mse, percentile, quantize, ternary, weights
 from jopt.rules import RuleError
 from jopt.transform import chain
 
@@ -222,3 +222,17 @@ def test_other_widths_keep_their_bits_and_all_are_one_program(spec):
         same = seen.tobytes() == np.asarray(weights(own, calibration="absmax").apply({}, {"w": w})["w"]).tobytes()
         assert same == (not spec.symmetric or bits not in (2, 3, 4))
     assert traced._cache_size() == 1
+
+
+@pytest.mark.parametrize("axis", [None, -1, 0])
+def test_codes_are_numpys_exact_quotients_rounded_at_every_width(axis):
+    random = np.random.default_rng(5)
+    program = jax.jit(lambda x, bits: (quantize(x, Spec(bits, axis=axis)), absmax(x, Spec(bits, axis=axis)).high))
+    for bits in (2, 3, 4, 5, 6, 7, 8, 16):
+        for magnitude in (1e-6, 1.0, 1e6):
+            x = (random.standard_normal((37, 23)) * magnitude).astype(np.float32)
+            q, peak = program(x, jnp.int32(bits))
+            top = np.float32(2 ** (bits - 1) - 1)
+            scale = np.asarray(peak) / top
+            np.testing.assert_array_equal(q.scale, scale)
+            np.testing.assert_array_equal(q.codes, np.clip(np.rint(x / scale), -top, top))
