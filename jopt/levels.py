@@ -68,7 +68,7 @@ def quick_jit(fn: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callab
 
     Args:
       fn: a pure function.
-      static: keyword arguments that are constants.
+      static: keyword arguments that are constants. Where they cannot be hashed, every call compiles anew.
 
     Example:
       >>> float(quick_jit(lambda x: x * 2 + 1)(3.0))
@@ -83,6 +83,11 @@ def quick_jit(fn: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callab
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
+        constants = {name: kwargs[name] for name in static if name in kwargs}
+        # Of classes from outside, such as dataclasses that are not frozen.
+        if not all(map(_is_hashable, constants.values())):
+            numbers = {name: value for name, value in kwargs.items() if name not in constants}
+            return quick_jit(functools.partial(fn, **constants))(*args, **numbers)
         # Inside of another program this one is a part of it, compiled as that is.
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
             return inner(*args, **kwargs)
@@ -93,3 +98,12 @@ def quick_jit(fn: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callab
         return outermost()(*args, **kwargs)
 
     return call
+
+
+def _is_hashable(value: object) -> bool:
+    # Of a tuple the type says nothing.
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

@@ -84,6 +84,8 @@ class ParamTransform(NamedTuple):
         the parameters, and training projects what it returns. None: nothing.
       sparse: promises that `apply` sets entries to zero and changes nothing else, as a mask does. In a chain,
         transforms before it that need 'zeros' are updated once more, on what it leaves.
+      idle_at_first: promises that `apply`, `forward` and `project` change nothing in the state of `init`, as a mask
+        of ones does. A stage may then train with the transforms of the next one, see `jopt.train.sharing`.
     """
 
     init: Callable[[Params], State]
@@ -98,6 +100,7 @@ class ParamTransform(NamedTuple):
     learn: Callable[[State, Params], Learned] | None = None
     constrain: Callable[[State, Params], Params] | None = None
     sparse: bool = False
+    idle_at_first: bool = False
 
 
 def see(transform: ParamTransform, state: State, params: Params, learned: Learned = None) -> Params:
@@ -269,6 +272,7 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         learn=learn if learns else None,
         constrain=constrain if any(t.constrain for t in transforms) else None,
         sparse=bool(transforms) and all(t.sparse for t in transforms),
+        idle_at_first=all(t.idle_at_first for t in transforms),
     )
 
 

@@ -1,5 +1,7 @@
 """Programs that compute little are compiled quickly, chosen by structure; on the host, many operations are one."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,3 +83,21 @@ def test_constants_inside_of_a_program_stay_numbers():
 def test_static_arguments_are_constants():
     repeat = quick_jit(lambda x, *, times: [x] * times, static=("times",))
     assert len(repeat(1.0, times=3)) == 3
+
+
+@dataclasses.dataclass
+class Thrice:
+    times: int = 3
+
+    def __call__(self, x):
+        return self.times * x
+
+
+def test_constants_that_cannot_be_hashed_are_constants_too():
+    times = Thrice()
+    with pytest.raises(TypeError):
+        hash(times)
+    call = quick_jit(lambda x, *, fn: fn(x) + 1, static=("fn",))
+    assert float(call(2.0, fn=times)) == 7
+    times.times = 4
+    assert float(call(2.0, fn=times)) == 9

@@ -341,6 +341,7 @@ def pruning_transform(
         needs=needs,
         shapes=lambda state: {name: mask.shape for name, mask in named_leaves(state.masks)},
         sparse=True,
+        idle_at_first=True,
     )
 
 

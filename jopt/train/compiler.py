@@ -21,6 +21,9 @@ from jopt import levels
 from jopt.paths import cache, expanded
 from jopt.train.surroundings import JAX_OPTIONS
 
+# What stands in a program's text where it calls Python: on CPU and GPU, and on TPU.
+_CALLS_BACK = ("callback", "host_transfer")
+
 _OPTIONS: ContextVar[dict[str, Any] | None] = ContextVar("compiler_options", default=None)
 
 
@@ -189,7 +192,7 @@ class Compiler:
         jitted = jax.jit(request.fn, donate_argnums=request.donate, keep_unused=True)
         lowered = jitted.lower(*request.args)
         options: Any = levels.options(request.level) | current_options()
-        text = hashlib.sha256(lowered.as_text().encode()).digest()
+        text = lowered.as_text()
 
         def compile_text() -> Any:
             compiled = lowered.compile(compiler_options=options or None)
@@ -197,17 +200,20 @@ class Compiler:
                 self.counts[request.name] += 1
             return compiled
 
-        # The text has the donated arguments, but not the containers of arguments and results.
-        name = (text, lowered.in_tree, lowered.out_tree, tuple(sorted(options.items())))
-        compiled = self._once(name, compile_text)
+        # A text has the donated arguments, but not the containers of arguments and results, nor which functions of
+        # Python it calls back: with such calls it is nobody else's.
+        calls_back = any(word in text for word in _CALLS_BACK)
+        digest = hashlib.sha256(text.encode()).digest()
+        name = (digest, lowered.in_tree, lowered.out_tree, tuple(sorted(options.items())))
+        compiled = compile_text() if calls_back else self._once(name, compile_text)
         with self._lock:
             self.seconds += time.perf_counter() - start
         return compiled
 
 
 def _jax_options() -> list[object]:
-    """The options that change numbers, as this thread has them."""
-    return [getattr(jax.config, name, None) for name in JAX_OPTIONS]
+    """The options that change numbers, or where they are computed, as this thread has them."""
+    return [getattr(jax.config, name, None) for name in (*JAX_OPTIONS, "jax_default_device")]
 
 
 def enable_cache(directory: str | os.PathLike[str] | None = None) -> Path | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jopt import codec, data, measure, models, quantize
 from jopt.codec import Ledger
@@ -315,7 +316,19 @@ def storage(plan: StagePlan, state: TrainState) -> dict[str, Storage]:
         specs.update({path: spec for path, (spec, _) in formats.items()})
         return {path: range for path, (_, range) in formats.items()}
 
-    computed = jax.device_get(quick_jit(ranges)(state.transform_state, evaluated(state).params))
+    def is_traced() -> bool:
+        return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(list(specs.values())))
+
+    arrays = state.transform_state, evaluated(state).params
+    # One program, in the place of dozens of one operation. A transform from outside may need numbers where it has
+    # none: it was promised concrete arrays.
+    try:
+        computed = quick_jit(ranges)(*arrays)
+    except jax.errors.JAXTypeError:
+        computed = None
+    if computed is None or is_traced():
+        computed = ranges(*arrays)
+    computed = jax.device_get(computed)
     return {path: Storage(specs[path], range) for path, range in computed.items()}
 
 

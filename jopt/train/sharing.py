@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from jopt import hyper
 from jopt.levels import quick_jit
+from jopt.method import Method
 from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState
 from jopt.transform import ParamTransform, State
@@ -45,7 +46,7 @@ def wider(plans: Sequence[StagePlan], index: int, parameters: int) -> StagePlan 
         and following.wrapping == plan.wrapping
         and not any(plan.names(applied) for applied in plan.wrapping)
         and all(t.observe is None and t.learn is None for a, t in plan.transforms if plan.names(a))
-        and all(_idle_at_first(t) for a, t in following.transforms if following.names(a))
+        and all(_only_masks(a.method, t) for a, t in following.transforms if following.names(a))
         and len(following.transforms) == len(plan.transforms) + len(added)
         and plan.ema_decay is None
         and plan.distillation is None
@@ -56,15 +57,17 @@ def wider(plans: Sequence[StagePlan], index: int, parameters: int) -> StagePlan 
     return dataclasses.replace(plan, applied=following.applied) if added and alike else None
 
 
-def _idle_at_first(transform: ParamTransform) -> bool:
+def _only_masks(method: Method, transform: ParamTransform) -> bool:
     """Whether it does nothing in a segment but set to zero what its state says, and nothing in its first state."""
     others = (transform.observe, transform.learn, transform.constrain)
-    return transform.sparse and all(function is None for function in others)
+    masks = transform.sparse and transform.idle_at_first and all(function is None for function in others)
+    # A method that freezes in its own way is another one in its own stage.
+    return masks and type(method).freeze is Method.freeze
 
 
 def masking(plan: StagePlan) -> frozenset[str]:
     """The stage's own methods that are masks and nothing else in its segments."""
-    return frozenset(a.method.name for a, t in plan.transforms if plan.names(a) and _idle_at_first(t))
+    return frozenset(a.method.name for a, t in plan.transforms if plan.names(a) and _only_masks(a.method, t))
 
 
 def as_trained(plan: StagePlan, masks: frozenset[str]) -> StagePlan:

@@ -4,6 +4,7 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jopt import levels, prune
@@ -58,6 +59,16 @@ def test_the_containers_of_results_are_no_part_of_the_text():
     assert isinstance(compiler.call("list", 0, lambda x: [2 * x], x), list)
 
 
+def test_programs_that_call_functions_of_python_are_not_shared():
+    compiler, x = Compiler(), np.float32(3)
+
+    def calling(python):
+        return lambda x: jax.pure_callback(python, jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    assert float(compiler.call("double", 0, calling(lambda x: 2 * np.asarray(x)), x)) == 6
+    assert float(compiler.call("triple", 0, calling(lambda x: 3 * np.asarray(x)), x)) == 9
+
+
 def test_other_options_make_another_program():
     compiler, x = Compiler(), jnp.float32(3)
     for name, level in (("quick", levels.QUICK), ("full", levels.FULL)):
@@ -105,6 +116,15 @@ def test_nothing_is_compiled_ahead_where_the_options_of_jax_are_of_a_context():
     # The thread does not have them: with them the program could have other bits.
     with jax.default_matmul_precision("float32"), compiler.ahead([request("double", lambda x: 2 * x, shape)]):
         pass
+    assert not compiler.counts
+
+
+def test_programs_run_on_the_default_device_of_a_context():
+    compiler, device = Compiler(), jax.devices()[1]
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    with jax.default_device(device), compiler.ahead([request("double", lambda x: 2 * x, shape)]):
+        pass
+    # Not in a thread, which would have compiled it for the first device.
     assert not compiler.counts
 
 

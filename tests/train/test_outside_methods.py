@@ -16,9 +16,11 @@ from jopt.config import ConfigError, from_dict
 from jopt.measure import Column
 from jopt.method import Method
 from jopt.rules import named_leaves
-from jopt.train import Stage, finished, prepare, run
+from jopt.train import Stage, finished, packed, prepare, run
 from jopt.train.config import Experiment
+from jopt.train.state import TrainState
 from jopt.train.workdir import Workdir, WorkdirError
+from jopt.transform import ParamTransform, Storage
 from tests.tiny import tiny_experiment
 
 MODULE = "made_up_methods"
@@ -171,3 +173,39 @@ def test_a_run_with_a_method_of_another_module_is_another_run(tmp_path):
     with pytest.raises(WorkdirError, match=r"another run; it differs in stages\[0\]\.methods ") as caught:
         files.check(tiny_experiment())
     assert "--trust" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eighths(Method):
+    """Weights of 4 bits in steps of 1/8; how wide they are stored is read from the arrays."""
+
+    name: ClassVar[str] = "quantize"
+    rank: ClassVar[int] = 40
+    from_state: bool = False
+
+    def build(self, **context):
+        def see(w):
+            return w + jax.lax.stop_gradient(jnp.clip(jnp.round(w * 8), -7, 7) / 8 - w)
+
+        def storage(bits, params):
+            if not self.from_state:
+                assert all(np.isfinite(np.asarray(w)).all() for w in jax.tree.leaves(params))
+            spec = quantize.Spec(bits if self.from_state else int(bits))
+            end = np.float32(7 / 8)
+            return {path: Storage(spec, quantize.Range(-end, end)) for path, _ in named_leaves(params)}
+
+        return ParamTransform(
+            lambda params: jnp.int32(4),
+            lambda state, params, **_: state,
+            lambda state, params: jax.tree.map(see, params),
+            storage=storage,
+        )
+
+
+@pytest.mark.parametrize("from_state", [False, True])
+def test_what_says_how_integers_are_stored_gets_concrete_arrays(from_state):
+    plan = prepare(tiny_experiment(stages=[Stage(methods=(Eighths(from_state=from_state),))])).plans[0]
+    params = {"kernel": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)}
+    state = TrainState(np.int32(0), params, {}, (), (np.int32(4),), ())
+    formats = packed.storage(plan, state)
+    assert int(formats["kernel"].spec.bits) == 4 and formats["kernel"].range.high == np.float32(7 / 8)

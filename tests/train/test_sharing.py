@@ -3,15 +3,17 @@
 import csv
 import dataclasses
 import json
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopt import optim, prune, quantize
+from jopt import identity, optim, prune, quantize
 from jopt.ablate import Ablation, axis
 from jopt.ablate import run as run_ablation
+from jopt.method import Method
 from jopt.train import Stage, prepare, run
 from jopt.train.sharing import common_names, stage_names
 
@@ -62,11 +64,34 @@ def optim_distance(a, b):
     return float(sum(jnp.abs(x - y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Halved(Method):
+    """Every other weight is zero from the first state on."""
+
+    name: ClassVar[str] = "halved"
+
+    def build(self, **context):
+        del context
+        even = lambda w: jnp.arange(w.size).reshape(w.shape) % 2 == 0  # noqa: E731
+        apply = lambda state, params: jax.tree.map(lambda w: jnp.where(even(w), w, 0), params)  # noqa: E731
+        return identity()._replace(apply=apply, project=apply, sparse=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Released(prune.OneShot):
+    """Masks that later stages do not have."""
+
+    def freeze(self, **context):
+        del context
+
+
 @pytest.mark.parametrize(
     "following",
     [
         Stage("observed", methods=(prune.Gradual(sparsity=0.5, score="movement"),)),
         Stage("quantized", methods=(quantize.Weights(bits=4),)),
+        Stage("halved", methods=(Halved(),)),
+        Stage("released", methods=(Released(sparsity=0.5),)),
         Stage("decayed", methods=(PRUNED,), optimizer=optim.Config("adam", schedule="cosine")),
         Stage("shorter", methods=(PRUNED,), segment_steps=3),
     ],
@@ -74,6 +99,12 @@ def optim_distance(a, b):
 )
 def test_a_stage_that_trains_otherwise_has_a_program_of_its_own(tiny, following):
     assert prepare(tiny(stages=[Stage("dense"), following])).widening(0) is None
+
+
+def test_a_method_that_freezes_in_its_own_way_trains_as_itself(tmp_path, tiny):
+    run(tiny(epochs=1, stages=[Stage("released", methods=(Released(sparsity=0.5),))]), tmp_path / "a")
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert np.isfinite([row["loss"] for row in rows]).all()
 
 
 def test_where_masks_would_cost_more_than_a_compilation_they_are_left_out(tiny):
