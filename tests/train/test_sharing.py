@@ -13,8 +13,11 @@ import pytest
 from jopt import identity, optim, prune, quantize
 from jopt.ablate import Ablation, axis
 from jopt.ablate import run as run_ablation
+from jopt.ablate.lift import Layout, Lift
 from jopt.method import Method
 from jopt.train import Stage, prepare, run
+from jopt.train.calls import with_key
+from jopt.train.compiler import Compiler
 from jopt.train.sharing import common_names, stage_names
 
 PRUNED = prune.Gradual(sparsity=0.5)
@@ -121,3 +124,14 @@ def test_a_trial_of_a_grid_has_the_bits_of_a_run_alone(tmp_path, tiny):
     alone = run(tiny(stages=stages, seed=1), tmp_path / "alone")
     with (tmp_path / "grid" / "trials.csv").open() as file:
         assert alone["digest"] in {row["digest"] for row in csv.DictReader(file)}
+
+
+@pytest.mark.optimized
+def test_trials_that_share_a_device_start_with_the_average_of_a_run_alone(tiny):
+    # Two on one device, in a loop: with a device for each there is no loop for XLA to treat otherwise.
+    p, lift = prepare(tiny(ema_decay=0.9)), Lift(Layout(lanes=1, devices=1))
+    init, level = with_key(p.program_of(0, p.plans[0].length.segment_steps).init), p.level(0, "init")
+    trials = lift.place({path: np.stack([value, value]) for path, value in p.values.items()})
+    alone = Compiler().call("init", 0, init, p.values, level=level)
+    lifted = Compiler().call("init", 0, lift(init, (True,)), trials, level=level)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), alone, lifted)
