@@ -70,7 +70,7 @@ class Calls:
         return self._request("seen", stage, self._program(stage).seen, state, self.values)
 
     def judge(self, stage: int, variables: Variables, part: data.Arrays) -> Request:
-        """What the network does with the validation or test part, which have one shape."""
+        """What the network does with the validation or test part, which are padded to one shape."""
         return self._request("evaluate", stage, self._program(stage).judge, variables, self.values, part)
 
     def ahead(self, last: Segment | None) -> Iterator[Request]:

@@ -38,7 +38,7 @@ class Effort(NamedTuple):
           >>> small = Effort(50_610, 1_285, 41, 180, 0, 0, 1_257)
           >>> large = Effort(11_000_000, 13_000_000, 91, 10_000, 0, 0, 45_000)
           >>> [(small.level(name), large.level(name)) for name in ("init", "evaluate", "segment")]
-          [(0, 1), (0, None), (None, None)]
+          [(1, 1), (0, None), (None, None)]
         """
         elements = {
             "init": _PER_DRAW * self.parameters,
@@ -51,7 +51,15 @@ class Effort(NamedTuple):
             "teacher": self.forward * self.trained,
         }
         # What trains runs longest, and is not among them.
-        return levels.Work(elements[name]).level if name in elements else levels.FULL
+        if name not in elements:
+            return levels.FULL
+        level = levels.Work(elements[name]).level
+        return levels.GOOD if level == levels.QUICK and name not in _ENDS else level
+
+
+# Programs whose results no training goes on from. At level `QUICK`, unlike the others, it depends on what XLA fuses
+# whether a product and a sum are rounded once or twice, and a loop over trials may fuse otherwise than a run alone.
+_ENDS = ("seen", "evaluate")
 
 
 # Elements a parameter (of calibration: an element of the forward pass) in one call, as measured: the time that a

@@ -139,12 +139,7 @@ def stage_programs(
         )
 
     def level(index: int, name: str) -> int | None:
-        if name == "segment":
-            return levels.FULL
-        chosen = effort(index).level(name)
-        # The average's copies of the parameters change which operations XLA fuses, in a grid otherwise than alone.
-        # At level `QUICK` the fusions decide which products and sums are rounded once: bits would differ.
-        return levels.GOOD if chosen == levels.QUICK and plans[index].ema_decay is not None else chosen
+        return levels.FULL if name == "segment" else effort(index).level(name)
 
     return StagePrograms(program_of, segment_of, like, level, widening)
 

@@ -16,8 +16,8 @@ from jopt.train.state import TrainState
 from jopt.transform import ParamTransform, State
 from jopt.typing import Params
 
-# A mask costs a selection on the gradients in every step, 0.3 ns a parameter: less than it takes to compile.
-_MOST = 1e9
+# Parameters times steps: a mask costs a selection on the gradients, 0.3 ns a parameter and step.
+_MOST_MASKED = 1e9
 
 
 def wider(plans: Sequence[StagePlan], index: int, parameters: int) -> StagePlan | None:
@@ -35,7 +35,7 @@ def wider(plans: Sequence[StagePlan], index: int, parameters: int) -> StagePlan 
       The stage with these methods, frozen; None if it does not train as the next one does.
     """
     plan = plans[index]
-    if index + 1 == len(plans) or parameters * plan.length.steps > _MOST:
+    if index + 1 == len(plans) or parameters * plan.length.steps > _MOST_MASKED:
         return None
     following = plans[index + 1]
     added = [applied for applied in following.applied if following.names(applied)]

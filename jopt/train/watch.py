@@ -46,7 +46,7 @@ class Watch:
         self._replay = Replay(prepared, arrays_of) if debug_nans else None
 
     def around(self, segments: Sequence[Segment]) -> Around:
-        """What the steps of each of the `segments` are run in."""
+        """A context for the steps of each segment."""
         traced = None
         if self._trace is not None:
             traced = profile.tracer(self._trace, segments, self._name, self._observer)
