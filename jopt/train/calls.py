@@ -105,7 +105,9 @@ class Calls:
     def _placed(self, shapes: Any) -> Any:
         """Shapes of arrays where the run's programs expect them."""
         sharding = self.prepared.sharding
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type), shapes
+        )
 
     def _program(self, stage: int) -> Program:
         return self.prepared.program(self.prepared.plans[stage])

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopt import levels, prune
-from jopt.train import Stage, run
+from jopt import levels, prune, quantize
+from jopt.train import Stage, prepare, run
 from jopt.train.calls import Calls
 from jopt.train.compiler import Compiler, Request, compiler_options
 
@@ -150,3 +150,37 @@ def test_a_run_ends_in_the_same_bits_with_and_without_programs_compiled_ahead(tm
     monkeypatch.setattr(Calls, "ahead", lambda *args, **kwargs: ())
     digests.append(run(config, tmp_path / "in turn")["digest"])
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ema_decay": 0.5, "stages": [Stage("a", epochs=1), Stage("b", epochs=1)]},
+        {"stages": [Stage("dense"), Stage("pruned", methods=(prune.Gradual(sparsity=0.5),))]},
+        {
+            "stages": [
+                Stage("dense"),
+                Stage("small", methods=(quantize.Weights(bits=4), quantize.Activations(bits=8))),
+            ]
+        },
+        {"stages": [Stage("dense"), Stage("ticket", start="init", methods=(prune.OneShot(sparsity=0.5),))]},
+    ],
+    ids=["average", "pruned", "quantized", "ticket"],
+)
+def test_a_program_has_the_same_text_ahead_and_when_it_is_called(tmp_path, tiny, monkeypatch, changes):
+    # Else the bits of a run would depend on which thread comes first.
+    texts, compile_program = {}, Compiler._compile
+
+    def record(self, request):
+        lowered = jax.jit(request.fn, donate_argnums=request.donate, keep_unused=True).lower(*request.args)
+        texts.setdefault((request.name, request.key), set()).add((lowered.as_text(), lowered.in_tree))
+        return compile_program(self, request)
+
+    monkeypatch.setattr(Compiler, "_compile", record)
+    p = prepare(tiny(**changes))
+    for program in Calls(p, p.values).ahead(None):
+        Compiler().compiled(program)
+    ahead = set(texts)
+    monkeypatch.setattr(Calls, "ahead", lambda *args, **kwargs: ())
+    run(tiny(**changes), tmp_path / "run")
+    assert ahead == set(texts) and all(len(versions) == 1 for versions in texts.values())
