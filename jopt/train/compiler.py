@@ -81,7 +81,8 @@ class Compiler:
     what they run. Threads may share a compiler.
 
     Attributes:
-      seconds: spent tracing, lowering and compiling (or reading the persistent cache).
+      seconds: in which something was traced, lowered or compiled (or read from the persistent cache), which a run
+        may train beside.
       counts: compilations by name.
     """
 
@@ -89,6 +90,8 @@ class Compiler:
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     _futures: dict[Hashable, Future[Any]] = dataclasses.field(default_factory=dict)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    _compiling: int = 0
+    _since: float = 0.0
 
     def call(
         self,
@@ -187,7 +190,25 @@ class Compiler:
 
     def _compile(self, request: Request) -> Any:
         # Compiled ahead of time, as `jax.jit` would hide compilation in the first call and its time in that step's.
-        start = time.perf_counter()
+        with self._clock():
+            return self._compile_now(request)
+
+    @contextlib.contextmanager
+    def _clock(self) -> Iterator[None]:
+        """Adds the time to `seconds`; where several threads compile at once, it counts once."""
+        with self._lock:
+            self._compiling += 1
+            if self._compiling == 1:
+                self._since = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._compiling -= 1
+                if not self._compiling:
+                    self.seconds += time.perf_counter() - self._since
+
+    def _compile_now(self, request: Request) -> Any:
         # With arguments that are not read: of two programs of one text the same arguments are read then.
         jitted = jax.jit(request.fn, donate_argnums=request.donate, keep_unused=True)
         lowered = jitted.lower(*request.args)
@@ -205,10 +226,7 @@ class Compiler:
         calls_back = any(word in text for word in _CALLS_BACK)
         digest = hashlib.sha256(text.encode()).digest()
         name = (digest, lowered.in_tree, lowered.out_tree, tuple(sorted(options.items())))
-        compiled = compile_text() if calls_back else self._once(name, compile_text)
-        with self._lock:
-            self.seconds += time.perf_counter() - start
-        return compiled
+        return compile_text() if calls_back else self._once(name, compile_text)
 
 
 def _jax_options() -> list[object]:

@@ -1,5 +1,6 @@
 """A run whose files were damaged goes on to the same bits, or says what is damaged and what to do."""
 
+import contextvars
 import json
 import shutil
 import threading
@@ -134,7 +135,9 @@ def test_two_runs_in_threads_of_one_process_end_as_they_do_alone(tmp_path):
             errors.append(error)
 
     errors: list[BaseException] = []
-    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in ("a", "b")]
+    # With the context of this test, which has options of the compiler: a thread begins with none.
+    contexts = {name: contextvars.copy_context() for name in ("a", "b")}
+    threads = [threading.Thread(target=c.run, args=(work, name), daemon=True) for name, c in contexts.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
