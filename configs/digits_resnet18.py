@@ -2,8 +2,9 @@
 
     python -m experiments.train --config=configs/digits_resnet18.py --workdir=runs/digits_resnet18
 
-Time: 25 s in all, with start-up and compilation. Result: 99.72 % test accuracy with seed 0.
-Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
+Time: 11 s in all, with start-up and compilation. Result: 98.33 % test accuracy with seed 0, 98.65 % over seeds 0 to
+7 (with the convolutions and normalization of before 99.00 %: paired difference -0.35 points, sd 0.66).
+Measured 2026-11-30 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.
 """
 
 from jopt import data, models, optim
