@@ -15,6 +15,7 @@ from benchmarks import torch_networks
 from benchmarks.timing import MissingPackageError, Target, at_least
 from jopt import data, models, optim
 from jopt.train import Compiler, Experiment, Prepared, Program, TrainState, cross_entropy, prepare
+from jopt.train.compiler import Request
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,7 +191,7 @@ def scanned(job: Job, *, update: bool = False) -> Contender:
     state, compiler = job.initial(), Compiler()
     if update:
         state = compiler.call("update", 0, job.program.update, state, values, arrays)
-    segment = compiler.get("segment", 0, job.program.segment, state, values, arrays, donate=(0,))
+    segment = compiler.compiled(Request("segment", 0, job.program.segment, (state, values, arrays), (0,)))
     loss: Any = np.nan
 
     def run() -> int:

@@ -35,6 +35,7 @@ from jopt.ablate.results import read_csv
 from jopt.ablate.strategy import lanes
 from jopt.ablate.trials import Trial, trials
 from jopt.train import Compiler, Experiment, Prepared, TrainState, prepare
+from jopt.train.compiler import Request
 from jopt.train.loop import run_segments
 from jopt.train.program import Program
 from jopt.train.staging import Staging
@@ -241,7 +242,7 @@ def lifted_segments(trials_of: Grid, layout: Layout, count: int | None = None) -
     state = lift.place(jax.tree.map(lambda x: x[:count].copy(), trials_of.initial))
     values, arrays = p.values, p.arrays["train"]
     program = p.program_of(0, trials_of.steps).segment
-    segment = Compiler().get("segment", layout, program, state, values, arrays, donate=(0,))
+    segment = Compiler().compiled(Request("segment", layout, program, (state, values, arrays), (0,)))
     losses: Any = np.nan
 
     def run() -> int:

@@ -13,7 +13,7 @@ from jopt.ablate.execute import Chunk, lifted
 from jopt.ablate.lift import Layout, Lift
 from jopt.config import require
 from jopt.report import Table
-from jopt.train.compiler import Compiler
+from jopt.train.compiler import Compiler, Request
 from jopt.train.staging import Staging
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _first_segment(plan: GroupPlan, layout: Layout, count: int, steps: int) -> C
     staging = Staging(p, compiler, lambda stage: None, over=lift)  # pyright: ignore[reportArgumentType]
     state, arrays = staging.begin(0, None), staging.arrays(0)["train"]
     program = p.program_of(0, steps)
-    segment = compiler.get("segment", steps, program.segment, state, p.values, arrays)
+    segment = compiler.compiled(Request("segment", steps, program.segment, (state, p.values, arrays)))
 
     def run() -> None:
         jax.block_until_ready(segment(state, p.values, arrays))

@@ -105,18 +105,6 @@ class Compiler:
         """Runs `fn(*args)`, compiled once for each `(name, key)`; see `Request`."""
         return self.run(Request(name, key, fn, args, donate, level))
 
-    def get(
-        self,
-        name: str,
-        key: Hashable,
-        fn: Callable[..., Any],
-        *args: object,
-        donate: tuple[int, ...] = (),
-        level: int | None = levels.FULL,
-    ) -> Any:
-        """The executable of `fn` for arguments like `args`; as `call`, without the running."""
-        return self.compiled(Request(name, key, fn, args, donate, level))
-
     def run(self, request: Request) -> Any:
         """Runs what is requested, compiled once for its name and key."""
         return self.compiled(request)(*request.args)
