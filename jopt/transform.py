@@ -241,9 +241,10 @@ def chain(*transforms: ParamTransform) -> ParamTransform:
         while triples[-1][0].storage is None:
             triples.pop()
         for i, (t, s, values) in enumerate(triples):
-            # What the last one makes of its parameters nobody reads.
+            # By the one before: what the last one makes of its parameters nobody reads.
             if i:
-                params = see(*triples[i - 1][:2], params, triples[i - 1][2])
+                before, state_before, values_before = triples[i - 1]
+                params = see(before, state_before, params, values_before)
             # Where a later transform moves a value off its grid, making integers of it fails by itself.
             if t.storage is not None:
                 formats |= t.storage(s, params) if t.learn is None else t.storage(s, params, values)

@@ -46,6 +46,8 @@ def test_what_training_goes_on_from_is_never_compiled_at_the_quickest_level():
     # There the bits of a trial in a grid could be others than alone.
     names = ("init", "rewind", "transfer", "update", "teacher", "segment")
     assert levels.QUICK not in {SMALL._replace(updates=1).level(name) for name in names}
+    # What its own stage only evaluates, another one may learn from.
+    assert SMALL.level("seen") == levels.QUICK and SMALL._replace(teaches=True).level("seen") == levels.GOOD
 
 
 def test_what_trains_is_compiled_fully():

@@ -322,7 +322,7 @@ def _shares(
 
 
 def _call(budget: OpenFunction, values: dict[str, Any]) -> list[Share]:
-    """What the budget says: of a concrete sparsity in concrete numbers, computed as in a program."""
+    """What the budget says; for a concrete sparsity in concrete numbers, computed by one program."""
     sparsity = values["sparsity"]
     if isinstance(sparsity, jax.Array):
         return list(budget.call(values))

@@ -21,6 +21,7 @@ class Effort(NamedTuple):
       updates: how often the stage chooses masks, ranges and codebooks.
       calibrated: examples that its methods are calibrated on.
       trained: examples of the training part.
+      teaches: whether a stage learns from this one, or takes its parameters from it.
     """
 
     parameters: int
@@ -30,6 +31,7 @@ class Effort(NamedTuple):
     updates: int
     calibrated: int
     trained: int
+    teaches: bool = False
 
     def level(self, name: str) -> int | None:
         """The level at which the program of this name is compiled, see `jopt.levels`.
@@ -54,12 +56,10 @@ class Effort(NamedTuple):
         if name not in elements:
             return levels.FULL
         level = levels.Work(elements[name]).level
-        return levels.GOOD if level == levels.QUICK and name not in _ENDS else level
-
-
-# Programs whose results no training goes on from. At level `QUICK`, unlike the others, it depends on what XLA fuses
-# whether a product and a sum are rounded once or twice, and a loop over trials may fuse otherwise than a run alone.
-_ENDS = ("seen", "evaluate")
+        # At level `QUICK`, unlike the others, it depends on what XLA fuses whether a product and a sum are rounded
+        # once or twice, and a loop over trials may fuse otherwise than a run alone. So no training goes on from it.
+        ends = name == "evaluate" or (name == "seen" and not self.teaches)
+        return level if ends or level != levels.QUICK else levels.GOOD
 
 
 # Elements a parameter (of calibration: an element of the forward pass) in one call, as measured: the time that a

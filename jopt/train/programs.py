@@ -136,6 +136,7 @@ def stage_programs(
             updates=len(mine) if stage.updates else 0,
             calibrated=sum(a.method.calibration_examples() for a in stage.applied if stage.names(a)),
             trained=examples,
+            teaches=any(source == STAGE + stage.name for _, source in plan.source_fields(config)),
         )
 
     def level(index: int, name: str) -> int | None:
