@@ -98,7 +98,7 @@ def test_a_trial_alone_is_the_trial_in_the_grid(first, tmp_path):
 
 
 def test_a_second_launch_runs_nothing_and_changes_nothing(first, copy, grid, monkeypatch):
-    monkeypatch.setattr(Compiler, "get", lambda *args, **kwargs: pytest.fail("something was compiled"))
+    monkeypatch.setattr(Compiler, "compiled", lambda *args, **kwargs: pytest.fail("something was compiled"))
     before = files(copy)
     again = run(grid(), copy, devices=1, quiet=True)
     changed = {name for name, content in files(copy).items() if content != before.get(name)}
@@ -108,7 +108,7 @@ def test_a_second_launch_runs_nothing_and_changes_nothing(first, copy, grid, mon
 
 
 def test_another_order_metric_and_control_are_the_same_trials(copy, grid, monkeypatch):
-    monkeypatch.setattr(Compiler, "get", lambda *args, **kwargs: pytest.fail("something was compiled"))
+    monkeypatch.setattr(Compiler, "compiled", lambda *args, **kwargs: pytest.fail("something was compiled"))
     before = rows(copy)
     other = grid(axis(RATE, RATES[::-1]), seeds=(1, 0), metric="loss", control={"learning_rate": 0.01}, chunk=3)
     run(other, copy, devices=1, quiet=True)
@@ -160,7 +160,7 @@ def test_a_directory_in_use_is_refused(copy, grid):
 
 @pytest.mark.parametrize("name", ["ablation.json", "chunks/*/result.json"])
 def test_a_damaged_file_is_named_and_nothing_is_run(copy, grid, name, monkeypatch):
-    monkeypatch.setattr(Compiler, "get", lambda *args, **kwargs: pytest.fail("something was compiled"))
+    monkeypatch.setattr(Compiler, "compiled", lambda *args, **kwargs: pytest.fail("something was compiled"))
     (damaged,) = copy.glob(name)
     damaged.write_text(damaged.read_text()[:100])
     before = files(copy)

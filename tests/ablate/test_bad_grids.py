@@ -273,7 +273,7 @@ RULES = {
 
 @pytest.mark.parametrize("case", {**GRIDS, **RULES})
 def test_a_bad_grid_is_refused_before_anything_compiles_or_is_written(tmp_path, monkeypatch, small, grid, case):
-    monkeypatch.setattr(Compiler, "get", lambda *args, **kwargs: pytest.fail("something was compiled"))
+    monkeypatch.setattr(Compiler, "compiled", lambda *args, **kwargs: pytest.fail("something was compiled"))
     build, field = {**GRIDS, **RULES}[case]
     experiment = small(stages=[Stage(methods=(prune.OneShot(sparsity=0.5),))])
     asked = {"experiment": experiment, **build()}
