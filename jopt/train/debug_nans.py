@@ -183,7 +183,7 @@ class Replay:
 
         def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> Any:
             p, key = Parts.of(plan), keys.root(values["seed"])
-            row = data.indices(key, state.step, 1, plan.batch_size, arrays.labels.shape[0])[0]
+            row = data.indices(key, state.step, 1, plan.batch_size, arrays.rows)[0]
             batch = gather(p, key, arrays, state.step, row)
             return jax.grad(loss, argnums=1, has_aux=True)(p, state.params, state, batch, key)[0]
 

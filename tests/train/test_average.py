@@ -161,7 +161,7 @@ def ended(tmp_path_factory):
 
 def test_the_average_is_evaluated_with_its_own_statistics(ended):
     _, result, run = ended
-    logits, labels = expected(run.params, run.dataset, "test"), run.dataset.test.labels
+    logits, labels = expected(run.params, run.dataset, "test"), run.dataset.test.targets
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     # The run's own statistics, of other parameters, give another loss.
     raw = forward(run.params, examples(run.dataset, "test"), run.state.model_state["batch_stats"])[0]

@@ -15,7 +15,8 @@ from jopt import data, hyper, keys, models, optim
 from jopt.config import ConfigError
 from jopt.method import Method
 from jopt.train import Experiment, Stage, TrainState, prepare
-from jopt.train.program import cross_entropy, in_batches
+from jopt.task import cross_entropy
+from jopt.train.program import in_batches
 from jopt.transform import ParamTransform
 
 pytestmark = pytest.mark.unoptimized
@@ -51,10 +52,10 @@ def by_hand(config: Experiment, steps: int):
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
-    rows = data.indices(keys.root(config.seed), 0, steps, config.batch_size, len(dataset.train.labels))
+    rows = data.indices(keys.root(config.seed), 0, steps, config.batch_size, len(dataset.train.targets))
     for row in np.asarray(rows):
         x = (dataset.train.inputs[row].astype(np.float32) - dataset.mean) / dataset.std
-        params, state = step(params, state, x, dataset.train.labels[row])
+        params, state = step(params, state, x, dataset.train.targets[row])
     return params
 
 
@@ -240,9 +241,9 @@ def test_evaluation_is_the_mean_over_the_whole_part(tiny):
     part = p.dataset.validation
     x = (part.inputs.astype(np.float32) - p.dataset.mean) / p.dataset.std
     logits = models.build(config.model).apply({"params": state.params}, x)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, part.labels).mean()
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, part.targets).mean()
     np.testing.assert_allclose(got["loss"], loss, rtol=1e-5)
-    assert got["accuracy"] == np.float32((np.argmax(logits, -1) == part.labels).sum() / len(part.labels))
+    assert got["accuracy"] == np.float32((np.argmax(logits, -1) == part.targets).sum() / len(part.targets))
 
 
 def test_the_first_step_with_a_non_finite_loss_is_named(tiny):

@@ -9,7 +9,7 @@ import pytest
 from tiny import smallest_experiment
 
 from jopt import distill
-from jopt.data.source import synthetic
+from jopt.data.examples import synthetic
 from jopt.train import Stage, run, session
 from jopt.train.manifest import code
 from jopt.train.surroundings import JAX_OPTIONS, PACKAGES, accepted, compare, surroundings, unknown
