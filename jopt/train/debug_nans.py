@@ -106,7 +106,12 @@ class Replay:
             return self._in_steps(part)
         program = self.prepared.program(self.prepared.plans[stage])
         arrays = self.arrays_of(stage)[part]
-        return self._explain(program.evaluate, state, arrays, part, step, "evaluation", frozenset(bad))
+
+        def evaluation(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> dict[str, Any]:
+            judgement = program.judge(program.seen(state, values), values, arrays)
+            return {"loss": judgement.statistics["loss"]["sum"], "judgement": judgement}
+
+        return self._explain(evaluation, state, arrays, part, step, "evaluation", frozenset(bad))
 
     def _in_steps(self, part: str) -> Finding:
         assert self.segment is not None and self.start is not None

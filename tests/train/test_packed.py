@@ -136,7 +136,7 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
     for change, match in (
         ({"model": {"name": "mpl"}}, "model.name must be one of"),
         ({"model": {"features": [17], "num_classes": 4}}, "does not take its parameters"),
-        ({"classes": 5}, "gives logits"),
+        ({"classes": 5}, "gives outputs"),
         ({"input": "ab"}, "no network"),
         ({"model": 7}, "no network"),
         ({"mean": [10**400]}, "no network"),
