@@ -1,5 +1,6 @@
 """Data: sets through TFDS, step-addressed batch order, augmentation inside the program."""
 
+from jopt.data.arrays import Arrays as Arrays
 from jopt.data.batches import augment as augment
 from jopt.data.batches import indices as indices
 from jopt.data.batches import steps_per_epoch as steps_per_epoch
@@ -8,6 +9,7 @@ from jopt.data.built_in import Synthetic as Synthetic
 from jopt.data.built_in import Xor as Xor
 from jopt.data.cache import DataError as DataError
 from jopt.data.check import leaf_shapes as leaf_shapes
+from jopt.data.custom import Custom as Custom
 from jopt.data.dataset import Dataset as Dataset
 from jopt.data.dataset import DeviceArrays as DeviceArrays
 from jopt.data.dataset import batch_of as batch_of
@@ -20,6 +22,8 @@ from jopt.data.examples import Raw as Raw
 from jopt.data.examples import Split as Split
 from jopt.data.examples import check_labels as check_labels
 from jopt.data.examples import examples_in as examples_in
+from jopt.data.folder import ImageFolder as ImageFolder
+from jopt.data.hub import HuggingFace as HuggingFace
 from jopt.data.images import Images as Images
 from jopt.data.named import named as named
 from jopt.data.outline import Outline as Outline
@@ -28,4 +32,6 @@ from jopt.data.source import Source as Source
 from jopt.data.source import varied as varied
 from jopt.data.statistics import denormalize as denormalize
 from jopt.data.statistics import normalize as normalize
+from jopt.data.table import Csv as Csv
+from jopt.data.text import Text as Text
 from jopt.data.tfds import Tfds as Tfds

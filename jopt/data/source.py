@@ -158,9 +158,7 @@ class Source:
         if self.preprocess is None:
             return splits, num_classes
         function = self._function("preprocess")
-        return {
-            name: Split(*function(part.inputs, part.targets), part.weights) for name, part in splits.items()
-        }, num_classes
+        return {name: Split(*_pair(function, part), part.weights) for name, part in splits.items()}, num_classes
 
     def channels(self, shape: tuple[int, ...], arranged: tuple[int, ...]) -> int:
         """How many means and standard deviations inputs have, given their shapes before and after `arrange`."""
@@ -170,6 +168,18 @@ class Source:
     def _function(self, field: str) -> Callable[..., Any]:
         value = getattr(self, field)
         return resolve(value, f"data.{field}") if isinstance(value, str) else value
+
+
+def _pair(function: Callable[..., Any], part: Split) -> tuple[Any, Any]:
+    """What a function of preprocessing gives. Raises DataError if that is no pair."""
+    from jopt.data.dataset import as_numpy
+    from jopt.data.parts import refuse
+
+    pair = function(part.inputs, part.targets)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        refuse("data.preprocess", type(pair).__name__, "a function that gives a tuple (inputs, targets)")
+    inputs, targets = (jax.tree.map(as_numpy, tree) for tree in pair)
+    return inputs, targets
 
 
 @dataclasses.dataclass

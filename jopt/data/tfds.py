@@ -3,23 +3,35 @@
 import dataclasses
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
-from jopt.config import ConfigError, join_path
+from jopt.config import ConfigError, join_path, require
 from jopt.data.directory import arrays_folder, check_directory, directory
 from jopt.data.examples import Raw
 from jopt.data.images import Images
 from jopt.data.outline import Outline
+from jopt.data.parts import hold_out_test, require_fraction
 from jopt.data.source import ReadPath
+from jopt.paths import expanded
+
+PARTS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass
 class Tfds(Images):
-    """A set of the catalog of TensorFlow Datasets: images of one size with one class label each.
+    """A set of the catalog of TensorFlow Datasets, or any that it has prepared as ArrayRecord in a directory.
 
     Attributes:
       name: 'mnist', 'cifar10', 'emnist/letters', 'name/config:1.2.3'.
       data_dir: holds `name/[config/]version`; None: $JOPT_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/jopt/data.
+      directory: in the place of a name: one that holds `features.json`, such as 'sets/mine/1.0.0'.
+      inputs: a feature, or several, which become a dictionary; 'a/b' is the feature b in a. "": the image of a set
+        of images of one size with one class label each.
+      targets: likewise; "": the label.
+      splits: what the set calls training, validation and test part.
+      test_fraction: of the training part, where a directory has no test part.
+      tokens: whether uint8 inputs are tokens and not numbers.
 
     Example:
       >>> Tfds("mnist", shift=2).validate()
@@ -27,11 +39,29 @@ class Tfds(Images):
 
     name: str = ""
     data_dir: str | None = None
-    PATHS: ClassVar[tuple[str, ...]] = ("data_dir",)
+    directory: str = ""
+    inputs: str | tuple[str, ...] = ""
+    targets: str | tuple[str, ...] = ""
+    splits: tuple[str, str, str] = PARTS
+    test_fraction: float = 0.2
+    tokens: bool = False
+    PATHS: ClassVar[tuple[str, ...]] = ("data_dir", "directory")
 
     def validate(self, path: str = "data") -> None:
         """As `Source.validate`. Imports tensorflow_datasets (not TensorFlow), and asks no network."""
         super().validate(path)
+        accepted = "a TFDS catalog name where there is no data.directory, and none beside it"
+        require(not (self.name and self.directory), join_path(path, "name"), self.name, accepted)
+        require_fraction(self.test_fraction, join_path(path, "test_fraction"))
+        both = bool(self.inputs) == bool(self.targets)
+        require(
+            both, join_path(path, "targets"), self.targets, "features where there are inputs, and none elsewhere"
+        )
+        if self.directory:
+            file = expanded(self.directory, join_path(path, "directory")) / "features.json"
+            accepted = "the directory of a prepared set's version, with features.json"
+            require(file.is_file(), join_path(path, "directory"), self.directory, accepted)
+            return
         # Imported here, as TFDS takes most of a second.
         from jopt.data import catalog
 
@@ -45,10 +75,12 @@ class Tfds(Images):
     @property
     def label(self) -> str:
         """The set's name."""
-        return self.name
+        return self.name or Path(self.directory).name
 
     def paths(self) -> Iterator[ReadPath]:
         """The folders that the set is read from, outermost first; a name that was not checked may hold anything."""
+        if self.directory:
+            yield ReadPath("directory", self.directory)
         if not self.data_dir:
             return
         root, arrays = self.data_dir, arrays_folder(directory(self.data_dir), self.name)
@@ -61,8 +93,10 @@ class Tfds(Images):
         for path in (arrays.parent, arrays):
             yield ReadPath("data_dir", str(path), recursive=False)
 
-    def outline(self, *, trusted: bool = False) -> Outline:
+    def outline(self, *, trusted: bool = False) -> Outline | None:
         """As `Source.outline`."""
+        if self.directory or self.inputs:
+            return None
         from jopt.data import catalog
 
         root = directory(self.data_dir)
@@ -74,10 +108,18 @@ class Tfds(Images):
         return self._arranged(Outline(shape, classes, downloads=not on_disk))
 
     def read(self, *, trusted: bool = False) -> Raw:
-        """As `Source.read`; the first call prepares the set, and keeps its decoded arrays."""
+        """As `Source.read`; the first call prepares a set of the catalog, and keeps the arrays of images."""
         from jopt.data.cache import cached
 
         root = directory(self.data_dir)
+        if self.directory or self.inputs or self.splits != PARTS:
+            from jopt.data import features
+
+            builder = features.open_builder(self.name, root, self.directory, trusted)
+            splits, classes = features.read(builder, self.label, self.inputs, self.targets, self.splits)
+            if "test" not in splits:
+                splits |= hold_out_test(splits["train"], self.test_fraction)
+            return Raw(splits, classes, scale=255.0, tokens=self.tokens)
 
         def decode() -> Raw:
             from jopt.data import catalog
