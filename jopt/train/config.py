@@ -10,6 +10,7 @@ from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
 from jopt.measure import Column, load_columns
 from jopt.method import Method
+from jopt.train.early_stopping import EarlyStopping
 
 STAGE = "stage:"
 """What begins the name of an earlier stage where a run's directory could stand."""
@@ -41,6 +42,7 @@ class Stage:
       transfer: parameters to take from another run as the stage starts.
       calibration_examples: so many training examples, newly drawn each time, are looked at where a choice of masks
         needs gradients or activations.
+      early_stopping: ends the stage when the task's deciding metric no longer improves; None: it runs to its end.
       recalibrate: as the stage starts, batch-norm statistics are estimated again from so many batches; 0: they are
         not.
     """
@@ -58,6 +60,7 @@ class Stage:
     transfer: transferring.Transfer | None = None
     calibration_examples: int = 512
     recalibrate: int = 0
+    early_stopping: EarlyStopping | None = None
 
 
 @dataclasses.dataclass
@@ -162,6 +165,8 @@ def validate(config: Experiment, path: str = "") -> None:
         require(
             not both, f"{stage_path}.steps", stage.steps, f"None where epochs is given (epochs is {stage.epochs})"
         )
+        if stage.early_stopping is not None:
+            stage.early_stopping.validate(f"{stage_path}.early_stopping")
         if stage.optimizer is not None:
             optim.validate(stage.optimizer, f"{stage_path}.optimizer")
         if stage.model is not None:

@@ -83,9 +83,9 @@ def run(
 
     Returns:
       What `result.json` holds: loss and the task's metrics on the test part, parameters, nonzero_parameters,
-      sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of one
-      example, forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are several,
-      and `changes` of the surroundings that were accepted, if there were any.
+      sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of
+      one example, forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are
+      several, and `changes` of the surroundings that were accepted, if there were any.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
@@ -144,6 +144,7 @@ class _Session:
       debug_nans: whether to look for the first bad operation of a diverged run.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
+      evaluations: `(step, numbers)` of the validation part, oldest first, by stage.
       saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
     """
 
@@ -161,6 +162,7 @@ class _Session:
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
     )
     step: int = 0
+    evaluations: dict[int, list[tuple[int, Mapping[str, Any]]]] = dataclasses.field(default_factory=dict)
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     def run(self) -> dict[str, Any]:
@@ -224,7 +226,12 @@ class _Session:
         self.step = last.stop
         self.spent = {name: restored.notes[name] for name in self.spent}
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
-        return p.to_device(restored.state), last, self._rows_up_to(last, restored.notes)
+        rows = self._rows_up_to(last, restored.notes)
+        for row in rows:
+            if row["split"] == "validation":
+                stage = p.stage_named(row["stage"]).index
+                self.evaluations.setdefault(stage, []).append((row["step"], row))
+        return p.to_device(restored.state), last, rows
 
     def _rows_up_to(self, last: Segment | None, notes: Mapping[str, Any] | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.
@@ -270,7 +277,7 @@ class _Session:
             "compile_seconds": self.spent["compile_seconds"] + self.compiler.seconds,
         }
 
-    def _at_boundary(self, boundary: Boundary) -> None:
+    def _at_boundary(self, boundary: Boundary) -> TrainState:
         segment = boundary.segment
         stage = self.prepared.plans[segment.stage].name
         rows = []
@@ -287,6 +294,8 @@ class _Session:
             if not np.isfinite(boundary.validation["loss"]):
                 raise self._not_finite("validation", segment.stop - 1, boundary)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
+            self.evaluations.setdefault(segment.stage, []).append((segment.stop, boundary.validation))
+            boundary = boundary._replace(state=self._stopped_early(boundary))
         # Before the row and the checkpoint are written: a stage that breaks its own promise must not look finished.
         if segment.last:
             self._check(segment.stage, boundary.state)
@@ -304,6 +313,20 @@ class _Session:
             raise StopRequested(
                 f"stopped at step {self.step} as asked, and saved; the same command resumes from there"
             )
+        return boundary.state
+
+    def _stopped_early(self, boundary: Boundary) -> TrainState:
+        """The state, moved to the stage's last step if the deciding metric no longer improves."""
+        plan, state = self.prepared.plans[boundary.segment.stage], boundary.state
+        if plan.early_stopping is None or boundary.segment.last:
+            return state
+        deciding = plan.task.deciding
+        history = self.evaluations[plan.index]
+        values = [float(numbers[deciding.key]) for step, numbers in history if step > plan.settled]
+        if not plan.early_stopping.is_over(deciding, values):
+            return state
+        self.observer.note(f"stage {plan.name!r} stopped early at step {boundary.segment.stop:,}: {deciding.label}")
+        return state._replace(step=self.prepared.to_device(np.int32(plan.stop)))
 
     def _score(self, validation: Mapping[str, Any] | None) -> float:
         """The deciding metric, the higher the better."""

@@ -175,5 +175,3 @@ def test_memory_does_not_grow_with_a_set_of_10_gigabytes(tmp_path):
     # 400 steps read 1 GB of rows; two segments of 51 MB are in memory at once.
     assert peaks[1] < 1.1 * peaks[0], peaks
     assert metrics.read(tmp_path / "400" / "metrics.jsonl")[-1]["split"] == "test"
-
-
