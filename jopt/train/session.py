@@ -200,7 +200,7 @@ class _Session:
                     stage=None if last is None else last.stage,
                 )
                 result = self._finish(state)
-        self.observer.finished(lambda: finished_parts(self.files, result, p.config.columns))
+        self.observer.finished(lambda: finished_parts(self.files, result, p.config.columns, task=p.task))
         return result
 
     def _end_of(self, stage: int) -> TrainState:
