@@ -4,6 +4,7 @@ import dataclasses
 
 from jopt import data as data_sets
 from jopt import models, optim
+from jopt import start as starting
 from jopt import transfer as transferring
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
@@ -67,6 +68,8 @@ class Experiment:
       name: names the run in reports.
       seed: initialization, data order, augmentation and dropout are functions of it.
       model: the network.
+      start: weights that exist, with which the network of `model` begins, and to which `Stage.start='init'` goes
+        back.
       data: the data set, its splits and augmentation.
       optimizer: how parameters move, in every stage without its own optimizer.
       epochs: passes over the training part, in every stage without its own length.
@@ -94,6 +97,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = swept(0)
     model: models.ModelConfig = dataclasses.field(default_factory=models.ModelConfig)
+    start: starting.Pretrained | None = None
     data: data_sets.DataConfig = dataclasses.field(default_factory=data_sets.DataConfig)
     optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
     epochs: int = 10
@@ -136,6 +140,8 @@ def validate(config: Experiment, path: str = "") -> None:
     )
     require(decay is None or 0 < as_traced(decay) < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
     models.validate(config.model, join_path(path, "model"))
+    if config.start is not None:
+        starting.validate(config.start, join_path(path, "start"))
     data_sets.validate(config.data, join_path(path, "data"))
     optim.validate(config.optimizer, join_path(path, "optimizer"))
     require(len(config.stages) > 0, join_path(path, "stages"), config.stages, "a list of at least one Stage")

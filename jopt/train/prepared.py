@@ -11,7 +11,7 @@ from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
-from jopt import data, hyper, intercept, keys, models, optim, transfer
+from jopt import data, hyper, intercept, keys, models, optim, start, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import describe, plan, schedule
@@ -45,6 +45,7 @@ class Prepared(NamedTuple):
       widening: `stage index ->` how the state of a stage becomes that of its segment, see `jopt.train.sharing`;
         None: it is the same.
       sources: the finished runs that stages learn from or take parameters from, by directory.
+      start: the weights that the first network begins with, on the device, or None.
       own_model: what the caller gave instead of `config.model`, or None.
     """
 
@@ -62,6 +63,7 @@ class Prepared(NamedTuple):
     level: Callable[[int, str], int | None]
     widening: Callable[[int], Widening | None]
     sources: dict[str, Source]
+    start: start.Start | None
     own_model: models.Model | None
 
     @property
@@ -73,6 +75,12 @@ class Prepared(NamedTuple):
     def batch_size(self) -> int:
         """Examples a step."""
         return self.plans[0].batch_size
+
+    @property
+    def source_digests(self) -> dict[str, str]:
+        """The digest of each source of weights, by its path."""
+        digests = {directory: source.digest for directory, source in self.sources.items()}
+        return digests if self.start is None else {**digests, self.start.name: self.start.digest}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -169,6 +177,9 @@ def prepare(
         if not directory.startswith(STAGE)
     }
 
+    weights = None
+    if config.start is not None:
+        weights = start.load(config.start, plans[0].model, plans[0].layers, input_shape, trusted=trusted)
     segments = list(schedule.segments(config, examples))
     programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, mesh=mesh)
     rows = evaluated_rows(dataset)
@@ -186,6 +197,7 @@ def prepare(
         to_device=to_device,
         sharding=everywhere,
         sources=sources,
+        start=None if weights is None else weights.placed(to_device),
         own_model=model,
         **programs._asdict(),
     )

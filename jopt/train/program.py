@@ -34,9 +34,9 @@ class Program(NamedTuple):
     """The pure functions of one stage. Each can be jitted, lifted over a trial axis, or sharded.
 
     Attributes:
-      init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that
-        the stage before ended in, its step, parameters and model state are taken over, and the state of the
-        transforms that are frozen; the rest starts afresh.
+      init: `(key, hyper, previous=None, weights=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the
+        state that the stage before ended in, its step, parameters and model state are taken over, and the state of
+        the transforms that are frozen; the rest starts afresh. `weights` replace initial values, by path.
       segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss` and
         `accuracy`, means over the segment's examples as they were trained on, `first_bad_step`, the first step
         (0-based) whose loss was not finite, or -1, and the parts of the loss where there is a teacher. At its end
@@ -44,8 +44,9 @@ class Program(NamedTuple):
       update: `(state, hyper, data) -> TrainState`. Updates masks, ranges and codebooks; in the stage's first call
         also calibrates activations and re-estimates batch statistics.
       judge: `(variables, hyper, data) -> Judgement`: of what `seen` gives, on all examples of `data`.
-      rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
-        what `Stage.start` draws, under the masks that were chosen; the optimizer starts afresh.
+      rewind: `(state, hyper, origin=None, weights=None) -> TrainState`. Parameters and model state become those of
+        `origin`, or what `Stage.start` draws and `weights` replace, under the masks that were chosen; the optimizer
+        starts afresh.
       predict: `(variables, hyper, data) -> logits`, float32 [rows, classes], of what `seen` gives.
       seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `evaluated(state)`,
         the parameters masked, shared and quantized.
@@ -99,12 +100,22 @@ def build(
     def parts(values: hyper.Hyper) -> Parts:
         return Parts.of(numbers(values), None if teacher is None else teacher(values))
 
-    def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
-        return replicate(init_state(parts(values), key, input_shape, previous))
+    def init(
+        key: jax.Array,
+        values: hyper.Hyper,
+        previous: TrainState | None = None,
+        weights: Variables | None = None,
+    ) -> TrainState:
+        return replicate(init_state(parts(values), key, input_shape, previous, weights))
 
-    def rewind(state: TrainState, values: hyper.Hyper, origin: Variables | None = None) -> TrainState:
+    def rewind(
+        state: TrainState,
+        values: hyper.Hyper,
+        origin: Variables | None = None,
+        weights: Variables | None = None,
+    ) -> TrainState:
         p = parts(values)
-        params, model_state = init_variables(p, keys.root(values["seed"]), input_shape)
+        params, model_state = init_variables(p, keys.root(values["seed"]), input_shape, weights)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
         # Rewinding resets the network, not what the stage chose: ranges of activations stay, as masks do.
@@ -176,18 +187,29 @@ def build(
     return Program(init, segment, update, judge, rewind, predict, seen)
 
 
-def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:
+def init_variables(
+    p: Parts, key: jax.Array, input_shape: tuple[int, ...], weights: Variables | None = None
+) -> tuple[Params, ModelState]:
     """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
     # A stream of another name: 'random' must not draw the numbers that the run itself began with.
     name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
-    return p.model.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
+    params, model_state = p.model.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
+    if weights is not None:
+        # Copies: the trainer donates its state, and a shared buffer would delete the weights with it.
+        new_params, new_state = jax.tree.map(jnp.copy, tuple(weights))
+        params, model_state = merge(params, new_params), merge(model_state, new_state)
+    return params, model_state
 
 
 def init_state(
-    p: Parts, key: jax.Array, input_shape: tuple[int, ...], previous: TrainState | None = None
+    p: Parts,
+    key: jax.Array,
+    input_shape: tuple[int, ...],
+    previous: TrainState | None = None,
+    weights: Variables | None = None,
 ) -> TrainState:
     """The state that a stage starts from, given the one in which the stage before ended."""
-    params, model_state = init_variables(p, key, input_shape)
+    params, model_state = init_variables(p, key, input_shape, weights)
     if previous is not None and not p.plan.starts_network:
         params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
     # The transforms meet the parameters that the stage really starts from: ranges and first values depend on them.

@@ -244,7 +244,7 @@ class _Session:
         p = self.prepared
         return manifests.collect(p.config, p.dataset.fingerprint, self.files.path) | {
             "given": self._given,
-            "sources": {directory: source.digest for directory, source in p.sources.items()},
+            "sources": p.source_digests,
         }
 
     def _compilations(self) -> dict[str, Any]:

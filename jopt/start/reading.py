@@ -1,0 +1,152 @@
+"""Reads a source: a flat dictionary of names and NumPy arrays, from each kind of file and directory.
+
+Nothing here unpickles: a pickle runs code of whoever wrote it.
+"""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jopt.rules import named_leaves
+from jopt.start.config import StartError
+from jopt.start.onnx import read_onnx
+from jopt.start.orbax import is_orbax, read_orbax
+from jopt.start.safetensors import INDEX, read_safetensors, read_sharded
+
+ACCEPTED = (
+    f"a .safetensors, {INDEX}, .npz, .onnx or .jopt file, an Orbax checkpoint, or the directory of a finished run"
+)
+
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+class Source(NamedTuple):
+    """Named arrays.
+
+    Attributes:
+      arrays: by name, as the file names them; a tree's keys are joined by slashes.
+      layout: 'flax' or 'torch' where the kind of the source decides it; else 'auto'.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    layout: str = "auto"
+
+
+def read(path: str | os.PathLike[str], *, trusted: bool = False) -> Source:
+    """Reads a source. Arrays of safetensors files are views of the file; all others are in memory.
+
+    Args:
+      path: of a file or a directory; `~` is expanded.
+      trusted: lifts the rules for foreign configs where it is the directory of a run (`docs/security.md`).
+
+    Raises:
+      StartError: if there is nothing, it is of another kind, it is damaged, or a package to read it is absent.
+      OSError: if it cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as where:
+      ...     np.savez(f"{where}/a.npz", **{"Dense_0/bias": np.ones(2)})
+      ...     read(f"{where}/a.npz").arrays["Dense_0/bias"].tolist()
+      [1.0, 1.0]
+    """
+    try:
+        file = Path(path).expanduser()
+        exists = file.exists()
+    except (ValueError, RuntimeError) as error:
+        raise StartError("start.path", os.fspath(path), f"{ACCEPTED} ({error})") from error
+    if not exists:
+        raise StartError("start.path", os.fspath(path), f"{ACCEPTED}, and there is none")
+    if file.is_dir():
+        return _read_directory(file, trusted=trusted)
+    if file.name.endswith(INDEX):
+        return Source(read_sharded(file))
+    readers: dict[str, Callable[[Path], Source]] = {
+        ".safetensors": lambda file: Source(read_safetensors(file)),
+        ".npz": lambda file: Source(read_npz(file)),
+        ".onnx": lambda file: Source(read_onnx(file), "torch"),
+        ".jopt": _read_packed,
+    }
+    if file.suffix in _PICKLES:
+        convert = "safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, FILE)"
+        accepted = f"a file without Python objects: in the process that can load this one, {convert} writes it"
+        raise StartError("start.path", os.fspath(path), accepted)
+    if file.suffix not in readers:
+        raise StartError("start.path", os.fspath(path), ACCEPTED)
+    return readers[file.suffix](file)
+
+
+def from_object(source: PyTree) -> Source:
+    """The source that a dictionary of arrays, a pytree of parameters, or `(params, model_state)` is.
+
+    Example:
+      >>> tuple(from_object(({"Dense_0": {"bias": np.ones(2)}}, {"batch_stats": {"mean": np.ones(1)}})).arrays)
+      ('Dense_0/bias', 'model_state/batch_stats/mean')
+    """
+    if isinstance(source, tuple) and len(source) == 2:
+        params, model_state = source
+        arrays = {**dict(named_leaves(params)), **dict(named_leaves({"model_state": model_state or {}}))}
+    else:
+        arrays = dict(named_leaves(source))
+    return Source({name: np.asarray(jax.device_get(array)) for name, array in arrays.items()})
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file.
+
+    Raises:
+      StartError: if it is damaged, or an array holds Python objects.
+      OSError: if it cannot be read.
+    """
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it is one array without a name")
+            for name in file.files:
+                try:
+                    arrays[name] = file[name]
+                except ValueError as error:
+                    raise ValueError(f"{name!r}: {error}") from error
+    # NumPy, zipfile and zlib each have their own for a damaged file.
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise StartError("start.path", os.fspath(path), f"an npz file of plain arrays ({error})") from error
+    except MemoryError as error:
+        raise StartError("start.path", os.fspath(path), f"an npz file that fits in memory ({error})") from error
+    return arrays
+
+
+def _read_directory(path: Path, *, trusted: bool) -> Source:
+    if (path / "result.json").is_file():
+        # Imported here: a run's config has a `Pretrained`.
+        from jopt.train import finished
+        from jopt.train.workdir import WorkdirError
+
+        try:
+            run = finished.load(path, trusted=trusted)
+        except WorkdirError as error:
+            raise StartError("start.path", os.fspath(path), f"a finished run that can be read ({error})") from error
+        return from_object((run.params, run.model_state))._replace(layout="flax")
+    if is_orbax(path):
+        return Source(read_orbax(path))
+    if index := sorted(path.glob(f"*{INDEX}")):
+        accepted = f"a file in it, such as {index[0].name}"
+        raise StartError("start.path", os.fspath(path), accepted)
+    raise StartError("start.path", os.fspath(path), ACCEPTED)
+
+
+def _read_packed(path: Path) -> Source:
+    from jopt import codec
+
+    try:
+        tree = codec.load(path)
+    except codec.CodecError as error:
+        raise StartError("start.path", os.fspath(path), f"a whole packed file ({error})") from error
+    return Source({name: np.asarray(leaf) for name, leaf in named_leaves(tree)}, "flax")
