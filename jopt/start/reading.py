@@ -3,12 +3,13 @@
 Nothing here unpickles: a pickle runs code of whoever wrote it.
 """
 
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import jax
 import numpy as np
@@ -107,20 +108,28 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """
     arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is one array without a name")
-            for name in file.files:
-                try:
-                    arrays[name] = file[name]
-                except ValueError as error:
-                    raise ValueError(f"{name!r}: {error}") from error
-    # NumPy, zipfile and zlib each have their own for a damaged file.
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        with path.open("rb") as file, zipfile.ZipFile(file) as members:
+            for info in members.infolist():
+                name = info.filename.removesuffix(".npy")
+                with members.open(info) as member:
+                    arrays[name] = _read_npy(name, member, info.file_size)
+    # NumPy, zipfile and zlib each have their own for a damaged file; a member may be encrypted.
+    except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise StartError("start.path", os.fspath(path), f"an npz file of plain arrays ({error})") from error
-    except MemoryError as error:
-        raise StartError("start.path", os.fspath(path), f"an npz file that fits in memory ({error})") from error
     return arrays
+
+
+def _read_npy(name: str, file: IO[bytes], size: int) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    # The third version differs from the second in the encoding of field names alone.
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name!r} holds Python objects")
+    # Before memory is taken for it: a damaged header may claim any shape.
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"{name!r} has {size - file.tell():,} bytes for the shape {shape}")
+    return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _read_directory(path: Path, *, trusted: bool) -> Source:
@@ -146,7 +155,7 @@ def _read_packed(path: Path) -> Source:
     from jopt import codec
 
     try:
-        tree = codec.load(path)
+        file = codec.read(path)
     except codec.CodecError as error:
         raise StartError("start.path", os.fspath(path), f"a whole packed file ({error})") from error
-    return Source({name: np.asarray(leaf) for name, leaf in named_leaves(tree)}, "flax")
+    return from_object((file.params, file.model_state))._replace(layout="flax")

@@ -1,0 +1,185 @@
+"""Runs that start from weights that exist: compressed without training, resumed, rewound, in grids."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch_files
+from flax import linen as nn
+from safetensors.numpy import load_file, save_file
+from tiny import tiny_experiment
+
+from jopt import ablate, codec, export, models, prune, quantize
+from jopt.ablate import Ablation, axis
+from jopt.start import Pretrained
+from jopt.train import Stage, finished, run
+from jopt.train.workdir import ChangedError, StopRequested
+
+pytestmark = pytest.mark.unoptimized
+
+CNN = models.ModelConfig(name="cnn", features=(4,), hidden=6, num_classes=4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a run that trains, and its state_dict in a file beside it."""
+    path = tmp_path_factory.mktemp("trained")
+    run(tiny_experiment(model=CNN, pack=True, epochs=3), path / "run")
+    save_file(torch_files.state_dict(finished.load(path / "run").params), path / "torch.safetensors")
+    return path
+
+
+def from_torch(path, stages, **changes):
+    fields = {"model": CNN, "start": Pretrained(str(path), torch_files.RULES), "stages": stages}
+    return tiny_experiment(**{**fields, **changes})
+
+
+WITHOUT_TRAINING = [
+    Stage("float", steps=0),
+    Stage("w8a8", steps=0, methods=(quantize.Weights(bits=8), quantize.Activations(bits=8))),
+    Stage("w4a8", steps=0, methods=(quantize.Weights(bits=4),)),
+]
+
+
+@pytest.fixture(scope="module")
+def compressed(trained, tmp_path_factory):
+    """A run without a step of training, and its result."""
+    path = tmp_path_factory.mktemp("compressed") / "run"
+    return path, run(from_torch(trained / "torch.safetensors", WITHOUT_TRAINING, pack=True), path)
+
+
+def result(path):
+    return json.loads((path / "result.json").read_text())
+
+
+def test_the_first_stage_is_the_source_to_the_bit(trained, compressed):
+    source, stages = result(trained / "run"), compressed[1]["stages"]
+    assert (stages[0]["accuracy"], stages[0]["loss"]) == (source["accuracy"], source["loss"])
+    # Quantized, so not equal; of 8 bits, so nearly.
+    assert stages[1]["loss"] != source["loss"] and stages[1]["loss"] == pytest.approx(source["loss"], rel=0.02)
+    assert stages[0]["bytes"] > stages[1]["bytes"] > stages[2]["bytes"]
+    assert compressed[1]["bytes"] == codec.read(compressed[0] / "model.jopt").ledger.total
+
+
+def test_activations_are_calibrated_without_steps(compressed):
+    kept = finished.load(compressed[0])
+    inputs = (kept.dataset.train.inputs - kept.dataset.mean) / kept.dataset.std
+    ranges = kept.model_state["activation_ranges"]["Conv_0"]
+    # The first layer reads the normalized inputs themselves; ranges are percentiles.
+    assert float(ranges["low"]) == pytest.approx(inputs.min(), rel=0.1)
+    assert float(ranges["high"]) == pytest.approx(inputs.max(), rel=0.1)
+
+
+def test_a_finished_run_needs_its_source_no_more(trained, tmp_path):
+    source = tmp_path / "torch.safetensors"
+    shutil.copy(trained / "torch.safetensors", source)
+    stages = [Stage("w8", steps=0, methods=(quantize.Weights(bits=8),))]
+    run(from_torch(source, stages, pack=True), tmp_path / "run")
+    source.unlink()
+    kept = finished.load(tmp_path / "run")
+    export.export(tmp_path / "run", tmp_path / "out", formats=("packed",))
+    packed = codec.load(tmp_path / "out" / "model.jopt")
+    np.testing.assert_array_equal(
+        packed["Conv_0"]["kernel"], finished.load(tmp_path / "run").params["Conv_0"]["kernel"]
+    )
+
+
+class Normalized(nn.Module):
+    """Convolution, batch norm and a square layer on the mean over the map."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x))
+        return nn.Dense(4)(nn.relu(x).mean((1, 2)))
+
+
+def test_batch_statistics_come_from_the_source(tmp_path):
+    model = models.from_linen(Normalized())
+    source = run(tiny_experiment(epochs=1), tmp_path / "trained", model=model)
+    params, state = finished.load(tmp_path / "trained", model=model)[3:5]
+    statistics = state["batch_stats"]["BatchNorm_0"]
+    arrays = {
+        "conv.weight": params["Conv_0"]["kernel"].transpose(3, 2, 0, 1),
+        "conv.bias": params["Conv_0"]["bias"],
+        "bn.weight": params["BatchNorm_0"]["scale"],
+        "bn.bias": params["BatchNorm_0"]["bias"],
+        "bn.running_mean": statistics["mean"],
+        "bn.running_var": statistics["var"],
+        "bn.num_batches_tracked": np.int64(6),
+        "fc.weight": params["Dense_0"]["kernel"].T,
+        "fc.bias": params["Dense_0"]["bias"],
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    rules = ((r"conv\.(.*)", r"Conv_0.\1"), (r"bn\.(.*)", r"BatchNorm_0.\1"), (r"fc\.(.*)", r"Dense_0.\1"))
+    config = tiny_experiment(start=Pretrained(str(tmp_path / "a.npz"), rules), stages=WITHOUT_TRAINING)
+    stages = run(config, tmp_path / "run", model=model)["stages"]
+    assert (stages[0]["accuracy"], stages[0]["loss"]) == (source["accuracy"], source["loss"])
+    assert stages[1]["loss"] == pytest.approx(source["loss"], rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def finetuned(trained, tmp_path_factory):
+    """A run that trains on from the source, prunes, and goes back to the source under its masks."""
+    path = tmp_path_factory.mktemp("finetuned") / "run"
+    return path, run(from_torch(trained / "torch.safetensors", FINETUNED), path)
+
+
+FINETUNED = [
+    Stage("train", epochs=1),
+    Stage("back", steps=0, start="init"),
+    Stage("ticket", epochs=1, start="init", methods=(prune.OneShot(sparsity=0.5),)),
+]
+
+
+def test_a_rewind_to_step_0_gives_the_source(trained, finetuned):
+    source, (train, back, ticket) = result(trained / "run"), finetuned[1]["stages"]
+    assert train["loss"] != source["loss"]
+    assert (back["accuracy"], back["loss"]) == (source["accuracy"], source["loss"])
+    assert ticket["sparsity"] > 0.4
+
+
+def test_a_stopped_run_resumes_with_its_source_alone(trained, finetuned, tmp_path):
+    source = tmp_path / "torch.safetensors"
+    shutil.copy(trained / "torch.safetensors", source)
+    config, path = from_torch(source, FINETUNED), tmp_path / "run"
+    with pytest.raises(StopRequested):
+        run(config, path, stop=lambda: (path / "metrics.jsonl").exists())
+    arrays = load_file(source)
+    save_file({**arrays, "fc2.bias": arrays["fc2.bias"] + 1}, source)
+    with pytest.raises(ChangedError) as error:
+        run(config, path)
+    assert [change.name for change in error.value.changes] == [f"source {source}"]
+    # The same arrays in another order are the same start.
+    save_file(dict(reversed(arrays.items())), source)
+    assert run(config, path)["digest"] == finetuned[1]["digest"]
+
+
+def test_a_grid_shares_the_source(trained, tmp_path):
+    stages = [Stage("train", steps=3), Stage("again", steps=3, start="init")]
+    config = from_torch(trained / "torch.safetensors", stages)
+    rates = axis("optimizer.learning_rate", (0.01, 0.1))
+    results = ablate.run(Ablation("grid", config, space=rates, seeds=(0, 1)), tmp_path / "grid", devices=1)
+    manifest = json.loads((tmp_path / "grid" / "manifest.json").read_text())
+    assert list(manifest["sources"]) == [config.start.path]
+    row = results.trials[-1]
+    alone = run(ablate.load_trial(tmp_path / "grid", row["trial"], trusted=True), tmp_path / "alone")
+    assert row["digest"] == alone["digest"] and len({r["digest"] for r in results.trials}) > 1
+
+
+def test_what_is_missing_is_initialized_as_without_a_source(trained, tmp_path):
+    source = tmp_path / "body.npz"
+    arrays = {k: v for k, v in load_file(trained / "torch.safetensors").items() if not k.startswith("fc2")}
+    np.savez(source, **arrays)
+    rules = torch_files.RULES[:2]
+    stages = [Stage("none", steps=0)]
+    config = tiny_experiment(
+        model=CNN, stages=stages, start=Pretrained(str(source), rules, allow_missing=("Dense_1/.*",))
+    )
+    run(config, tmp_path / "run")
+    run(dataclasses.replace(config, start=None), tmp_path / "drawn")
+    body, drawn = (finished.load(tmp_path / name).params for name in ("run", "drawn"))
+    np.testing.assert_array_equal(body["Dense_1"]["kernel"], drawn["Dense_1"]["kernel"])
+    np.testing.assert_array_equal(body["Dense_0"]["bias"], arrays["fc1.bias"])
+    assert not np.array_equal(body["Conv_0"]["kernel"], drawn["Conv_0"]["kernel"])
