@@ -6,6 +6,7 @@ Names are imported when they are asked for: a config of an experiment needs the 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jopt.start.config import OBJECT as OBJECT
 from jopt.start.config import Pretrained as Pretrained
 from jopt.start.config import Rule as Rule
 from jopt.start.config import StartError as StartError

@@ -7,6 +7,9 @@ from jopt.config import ConfigError, check_types, choice, join_path, require
 
 LAYOUTS = ("auto", "flax", "torch")
 
+OBJECT = "start"
+"""The path of a source that is an object and has none."""
+
 
 class StartError(ConfigError):
     """A source cannot be read, or does not fit the network.

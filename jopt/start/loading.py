@@ -14,9 +14,6 @@ from jopt.start.reading import Source, from_object, read
 from jopt.start.resolving import Network, fill
 from jopt.transfer import LeafTransfer
 
-OBJECT = "start"
-"""The name of a source that is an object and has no path."""
-
 
 class Start(NamedTuple):
     """The values that a run begins with, where they are not drawn.
@@ -29,6 +26,7 @@ class Start(NamedTuple):
       rows: where each leaf of the network comes from.
       unused: names of the source that nothing reads.
       layout: 'flax' or 'torch', in which the source was read.
+      is_object: whether the source was given from Python, and is in no file.
     """
 
     params: dict[str, Any]
@@ -38,6 +36,7 @@ class Start(NamedTuple):
     rows: list[LeafTransfer]
     unused: list[str]
     layout: str
+    is_object: bool = False
 
     def placed(self, put: Callable[[PyTree], PyTree]) -> "Start":
         """The same with its arrays where `put` puts them."""
@@ -92,6 +91,7 @@ def load(
         filled.rows,
         filled.unused,
         filled.layout,
+        is_object=source is not None,
     )
 
 

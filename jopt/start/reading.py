@@ -91,12 +91,15 @@ def from_object(source: PyTree) -> Source:
       >>> tuple(from_object(({"Dense_0": {"bias": np.ones(2)}}, {"batch_stats": {"mean": np.ones(1)}})).arrays)
       ('Dense_0/bias', 'model_state/batch_stats/mean')
     """
+    layout = "auto"
     if isinstance(source, tuple) and len(source) == 2:
+        # What a model's `init` gives is as the model has it.
         params, model_state = source
         arrays = {**dict(named_leaves(params)), **dict(named_leaves({"model_state": model_state or {}}))}
+        layout = "flax"
     else:
         arrays = dict(named_leaves(source))
-    return Source({name: np.asarray(jax.device_get(array)) for name, array in arrays.items()})
+    return Source({name: np.asarray(jax.device_get(array)) for name, array in arrays.items()}, layout)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -142,7 +145,7 @@ def _read_directory(path: Path, *, trusted: bool) -> Source:
             run = finished.load(path, trusted=trusted)
         except WorkdirError as error:
             raise StartError("start.path", os.fspath(path), f"a finished run that can be read ({error})") from error
-        return from_object((run.params, run.model_state))._replace(layout="flax")
+        return from_object((run.params, run.model_state))
     if is_orbax(path):
         return Source(read_orbax(path))
     if index := sorted(path.glob(f"*{INDEX}")):
@@ -158,4 +161,4 @@ def _read_packed(path: Path) -> Source:
         file = codec.read(path)
     except codec.CodecError as error:
         raise StartError("start.path", os.fspath(path), f"a whole packed file ({error})") from error
-    return from_object((file.params, file.model_state))._replace(layout="flax")
+    return from_object((file.params, file.model_state))

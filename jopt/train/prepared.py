@@ -11,7 +11,8 @@ from flax.errors import FlaxError
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
-from jopt import data, hyper, intercept, keys, models, optim, start, transfer
+from jopt import data, hyper, intercept, keys, models, optim, transfer
+from jopt import start as starting
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.train import describe, plan, schedule
@@ -63,7 +64,7 @@ class Prepared(NamedTuple):
     level: Callable[[int, str], int | None]
     widening: Callable[[int], Widening | None]
     sources: dict[str, Source]
-    start: start.Start | None
+    start: starting.Start | None
     own_model: models.Model | None
 
     @property
@@ -132,6 +133,7 @@ def prepare(
     *,
     model: models.Model | None = None,
     dataset: data.Dataset | None = None,
+    start: PyTree = None,
     trusted: bool = False,
 ) -> Prepared:
     """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
@@ -140,6 +142,8 @@ def prepare(
       config: the experiment.
       model: a custom model, instead of `config.model`.
       dataset: what `data.load(config.data)` gives, where it has been loaded already.
+      start: arrays to begin with, in place of what `config.start` names, whose rules hold: see
+        `jopt.start.from_object`.
       trusted: lifts the rules for the foreign files that it names: data, teachers, sources (`docs/security.md`).
 
     Raises:
@@ -178,8 +182,10 @@ def prepare(
     }
 
     weights = None
-    if config.start is not None:
-        weights = start.load(config.start, plans[0].model, plans[0].layers, input_shape, trusted=trusted)
+    if config.start is not None or start is not None:
+        pretrained = config.start or starting.Pretrained(starting.OBJECT)
+        network = plans[0].model, plans[0].layers, input_shape
+        weights = starting.load(pretrained, *network, trusted=trusted, source=start)
     segments = list(schedule.segments(config, examples))
     programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, mesh=mesh)
     rows = evaluated_rows(dataset)

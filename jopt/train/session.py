@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt import models
 from jopt.config import require
@@ -44,6 +45,7 @@ def run(
     workdir: str | Path,
     *,
     model: models.Model | None = None,
+    start: PyTree = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
     stop: Callable[[], bool] = never,
@@ -59,6 +61,8 @@ def run(
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
       model: a custom model, instead of `config.model`.
+      start: arrays that the network begins with: parameters, `(parameters, model_state)`, or a dictionary of names
+        and arrays; the rules of `config.start` hold for them, where there are some.
       accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
@@ -96,8 +100,8 @@ def run(
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
-        return answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
-    prepared = prepare(config, model=model, trusted=trusted)
+        return answer(config, files, observer, lambda: prepare(config, model=model, start=start, trusted=trusted))
+    prepared = prepare(config, model=model, start=start, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
     if stop():
@@ -229,7 +233,8 @@ class _Session:
 
     @property
     def _given(self) -> list[str]:
-        return [] if self.prepared.own_model is None else ["model"]
+        p = self.prepared
+        return ["model"] * (p.own_model is not None) + ["start"] * (p.start is not None and p.start.is_object)
 
     def _check_model(self, first: Mapping[str, Any] | None) -> None:
         """Raises WorkdirError where one launch was given a custom model and another was not."""

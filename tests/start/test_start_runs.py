@@ -80,10 +80,8 @@ def test_a_finished_run_needs_its_source_no_more(trained, tmp_path):
     source.unlink()
     kept = finished.load(tmp_path / "run")
     export.export(tmp_path / "run", tmp_path / "out", formats=("packed",))
-    packed = codec.load(tmp_path / "out" / "model.jopt")
-    np.testing.assert_array_equal(
-        packed["Conv_0"]["kernel"], finished.load(tmp_path / "run").params["Conv_0"]["kernel"]
-    )
+    kernels = [params["Conv_0"]["kernel"] for params in (codec.load(tmp_path / "out" / "model.jopt"), kept.params)]
+    np.testing.assert_array_equal(*kernels)
 
 
 class Normalized(nn.Module):
@@ -117,6 +115,12 @@ def test_batch_statistics_come_from_the_source(tmp_path):
     stages = run(config, tmp_path / "run", model=model)["stages"]
     assert (stages[0]["accuracy"], stages[0]["loss"]) == (source["accuracy"], source["loss"])
     assert stages[1]["loss"] == pytest.approx(source["loss"], rel=0.02)
+    # The same from Python, as the model has them; the run's directory does not hold them.
+    config = tiny_experiment(stages=WITHOUT_TRAINING[:1])
+    result = run(config, tmp_path / "object", model=model, start=(params, state))
+    assert (result["accuracy"], result["loss"]) == (source["accuracy"], source["loss"])
+    assert json.loads((tmp_path / "object" / "manifest.json").read_text())["given"] == ["model", "start"]
+    assert finished.load(tmp_path / "object", model=model).params["Conv_0"]["bias"].shape == (4,)
 
 
 @pytest.fixture(scope="module")
