@@ -117,7 +117,7 @@ def fill(config: Pretrained, source: Source, network: Network, path: str = "star
     rows = []
     for key, leaf in leaves.items():
         if key not in chosen:
-            rows.append(_fresh(config, key, leaf, [p.source for p in unused], problems))
+            rows.append(_fresh(config, key, leaf, unused, problems))
             continue
         value, row = _convert(chosen[key], key, leaf, network, chosen[key].layout or layout, problems)
         rows.append(row)
@@ -266,12 +266,16 @@ def _convert(
 
 
 def _fresh(
-    config: Pretrained, key: Key, leaf: np.ndarray, unused: Sequence[str], problems: list[str]
+    config: Pretrained, key: Key, leaf: np.ndarray, unused: Sequence[Piece], problems: list[str]
 ) -> LeafTransfer:
     part, path = key
     pattern = next((p for p in config.allow_missing if re.fullmatch(p, path)), None)
     if pattern is None:
-        problems.append(f"{path} {_size(leaf.shape)} gets no array{_nearest(path, unused)}")
+        # Size only helps to find the right rule; nothing is filled by it.
+        as_large = [piece.source for piece in unused if piece.array.size == leaf.size]
+        near = _nearest(path, [piece.source for piece in unused])
+        near = near or (f" (as large: {', '.join(as_large[:3])})" if as_large else "")
+        problems.append(f"{path} {_size(leaf.shape)} gets no array{near}")
     return LeafTransfer(path, tuple(leaf.shape), None, "fresh", f"allow_missing {pattern!r}", part)
 
 
