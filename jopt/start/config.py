@@ -40,7 +40,8 @@ class Rule:
     In this order: `transpose`, then `reshape`, then the names of `target`. The layout is converted after that.
 
     Attributes:
-      source: a regular expression that must match the whole name, such as `features\.0\.(weight|bias)`.
+      source: a regular expression that must match the whole name of an array, such as `features\.0\.(weight|bias)`,
+        or of a module that it is in, such as `features\.0`: then what follows stays behind the new name.
       target: the new name, in which `\1` or `\g<name>` stands for a group; a dot or a slash separates its parts,
         and PyTorch's names of parameters (`weight`) and the network's own (`kernel`) both count. Several names cut
         the first axis into equal parts, one for each. None: the array is not used.
@@ -76,17 +77,18 @@ class Pretrained:
     Attributes:
       path: a safetensors file or its `.safetensors.index.json`, an `.npz`, an `.onnx`, a packed `.jopt`, an Orbax
         checkpoint or the directory of a finished run.
-      rules: pairs of a regular expression on the source's names and a new name, as in `re.sub`, or `Rule`s, which
-        also move axes. The first that matches a name decides; a name that none matches stays as it is.
+      rules: pairs of a regular expression on the source's names (of arrays or of their modules) and a new name, as
+        in `re.sub`, or `Rule`s, which also move axes. The first that matches decides; a name without a
+        match stays.
       layout: how the source's arrays lie in memory. 'torch': PyTorch's names and axes (Linear [out, in], Conv [out,
         in, height, width], maps flattened channels first); 'flax': as the network has them; 'auto': the one that
         the names tell, such as `weight` or `kernel`, and an error where they tell none or both.
-      allow_missing: regular expressions of parameters (whole paths) that may keep their initial values.
-      allow_unused: regular expressions of the source's names that may go unused.
+      allow_missing: regular expressions of parameters, or modules, that may keep their initial values.
+      allow_unused: regular expressions of the source's names, or modules, that may go unused.
 
     Example:
-      >>> rules = ((r"conv1\.(.*)", r"Conv_0.\1"), (r"fc\.(.*)", r"Dense_0.\1"))
-      >>> validate(Pretrained("resnet.safetensors", rules, allow_unused=("head.*",)))
+      >>> rules = (("conv1", "Conv_0"), (r"layers\.(\d)\.fc", r"Dense_\1"))
+      >>> validate(Pretrained("resnet.safetensors", rules, allow_unused=("head",)))
     """
 
     path: str

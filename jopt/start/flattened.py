@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.extend.core import Literal
 
 from jopt.models import Model
 from jopt.rules import named_leaves
-from jopt.typing import ModelState, Params
+from jopt.typing import Batch, ModelState, Params
 
 Sizes = tuple[int, ...]
 
@@ -24,12 +23,12 @@ class _Value(NamedTuple):
 _NOTHING = _Value()
 
 
-def flattened_inputs(model: Model, input_shape: Sizes, params: Params, model_state: ModelState) -> dict[str, Sizes]:
+def flattened_inputs(model: Model, x: Batch, params: Params, model_state: ModelState) -> dict[str, Sizes]:
     """The sizes of the map, without the batch, whose flattened rows a dense layer reads, by its kernel's path.
 
     Args:
       model: the network.
-      input_shape: the shape of one example.
+      x: one batch of more than one example, or its shape.
       params: its parameters, or their shapes.
       model_state: its state, or its shapes.
 
@@ -40,10 +39,9 @@ def flattened_inputs(model: Model, input_shape: Sizes, params: Params, model_sta
       >>> from jopt import models
       >>> from jopt.train.plan import shapes
       >>> cnn = models.model(models.ModelConfig("cnn", features=(4,), hidden=5))
-      >>> flattened_inputs(cnn, (6, 6, 1), *shapes(cnn, (6, 6, 1)))
+      >>> flattened_inputs(cnn, jax.numpy.zeros((2, 6, 6, 1)), *shapes(cnn, (6, 6, 1)))
       {'Dense_0/kernel': (3, 3, 4)}
     """
-    x = jax.ShapeDtypeStruct((2, *input_shape), np.float32)
     names = [name for name, _ in named_leaves(params)]
     jaxpr = jax.make_jaxpr(lambda params, state, x: model.apply(params, state, x, train=False)[0])(
         params, model_state, x

@@ -13,6 +13,7 @@ from jopt.start.flattened import Sizes, flattened_inputs
 from jopt.start.reading import Source, from_object, read
 from jopt.start.resolving import Network, fill
 from jopt.transfer import LeafTransfer
+from jopt.typing import Batch, ModelState, Params
 
 
 class Start(NamedTuple):
@@ -57,7 +58,8 @@ def load(
     config: Pretrained,
     model: Model,
     layers: Layers,
-    input_shape: Sizes,
+    variables: tuple[Params, ModelState],
+    x: Batch,
     *,
     trusted: bool = False,
     source: PyTree = None,
@@ -68,7 +70,8 @@ def load(
       config: the path and the rules.
       model: the network.
       layers: what it says about its parameters.
-      input_shape: the shape of one example.
+      variables: its parameters and state, or their shapes.
+      x: one batch, or its shape.
       trusted: as for `jopt.start.read`.
       source: an object to take in place of the file: see `jopt.start.from_object`.
 
@@ -76,11 +79,8 @@ def load(
       StartError: if the source cannot be read or does not fit.
       OSError: if the system cannot read it.
     """
-    from jopt.train.plan import shapes
-
     named: Source = read(config.path, trusted=trusted) if source is None else from_object(source)
-    params, model_state = shapes(model, input_shape)
-    network = Network(params, model_state, layers, flattened_inputs(model, input_shape, params, model_state))
+    network = Network(*variables, layers, lambda: flattened_inputs(model, x, *variables))
     filled = fill(config, named, network)
     # The digest is of the arrays and not of the file: the same weights in another format are the same start.
     return Start(

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from jopt.typing import ModelState, Params
 STATE = "state"
 """The part of a row that fills the model's state; that of parameters is 'params'."""
 
+STATISTICS = "batch_stats/"
+"""What begins the paths of Linen's batch statistics."""
+
 Key = tuple[str, str]
 """A part and a path: one leaf of the network."""
 
@@ -41,13 +44,13 @@ class Network(NamedTuple):
       params: its parameters, or their shapes.
       model_state: its state, or its shapes.
       layers: what it says about its parameters (`jopt.layers.trace`).
-      flattened: what `jopt.start.flattened.flattened_inputs` gives.
+      flattened: gives what `jopt.start.flattened.flattened_inputs` does; called where the layout needs it.
     """
 
     params: Params
     model_state: ModelState
     layers: Layers
-    flattened: Mapping[str, Sizes] = {}
+    flattened: Callable[[], Mapping[str, Sizes]] = dict
 
 
 class Filled(NamedTuple):
@@ -115,11 +118,12 @@ def fill(config: Pretrained, source: Source, network: Network, path: str = "star
             chosen[key] = piece
     values: dict[Key, np.ndarray] = {}
     rows = []
+    flattened = network.flattened() if layout == "torch" else {}
     for key, leaf in leaves.items():
         if key not in chosen:
             rows.append(_fresh(config, key, leaf, unused, problems))
             continue
-        value, row = _convert(chosen[key], key, leaf, network, chosen[key].layout or layout, problems)
+        value, row = _convert(chosen[key], key, leaf, network.layers, flattened, layout, problems)
         rows.append(row)
         if value is not None:
             values[key] = value
@@ -158,7 +162,7 @@ def _apply_rules(
     dropped, used = [], set()
     for name, array in arrays.items():
         for i, (pattern, rule) in enumerate(rules):
-            if match := pattern.fullmatch(name):
+            if match := match_name(pattern, name):
                 used.add(i)
                 if rule.target is None:
                     dropped.append(name)
@@ -169,7 +173,7 @@ def _apply_rules(
             pieces.append(Piece(name, name, array, "", None))
     for i, (pattern, rule) in enumerate(rules):
         if i not in used:
-            hidden = any(pattern.fullmatch(name) for name in arrays)
+            hidden = any(match_name(pattern, name) for name in arrays)
             why = (
                 "is hidden behind the rules before it"
                 if hidden
@@ -194,7 +198,22 @@ def _pieces(name: str, array: np.ndarray, match: re.Match[str], rule: Rule, prob
         return
     for i, (target, part) in enumerate(zip(rule.targets, parts, strict=True)):
         cut = [f"part {i + 1} of {len(parts)}"] if len(parts) > 1 else []
-        yield Piece(match.expand(target), name, part, ", ".join(text + cut), rule.layout)
+        yield Piece(match.expand(target) + name[match.end() :], name, part, ", ".join(text + cut), rule.layout)
+
+
+def match_name(pattern: re.Pattern[str], name: str) -> re.Match[str] | None:
+    """The match of a pattern with a whole name, or with the whole name of a module that it is in, innermost first.
+
+    Example:
+      >>> match_name(re.compile("fc"), "fc.weight").end(), match_name(re.compile("f"), "fc.weight")
+      (2, None)
+    """
+    ends = [len(name), *(m.start() for m in reversed(list(re.finditer(r"[./]", name))))]
+    return next(filter(None, (pattern.fullmatch(name, 0, end) for end in ends)), None)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return match_name(re.compile(pattern), name) is not None
 
 
 def _names(leaves: Iterable[Key], layers: Layers, *, torch: bool) -> dict[str, Key]:
@@ -207,8 +226,8 @@ def _names(leaves: Iterable[Key], layers: Layers, *, torch: bool) -> dict[str, K
         # The state of a model is kept by collection: `batch_stats/BatchNorm_0/mean`.
         if part == STATE:
             short.setdefault(path, key)
-            short.setdefault(path.partition("/")[2] or path, key)
-            above = above.partition("/")[2]
+            short.setdefault(path.removeprefix(STATISTICS), key)
+            above = above.removeprefix(STATISTICS)
         if torch:
             role = layers.get(path)
             in_torch = {"mean": "running_mean", "var": "running_var"}.get(last) if part == STATE else None
@@ -230,20 +249,26 @@ def _unwrapped(name: str) -> str:
 
 
 def _convert(
-    piece: Piece, key: Key, leaf: np.ndarray, network: Network, layout: str, problems: list[str]
+    piece: Piece,
+    key: Key,
+    leaf: np.ndarray,
+    layers: Layers,
+    flattened: Mapping[str, Sizes],
+    layout: str,
+    problems: list[str],
 ) -> tuple[np.ndarray | None, LeafTransfer]:
     """The values of a leaf, None where they do not fit, and its row."""
     part, path = key
     shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
-    parameter = network.layers.get(path) if part == "params" else None
+    parameter = layers.get(path) if part == "params" else None
     conversion: Conversion | str
-    if layout == "torch" and parameter is not None:
+    if (piece.layout or layout) == "torch" and parameter is not None:
         conversion = from_torch(
             parameter,
             shape,
             piece.array.shape,
-            flattened=network.flattened.get(path),
-            ordered=not convolves_sequences(network.layers),
+            flattened=flattened.get(path),
+            ordered=not convolves_sequences(layers),
         )
     else:
         conversion = as_it_is(shape, piece.array.shape)
@@ -258,7 +283,7 @@ def _convert(
     # Too large for float32 is refused below, in words.
     with np.errstate(over="ignore"):
         value = np.array(conversion.apply(piece.array), dtype, order="C", copy=True)
-    if floating[0] and (bad := int(np.count_nonzero(~np.isfinite(value.astype(np.float32))))):
+    if floating[0] and (bad := int(np.count_nonzero(~np.isfinite(value)))):
         problems.append(f"{piece.source} has {bad:,} of {value.size:,} values that are not finite")
         return None, row
     cast = f"{piece.array.dtype} to {dtype}" if piece.array.dtype != dtype else ""
@@ -269,7 +294,7 @@ def _fresh(
     config: Pretrained, key: Key, leaf: np.ndarray, unused: Sequence[Piece], problems: list[str]
 ) -> LeafTransfer:
     part, path = key
-    pattern = next((p for p in config.allow_missing if re.fullmatch(p, path)), None)
+    pattern = next((p for p in config.allow_missing if _matches(p, path)), None)
     if pattern is None:
         # Size only helps to find the right rule; nothing is filled by it.
         as_large = [piece.source for piece in unused if piece.array.size == leaf.size]
@@ -283,7 +308,7 @@ def _unused_problems(config: Pretrained, unused: Sequence[Piece], free: Sequence
     problems = []
     for piece in unused:
         counts = torch and last_part(piece.source) in COUNTERS
-        if not counts and not any(re.fullmatch(p, piece.source) for p in config.allow_unused):
+        if not counts and not any(_matches(p, piece.source) for p in config.allow_unused):
             renamed = f" (as {piece.name})" if piece.name != piece.source else ""
             what = f"{piece.source} {_size(piece.array.shape)}{renamed}"
             problems.append(f"{what} fills no parameter{_nearest(piece.name, free)}")
@@ -295,7 +320,7 @@ def _idle_patterns(config: Pretrained, paths: Iterable[str], arrays: Iterable[st
     problems = []
     for field, names in (("allow_missing", list(paths)), ("allow_unused", list(arrays))):
         for pattern in getattr(config, field):
-            if not any(re.fullmatch(pattern, name) for name in names):
+            if not any(_matches(pattern, name) for name in names):
                 problems.append(f"{field} {pattern!r} matches no name{_nearest(pattern, names)}")
     return problems
 

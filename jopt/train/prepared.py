@@ -184,7 +184,9 @@ def prepare(
     weights = None
     if config.start is not None or start is not None:
         pretrained = config.start or starting.Pretrained(starting.OBJECT)
-        network = plans[0].model, plans[0].layers, input_shape
+        variables = plan.shapes(plans[0].model, input_shape)
+        x = jax.ShapeDtypeStruct((2, *input_shape), np.float32)
+        network = plans[0].model, plans[0].layers, variables, x
         weights = starting.load(pretrained, *network, trusted=trusted, source=start)
     segments = list(schedule.segments(config, examples))
     programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, mesh=mesh)

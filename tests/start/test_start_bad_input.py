@@ -15,6 +15,7 @@ from jopt import layers, models, start
 from jopt.config import ConfigError, from_dict, to_dict
 from jopt.train import Experiment, run
 from jopt.train.finished import check_paths
+from jopt.train.plan import shapes
 from jopt.train.workdir import WorkdirError
 
 pytestmark = pytest.mark.unoptimized
@@ -38,7 +39,7 @@ def fitting(**changes):
 
 def load(source=None, **fields):
     config = start.Pretrained(**{"path": "object", **fields})
-    return start.load(config, MODEL, LAYERS, SHAPE, source=source)
+    return start.load(config, MODEL, LAYERS, shapes(MODEL, SHAPE), np.zeros((2, *SHAPE), np.float32), source=source)
 
 
 def test_the_arrays_that_are_changed_below_fit():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch_layers as torch
 from flax import linen as nn
+from flax import nnx
 
 from jopt import layers, models, start
 from jopt.start.flattened import flattened_inputs
@@ -23,11 +24,11 @@ def arrays(seed=0, **sizes):
 
 def load(module, x, source, rules=(), **fields):
     """The network's output for `x`, and the start."""
-    model = models.from_linen(module)
+    model = module if isinstance(module, models.Model) else models.from_linen(module)
     traced = layers.trace(model, x)
     config = start.Pretrained("object", rules, **fields)
-    begins = start.load(config, model, traced, x.shape[1:], source=source)
     params, state = shapes(model, x.shape[1:])
+    begins = start.load(config, model, traced, (params, state), x, source=source)
     return model.apply(merge(params, begins.params), merge(state, begins.model_state), x, train=False)[0], begins
 
 
@@ -65,8 +66,9 @@ CONVOLUTIONS["bn.running_var"] = np.abs(CONVOLUTIONS["bn.running_var"]) + 0.5
 CONVOLUTIONS["bn.num_batches_tracked"] = np.int64(7)
 RULES = (
     (r"conv\.(.*)", r"Conv_0.\1"),
-    (r"bn\.(.*)", r"BatchNorm_0.\1"),
-    (r"depthwise\.(.*)", r"Conv_1.\1"),
+    # Names of modules: what follows stays.
+    ("bn", "BatchNorm_0"),
+    ("depthwise", "Conv_1"),
     (r"up\.(.*)", r"ConvTranspose_0.\1"),
     (r"fc1\.(.*)", r"Dense_0.\1"),
     # The network's own name of the array is no reason not to transpose it: the kernel is square.
@@ -90,6 +92,29 @@ def test_convolutions_and_a_flattened_map():
     assert begins.layout == "torch" and begins.unused == ["bn.num_batches_tracked"]
     assert by_path["batch_stats/BatchNorm_0/var"].source == "bn.running_var"
     assert all(row.status == "copied" for row in begins.rows)
+
+
+def test_modules_of_nnx_have_the_names_of_pytorch():
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(2, 3, (1, 2), padding="VALID", rngs=rngs)
+            self.bn = nnx.BatchNorm(3, rngs=rngs)
+            self.fc = nnx.Linear(3 * 2 * 2, 4, rngs=rngs)
+
+        def __call__(self, x):
+            x = self.bn(self.conv(x))
+            return self.fc(x.reshape(x.shape[0], -1))
+
+    x = np.random.default_rng(1).normal(size=(2, 2, 3, 2)).astype(np.float32)
+    sizes = dict.fromkeys(("bn__weight", "bn__bias", "bn__running_mean", "bn__running_var"), 3)
+    s = arrays(conv__weight=(3, 2, 1, 2), conv__bias=3, fc__weight=(4, 12), fc__bias=4, **sizes)
+    s["bn.running_var"] = np.abs(s["bn.running_var"])
+    y = torch.conv2d(x.transpose(0, 3, 1, 2), s["conv.weight"], s["conv.bias"])
+    y = torch.batch_norm(y, *(s[f"bn.{n}"] for n in ("weight", "bias", "running_mean", "running_var")))
+    out, _ = load(models.from_nnx(lambda rngs: Network(rngs)), x, s)
+    np.testing.assert_allclose(
+        out, torch.linear(y.reshape(2, -1), s["fc.weight"], s["fc.bias"]), rtol=1e-4, atol=1e-4
+    )
 
 
 class Attention(nn.Module):
@@ -192,10 +217,10 @@ def test_other_floats_are_cast_once(dtype):
 
 def test_what_may_be_missing_or_unused_is_named():
     source = {"Dense_0.weight": SQUARE, "head.weight": SQUARE}
-    fields = {"allow_missing": (".*/bias",), "allow_unused": (r"head\..*",)}
+    fields = {"allow_missing": (".*/bias",), "allow_unused": ("head",)}
     model = models.from_linen(Dense())
     config = start.Pretrained("object", **fields)
-    begins = start.load(config, model, layers.trace(model, X), X.shape[1:], source=source)
+    begins = start.load(config, model, layers.trace(model, X), shapes(model, X.shape[1:]), X, source=source)
     assert set(begins.params) == {"Dense_0/kernel"} and begins.unused == ["head.weight"]
     assert [row.status for row in begins.rows] == ["fresh", "copied"]
 
@@ -208,7 +233,7 @@ def test_only_maps_are_flattened_channels_first():
             return nn.Dense(2)(x.reshape(x.shape[0], -1))
 
     model = models.from_linen(Tokens())
-    sizes = flattened_inputs(model, (3, 5), *shapes(model, (3, 5)))
+    sizes = flattened_inputs(model, np.zeros((2, 3, 5), np.float32), *shapes(model, (3, 5)))
     assert sizes == {"Dense_1/kernel": (3, 4)}
     traced = layers.trace(model, np.zeros((1, 3, 5), np.float32))["Dense_1/kernel"]
     weight = np.arange(24.0).reshape(2, 12)

@@ -15,6 +15,7 @@ from jopt import layers, models, start
 from jopt.export import safetensors
 from jopt.start.reading import read
 from jopt.train import finished, run
+from jopt.train.plan import shapes
 
 pytestmark = pytest.mark.unoptimized
 
@@ -100,7 +101,8 @@ def test_every_source_gives_the_same_parameters(kind, trained, tmp_path):
         allow_unused=("step",) if kind == "orbax" else (),
     )
     model = models.model(CNN)
-    begins = start.load(config, model, layers.trace(model, np.zeros((1, 6, 6, 1), np.float32)), (6, 6, 1))
+    x = np.zeros((2, 6, 6, 1), np.float32)
+    begins = start.load(config, model, layers.trace(model, x), shapes(model, x.shape[1:]), x)
     assert begins.layout == ("torch" if of_torch else "flax")
     assert set(begins.params) == set(named(params))
     for name, array in named(params).items():

@@ -14,7 +14,8 @@ from tiny import tiny_experiment
 from jopt import ablate, codec, export, models, prune, quantize
 from jopt.ablate import Ablation, axis
 from jopt.start import Pretrained
-from jopt.train import Stage, finished, run
+from jopt.train import Stage, finished, prepare, run
+from jopt.train.calls import Calls
 from jopt.train.workdir import ChangedError, StopRequested
 
 pytestmark = pytest.mark.unoptimized
@@ -170,6 +171,20 @@ def test_a_grid_shares_the_source(trained, tmp_path):
     row = results.trials[-1]
     alone = run(ablate.load_trial(tmp_path / "grid", row["trial"], trusted=True), tmp_path / "alone")
     assert row["digest"] == alone["digest"] and len({r["digest"] for r in results.trials}) > 1
+
+
+def test_another_network_does_not_start_from_the_source(trained, tmp_path):
+    student = dataclasses.replace(CNN, hidden=3)
+    stages = [
+        Stage("back", steps=0, start="init"),
+        Stage("anew", steps=0, start="random"),
+        Stage("student", steps=0, model=student, start="init"),
+    ]
+    prepared = prepare(from_torch(trained / "torch.safetensors", stages))
+    calls = Calls(prepared, prepared.values)
+    states = [prepared.like(stage) for stage in range(3)]
+    assert [len(calls.rewind(stage, state).args) for stage, state in enumerate(states)] == [4, 2, 2]
+    assert [len(calls.init(stage).args) for stage in range(3)] == [3, 1, 1]
 
 
 def test_what_is_missing_is_initialized_as_without_a_source(trained, tmp_path):

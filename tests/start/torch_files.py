@@ -2,7 +2,9 @@
 
 import numpy as np
 
-RULES = ((r"conv1\.(.*)", r"Conv_0.\1"), (r"fc1\.(.*)", r"Dense_0.\1"), (r"fc2\.(.*)", r"Dense_1.\1"))
+from jopt.start import Rule
+
+RULES = (("conv1", "Conv_0"), (r"fc1\.(weight|bias)", r"Dense_0.\1"), Rule("fc2", "Dense_1"))
 
 
 def state_dict(params, map_sizes=(3, 3, 4)):
