@@ -8,25 +8,15 @@ import numpy as np
 import pytest
 import torch_files
 from orbax.checkpoint import v1
-from safetensors.numpy import save_file
-from tiny import tiny_experiment
+from safetensors.numpy import load_file, save_file
 
 from jopt import layers, models, start
 from jopt.export import safetensors
 from jopt.start.reading import read
-from jopt.train import finished, run
+from jopt.train import finished
 from jopt.train.plan import shapes
 
 pytestmark = pytest.mark.unoptimized
-
-CNN = models.ModelConfig(name="cnn", features=(4,), hidden=6, num_classes=4)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sources") / "run"
-    run(tiny_experiment(model=CNN, pack=True, epochs=1, ema_decay=0.9), path)
-    return path, finished.load(path).params
 
 
 def write_torch_shards(path, params):
@@ -92,7 +82,8 @@ def named(params):
 
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_source_gives_the_same_parameters(kind, trained, tmp_path):
-    directory, params = trained
+    directory = trained / "run"
+    params = finished.load(directory).params
     path = SOURCES[kind](tmp_path, directory, params)
     of_torch = kind in ("torch", "shards", "npz", "onnx")
     config = start.Pretrained(
@@ -100,7 +91,7 @@ def test_every_source_gives_the_same_parameters(kind, trained, tmp_path):
         torch_files.RULES if of_torch else (),
         allow_unused=("step",) if kind == "orbax" else (),
     )
-    model = models.model(CNN)
+    model = models.model(torch_files.CNN)
     x = np.zeros((2, 6, 6, 1), np.float32)
     begins = start.load(config, model, layers.trace(model, x), shapes(model, x.shape[1:]), x)
     assert begins.layout == ("torch" if of_torch else "flax")
@@ -111,7 +102,7 @@ def test_every_source_gives_the_same_parameters(kind, trained, tmp_path):
 
 
 def test_the_digest_is_of_the_arrays_and_not_of_the_file(trained, tmp_path):
-    arrays = torch_files.state_dict(trained[1])
+    arrays = load_file(trained / "torch.safetensors")
     save_file(arrays, tmp_path / "a.safetensors")
     np.savez(tmp_path / "a.npz", **dict(reversed(arrays.items())))
     paths = [str(tmp_path / name) for name in ("a.safetensors", "a.npz")]

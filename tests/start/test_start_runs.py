@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch_files
@@ -16,24 +19,14 @@ from jopt.ablate import Ablation, axis
 from jopt.start import Pretrained
 from jopt.train import Stage, finished, prepare, run
 from jopt.train.calls import Calls
+from jopt.train.state import digest
 from jopt.train.workdir import ChangedError, StopRequested
 
 pytestmark = pytest.mark.unoptimized
 
-CNN = models.ModelConfig(name="cnn", features=(4,), hidden=6, num_classes=4)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The directory of a run that trains, and its state_dict in a file beside it."""
-    path = tmp_path_factory.mktemp("trained")
-    run(tiny_experiment(model=CNN, pack=True, epochs=3), path / "run")
-    save_file(torch_files.state_dict(finished.load(path / "run").params), path / "torch.safetensors")
-    return path
-
 
 def from_torch(path, stages, **changes):
-    fields = {"model": CNN, "start": Pretrained(str(path), torch_files.RULES), "stages": stages}
+    fields = {"model": torch_files.CNN, "start": Pretrained(str(path), torch_files.RULES), "stages": stages}
     return tiny_experiment(**{**fields, **changes})
 
 
@@ -46,9 +39,12 @@ WITHOUT_TRAINING = [
 
 @pytest.fixture(scope="module")
 def compressed(trained, tmp_path_factory):
-    """A run without a step of training, and its result."""
-    path = tmp_path_factory.mktemp("compressed") / "run"
-    return path, run(from_torch(trained / "torch.safetensors", WITHOUT_TRAINING, pack=True), path)
+    """A run without a step of training, whose source is gone, and its result."""
+    path = tmp_path_factory.mktemp("compressed")
+    source = shutil.copy(trained / "torch.safetensors", path)
+    fields = run(from_torch(source, WITHOUT_TRAINING, pack=True), path / "run")
+    Path(source).unlink()
+    return path / "run", fields
 
 
 def result(path):
@@ -73,16 +69,10 @@ def test_activations_are_calibrated_without_steps(compressed):
     assert float(ranges["high"]) == pytest.approx(inputs.max(), rel=0.1)
 
 
-def test_a_finished_run_needs_its_source_no_more(trained, tmp_path):
-    source = tmp_path / "torch.safetensors"
-    shutil.copy(trained / "torch.safetensors", source)
-    stages = [Stage("w8", steps=0, methods=(quantize.Weights(bits=8),))]
-    run(from_torch(source, stages, pack=True), tmp_path / "run")
-    source.unlink()
-    kept = finished.load(tmp_path / "run")
-    export.export(tmp_path / "run", tmp_path / "out", formats=("packed",))
-    kernels = [params["Conv_0"]["kernel"] for params in (codec.load(tmp_path / "out" / "model.jopt"), kept.params)]
-    np.testing.assert_array_equal(*kernels)
+def test_a_finished_run_needs_its_source_no_more(compressed, tmp_path):
+    export.export(compressed[0], tmp_path, formats=("packed",))
+    packed, kept = codec.load(tmp_path / "model.jopt"), finished.load(compressed[0]).params
+    np.testing.assert_array_equal(packed["Conv_0"]["kernel"], kept["Conv_0"]["kernel"])
 
 
 class Normalized(nn.Module):
@@ -96,8 +86,9 @@ class Normalized(nn.Module):
 
 def test_batch_statistics_come_from_the_source(tmp_path):
     model = models.from_linen(Normalized())
-    source = run(tiny_experiment(epochs=1), tmp_path / "trained", model=model)
-    params, state = finished.load(tmp_path / "trained", model=model)[3:5]
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1))))
+    rng = np.random.default_rng(0)
+    params, state = jax.tree.map(lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), shapes)
     statistics = state["batch_stats"]["BatchNorm_0"]
     arrays = {
         "conv.weight": params["Conv_0"]["kernel"].transpose(3, 2, 0, 1),
@@ -111,17 +102,17 @@ def test_batch_statistics_come_from_the_source(tmp_path):
         "fc.bias": params["Dense_0"]["bias"],
     }
     np.savez(tmp_path / "a.npz", **arrays)
-    rules = ((r"conv\.(.*)", r"Conv_0.\1"), (r"bn\.(.*)", r"BatchNorm_0.\1"), (r"fc\.(.*)", r"Dense_0.\1"))
-    config = tiny_experiment(start=Pretrained(str(tmp_path / "a.npz"), rules), stages=WITHOUT_TRAINING)
+    rules = (("conv", "Conv_0"), ("bn", "BatchNorm_0"), ("fc", "Dense_0"))
+    config = tiny_experiment(start=Pretrained(str(tmp_path / "a.npz"), rules), stages=WITHOUT_TRAINING[:2])
     stages = run(config, tmp_path / "run", model=model)["stages"]
-    assert (stages[0]["accuracy"], stages[0]["loss"]) == (source["accuracy"], source["loss"])
-    assert stages[1]["loss"] == pytest.approx(source["loss"], rel=0.02)
     # The same from Python, as the model has them; the run's directory does not hold them.
     config = tiny_experiment(stages=WITHOUT_TRAINING[:1])
     result = run(config, tmp_path / "object", model=model, start=(params, state))
-    assert (result["accuracy"], result["loss"]) == (source["accuracy"], source["loss"])
+    assert (stages[0]["accuracy"], stages[0]["loss"]) == (result["accuracy"], result["loss"])
+    assert stages[1]["loss"] == pytest.approx(result["loss"], rel=0.05)
     assert json.loads((tmp_path / "object" / "manifest.json").read_text())["given"] == ["model", "start"]
-    assert finished.load(tmp_path / "object", model=model).params["Conv_0"]["bias"].shape == (4,)
+    kept = finished.load(tmp_path / "object", model=model)
+    assert digest({"params": kept.params, "state": kept.model_state}) == digest({"params": params, "state": state})
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +156,7 @@ def test_a_grid_shares_the_source(trained, tmp_path):
     stages = [Stage("train", steps=3), Stage("again", steps=3, start="init")]
     config = from_torch(trained / "torch.safetensors", stages)
     rates = axis("optimizer.learning_rate", (0.01, 0.1))
-    results = ablate.run(Ablation("grid", config, space=rates, seeds=(0, 1)), tmp_path / "grid", devices=1)
+    results = ablate.run(Ablation("grid", config, space=rates, seeds=(0,)), tmp_path / "grid", devices=1)
     manifest = json.loads((tmp_path / "grid" / "manifest.json").read_text())
     assert list(manifest["sources"]) == [config.start.path]
     row = results.trials[-1]
@@ -174,7 +165,7 @@ def test_a_grid_shares_the_source(trained, tmp_path):
 
 
 def test_another_network_does_not_start_from_the_source(trained, tmp_path):
-    student = dataclasses.replace(CNN, hidden=3)
+    student = dataclasses.replace(torch_files.CNN, hidden=3)
     stages = [
         Stage("back", steps=0, start="init"),
         Stage("anew", steps=0, start="random"),
@@ -194,7 +185,7 @@ def test_what_is_missing_is_initialized_as_without_a_source(trained, tmp_path):
     rules = torch_files.RULES[:2]
     stages = [Stage("none", steps=0)]
     config = tiny_experiment(
-        model=CNN, stages=stages, start=Pretrained(str(source), rules, allow_missing=("Dense_1/.*",))
+        model=torch_files.CNN, stages=stages, start=Pretrained(str(source), rules, allow_missing=("Dense_1/.*",))
     )
     run(config, tmp_path / "run")
     run(dataclasses.replace(config, start=None), tmp_path / "drawn")

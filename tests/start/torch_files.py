@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from jopt.models import ModelConfig
 from jopt.start import Rule
+
+CNN = ModelConfig(name="cnn", features=(4,), hidden=6, num_classes=4)
 
 RULES = (("conv1", "Conv_0"), (r"fc1\.(weight|bias)", r"Dense_0.\1"), Rule("fc2", "Dense_1"))
 
