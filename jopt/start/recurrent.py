@@ -2,29 +2,12 @@
 
 import re
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from jopt.start.renaming import Piece
+
 _NAME = re.compile(r"(weight|bias)_(ih|hh)(_l\d+)?")
-
-
-class Piece(NamedTuple):
-    """An array, or a part of one, after the rules.
-
-    Attributes:
-      name: its new name.
-      source: the name in the source.
-      array: a view.
-      text: what was done to it.
-      layout: its own layout, if a rule says so.
-    """
-
-    name: str
-    source: str
-    array: np.ndarray
-    text: str = ""
-    layout: str | None = None
 
 
 def join_biases(pieces: Sequence[Piece], paths: Collection[str]) -> list[Piece]:

@@ -1,6 +1,5 @@
 """From named arrays to a network's parameters: which array fills which, how it is turned, and what does not fit."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 
 from jopt.layers import Layers
 from jopt.rules import named_leaves
-from jopt.start.config import Pretrained, Rule, StartError
+from jopt.start.config import Pretrained, StartError
 from jopt.start.flattened import Sizes
 from jopt.start.layouts import (
     COUNTERS,
@@ -23,7 +22,8 @@ from jopt.start.layouts import (
     torch_name,
 )
 from jopt.start.reading import Source
-from jopt.start.recurrent import Piece, join_biases
+from jopt.start.recurrent import join_biases
+from jopt.start.renaming import Piece, apply_rules, match_name, nearest, size
 from jopt.transfer import LeafTransfer
 from jopt.typing import ModelState, Params
 
@@ -100,25 +100,15 @@ def fill(config: Pretrained, source: Source, network: Network, path: str = "star
     """
     layout = _layout(config, source, path)
     problems: list[str] = []
-    pieces, dropped = _apply_rules(config, source.arrays, problems)
-    if layout == "torch":
-        pieces = join_biases(pieces, network.layers)
+    pieces, dropped = apply_rules(config, source.arrays, problems)
     leaves: dict[Key, np.ndarray] = {("params", name): leaf for name, leaf in named_leaves(network.params)}
     leaves |= {(STATE, name): leaf for name, leaf in named_leaves(network.model_state)}
-    names = _names(leaves, network.layers, torch=layout == "torch")
-    chosen: dict[Key, Piece] = {}
-    unused = []
-    for piece in pieces:
-        key = names.get(_plain(piece.name)) or names.get(_plain(_unwrapped(piece.name)))
-        if key is None:
-            unused.append(piece)
-        elif key in chosen:
-            problems.append(f"{key[1]} would be filled from both {chosen[key].source} and {piece.source}")
-        else:
-            chosen[key] = piece
+    chosen, unused = _assign(pieces, leaves, network.layers, layout, problems)
     values: dict[Key, np.ndarray] = {}
     rows = []
-    flattened = network.flattened() if layout == "torch" else {}
+    # A trace of the whole network, which only PyTorch's layout needs.
+    of_torch = any((piece.layout or layout) == "torch" for piece in chosen.values())
+    flattened = network.flattened() if of_torch else {}
     for key, leaf in leaves.items():
         if key not in chosen:
             rows.append(_fresh(config, key, leaf, unused, problems))
@@ -128,7 +118,7 @@ def fill(config: Pretrained, source: Source, network: Network, path: str = "star
         if value is not None:
             values[key] = value
     free = [key[1] for key in leaves if key not in chosen]
-    problems += _unused_problems(config, unused, free, torch=layout == "torch")
+    problems += _unused_problems(config, unused, free)
     problems += _idle_patterns(config, [name for _, name in leaves], source.arrays)
     if problems:
         accepted = (
@@ -141,6 +131,28 @@ def fill(config: Pretrained, source: Source, network: Network, path: str = "star
     return Filled(params, state, rows, sorted({*dropped, *(piece.source for piece in unused)}), layout)
 
 
+def _assign(
+    pieces: Sequence[Piece], leaves: Iterable[Key], layers: Layers, layout: str, problems: list[str]
+) -> tuple[dict[Key, Piece], list[Piece]]:
+    """The array of each leaf, by the names of the array's own layout, and those that no leaf has."""
+    leaves = list(leaves)
+    torch = [piece for piece in pieces if (piece.layout or layout) == "torch"]
+    flax = [piece for piece in pieces if (piece.layout or layout) != "torch"]
+    chosen: dict[Key, Piece] = {}
+    unused = []
+    for named, in_torch in ((join_biases(torch, layers), True), (flax, False)):
+        names = _names(leaves, layers, torch=in_torch)
+        for piece in named:
+            key = names.get(_plain(piece.name)) or names.get(_plain(_unwrapped(piece.name)))
+            if key is None:
+                unused.append(piece)
+            elif key in chosen:
+                problems.append(f"{key[1]} would be filled from both {chosen[key].source} and {piece.source}")
+            else:
+                chosen[key] = piece
+    return chosen, unused
+
+
 def _layout(config: Pretrained, source: Source, path: str) -> str:
     if config.layout != "auto":
         return config.layout
@@ -151,65 +163,6 @@ def _layout(config: Pretrained, source: Source, path: str) -> str:
         accepted = f"'torch' or 'flax', as the names in {config.path} tell none or both"
         raise StartError(f"{path}.layout", config.layout, accepted)
     return layout
-
-
-def _apply_rules(
-    config: Pretrained, arrays: Mapping[str, np.ndarray], problems: list[str]
-) -> tuple[list[Piece], list[str]]:
-    """The arrays under their new names, and the names of those that rules drop."""
-    rules = [(re.compile(rule.source), rule) for rule in config.full_rules]
-    pieces: list[Piece] = []
-    dropped, used = [], set()
-    for name, array in arrays.items():
-        for i, (pattern, rule) in enumerate(rules):
-            if match := match_name(pattern, name):
-                used.add(i)
-                if rule.target is None:
-                    dropped.append(name)
-                else:
-                    pieces += _pieces(name, array, match, rule, problems)
-                break
-        else:
-            pieces.append(Piece(name, name, array, "", None))
-    for i, (pattern, rule) in enumerate(rules):
-        if i not in used:
-            hidden = any(match_name(pattern, name) for name in arrays)
-            why = (
-                "is hidden behind the rules before it"
-                if hidden
-                else f"matches no name{_nearest(rule.source, arrays)}"
-            )
-            problems.append(f"rule {rule.source!r} {why}")
-    return pieces, dropped
-
-
-def _pieces(name: str, array: np.ndarray, match: re.Match[str], rule: Rule, problems: list[str]) -> Iterable[Piece]:
-    text = []
-    try:
-        if rule.transpose:
-            array = np.transpose(array, rule.transpose)
-            text.append(f"transposed {rule.transpose}")
-        if rule.reshape:
-            array = array.reshape(rule.reshape)
-            text.append("reshaped")
-        parts = np.split(array, len(rule.targets)) if len(rule.targets) > 1 else [array]
-    except (ValueError, IndexError) as error:
-        problems.append(f"{name} is {_size(array.shape)}, which rule {rule.source!r} cannot move: {error}")
-        return
-    for i, (target, part) in enumerate(zip(rule.targets, parts, strict=True)):
-        cut = [f"part {i + 1} of {len(parts)}"] if len(parts) > 1 else []
-        yield Piece(match.expand(target) + name[match.end() :], name, part, ", ".join(text + cut), rule.layout)
-
-
-def match_name(pattern: re.Pattern[str], name: str) -> re.Match[str] | None:
-    """The match of a pattern with a whole name, or with the whole name of a module that it is in, innermost first.
-
-    Example:
-      >>> match_name(re.compile("fc"), "fc.weight").end(), match_name(re.compile("f"), "fc.weight")
-      (2, None)
-    """
-    ends = [len(name), *(m.start() for m in reversed(list(re.finditer(r"[./]", name))))]
-    return next(filter(None, (pattern.fullmatch(name, 0, end) for end in ends)), None)
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -274,7 +227,7 @@ def _convert(
         conversion = as_it_is(shape, piece.array.shape)
     row = LeafTransfer(path, shape, piece.source, "copied", "", part)
     if isinstance(conversion, str):
-        problems.append(f"{path} is {_size(shape)}, {piece.source} is {_size(piece.array.shape)}: {conversion}")
+        problems.append(f"{path} is {size(shape)}, {piece.source} is {size(piece.array.shape)}: {conversion}")
         return None, row
     floating = [jnp.issubdtype(d, jnp.floating) for d in (dtype, piece.array.dtype)]
     if floating[0] != floating[1]:
@@ -298,20 +251,20 @@ def _fresh(
     if pattern is None:
         # Size only helps to find the right rule; nothing is filled by it.
         as_large = [piece.source for piece in unused if piece.array.size == leaf.size]
-        near = _nearest(path, [piece.source for piece in unused])
+        near = nearest(path, [piece.source for piece in unused])
         near = near or (f" (as large: {', '.join(as_large[:3])})" if as_large else "")
-        problems.append(f"{path} {_size(leaf.shape)} gets no array{near}")
+        problems.append(f"{path} {size(leaf.shape)} gets no array{near}")
     return LeafTransfer(path, tuple(leaf.shape), None, "fresh", f"allow_missing {pattern!r}", part)
 
 
-def _unused_problems(config: Pretrained, unused: Sequence[Piece], free: Sequence[str], *, torch: bool) -> list[str]:
+def _unused_problems(config: Pretrained, unused: Sequence[Piece], free: Sequence[str]) -> list[str]:
     problems = []
     for piece in unused:
-        counts = torch and last_part(piece.source) in COUNTERS
+        counts = last_part(piece.source) in COUNTERS
         if not counts and not any(_matches(p, piece.source) for p in config.allow_unused):
             renamed = f" (as {piece.name})" if piece.name != piece.source else ""
-            what = f"{piece.source} {_size(piece.array.shape)}{renamed}"
-            problems.append(f"{what} fills no parameter{_nearest(piece.name, free)}")
+            what = f"{piece.source} {size(piece.array.shape)}{renamed}"
+            problems.append(f"{what} fills no parameter{nearest(piece.name, free)}")
     return problems
 
 
@@ -321,14 +274,5 @@ def _idle_patterns(config: Pretrained, paths: Iterable[str], arrays: Iterable[st
     for field, names in (("allow_missing", list(paths)), ("allow_unused", list(arrays))):
         for pattern in getattr(config, field):
             if not any(_matches(pattern, name) for name in names):
-                problems.append(f"{field} {pattern!r} matches no name{_nearest(pattern, names)}")
+                problems.append(f"{field} {pattern!r} matches no name{nearest(pattern, names)}")
     return problems
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=2, cutoff=0.4)
-    return f" (near: {', '.join(near)})" if near else ""
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"

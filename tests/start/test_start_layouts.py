@@ -196,6 +196,12 @@ X = np.ones((2, 3), np.float32)
         (("a", "b"), {"rules": (("a", "Dense_0/kernel"), ("b", "Dense_0/bias")), "layout": "flax"}, False),
         # A rule with a layout of its own comes before that of the source.
         (("w.weight", "Dense_0.bias"), {"rules": (start.Rule(r"w\..*", "Dense_0/kernel", layout="flax"),)}, False),
+        # PyTorch's array in a source of Flax's, whose name says so.
+        (
+            ("w", "Dense_0/bias"),
+            {"rules": (start.Rule("w", "Dense_0.weight", layout="torch"),), "layout": "flax"},
+            True,
+        ),
         # Transposed by the rule and by the layout: as it was.
         (("w.weight", "Dense_0.bias"), {"rules": (start.Rule(r"w\..*", "Dense_0.weight", (1, 0)),)}, False),
     ],
