@@ -106,6 +106,7 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
         values=lift.place(values),
         widening=widening,
         arrays=lift.share(p.arrays),
+        start=None if p.start is None else p.start.placed(lift.share),
         program_of=program_of,
         segment_of=segment_of,
         to_device=lift.place,

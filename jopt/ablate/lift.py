@@ -137,11 +137,12 @@ class Lift:
         plain, train = _flags(False), _flags(own_teacher)
 
         # The number of arguments differs from stage to stage, so the flags are made at the call.
+        # The fourth argument, the weights that a network starts with, is the same for all trials.
         def init(key: jax.Array, values: Values, *previous: PyTree) -> TrainState:
-            return self(program.init, (True,) * (2 + len(previous)))(key, values, *previous)
+            return self(program.init, (True, True, True, False)[: 2 + len(previous)])(key, values, *previous)
 
         def rewind(state: TrainState, values: Values, *origin: PyTree) -> TrainState:
-            return self(program.rewind, (True,) * (2 + len(origin)))(state, values, *origin)
+            return self(program.rewind, (True, True, True, False)[: 2 + len(origin)])(state, values, *origin)
 
         def update(state: TrainState, values: Values, arrays: data.Arrays) -> TrainState:
             after = program.update(state, values, arrays)

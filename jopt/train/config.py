@@ -4,6 +4,7 @@ import dataclasses
 
 from jopt import data as data_sets
 from jopt import models, optim
+from jopt import start as starting
 from jopt import task as tasks
 from jopt import transfer as transferring
 from jopt.config import check_types, choice, join_path, require
@@ -72,6 +73,8 @@ class Experiment:
       seed: initialization, data order, augmentation and dropout are functions of it.
       model: the network: a `models.ModelConfig`, a `models.Custom`, or any dataclass that derives from
         `models.Network`.
+      start: weights that exist, with which the network of `model` begins, and to which `Stage.start='init'` goes
+        back.
       data: the data set, its splits and augmentation: any dataclass that derives from `data.Source`.
       task: how outputs meet targets: the loss, the metrics, and which of them decides.
       optimizer: how parameters move, in every stage without its own optimizer.
@@ -100,6 +103,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = swept(0)
     model: models.ModelConfig | models.Network = dataclasses.field(default_factory=models.ModelConfig)
+    start: starting.Pretrained | None = None
     data: data_sets.DataConfig | data_sets.Source = dataclasses.field(default_factory=data_sets.DataConfig)
     task: tasks.Task = dataclasses.field(default_factory=tasks.Classification)
     optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
@@ -136,6 +140,8 @@ def validate(config: Experiment, path: str = "") -> None:
     decay = config.ema_decay
     require(decay is None or 0 < as_traced(decay) < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
     config.model.validate(join_path(path, "model"))
+    if config.start is not None:
+        starting.validate(config.start, join_path(path, "start"))
     config.data.validate(join_path(path, "data"))
     config.task.validate(join_path(path, "task"))
     tasks.check_metrics(config.task.resolved(), join_path(path, "task"))

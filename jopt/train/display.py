@@ -153,7 +153,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
         parts += method_tables(p, stage)
         if stage.starts_network:
             parts.append(model_table(p, stage.index))
-    return parts
+    return parts if p.start is None else [*parts, *p.start.describe()]
 
 
 @contextlib.contextmanager

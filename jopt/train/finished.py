@@ -159,6 +159,7 @@ def check_paths(config: Experiment, directory: Path, *, own_data_dir: bool = Fal
       WorkdirError: naming the field.
     """
     sources = [(field, source) for field, source in source_fields(config) if not source.startswith(STAGE)]
+    sources += [] if config.start is None else [("start.path", config.start.path)]
     chosen = None if own_data_dir else config.data.data_dir
     folders = _set_folders(chosen, config.data.name) if chosen else []
     data_dirs = [("data.data_dir", path) for path in folders]

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt import data as data_sets
 from jopt.config import require
@@ -50,6 +51,7 @@ def run(
     data: data_sets.Dataset | data_sets.Source | None = None,
     task: Task | None = None,
     model: object = None,
+    start: PyTree = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
     stop: Callable[[], bool] = never,
@@ -67,6 +69,8 @@ def run(
       data: the data set, as an object, instead of `config.data`: arrays (`data.Dataset.from_arrays`) or a config.
       task: the task instead of `config.task`.
       model: the model instead of `config.model`: a config, a `models.Model`, or a module.
+      start: arrays that the network begins with: parameters, `(parameters, model_state)`, or a dictionary of names
+        and arrays; the rules of `config.start` hold for them, where there are some.
       accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
@@ -102,7 +106,9 @@ def run(
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
     config, functions, dataset = given(config, data=data, task=task, model=model)
-    preparing = functools.partial(prepare, config, model=functions, dataset=dataset, trusted=trusted)
+    preparing = functools.partial(
+        prepare, config, model=functions, dataset=dataset, start=start, trusted=trusted
+    )
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
@@ -249,7 +255,8 @@ class _Session:
 
     @property
     def _given(self) -> list[str]:
-        return [] if self.prepared.own_model is None else ["model"]
+        p = self.prepared
+        return ["model"] * (p.own_model is not None) + ["start"] * (p.start is not None and p.start.is_object)
 
     def _check_model(self, first: Mapping[str, Any] | None) -> None:
         """Raises WorkdirError where one launch was given a custom model and another was not."""
@@ -264,7 +271,7 @@ class _Session:
         p = self.prepared
         return manifests.collect(p.config, p.dataset.fingerprint, self.files.path) | {
             "given": self._given,
-            "sources": {directory: source.digest for directory, source in p.sources.items()},
+            "sources": p.source_digests,
         }
 
     def _compilations(self) -> dict[str, Any]:

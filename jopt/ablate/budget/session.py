@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jopt import data
+from jopt import start as starting
 from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, latency, proposals
 from jopt.ablate.budget.answer import answer
@@ -132,6 +133,7 @@ def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir
     digests = {
         name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
     }
+    digests |= starting.digests((config.start for config in configs), trusted=trusted)
     facts = manifests.collect(experiment, fingerprints[canonical_json(configs[0].data)], files.path)
     return facts | {"datasets": fingerprints, "sources": digests}
 
