@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax.errors import FlaxError
 from jaxtyping import PyTree
 
-from jopt import keys
+from jopt import intercept, keys
 from jopt.rules import named_leaves
 from jopt.typing import Batch, Key, ModelState, Params
 
@@ -167,6 +167,8 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = 
         for i, path in enumerate(rng_paths):
             flat[path] = jnp.zeros((), jnp.uint32) if path[-1] == "count" else jax.random.fold_in(key, i)
         module = nnx.merge(graph, nnx.from_flat_state(flat))
+        # This trace's own copy, so its classes may change.
+        intercept.attach(("/".join(map(str, path)), part) for path, part in nnx.iter_modules(module))
         if train:
             module.train()
         else:
