@@ -66,8 +66,8 @@ def test_w8a8_gives_the_same_codes_and_outputs(method):
     for model in (LINEN, NNX):
         params, state = method.calibrate(model, PARAMS, {}, IMAGES)
         wrapped = method.wrap(model)
-        train = isinstance(method, MovingAverageActivations)
-        logits, new = quick.jit(lambda p, s, w=wrapped: w.apply(p, s, 2 * IMAGES, train=train))(params, state)
+        run = functools.partial(wrapped.apply, train=isinstance(method, MovingAverageActivations))
+        logits, new = quick.jit(run)(params, state, 2 * IMAGES)
         results.append((params, state, logits, new))
     jax.tree.map(np.testing.assert_array_equal, *results)
     assert results[0][2].shape == (12, CLASSES) and not np.array_equal(

@@ -105,7 +105,9 @@ def _feature_axes(module: Any) -> tuple[Axes, Axes]:
             "statistics by feature"
         )
     if not general:
-        return (-1,), (-1,)
+        # Equinox has channels before the positions of an image.
+        axis = -1 - getattr(module, "num_spatial_dims", 0)
+        return (axis,), (axis,)
     features = module.features if isinstance(module, nn.Module) else module.out_features
     return _as_tuple(module.axis), tuple(range(-len(_as_tuple(features)), 0))
 

@@ -179,7 +179,7 @@ class ActivationMethod(Method):
           model: the model as it was before `wrap`.
           params: the parameters; ranges in them are replaced.
           model_state: the state; ranges in it are replaced too.
-          inputs: examples as the model takes them; the first `examples` are looked at.
+          inputs: examples as the model takes them, one array or a pytree; the first `examples` are looked at.
           seen: what the model sees of `params`, such as masked and quantized ones; None: `params`.
 
         Returns:
@@ -196,7 +196,8 @@ class ActivationMethod(Method):
         if self.is_identity and not self.rules:
             return params, model_state
         forward = functools.partial(model.apply, train=False)
-        _, calls = intercept.capture(forward)(plain, model_state, inputs[: self.examples])
+        first = jax.tree.map(lambda x: x[: self.examples], inputs)
+        _, calls = intercept.capture(forward)(plain, model_state, first)
         chosen = {}
         for path, bits in self.bits_of(calls).items():
             if bits is not None:
@@ -415,10 +416,10 @@ def activations(model: M, method: ActivationMethod) -> M:
     A range, step or alpha of 0 means *not calibrated*: the layer's input passes unchanged. So it is after `init`:
     call `method.calibrate` before training, or let a moving average begin with the first batch's range. `signed`
     says whether negative inputs have codes, as calibration saw them (with `symmetric` they always have, and it is
-    absent). A layer that is called several times in a pass has one range for all of its calls, such as the time steps
-    of a recurrent cell. Where a scan or a `vmap` gives each round another kernel, each copy of the layer has a range
-    of its own: its numbers have a leading axis. With `state` recurrent layers also see their state quantized, before
-    each step's product, on [-1, 1].
+    absent). A layer that is called several times in a pass has one range for all of its calls, such as the time
+    steps of a recurrent cell. Where a scan or a `vmap` gives each round another kernel, each copy of the layer has
+    a range of its own: its numbers have a leading axis. With `state` recurrent layers also see their state
+    quantized, before each step's product, on [-1, 1].
 
     Args:
       model: a `jopt.models.Model`, or another NamedTuple with such an `init` and `apply`, made of modules

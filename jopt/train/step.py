@@ -150,6 +150,8 @@ def loss(
         value, parts = distillation.objective(
             logits, losses, batch.teacher, student_features=layers, teacher_features=batch.features
         )
+    if (sown := models.sown_total(model_state)) is not None:
+        value = value + sown
     return value, (jnp.sum(jnp.argmax(logits, -1) == batch.labels), model_state, parts)
 
 

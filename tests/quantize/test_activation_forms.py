@@ -222,7 +222,7 @@ def test_layers_in_a_branch_or_an_open_loop_are_refused_before_anything_is_compu
         return jax.lax.while_loop(lambda x: x.sum() < 9, layer, x), state
 
     for apply in (branch, loop):
-        with pytest.raises(ValueError, match="nn.scan"):
+        with pytest.raises(ValueError, match=r"nn\.scan"):
             intercept.names(apply, {}, {}, X, train=False)
-        with pytest.raises(ValueError, match="nn.scan"):
+        with pytest.raises(ValueError, match=r"nn\.scan"):
             Activations().plan_inputs(Model(lambda key, x: ({}, {}), apply), X)
