@@ -12,6 +12,7 @@ back.
 from jopt.intercept.calls import LayerCall as LayerCall
 from jopt.intercept.calls import capture as capture
 from jopt.intercept.calls import names as names
+from jopt.intercept.calls import operands as operands
 from jopt.intercept.calls import unless_nested as unless_nested
 from jopt.intercept.hooks import attach as attach
 from jopt.intercept.hooks import path_of as path_of

@@ -9,6 +9,7 @@ import jax
 
 from jopt.intercept.hooks import path_of
 from jopt.intercept.nested import NestedLayer, Value, only_outermost, thread
+from jopt.intercept.products import products as find_products
 from jopt.intercept.replace import Forward, refuse_jitted, replace_layers
 
 Array: TypeAlias = Any
@@ -34,12 +35,13 @@ class LayerCall:
         return iter((self.input, self.output))
 
 
-def names(fn: Forward, *args: object, **kwargs: object) -> dict[str, tuple[LayerCall, ...]]:
+def names(fn: Forward, *args: object, products: bool = False, **kwargs: object) -> dict[str, tuple[LayerCall, ...]]:
     """The layers that `fn(*args, **kwargs)` calls, with their shapes. Nothing is computed.
 
     Args:
       fn: a function that runs modules, such as `model.apply`.
       *args: its arguments: arrays, or shapes as `jax.eval_shape` gives them.
+      products: as for `capture`.
       **kwargs: its keywords, passed on as they are (`train=False`).
 
     Returns:
@@ -61,7 +63,7 @@ def names(fn: Forward, *args: object, **kwargs: object) -> dict[str, tuple[Layer
     order: list[str] = []
 
     def forward(*args: object) -> dict[str, tuple[LayerCall, ...]]:
-        _, calls = capture(fn)(*args, **kwargs)
+        _, calls = capture(fn, products=products)(*args, **kwargs)
         order.extend(calls)  # eval_shape gives dictionaries back with sorted keys
         return calls
 
@@ -69,13 +71,16 @@ def names(fn: Forward, *args: object, **kwargs: object) -> dict[str, tuple[Layer
     return {path: calls[path] for path in order}
 
 
-def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, ...]]]]:
+def capture(fn: Forward, *, products: bool = False) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, ...]]]]:
     """The function that returns the result of `fn`, and the input and output of each call of its layers.
 
     Around a function whose inputs `replace_inputs` changes, it sees the inputs before the change.
 
     Args:
       fn: a function that runs modules, not jitted.
+      products: whether the operands of products of two activations (in attention the queries and keys, the weights
+        and values) are brought out too, as calls of 'block/attention/product0/left' and '.../right' whose output is
+        their input. The data are then the last argument by position.
 
     Returns:
       A function of the same arguments, giving `(result, calls)`: from a layer's path to a tuple with a `LayerCall`
@@ -116,10 +121,32 @@ def capture(fn: Forward) -> Callable[..., tuple[Any, dict[str, tuple[LayerCall, 
 
     def captured(*args: object, **kwargs: object) -> tuple[Any, dict[str, tuple[LayerCall, ...]]]:
         # Most models have no layer inside a transformation, and need no second trace.
-        nested = thread(fn, lambda path, x, numbers, state: (x, state))
+        nested = thread(fn, lambda path, x, numbers, state: (x, state), products=products)
+        if products:
+            return _calls(nested({}, {}, *args, **kwargs))
         return unless_nested(direct, lambda: _calls(nested({}, {}, *args, **kwargs)), *args, **kwargs)
 
     return captured
+
+
+def operands(fn: Forward, *args: object, **kwargs: object) -> dict[str, tuple[int, ...]]:
+    """The shapes of the operands of the products of two activations in `fn(*args, **kwargs)`, by path.
+
+    Args:
+      fn: any function of arrays.
+      *args: its arguments, the data last: arrays, or their shapes.
+      **kwargs: its keywords, passed on as they are.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> operands(lambda w, x: (x @ w) @ x.T, jnp.ones((3, 3)), jnp.ones((2, 3)))
+      {'product0/left': (2, 3), 'product0/right': (3, 2)}
+    """
+    leaves, structure = jax.tree.flatten(args)
+    jaxpr = jax.make_jaxpr(lambda *leaves: fn(*jax.tree.unflatten(structure, leaves), **kwargs))(*leaves).jaxpr
+    first = len(leaves) - len(jax.tree.leaves(args[-1]))
+    products = find_products(jaxpr, [i >= first for i in range(len(leaves))])
+    return {path: shape for product in products.values() for path, shape in product.operands.items()}
 
 
 def unless_nested(direct: Callable[..., Any], otherwise: Callable[[], Any], *args: object, **kwargs: object) -> Any:

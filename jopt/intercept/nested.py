@@ -13,7 +13,7 @@ change is carried from one round to the next.
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -23,6 +23,8 @@ from jax.extend.core import Literal, Primitive, get_opaque_trace_state
 from jax.interpreters import ad, batching
 
 from jopt.intercept.hooks import ModuleCall
+from jopt.intercept.products import At, Product, bodies, scope_names
+from jopt.intercept.products import products as find_products
 from jopt.intercept.replace import Forward, refuse_jitted, replace_calls
 from jopt.layers.flow import scan_counts
 from jopt.typing import Jaxpr, JaxprEqn
@@ -118,12 +120,16 @@ def only_outermost(fn: Callable[..., Any], owner: object) -> Callable[..., Any]:
     return run
 
 
-def thread(fn: Forward, step: Step) -> Callable[..., tuple[Any, dict[str, Tree], list[Value]]]:
+def thread(
+    fn: Forward, step: Step, *, products: bool = False
+) -> Callable[..., tuple[Any, dict[str, Tree], list[Value]]]:
     """The function that runs `fn` with each layer's input changed by `step`, wherever the layer runs.
 
     Args:
       fn: a function that runs modules, not jitted.
       step: gives what the layer sees and the layer's new state, called in the order of the calls.
+      products: whether the operands of a product of two activations are inputs of layers too, of the paths
+        'block/attention/product0/left' and '.../right'. The data are then the last argument of `fn`.
 
     Returns:
       `(numbers, states, *args, **kwargs) -> (result, new states, values)`. `numbers` and `states` are what belongs
@@ -153,7 +159,11 @@ def thread(fn: Forward, step: Step) -> Callable[..., tuple[Any, dict[str, Tree],
             lambda *leaves: marked(*jax.tree.unflatten(structure, leaves), **kwargs), return_shape=True
         )
         closed, shape = trace(*leaves)
-        frame = _Run(owner, step, dict(numbers), dict(states))
+        operations: Mapping[At, Product] = {}
+        if products:
+            data = len(jax.tree.leaves(args[-1]))
+            operations = find_products(closed.jaxpr, [i >= len(leaves) - data for i in range(len(leaves))])
+        frame = _Run(owner, step, dict(numbers), dict(states), operations)
         outputs = frame.jaxpr(closed.jaxpr, closed.consts, leaves)
         return jax.tree.unflatten(jax.tree.structure(shape), outputs), frame.states, frame.values
 
@@ -168,11 +178,22 @@ class _Run:
       step: what happens at each of them.
       numbers: of the layers inside.
       states: of the layers inside, as they are now.
+      products: products whose operands are treated like inputs of layers.
+      at: the calls around what runs now.
       values: of the layers so far.
     """
 
-    def __init__(self, owner: int, step: Step, numbers: dict[str, Tree], states: dict[str, Tree]):
+    def __init__(
+        self,
+        owner: int,
+        step: Step,
+        numbers: dict[str, Tree],
+        states: dict[str, Tree],
+        products: Mapping[At, Product],
+        at: At = (),
+    ):
         self.owner, self.step, self.numbers, self.states = owner, step, numbers, states
+        self.products, self.at = products, at
         self.values: list[Value] = []
 
     def jaxpr(self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -191,7 +212,10 @@ class _Run:
         name = eqn.primitive.name
         if eqn.primitive is _marked and eqn.params["mark"].owner == self.owner:
             return [self._at_mark(eqn.params["mark"], inputs[0])]
-        layers = _layers(eqn, self.owner)
+        if (*self.at, id(eqn)) in self.products:
+            product = self.products[*self.at, id(eqn)]
+            inputs = [self._operand(path, x) for path, x in zip(product.operands, inputs, strict=True)]
+        layers = [*_layers(eqn, self.owner), *self._operands_inside(eqn)]
         if not layers:
             outputs = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
             return list(outputs) if eqn.primitive.multiple_results else [outputs]
@@ -199,13 +223,32 @@ class _Run:
             return self._scan(eqn, inputs, layers)
         if name in ("jit", "pjit", "closed_call", "core_call"):
             body = eqn.params.get("jaxpr") or eqn.params["call_jaxpr"]
-            return self.jaxpr(body.jaxpr, body.consts, inputs)
+            with self._inside(eqn):
+                return self.jaxpr(body.jaxpr, body.consts, inputs)
         if name in ("checkpoint", "remat2", "remat"):
             return self._remat(eqn, inputs, layers)
         raise ValueError(
             f"layer {layers[0]!r} runs inside {name!r}, out of which its inputs cannot be brought: only nn.remat, "
             "nn.scan, nn.RNN, nn.vmap, nn.jit and their forms of NNX and JAX can be rebuilt"
         )
+
+    @contextlib.contextmanager
+    def _inside(self, eqn: JaxprEqn) -> Iterator[None]:
+        at = self.at
+        self.at = (*at, id(eqn))
+        yield
+        self.at = at
+
+    def _operands_inside(self, eqn: JaxprEqn) -> list[str]:
+        """The paths of the operands of products inside an equation."""
+        at = (*self.at, id(eqn))
+        inside = [product for where, product in self.products.items() if where[: len(at)] == at != where]
+        return [path for product in inside for path in product.operands]
+
+    def _operand(self, path: str, x: jax.Array) -> jax.Array:
+        y = self._at_mark(Mark(self.owner, path, False), x)
+        self._at_mark(Mark(self.owner, path, True), y)
+        return y
 
     def _at_mark(self, mark: Mark, x: jax.Array) -> jax.Array:
         self.values.append(Value(mark, x))
@@ -220,11 +263,12 @@ class _Run:
             self.states[mark.path] = state
         return x
 
-    def _inner(self, body: Jaxpr, consts: Sequence[Any], marks: list[Mark]) -> Callable[..., tuple]:
-        """The body as a pure function of its arguments and of what belongs to its layers."""
+    def _inner(self, eqn: JaxprEqn, body: Jaxpr, consts: Sequence[Any], marks: list[Mark]) -> Callable[..., tuple]:
+        """An equation's body as a pure function of its arguments and of what belongs to its layers."""
+        at = (*self.at, id(eqn))
 
         def run(args: Sequence[Any], numbers: dict[str, Tree], states: dict[str, Tree]) -> tuple:
-            inner = _Run(self.owner, self.step, numbers, dict(states))
+            inner = _Run(self.owner, self.step, numbers, dict(states), self.products, at)
             outputs = inner.jaxpr(body, consts, args)
             marks[:] = [value.mark for value in inner.values]
             return outputs, inner.states, [value.value for value in inner.values]
@@ -234,7 +278,7 @@ class _Run:
     def _remat(self, eqn: JaxprEqn, inputs: list[Any], layers: Sequence[str]) -> list[Any]:
         marks: list[Mark] = []
         body = jax.checkpoint(
-            self._inner(eqn.params["jaxpr"], (), marks),
+            self._inner(eqn, eqn.params["jaxpr"], (), marks),
             prevent_cse=eqn.params["prevent_cse"],
             policy=eqn.params["policy"],
         )
@@ -248,9 +292,11 @@ class _Run:
         fixed, carry, xs = inputs[:consts], inputs[consts : consts + carried], inputs[consts + carried :]
         varies = [False] * consts + [True] * (len(inputs) - consts)
         copied = {path for path, kernel_varies in _kernels_vary(body.jaxpr, varies, self.owner) if kernel_varies}
+        if copied:  # rounds with weights of their own are copies of all that is in them, products too.
+            copied |= set(self._operands_inside(eqn))
         shared = [path for path in layers if path not in copied]
         marks: list[Mark] = []
-        run = self._inner(body.jaxpr, body.consts, marks)
+        run = self._inner(eqn, body.jaxpr, body.consts, marks)
         shared_numbers = _only(self.numbers, shared)
 
         def one_round(carry: tuple, x: tuple) -> tuple:
@@ -273,7 +319,7 @@ class _Run:
 
 
 def _scope(eqn: JaxprEqn) -> contextlib.AbstractContextManager[None]:
-    names = [part.name for part in eqn.source_info.name_stack.stack if type(part).__name__ == "Scope"]
+    names = scope_names(eqn)
     return jax.named_scope("/".join(names)) if names else contextlib.nullcontext()
 
 
@@ -291,7 +337,7 @@ def _only(trees: Mapping[str, Tree], paths: Sequence[str] | set[str]) -> dict[st
 def _layers(eqn: JaxprEqn, owner: int) -> list[str]:
     """The paths of the layers that run inside an equation, in order."""
     paths: dict[str, None] = {}
-    for inner in _bodies(eqn):
+    for inner in bodies(eqn):
         for e in inner.eqns:
             if e.primitive is _marked and e.params["mark"].owner == owner:
                 paths[e.params["mark"].path] = None
@@ -307,15 +353,10 @@ def _kernels_vary(jaxpr: Jaxpr, varies: Sequence[bool], owner: int) -> list[tupl
         inputs = [not isinstance(atom, Literal) and atom in varying for atom in eqn.invars]
         if eqn.primitive is _marked and eqn.params["mark"].owner == owner:
             kernels.append((eqn.params["mark"].path, inputs[1]))
-        for inner in _bodies(eqn):
+        for inner in bodies(eqn):
             # What transformations around layers take, they hand on to their bodies in this order.
             if len(inner.invars) == len(inputs):
                 kernels += _kernels_vary(inner, inputs, owner)
         if any(inputs):
             varying.update(eqn.outvars)
     return kernels
-
-
-def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
-    values = [v for value in eqn.params.values() for v in (value if isinstance(value, tuple | list) else (value,))]
-    return [jaxpr for jaxpr in (getattr(value, "jaxpr", value) for value in values) if hasattr(jaxpr, "eqns")]

@@ -86,6 +86,9 @@ class ActivationMethod(Method):
       rules: pairs of a pattern and bits.
       state: whether recurrent layers see their own state quantized too: to the layer's bits, symmetric on [-1, 1],
         where the states of all cells lie, so that nothing is calibrated.
+      products: whether the operands of products of two activations are quantized too: in attention the queries and
+        the keys, the weights and the values. They are layers then, 'block/attention/product0/left' and '.../right'.
+        In simulation only: integer execution and quantized ONNX refuse them.
     """
 
     name: ClassVar[str] = "activations"
@@ -99,6 +102,7 @@ class ActivationMethod(Method):
     examples: int = dataclasses.field(default=512, kw_only=True)
     rules: BitRules = dataclasses.field(default=(), kw_only=True)
     state: bool = dataclasses.field(default=False, kw_only=True)
+    products: bool = dataclasses.field(default=False, kw_only=True)
 
     # What a variant says of one layer: five small functions of scalars.
 
@@ -197,7 +201,7 @@ class ActivationMethod(Method):
             return params, model_state
         forward = functools.partial(model.apply, train=False)
         first = jax.tree.map(lambda x: x[: self.examples], inputs)
-        _, calls = intercept.capture(forward)(plain, model_state, first)
+        _, calls = intercept.capture(forward, products=self.products)(plain, model_state, first)
         chosen = {}
         for path, bits in self.bits_of(calls).items():
             if bits is not None:
@@ -231,7 +235,9 @@ class ActivationMethod(Method):
           Dense_1 (3,) as it is
         """
         params, model_state = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), x)
-        layers = intercept.names(model.apply, params, model_state, x, train=False)
+        layers = intercept.names(model.apply, params, model_state, x, train=False, products=self.products)
+        # Said even where they are left alone, since nobody sees them in the list of layers.
+        others = {} if self.products else intercept.operands(model.apply, params, model_state, x, train=False)
         bits = self.bits_of(layers)
         states = self.recurrent_layers(bits, model.apply, params, model_state, x)
         sign = "symmetric" if self.symmetric else "asymmetric"
@@ -241,7 +247,9 @@ class ActivationMethod(Method):
                 return "as it is"
             return f"{bits[path]} bits, {sign}, {self.describe()}{', and its state' if path in states else ''}"
 
-        return [InputRow(path, tuple(calls[0].input.shape[1:]), what(path)) for path, calls in layers.items()]
+        rows = [InputRow(path, tuple(calls[0].input.shape[1:]), what(path)) for path, calls in layers.items()]
+        note = "as it is: an operand of a product of two activations (products=True quantizes it)"
+        return rows + [InputRow(path, shape, note) for path, shape in others.items()]
 
     # What follows from the fields.
 
@@ -333,6 +341,11 @@ class ActivationMethod(Method):
           >>> spec.symmetric, float(grid.scale), bool(calibrated)
           (False, 0.20000000298023224, True)
         """
+        if self.products:
+            raise ValueError(
+                "products=True quantizes products of two activations in simulation only: integer execution and "
+                "quantized ONNX have none of them"
+            )
         return self.layer_grid(self.layer_spec(path), self.layer_range(path, trained, fixed), path)
 
     def layer_range(self, path: str, trained: Ranges, fixed: Ranges) -> LayerRange:
@@ -474,7 +487,7 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Params, State]:
         params, model_state = model.init(key, x)
-        layers = intercept.names(model.apply, params, model_state, x, train=False)
+        layers = intercept.names(model.apply, params, model_state, x, train=False, products=method.products)
         bits = method.bits_of(layers)
         method.recurrent_layers(bits, model.apply, params, model_state, x)
         fresh = {
@@ -516,9 +529,12 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
                 params, model_state, x, train=train, key=key
             )
 
-        logits, model_state, moved = intercept.unless_nested(
-            direct, threaded, params, model_state, x, train=train, key=key
-        )
+        if method.products:
+            logits, model_state, moved = threaded()
+        else:
+            logits, model_state, moved = intercept.unless_nested(
+                direct, threaded, params, model_state, x, train=train, key=key
+            )
         return logits, join("model_state", model_state, {**fixed, **moved})
 
     return model._replace(init=init, apply=apply)
@@ -571,7 +587,7 @@ def _threaded(
             layer = layer._replace(fixed=method.moved(layer.fixed, batch))
         return method.see(value, spec, layer), batch
 
-    run = intercept.thread(_around_layers(fn, method, lambda path, value: value), step)
+    run = intercept.thread(_around_layers(fn, method, lambda path, value: value), step, products=method.products)
 
     def apply(*args: Any, **kwargs: Any) -> tuple[Any, State, Ranges]:
         (logits, model_state), batch, _ = run(paths, extremes, *args, **kwargs)
