@@ -8,6 +8,7 @@ from jopt.models.config import build as build
 from jopt.models.config import model as model
 from jopt.models.config import names as names
 from jopt.models.config import validate as validate
+from jopt.models.decoder import Decoder as Decoder
 from jopt.models.functional import Model as Model
 from jopt.models.functional import check as check
 from jopt.models.functional import from_linen as from_linen
@@ -21,3 +22,4 @@ from jopt.models.mlp import TiedMLP as TiedMLP
 from jopt.models.network import Custom as Custom
 from jopt.models.network import Network as Network
 from jopt.models.rnn import RNN as RNN
+from jopt.models.vit import ViT as ViT
