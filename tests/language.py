@@ -12,7 +12,7 @@ VOCABULARY = 12
 
 @dataclasses.dataclass
 class Cycles(data.Source):
-    """Windows [examples, time] of tokens a, a + d, a + 2 d, ... modulo the vocabulary; targets are the next tokens."""
+    """Tokens a, a + d, a + 2 d, ... modulo the vocabulary, [examples, time]; targets are the next tokens."""
 
     time: int = 8
     examples: int = 64

@@ -32,7 +32,7 @@ class Attention(nn.Module):
 
     Example:
       >>> attention = Attention(heads=4, kv_heads=2)
-      >>> params = attention.init(jax.random.key(0), jnp.ones((1, 3, 8)))["params"]
+      >>> params = jax.eval_shape(attention.init, jax.random.key(0), jnp.ones((1, 3, 8)))["params"]
       >>> {name: layer["kernel"].shape for name, layer in sorted(params.items())}
       {'key': (8, 2, 2), 'out': (4, 2, 8), 'query': (8, 4, 2), 'value': (8, 2, 2)}
     """
@@ -84,7 +84,7 @@ def rotate(
     Example:
       >>> x = jnp.ones((1, 2, 1, 2))
       >>> rotate(x)[0, :, 0].round(3).tolist()                # (cos 1 - sin 1, cos 1 + sin 1)
-      [[1.0, 1.0], [-0.301..., 1.381...]]
+      [[1.0, 1.0], [-0.301..., 1.382...]]
     """
     time, half = x.shape[1], x.shape[-1] // 2
     # In float64: far positions turn many times, and float32 would lose the fraction of the last turn.

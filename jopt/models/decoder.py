@@ -39,8 +39,8 @@ class CausalTransformer(nn.Module):
     Example:
       >>> import jax
       >>> module = CausalTransformer(vocabulary=7, width=8, depth=1, heads=2, kv_heads=1, hidden=12)
-      >>> logits, _ = module.init_with_output(jax.random.key(0), jnp.zeros((2, 5), jnp.uint8))
-      >>> logits.shape
+      >>> tokens = jnp.zeros((2, 5), jnp.uint8)
+      >>> jax.eval_shape(module.init_with_output, jax.random.key(0), tokens)[0].shape
       (2, 5, 7)
     """
 
@@ -77,15 +77,17 @@ class CausalTransformer(nn.Module):
                 name=f"attention_{i}",
             )
             mlp = SwiGLU(self.hidden, out_init, self.dtype, name=f"mlp_{i}")
-            x = x + Dropout(self.dropout)(attention(self._norm(f"attention_norm_{i}")(x)), train=train)
-            x = x + Dropout(self.dropout)(mlp(self._norm(f"mlp_norm_{i}")(x)), train=train)
-        x = self._norm("norm")(x)
+            x = x + Dropout(self.dropout)(attention(norm(x, f"attention_norm_{i}")), train=train)
+            x = x + Dropout(self.dropout)(mlp(norm(x, f"mlp_norm_{i}")), train=train)
+        x = norm(x, "norm")
         if self.tied:
             return embed.attend(x)
         return nn.Dense(self.vocabulary, use_bias=False, dtype=self.dtype, name="head")(x)
 
-    def _norm(self, name: str) -> nn.Module:
-        return nn.RMSNorm(dtype=self.dtype, name=name)
+
+def norm(x: Float[Array, "*shape width"], name: str) -> Float[Array, "*shape width"]:
+    """`x / sqrt(mean(x^2) + 1e-6) * scale` over the last axis, in float32; inside the module that owns `name`."""
+    return nn.RMSNorm(name=name)(x.astype(jnp.float32))
 
 
 class SwiGLU(nn.Module):

@@ -35,7 +35,8 @@ class VisionTransformer(nn.Module):
     Example:
       >>> import jax
       >>> module = VisionTransformer(num_classes=3, patch=2, width=8, depth=1, heads=2, hidden=16)
-      >>> logits, variables = module.init_with_output(jax.random.key(0), jnp.ones((2, 4, 6, 1)))
+      >>> images = jnp.ones((2, 4, 6, 1))
+      >>> logits, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
       >>> logits.shape, variables["params"]["positions"].shape               # a token and 2 * 3 patches
       ((2, 3), (1, 7, 8))
     """
@@ -65,14 +66,16 @@ class VisionTransformer(nn.Module):
         for i in range(self.depth):
             attention = Attention(self.heads, self.heads, use_bias=True, dtype=self.dtype, name=f"attention_{i}")
             mlp = MLPBlock(self.hidden, self.dtype, name=f"mlp_{i}")
-            x = x + Dropout(self.dropout)(attention(self._norm(f"attention_norm_{i}")(x)), train=train)
-            x = x + Dropout(self.dropout)(mlp(self._norm(f"mlp_norm_{i}")(x)), train=train)
-        x = self._norm("norm")(x)
+            x = x + Dropout(self.dropout)(attention(norm(x, f"attention_norm_{i}")), train=train)
+            x = x + Dropout(self.dropout)(mlp(norm(x, f"mlp_norm_{i}")), train=train)
+        x = norm(x, "norm")
         x = x[:, 0] if self.pool == "token" else x.mean(1)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
 
-    def _norm(self, name: str) -> nn.Module:
-        return nn.LayerNorm(dtype=self.dtype, name=name)
+
+def norm(x: Float[Array, "*shape width"], name: str) -> Float[Array, "*shape width"]:
+    """Layer normalization (Ba et al. 2016) in float32; inside the module that owns `name`."""
+    return nn.LayerNorm(name=name)(x.astype(jnp.float32))
 
 
 class MLPBlock(nn.Module):
