@@ -88,8 +88,8 @@ def run(
     Returns:
       What `result.json` holds: loss and the task's metrics on the test part, parameters, nonzero_parameters,
       sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of
-      one example, forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are
-      several, and `changes` of the surroundings that were accepted, if there were any.
+      one example, forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there
+      are several, and `changes` of the surroundings that were accepted, if there were any.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.

@@ -1,4 +1,4 @@
-"""Stages that end when the deciding metric no longer improves: alone, resumed, and each trial of a grid by itself."""
+"""Stages that end when the deciding metric no longer improves: alone, resumed, and each trial of a grid."""
 
 import dataclasses
 import itertools
