@@ -106,9 +106,7 @@ def run(
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
     config, functions, dataset = given(config, data=data, task=task, model=model)
-    preparing = functools.partial(
-        prepare, config, model=functions, dataset=dataset, start=start, trusted=trusted
-    )
+    preparing = functools.partial(prepare, config, model=functions, dataset=dataset, start=start, trusted=trusted)
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
