@@ -3,6 +3,7 @@
 Nothing here unpickles: a pickle runs code of whoever wrote it.
 """
 
+import errno
 import math
 import os
 import zipfile
@@ -119,6 +120,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     # NumPy, zipfile and zlib each have their own for a damaged file; a member may be encrypted.
     except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise StartError("start.path", os.fspath(path), f"an npz file of plain arrays ({error})") from error
+    except OSError as error:
+        # zipfile goes where a damaged file sends it.
+        if error.errno != errno.EINVAL:
+            raise
+        accepted = "an npz file of plain arrays (it has parts before its beginning)"
+        raise StartError("start.path", os.fspath(path), accepted) from error
     return arrays
 
 

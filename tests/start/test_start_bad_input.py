@@ -161,6 +161,7 @@ FILES = {
     "list.safetensors.index.json": lambda path: path.write_text("[]"),
     "out.safetensors.index.json": lambda path: write_index(path, {"a": "../a.safetensors"}),
     "absolute.safetensors.index.json": lambda path: write_index(path, {"a": "/etc/passwd"}),
+    "long.safetensors.index.json": lambda path: write_index(path, {"a": "a" * 300}),
     "gone.safetensors.index.json": lambda path: write_index(path, {"a": "gone.safetensors"}),
     "other.safetensors.index.json": lambda path: (
         shard(path.parent / "one.safetensors"),
@@ -170,6 +171,7 @@ FILES = {
     "array.npz": lambda path: (np.save(path.with_suffix(".npy"), [1]), path.with_suffix(".npy").rename(path)),
     "text.npz": lambda path: path.write_text("PK nothing"),
     "cut.npz": lambda path: (np.savez(path, a=np.zeros(999)), path.write_bytes(path.read_bytes()[:-99])),
+    "moved.npz": lambda path: (np.savez(path, a=np.zeros(9)), path.write_bytes(path.read_bytes()[200:])),
     "bomb.npz": bomb,
     "text.onnx": lambda path: path.write_text("nothing of ONNX"),
     "text.jopt": lambda path: path.write_text("no packed file"),

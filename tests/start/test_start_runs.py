@@ -60,6 +60,13 @@ def test_the_first_stage_is_the_source_to_the_bit(trained, compressed):
     assert compressed[1]["bytes"] == codec.read(compressed[0] / "model.jopt").ledger.total
 
 
+def test_the_report_says_where_each_parameter_comes_from(compressed):
+    lines = (compressed[0] / "report.md").read_text().splitlines()
+    row = next(line for line in lines if "| fc1.weight |" in line)
+    assert "36x6" in row and "0/kernel" in row and "rows of a flattened 3x3x4 map" in row
+    assert (compressed[0] / "report.html").read_text().count("fc1.weight") == 1
+
+
 def test_activations_are_calibrated_without_steps(compressed):
     kept = finished.load(compressed[0])
     inputs = (kept.dataset.train.inputs - kept.dataset.mean) / kept.dataset.std
