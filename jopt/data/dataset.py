@@ -188,7 +188,7 @@ def _classes(name: str, raw: Raw) -> int | None:
     targets = {part: split.targets for part, split in raw.splits.items()}
     integer = all(isinstance(t, np.ndarray) and np.issubdtype(t.dtype, np.integer) for t in targets.values())
     if raw.num_classes is None:
-        return 1 + max(int(t.max(initial=-1)) for t in targets.values()) if integer else None
+        return 1 + max(int(t.max()) if t.size else -1 for t in targets.values()) if integer else None
     for part, labels in targets.items():
         try:
             # Numbers below 0 are positions that do not count, where targets are sequences.
