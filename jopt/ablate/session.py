@@ -276,7 +276,7 @@ class _Session:
 
     def _command(self, trial: Trial) -> str:
         if self.arguments:
-            return f"python -m experiments.train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
+            return f"jopt train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
         return f"jopt.train.run(jopt.ablate.load_trial('.', '{trial.id}'), 'runs/{trial.id}')"
 
     def _write(self, results: Results) -> None:
@@ -293,7 +293,7 @@ class _Session:
             files.protocol.unlink(missing_ok=True)
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
-            command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
+            command = f"jopt ablate {self.arguments} --workdir=runs/ablation"
         self.findings = findings(self.ablation, self.plans, results, judgement, mixture(self.manifest))
         # The next launch of a finished grid writes tables and report again.
         with attempt(self.observer, f"the tables of {files.path} are complete, but its report cannot be written"):

@@ -201,8 +201,8 @@ def wrapped(text: str, width: int = _WRAP) -> str:
     """Lines of at most `width` characters, broken at spaces where there are some.
 
     Example:
-      >>> wrapped("python -m experiments.train --trial=0123", 20)
-      'python -m<br>experiments.train<br>--trial=0123'
+      >>> wrapped("jopt train --config=a.py --trial=0123", 20)
+      'jopt train<br>--config=a.py<br>--trial=0123'
     """
     lines, line = [], ""
     for word in text.split(" "):
