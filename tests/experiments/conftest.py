@@ -36,7 +36,7 @@ def environment():
 
 
 def arguments(name, args, cache):
-    return [*map(str, args), *([] if name in ("compare", "inspect") else [f"--compilation_cache={cache}"])]
+    return [*map(str, args), *([] if name in ("compare", "inspect", "new") else [f"--compilation_cache={cache}"])]
 
 
 @pytest.fixture(scope="session")
