@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
             arguments=config_arguments(sys.argv),
             accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
-            stop=stop,
+            should_stop=stop,
             trusted=_TRUST.value,
         )
 

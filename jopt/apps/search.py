@@ -58,6 +58,6 @@ def main(argv: list[str]) -> None:
             launch=shlex.join(display.command(sys.argv)),
             accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
-            stop=stop,
+            should_stop=stop,
             trusted=_TRUST.value,
         )

@@ -35,8 +35,9 @@ class Stop:
         self.number: int | None = None
         self._interrupts = 0
 
-    def __call__(self) -> bool:
-        """Whether to stop."""
+    def __call__(self, rows: object = ()) -> bool:
+        """Whether to stop, whatever the metric rows are."""
+        del rows
         return self.number is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
             _WORKDIR.value,
             accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
-            stop=stop,
+            should_stop=stop,
             trusted=_TRUST.value,
             checkpoint_minutes=_MINUTES.value,
             profile_dir=_PROFILE.value,

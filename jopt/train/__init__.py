@@ -15,3 +15,4 @@ from jopt.train.program import cross_entropy as cross_entropy
 from jopt.train.session import run as run
 from jopt.train.state import TrainState as TrainState
 from jopt.train.state import digest as digest
+from jopt.train.workdir import StopRequested as StopRequested

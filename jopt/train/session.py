@@ -28,6 +28,7 @@ from jopt.train.display import (
     stage_fields,
     write_report,
 )
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
 from jopt.train.prepared import Prepared, prepare
@@ -36,7 +37,7 @@ from jopt.train.staging import Staging
 from jopt.train.state import TrainState
 from jopt.train.surroundings import mixture
 from jopt.train.watch import Watch
-from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, never
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError
 
 
 def run(
@@ -46,7 +47,8 @@ def run(
     model: models.Model | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     checkpoint_minutes: float = math.inf,
     quiet: bool = True,
     trusted: bool = False,
@@ -62,8 +64,10 @@ def run(
       accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
-      stop: asked at the end of every segment; once it says True, the state is saved and the run ends. The library
-        handles no signals: the apps pass what tells whether one has come.
+      on_rows: called with the metric rows of each boundary once they are written; what it raises ends the run.
+      should_stop: asked at each boundary, with its rows (before the first step with none); once it says True, the
+        state is saved and the run ends as "stopped". The library handles no signals: the apps pass what tells
+        whether one has come. See docs/hooks.md.
       checkpoint_minutes: save also at the end of a segment when so many minutes have passed since the last
         checkpoint; infinite: only where the config says so. It changes no number of the run.
       quiet: has no effect: without an observer nothing is printed.
@@ -84,7 +88,7 @@ def run(
       WorkdirError: if the directory holds something else; nothing in it is changed.
       ChangedError: if a resume would mix other data, versions or numerics into the run; nothing is changed.
       NonFiniteError: if a loss is not finite, naming the step and the last good checkpoint.
-      StopRequested: after `stop` said True, when the state has been saved.
+      StopRequested: after `should_stop` said True, when the state has been saved.
     """
     del quiet
     begun = time.perf_counter()
@@ -100,7 +104,8 @@ def run(
     prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
-    if stop():
+    hooks = Hooks(on_rows, should_stop)
+    if hooks.stop():
         raise StopRequested("stopped as asked, before the first step")
     files.make()
     with files.locked():
@@ -113,7 +118,16 @@ def run(
         if trace is not None:
             profile.make(trace)
         return _Session(
-            prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes, trace, debug_nans
+            prepared,
+            files,
+            observer,
+            begun,
+            hooks.stop,
+            accept_changes,
+            checkpoint_minutes,
+            trace,
+            debug_nans,
+            on_rows=hooks.tell,
         ).run()
 
 
@@ -132,6 +146,7 @@ class _Session:
       checkpoint_minutes: the longest time without a checkpoint, at boundaries.
       trace: the directory for the profiler's trace, or None.
       debug_nans: whether to look for the first bad operation of a diverged run.
+      on_rows: told of the rows of each boundary.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
       saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
@@ -146,6 +161,7 @@ class _Session:
     checkpoint_minutes: float = math.inf
     trace: Path | None = None
     debug_nans: bool = False
+    on_rows: OnRows = ignore
     compiler: Compiler = dataclasses.field(default_factory=Compiler)
     spent: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
@@ -280,6 +296,7 @@ class _Session:
         self.log.append(rows)
         self.step = segment.stop
         self.shown(rows)
+        self.on_rows(rows)
         stop = self.stop_requested()
         if segment.checkpoint or stop or self._overdue():
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
@@ -334,6 +351,7 @@ class _Session:
             rows = [_row(self.step, p.plans[last].name, "test", outcomes[-1].metrics)]
             self.log.append(rows)
             self.shown(rows)
+            self.on_rows(rows)
         ledger = None
         if p.config.pack:
             seen = jax.device_get(self.staging.seen(last, state))
