@@ -26,7 +26,7 @@ from jopt.measure import columns_of, describe_failure
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
-from jopt.train.compiler import Compiler
+from jopt.train.compiler import Compiler, enable_cache_in_notebook
 from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.surroundings import mixture
 from jopt.train.workdir import Launch, StopRequested, WorkdirError
@@ -75,6 +75,7 @@ def run(
       StopRequested: after `should_stop` said True, when the running trials have been saved.
     """
     begun = time.perf_counter()
+    enable_cache_in_notebook()
     trials = validate(ablation)
     files, observer = AblationDir(workdir), Careful(observer)
     recorded = files.recorded()

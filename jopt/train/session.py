@@ -18,7 +18,7 @@ from jopt.train import describe, metrics, packed, profile
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compiler import Compiler
+from jopt.train.compiler import Compiler, enable_cache_in_notebook
 from jopt.train.config import Experiment
 from jopt.train.display import (
     collect_stages,
@@ -32,6 +32,7 @@ from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
 from jopt.train.prepared import Prepared, prepare
+from jopt.train.result import Result
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState
@@ -54,7 +55,7 @@ def run(
     trusted: bool = False,
     profile_dir: str | Path | None = None,
     debug_nans: bool = False,
-) -> dict[str, Any]:
+) -> Result:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
     Args:
@@ -81,7 +82,8 @@ def run(
       What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
       (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
       forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are several,
-      and `changes` of the surroundings that were accepted, if there were any.
+      and `changes` of the surroundings that were accepted, if there were any. `history` has the metric rows,
+      `figures` those of the report.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
@@ -92,6 +94,7 @@ def run(
     """
     del quiet
     begun = time.perf_counter()
+    enable_cache_in_notebook()
     accepted = "a number of minutes; 0 is after every segment, and infinity never"
     require(checkpoint_minutes >= 0, "checkpoint_minutes", checkpoint_minutes, accepted)
     trace = None if profile_dir is None else profile.claim(profile_dir)
@@ -100,7 +103,9 @@ def run(
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
-        return answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
+        return Result(
+            answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted)), files.path
+        )
     prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
@@ -113,11 +118,11 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return answer(config, files, observer, lambda: prepared, locked=True)
+            return Result(answer(config, files, observer, lambda: prepared, locked=True), files.path)
         # Not before: a directory within that of the run would make it look like one of something else.
         if trace is not None:
             profile.make(trace)
-        return _Session(
+        session = _Session(
             prepared,
             files,
             observer,
@@ -128,7 +133,8 @@ def run(
             trace,
             debug_nans,
             on_rows=hooks.tell,
-        ).run()
+        )
+        return Result(session.run(), files.path)
 
 
 class InvariantError(RuntimeError):
