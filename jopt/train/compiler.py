@@ -252,6 +252,7 @@ def enable_cache_in_notebook() -> None:
     Elsewhere a library changes no options of a program that it is a part of. JAX's own options go first: a
     `jax_compilation_cache_dir` that is set stays, and `jax_enable_compilation_cache=False` leaves the cache off.
     """
-    chosen = jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
+    options = jax.config.values
+    chosen = options["jax_compilation_cache_dir"] or not options["jax_enable_compilation_cache"]
     if "ipykernel" in sys.modules and not chosen:
         enable_cache()

@@ -1,14 +1,17 @@
 """The help of every app is there at once: it imports nothing that only a run needs."""
 
+import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from jopt import export, report
-from jopt.apps.commands import COMMANDS
+from jopt.apps.commands import COMMANDS, main
+from jopt.apps.new import templates
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorstore", "scipy", "sklearn", "plotly", "rich", "onnx", "tensorflow"}
@@ -78,6 +81,17 @@ def test_an_unknown_command_is_one_line_with_the_nearest(environment):
     done, _, (error,) = run(environment, "-m", "jopt", "trian", "--workdir=x")
     assert (done.returncode, done.stdout) == (2, "")
     assert "'trian'" in error and "'jopt train'" in error
+
+
+def test_the_package_has_the_command_its_templates_and_nothing_else():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module, _, name = project["project"]["scripts"]["jopt"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main
+    setuptools = project["tool"]["setuptools"]
+    assert setuptools["packages"]["find"]["include"] == ["jopt*"]
+    (pattern,) = setuptools["package-data"]["jopt.apps"]
+    packaged = {path.name for path in (ROOT / "jopt" / "apps").glob(pattern) if path.is_file()}
+    assert packaged == set(templates())
 
 
 def test_to_import_jopt_imports_no_app(environment):
