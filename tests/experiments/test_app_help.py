@@ -60,9 +60,9 @@ def test_the_script_of_a_checkout_is_the_command(command, environment):
         assert "\n  --workdir: " in done.stdout
 
 
-def test_a_command_has_its_own_flags_alone(app, refused):
+def test_a_command_has_its_own_flags_alone(forked, refused):
     """All flags of absl are global: those of another command must not be accepted in silence."""
-    done = app("compare", "runs/a", "runs/b", "--config=configs/digits_mlp.py")
+    done = forked("compare", "runs/a", "runs/b", "--config=configs/digits_mlp.py")
     assert "Unknown command line flag 'config'" in refused(done, 2)
 
 
