@@ -175,7 +175,7 @@ def job(config: Experiment, epochs: int = 8, model: models.Model | None = None) 
     """
     prepared = prepare(config, model=model)
     steps = prepared.segments[0].steps
-    examples = prepared.dataset.train.labels.shape[0]
+    examples = prepared.dataset.train.targets.shape[0]
     rows = data.indices(prepared.key, 0, epochs * steps, config.batch_size, examples)
     return Job(prepared, prepared.program_of(0, steps), steps, np.asarray(rows))
 
@@ -223,7 +223,7 @@ def python_loop(job: Job, model: models.Model | None = None) -> Contender:
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
             inputs = data.normalize(arrays.inputs[row], arrays.mean, arrays.std)
             logits, new_state = net.apply(params, state, inputs, train=True)
-            return cross_entropy(logits, arrays.labels[row]).mean(), new_state
+            return cross_entropy(logits, arrays.targets[row]).mean(), new_state
 
         (loss, state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         # Optax's bias correction mixes dtypes, which a strict session (as the tests' is) refuses.
@@ -296,7 +296,7 @@ def pytorch(
     inputs = torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs, -1, 1)))
     if config.model.name == "mlp":
         inputs = inputs.flatten(1)
-    labels = torch.from_numpy(np.asarray(dataset.train.labels, np.int64))
+    labels = torch.from_numpy(np.asarray(dataset.train.targets, np.int64))
     rows = torch.from_numpy(job.rows.astype(np.int64))
     net = wrap(_torch_network(torch, params, dataset.train.inputs.shape[1:3]))
     adam = torch.optim.Adam(net.parameters(), lr=config.optimizer.learning_rate, fused=fused)

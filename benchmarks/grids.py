@@ -276,7 +276,7 @@ def one_by_one(trials_of: Grid, *, threads: int = 2, fused: bool = False, epochs
 def trial_jobs(trials_of: Grid, epochs: int) -> list[Job]:
     """Each trial of the grid alone: its numbers, its first weights and its batches."""
     prepared, steps = trials_of.prepared, trials_of.steps
-    program, examples = prepared.program_of(0, steps), prepared.dataset.train.labels.shape[0]
+    program, examples = prepared.program_of(0, steps), prepared.dataset.train.targets.shape[0]
     jobs = []
     for trial in trials_of.trials:
         key = keys.root(trial.seed)

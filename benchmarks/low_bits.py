@@ -97,7 +97,7 @@ def accuracies(seeds: Sequence[int], epochs: tuple[int, int]) -> tuple[float, di
     digits = data.load(data.DataConfig(name="digits"))
     model = models.model(models.ModelConfig(name="mlp", features=(300, 100)))
     (x, y), (test, labels) = (
-        (data.normalize(part.inputs, part.mean, part.std), part.labels)
+        (data.normalize(part.inputs, part.mean, part.std), part.targets)
         for part in (data.device_arrays(digits, name) for name in ("train", "test"))
     )
     first = trainer(model, x, y, epochs[0], optax.adam(1e-3))

@@ -63,6 +63,8 @@ def _slots(config: object, path: str, name: str) -> typing.Iterator[Slot]:
                 if class_name(element):
                     yield Slot(inner, join_path(name, label), type(element))
                 yield from _slots(element, inner, join_path(name, label))
+        elif isinstance(value, Mapping):
+            yield from (Slot(join_path(field_path, key), join_path(field_name, key), None) for key in value)
 
 
 def resolve(config: object, address: str, value: object = None) -> Slot:
@@ -95,7 +97,8 @@ def resolve(config: object, address: str, value: object = None) -> Slot:
     if matching:
         names = ", ".join(slot.name for slot in matching)
         raise ConfigError(address, value, f"an address of one part, such as {names}")
-    if (slot := _absent_method(config, all_slots, address)) is not None:
+    slot = _absent_method(config, all_slots, address) or _absent_option(config, all_slots, address)
+    if slot is not None:
         return slot
     raise ConfigError(address, value, f"absent: {_explanation(config, all_slots, address)}")
 
@@ -110,6 +113,16 @@ def _absent_method(config: object, all_slots: list[Slot], address: str) -> Slot 
     methods = [slot for slot in all_slots if owner in (slot.path.rpartition(".")[0], slot.name.rpartition(".")[0])]
     methods = [slot for slot in methods if slot.path.endswith(".methods")]
     return Slot(join_path(methods[0].path.rpartition(".")[0], name), address, None) if methods else None
+
+
+def _absent_option(config: object, all_slots: list[Slot], address: str) -> Slot | None:
+    """The slot of an option that a mapping does not have yet: what it is for accepts or refuses it."""
+    owner, _, name = address.rpartition(".")
+    for slot in all_slots:
+        named = owner in (slot.path, slot.name) and name.isidentifier()
+        if named and isinstance(_get(config, slot.path), Mapping):
+            return Slot(join_path(slot.path, name), join_path(slot.name, name), None)
+    return None
 
 
 def _subclasses(cls: type) -> typing.Iterator[Any]:
@@ -149,8 +162,12 @@ def canonical(config: object, address: str) -> str:
 
 def get(config: object, address: str) -> Any:
     """The value of the part that an address names; None for a method that the stage does not have."""
+    return _get(config, resolve(config, address).path)
+
+
+def _get(config: object, path: str) -> Any:
     value: Any = config
-    for step in steps(resolve(config, address).path):
+    for step in steps(path):
         value = _enter(value, step)
     return value
 
@@ -169,6 +186,8 @@ def steps(path: str) -> list[str | int]:
 def _enter(value: Any, step: str | int) -> Any:
     if isinstance(step, int):
         return value[step]
+    if isinstance(value, Mapping):
+        return value.get(step)
     if hasattr(value, step):
         return getattr(value, step)
     return next((method for method in getattr(value, "methods", ()) if method.name == step), None)
@@ -216,6 +235,8 @@ def _set(owner: Any, path: list[str | int], value: Any, address: str) -> Any:
         elements = list(owner)
         elements[step] = _set(elements[step], tail, value, address) if tail else value
         return type(owner)(elements)
+    if isinstance(owner, Mapping):
+        return {**owner, step: tuple(value) if isinstance(value, list) else value}
     if step in {field.name for field in dataclasses.fields(owner)}:
         new = value if not tail else _set(getattr(owner, step), tail, value, address)
         return replaced(owner, {step: new})

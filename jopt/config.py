@@ -2,7 +2,8 @@
 
 A config is a tree of dataclasses, whose leaves are `bool`, `int`, `float`, `str`, `None`, functions and classes
 that a reference can name (`jopt.reference`) and (nested) tuples of these; a `list` or a `tuple` holds
-dataclasses. Where a field is declared a base class, such as `jopt.method.Method`, its value may be of any class
+dataclasses, and a mapping (`Options`) leaves by name, each with an address of its own. Where a field is declared
+a base class, such as `jopt.method.Method`, its value may be of any class
 that derives from it, also from outside jopt: JSON names it under `class`. Each package owns the dataclass
 beside the function that reads it; this file owns what is the same for all of them.
 """
@@ -20,6 +21,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C")
+
+Option: typing.TypeAlias = bool | int | float | str | tuple | None
+Options: typing.TypeAlias = Mapping[str, Option]
+"""Arguments of a function or class that a config names. Numbers in them are a part of a program's structure."""
 
 
 class ConfigError(ValueError):
@@ -147,6 +152,16 @@ def matches(value: Any, hint: Any, path: str = "") -> bool:
         if origin is list or (len(args) == 2 and args[1] is Ellipsis):
             return all(matches(v, args[0], inner) for v, inner in zip(value, paths, strict=True))
         return len(value) == len(args) and all(map(matches, value, args, paths))
+    if origin is collections.abc.Mapping:
+        if not isinstance(value, Mapping):
+            return False
+        for key, inner in value.items():
+            # A key is a part of addresses, such as `model.options.width`.
+            fine = isinstance(key, str) and key.isidentifier()
+            require(fine, path, key, "options whose names are identifiers")
+            if not matches(inner, args[1], join_path(path, key)):
+                raise ConfigError(join_path(path, key), inner, f"of type {type_name(args[1])}")
+        return True
     # Checked field by field here, so that an error names the inner field and not the whole value.
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, typing.cast(type, hint)):
@@ -206,6 +221,8 @@ def encode(
     if isinstance(value, tuple | list):
         elements = zip(value, _element_hints(hint, len(value)), _element_paths(path, value), strict=True)
         return [encode(v, h, fields_of, inner) for v, h, inner in elements]
+    if isinstance(value, Mapping):
+        return {key: encode(inner, None, fields_of, join_path(path, key)) for key, inner in value.items()}
     if callable(value):
         from jopt.reference import name_of
 
@@ -265,9 +282,14 @@ def _names(cls: type) -> list[str]:
 def decode(value: object, hint: object, path: str, trusted: bool | Collection[str] = False) -> Any:
     """The value of a field of type `hint` from what `encode` gave; `path` and `trusted` as in `from_dict`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is collections.abc.Mapping and isinstance(value, Mapping):
+        return {key: _as_tuples(inner) for key, inner in value.items()}
     if origin in (typing.Union, types.UnionType) and isinstance(value, Mapping | list):
         kinds = [a for a in args if (typing.get_origin(a) in (tuple, list)) == isinstance(value, list)]
         kinds = [a for a in kinds if isinstance(value, list) or dataclasses.is_dataclass(a)]
+        # An object without a class is of the first kind; a class may derive from any of them.
+        if isinstance(value, Mapping) and CLASS in value and kinds:
+            return _of_class(value, tuple(kinds), path, trusted)
         return decode(value, kinds[0], path, trusted) if kinds else value
     if isinstance(value, str) and (_has_callable(hint) or _may_be_reference(hint)):
         from jopt.reference import is_reference, resolve
@@ -278,23 +300,41 @@ def decode(value: object, hint: object, path: str, trusted: bool | Collection[st
             return value if str in args else target
     if isinstance(value, Mapping) and (dataclasses.is_dataclass(hint) or (hint is object and CLASS in value)):
         base = typing.cast(type, hint)
+        # A base class may know the objects that files held before it had derived classes.
+        if CLASS not in value and hasattr(base, "from_older"):
+            value = base.from_older(value)
         if CLASS not in value:
             return from_dict(base, value, path, trusted=trusted)
-        from jopt.reference import resolve
-
-        cls = resolve(value[CLASS], join_path(path, CLASS), trusted=trusted)
-        accepted = f"a dataclass that derives from {base.__name__}"
-        # A dataclass, because constructing any other class runs code of its own.
-        fine = isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, base)
-        require(fine, join_path(path, CLASS), value[CLASS], accepted)
-        return from_dict(
-            typing.cast(type, cls), {k: v for k, v in value.items() if k != CLASS}, path, trusted=trusted
-        )
+        return _of_class(value, (base,), path, trusted)
     if isinstance(value, list) and origin in (tuple, list):
         hints = _element_hints(hint, len(value))
         pairs = enumerate(zip(value, hints, strict=True))
         return origin(decode(v, a, f"{path}[{i}]", trusted) for i, (v, a) in pairs)
     return value
+
+
+def _of_class(
+    value: Mapping[str, Any], bases: tuple[type, ...], path: str, trusted: bool | Collection[str]
+) -> Any:
+    """An instance of the class that a JSON object names."""
+    from jopt.reference import resolve
+    from jopt.trust import CONFIGS
+
+    reference = value[CLASS]
+    # A config class of jopt's only holds fields, and nothing but a class of these bases is accepted below.
+    ours = isinstance(reference, str) and ".".join(reference.partition(":")[0].split(".")[:2]) in CONFIGS
+    cls = resolve(reference, join_path(path, CLASS), trusted=True if ours else trusted)
+    accepted = f"a dataclass that derives from {' or '.join(base.__name__ for base in bases)}"
+    # A dataclass, because constructing any other class runs code of its own.
+    fine = isinstance(cls, type) and dataclasses.is_dataclass(cls) and issubclass(cls, bases)
+    require(fine, join_path(path, CLASS), value[CLASS], accepted)
+    field_values = {k: v for k, v in value.items() if k != CLASS}
+    return from_dict(typing.cast(type, cls), field_values, path, trusted=trusted)
+
+
+def _as_tuples(value: object) -> object:
+    """JSON has no tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _may_be_reference(hint: object) -> bool:
@@ -354,6 +394,8 @@ def leaves(config: object, path: str = "") -> Iterator[tuple[str, Any]]:
         elif (paths := nodes_of(field.name, path, value)) is not None:
             for inner, v in zip(paths, value, strict=True):
                 yield from leaves(v, inner)
+        elif isinstance(value, Mapping):
+            yield from ((f"{join_path(path, field.name)}.{key}", inner) for key, inner in value.items())
         else:
             yield join_path(path, field.name), value
 
@@ -367,6 +409,11 @@ def map_leaves(config: C, change: Callable[[str, Any, dataclasses.Field, Any], A
         elif (paths := nodes_of(field.name, path, value)) is not None:
             elements = [map_leaves(v, change, inner) for inner, v in zip(paths, value, strict=True)]
             values[field.name] = type(value)(elements)
+        elif isinstance(value, Mapping):
+            field_path = join_path(path, field.name)
+            values[field.name] = {
+                key: change(f"{field_path}.{key}", inner, field, None) for key, inner in value.items()
+            }
         else:
             values[field.name] = change(join_path(path, field.name), value, field, hint)
     return replaced(config, values)
@@ -419,6 +466,8 @@ def changed_leaves(config: object, path: str = "") -> Iterator[tuple[str, Any]]:
                 if class_name(element):
                     yield inner, type(element).__name__
                 yield from changed_leaves(element, inner)
+        elif isinstance(field_value, Mapping):
+            yield from ((f"{field_path}.{key}", inner) for key, inner in value.items())
         else:
             yield field_path, value
 

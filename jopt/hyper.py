@@ -229,7 +229,8 @@ def _replace(config: object, path: str, change: Callable[[str, Any, Any], Any]) 
 
 
 def _is_swept(field: dataclasses.Field, hint: object, value: object) -> bool:
-    if value is None or isinstance(value, bool | str | tuple | list) or callable(value):
+    # Entries of a mapping (hint None) are arguments of a function that is not jopt's: it may need plain numbers.
+    if hint is None or value is None or isinstance(value, bool | str | tuple | list) or callable(value):
         return False
     return field.metadata.get("swept", _is_float(hint))
 

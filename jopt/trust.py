@@ -21,10 +21,13 @@ more modules, which the user's own config names too."""
 
 METHODS = frozenset(
     f"jopt.{name}"
-    for name in ("clip", "cluster", "distill", "measure", "models", "optim", "prune", "quantize", "transfer")
+    for name in "clip cluster distill measure models optim prune quantize task transfer".split()
 )
 """The packages of jopt that every config may name: what a config names is called, and these compute and do no more,
 while `jopt.files:sweep` removes files."""
+
+CONFIGS = METHODS | {"jopt.data", "jopt.start"}
+"""The packages of jopt whose config classes every config may name: they only hold fields."""
 
 IDENTITIES = ("config.json", "ablation.json", "search.json")
 """The files that say what a directory of a job holds."""

@@ -9,7 +9,7 @@ import pytest
 import quick
 
 from jopt import data, keys, models, optim
-from jopt.data.source import carve, stratified_order
+from jopt.data.examples import carve, stratified_order
 from jopt.optim import schedules
 from jopt.optim.scaling import orthogonalize
 from jopt.patches import patches

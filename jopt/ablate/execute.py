@@ -221,9 +221,11 @@ class ChunkRun:
         if boundary.validation is not None:
             finite = np.isfinite(boundary.validation["loss"])
             self._mark(np.where(finite, -1, max(segment.stop - 1, 0)).astype(np.int32))
+        task = self.prepared.task
+        names = [metric.key for metric in (task.loss_metric, *task.metrics)]
         rows = [
             {"trial": trial.id, "stage": stage, "step": segment.stop, "split": split}
-            | {name: float(values[name][i]) for name in ("loss", "accuracy")}
+            | {name: float(values[name][i]) for name in names if name in values}
             for split, values in parts.items()
             if values is not None
             for i, trial in enumerate(self.chunk.trials)
@@ -234,9 +236,9 @@ class ChunkRun:
         self.log.append(rows)
         self.hooks.tell(rows)
         stop = self.hooks.stop()
-        # Only the best checkpoint is kept. A resume needs the latest, so the mark stands in for its accuracy.
+        # Only the best checkpoint is kept. A resume needs the latest, so the mark stands in for its score.
         state = {"state": boundary.state, "bad": self.bad}
-        self.checkpoints.save(segment.mark, state, {"accuracy": float(segment.mark), **self.log.position})
+        self.checkpoints.save(segment.mark, state, {"score": float(segment.mark), **self.log.position})
         self.report(SegmentProgress(segment, rows, boundary.seconds))
         if stop:
             self.checkpoints.wait()
@@ -264,14 +266,15 @@ class ChunkRun:
     def _plan(self, trial: Trial, stage: int) -> StagePlan:
         """A stage of a trial, with the numbers of that trial."""
         p = self.chunk.prepared
-        plans = resolve(trial.config, p.dataset.train.labels.shape[0])
+        plans = resolve(trial.config, p.dataset.sizes[0])
         return with_layers(plans, [plan.layers for plan in p.plans])[stage]
 
     def _outcomes(self, state: TrainState) -> list[dict[str, Any]]:
         """A row and the curves of each trial."""
         p = self.prepared
         last = len(p.plans) - 1
-        test = jax.device_get(self.staging.judge(last, state, "test").metrics)
+        judgement = self.staging.judge(last, state, "test")._replace(predictions=())
+        test = self.staging.measured(last, jax.device_get(judgement), "test")
         self._mark(np.where(np.isfinite(test["loss"]), -1, max(p.segments[-1].stop - 1, 0)).astype(np.int32))
         seen = jax.device_get(self.staging.seen(last, state))
         # Moments of the optimizer belong to no result, and may be twice as large as the network.
@@ -318,7 +321,8 @@ def _last(curves: Sequence[metrics.MetricsRow]) -> dict[str, float]:
     rows = {row["split"]: row for row in curves}
     metrics_row = {}
     if "validation" in rows:
-        metrics_row |= {f"validation_{name}": rows["validation"][name] for name in ("accuracy", "loss")}
+        values = {k: v for k, v in rows["validation"].items() if k not in ("step", "stage", "split")}
+        metrics_row |= {f"validation_{name}": value for name, value in values.items()}
     if "train" in rows:
         metrics_row["train_loss"] = rows["train"]["loss"]
     return metrics_row

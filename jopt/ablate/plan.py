@@ -195,7 +195,7 @@ def sizes_of(prepared: Prepared) -> Sizes:
 def memory_of(prepared: Prepared, budget: int) -> Memory:
     """The memory of a trial and of the data, computed from their shapes."""
     state = max(_bytes(prepared.like(plan.index)) for plan in prepared.plans)
-    x = jax.ShapeDtypeStruct((prepared.batch_size, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+    x = data.batch_of(prepared.example, prepared.batch_size)
     working = 0
     for plan in prepared.plans:
         like, model = prepared.like(plan.index), plan.wrapped
@@ -265,13 +265,13 @@ def plan_table(plans: Sequence[GroupPlan], done: Callable[[Trial], bool]) -> Tab
 def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
     """Raises the errors of `prepare` where a trial's numbers do not fit the data or the parameters' shapes."""
     # Not the first trial, which `prepare` itself has checked; the others share its layers and need no tracing.
-    examples = prepared.dataset.train.labels.shape[0]
+    examples = prepared.dataset.train.targets.shape[0]
     for trial in trials[1:]:
         try:
             plans = resolve(trial.config, examples)
             validate_lengths(plans)
             for plan in with_layers(plans, [plan.layers for plan in prepared.plans]):
-                check_parameters(plan, prepared.input_shape)
+                check_parameters(plan, prepared.example)
         except (ConfigError, RuleError) as error:
             raise at_point(error, trial) from error
 

@@ -50,10 +50,10 @@ def main(argv: list[str]) -> None:
 
     console = report.open_console(_WIDTH)
     console.print(report.ledger_headline(model.ledger, path.name), soft_wrap=True, markup=False)
-    examples = f"{arrays.labels.shape[0]:,} examples of {dataset.name} ({_SPLIT.value})"
+    examples = f"{arrays.targets.shape[0]:,} examples of {dataset.name} ({_SPLIT.value})"
     console.print(f"{formats.printable(model.name)} on {examples}\n", soft_wrap=True, markup=False)
     for table in tables(outcomes):
         report.show(table, console)
     if _INTEGER.value:
         same = int((outcomes["float"].predictions == outcomes["integers"].predictions).sum())
-        console.print(f"In integers {same:,} of {arrays.labels.shape[0]:,} examples are predicted as in float.")
+        console.print(f"In integers {same:,} of {arrays.targets.shape[0]:,} examples are predicted as in float.")

@@ -136,8 +136,8 @@ def run(way: Way, arrays: data.Arrays, sizes: list[int], repeats: int) -> Outcom
 
     # On the device once, or each timed call would include the transfer.
     weights = jax.device_put(way.weights)
-    loss, accuracy, predictions = jax.device_get(evaluate(weights, arrays.inputs, arrays.labels))
-    rows = arrays.labels.shape[0]
+    loss, accuracy, predictions = jax.device_get(evaluate(weights, arrays.inputs, arrays.targets))
+    rows = arrays.targets.shape[0]
     latencies = {n: latency(one_batch, weights, arrays.inputs[np.arange(n) % rows], repeats=repeats) for n in sizes}
     return Outcome(float(accuracy), float(loss), predictions, latencies)
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from jopt.data.source import Source, Split
+from jopt.data.examples import Raw, Split
 from jopt.files import open_lock
 
 _FORMAT = 1
+_FIELDS = ("inputs", "labels")
+"""How the files of a split are called."""
 
 
 class DataError(RuntimeError):
@@ -72,7 +74,7 @@ def lock(root: Path, name: str) -> Iterator[None]:
         yield
 
 
-def cached(root: Path, name: str, build: Callable[[], Source]) -> Source:
+def cached(root: Path, name: str, build: Callable[[], Raw]) -> Raw:
     """The arrays of `name` from `root/arrays/name`, or from `build()`, which is then kept there.
 
     A cache that fails its checksum is reported in the log and built again. Processes that come at once wait for
@@ -110,16 +112,16 @@ def cached(root: Path, name: str, build: Callable[[], Source]) -> Source:
     return source
 
 
-def _read(folder: Path) -> Source | None:
+def _read(folder: Path) -> Raw | None:
     """The cached source, or None where it is absent or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         if meta["format"] != _FORMAT:
             return None
-        splits = {name: Split(*(_map(folder, name, field) for field in Split._fields)) for name in meta["splits"]}
-        if digest(a for split in splits.values() for a in split) != meta["sha256"]:
+        splits = {name: Split(*(_map(folder, name, field) for field in _FIELDS)) for name in meta["splits"]}
+        if digest(a for split in splits.values() for a in split[:2]) != meta["sha256"]:
             return None
-        return Source(splits, meta["num_classes"], meta["scale"])
+        return Raw(splits, meta["num_classes"], meta["scale"])
     # Whatever damage does to a .npy header or to JSON: none of it may keep the set from being built again.
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
@@ -129,7 +131,7 @@ def _map(folder: Path, split: str, field: str) -> np.ndarray:
     return np.load(folder / f"{split}_{field}.npy", mmap_mode="r", allow_pickle=False)
 
 
-def _write(folder: Path, source: Source) -> None:
+def _write(folder: Path, source: Raw) -> None:
     """Writes a new directory, then renames it: a reader sees all of it or nothing."""
     folder.parent.mkdir(exist_ok=True)
     for leftover in _leftovers(folder):
@@ -142,10 +144,10 @@ def _write(folder: Path, source: Source) -> None:
         "splits": list(source.splits),
         "num_classes": source.num_classes,
         "scale": source.scale,
-        "sha256": digest(a for split in source.splits.values() for a in split),
+        "sha256": digest(a for split in source.splits.values() for a in split[:2]),
     }
     for name, split in source.splits.items():
-        for field, array in split._asdict().items():
+        for field, array in zip(_FIELDS, split, strict=False):
             np.save(fresh / f"{name}_{field}.npy", array, allow_pickle=False)
     (fresh / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     _sync(fresh)

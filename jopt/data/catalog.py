@@ -23,7 +23,7 @@ from google.protobuf import json_format
 from jopt.config import ConfigError
 from jopt.data import feature_classes
 from jopt.data.cache import DataError
-from jopt.data.source import Source, Split, carve
+from jopt.data.examples import Raw, Split, carve
 
 Builder: TypeAlias = Any
 """A `tfds.core.DatasetBuilder`, whose features and splits TFDS declares too loosely to be read as what they are."""
@@ -33,7 +33,7 @@ TEST, VALIDATION = 360, 180  # of 1797; the other 1257 are for training
 _DESCRIPTION = """\
 8x8 grey images of handwritten digits, 1797 of them, values 0..16: the test part of the Optical Recognition of
 Handwritten Digits set, as it ships with scikit-learn. Each pixel counts the dark pixels in a 4x4 block of a 32x32
-scan. Splits are stratified by jopt.data.source with seed 0."""
+scan. Splits are stratified by jopt.data.examples with seed 0."""
 
 _CITATION = """\
 @misc{alpaydin1998optical,
@@ -69,7 +69,7 @@ def similar(name: str, built_in: tuple[str, ...] = ()) -> list[str]:
     return difflib.get_close_matches(name, sorted(_names() | set(built_in)), n=3)
 
 
-def read(name: str, root: Path, *, trusted: bool = False) -> Source:
+def read(name: str, root: Path, *, trusted: bool = False) -> Raw:
     """The arrays of a catalog set, which is prepared first where it has to be.
 
     Args:
@@ -163,7 +163,7 @@ def _reading(name: str, root: Path) -> Iterator[None]:
         raise DataError(f"data.name {name!r}: the files in {folder} cannot be read: {_one_line(error)}") from error
 
 
-def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Source:
+def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Raw:
     """Decodes what a TFDS builder has prepared as ArrayRecord.
 
     Args:
@@ -194,7 +194,7 @@ def read_prepared(builder: Builder, name: str, root: Path, image: str = "image",
             field=str(builder.data_path),
             accepted="the files that TFDS prepared",
         ) from error
-    return Source(splits, builder.info.features[label].num_classes, scale=255.0)
+    return Raw(splits, builder.info.features[label].num_classes, scale=255.0)
 
 
 def _decode(builder: Builder, split: str, image: str, label: str) -> Split:
@@ -295,7 +295,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield int(row), {"image": images[row], "label": int(labels[row]), "row": int(row)}
 
 
-def read_digits(root: Path) -> Source:
+def read_digits(root: Path) -> Raw:
     """The official splits of the digits, prepared as ArrayRecord under `root/digits` on the first call."""
     with _reading("digits", root):
         builder = Digits(data_dir=str(root), file_format="array_record")

@@ -4,10 +4,17 @@ import dataclasses
 import math
 import os
 from pathlib import Path
+from typing import ClassVar
 
-from jopt.config import ConfigError, check_types, join_path, require
+import numpy as np
+from jaxtyping import PyTree
+
+from jopt.config import ConfigError, join_path, require
+from jopt.data.examples import Raw, Split
+from jopt.data.source import Source
 from jopt.hyper import structural
 from jopt.paths import cache, expanded
+from jopt.typing import Key
 
 BUILT_IN = ("digits", "synthetic", "xor")
 LAYOUTS = ("image", "sequence")
@@ -27,7 +34,7 @@ class Synthetic:
 
 
 @dataclasses.dataclass
-class DataConfig:
+class DataConfig(Source):
     """A data set. Every field is structure: another value is another program or other constants.
 
     Example:
@@ -38,14 +45,75 @@ class DataConfig:
     name: str = "digits"  # digits, xor, synthetic, or a TFDS catalog set: mnist, cifar10, 'name/config:1.2.3'
     data_dir: str | None = None  # None: $JOPT_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/jopt/data
     layout: str = "image"  # image: [h, w, c]; sequence: rows as time steps, [h, w * c]
-    validation_fraction: float = structural(0.1)  # of the training split, where the set has no validation split
-    train_examples: int | None = None  # None: all; n: a stratified subset (n and m > n are nested)
     relabel: tuple[int, ...] = ()  # another task: the new class of each class, such as its parity
-    normalize: bool = True  # True: by the training part's mean and std; False: raw range to [0, 1]
     shift: int = 0  # random translation by up to n pixels each way, filled with raw 0
     crop_padding: int = 0  # the same under its other name: pad n raw zeros all around, crop at random
     flip: bool = False  # random horizontal mirror
+    PATHS: ClassVar[tuple[str, ...]] = ("data_dir",)
     synthetic: Synthetic = dataclasses.field(default_factory=Synthetic)  # read where name is 'synthetic'
+
+    def validate(self, path: str = "data") -> None:
+        super().validate(path)
+        _validate(self, path)
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    @property
+    def varies(self) -> bool:
+        return super().varies or bool(self.shift or self.flip or self.crop_padding)
+
+    def augment(self, key: Key, inputs: PyTree) -> PyTree:
+        from jopt.data.batches import augment
+
+        return super().augment(key, augment(key, inputs, self))
+
+    def read(self, *, trusted: bool = False) -> Raw:
+        from jopt.data.cache import cached
+        from jopt.data.dataset import arrays_folder
+        from jopt.data.examples import synthetic, xor
+
+        if self.name == "xor":
+            return xor()
+        if self.name == "synthetic":
+            return synthetic(self.synthetic)
+        root = directory(self)
+
+        def decode() -> Raw:
+            from jopt.data import catalog
+
+            if self.name == "digits":
+                return catalog.read_digits(root)
+            return catalog.read(self.name, root, trusted=trusted)
+
+        return cached(root, arrays_folder(root, self.name).name, decode)
+
+    def arrange(self, splits: dict[str, Split], num_classes: int | None) -> tuple[dict[str, Split], int | None]:
+        splits, num_classes = super().arrange(splits, num_classes)
+        if self.relabel:
+            accepted = f"a new class for each of the {num_classes} classes of {self.name!r}"
+            require(len(self.relabel) == num_classes, "data.relabel", self.relabel, accepted)
+            table, num_classes = np.array(self.relabel, np.int32), max(self.relabel) + 1
+            splits = {name: part._replace(targets=table[part.targets]) for name, part in splits.items()}
+        if self.layout == "sequence":
+            splits = {name: part._replace(inputs=_as_sequence(part.inputs)) for name, part in splits.items()}
+        for field in ("shift", "crop_padding"):
+            value = getattr(self, field)
+            if value:
+                size = min(splits["train"].inputs.shape[1:3])
+                accepted = f"less than the {size} pixels of the images' shorter side"
+                require(value < size, f"data.{field}", value, accepted)
+        return splits, num_classes
+
+    def channels(self, shape: tuple[int, ...], arranged: tuple[int, ...]) -> int:
+        # Of a sequence of image rows: the image's channels, not columns times channels.
+        return shape[-1] if len(shape) > 2 else arranged[-1]
+
+
+def _as_sequence(inputs: np.ndarray) -> np.ndarray:
+    # A vector is a sequence of numbers; of an image, each row is a time step.
+    return inputs[..., None] if inputs.ndim == 2 else inputs.reshape(*inputs.shape[:2], -1)
 
 
 def directory(config: DataConfig) -> Path:
@@ -65,7 +133,7 @@ def directory(config: DataConfig) -> Path:
     return expanded(chosen or default or "", "data.data_dir")
 
 
-def validate(config: DataConfig, path: str = "data") -> None:
+def validate(config: Source, path: str = "data") -> None:
     """Checks a config before anything is read or compiled.
 
     Writes nothing. A name that is not built in is looked up among the builders that tensorflow_datasets ships,
@@ -84,19 +152,16 @@ def validate(config: DataConfig, path: str = "data") -> None:
       ...
       jopt.config.ConfigError: data.shift must be a number of pixels >= 0, got -1
     """
-    check_types(config, path)
+    config.validate(path)
+
+
+def _validate(config: DataConfig, path: str) -> None:
     _check_name(config.name, join_path(path, "name"))
     require(
         config.layout in LAYOUTS,
         join_path(path, "layout"),
         config.layout,
         "'image' ([h, w, c]) or 'sequence' ([h, w * c])",
-    )
-    fraction = config.validation_fraction
-    require(0 < fraction < 1, join_path(path, "validation_fraction"), fraction, "a number in (0, 1)")
-    count = config.train_examples
-    require(
-        count is None or count > 0, join_path(path, "train_examples"), count, "None or a number of examples > 0"
     )
     for i, label in enumerate(config.relabel):
         require(label >= 0, f"{join_path(path, 'relabel')}[{i}]", label, "a class, counted from 0")

@@ -1,114 +1,228 @@
-"""From a config to arrays: splits, layout, statistics, fingerprint; and onto the device."""
+"""From a source, or arrays, to a data set: what is held out, layout, statistics, fingerprint; onto the device."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int32, PyTree, Shaped, UInt8
+from jaxtyping import Array, Int32, PyTree, Shaped
 
 from jopt.config import ConfigError, require
-from jopt.data.cache import DataError, cached, digest
-from jopt.data.config import DataConfig, directory, validate
-from jopt.data.source import LabelError, Source, Split, carve, check_labels, synthetic, xor
+from jopt.data.cache import DataError, digest
+from jopt.data.check import check_splits
+from jopt.data.examples import LabelError, Raw, Split, carve, check_labels, examples_in, take
+from jopt.data.source import Source
+from jopt.data.statistics import Moments, normalized_dtype, statistics
 
+PARTS = ("train", "validation", "test")
 _HIDDEN = "; TFDS writes -1 where a set's makers keep the labels of its test part: such a set cannot be evaluated"
 
 
 class Dataset(NamedTuple):
-    """A data set in NumPy arrays on the host, some of them memory-mapped and read-only."""
+    """A data set in NumPy arrays on the host, some of them memory-mapped and read-only.
+
+    Inputs and targets are arrays, or pytrees of arrays, whose first axis is that of the examples.
+    """
 
     name: str
-    train: Split  # inputs [n, ...] uint8 in raw units, labels int32 [n]
+    train: Split  # as stored, in raw units
     validation: Split
     test: Split
-    mean: Float32[np.ndarray, " channels"]  # along the inputs' last axis, of the training part, in raw units
-    std: Float32[np.ndarray, " channels"]  # 1 where a channel is constant
-    num_classes: int
+    mean: Moments  # along each input's last axis, of the training part, in raw units; None: not normalized
+    std: Moments  # 1 where a channel is constant
+    num_classes: int | None  # of integer targets; None: targets are no classes
     fingerprint: str  # SHA-256 over dtype, shape and bytes of the arrays above
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: tuple[Any, ...],
+        validation: tuple[Any, ...] | None = None,
+        test: tuple[Any, ...] | None = None,
+        *,
+        name: str = "arrays",
+        num_classes: int | None = None,
+        normalize: bool = True,
+        tokens: bool = False,
+        validation_fraction: float = 0.1,
+    ) -> "Dataset":
+        """A data set of one's own arrays.
+
+        Args:
+          train: `(inputs, targets)`, or `(inputs, targets, weights)`: arrays, or pytrees of arrays, of any shape
+            and any dtype of numbers. `weights`, at least 0, are of the examples or of their positions.
+          validation: likewise; None: a part of `train` is held out, stratified where targets are classes.
+          test: likewise; required.
+          name: what tables call the set.
+          num_classes: of integer targets; None: one more than the largest of them.
+          normalize: as `Source.normalize`.
+          tokens: uint8 inputs are tokens, not numbers. Integers of other types always are.
+          validation_fraction: what is held out.
+
+        Raises:
+          DataError: for parts of unequal structure, lengths, shapes or dtypes, numbers that are not finite, and
+            arrays of objects: the message names part, value and what is accepted.
+
+        Example:
+          >>> x, y = np.arange(20, dtype=np.float32).reshape(10, 2), np.arange(10, dtype=np.float32)
+          >>> dataset = Dataset.from_arrays((x, y), test=(x, y))
+          >>> len(dataset.train.targets), len(dataset.validation.targets), dataset.mean.shape
+          (9, 1, (2,))
+        """
+        source = _Plain(normalize=normalize, validation_fraction=validation_fraction)
+        given = {"train": train, "validation": validation, "test": test}
+        if test is None:
+            raise DataError("test must be a tuple (inputs, targets), got None", field="test", accepted="a tuple")
+        splits = {part: _split(part, arrays) for part, arrays in given.items() if arrays is not None}
+        return assemble(name, Raw(splits, num_classes, _scale(splits), tokens), source)
+
+    @property
+    def example(self) -> PyTree:
+        """The inputs of one example as the network sees them: `jax.ShapeDtypeStruct`s."""
+        return example_of(self.train.inputs, self.mean)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Examples of the training, validation and test part."""
+        train, validation, test = (examples_in(getattr(self, part).targets) for part in PARTS)
+        return train, validation, test
+
+
+class _Plain(Source):
+    """Arrays as they are."""
 
 
 class Arrays(NamedTuple):
     """One split on the device, with what `normalize` needs: a pytree to hand to a jitted function."""
 
-    inputs: UInt8[Array, "examples ..."]
-    labels: Int32[Array, " examples"]
-    mean: Float32[Array, " channels"]
-    std: Float32[Array, " channels"]
-    teacher: PyTree = ()  # of a stage that learns from one: its logits [examples, classes], or its parameters
+    inputs: PyTree[Shaped[Array, "examples ..."]]
+    targets: PyTree[Shaped[Array, "examples ..."]]
+    mean: Moments
+    std: Moments
+    teacher: PyTree = ()  # of a stage that learns from one: its outputs [examples, ...], or its parameters
     count: Int32[Array, ""] | tuple[()] = ()  # so many rows are examples, those after them padding; (): all are
+    weights: PyTree = ()  # of the losses, float32 [examples, ...]; (): all are 1
+
+    @property
+    def rows(self) -> int:
+        """Examples, padding included."""
+        return examples_in(self.targets)
 
 
-def load(config: DataConfig, *, trusted: bool = False) -> Dataset:
+def load(source: Source, *, trusted: bool = False) -> Dataset:
     """Reads a data set; the first call prepares it under the data directory.
 
     Args:
-      config: which set, where and how; see `DataConfig`.
+      source: which set, where and how.
       trusted: accept feature classes that are not of TFDS in a prepared set's files: their modules are imported.
 
     Returns:
       Training, validation and test part. Mean and standard deviation are those of the training part alone,
-      after the validation part has been taken from it and `train_examples` has been applied. With
-      `normalize=False` they are 0 and the largest raw value, so that inputs land in [0, 1].
+      after the validation part has been taken from it and `train_examples` has been applied.
 
     Raises:
       ConfigError: see `validate`; also if `train_examples` is more than there are.
-      DataError: if the set is not there and cannot be made, the directory cannot be written, or a label is not in
-        [0, classes): the message names split, label and index.
+      DataError: if the set is not there and cannot be made, the directory cannot be written, a label is not in
+        [0, classes), or arrays are not what they should be: the message names part, value and index.
 
     Example:
+      >>> from jopt.data import DataConfig
       >>> dataset = load(DataConfig(name="xor"))
       >>> dataset.train.inputs.shape, dataset.mean.tolist(), dataset.std.tolist()
       ((4, 2), [0.5, 0.5], [0.5, 0.5])
     """
-    validate(config)
-    source = _source(config, trusted)
-    splits = dict(source.splits)
-    for split, part in splits.items():
+    source.validate()
+    raw = source.read(trusted=trusted)
+    if not isinstance(raw, Raw):
+        accepted = f"{type(source).__name__}.read() to give a jopt.data.Raw"
+        raise DataError(f"data must be {accepted}, got {type(raw).__name__}", field="data", accepted=accepted)
+    return assemble(source.label, raw, source)
+
+
+def assemble(name: str, raw: Raw, source: Source) -> Dataset:
+    """A data set of what a source has read.
+
+    Args:
+      name: of the set.
+      raw: the parts.
+      source: says what is held out, selected, arranged and normalized.
+
+    Raises:
+      ConfigError, DataError: as `load`.
+    """
+    check_splits(name, raw.splits)
+    splits, num_classes = dict(raw.splits), _classes(name, raw)
+    # The order matters: a validation part that was cut after `train_examples` would change with that number.
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = _hold_out(splits["train"], num_classes, source.validation_fraction)
+    if source.train_examples is not None:
+        splits["train"] = _subset(splits["train"], num_classes, source.train_examples)
+    before = splits["train"].inputs
+    splits, num_classes = source.arrange(splits, num_classes)
+    check_splits(name, splits)
+    train, validation, test = (splits[part] for part in PARTS)
+    leaves = zip(*map(jax.tree.leaves, (before, train.inputs)), strict=True)
+    pairs = [_moments(raw, source, old, new) for old, new in leaves]
+    structure = jax.tree.structure(train.inputs)
+    mean, std = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
+    fingerprint = digest(jax.tree.leaves([train, validation, test, mean, std]))
+    return Dataset(name, train, validation, test, mean, std, num_classes, fingerprint)
+
+
+def _moments(raw: Raw, source: Source, before: np.ndarray, inputs: np.ndarray) -> tuple[Any, Any]:
+    number = (inputs.dtype == np.uint8 and not raw.tokens) or np.issubdtype(inputs.dtype, np.floating)
+    if not number or (not source.normalize and inputs.dtype != np.uint8):
+        return None, None
+    channels = source.channels(before.shape, inputs.shape)
+    if source.normalize:
+        mean, std = statistics(inputs, channels)
+    else:
+        mean, std = np.zeros(channels, np.float32), np.full(channels, raw.scale, np.float32)
+    if inputs.ndim == 1:
+        return mean.reshape(()), std.reshape(())
+    return np.tile(mean, inputs.shape[-1] // channels), np.tile(std, inputs.shape[-1] // channels)
+
+
+def _classes(name: str, raw: Raw) -> int | None:
+    """The number of classes, of targets that are integers; checks that all are in range."""
+    targets = {part: split.targets for part, split in raw.splits.items()}
+    integer = all(isinstance(t, np.ndarray) and np.issubdtype(t.dtype, np.integer) for t in targets.values())
+    if raw.num_classes is None:
+        return 1 + max(int(t.max(initial=-1)) for t in targets.values()) if integer else None
+    for part, labels in targets.items():
         try:
-            check_labels(part.labels, source.num_classes, f"labels of the split {split!r}")
+            # Numbers below 0 are positions that do not count, where targets are sequences.
+            counted = np.maximum(labels, 0) if np.ndim(labels) > 1 else labels
+            check_labels(counted, raw.num_classes, f"labels of the split {part!r}")
         except LabelError as error:
             raise DataError(
-                f"data.name {config.name!r}: {error}{_HIDDEN if error.value == -1 else ''}",
-                field=f"labels of {split!r}",
+                f"data.name {name!r}: {error}{_HIDDEN if error.value == -1 else ''}",
+                field=f"labels of {part!r}",
                 value=error.value,
                 accepted=error.accepted,
             ) from error
-    # The order matters: a validation part that was cut after `train_examples` would change with that number.
-    if "validation" not in splits:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction)
-    if config.train_examples is not None:
-        splits["train"] = _subset(splits["train"], config.train_examples)
-    num_classes = source.num_classes
-    if config.relabel:
-        accepted = f"a new class for each of the {num_classes} classes of {config.name!r}"
-        require(len(config.relabel) == num_classes, "data.relabel", config.relabel, accepted)
-        table, num_classes = np.array(config.relabel, np.int32), max(config.relabel) + 1
-        splits = {name: Split(part.inputs, table[part.labels]) for name, part in splits.items()}
-    train, validation, test = (_arrange(splits[name], config.layout) for name in ("train", "validation", "test"))
-    for field in ("shift", "crop_padding"):
-        value = getattr(config, field)
-        if value:
-            size = min(train.inputs.shape[1:3])
-            require(
-                value < size, f"data.{field}", value, f"less than the {size} pixels of the images' shorter side"
-            )
-    width = train.inputs.shape[-1]  # channels, but for a sequence of image rows: columns times channels
-    channels = splits["train"].inputs.shape[-1] if splits["train"].inputs.ndim > 2 else width
-    if config.normalize:
-        mean, std = _statistics(train.inputs, channels)
-    else:
-        mean, std = np.zeros(channels, np.float32), np.full(channels, source.scale, np.float32)
-    mean, std = np.tile(mean, width // channels), np.tile(std, width // channels)
-    fingerprint = digest([*train, *validation, *test, mean, std])
-    return Dataset(config.name, train, validation, test, mean, std, num_classes, fingerprint)
+    return raw.num_classes
+
+
+def example_of(inputs: PyTree, mean: Moments) -> PyTree:
+    """The inputs of one example as the network sees them."""
+    return jax.tree.map(lambda x, m: jax.ShapeDtypeStruct(x.shape[1:], normalized_dtype(x.dtype, m)), inputs, mean)
+
+
+def batch_of(example: PyTree, size: int = 1) -> PyTree:
+    """The shapes of a batch of examples.
+
+    Example:
+      >>> batch_of(jax.ShapeDtypeStruct((8, 8, 1), np.float32), 2).shape
+      (2, 8, 8, 1)
+    """
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), example)
 
 
 def device_arrays(
     dataset: Dataset, split: str = "train", device: object = None, *, rows: int | None = None
 ) -> Arrays:
-    """Puts one split on the device, inputs as they are stored: a byte a value.
+    """Puts one split on the device, inputs as they are stored: a byte a value of an image.
 
     Args:
       dataset: what `load` gave.
@@ -118,52 +232,24 @@ def device_arrays(
         the examples alone.
 
     Raises:
-      ValueError: for another split; `LabelError`, which is one, for a label that is not in [0, classes).
+      ValueError: for another split.
     """
-    if split not in ("train", "validation", "test"):
+    if split not in PARTS:
         raise ValueError(f"split must be 'train', 'validation' or 'test', got {split!r}")
     part: Split = getattr(dataset, split)
-    check_labels(part.labels, dataset.num_classes, f"labels of the split {split!r}")
-    examples = part.labels.shape[0]
-    arrays: list[Any] = [*part, dataset.mean, dataset.std]
-    if rows is not None:
-        arrays[:2] = (np.pad(a, [(0, rows - examples)] + [(0, 0)] * (a.ndim - 1)) for a in part)
-    # A copy: on a CPU JAX may share the host's memory, and this one is a file that others could damage.
-    inputs, labels, mean, std = jax.device_put(tuple(np.array(a) for a in arrays), device)
+    examples = examples_in(part.targets)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        if rows is not None:
+            array = np.pad(array, [(0, rows - examples)] + [(0, 0)] * (array.ndim - 1))
+        # A copy: on a CPU JAX may share the host's memory, and this one is a file that others could damage.
+        return np.array(array)
+
+    part = jax.tree.map(padded, part)
+    moments = jax.tree.map(np.array, (dataset.mean, dataset.std))
+    (inputs, targets, weights), (mean, std) = jax.device_put((tuple(part), moments), device)
     count = () if rows is None else jax.device_put(np.int32(examples), device)
-    return Arrays(inputs, labels, mean, std, count=count)
-
-
-def normalize(
-    inputs: Shaped[Array, "*batch channels"], mean: Float32[Array, " channels"], std: Float32[Array, " channels"]
-) -> Float32[Array, "*batch channels"]:
-    """`(inputs - mean) / std` in float32, over the last axis.
-
-    Args:
-      inputs: [..., channels], uint8 or float32, in raw units.
-      mean: float32 [channels].
-      std: float32 [channels].
-
-    Returns:
-      float32, of the shape of `inputs`.
-
-    Example:
-      >>> x = jnp.array([[0], [4]], jnp.uint8)
-      >>> normalize(x, jnp.array([2.0]), jnp.array([2.0])).tolist()
-      [[-1.0], [1.0]]
-    """
-    # Written out, because rank promotion may be an error.
-    shape = (1,) * (inputs.ndim - 1) + mean.shape
-    return (inputs.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)
-
-
-def _source(config: DataConfig, trusted: bool) -> Source:
-    if config.name == "xor":
-        return xor()
-    if config.name == "synthetic":
-        return synthetic(config.synthetic)
-    root = directory(config)
-    return cached(root, arrays_folder(root, config.name).name, lambda: _read(config.name, root, trusted))
+    return Arrays(inputs, targets, mean, std, count=count, weights=weights)
 
 
 def arrays_folder(root: Path, name: str) -> Path:
@@ -172,57 +258,50 @@ def arrays_folder(root: Path, name: str) -> Path:
     return root / "arrays" / name.replace("/", "+").replace(":", "-")
 
 
-def _read(name: str, root: Path, trusted: bool) -> Source:
-    # Imported here, so that decoded arrays are read without TFDS.
-    from jopt.data import catalog
+def _strata(split: Split, num_classes: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The first array of the inputs, and the classes by which a selection is stratified; 0 if there are none."""
+    inputs, targets = jax.tree.leaves(split.inputs)[0], split.targets
+    stratified = num_classes is not None and targets.ndim == 1
+    return inputs, targets if stratified else np.zeros(len(inputs), np.int32)
 
-    return catalog.read_digits(root) if name == "digits" else catalog.read(name, root, trusted=trusted)
 
-
-def _hold_out(train: Split, fraction: float) -> tuple[Split, Split]:
-    n = len(train.labels)
+def _hold_out(train: Split, num_classes: int | None, fraction: float) -> tuple[Split, Split]:
+    inputs, labels = _strata(train, num_classes)
+    n = len(labels)
     size = round(n * fraction)
     require(
         0 < size < n, "data.validation_fraction", fraction, f"a part of {n} examples that leaves both parts some"
     )
-    validation, training = carve(train.inputs, train.labels, [size, n - size])
-    return _take(train, training), _take(train, validation)
+    validation, training = carve(inputs, labels, [size, n - size])
+    return take(train, training), take(train, validation)
 
 
-def _subset(train: Split, count: int) -> Split:
-    n = len(train.labels)
+def _subset(train: Split, num_classes: int | None, count: int) -> Split:
+    inputs, labels = _strata(train, num_classes)
+    n = len(labels)
     if count > n:
         raise ConfigError("data.train_examples", count, f"None or at most {n}, the size of the training part")
     # Another seed than the hold-out's, whose prefix is gone from this part.
-    (rows,) = carve(train.inputs, train.labels, [count], seed=1)
-    return _take(train, rows)
+    (rows,) = carve(inputs, labels, [count], seed=1)
+    return take(train, rows)
 
 
-def _take(split: Split, rows: np.ndarray) -> Split:
-    return Split(split.inputs[rows], split.labels[rows])
+def _split(part: str, arrays: Any) -> Split:
+    if not isinstance(arrays, tuple | list) or len(arrays) not in (2, 3):
+        accepted = "a tuple (inputs, targets) or (inputs, targets, weights)"
+        shown = type(arrays).__name__ + (f" of {len(arrays)}" if isinstance(arrays, tuple | list) else "")
+        raise DataError(f"{part} must be {accepted}, got {shown}", field=part, value=shown, accepted=accepted)
+    split = Split(*(jax.tree.map(as_numpy, tree) for tree in arrays))
+    return split if isinstance(split.weights, tuple) else split._replace(weights=split.weights.astype(np.float32))
 
 
-def _arrange(split: Split, layout: str) -> Split:
-    inputs = split.inputs
-    if layout == "sequence":
-        # A vector is a sequence of numbers; of an image, each row is a time step.
-        inputs = inputs[..., None] if inputs.ndim == 2 else inputs.reshape(*inputs.shape[:2], -1)
-    return Split(inputs, split.labels)
+def as_numpy(array: Any) -> np.ndarray:
+    """An array on the host; 64-bit numbers become those of 32 bits, in which JAX computes."""
+    array = np.asarray(array)
+    narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32}
+    return array.astype(narrow[array.dtype]) if array.dtype in narrow else array
 
 
-def _statistics(
-    inputs: UInt8[np.ndarray, "examples ..."], channels: int
-) -> tuple[Float32[np.ndarray, " channels"], Float32[np.ndarray, " channels"]]:
-    """Mean and population standard deviation of each channel, exact in integers but for the last division."""
-    values = np.arange(256, dtype=np.int64)
-    mean, std = np.zeros(channels), np.ones(channels)
-    columns = inputs.reshape(-1, channels)
-    for channel in range(channels):
-        # From a histogram of the 256 values: the sums are integers,
-        # so the order of the examples cannot change a bit.
-        counts = np.bincount(columns[:, channel], minlength=256)
-        n, total, squares = (int((counts * values**power).sum()) for power in (0, 1, 2))
-        mean[channel] = total / n
-        variance = (n * squares - total * total) / (n * n)
-        std[channel] = np.sqrt(variance) if variance > 0 else 1.0
-    return mean.astype(np.float32), std.astype(np.float32)
+def _scale(splits: dict[str, Split]) -> float:
+    """What uint8 inputs without statistics are divided by."""
+    return 255.0 if any(x.dtype == np.uint8 for x in jax.tree.leaves(splits["train"].inputs)) else 1.0

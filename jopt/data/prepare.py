@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(error, file=sys.stderr)
         return 1
-    parts = ", ".join(f"{len(getattr(dataset, s).labels)} {s}" for s in ("train", "validation", "test"))
+    parts = ", ".join(f"{len(getattr(dataset, s).targets)} {s}" for s in ("train", "validation", "test"))
     inputs = dataset.train.inputs
     print(f"{options.name}: {parts}, {dataset.num_classes} classes, inputs {[*inputs.shape[1:]]} {inputs.dtype}")
     return 0

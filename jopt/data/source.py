@@ -1,193 +1,148 @@
-"""What a source gives: splits as its makers made them; the sets made on the spot; and stratified selections of
-examples.
+"""Source: the base class of the configs of data sets."""
 
-Everything is NumPy on the host, before layout, normalization and statistics.
-"""
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
 
-import hashlib
-import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+import jax
+from jaxtyping import PyTree
 
-import numpy as np
-from jaxtyping import Int, Int32, Shaped, UInt8
-from numpy.typing import ArrayLike
+from jopt.config import check_types, choice, join_path, require
+from jopt.data.examples import Raw, Split
+from jopt.hyper import structural
+from jopt.reference import resolve
+from jopt.typing import Key
 
-from jopt.data.config import Synthetic
-
-
-class Split(NamedTuple):
-    """Examples, as a pytree of arrays on the host or on a device."""
-
-    inputs: UInt8[np.ndarray, "examples ..."]  # in raw units
-    labels: Int32[np.ndarray, " examples"]
+RESIDENCIES = ("device", "host")
 
 
-class Source(NamedTuple):
-    """A data set as its makers split it."""
+@dataclasses.dataclass(kw_only=True)
+class Source:
+    """Where examples come from. A data set of jopt's and one from outside are the same kind of class: a dataclass
+    that derives from this one, has exactly the fields that it reads, and defines `read`.
 
-    splits: dict[str, Split]  # 'train' and 'test'; 'validation' where the set has one
-    num_classes: int
-    scale: float  # the largest value that an input can have, in raw units
+    Every field is structure: another value is another program or other constants.
 
-
-class LabelError(ValueError):
-    """A label is not a class.
-
-    Args:
-      field: what the labels are called.
-      value: the first wrong label, or the dtype where labels are no integers.
-      accepted: what would be accepted.
-      where: the end of the message.
+    Attributes:
+      validation_fraction: of the training part, held out where the set has no validation part.
+      train_examples: None: all; n: a subset, stratified where targets are classes (n and m > n are nested).
+      normalize: True: inputs that are numbers become (x - mean) / std by the training part's statistics, along
+        their last axis. False: floats stay as they are, uint8 becomes x / scale, in [0, 1]. Integers of other
+        types, and tokens, stay as they are in both.
+      preprocess: a function of NumPy arrays, `(inputs, targets) -> (inputs, targets)`, applied to each part as it
+        was read, or its reference 'package.module:name'; None: none.
+      augmentation: a pure function `(key, inputs) -> inputs` of a batch as it is stored, applied in each training
+        step with the key of that step, or its reference; None: none.
+      residency: 'device': the training part is held on the device. 'host': it stays in the host's memory (or is
+        mapped from a file), and each segment's rows are gathered there while the segment before runs.
     """
 
-    def __init__(self, field: str, value: object, accepted: str, where: str = ""):
-        super().__init__(f"{field} must be {accepted}, got {value}{where}")
-        self.field, self.value, self.accepted, self.where = field, value, accepted, where
+    validation_fraction: float = structural(0.1)
+    train_examples: int | None = None
+    normalize: bool = True
+    preprocess: str | Callable[..., Any] | None = None
+    augmentation: str | Callable[..., Any] | None = None
+    residency: str = "device"
 
-    def __reduce__(self):
-        return type(self), (self.field, self.value, self.accepted, self.where)
+    kind: ClassVar[str] = ""
+    """What tables call the set."""
+    PATHS: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold paths, which a foreign config may not choose freely, and which files do not tell."""
+
+    def read(self, *, trusted: bool = False) -> Raw:
+        """The set as its makers split it. May take long; called once a run.
+
+        Args:
+          trusted: lifts the rules for foreign files (`docs/security.md`).
+
+        Raises:
+          DataError: if the set is not there, or is not what it should be.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define read()")
+
+    def validate(self, path: str = "data") -> None:
+        """Checks the fields, before anything is read.
+
+        Raises:
+          ConfigError: naming the field, its value and what would be accepted.
+        """
+        check_types(self, path)
+        fraction, count = self.validation_fraction, self.train_examples
+        require(0 < fraction < 1, join_path(path, "validation_fraction"), fraction, "a number in (0, 1)")
+        accepted = "None or a number of examples > 0"
+        require(count is None or count > 0, join_path(path, "train_examples"), count, accepted)
+        choice(join_path(path, "residency"), self.residency, RESIDENCIES)
+        for field in ("preprocess", "augmentation"):
+            if isinstance(reference := getattr(self, field), str):
+                resolve(reference, join_path(path, field))
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and messages."""
+        return self.kind or type(self).__name__
+
+    @property
+    def varies(self) -> bool:
+        """Whether an example differs from one epoch to the next."""
+        return self.augmentation is not None
+
+    def augment(self, key: Key, inputs: PyTree) -> PyTree:
+        """The inputs of a batch, as they are stored, changed at random; pure, called inside the step."""
+        return inputs if self.augmentation is None else self._function("augmentation")(key, inputs)
+
+    def arrange(self, splits: dict[str, Split], num_classes: int | None) -> tuple[dict[str, Split], int | None]:
+        """The parts as they are trained on, after what is held out has been taken: layout, other classes."""
+        if self.preprocess is None:
+            return splits, num_classes
+        function = self._function("preprocess")
+        return {
+            name: Split(*function(part.inputs, part.targets), part.weights) for name, part in splits.items()
+        }, num_classes
+
+    def channels(self, shape: tuple[int, ...], arranged: tuple[int, ...]) -> int:
+        """How many means and standard deviations inputs have, given their shapes before and after `arrange`."""
+        del shape
+        return arranged[-1] if len(arranged) > 1 else 1
+
+    def _function(self, field: str) -> Callable[..., Any]:
+        value = getattr(self, field)
+        return resolve(value, f"data.{field}") if isinstance(value, str) else value
 
 
-def check_labels(labels: ArrayLike, classes: int, name: str = "labels") -> None:
-    """Raises `LabelError` for a label that is not a class.
+@dataclasses.dataclass
+class Given(Source):
+    """A data set that was given as an object, as a run's files record it.
 
-    In a program nothing can be raised, and a loss that picks the logit of a class would pick none for it.
-
-    Args:
-      labels: integers, any shape.
-      classes: how many classes there are.
-      name: what the message calls the labels.
-
-    Raises:
-      LabelError: a `ValueError` that names the first wrong label, its index and what would be accepted.
-
-    Example:
-      >>> check_labels(np.array([0, 1, -1]), 2, "labels of 'train'")
-      Traceback (most recent call last):
-      ...
-      jopt.data.source.LabelError: labels of 'train' must be integers in [0, 2), got -1 at index 2 (1 of 3 labels
-      are out of range)
+    Attributes:
+      name: of the set.
+      fingerprint: of its arrays.
     """
-    labels = np.asarray(labels)
-    accepted = f"integers in [0, {classes})"
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise LabelError(name, labels.dtype, accepted)
-    wrong = (labels < 0) | (labels >= classes)
-    if count := int(np.count_nonzero(wrong)):
-        index = tuple(int(i[0]) for i in np.nonzero(wrong))
-        at = index[0] if len(index) == 1 else index
-        where = f" at index {at} ({count} of {labels.size} labels are out of range)"
-        raise LabelError(name, int(labels[index]), accepted, where)
+
+    name: str = "arrays"
+    fingerprint: str = ""
+
+    def read(self, *, trusted: bool = False) -> Raw:
+        """Raises DataError: only who made the object can give it again."""
+        from jopt.data.cache import DataError
+
+        raise DataError(
+            f"the run was given its data set {self.name!r} as an object: give the same again (data=...), or name a "
+            "function that makes it: data.Custom('package.module:function')",
+            field="data",
+            value=self.name,
+            accepted="the object, or a config that names the set",
+        )
+
+    @property
+    def label(self) -> str:
+        """The set's name."""
+        return self.name
 
 
-def xor() -> Source:
-    """The four points of exclusive or; train, validation and test are the same four.
-
-    Example:
-      >>> xor().splits["train"].inputs.tolist(), xor().splits["train"].labels.tolist()
-      ([[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0])
-    """
-    points = Split(
-        np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.uint8),
-        np.array([0, 1, 1, 0], np.int32),
-    )
-    return Source({"train": points, "validation": points, "test": points}, num_classes=2, scale=1.0)
-
-
-def synthetic(config: Synthetic) -> Source:
-    """Images that scatter around one smooth template a class.
-
-    Pixel = round(template + noise * normal), clipped to 0..255. Example i of a split has label `i % num_classes`.
-    The draws come from `numpy.random.RandomState`, whose stream NumPy keeps as it is.
-
-    Args:
-      config: shapes, sizes, noise (raw units of 0..255) and seed.
-
-    Returns:
-      uint8 images [n, h, w, c] in three splits.
-
-    Example:
-      >>> source = synthetic(Synthetic(shape=(4, 4, 3), num_classes=2, train=6))
-      >>> source.splits["train"].inputs.shape, source.splits["train"].labels.tolist()
-      ((6, 4, 4, 3), [0, 1, 0, 1, 0, 1])
-    """
-    # Not `default_rng`, whose stream may change with NumPy: the set would be another one under the same config.
-    rng = np.random.RandomState(config.seed)
-    height, width, channels = config.shape
-    # Blocks of 2 x 2 equal pixels: a template of single random pixels has no structure for a convolution to learn.
-    coarse = rng.uniform(0, 255, (config.num_classes, -(-height // 2), -(-width // 2), channels))
-    templates = coarse.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
-
-    def draw(n: int) -> Split:
-        labels = np.arange(n, dtype=np.int32) % np.int32(config.num_classes)
-        pixels = templates[labels] + config.noise * rng.standard_normal((n, *config.shape))
-        return Split(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), labels)
-
-    splits = {name: draw(getattr(config, name)) for name in ("train", "validation", "test")}
-    return Source(splits, config.num_classes, scale=255.0)
-
-
-def stratified_order(
-    inputs: Shaped[np.ndarray, "examples ..."], labels: Int[np.ndarray, " examples"], seed: int = 0
-) -> Int[np.ndarray, " examples"]:
-    """A permutation, every prefix of which is stratified by label.
-
-    Within a class, examples are ranked by the SHA-256 of `seed`, label and content, so the order follows from
-    the data alone: not from the order in which a source yields them, nor from a random number generator. The
-    classes are then interleaved: rank r of a class with m examples stands at `(r + 1/2) / m`. A prefix of k
-    holds of every class its share of k, to within one example. Prefixes are nested.
-
-    Args:
-      inputs: array [n, ...].
-      labels: integer array [n].
-      seed: another seed gives another order.
-
-    Returns:
-      int64 [n], a permutation of 0..n-1.
-
-    Example:
-      >>> labels = np.array([0, 0, 0, 0, 1, 1])
-      >>> order = stratified_order(np.arange(6, dtype=np.uint8)[:, None], labels)
-      >>> sorted(order.tolist()), labels[order[:3]].tolist()
-      ([0, 1, 2, 3, 4, 5], [0, 1, 0])
-    """
-    prefix = f"{seed}:".encode()
-    hashes = [hashlib.sha256(prefix + x.tobytes()).digest() for x in np.ascontiguousarray(inputs)]
-    # The index breaks ties between identical examples, between which there is nothing to choose.
-    by_hash = sorted(range(len(hashes)), key=lambda i: (hashes[i], i))
-    position = np.empty(len(labels))
-    sorted_labels = np.asarray(labels)[by_hash]
-    for label in np.unique(labels):
-        members = np.asarray(by_hash)[sorted_labels == label]
-        # Without the half the first example of every class would stand at 0, however small its class is.
-        position[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.lexsort((labels, position))
-
-
-def carve(
-    inputs: Shaped[np.ndarray, "examples ..."],
-    labels: Int[np.ndarray, " examples"],
-    sizes: Sequence[int],
-    seed: int = 0,
-) -> list[Int[np.ndarray, " part"]]:
-    """Index sets of the given sizes, disjoint and stratified, each in ascending order.
-
-    Args:
-      inputs: array [n, ...].
-      labels: integer array [n].
-      sizes: how many examples each part takes, adding up to at most n.
-      seed: of `stratified_order`.
-
-    Returns:
-      One int64 array a size.
-
-    Example:
-      >>> parts = carve(np.arange(6, dtype=np.uint8)[:, None], np.array([0, 0, 0, 1, 1, 1]), [2, 4])
-      >>> [len(p) for p in parts], sorted(np.concatenate(parts).tolist())
-      ([2, 4], [0, 1, 2, 3, 4, 5])
-    """
-    order = stratified_order(inputs, labels, seed)
-    edges = np.cumsum([0, *sizes])
-    # In ascending order, because a memory-mapped array is read from the disk in that order.
-    return [np.sort(order[a:b]) for a, b in itertools.pairwise(edges)]
+def varied(source: Any, key: jax.Array, inputs: PyTree) -> PyTree:
+    """`source.augment`, checked to keep shapes and dtypes: in a program, another shape would be another batch."""
+    augmented = source.augment(key, inputs)
+    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (inputs, augmented))
+    if before != after:
+        raise ValueError(f"the augmentation must keep shapes and dtypes {before}, it gave {after}")
+    return augmented

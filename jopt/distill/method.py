@@ -114,8 +114,8 @@ class Distillation(Method):
         """What a distilled student minimizes on a batch.
 
         Args:
-          student_logits: floating [batch, classes].
-          hard_losses: floating [batch], each example's loss on its label.
+          student_logits: floating [batch, ...].
+          hard_losses: floating [batch], or [batch, ...]: each loss on a target; [1]: their weighted mean.
           teacher_logits: floating [batch, classes], of the same examples as the student sees them.
           student_features: from the names of layers to floating [batch, ...]; read where there are `features`.
           teacher_features: the teacher's.
@@ -135,7 +135,9 @@ class Distillation(Method):
           >>> float(total), float(parts["hard"]), float(parts["soft"]), round(float(parts["kl"]), 4)
           (1.25, 1.0, 2.0, 0.3278)
         """
-        if hard_losses.shape != student_logits.shape[:-1]:
+        # One loss an example, or a position; or their mean alone, where examples have weights.
+        shapes = [student_logits.shape[:axes] for axes in range(1, student_logits.ndim + 1)]
+        if hard_losses.shape not in (*shapes, (1,)):
             raise ValueError(
                 f"hard_losses must be of shape {student_logits.shape[:-1]}, one for each of the logits' examples, "
                 f"got {hard_losses.shape}"

@@ -52,7 +52,7 @@ def card(
         f"A classifier of {dataset.num_classes} classes, {kind}, trained on the data set {escape(dataset.name)}; "
         f"one input is {'x'.join(map(str, run.input_shape))}. {formats.integer(result['parameters'])} parameters, "
         f"{formats.integer(result['nonzero_parameters'])} of them not zero; "
-        f"{formats.percent(result['accuracy'])} of {len(dataset.test.labels):,} test examples right.",
+        f"{formats.percent(result['accuracy'])} of {len(dataset.test.targets):,} test examples right.",
         *_measures(run),
         *_files(files, missing),
         *_speed(files, measured),
@@ -242,7 +242,7 @@ def _making(run: Source) -> Iterator[str]:
 
 
 def _limits(run: Source, files: Sequence[Written]) -> Iterator[str]:
-    examples = len(run.dataset.test.labels)
+    examples = len(run.dataset.test.targets)
     # What is true of every such run stands first; what only some files bring along is added.
     limits = [
         f"One run, with seed {run.seed}. Another seed gives another model: to call one method better than "

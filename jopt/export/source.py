@@ -310,7 +310,7 @@ def agreement(run: Finished, expected: Logits, other: Logits) -> Agreement:
         len(other),
         int((classes == expected.argmax(-1)).sum()),
         float(np.abs(other.astype(np.float64) - expected).max()),
-        float((classes == run.dataset.test.labels).mean()),
+        float((classes == run.dataset.test.targets).mean()),
     )
 
 

@@ -18,4 +18,6 @@ from jopt.models.layers import conv_general_dilated as conv_general_dilated
 from jopt.models.mlp import MLP as MLP
 from jopt.models.mlp import XOR as XOR
 from jopt.models.mlp import TiedMLP as TiedMLP
+from jopt.models.network import Custom as Custom
+from jopt.models.network import Network as Network
 from jopt.models.rnn import RNN as RNN

@@ -13,6 +13,7 @@ from jopt.models.cnn import ConvNet, ResNet
 from jopt.models.functional import Model, from_linen
 from jopt.models.layers import ACTIVATIONS
 from jopt.models.mlp import MLP, XOR, TiedMLP
+from jopt.models.network import Network
 from jopt.models.rnn import RNN
 from jopt.typing import Activation
 
@@ -20,8 +21,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass
-class ModelConfig:
-    """A model.
+class ModelConfig(Network):
+    """A model of jopt's, by name.
 
     Attributes:
       name: see `docs/models.md`.
@@ -47,6 +48,28 @@ class ModelConfig:
     dtype: str = "float32"
     padding: str | None = None
     hidden: int | None = None
+
+    def validate(self, path: str = "model") -> None:
+        """Checks that the fields describe a model."""
+        super().validate(path)
+        _validate(self, path)
+
+    def model(self) -> Model:
+        """`from_linen(build(config))`."""
+        return from_linen(build(self))
+
+    def hidden_activation(self) -> Activation:
+        """What follows the hidden layers; recurrent ones have their own inside."""
+        kind = _KINDS[self.name]
+        default = "sigmoid" if self.name == "xor" else "relu"
+        # Recurrent layers apply tanh and their gates themselves, so nothing follows them.
+        inside = self.name == "linear" or kind.build is _recurrent
+        return ACTIVATIONS["identity" if inside else self.activation or default]
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name
 
 
 class _Kind(NamedTuple):
@@ -111,7 +134,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_KINDS))
 
 
-def validate(config: ModelConfig, path: str = "model") -> None:
+def validate(config: Network, path: str = "model") -> None:
     """Raises `jopt.config.ConfigError`, naming the field, if `config` is no model.
 
     Example:
@@ -121,7 +144,10 @@ def validate(config: ModelConfig, path: str = "model") -> None:
       jopt.config.ConfigError: model.features must be 3 sizes for 'lenet5', or () for its own (20, 50, 500),
       got (20, 50)
     """
+    config.validate(path)
 
+
+def _validate(config: ModelConfig, path: str) -> None:
     def field(name: str) -> str:
         return join_path(path, name)
 
@@ -186,8 +212,8 @@ def build(config: ModelConfig) -> nn.Module:
     return kind.build(config, common)
 
 
-def model(config: ModelConfig) -> Model:
-    """The pure functions of the model that `config` describes: `from_linen(build(config))`.
+def model(config: Network) -> Model:
+    """The pure functions of the model that `config` describes.
 
     Example:
       >>> import jax
@@ -200,18 +226,14 @@ def model(config: ModelConfig) -> Model:
       >>> logits.shape, str(logits.dtype)
       ((2, 10), 'float32')
     """
-    return from_linen(build(config))
+    return config.model()
 
 
-def activation(config: ModelConfig) -> Activation:
+def activation(config: Network) -> Activation:
     """What follows the hidden layers of the model that `config` describes; recurrent ones have their own inside.
 
     Example:
       >>> float(activation(ModelConfig(name="mlp", activation="tanh"))(jnp.float32(0.0)))
       0.0
     """
-    kind = _KINDS[config.name]
-    default = "sigmoid" if config.name == "xor" else "relu"
-    # Recurrent layers apply tanh and their gates themselves, so nothing follows them.
-    inside = config.name == "linear" or kind.build is _recurrent
-    return ACTIVATIONS["identity" if inside else config.activation or default]
+    return config.hidden_activation()

@@ -74,7 +74,7 @@ def find_damage(directory: Path) -> dict[int, str]:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest few, the best by `accuracy`, and those of given steps.
+    """The checkpoints of a run: the latest few, the best by `score`, and those of given steps.
 
     The step of a checkpoint here is what names it on disk: see `jopt.train.schedule.Segment.mark`.
 
@@ -121,7 +121,8 @@ class Checkpoints:
         Args:
           step: the step of the state.
           state: the state; it is copied before this returns, so its buffers may be donated.
-          notes: numbers and texts to save beside it; `accuracy` decides which checkpoint is the best.
+          notes: numbers and texts to save beside it; `score` decides which checkpoint is the best, the higher
+            the better.
 
         Raises:
           ResourceError: if there is no thread or no memory left.
@@ -228,7 +229,7 @@ class Checkpoints:
             # Orbax syncs the arrays and nothing else. The number appears when all of it is on the disk.
             sync_tree(saving)
             move(saving, final)
-            self._ranks[step] = float(notes["accuracy"])
+            self._ranks[step] = float(notes["score"])
             self._prune()
         # Raised by the next call: an exception of a thread is only printed.
         except BaseException as error:

@@ -4,6 +4,7 @@ import dataclasses
 
 from jopt import data as data_sets
 from jopt import models, optim
+from jopt import task as tasks
 from jopt import transfer as transferring
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
@@ -49,7 +50,7 @@ class Stage:
     steps: int | None = None
     segment_steps: int | None = None
     optimizer: optim.Config | None = None
-    model: models.ModelConfig | None = None
+    model: models.ModelConfig | models.Network | None = None
     start: str = "previous"
     methods: tuple[Method, ...] = ()
     order: tuple[str, ...] = ()
@@ -66,12 +67,13 @@ class Experiment:
     Attributes:
       name: names the run in reports.
       seed: initialization, data order, augmentation and dropout are functions of it.
-      model: the network.
-      data: the data set, its splits and augmentation.
+      model: the network: a `models.ModelConfig`, a `models.Custom`, or any dataclass that derives from
+        `models.Network`.
+      data: the data set, its splits and augmentation: any dataclass that derives from `data.Source`.
+      task: how outputs meet targets: the loss, the metrics, and which of them decides.
       optimizer: how parameters move, in every stage without its own optimizer.
       epochs: passes over the training part, in every stage without its own length.
       batch_size: examples a step; 0 is the whole training part (gradient descent).
-      label_smoothing: this share of the target is spread evenly over the classes (Szegedy et al. 2016, section 7).
       ema_decay: keep an exponential moving average of the parameters with this decay (Polyak and Juditsky 1992),
         and evaluate, pack, export, transfer and teach with it. Its batch statistics are those of its own
         parameters: at the end of each segment they are estimated from 1024 training examples
@@ -84,7 +86,8 @@ class Experiment:
       segment_steps: optimizer steps in one XLA program; None is one epoch (the stage's length, if shorter).
       evaluate_every: evaluate on the validation part every so many segments; a stage's end always counts.
       checkpoint_every: save every so many segments; a stage's end always counts.
-      keep_checkpoints: so many latest checkpoints are kept, and the best by validation accuracy.
+      keep_checkpoints: so many latest checkpoints are kept, and the best by the task's deciding metric on the
+        validation part.
       pack: end with the packed model, `model.jopt`, whose length is then the result's `bytes`.
       columns: what is reported of each stage in addition to the built-in columns: `jopt.measure.Column`s, or their
         references, 'package.module:name'.
@@ -93,12 +96,12 @@ class Experiment:
 
     name: str = "experiment"
     seed: int = swept(0)
-    model: models.ModelConfig = dataclasses.field(default_factory=models.ModelConfig)
-    data: data_sets.DataConfig = dataclasses.field(default_factory=data_sets.DataConfig)
+    model: models.ModelConfig | models.Network = dataclasses.field(default_factory=models.ModelConfig)
+    data: data_sets.DataConfig | data_sets.Source = dataclasses.field(default_factory=data_sets.DataConfig)
+    task: tasks.Task = dataclasses.field(default_factory=tasks.Classification)
     optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
     epochs: int = 10
     batch_size: int = 64
-    label_smoothing: float | None = None
     ema_decay: float | None = None
     data_parallel: bool = False
     segment_steps: int | None = None
@@ -127,16 +130,12 @@ def validate(config: Experiment, path: str = "") -> None:
     require(
         config.batch_size >= 0, join_path(path, "batch_size"), config.batch_size, "positive, or 0 for all examples"
     )
-    smoothing, decay = config.label_smoothing, config.ema_decay
-    require(
-        smoothing is None or 0 < as_traced(smoothing) < 1,
-        join_path(path, "label_smoothing"),
-        smoothing,
-        "in (0, 1) or None",
-    )
+    decay = config.ema_decay
     require(decay is None or 0 < as_traced(decay) < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
-    models.validate(config.model, join_path(path, "model"))
-    data_sets.validate(config.data, join_path(path, "data"))
+    config.model.validate(join_path(path, "model"))
+    config.data.validate(join_path(path, "data"))
+    config.task.validate(join_path(path, "task"))
+    tasks.check_metrics(config.task.resolved(), join_path(path, "task"))
     optim.validate(config.optimizer, join_path(path, "optimizer"))
     require(len(config.stages) > 0, join_path(path, "stages"), config.stages, "a list of at least one Stage")
     load_columns(config.columns)
@@ -166,7 +165,7 @@ def validate(config: Experiment, path: str = "") -> None:
         if stage.optimizer is not None:
             optim.validate(stage.optimizer, f"{stage_path}.optimizer")
         if stage.model is not None:
-            models.validate(stage.model, f"{stage_path}.model")
+            stage.model.validate(f"{stage_path}.model")
         choice(f"{stage_path}.start", stage.start, ("previous", "init", "random", *names[:i]))
         applied = [method.name for method in stage.methods]
         for method in stage.methods:

@@ -106,7 +106,12 @@ class Replay:
             return self._in_steps(part)
         program = self.prepared.program(self.prepared.plans[stage])
         arrays = self.arrays_of(stage)[part]
-        return self._explain(program.evaluate, state, arrays, part, step, "evaluation", frozenset(bad))
+
+        def evaluation(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> dict[str, Any]:
+            judgement = program.judge(program.seen(state, values), values, arrays)
+            return {"loss": judgement.statistics["loss"]["sum"], "judgement": judgement}
+
+        return self._explain(evaluation, state, arrays, part, step, "evaluation", frozenset(bad))
 
     def _in_steps(self, part: str) -> Finding:
         assert self.segment is not None and self.start is not None
@@ -183,7 +188,7 @@ class Replay:
 
         def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> Any:
             p, key = Parts.of(plan), keys.root(values["seed"])
-            row = data.indices(key, state.step, 1, plan.batch_size, arrays.labels.shape[0])[0]
+            row = data.indices(key, state.step, 1, plan.batch_size, arrays.rows)[0]
             batch = gather(p, key, arrays, state.step, row)
             return jax.grad(loss, argnums=1, has_aux=True)(p, state.params, state, batch, key)[0]
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+from jaxtyping import PyTree
 
-from jopt import optim
+from jopt import data, optim
 from jopt.cluster.tying import find_groups
 from jopt.config import ConfigError, require
 from jopt.rules import named_leaves
@@ -58,9 +58,9 @@ def parameter_rows(plan: StagePlan, params: Params) -> tuple[tuple[str, ...], li
     return names, table
 
 
-def input_rows(plan: StagePlan, input_shape: tuple[int, ...]) -> list[tuple[str, str, str]]:
+def input_rows(plan: StagePlan, example: PyTree) -> list[tuple[str, str, str]]:
     """A row for each layer whose input a method changes: its path, the shape of an input, and what is done."""
-    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    x = data.batch_of(example)
     rows = [row for a in plan.applied for row in a.method.plan_inputs(plan.model, x)]
     return [(row.path, "x".join(map(str, row.shape)), row.what) for row in rows]
 

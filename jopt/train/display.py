@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jopt import codec, measure, models, optim, report
+from jopt import codec, data, measure, models, optim, report
 from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
@@ -54,7 +54,7 @@ def collect_stages(
     def warn(column: str, stage: str, error: Exception) -> None:
         observer.warn(measure.describe_failure(column, stage, error))
 
-    return measure.stage_rows(outcomes, prepared.dataset.test.labels, columns=columns, failed=warn)
+    return measure.stage_rows(outcomes, prepared.dataset.test.targets, columns=columns, failed=warn)
 
 
 def stage_fields(stages: Sequence[dict[str, Any]], columns: Sequence[Column | str] = ()) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def measure_speeds(prepared: Prepared, outcomes: Sequence[measure.StageOutcome])
 
         # One example shows the latency, a large batch the throughput.
         for batch in (1, 256):
-            x = np.zeros((batch, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+            x = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), data.batch_of(prepared.example, batch))
             measured.append(Speed(outcome.name, batch, measure.latency(forward, outcome.params, x)))
     return measured
 
@@ -114,7 +114,7 @@ def write_report(
     environment = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")}
     # A single stage has nothing to be compared with.
     several = len(outcomes) > 1
-    labels = prepared.dataset.test.labels
+    labels = prepared.dataset.test.targets
     # Not before the result is on the disk: they take their time, compile, and may fail.
     speeds = measure_speeds(prepared, outcomes) if several else []
     parts = report.run_parts(
@@ -135,11 +135,11 @@ def write_report(
 
 def plan_parts(prepared: Prepared) -> list[Part]:
     """What will be run: data, stages, resolved rules, parameters and FLOPs."""
-    p, data = prepared, prepared.dataset
-    sizes = " / ".join(f"{len(part.labels):,}" for part in (data.train, data.validation, data.test))
+    p = prepared
+    sizes = " / ".join(f"{size:,}" for size in p.dataset.sizes)
     devices = "all local devices" if p.config.data_parallel else "one device"
     parts: list[Part] = [
-        f"{p.config.name}: {data.name}, {sizes} examples (train / validation / test), seed {p.config.seed}, "
+        f"{p.config.name}: {p.dataset.name}, {sizes} examples (train / validation / test), seed {p.config.seed}, "
         f"on {devices} ({jax.default_backend()})",
         stage_table(p),
     ]
@@ -227,7 +227,7 @@ def method_tables(prepared: Prepared, stage: StagePlan) -> list[report.Table]:
         ]
         header = ("of the target", "shape", f"from {stage.transfer.source}", "status")
         tables.append(report.Table(f"Stage {stage.name!r}: transfer", header, "llll", rows))
-    if named and (rows := describe.input_rows(stage, p.input_shape)):
+    if named and (rows := describe.input_rows(stage, p.example)):
         tables.append(
             report.Table(f"Stage {stage.name!r}: activations", ("input of", "shape", "code"), "lll", rows)
         )
@@ -283,7 +283,7 @@ def speed_table(speeds: Sequence[Speed]) -> report.Table:
 def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:
     """FLOPs of one example's forward pass, by layer, in a stage's network."""
     like, model = prepared.like(stage), prepared.plans[stage].wrapped
-    inputs = jax.ShapeDtypeStruct((1, *prepared.dataset.train.inputs.shape[1:]), np.float32)
+    inputs = data.batch_of(prepared.example)
 
     def logits(params: Params, model_state: ModelState, inputs: jax.Array) -> jax.Array:
         return model.apply(params, model_state, inputs, train=False)[0]

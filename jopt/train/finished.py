@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt import data, hyper, keys, models, trust
 from jopt.config import ConfigError, require
@@ -89,9 +90,9 @@ def load(
     config, result = load_config(files, trusted=trusted, data_dir=data_dir), files.load_result()
     _check_given(files, {"model": model})
     dataset = data.load(config.data, trusted=trusted)
-    examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
+    examples, example = dataset.sizes[0], dataset.example
     structure, numbers = hyper.split(config)
-    plans = trace_layers(resolve(config, examples, model), input_shape)
+    plans = trace_layers(resolve(config, examples, model), example)
     plan = plans[-1]
 
     def with_numbers(values: hyper.Hyper) -> StagePlan:
@@ -99,7 +100,7 @@ def load(
         return with_layers(again, [stage.layers for stage in plans])[-1]
 
     # The stages before, and the teacher, are not needed: the structure of the last state is that of a first stage.
-    end = program.build(plan, with_numbers, input_shape=input_shape)
+    end = program.build(plan, with_numbers, example=example)
     like = jax.eval_shape(lambda seed: end.init(keys.root(seed), numbers), numbers["seed"])
     if not steps_in(files.checkpoints):
         raise WorkdirError(f"the run in {files.path} has no checkpoint in {files.checkpoints}; {files.remedy}")
@@ -186,28 +187,33 @@ class Source(NamedTuple):
       model: its functions.
       params: what they compute with: masked, quantized, averaged, as the run's evaluation saw them.
       model_state: batch statistics and the like.
-      mean, std: float32 [channels], what its inputs are normalized with.
+      mean, std: what its inputs are normalized with, as `data.Dataset` has them.
       digest: of the run that it comes from, as in its result.json.
     """
 
     model: models.Model
     params: Params
     model_state: ModelState
-    mean: np.ndarray
-    std: np.ndarray
+    mean: PyTree
+    std: PyTree
     digest: str
 
 
 def load_source(
-    directory: str, field: str, input_shape: tuple[int, ...], num_classes: int | None, *, trusted: bool = False
+    directory: str,
+    field: str,
+    example: PyTree,
+    output_shapes: tuple[tuple[int, ...], ...] | None,
+    *,
+    trusted: bool = False,
 ) -> Source:
     """The network that the finished run in `directory` ended with.
 
     Args:
       directory: a run's directory.
       field: the config field that names it, for errors.
-      input_shape: the shape of one example that it must take.
-      num_classes: the number of logits that it must give; None is any.
+      example: the inputs of one example that it must take, as shapes.
+      output_shapes: of which its outputs for one example must have one; None is any.
       trusted: as for `load`.
 
     Raises:
@@ -221,42 +227,44 @@ def load_source(
         run = load(directory, trusted=trusted)
     except WorkdirError as error:
         raise WorkdirError(f"{field}: {error}") from error
-    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    x = data.batch_of(example)
     try:
         shape = jax.eval_shape(lambda x: run.model.apply(run.params, run.model_state, x, train=False)[0], x).shape
     except Exception as error:
-        accepted = f"a run whose network takes inputs of {' x '.join(map(str, input_shape))}: {error}"
+        accepted = f"a run whose network takes inputs of {data.leaf_shapes(example)}: {error}"
         require(False, field, directory, accepted)
         raise
-    # Learning from logits needs equal numbers of classes; taking parameters does not, as the head may be left out.
-    fits = num_classes is None or shape == (1, num_classes)
-    require(fits, field, directory, f"a run with {num_classes} classes and not {shape[-1]}")
+    # Learning from outputs needs those of the task; taking parameters does not, as the head may be left out.
+    fits = output_shapes is None or shape[1:] in output_shapes
+    shapes = " or ".join(map(str, output_shapes or ()))
+    require(fits, field, directory, f"a run with outputs {shapes} for an example and not {shape[1:]}")
     return Source(run.model, run.params, run.model_state, run.dataset.mean, run.dataset.std, run.result["digest"])
 
 
 def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
     """The network of `source` for inputs that are normalized as `dataset` is."""
-    if np.array_equal(source.mean, dataset.mean) and np.array_equal(source.std, dataset.std):
+    ours, theirs = (dataset.mean, dataset.std), (source.mean, source.std)
+    if jax.tree.structure(ours) == jax.tree.structure(theirs) and all(
+        map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs))
+    ):
         return source.model
 
     def apply(
-        params: Params, model_state: ModelState, x: jax.Array, **kwargs: object
+        params: Params, model_state: ModelState, x: PyTree, **kwargs: object
     ) -> tuple[jax.Array, ModelState]:
         # The student's inputs are normalized with its own data set's numbers, the teacher was trained with others:
         # the student's are taken back and the teacher's applied.
-        shape = (1,) * (x.ndim - 1) + dataset.mean.shape
-        raw = x * dataset.std.reshape(shape) + dataset.mean.reshape(shape)
-        x = data.normalize(raw, jnp.asarray(source.mean), jnp.asarray(source.std))
+        x = data.normalize(data.denormalize(x, *ours), *jax.tree.map(jnp.asarray, theirs))
         return source.model.apply(params, model_state, x, **kwargs)
 
     return source.model._replace(apply=apply)
 
 
 def compute_logits(source: Source, arrays: data.Arrays) -> jax.Array:
-    """The logits of `source` for every example, normalized with its own numbers: float32 [examples, classes]."""
+    """The outputs of `source` for every example, normalized with its own numbers: float32 [examples, ...]."""
 
-    def one_batch(inputs: jax.Array) -> jax.Array:
-        inputs = data.normalize(inputs, jnp.asarray(source.mean), jnp.asarray(source.std))
+    def one_batch(inputs: PyTree) -> jax.Array:
+        inputs = data.normalize(inputs, *jax.tree.map(jnp.asarray, (source.mean, source.std)))
         return source.model.apply(source.params, source.model_state, inputs, train=False)[0]
 
     return in_batches(one_batch, BATCH, arrays.inputs)

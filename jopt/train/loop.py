@@ -89,9 +89,10 @@ def run_segments(
                 state, metrics = jax.block_until_ready(run(*request.args))
                 seconds = time.perf_counter() - start
             state = calls.after_segment(segment.stage, state)
-            metrics = jax.device_get(metrics)
+            metrics = staging.trained(segment.stage, jax.device_get(metrics))
         validation = None
         if segment.evaluate:
-            validation = jax.device_get(staging.judge(segment.stage, state, "validation").metrics)
+            judgement = staging.judge(segment.stage, state, "validation")._replace(predictions=())
+            validation = staging.measured(segment.stage, jax.device_get(judgement), "validation")
         at_boundary(Boundary(segment, state, metrics, validation, seconds))
     return state

@@ -24,15 +24,15 @@ def stage_outcome(prepared: Prepared, staging: Staging, stage: int, state: Train
     """
     p, plan = prepared, prepared.plans[stage]
     placed = p.to_device(state)
-    test, predictions = jax.device_get(staging.judge(stage, placed, "test"))
+    judgement, examples = jax.device_get(staging.judge(stage, placed, "test")), p.dataset.sizes[2]
     # The part is padded to the size of the larger one.
-    predictions = predictions[: p.dataset.test.labels.shape[0]]
+    predictions = None if isinstance(judgement.predictions, tuple) else judgement.predictions[:examples]
     formats = packed.storage(plan, state)
     seen = jax.device_get(staging.seen(stage, placed))
     return measure.StageOutcome(
         plan.name,
         seen.params,
-        {"accuracy": float(test["accuracy"]), "loss": float(test["loss"])},
+        judgement.measured(plan.task, examples),
         predictions,
         latent=jax.device_get(plan.trainables.network_only(evaluated(state).params)) if formats else None,
         grids=packed.grids(formats) if formats else None,

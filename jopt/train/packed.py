@@ -6,6 +6,7 @@ Parameters that are quantized are stored as integers; what these are is found he
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,15 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 from jopt import codec, data, measure, models, quantize
 from jopt.codec import Ledger
-from jopt.config import CLASS, ConfigError, changed, from_dict
+from jopt.config import CLASS, ConfigError, changed, decode, from_dict
 from jopt.levels import quick_jit
 from jopt.method import Method
 from jopt.quantize.integer import QTensor
 from jopt.quantize.tensors import of_values
 from jopt.reference import name_of
+from jopt.rules import named_leaves
+from jopt.task import Classification, Task
 from jopt.train.config import Experiment
 from jopt.train.plan import StagePlan, trainables_key
 from jopt.train.state import TrainState, evaluated
@@ -33,7 +37,8 @@ if TYPE_CHECKING:
     from jopt.train.finished import Finished
 
 # What changes the inputs in training only.
-_AUGMENTATION = ("shift", "crop_padding", "flip")
+_AUGMENTATION = ("shift", "crop_padding", "flip", "augmentation")
+_CLASSIFIER = {CLASS: "jopt.task:Classification"}
 
 
 class PackedError(ValueError):
@@ -46,35 +51,52 @@ class PackedModel(NamedTuple):
     Attributes:
       name: the experiment's.
       network: the model's config; None where the run was given a custom model.
-      data: the data set's config, without augmentation.
+      data: the data set's config, without paths and augmentation.
+      task: how its outputs meet targets.
       plain_model: its functions, before methods wrap them.
       wrapping: the methods that wrap it: those that quantize its layers' inputs, say.
       model: its functions, as these methods make it compute.
       params: what they compute with, NumPy arrays.
       model_state: batch statistics, ranges of activations and the like.
       integers: path to the integers behind a parameter that is held as such.
-      mean, std: float32 [channels], what its inputs are normalized with.
-      input_shape: of one example.
-      num_classes: the number of its logits.
+      mean, std: what its inputs are normalized with, as `jopt.data.Dataset` has them.
+      stored: the inputs of one example as they are stored, before normalization: shapes and dtypes.
+      output_shape: of its outputs for one example.
       ledger: where the file's bytes go.
       metadata: the file's metadata as they are.
     """
 
     name: str
-    network: models.ModelConfig | None
-    data: data.DataConfig
+    network: models.Network | None
+    data: data.Source
+    task: Task
     plain_model: models.Model
     wrapping: tuple[Method, ...]
     model: models.Model
     params: Params
     model_state: ModelState
     integers: dict[str, QTensor]
-    mean: np.ndarray
-    std: np.ndarray
-    input_shape: tuple[int, ...]
-    num_classes: int
+    mean: PyTree
+    std: PyTree
+    stored: PyTree
+    output_shape: tuple[int, ...]
     ledger: Ledger
     metadata: Mapping[str, Any]
+
+    @property
+    def example(self) -> PyTree:
+        """The inputs of one example as the network sees them: shapes and dtypes."""
+        return data.example_of(data.batch_of(self.stored), self.mean)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example's inputs, where they are one array."""
+        return self.stored.shape
+
+    @property
+    def num_classes(self) -> int:
+        """The width of the outputs: of a classifier, the number of classes."""
+        return self.output_shape[-1] if self.output_shape else 1
 
 
 class Packing(NamedTuple):
@@ -130,25 +152,86 @@ def metadata(packing: Packing) -> dict[str, Any]:
     Configs are held by the fields that differ from their defaults.
 
     Returns:
-      A dictionary for JSON: `name`, `model` (absent for a custom model), `data`, `input`, `classes`, `mean`,
-      `std`, and `activations` where they are quantized.
+      A dictionary for JSON: `name`, `model` (absent for a custom model), `data`, `task` (absent for a classifier),
+      `input`, `classes`, `mean`, `std` (of images and other vectors of numbers) or `inputs` and `outputs` (of
+      anything else), and `activations` where they are quantized.
     """
     config, plan, dataset = packing.config, packing.plan, packing.dataset
-    # Where the data lie and how they were augmented is not needed to use the network, and paths may be private.
-    source = {k: v for k, v in changed(config.data).items() if k not in (*_AUGMENTATION, "data_dir")}
-    described = {
-        "name": config.name,
-        "data": source,
-        "input": list(dataset.train.inputs.shape[1:]),
-        "classes": dataset.num_classes,
-        "mean": _numbers(dataset.mean),
-        "std": _numbers(dataset.std),
-    }
+    described = {"name": config.name, "data": _describe(config.data, data.DataConfig)}
+    if type(plan.task) is not Classification:
+        described["task"] = _describe(config.task, Task)
+    if isinstance(dataset.train.inputs, np.ndarray) and dataset.mean is not None and "task" not in described:
+        described |= {
+            "input": list(dataset.train.inputs.shape[1:]),
+            "classes": dataset.num_classes,
+            "mean": _numbers(dataset.mean),
+            "std": _numbers(dataset.std),
+        }
+    else:
+        described |= describe_inputs(dataset)
+        described["outputs"] = list(_output_shape(plan.wrapped, packing.params, packing.model_state, dataset.example))
     if plan.network is not None:
-        described["model"] = changed(plan.network)
+        described["model"] = _describe(plan.network, models.ModelConfig)
     if plan.wrapping:
         described["activations"] = [_describe_method(applied.method) for applied in plan.wrapping]
     return described
+
+
+def _describe(config: Any, default: type) -> dict[str, Any]:
+    """A config's class, unless it is the default one, and the fields that differ from their defaults.
+
+    Where data lie and how they are augmented is not needed to use a network, and paths may be private.
+    """
+    left_out = (*_AUGMENTATION, *config.PATHS) if isinstance(config, data.Source) else ()
+    tag = {} if type(config) is default else {CLASS: name_of(type(config))}
+    return {**tag, **{name: value for name, value in changed(config).items() if name not in left_out}}
+
+
+def describe_inputs(dataset: data.Dataset) -> dict[str, Any]:
+    """Shapes, dtypes and normalization of each array of the inputs, by path."""
+    leaves, means, stds = (dict(named_leaves(tree)) for tree in (dataset.train.inputs, dataset.mean, dataset.std))
+    described = {}
+    for path, array in leaves.items():
+        described[path] = {"shape": list(array.shape[1:]), "dtype": str(array.dtype)}
+        if path in means:
+            described[path] |= {"mean": _nested(means[path]), "std": _nested(stds[path])}
+    return {"inputs": described}
+
+
+def _output_shape(
+    model: models.Model, params: Params, model_state: ModelState, example: PyTree
+) -> tuple[int, ...]:
+    """Of the outputs for one example, by shapes alone."""
+    apply = functools.partial(model.apply, params, model_state, train=False)
+    return jax.eval_shape(lambda x: apply(x)[0], data.batch_of(example)).shape[1:]
+
+
+def _nested(values: np.ndarray) -> Any:
+    return _numbers(values) if values.ndim else _numbers(values.reshape(1))[0]
+
+
+def _inputs_of(metadata: Mapping[str, Any]) -> tuple[PyTree, PyTree, PyTree]:
+    """Shapes of an example's inputs as they are stored, means and standard deviations."""
+    if "inputs" not in metadata:
+        shape = tuple(int(n) for n in metadata["input"])
+        return jax.ShapeDtypeStruct(shape, np.uint8), _float32(metadata["mean"]), _float32(metadata["std"])
+    trees: tuple[dict[str, Any], ...] = ({}, {}, {})
+    for path, leaf in metadata["inputs"].items():
+        shape = tuple(int(n) for n in leaf["shape"])
+        values = (
+            jax.ShapeDtypeStruct(shape, np.dtype(leaf["dtype"])),
+            *(_float32(leaf[name]) if name in leaf else None for name in ("mean", "std")),
+        )
+        for tree, value in zip(trees, values, strict=True):
+            _insert(tree, path.split("/"), value)
+    stored, mean, std = (tree.get("", tree) for tree in trees)
+    return stored, mean, std
+
+
+def _insert(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = value
 
 
 def _describe_method(method: Method) -> dict[str, Any]:
@@ -195,7 +278,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     if not isinstance(metadata, dict):
         raise TypeError(f"they must be an object, got {type(metadata).__name__}")
     named = metadata.get("model")
-    network = None if named is None else from_dict(models.ModelConfig, named, "model")
+    network = None if named is None else decode(named, models.ModelConfig | models.Network, "model", trusted)
     # Without a network's config, metadata of ours still have `input`: that tells a custom model from a foreign
     # file.
     if network is None and custom_model is None:
@@ -203,28 +286,30 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
             raise KeyError("model")
         raise PackedError("the run was given a custom model: give it here too")
     if network is not None:
-        models.validate(network)
-    plain = models.model(network) if network is not None else custom_model
+        network.validate()
+    plain = network.model() if network is not None else custom_model
     assert plain is not None
     model, wrapping = plain, wrapping_methods(metadata.get("activations"), trusted)
     keys = {trainables_key(method) for method in wrapping}
     # Frozen, as ranges come from the file and nothing trains here.
     for method in wrapping:
         model = method.wrap(model, frozen=True)
+    stored, mean, std = _inputs_of(metadata)
     rebuilt = PackedModel(
         name=str(metadata["name"]),
         network=network,
-        data=from_dict(data.DataConfig, metadata["data"], "data"),
+        data=decode(metadata["data"], data.DataConfig | data.Source, "data", trusted),
+        task=decode(metadata.get("task", _CLASSIFIER), Task, "task", trusted).resolved(),
         plain_model=plain,
         wrapping=wrapping,
         model=model,
         params=file.params,
         model_state=file.model_state,
         integers={path: _tensor(q) for path, q in file.integers.items() if path.split("/")[0] not in keys},
-        mean=_float32(metadata["mean"]),
-        std=_float32(metadata["std"]),
-        input_shape=tuple(int(n) for n in metadata["input"]),
-        num_classes=int(metadata["classes"]),
+        mean=mean,
+        std=std,
+        stored=stored,
+        output_shape=tuple(int(n) for n in metadata.get("outputs") or [metadata["classes"]]),
         ledger=file.ledger,
         metadata=metadata,
     )
@@ -258,23 +343,22 @@ class _Wrapping:
 
 def _check(packed: PackedModel) -> None:
     """Raises unless the file normalizes its own inputs, and the model takes its parameters."""
-    channels = packed.input_shape[-1:]
-    for name, values in (("mean", packed.mean), ("std", packed.std)):
-        if values.shape != channels or not np.isfinite(values).all() or not (name == "mean" or values.all()):
-            raise PackedError(
-                f"its metadata must have finite numbers of shape {channels} as {name}, one a channel, and no std "
-                f"of 0; got {values.size} numbers of shape {values.shape}"
-            )
+    inputs = dict(named_leaves(packed.stored))
+    for name, moments in (("mean", packed.mean), ("std", packed.std)):
+        for path, values in named_leaves(moments):
+            channels = inputs[path].shape[-1:]
+            if values.shape != channels or not np.isfinite(values).all() or not (name == "mean" or values.all()):
+                raise PackedError(
+                    f"its metadata must have finite numbers of shape {channels} as {name}, one a channel, and no "
+                    f"std of 0; got {values.size} numbers of shape {values.shape}"
+                )
     # By shapes alone: it costs no memory and finds every parameter that is absent or of another shape.
-    x = jax.ShapeDtypeStruct((1, *packed.input_shape), np.float32)
     try:
-        shape = jax.eval_shape(
-            lambda x: packed.model.apply(packed.params, packed.model_state, x, train=False)[0], x
-        ).shape
+        shape = _output_shape(packed.model, packed.params, packed.model_state, packed.example)
     except Exception as error:
         raise PackedError(f"the network that its metadata name does not take its parameters: {error}") from error
-    if shape != (1, packed.num_classes):
-        raise PackedError(f"the network gives logits {shape}, its metadata say {(1, packed.num_classes)}")
+    if shape != packed.output_shape:
+        raise PackedError(f"the network gives outputs {shape}, its metadata say {packed.output_shape}")
 
 
 def _tensor(q: codec.Integers) -> QTensor:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt import data, keys, models, optim, transfer
 from jopt.config import join_path, require
 from jopt.distill import Distillation
 from jopt.layers import Layers, trace
 from jopt.method import Applied, Context, Method
+from jopt.task import Task
 from jopt.train import schedule
 from jopt.train.config import Experiment, sources
 from jopt.train.config import validate as validate_config
@@ -45,7 +47,7 @@ class StagePlan:
       recalibrate: as `Stage.recalibrate`.
       batch_size: examples a step.
       data: the data set's config, for augmentation.
-      label_smoothing: of the labels' part of the loss.
+      task: how outputs meet targets.
       ema_decay: of the moving average; None: there is none.
       previous: the stage before, where it trained the same network.
       layers: what the model says about its parameters; empty until `with_layers`.
@@ -53,7 +55,7 @@ class StagePlan:
 
     index: int
     name: str
-    network: models.ModelConfig | None
+    network: models.Network | None
     model: models.Model
     starts_network: bool
     activation: Activation
@@ -67,8 +69,8 @@ class StagePlan:
     calibration_examples: int
     recalibrate: int
     batch_size: int
-    data: data.DataConfig
-    label_smoothing: float | None
+    data: data.Source
+    task: Task
     ema_decay: float | None
     previous: "StagePlan | None" = None
     layers: Layers = dataclasses.field(default_factory=dict)
@@ -150,8 +152,7 @@ class StagePlan:
         """Whether the teacher must see what the student sees: its inputs vary, or its layers are matched."""
         # Without augmentation an example always gives the same logits, so they are computed once, before the stage.
         # Features are as large as the activations of the whole data set, so they are never stored.
-        varied = self.data.shift or self.data.flip or self.data.crop_padding
-        return self.distillation is not None and bool(self.distillation.features or varied)
+        return self.distillation is not None and bool(self.distillation.features or self.data.varies)
 
     def describe(self) -> str:
         """The names of the methods that act, for tables."""
@@ -238,7 +239,7 @@ def stage_plans(
                 recalibrate=stage.recalibrate,
                 batch_size=batch_size,
                 data=config.data,
-                label_smoothing=config.label_smoothing,
+                task=config.task.resolved(),
                 ema_decay=config.ema_decay,
                 previous=plans[-1] if plans and stage.model is None else None,
             )
@@ -261,7 +262,7 @@ def resolve(config: Experiment, examples: int, model: models.Model | None = None
     return stage_plans(config, schedule.stages(config, examples), schedule.batch_size(config, examples), model)
 
 
-def trace_layers(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[StagePlan]:
+def trace_layers(plans: list[StagePlan], example: PyTree) -> list[StagePlan]:
     """The plans with what their models say about their parameters, by one abstract trace of each network."""
     plan_layers: list[Layers] = []
     for stage in plans:
@@ -269,8 +270,7 @@ def trace_layers(plans: list[StagePlan], input_shape: tuple[int, ...]) -> list[S
         if not stage.starts_network:
             plan_layers.append(plan_layers[-1])
         else:
-            x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
-            plan_layers.append(trace(stage.model, x))
+            plan_layers.append(trace(stage.model, data.batch_of(example)))
     return with_layers(plans, plan_layers)
 
 
@@ -316,12 +316,12 @@ def source_fields(config: Experiment) -> list[tuple[str, str]]:
     ]
 
 
-def final_network(config: Experiment) -> models.ModelConfig:
+def final_network(config: Experiment) -> models.Network:
     """The config of the network that an experiment ends with."""
     return next((stage.model for stage in reversed(config.stages) if stage.model is not None), config.model)
 
 
-def shapes(model: models.Model, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:
-    """Parameters and state of a model, as shapes."""
-    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+def shapes(model: models.Model, example: PyTree) -> tuple[Params, ModelState]:
+    """Parameters and state of a model for inputs like this example, as shapes."""
+    x = data.batch_of(example)
     return jax.eval_shape(lambda seed, x: model.init(keys.root(seed), x), jax.ShapeDtypeStruct((), np.uint32), x)

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
+from jopt.task import Task
 from jopt.train import describe, plan, schedule
 from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
@@ -75,9 +76,14 @@ class Prepared(NamedTuple):
         return self.plans[0].batch_size
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
-        return self.dataset.train.inputs.shape[1:]
+    def example(self) -> PyTree:
+        """The inputs of one example as the networks see them, as shapes."""
+        return self.dataset.example
+
+    @property
+    def task(self) -> Task:
+        """How outputs meet targets."""
+        return self.plans[0].task
 
     def program(self, plan: StagePlan) -> Program:
         """The program of a stage, for segments of the stage's usual length."""
@@ -140,29 +146,27 @@ def prepare(
     """
     plan.validate(config)
     dataset = data.load(config.data, trusted=trusted) if dataset is None else dataset
-    for name, network in _networks(config, model):
-        field = f"{name}.num_classes"
-        accepted = f"{dataset.num_classes}, the number of classes of {config.data.name!r}"
-        require(network.num_classes == dataset.num_classes, field, network.num_classes, accepted)
+    task = config.task.resolved()
+    task.check(dataset)
     # Checks go from cheap to dear: fields, data, lengths, then abstract traces. Nothing is compiled or written
     # before the last of them, so a mistake in a config costs seconds and leaves no files.
-    examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
+    examples, example = dataset.sizes[0], dataset.example
     plans = resolve(config, examples, model)
     plan.validate_lengths(plans)
     mesh = _mesh(config, plans[0].batch_size)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     to_device = functools.partial(jax.device_put, device=everywhere)
     for name, network in _networks(config, model):
-        _check_model(config, name, network.name, models.model(network), input_shape, dataset.num_classes)
+        _check_model(name, network, network.model(), dataset, task)
     if model is not None:
-        _check_model(config, "model", None, model, input_shape, dataset.num_classes)
-    plans = trace_layers(plans, input_shape)
+        _check_model("model", None, model, dataset, task)
+    plans = trace_layers(plans, example)
     sources = {
         directory: load_source(
             directory,
             field,
-            input_shape,
-            dataset.num_classes if field.endswith("teacher") else None,
+            example,
+            task.output_shapes(dataset) if field.endswith("teacher") else None,
             trusted=trusted,
         )
         for field, directory in plan.source_fields(config)
@@ -190,8 +194,8 @@ def prepare(
         **programs._asdict(),
     )
     for stage in plans:
-        check_parameters(stage, input_shape)
-        _check_features(prepared, stage, input_shape)
+        check_parameters(stage, example)
+        _check_features(prepared, stage, example)
         prepared.like(stage.index)
         try:
             prepared.transfer_rows(stage)
@@ -200,19 +204,19 @@ def prepare(
     return prepared
 
 
-def check_parameters(stage: StagePlan, input_shape: tuple[int, ...]) -> None:
+def check_parameters(stage: StagePlan, example: PyTree) -> None:
     """Raises where a stage's rules, methods and optimizer do not go with its network's parameters."""
     # Not the parameters of the stage's first state: building that uses the rules too, and its error would say less.
-    params = plan.shapes(stage.wrapped, input_shape)[0]
+    params = plan.shapes(stage.wrapped, example)[0]
     try:
         optim.plan(stage.optimizer, params)
     except RuleError as error:
         raise RuleError(f"{stage.optimizer_path}.{error}") from error
     describe.parameter_rows(stage, params)
-    describe.input_rows(stage, input_shape)
+    describe.input_rows(stage, example)
 
 
-def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int, ...]) -> None:
+def _check_features(prepared: Prepared, stage: StagePlan, example: PyTree) -> None:
     """Raises ConfigError unless the layers that a student matches exist, in the student and in its teacher."""
     distillation = stage.distillation
     if distillation is None or distillation.features is None:
@@ -222,16 +226,16 @@ def _check_features(prepared: Prepared, stage: StagePlan, input_shape: tuple[int
         teacher_model = prepared.stage_named(distillation.teacher.removeprefix(STAGE)).wrapped
     else:
         teacher_model = source.model
-    x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    x = data.batch_of(example)
     for side, (network, model) in enumerate((("student", stage.wrapped), ("teacher", teacher_model))):
-        params, state = plan.shapes(model, input_shape) if source is None or side == 0 else source[1:3]
+        params, state = plan.shapes(model, example) if source is None or side == 0 else source[1:3]
         names = intercept.names(model.apply, params, state, x, train=False)
         for i, pair in enumerate(distillation.features.pairs):
             field = f"{stage.path}.distill.features.pairs[{i}]"
             require(pair[side] in names, field, pair[side], f"a layer of the {network} ({', '.join(names)})")
 
 
-def _networks(config: Experiment, custom_model: models.Model | None) -> list[tuple[str, models.ModelConfig]]:
+def _networks(config: Experiment, custom_model: models.Model | None) -> list[tuple[str, models.Network]]:
     """The networks of the config and their fields."""
     first = [] if custom_model is not None else [("model", config.model)]
     stages = [(f"stages[{i}].model", stage.model) for i, stage in enumerate(config.stages)]
@@ -239,31 +243,29 @@ def _networks(config: Experiment, custom_model: models.Model | None) -> list[tup
 
 
 def _check_model(
-    config: Experiment,
-    field: str,
-    name: str | None,
-    model: models.Model,
-    input_shape: tuple[int, ...],
-    num_classes: int,
+    field: str, network: models.Network | None, model: models.Model, dataset: data.Dataset, task: Task
 ) -> None:
-    """Raises ConfigError unless the model (the caller's own, if it has no name) maps a batch to its logits."""
-    field, value = (field, "the model that was given") if name is None else (f"{field}.name", name)
-    accepted = f"a model for inputs of {' x '.join(map(str, input_shape))} ({config.data.layout})"
+    """Raises ConfigError unless the model (a custom one has no config) maps a batch to outputs of the task."""
+    name = getattr(network, "name", type(network).__name__)
+    field, value = (field, "the model that was given") if network is None else (f"{field}.name", name)
+    accepted = f"a model for inputs of {data.leaf_shapes(dataset.example)}"
+    shapes = task.output_shapes(dataset)
+    # The usual reason for other outputs, in the words of the config.
+    classes = getattr(network, "num_classes", None)
+    if shapes is not None and classes is not None and {shape[-1:] for shape in shapes} != {(classes,)}:
+        width = next((shape[-1] for shape in shapes if shape), 1)
+        raise ConfigError(field.replace(".name", ".num_classes"), classes, f"{width}, which {dataset.name!r} needs")
     # Two examples, so that a model which drops or mixes up the batch axis does not pass by chance.
-    x = jax.ShapeDtypeStruct((2, *input_shape), np.float32)
     try:
-        shape = models.check(model, x).shape
+        shape = models.check(model, data.batch_of(dataset.example, 2)).shape
     except (ValueError, TypeError, IndexError, FlaxError) as error:
-        if name is None:
+        if network is None:
             raise
         raise ConfigError(field, value, f"{accepted}: {error}") from error
-    logits_shape = (2, num_classes)
-    require(
-        shape == logits_shape,
-        field,
-        value,
-        f"{accepted} with logits {logits_shape} for two of them, which are {shape}",
-    )
+    if shapes is not None:
+        fits = " or ".join(str((2, *s)) for s in shapes)
+        accepted = f"{accepted} with outputs {fits} for two of them ({task.name}), which are {shape}"
+        require(shape[1:] in shapes, field, value, accepted)
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:

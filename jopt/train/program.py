@@ -9,9 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, quantize
+from jopt import task as tasks
 from jopt.train.plan import StagePlan, trainables_key
 from jopt.train.state import TrainState, Variables, average_examples, evaluated, merge, start_average
-from jopt.train.step import Metrics, Parts, cross_entropy, in_batches, step
+from jopt.train.step import Metrics, Parts, in_batches, step
 from jopt.transform import State, chain, project_moments
 from jopt.typing import ModelState, Params
 
@@ -22,12 +23,30 @@ class Judgement(NamedTuple):
     """What a network does with a part of the data.
 
     Attributes:
-      metrics: `loss` and `accuracy`, means over the examples.
-      predictions: int32 [rows], the class that the network chooses; of padding, any.
+      statistics: of the loss and of the task's metrics, by key, for `jopt.task.measured`: [batches, ...] of metrics
+        that are summed, else [rows, ...].
+      predictions: integers [rows, ...], what the network decides, as the task says; of padding, any. (): its
+        outputs are no decisions.
     """
 
-    metrics: Metrics
-    predictions: jax.Array
+    statistics: dict[str, PyTree]
+    predictions: jax.Array | tuple[()]
+
+    def measured(self, task: tasks.Task, examples: int) -> dict[str, float]:
+        """The loss and the task's metrics, on the host.
+
+        Args:
+          task: the task.
+          examples: how many rows are not padding.
+        """
+        rows = {metric.key for metric in task.metrics if metric.per_example}
+        return tasks.measured(
+            task,
+            {
+                key: jax.tree.map(lambda x: x[:examples], values) if key in rows else values
+                for key, values in self.statistics.items()
+            },
+        )
 
 
 class Program(NamedTuple):
@@ -37,16 +56,17 @@ class Program(NamedTuple):
       init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that
         the stage before ended in, its step, parameters and model state are taken over, and the state of the
         transforms that are frozen; the rest starts afresh.
-      segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss` and
-        `accuracy`, means over the segment's examples as they were trained on, `first_bad_step`, the first step
-        (0-based) whose loss was not finite, or -1, and the parts of the loss where there is a teacher. At its end
+      segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss`, the
+        mean over the segment's examples as they were trained on, `statistics` of the task's metrics for each step,
+        `first_bad_step`, the first step (0-based) whose loss was not finite, or -1, and the parts of the loss where
+        there is a teacher. At its end
         the moving average gets the batch statistics of its own parameters.
       update: `(state, hyper, data) -> TrainState`. Updates masks, ranges and codebooks; in the stage's first call
         also calibrates activations and re-estimates batch statistics.
       judge: `(variables, hyper, data) -> Judgement`: of what `seen` gives, on all examples of `data`.
       rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
         what `Stage.start` draws, under the masks that were chosen; the optimizer starts afresh.
-      predict: `(variables, hyper, data) -> logits`, float32 [rows, classes], of what `seen` gives.
+      predict: `(variables, hyper, data) -> outputs`, float32 [rows, ...], of what `seen` gives.
       seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `evaluated(state)`,
         the parameters masked, shared and quantized.
     """
@@ -59,16 +79,12 @@ class Program(NamedTuple):
     predict: Callable[..., jax.Array]
     seen: Callable[..., Variables]
 
-    def evaluate(self, state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> Metrics:
-        """`loss` and `accuracy` of a state, means over all examples of `data`: `seen`, then `judge`."""
-        return self.judge(self.seen(state, values), values, arrays).metrics
-
 
 def build(
     plan: StagePlan,
     numbers: Callable[[hyper.Hyper], StagePlan],
     *,
-    input_shape: tuple[int, ...],
+    example: PyTree,
     steps: int | None = None,
     aligned: bool = False,
     teacher: Callable[[hyper.Hyper], models.Model] | None = None,
@@ -79,7 +95,7 @@ def build(
     Args:
       plan: the stage; of its numbers only those that are structure are read.
       numbers: the same stage with these numbers, concrete or traced, put in.
-      input_shape: the shape of one example.
+      example: the inputs of one example, as shapes.
       steps: optimizer steps in a segment; None: as the plan says.
       aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
       teacher: the teacher's functions, where its outputs are not in the data.
@@ -100,11 +116,11 @@ def build(
         return Parts.of(numbers(values), None if teacher is None else teacher(values))
 
     def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
-        return replicate(init_state(parts(values), key, input_shape, previous))
+        return replicate(init_state(parts(values), key, example, previous))
 
     def rewind(state: TrainState, values: hyper.Hyper, origin: Variables | None = None) -> TrainState:
         p = parts(values)
-        params, model_state = init_variables(p, keys.root(values["seed"]), input_shape)
+        params, model_state = init_variables(p, keys.root(values["seed"]), example)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
         # Rewinding resets the network, not what the stage chose: ranges of activations stay, as masks do.
@@ -118,9 +134,9 @@ def build(
         p, key = parts(values), keys.root(values["seed"])
         batch = p.plan.batch_size
         # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
-        rows = data.indices(key, state.step, count, batch, arrays.labels.shape[0], aligned=aligned)
+        rows = data.indices(key, state.step, count, batch, arrays.rows, aligned=aligned)
         begin = state.step
-        state, (losses, correct, terms) = jax.lax.scan(
+        state, (losses, statistics, terms) = jax.lax.scan(
             lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
         )
         if p.plan.ema_decay is not None:
@@ -129,7 +145,7 @@ def build(
         bad = ~jnp.isfinite(losses)
         metrics = {
             "loss": losses.mean(),
-            "accuracy": correct.sum() / (count * batch),
+            "statistics": statistics,
             "first_bad_step": jnp.where(bad.any(), begin + jnp.argmax(bad).astype(jnp.int32), -1),
             **{name: value.mean() for name, value in terms.items()},
         }
@@ -149,45 +165,65 @@ def build(
 
     # Of what the model sees, not of a state: masks and fake quantization are the same for every batch and every
     # part, and are compiled once.
-    def predict(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
+    def outputs_of(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> Callable[[PyTree], jax.Array]:
         # The network alone: a stage's schedules would be constants in what stages could share.
         model = numbers(values).wrapped
         params, model_state = variables
 
-        def one_batch(inputs: jax.Array) -> jax.Array:
-            inputs = data.normalize(split_batch(inputs), arrays.mean, arrays.std)
+        def one_batch(inputs: PyTree) -> jax.Array:
+            inputs = data.normalize(jax.tree.map(split_batch, inputs), arrays.mean, arrays.std)
             return model.apply(params, model_state, inputs, train=False)[0]
 
-        count = None if isinstance(arrays.count, tuple) else arrays.count
+        return one_batch
+
+    def predict(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
+        one_batch, count = outputs_of(variables, values, arrays), _count(arrays)
         return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, count=count))
 
     def judge(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> Judgement:
-        logits, rows = predict(variables, values, arrays), arrays.labels.shape[0]
-        count = rows if isinstance(arrays.count, tuple) else arrays.count
-        is_example = jnp.arange(rows, dtype=jnp.int32) < count
-        predictions = jnp.argmax(logits, -1).astype(jnp.int32)
-        # Chosen, not multiplied: of padding a loss may be anything, also NaN.
-        losses = jnp.where(is_example, cross_entropy(logits, arrays.labels), 0)
-        correct = is_example & (predictions == arrays.labels)
-        total = jnp.asarray(count, jnp.float32)
-        metrics = {"loss": losses.sum() / total, "accuracy": correct.sum().astype(jnp.float32) / total}
-        return replicate(Judgement(metrics, predictions))
+        one_batch, task, count = outputs_of(variables, values, arrays), plan.task, _count(arrays)
+        row = jnp.arange(arrays.rows, dtype=jnp.int32)
+
+        # Statistics of a batch, not the outputs of all: those of a language model would not fit into memory.
+        def judge_batch(inputs: PyTree, targets: PyTree, weights: PyTree, row: jax.Array) -> Judgement:
+            outputs = one_batch(inputs)
+            is_example = (row < (arrays.rows if count is None else count)).astype(jnp.float32)
+            if not isinstance(weights, tuple):
+                is_example = is_example.reshape(-1, *(1,) * (weights.ndim - 1)) * weights
+            statistics = tasks.statistics(task, outputs, targets, is_example)
+            per_example = {metric.key for metric in task.metrics if metric.per_example}
+            predictions = task.predict(outputs)
+            return Judgement(
+                {
+                    key: part if key in per_example else jax.tree.map(lambda x: x[None], part)
+                    for key, part in statistics.items()
+                },
+                () if predictions is None else predictions,
+            )
+
+        parts = (arrays.inputs, arrays.targets, arrays.weights, row)
+        return replicate(in_batches(judge_batch, EVALUATION_BATCH, *parts, count=count))
 
     return Program(init, segment, update, judge, rewind, predict, seen)
 
 
-def init_variables(p: Parts, key: jax.Array, input_shape: tuple[int, ...]) -> tuple[Params, ModelState]:
+def _count(arrays: data.Arrays) -> jax.Array | None:
+    return None if isinstance(arrays.count, tuple) else arrays.count
+
+
+def init_variables(p: Parts, key: jax.Array, example: PyTree) -> tuple[Params, ModelState]:
     """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
     # A stream of another name: 'random' must not draw the numbers that the run itself began with.
     name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
-    return p.model.init(keys.stream(key, name), jnp.zeros((1, *input_shape), jnp.float32))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), data.batch_of(example))
+    return p.model.init(keys.stream(key, name), zeros)
 
 
 def init_state(
-    p: Parts, key: jax.Array, input_shape: tuple[int, ...], previous: TrainState | None = None
+    p: Parts, key: jax.Array, example: PyTree, previous: TrainState | None = None
 ) -> TrainState:
     """The state that a stage starts from, given the one in which the stage before ended."""
-    params, model_state = init_variables(p, key, input_shape)
+    params, model_state = init_variables(p, key, example)
     if previous is not None and not p.plan.starts_network:
         params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
     # The transforms meet the parameters that the stage really starts from: ranges and first values depend on them.
@@ -233,17 +269,17 @@ def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState)
 def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
     """The state with masks, ranges and codebooks chosen, and parameters and moments in their subspace."""
     # New examples at each choice, so that masks do not fit a single draw. XLA drops this where nothing needs it.
-    inputs, labels = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
+    inputs, targets, weights = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
     now = p.transform.apply(state.transform_state, state.params)
     context: dict[str, Any] = {"grads": None}
     if "grads" in p.transform.needs:
         # At the weights that the model sees, and of the pruned ones too: how the loss would change if they grew
         # back.
-        context["grads"] = jax.grad(
-            lambda seen: cross_entropy(
-                p.model.apply(seen, state.model_state, inputs, train=False)[0], labels
-            ).mean()
-        )(now)
+        def mean_loss(seen: Params) -> jax.Array:
+            losses = p.plan.task.losses(p.model.apply(seen, state.model_state, inputs, train=False)[0], targets)
+            return tasks.mean_loss(losses, tasks.total_weights(p.plan.task, losses, targets, weights))
+
+        context["grads"] = jax.grad(mean_loss)(now)
     if "layers" in p.transform.needs:
         context["layers"] = intercept.statistics(
             p.model.apply, now, state.model_state, inputs, activation=p.plan.activation
@@ -271,12 +307,12 @@ def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) 
         # Frozen methods were calibrated in their own stage.
         examples = applied.method.calibration_examples() if p.plan.names(applied) else 0
         if examples:
-            inputs, _ = draw_examples(arrays, key, applied.method.name, examples)
+            inputs, *_ = draw_examples(arrays, key, applied.method.name, examples)
             seen = p.transform.apply(state.transform_state, params)
             params, model_state = applied.method.calibrate(p.plan.model, params, model_state, inputs, seen=seen)
     # Last, as masks and ranges change what each layer receives, and so its batch statistics.
     if p.plan.recalibrate:
-        inputs, _ = draw_examples(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
+        inputs, *_ = draw_examples(arrays, key, "recalibrate", p.plan.recalibrate * p.plan.batch_size)
         variables = Variables(params, model_state)
         model_state = recalibrate(p, state._replace(params=params), variables, key, inputs)
     state = state._replace(params=params, model_state=model_state)
@@ -291,28 +327,30 @@ def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Ar
     # The statistics of training belong to the moving parameters. With those, the average would be evaluated as a
     # network that never was; Izmailov et al. (2018) re-estimate them for the same reason.
     key = keys.at(key, "average", state.step)
-    inputs, _ = draw_examples(arrays, key, "recalibrate", average_examples(p.plan.batch_size))
+    inputs, *_ = draw_examples(arrays, key, "recalibrate", average_examples(p.plan.batch_size))
     # Everything but batch statistics (ranges of activations, counts) is taken from training.
     ema = Variables(state.ema.params, state.model_state)
     return state._replace(ema=ema._replace(model_state=recalibrate(p, state, ema, key, inputs)))
 
 
-def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: jax.Array) -> ModelState:
+def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Array, inputs: PyTree) -> ModelState:
     """The model state of `variables` with batch statistics from whole batches of `inputs`."""
     size = p.plan.batch_size
     # Statistics depend on the batch size, so they are taken with the size of training, and a rest is dropped.
-    inputs = inputs[: inputs.shape[0] // size * size]
-    batches = inputs.reshape(-1, size, *inputs.shape[1:])
+    batches = jax.tree.map(lambda x: x[: len(x) // size * size].reshape(-1, size, *x.shape[1:]), inputs)
     seen = p.transform.apply(state.transform_state, variables.params)
     return quantize.recalibrate(p.model, seen, variables.model_state, batches, key=keys.stream(key, "dropout"))
 
 
-def draw_examples(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[jax.Array, jax.Array]:
-    """So many examples, drawn without replacement: normalized inputs and labels."""
-    count = arrays.labels.shape[0]
+def draw_examples(
+    arrays: data.Arrays, key: jax.Array, name: str, examples: int
+) -> tuple[PyTree, PyTree, PyTree]:
+    """So many examples, drawn without replacement: normalized inputs, targets and weights."""
+    count = arrays.rows
     order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
     row = order[: min(examples, count)]
-    return data.normalize(arrays.inputs[row], arrays.mean, arrays.std), arrays.labels[row]
+    inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
+    return data.normalize(inputs, arrays.mean, arrays.std), targets, weights
 
 
 def _placements(mesh: Mesh | None) -> tuple[Callable[[PyTree], PyTree], Callable[[jax.Array], jax.Array]]:

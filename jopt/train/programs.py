@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jopt import data, hyper, keys, levels, models
@@ -53,7 +52,7 @@ def stage_programs(
       model: a custom model, instead of `config.model`.
       mesh: the devices that a batch is split over, if any.
     """
-    examples, input_shape = dataset.train.labels.shape[0], dataset.train.inputs.shape[1:]
+    examples, example = dataset.sizes[0], dataset.example
     structure, numbers = hyper.split(config)
     rows = evaluated_rows(dataset)
 
@@ -69,7 +68,7 @@ def stage_programs(
         return program.build(
             stage,
             with_values,
-            input_shape=input_shape,
+            example=example,
             steps=steps,
             aligned=stage.length.start % per_epoch == stage.length.segment_steps % per_epoch == 0,
             teacher=teacher_of(stage),
@@ -95,7 +94,7 @@ def stage_programs(
 
     @functools.cache
     def wide_of(index: int) -> StagePlan | None:
-        params = plan.shapes(plans[index].model, input_shape)[0]
+        params = plan.shapes(plans[index].model, example)[0]
         return wider(plans, index, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)))
 
     @functools.cache
@@ -127,7 +126,7 @@ def stage_programs(
     def effort(index: int) -> Effort:
         stage, state = plans[index], like(index)
         mine = [segment for segment in segments if segment.stage == index]
-        x = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+        x = data.batch_of(example)
         return Effort(
             parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             forward=forward_elements(stage.wrapped, state.params, state.model_state, x),
@@ -147,6 +146,6 @@ def stage_programs(
 
 def evaluated_rows(dataset: data.Dataset) -> int:
     """Rows of the evaluated parts, padding included: the larger one's, in whole batches where that is several."""
-    largest = max(part.labels.shape[0] for part in (dataset.validation, dataset.test))
+    largest = max(dataset.sizes[1:])
     size = program.EVALUATION_BATCH
     return largest if largest <= size else -(-largest // size) * size

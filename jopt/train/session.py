@@ -306,8 +306,7 @@ class _Session:
         stop = self.stop_requested()
         if segment.checkpoint or stop or self._overdue():
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
-            accuracy = -1.0 if boundary.validation is None else float(boundary.validation["accuracy"])
-            notes = {"accuracy": accuracy, **self._times(), **self.log.position}
+            notes = {"score": self._score(boundary.validation), **self._times(), **self.log.position}
             self.checkpoints.save(segment.mark, boundary.state, notes)
             self.saved = time.monotonic()
         if stop:
@@ -315,6 +314,14 @@ class _Session:
             raise StopRequested(
                 f"stopped at step {self.step} as asked, and saved; the same command resumes from there"
             )
+
+    def _score(self, validation: Mapping[str, Any] | None) -> float:
+        """The deciding metric, the higher the better."""
+        deciding = self.prepared.task.deciding
+        value = math.nan if validation is None else float(validation[deciding.key])
+        if math.isnan(value):
+            return -math.inf
+        return value if deciding.better == "higher" else -value
 
     def _overdue(self) -> bool:
         """Whether the time since the last checkpoint, or since the start, calls for one."""
@@ -375,5 +382,5 @@ class _Session:
 
 
 def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.MetricsRow:
-    numbers = {name: float(values[name]) for name in ("loss", "accuracy", *values)}
+    numbers = {name: float(values[name]) for name in ("loss", *values)}
     return {"step": step, "stage": stage, "split": split, **numbers}

@@ -54,7 +54,7 @@ class Restored(NamedTuple):
     Attributes:
       step: the step it was saved at.
       state: the state, in NumPy arrays.
-      notes: what was saved beside it, such as `accuracy` and `wall_seconds`.
+      notes: what was saved beside it, such as `score` and `wall_seconds`.
     """
 
     step: int
@@ -68,7 +68,7 @@ def write(path: Path, state: PyTree, notes: dict[str, Any]) -> None:
     Args:
       path: a directory that does not exist.
       state: any pytree of NumPy arrays.
-      notes: what to save beside it, as JSON; `accuracy` can be read alone by `rank`.
+      notes: what to save beside it, as JSON; `score` can be read alone by `rank`.
 
     Raises:
       ResourceError: if there is no thread or no memory left.
@@ -87,7 +87,7 @@ def write(path: Path, state: PyTree, notes: dict[str, Any]) -> None:
     context.asynchronous.create_directories_asynchronously = False
     try:
         with _TURN, context:
-            ocp.save_checkpointables(path, {"state": leaves}, custom_metadata={"accuracy": notes["accuracy"]})
+            ocp.save_checkpointables(path, {"state": leaves}, custom_metadata={"score": notes["score"]})
     except Exception as error:
         _raise_system_error(error, path, errno.errorcode)
         raise
@@ -157,11 +157,12 @@ def is_committed(path: Path) -> bool:
 
 
 def rank(path: Path) -> float:
-    """The accuracy that a checkpoint was saved with; -inf if that cannot be read."""
+    """The score that a checkpoint was saved with; -inf if that cannot be read."""
     try:
-        value = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"].get("accuracy")
+        kept = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        # Older versions knew accuracies alone, and the first kept it in a file of its own.
+        value = kept.get("score", kept.get("accuracy"))
         if value is None:
-            # Versions before this one kept it in a file of its own.
             value = json.loads((path / "metrics" / "metrics").read_text())["accuracy"]
         return float(value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):

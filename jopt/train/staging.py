@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from jopt import data, hyper, transfer
+from jopt import task as tasks
 from jopt.train import finished
 from jopt.train.calls import Calls
 from jopt.train.compiler import Compiler
@@ -67,6 +69,31 @@ class Staging:
         """What the network of this state does with the validation or test part."""
         variables = self.prepared.to_device(self.seen(stage, state))
         return self.compiler.run(self.calls.judge(stage, variables, self.prepared.arrays[part]))
+
+    def measured(self, stage: int, judgement: Judgement, part: str) -> dict[str, Any]:
+        """The loss and the metrics of a part, from its statistics on the host; of several trials, an array each."""
+        p = self.prepared
+        examples = getattr(p.dataset, f"{part}").targets
+        count = data.examples_in(examples)
+        return self._each(lambda j: j.measured(p.plans[stage].task, count), judgement)
+
+    def trained(self, stage: int, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The metrics of a segment, those of the task made of their statistics."""
+        task = self.prepared.plans[stage].task
+
+        def finished_metrics(values: dict[str, Any]) -> dict[str, Any]:
+            statistics = {key: part for key, part in values.items() if key != "statistics"}
+            return {**statistics, **tasks.measured(task, values["statistics"])}
+
+        return self._each(finished_metrics, metrics)
+
+    def _each(self, fn: Callable[[Any], dict[str, Any]], tree: Any) -> dict[str, Any]:
+        """`fn` of host arrays; of each trial's, where there are several."""
+        if self._over is None:
+            return fn(tree)
+        trials = len(jax.tree.leaves(tree)[0])
+        results = [fn(jax.tree.map(lambda x, i=i: x[i], tree)) for i in range(trials)]
+        return {key: np.array([result[key] for result in results]) for key in results[0]}
 
     def begin(self, stage: int, previous: TrainState | None) -> TrainState:
         """The state that a stage starts from."""

@@ -6,14 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jopt import data, intercept, keys, models, optim
+from jopt import task as tasks
 from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, move_average
 from jopt.train.trainables import Trainables
 from jopt.transform import ParamTransform, State
-from jopt.typing import ModelState, Number, Params, Updates
+from jopt.typing import ModelState, Params, Updates
 
 Metrics = dict[str, jax.Array]
 
@@ -59,21 +60,23 @@ class Batch(NamedTuple):
     """What a step trains on.
 
     Attributes:
-      inputs: float32 [batch, ...], augmented and normalized.
-      labels: int32 [batch].
-      teacher: the teacher's logits, float32 [batch, classes]; None without a teacher.
+      inputs: [batch, ...], augmented and normalized.
+      targets: [batch, ...].
+      weights: of the losses, float32 [batch, ...]; (): all are 1.
+      teacher: the teacher's outputs, float32 [batch, ...]; None without a teacher.
       features: the teacher's layers that the student matches, by path.
     """
 
-    inputs: Float[Array, "batch ..."]
-    labels: Int[Array, " batch"]
-    teacher: Float[Array, "batch classes"] | None
+    inputs: PyTree
+    targets: PyTree
+    weights: Float[Array, "batch ..."] | tuple[()]
+    teacher: Float[Array, "batch ..."] | None
     features: Mapping[str, jax.Array]
 
 
 def step(
     p: Parts, key: jax.Array, arrays: data.Arrays, state: TrainState, row: jax.Array
-) -> tuple[TrainState, tuple[jax.Array, jax.Array, Metrics]]:
+) -> tuple[TrainState, tuple[jax.Array, PyTree, Metrics]]:
     """One optimizer step.
 
     Args:
@@ -84,11 +87,11 @@ def step(
       row: int32 [batch], the examples.
 
     Returns:
-      The state after it, and `(loss, correct predictions, parts of the loss)`.
+      The state after it, and `(loss, statistics of the task's metrics, parts of the loss)`.
     """
     batch = gather(p, key, arrays, state.step, row)
     gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)
-    (value, (correct, model_state, parts)), grads = gradient(p, state.params, state, batch, key)
+    (value, (statistics, model_state, parts)), grads = gradient(p, state.params, state, batch, key)
     # Masks, codebooks and ranges are fixed within a segment: to choose them costs more than a step, and between
     # segments what was chosen can be checked and saved.
     masks = state.transform_state
@@ -110,58 +113,64 @@ def step(
     # Of the parameters before masks and quantization, which `apply` then treats as it treats `params`.
     if p.plan.ema_decay is not None:
         ema = move_average(ema, params, p.plan.ema_decay, state.step + 1 - p.plan.length.start)
-    return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (value, correct, parts)
+    return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (value, statistics, parts)
 
 
 def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row: jax.Array) -> Batch:
     """The examples of `row`, augmented with the key of this step, and the teacher's outputs for them."""
-    inputs, labels = arrays.inputs[row], arrays.labels[row]
+    inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
     # Augmented by (seed, step) and not by an iterator's state: a resumed run sees the same images.
-    inputs = data.augment(keys.at(key, "augment", number), inputs, p.plan.data)
+    inputs = data.varied(p.plan.data, keys.at(key, "augment", number), inputs)
     inputs = data.normalize(inputs, arrays.mean, arrays.std)
     if p.plan.distillation is None:
-        return Batch(inputs, labels, None, {})
+        return Batch(inputs, targets, weights, None, {})
     # Computed for the whole training part before the stage, where the inputs never change: a row look-up here.
     if p.teacher is None:
-        return Batch(inputs, labels, arrays.teacher[row], {})
+        return Batch(inputs, targets, weights, arrays.teacher[row], {})
     teacher = arrays.teacher
     run = intercept.capture(p.teacher.apply)
-    (logits, _), calls = run(teacher["params"], teacher["model_state"], inputs, train=False)
-    return Batch(inputs, labels, logits, {name: outputs[-1].output for name, outputs in calls.items()})
+    (outputs, _), calls = run(teacher["params"], teacher["model_state"], inputs, train=False)
+    return Batch(inputs, targets, weights, outputs, {name: of_layer[-1].output for name, of_layer in calls.items()})
 
 
 def loss(
     p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ModelState, Metrics]]:
-    """The loss of a batch at `params`, and `(correct predictions, new model state, parts of the loss)`."""
+) -> tuple[jax.Array, tuple[PyTree, ModelState, Metrics]]:
+    """The loss of a batch at `params`, and `(statistics of metrics, new model state, parts of the loss)`."""
     distillation = p.plan.distillation
     features = distillation is not None and bool(distillation.features)
     run = intercept.capture(p.model.apply) if features else p.model.apply
     # `params` are in the subspace already, so the cheaper `forward` gives what `apply` would.
     seen = (p.transform.forward or p.transform.apply)(state.transform_state, params)
-    outputs = run(seen, state.model_state, batch.inputs, train=True, key=keys.at(key, "dropout", state.step))
+    result = run(seen, state.model_state, batch.inputs, train=True, key=keys.at(key, "dropout", state.step))
     # Layers are intercepted only where they are matched: keeping every activation costs memory.
-    (logits, model_state), calls = outputs if features else (outputs, {})
-    losses = cross_entropy(logits, batch.labels, p.plan.label_smoothing)
-    value, parts = losses.mean(), {}
+    (outputs, model_state), calls = result if features else (result, {})
+    task = p.plan.task
+    losses = task.training_losses(outputs, batch.targets)
+    weights = tasks.total_weights(task, losses, batch.targets, batch.weights)
+    value, parts = tasks.mean_loss(losses, weights), {}
     if distillation is not None:
         assert batch.teacher is not None
-        layers = {name: outputs[-1].output for name, outputs in calls.items()}
+        layers = {name: of_layer[-1].output for name, of_layer in calls.items()}
+        # The mean of one number is the number: the labels' part of the objective is weighted already.
+        hard = losses if weights is None else value[None]
         value, parts = distillation.objective(
-            logits, losses, batch.teacher, student_features=layers, teacher_features=batch.features
+            outputs, hard, batch.teacher, student_features=layers, teacher_features=batch.features
         )
-    return value, (jnp.sum(jnp.argmax(logits, -1) == batch.labels), model_state, parts)
+    ones = jnp.ones(losses.shape, jnp.float32) if weights is None else weights
+    statistics = {m.key: m.statistics(outputs, batch.targets, ones) for m in task.trained_metrics}
+    return value, (statistics, model_state, parts)
 
 
-def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array, count: jax.Array | None = None) -> PyTree:
+def in_batches(fn: Callable[..., PyTree], size: int, *arrays: PyTree, count: jax.Array | None = None) -> PyTree:
     """Applies `fn` to slices of at most `size` rows, one after the other, and joins the results.
 
     The last slice is shorter: no row is padded, so no result has to be left out of a mean.
 
     Args:
-      fn: applied to a slice of each of the arrays.
+      fn: applied to a slice of each of the arrays; each of its results has an axis of rows, of any length.
       size: rows of a slice.
-      *arrays: with equally many rows.
+      *arrays: pytrees of arrays with equally many rows.
       count: int32 [], may be traced: only slices with one of the first so many rows are computed, the results of
         the others are 0. The number of rows must then be at most, or a multiple of, `size`.
 
@@ -171,65 +180,35 @@ def in_batches(fn: Callable[..., PyTree], size: int, *arrays: jax.Array, count: 
       >>> in_batches(lambda x: 2 * x, 2, jnp.arange(6), count=jnp.int32(3)).tolist()
       [0, 2, 4, 6, 0, 0]
     """
-    rows = arrays[0].shape[0]
+    rows = jax.tree.leaves(arrays)[0].shape[0]
     if count is not None and rows > size:
-        return _in_counted_batches(fn, size, arrays, count)
+        return _in_counted_batches(fn, size, rows, arrays, count)
     full_rows = rows // size * size
     parts = []
     if full_rows:
-        folded = [a[:full_rows].reshape(-1, size, *a.shape[1:]) for a in arrays]
-        results = jax.lax.map(lambda xs: fn(*xs), tuple(folded))
+        folded = jax.tree.map(lambda a: a[:full_rows].reshape(-1, size, *a.shape[1:]), arrays)
+        results = jax.lax.map(lambda xs: fn(*xs), folded)
         parts.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results))
     if full_rows < rows:
-        parts.append(fn(*(a[full_rows:] for a in arrays)))
+        parts.append(fn(*jax.tree.map(lambda a: a[full_rows:], arrays)))
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
 
 
 def _in_counted_batches(
-    fn: Callable[..., PyTree], size: int, arrays: tuple[jax.Array, ...], count: jax.Array
+    fn: Callable[..., PyTree], size: int, rows: int, arrays: tuple[PyTree, ...], count: jax.Array
 ) -> PyTree:
-    rows = arrays[0].shape[0]
     assert rows % size == 0, (rows, size)
-    slices = [jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in arrays]
-    results = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), jax.eval_shape(fn, *slices))
+    slices = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), arrays)
+    one = jax.eval_shape(fn, *slices)
+    results = jax.tree.map(lambda x: jnp.zeros((rows // size * x.shape[0], *x.shape[1:]), x.dtype), one)
 
     def one_slice(i: jax.Array, results: PyTree) -> PyTree:
-        parts = fn(*(jax.lax.dynamic_slice_in_dim(a, i * size, size) for a in arrays))
+        parts = fn(*jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, i * size, size), arrays))
         return jax.tree.map(
-            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, i * size, 0), results, parts
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, i * part.shape[0], 0),
+            results,
+            parts,
         )
 
     # The bound is a number of the program: a part with fewer examples takes less time, and no other program.
     return jax.lax.fori_loop(jnp.int32(0), (count + size - 1) // size, one_slice, results)
-
-
-def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: Number | None = None
-) -> Float[Array, " batch"]:
-    """Softmax cross-entropy of each example, in nats.
-
-    With smoothing a, the target is (1 - a) one_hot + a / classes (Szegedy et al. 2016, equation in section 7).
-
-    Args:
-      logits: float32 [batch, classes].
-      labels: int32 [batch], in [0, classes).
-      smoothing: the share a, or None.
-
-    Returns:
-      float32 [batch]; NaN for a label that is no class, as a program cannot raise an error
-      (`jopt.data.check_labels` does, for labels on the host).
-
-    Example:
-      >>> float(cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0]) == float(jnp.log(4.0))
-      True
-    """
-    log_p = jax.nn.log_softmax(logits)
-    # A product with the one-hot target, whose gradient fuses; that of an indexed pick is a scatter.
-    classes = logits.shape[-1]
-    is_class = (labels >= 0) & (labels < classes)
-    picked = jnp.sum(log_p * jax.nn.one_hot(labels, classes, dtype=log_p.dtype), axis=-1)
-    # NaN is put into the result, not into the target, so all other losses and gradients keep their bits.
-    picked = jnp.where(is_class, picked, jnp.nan)
-    if smoothing is None:
-        return -picked
-    return -(1 - smoothing) * picked - smoothing * log_p.mean(-1)

@@ -13,7 +13,7 @@ from jopt.ablate import session as grids
 from jopt.ablate.budget import Knob, Search, search, session
 from jopt.ablate.budget.files import SearchDir
 from jopt.ablate.space import GridPoint
-from jopt.data.source import synthetic
+from jopt.data.examples import synthetic
 from jopt.train import Stage
 from jopt.train.workdir import ChangedError
 

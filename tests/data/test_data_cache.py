@@ -8,12 +8,12 @@ import pytest
 
 from jopt import data
 from jopt.data import cache
-from jopt.data.source import Source, Split
+from jopt.data.examples import Raw, Split
 
 
 def make(value=1):
     split = Split(np.full((3, 2, 2, 1), value, np.uint8), np.arange(3, dtype=np.int32))
-    return Source({"train": split, "test": split}, num_classes=3, scale=255.0)
+    return Raw({"train": split, "test": split}, num_classes=3, scale=255.0)
 
 
 def never():
@@ -167,7 +167,7 @@ def test_reading_cached_digits_imports_neither_tfds_nor_scikit_learn(data_dir):
 def test_a_directory_that_cannot_be_written_is_read_all_the_same(tmp_path, monkeypatch, caplog):
     """As a shared, read-only disk: the arrays are built each time, and nothing is written."""
     from jopt.data.cache import cached
-    from jopt.data.source import xor
+    from jopt.data.examples import xor
 
     # The tests may run as root, whom no mode bits stop.
     monkeypatch.setattr("jopt.data.cache.os.access", lambda path, mode: False)

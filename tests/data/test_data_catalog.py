@@ -32,14 +32,14 @@ def check(dataset):
     train = {**_by_image(dataset.train), **_by_image(dataset.validation)}
     assert train == cifar_archive.expected("train")
     assert _by_image(dataset.test) == cifar_archive.expected("test")
-    assert [len(s.labels) for s in (dataset.train, dataset.validation, dataset.test)] == [90, 10, 20]
-    assert np.bincount(dataset.validation.labels).tolist() == [1] * 10  # stratified
+    assert [len(s.targets) for s in (dataset.train, dataset.validation, dataset.test)] == [90, 10, 20]
+    assert np.bincount(dataset.validation.targets).tolist() == [1] * 10  # stratified
     assert dataset.num_classes == 10 and dataset.mean.shape == (3,)
 
 
 def _by_image(split):
     assert split.inputs.shape[1:] == (32, 32, 3)
-    return {x.tobytes(): int(y) for x, y in zip(split.inputs, split.labels, strict=True)}
+    return {x.tobytes(): int(y) for x, y in zip(split.inputs, split.targets, strict=True)}
 
 
 def encode_png(encoder, image):

@@ -6,8 +6,8 @@ import pytest
 from jopt import config as base
 from jopt import data
 from jopt.data.cache import cached
-from jopt.data.dataset import _statistics
-from jopt.data.source import Source, stratified_order
+from jopt.data.statistics import statistics
+from jopt.data.examples import Raw, stratified_order
 
 SPLITS = ("train", "validation", "test")
 
@@ -18,7 +18,7 @@ def digits(data_dir):
 
 
 def test_digits_have_these_splits(digits):
-    counts = {s: np.bincount(getattr(digits, s).labels).tolist() for s in SPLITS}
+    counts = {s: np.bincount(getattr(digits, s).targets).tolist() for s in SPLITS}
     assert counts == {
         "train": [124, 127, 124, 128, 127, 127, 127, 125, 122, 126],
         "validation": [18, 18, 18, 18, 18, 19, 18, 18, 17, 18],
@@ -59,7 +59,7 @@ def test_statistics_are_of_the_training_part_alone(digits):
 
 def test_a_constant_channel_has_standard_deviation_1():
     inputs = np.stack([np.full((4, 2, 2), 7), np.arange(16).reshape(4, 2, 2)], axis=-1).astype(np.uint8)
-    mean, std = _statistics(inputs, 2)
+    mean, std = statistics(inputs, 2)
     np.testing.assert_allclose(mean, [7, 7.5])
     np.testing.assert_allclose(std, [1, np.sqrt((16**2 - 1) / 12)], rtol=1e-6)
 
@@ -88,7 +88,7 @@ def test_sequences_are_rows_as_time_steps(data_dir, digits):
     )
 
 
-def test_colour_sequences_keep_each_channels_statistics():
+def test_colour_sequences_keep_each_channelsstatistics():
     config = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(4, 5, 3)))
     images = data.load(config)
     config.layout = "sequence"
@@ -103,7 +103,7 @@ def test_small_studies_are_stratified_and_nested(data_dir, digits):
         return data.load(data.DataConfig(data_dir=str(data_dir), train_examples=n))
 
     small, large = take(100), take(400)
-    assert np.bincount(small.train.labels).tolist() == [10] * 10
+    assert np.bincount(small.train.targets).tolist() == [10] * 10
     images = {image.tobytes() for image in large.train.inputs}
     assert len(images) == 400
     assert all(image.tobytes() in images for image in small.train.inputs)
@@ -136,7 +136,7 @@ def test_synthetic_never_changes_and_follows_its_config():
     small = data.Synthetic(shape=(3, 5, 2), num_classes=4, train=12, validation=8, test=4, seed=1)
     dataset = data.load(data.DataConfig(name="synthetic", synthetic=small))
     assert [getattr(dataset, s).inputs.shape for s in SPLITS] == [(n, 3, 5, 2) for n in (12, 8, 4)]
-    assert np.bincount(dataset.train.labels).tolist() == [3] * 4
+    assert np.bincount(dataset.train.targets).tolist() == [3] * 4
 
 
 def test_synthetic_can_be_learned():
@@ -145,7 +145,7 @@ def test_synthetic_can_be_learned():
     x, y = (np.asarray(a, np.float64) for a in dataset.train)
     means = np.stack([x[y == k].mean(0) for k in range(10)])
     distances = ((dataset.test.inputs[:, None] - means) ** 2).sum((2, 3, 4))
-    assert (distances.argmin(1) == dataset.test.labels).mean() > 0.95
+    assert (distances.argmin(1) == dataset.test.targets).mean() > 0.95
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -153,7 +153,7 @@ def test_device_arrays_are_a_pytree_on_the_device(digits, split):
     device = jax.devices()[1]
     arrays = data.device_arrays(digits, split, device)
     assert [x.devices() for x in jax.tree.leaves(arrays)] == [{device}] * 4
-    assert arrays.inputs.dtype == jnp.uint8 and arrays.labels.dtype == jnp.int32
+    assert arrays.inputs.dtype == jnp.uint8 and arrays.targets.dtype == jnp.int32
     np.testing.assert_array_equal(arrays.inputs, getattr(digits, split).inputs)
 
 
@@ -187,7 +187,7 @@ def test_another_task_on_the_same_images(digits, data_dir):
     for part in ("train", "validation", "test"):
         relabelled, original = getattr(parity, part), getattr(digits, part)
         assert np.array_equal(relabelled.inputs, original.inputs)
-        assert np.array_equal(relabelled.labels, original.labels % 2) and relabelled.labels.dtype == np.int32
+        assert np.array_equal(relabelled.targets, original.targets % 2) and relabelled.targets.dtype == np.int32
 
 
 @pytest.mark.parametrize("relabel", [(0, 1), (0, 1) * 6, (0, 2) * 5, (-1, 0) * 5])
@@ -203,7 +203,7 @@ def test_a_label_that_is_no_class_is_refused(tmp_path, wrong, split, relabel):
         labels = np.array([0, 1, 0, wrong if name == split else 1], np.int32)
         return data.Split(np.zeros((4, 2, 2, 1), np.uint8), labels)
 
-    source = Source({name: part(name) for name in SPLITS}, num_classes=2, scale=255.0)
+    source = Raw({name: part(name) for name in SPLITS}, num_classes=2, scale=255.0)
     cached(tmp_path, "digits", lambda: source)
     message = rf"'digits'.* labels.*'{split}'.*\[0, 2\).* {wrong} .*index 3 .*1 of 4"
     # A relabelling would give the last class to -1.

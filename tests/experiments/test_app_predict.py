@@ -38,18 +38,18 @@ def model(tmp_path_factory):
     peak = (127 * scale).astype(np.float32)[None]
     held = {"Dense_0/kernel": Storage(quantize.Spec(8, axis=-1), quantize.Range(-peak, peak))}
     dataset, path = data.load(CONFIG.data), tmp_path_factory.mktemp("packed") / "alone.jopt"
-    (plan,) = resolve(CONFIG, len(dataset.train.labels))
+    (plan,) = resolve(CONFIG, len(dataset.train.targets))
     packed.save(path, packed.Packing(CONFIG, plan, params, state, dataset, held))
     return path, codes, scale, dataset
 
 
 def expected(codes, scale, split, dataset):
     """Accuracy and loss, in integers but for the last product: (code - 100) * code, times both scales."""
-    x = (split.inputs.reshape(len(split.labels), -1).astype(np.float64) - dataset.mean[0]) / dataset.std[0]
+    x = (split.inputs.reshape(len(split.targets), -1).astype(np.float64) - dataset.mean[0]) / dataset.std[0]
     sums = (np.clip(np.round(x / 0.01) + 100, 0, 255).astype(np.int64) - 100) @ codes
     logits = sums * 0.01 * scale.astype(np.float64)
-    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), split.labels]
-    return (logits.argmax(1) == split.labels).mean(), losses.mean()
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), split.targets]
+    return (logits.argmax(1) == split.targets).mean(), losses.mean()
 
 
 def assert_row(text, *cells):

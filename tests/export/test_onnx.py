@@ -254,7 +254,7 @@ def trained(request):
     module: Any = models.build(NETWORKS[request.param])
     model = models.from_linen(module)
     params, state = jax.jit(model.init)(jax.random.key(0), part["train"][:1])
-    optimizer, labels = optax.adam(2e-3), jnp.asarray(digits.train.labels)
+    optimizer, labels = optax.adam(2e-3), jnp.asarray(digits.train.targets)
     x = jnp.asarray(part["train"])
 
     @jax.jit
@@ -276,7 +276,7 @@ def trained(request):
     for row in rows:
         carry, _ = step(carry, jnp.asarray(row))
     module, params, state = quantize.fold(module, carry[0], carry[1])
-    found = Trained(models.from_linen(module), params, state, part["train"], part["test"], digits.test.labels)
+    found = Trained(models.from_linen(module), params, state, part["train"], part["test"], digits.test.targets)
     accuracy = (
         np.asarray(found.model.apply(params, state, found.test, train=False)[0]).argmax(-1) == found.labels
     ).mean()

@@ -104,7 +104,7 @@ def test_raw_inputs_are_normalized_inside(exported):
 
 
 def test_agreement_counts_what_differs(exported):
-    labels = exported.finished.dataset.test.labels
+    labels = exported.finished.dataset.test.targets
     right = np.eye(3, dtype=np.float32)[labels]
     other = right.copy()
     other[:4] = np.roll(right[:4], 1, axis=1)

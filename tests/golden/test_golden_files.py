@@ -29,5 +29,5 @@ def test_an_old_file_gives_its_tensors_and_a_network_of_the_accuracy_of_its_run(
     network = packed.load(path)
     inputs = data.normalize(jnp.asarray(digits.test.inputs), jnp.asarray(network.mean), jnp.asarray(network.std))
     logits, _ = network.model.apply(network.params, network.model_state, inputs, train=False)
-    correct = np.argmax(np.asarray(logits), -1) == digits.test.labels
+    correct = np.argmax(np.asarray(logits), -1) == digits.test.targets
     assert np.mean(correct) == pytest.approx(golden["accuracy"], abs=1e-6)  # A count: the mean in float32 apart.

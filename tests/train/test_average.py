@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from judged import evaluate
 from quick import jit
 
 from jopt import data, distill, keys, models, optim, prune, quantize, train, transfer
@@ -161,7 +162,7 @@ def ended(tmp_path_factory):
 
 def test_the_average_is_evaluated_with_its_own_statistics(ended):
     _, result, run = ended
-    logits, labels = expected(run.params, run.dataset, "test"), run.dataset.test.labels
+    logits, labels = expected(run.params, run.dataset, "test"), run.dataset.test.targets
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     # The run's own statistics, of other parameters, give another loss.
     raw = forward(run.params, examples(run.dataset, "test"), run.state.model_state["batch_stats"])[0]
@@ -234,11 +235,11 @@ def test_the_average_of_a_network_with_batch_norm_is_no_worse_than_the_network(t
     )
     p = prepare(config, model=models.from_linen(Digits()))
     program = p.program_of(0, 234)
-    state, segment, evaluate = jit(program.init)(p.key, p.values), jit(program.segment), jit(program.evaluate)
+    state, segment = jit(program.init)(p.key, p.values), jit(program.segment)
     for decay in (0.99, 0.999):
         values = p.values | {"ema_decay": jnp.float32(decay)}
         ended, _ = segment(state, values, p.arrays["train"])
-        assert evaluate(ended, values, p.arrays["test"])["accuracy"] > 0.97
+        assert evaluate(program, ended, values, p.arrays["test"])["accuracy"] > 0.97
 
 
 def test_a_checkpoint_without_the_averages_statistics_is_named(tmp_path, tiny):
@@ -246,7 +247,7 @@ def test_a_checkpoint_without_the_averages_statistics_is_named(tmp_path, tiny):
     state = jit(p.program_of(0, 1).init)(p.key, p.values)
     for name, wrap in (("run", lambda s: s), ("chunk", lambda s: {"state": s})):
         with Checkpoints(tmp_path / name) as checkpoints:
-            checkpoints.save(1, wrap(state._replace(ema=state.ema.params)), {"accuracy": 0.0})
+            checkpoints.save(1, wrap(state._replace(ema=state.ema.params)), {"score": 0.0})
             checkpoints.wait()
             with pytest.raises(MismatchError, match=r"ema_decay.*batch statistics"):
                 checkpoints.restore(1, wrap(state))

@@ -86,8 +86,8 @@ def test_it_computes_what_the_run_evaluated(finished):
     dataset = data.load(finished.config.data)
     inputs = data.normalize(*map(np.asarray, (dataset.test.inputs, dataset.mean, dataset.std)))
     logits, _ = finished.model.apply(finished.params, finished.model_state, inputs, train=False)
-    assert float((np.argmax(logits, -1) == dataset.test.labels).mean()) == result["accuracy"]
-    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(4), dataset.test.labels]
+    assert float((np.argmax(logits, -1) == dataset.test.targets).mean()) == result["accuracy"]
+    log_p = np.asarray(jax.nn.log_softmax(logits))[np.arange(4), dataset.test.targets]
     assert -log_p.mean() == pytest.approx(result["loss"], rel=1e-5)
 
 

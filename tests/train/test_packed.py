@@ -62,7 +62,7 @@ def test_a_run_that_is_packed_leaves_its_network(tmp_path, tiny, unoptimized, un
     test = finished.dataset.test
     x = data.normalize(test.inputs, rebuilt.mean, rebuilt.std)
     logits = rebuilt.model.apply(rebuilt.params, rebuilt.model_state, x, train=False)[0]
-    assert float(np.mean(np.argmax(logits, -1) == test.labels)) == result["accuracy"]
+    assert float(np.mean(np.argmax(logits, -1) == test.targets)) == result["accuracy"]
     # Packed after the fact it is the same file.
     assert packed.encode(packed.packing_of(finished)).data == file.read_bytes()
     assert "Where the bytes of the packed file are" in (tmp_path / "a" / "report.md").read_text()
@@ -136,7 +136,7 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
     for change, match in (
         ({"model": {"name": "mpl"}}, "model.name must be one of"),
         ({"model": {"features": [17], "num_classes": 4}}, "does not take its parameters"),
-        ({"classes": 5}, "gives logits"),
+        ({"classes": 5}, "gives outputs"),
         ({"input": "ab"}, "no network"),
         ({"model": 7}, "no network"),
         ({"mean": [10**400]}, "no network"),

@@ -9,7 +9,7 @@ import pytest
 from tiny import smallest_experiment
 
 from jopt import distill
-from jopt.data.source import synthetic
+from jopt.data.examples import synthetic
 from jopt.train import Stage, run, session
 from jopt.train.manifest import code
 from jopt.train.surroundings import JAX_OPTIONS, PACKAGES, accepted, compare, surroundings, unknown
@@ -90,7 +90,7 @@ def edit_manifest(path, **changes):
 
 
 def change_data(path, monkeypatch):
-    monkeypatch.setattr("jopt.data.dataset.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
+    monkeypatch.setattr("jopt.data.examples.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
 
 
 def change_teacher(path, monkeypatch):

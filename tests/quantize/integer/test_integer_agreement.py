@@ -90,7 +90,7 @@ def trained(name):
         np.asarray(data.normalize(jnp.asarray(part.inputs), digits.mean, digits.std))
         for part in (digits.train, digits.test)
     )
-    labels = jnp.asarray(digits.train.labels)
+    labels = jnp.asarray(digits.train.targets)
     model, optimizer, batch = from_linen(module), optim.build(optim.Config(name="adam", learning_rate=2e-3)), 64
     params, state = jax.jit(model.init)(jax.random.key(0), x[:2])
     orders = [np.random.default_rng(i).permutation(len(x))[: len(x) // batch * batch] for i in range(epochs)]
@@ -115,7 +115,7 @@ def trained(name):
     params, state, _ = train(params, state)
     module, params, state = fold(module, params, state)
     assert not jax.tree.leaves(state)
-    return module, params, test, digits.test.labels
+    return module, params, test, digits.test.targets
 
 
 @pytest.mark.slow
