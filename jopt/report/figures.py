@@ -266,11 +266,11 @@ def faint(color: str, share: float = 0.15) -> str:
     return f"rgba({red}, {green}, {blue}, {share:g})"
 
 
-def accuracy_limits(values: Sequence[float]) -> list[float] | None:
-    """Limits that begin below the lowest tenth of the values: the climb from chance must not flatten the rest.
+def rising_limits(values: Sequence[float]) -> list[float] | None:
+    """Limits that begin below the lowest tenth of the values: the climb of the start must not flatten the rest.
 
     Example:
-      >>> [round(limit, 3) for limit in accuracy_limits([0.1, *[0.8] * 10, *[0.9] * 10]) or ()]
+      >>> [round(limit, 3) for limit in rising_limits([0.1, *[0.8] * 10, *[0.9] * 10]) or ()]
       [0.74, 0.905]
     """
     ordered = sorted(v for v in values if math.isfinite(v))

@@ -150,7 +150,7 @@ def _curves_view(
         means += curve.mean if i in shown else ()
     axis = figures.axis(f"{split} {outcome}{'' if fraction else ' (nats)'}", type="linear")
     if fraction:
-        axis |= {"tickformat": ",.3~%", "range": figures.accuracy_limits(means)}
+        axis |= {"tickformat": ",.3~%", "range": figures.rising_limits(means)}
     elif figures.spans_decade(means):
         axis |= {"type": "log", "exponentformat": "none", "dtick": "D2"}
     return View(f"{split} {outcome}, {'least to most' if extremes else 'interval'}", traces, {"yaxis": axis})

@@ -55,7 +55,7 @@ def answer(
             if is_held and not files.has_report():
                 write_report_again(prepared(), files, result, observer)
                 observer.note(f"the missing report of {files.path} was written again")
-    observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
+    observer.finished(lambda: finished_parts(files, result, config.columns, before=True, task=config.task.resolved()))
     return result
 
 

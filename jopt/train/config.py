@@ -138,7 +138,7 @@ def validate(config: Experiment, path: str = "") -> None:
     tasks.check_metrics(config.task.resolved(), join_path(path, "task"))
     optim.validate(config.optimizer, join_path(path, "optimizer"))
     require(len(config.stages) > 0, join_path(path, "stages"), config.stages, "a list of at least one Stage")
-    load_columns(config.columns)
+    load_columns(config.columns, task=config.task)
     names = [stage.name for stage in config.stages]
     for i, stage in enumerate(config.stages):
         stage_path = join_path(path, f"stages[{i}]")

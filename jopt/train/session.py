@@ -79,7 +79,7 @@ def run(
         error's field `finding` and in the manifest. The state at the start of each segment is kept on the host.
 
     Returns:
-      What `result.json` holds: accuracy and loss on the test part, parameters, nonzero_parameters, sparsity, bytes
+      What `result.json` holds: loss and the task's metrics on the test part, parameters, nonzero_parameters, sparsity, bytes
       (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
       forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are several,
       and `changes` of the surroundings that were accepted, if there were any. `history` has the metric rows,
@@ -207,7 +207,7 @@ class _Session:
                     stage=None if last is None else last.stage,
                 )
                 result = self._finish(state)
-        self.observer.finished(lambda: finished_parts(self.files, result, p.config.columns))
+        self.observer.finished(lambda: finished_parts(self.files, result, p.config.columns, task=p.task))
         return result
 
     def _end_of(self, stage: int) -> TrainState:
