@@ -7,11 +7,12 @@ from pathlib import Path
 
 from absl import flags
 
-from jopt.apps.definitions import define_path
+from jopt.apps.definitions import define_path, define_trust
 from jopt.config import ConfigError
 
 FLAGS = flags.FlagValues()
 _OUT = define_path(FLAGS, "out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
+_TRUST = define_trust(FLAGS)
 
 
 def main(argv: list[str]) -> None:
@@ -21,4 +22,4 @@ def main(argv: list[str]) -> None:
     paths = [Path(path).resolve() for path in argv[1:]]
     if len(paths) < 2:
         raise ConfigError("RUN_A RUN_B ...", argv[1:], "at least two run directories")
-    compare(paths, Path(_OUT.value))
+    compare(paths, Path(_OUT.value), trusted=_TRUST.value)

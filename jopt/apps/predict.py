@@ -34,7 +34,7 @@ _WIDTH = 100  # Columns where the output is no terminal.
 def main(argv: list[str]) -> None:
     """Runs the packed model that `argv` names on `--data`."""
     from jopt import data, report, train
-    from jopt.apps.prediction import dataset_for, floating, integers, run, tables
+    from jopt.apps.prediction import agreement, dataset_for, floating, integers, run, tables
     from jopt.report import formats
     from jopt.train import packed
 
@@ -46,14 +46,13 @@ def main(argv: list[str]) -> None:
     arrays = data.device_arrays(dataset, _SPLIT.value)
     # One example shows the latency of a request, a batch the throughput; `--batch=1` is timed once.
     sizes = sorted({1, _BATCH.value})
-    outcomes = {name: run(way, arrays, sizes, _REPEATS.value) for name, way in ways.items()}
+    outcomes = {name: run(way, model.task, arrays, sizes, _REPEATS.value) for name, way in ways.items()}
 
     console = report.open_console(_WIDTH)
     console.print(report.ledger_headline(model.ledger, path.name), soft_wrap=True, markup=False)
-    examples = f"{arrays.targets.shape[0]:,} examples of {dataset.name} ({_SPLIT.value})"
+    examples = f"{arrays.rows:,} examples of {dataset.name} ({_SPLIT.value})"
     console.print(f"{formats.printable(model.name)} on {examples}\n", soft_wrap=True, markup=False)
-    for table in tables(outcomes):
+    for table in tables(model.task, outcomes):
         report.show(table, console)
-    if _INTEGER.value:
-        same = int((outcomes["float"].predictions == outcomes["integers"].predictions).sum())
-        console.print(f"In integers {same:,} of {arrays.targets.shape[0]:,} examples are predicted as in float.")
+    if _INTEGER.value and (sentence := agreement(outcomes)) is not None:
+        console.print(sentence)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jopt import codec, report
 from jopt.report import Figure, tables
+from jopt.task import Task
 from jopt.train.metrics import MetricsRow
 from jopt.train.workdir import Workdir
 
@@ -17,11 +18,12 @@ class Result(dict[str, Any]):
 
     Attributes:
       workdir: the directory of the run, from which the properties are read when they are asked for.
+      task: of the run, which names its metrics.
     """
 
-    def __init__(self, fields: Mapping[str, Any], workdir: str | os.PathLike[str]):
+    def __init__(self, fields: Mapping[str, Any], workdir: str | os.PathLike[str], task: Task):
         super().__init__(fields)
-        self.workdir = Workdir(workdir).path
+        self.workdir, self.task = Workdir(workdir).path, task.resolved()
 
     @property
     def history(self) -> list[MetricsRow]:
@@ -35,9 +37,9 @@ class Result(dict[str, Any]):
     @property
     def figures(self) -> dict[str, Figure]:
         """The figures of the report that can be drawn from the run's files, by name. A notebook displays them."""
-        figures = [report.learning_curves(self.history)]
+        figures = [report.learning_curves(self.history, task=self.task)]
         if stages := self.get("stages"):
-            figures.append(report.compression_overview(stages))
+            figures.append(report.compression_overview(stages, task=self.task))
         packed = Workdir(self.workdir).packed
         if packed.is_file():
             figures.append(report.ledger_figure(codec.read(packed).ledger, packed.name))
@@ -49,7 +51,7 @@ class Result(dict[str, Any]):
         return f"Result({scalars}, workdir={str(self.workdir)!r})"
 
     def _repr_html_(self) -> str:
-        shown = [report.result_table(self, title=str(self.workdir))]
+        shown = [report.result_table(self, title=str(self.workdir), task=self.task)]
         if stages := self.get("stages"):
-            shown.insert(0, report.stages_table(stages, brief=True))
+            shown.insert(0, report.stages_table(stages, brief=True, task=self.task))
         return "\n".join(map(tables.to_html, shown))

@@ -104,7 +104,9 @@ def run(
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
         return Result(
-            answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted)), files.path
+            answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted)),
+            files.path,
+            config.task,
         )
     prepared = prepare(config, model=model, trusted=trusted)
     observer.plan(lambda: plan_parts(prepared))
@@ -118,7 +120,7 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return Result(answer(config, files, observer, lambda: prepared, locked=True), files.path)
+            return Result(answer(config, files, observer, lambda: prepared, locked=True), files.path, config.task)
         # Not before: a directory within that of the run would make it look like one of something else.
         if trace is not None:
             profile.make(trace)
@@ -134,7 +136,7 @@ def run(
             debug_nans,
             on_rows=hooks.tell,
         )
-        return Result(session.run(), files.path)
+        return Result(session.run(), files.path, config.task)
 
 
 class InvariantError(RuntimeError):
