@@ -17,7 +17,7 @@ CONFIG.define(FLAGS)
 _BUDGET = flags.DEFINE_string(
     "budget",
     None,
-    "accuracy_drop<POINTS, bytes<N or latency_ms<T, or several, joined by commas.",
+    "accuracy_drop<POINTS (or METRIC_drop, METRIC_rise), bytes<N or latency_ms<T, or several, joined by commas.",
     required=True,
     flag_values=FLAGS,
 )
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     from jopt.train import display
 
     # Parsed first, so that a typing error in the budget fails before a config file runs.
-    budget.parse(_BUDGET.value)
+    budget.parse(_BUDGET.value, task=None)
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
     with saving(_SAVE_ON.value) as stop:
