@@ -1,6 +1,8 @@
 """Data: sets through TFDS, step-addressed batch order, augmentation inside the program."""
 
 from jopt.data.batches import augment as augment
+from jopt.data.batches import drawn as drawn
+from jopt.data.batches import epoch as epoch
 from jopt.data.batches import indices as indices
 from jopt.data.batches import steps_per_epoch as steps_per_epoch
 from jopt.data.cache import DataError as DataError
@@ -20,6 +22,7 @@ from jopt.data.examples import Raw as Raw
 from jopt.data.examples import Split as Split
 from jopt.data.examples import check_labels as check_labels
 from jopt.data.examples import examples_in as examples_in
+from jopt.data.lazy import Lazy as Lazy
 from jopt.data.outline import Outline as Outline
 from jopt.data.outline import outline as outline
 from jopt.data.source import Given as Given

@@ -85,11 +85,12 @@ class Calls:
 
     def _of_stage(self, stage: int, *, begun: bool) -> Iterator[Request]:
         p, plan = self.prepared, self.prepared.plans[stage]
-        state, train = self._placed(p.like(stage)), p.arrays["train"]
+        state, train = self._placed(p.like(stage)), p.arrays.get("train")
         if not begun:
             yield self.init(stage, *([self._placed(p.like(stage - 1))] if stage else []))
-        # What the teacher says of the training part is data of the stage, and not known yet.
-        if plan.distillation is None:
+        # What the teacher says of the training part is data of the stage, and not known yet; nor are rows that the
+        # host gathers.
+        if plan.distillation is None and train is not None:
             if plan.updates:
                 yield self.update(stage, state, train)
             if plan.start in ("init", "random") and not begun:

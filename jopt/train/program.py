@@ -133,8 +133,7 @@ def build(
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
         batch = p.plan.batch_size
-        # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
-        rows = data.indices(key, state.step, count, batch, arrays.rows, aligned=aligned)
+        rows = segment_rows(arrays, key, state.step, count, batch, aligned)
         begin = state.step
         state, (losses, statistics, terms) = jax.lax.scan(
             lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
@@ -207,6 +206,17 @@ def build(
     return Program(init, segment, update, judge, rewind, predict, seen)
 
 
+def segment_rows(
+    arrays: data.Arrays, key: jax.Array, first_step: jax.Array, count: int, batch: int, aligned: bool = False
+) -> jax.Array:
+    """The rows of `arrays` that each of so many steps trains on, int32 [steps, batch]."""
+    # What a host gathered for a segment lies in the order of its steps: the same program body reads both.
+    if isinstance(arrays.drawn, dict):
+        return jnp.arange(count * batch, dtype=jnp.int32).reshape(count, batch)
+    # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
+    return data.indices(key, first_step, count, batch, arrays.rows, aligned=aligned)
+
+
 def _count(arrays: data.Arrays) -> jax.Array | None:
     return None if isinstance(arrays.count, tuple) else arrays.count
 
@@ -219,9 +229,7 @@ def init_variables(p: Parts, key: jax.Array, example: PyTree) -> tuple[Params, M
     return p.model.init(keys.stream(key, name), zeros)
 
 
-def init_state(
-    p: Parts, key: jax.Array, example: PyTree, previous: TrainState | None = None
-) -> TrainState:
+def init_state(p: Parts, key: jax.Array, example: PyTree, previous: TrainState | None = None) -> TrainState:
     """The state that a stage starts from, given the one in which the stage before ended."""
     params, model_state = init_variables(p, key, example)
     if previous is not None and not p.plan.starts_network:
@@ -342,15 +350,34 @@ def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Arra
     return quantize.recalibrate(p.model, seen, variables.model_state, batches, key=keys.stream(key, "dropout"))
 
 
-def draw_examples(
-    arrays: data.Arrays, key: jax.Array, name: str, examples: int
-) -> tuple[PyTree, PyTree, PyTree]:
+def draw_examples(arrays: data.Arrays, key: jax.Array, name: str, examples: int) -> tuple[PyTree, PyTree, PyTree]:
     """So many examples, drawn without replacement: normalized inputs, targets and weights."""
-    count = arrays.rows
-    order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
-    row = order[: min(examples, count)]
-    inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
-    return data.normalize(inputs, arrays.mean, arrays.std), targets, weights
+    if isinstance(arrays.drawn, dict):
+        split = arrays.drawn[name]
+    else:
+        row = data.drawn(key, name, examples, arrays.rows)
+        split = data.Split(*jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights)))
+    return data.normalize(split.inputs, arrays.mean, arrays.std), split.targets, split.weights
+
+
+def draws_of_update(plan: StagePlan, root: jax.Array, step: int) -> dict[str, tuple[jax.Array, int]]:
+    """`name -> (key, examples)` of what `choose` and `calibrate` draw at a step."""
+    key = keys.at(root, "update", jnp.int32(step))
+    counts = {"calibration": plan.calibration_examples}
+    for applied in plan.applied:
+        if plan.names(applied) and (examples := applied.method.calibration_examples()):
+            counts[applied.method.name] = examples
+    if plan.recalibrate:
+        counts["recalibrate"] = plan.recalibrate * plan.batch_size
+    return {name: (key, examples) for name, examples in counts.items()}
+
+
+def draws_of_segment(plan: StagePlan, root: jax.Array, stop: int) -> dict[str, tuple[jax.Array, int]]:
+    """`name -> (key, examples)` of what a segment that ends at a step draws."""
+    if plan.ema_decay is None:
+        return {}
+    key = keys.at(root, "average", jnp.int32(stop))
+    return {"recalibrate": (key, average_examples(plan.batch_size))}
 
 
 def _placements(mesh: Mesh | None) -> tuple[Callable[[PyTree], PyTree], Callable[[jax.Array], jax.Array]]:

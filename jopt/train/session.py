@@ -1,6 +1,8 @@
 """A run in its directory: start or resume it, save everything, end with a result."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -10,10 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jopt import models
+from jopt import data as data_sets
 from jopt.config import require
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
+from jopt.task import Task
 from jopt.train import describe, metrics, packed, profile
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
@@ -28,6 +31,7 @@ from jopt.train.display import (
     stage_fields,
     write_report,
 )
+from jopt.train.given import given
 from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
@@ -45,7 +49,9 @@ def run(
     config: Experiment,
     workdir: str | Path,
     *,
-    model: models.Model | None = None,
+    data: data_sets.Dataset | data_sets.Source | None = None,
+    task: Task | None = None,
+    model: object = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
     on_rows: OnRows = ignore,
@@ -61,7 +67,9 @@ def run(
     Args:
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
-      model: a custom model, instead of `config.model`.
+      data: the data set, as an object, instead of `config.data`: arrays (`data.Dataset.from_arrays`) or a config.
+      task: the task instead of `config.task`.
+      model: the model instead of `config.model`: a config, a `models.Model`, or a module.
       accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
@@ -79,11 +87,11 @@ def run(
         error's field `finding` and in the manifest. The state at the start of each segment is kept on the host.
 
     Returns:
-      What `result.json` holds: the task's metrics and the loss on the test part, parameters, nonzero_parameters,
-      sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
-      forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are several,
-      and `changes` of the surroundings that were accepted, if there were any. `history` has the metric rows,
-      `figures` those of the report.
+      What `result.json` holds: loss and the task's metrics on the test part, parameters, nonzero_parameters,
+      sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of
+      one example, forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there
+      are several, and `changes` of the surroundings that were accepted, if there were any. `history` has the metric
+      rows, `figures` those of the report.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
@@ -100,15 +108,13 @@ def run(
     trace = None if profile_dir is None else profile.claim(profile_dir)
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
+    config, functions, dataset = given(config, data=data, task=task, model=model)
+    preparing = functools.partial(prepare, config, model=functions, dataset=dataset, trusted=trusted)
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
-        return Result(
-            answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted)),
-            files.path,
-            config.task,
-        )
-    prepared = prepare(config, model=model, trusted=trusted)
+        return Result(answer(config, files, observer, preparing), files.path, config.task)
+    prepared = preparing()
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
     hooks = Hooks(on_rows, should_stop)
@@ -186,9 +192,12 @@ class _Session:
         self._check_model(launch.first)
         if self.files.has_checkpoints():
             launch.admit(accept=self.accept_changes)
-        with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints:
-            self.staging = Staging(p, self.compiler, self._end_of)
-            self.watch = Watch(p, self.staging.arrays, self.observer, trace=self.trace, debug_nans=self.debug_nans)
+        with (
+            Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints,
+            contextlib.ExitStack() as resources,
+        ):
+            self.staging = resources.enter_context(Staging(p, self.compiler, self._end_of))
+            self.watch = Watch(self.staging, self.observer, trace=self.trace, debug_nans=self.debug_nans)
             state, last, rows = self._restore()
             if launch.changes and last is not None:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))

@@ -6,8 +6,8 @@ import pytest
 from jopt import config as base
 from jopt import data
 from jopt.data.cache import cached
-from jopt.data.statistics import statistics
 from jopt.data.examples import Raw, stratified_order
+from jopt.data.statistics import statistics
 
 SPLITS = ("train", "validation", "test")
 

@@ -15,8 +15,8 @@ from quick import jit
 from jopt import data, hyper, keys, models, optim, task
 from jopt.config import ConfigError
 from jopt.method import Method
-from jopt.train import Experiment, Stage, TrainState, prepare
 from jopt.task import cross_entropy
+from jopt.train import Experiment, Stage, TrainState, prepare
 from jopt.train.program import in_batches
 from jopt.transform import ParamTransform
 
