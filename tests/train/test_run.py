@@ -99,7 +99,7 @@ def test_a_second_launch_of_the_same_config_gives_the_same_digest(tmp_path, tiny
 def test_a_finished_run_is_not_run_again(tmp_path, tiny, monkeypatch):
     result = run(tiny(), tmp_path / "a", quiet=True)
     before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
-    monkeypatch.setattr("jopt.train.session.prepare", None)
+    monkeypatch.setattr("jopt.train.session.prepare", lambda *args, **kwargs: pytest.fail("it was prepared"))
     assert run(tiny(), tmp_path / "a", quiet=True) == result
     assert before == {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
 

@@ -2,7 +2,7 @@
 
     jopt train --config=config.py --workdir=runs/first
 
-Any part can be set on the command line by its name: --config.pruned.prune.sparsity=0.9
+Any part can be set on the command line by its name: --config.sparsity=0.9 --config.model.options.width=128
 """
 
 from jopt import data, models, optim, prune, quantize
@@ -14,7 +14,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="my_project",
         data=data.DataConfig(name="digits"),
-        model=models.ModelConfig(name="mlp", features=(64,)),
+        model=models.Custom("model:Net", options={"width": 64}),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,
