@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="cifar10_resnet18",
         model=models.ModelConfig(name="resnet18", dtype="bfloat16"),
-        data=data.DataConfig(name="cifar10", crop_padding=4, flip=True),
+        data=data.Tfds("cifar10", crop_padding=4, flip=True),
         optimizer=optim.Config(
             name="nesterov",
             learning_rate=0.1,

@@ -108,7 +108,9 @@ class Replay:
         program = self.prepared.program(self.prepared.plans[stage])
         arrays = self.prepared.arrays[part]
 
-        def evaluation(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> dict[str, Any]:
+        def evaluation(
+            state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays
+        ) -> dict[str, Any]:
             judgement = program.judge(program.seen(state, values), values, arrays)
             return {"loss": judgement.statistics["loss"]["sum"], "judgement": judgement}
 
@@ -146,7 +148,7 @@ class Replay:
         self,
         fn: Callable[..., Any],
         state: TrainState,
-        arrays: data.Arrays,
+        arrays: data.DeviceArrays,
         part: str,
         step: int,
         phase: str,
@@ -181,13 +183,13 @@ class Replay:
             operation = operation._replace(phase="backward")
         return Finding(part, step, value, operation, nan, "", (), None)
 
-    def _gradients(self, stage: int, state: TrainState, arrays: data.Arrays) -> tuple[str, ...] | None:
+    def _gradients(self, stage: int, state: TrainState, arrays: data.DeviceArrays) -> tuple[str, ...] | None:
         """The parameters whose gradient at `state` is not finite."""
         plan = self.prepared.plans[stage]
         if plan.teacher_computes_along:
             return None
 
-        def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> Any:
+        def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays) -> Any:
             p, key = Parts.of(plan), keys.root(values["seed"])
             row = segment_rows(arrays, key, state.step, 1, plan.batch_size)[0]
             batch = gather(p, key, arrays, state.step, row)

@@ -60,7 +60,7 @@ class Staging:
         # Gathered for this run alone: several trials at once would each want an order of their own.
         self.stream = Stream(prepared, compiler) if prepared.dataset.residency == "host" and over is None else None
         self._teachers: dict[int, PyTree] = {}
-        self._arrays: dict[int, dict[str, data.Arrays]] = {}
+        self._arrays: dict[int, dict[str, data.DeviceArrays]] = {}
 
     def __enter__(self) -> "Staging":
         return self
@@ -151,7 +151,7 @@ class Staging:
         state = self.end_of(self.prepared.stage_named(start).index)
         return (self.prepared.to_device(Variables(state.params, state.model_state)),)
 
-    def arrays(self, stage: int) -> dict[str, data.Arrays]:
+    def arrays(self, stage: int) -> dict[str, data.DeviceArrays]:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
         # Kept for each stage: the loop asks for them before each segment, and the teacher must not run each time.
         if stage not in self._arrays:
@@ -161,13 +161,13 @@ class Staging:
             self._arrays[stage] = arrays
         return self._arrays[stage]
 
-    def train(self, stage: int, start: int, steps: int) -> data.Arrays:
+    def train(self, stage: int, start: int, steps: int) -> data.DeviceArrays:
         """What so many steps of a stage train on."""
         if self.stream is None:
             return self.arrays(stage)["train"]
         return self.stream.segment(stage, start, steps)._replace(teacher=self.teacher(stage))
 
-    def chosen_from(self, stage: int, start: int) -> data.Arrays:
+    def chosen_from(self, stage: int, start: int) -> data.DeviceArrays:
         """What the update at a step chooses masks and ranges with."""
         return self.arrays(stage)["train"] if self.stream is None else self.stream.update(stage, start)
 
@@ -210,7 +210,7 @@ class Staging:
         else:
             source = p.sources[distillation.teacher]
 
-            def teacher_logits(weights: dict[str, PyTree], arrays: data.Arrays) -> jax.Array:
+            def teacher_logits(weights: dict[str, PyTree], arrays: data.DeviceArrays) -> jax.Array:
                 return finished.compute_logits(source._replace(**weights), arrays)
 
             weights = self._weights(distillation.teacher)

@@ -44,7 +44,7 @@ class Stream:
         """Waits for the thread to end."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def segment(self, stage: int, start: int, steps: int) -> data.Arrays:
+    def segment(self, stage: int, start: int, steps: int) -> data.DeviceArrays:
         """The rows of a segment, on the device in the order of its steps; begins to gather those of the next."""
         window = _Window(stage, start, steps)
         rows = self._taken(window)
@@ -54,7 +54,7 @@ class Stream:
         draws = draws_of_segment(self.prepared.plans[stage], self._root(), start + steps)
         return self._arrays(rows, draws)
 
-    def update(self, stage: int, start: int) -> data.Arrays:
+    def update(self, stage: int, start: int) -> data.DeviceArrays:
         """The examples that masks and ranges are chosen with at a step."""
         nothing = self._gather(np.zeros(0, np.int64))
         return self._arrays(nothing, draws_of_update(self.prepared.plans[stage], self._root(), start))
@@ -66,12 +66,12 @@ class Stream:
             return future.result()
         return self._gather(self._rows(window))
 
-    def _arrays(self, split: data.Split, draws: dict[str, tuple[jax.Array, int]]) -> data.Arrays:
+    def _arrays(self, split: data.Split, draws: dict[str, tuple[jax.Array, int]]) -> data.DeviceArrays:
         p = self.prepared
         drawn = {name: self._gather(self._drawn(key, name, count)) for name, (key, count) in draws.items()}
         moments = jax.tree.map(np.array, (p.dataset.mean, p.dataset.std))
         (inputs, targets, weights), (mean, std), drawn = p.to_device((tuple(split), moments, drawn))
-        return data.Arrays(inputs, targets, mean, std, weights=weights, drawn=drawn)
+        return data.DeviceArrays(inputs, targets, mean, std, weights=weights, drawn=drawn)
 
     def _gather(self, rows: np.ndarray) -> data.Split:
         # In the order of the file, which a disk reads faster, and back into that of the steps.

@@ -24,8 +24,7 @@ HEADER = """
 from jopt import data, models, optim, task
 from jopt.train import Experiment, Stage
 
-SMALL = data.DataConfig(name="synthetic", shift=1,
-                    synthetic=data.Synthetic(shape=(8, 8, 1), num_classes=4, train=256, validation=64, test=64))
+SMALL = data.Synthetic(shape=(8, 8, 1), num_classes=4, train=256, validation=64, test=64, shift=1)
 """
 
 # Dropout, augmentation, accumulation, clipping, averaging, smoothing, a schedule and two stages in one.

@@ -144,10 +144,7 @@ def ended(tmp_path_factory):
     """A finished run whose average is far from what the optimizer moved, quantized and packed."""
     path = tmp_path_factory.mktemp("average")
     config = Experiment(
-        data=data.DataConfig(
-            name="synthetic",
-            synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24, noise=4.0),
-        ),
+        data=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24, noise=4.0),
         optimizer=optim.Config(name="adam", learning_rate=0.1),
         batch_size=0,
         ema_decay=0.5,
@@ -227,7 +224,7 @@ def test_the_average_of_a_network_with_batch_norm_is_no_worse_than_the_network(t
             return nn.Dense(10)(x)
 
     config = Experiment(
-        data=data.DataConfig("digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=0.01),
         epochs=6,
         batch_size=32,

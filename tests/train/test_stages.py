@@ -439,4 +439,4 @@ def test_a_config_of_stages_survives_json(tiny):
     config = tiny(stages=MANY)
     again = from_dict(Experiment, json.loads(json.dumps(to_dict(config))))
     assert again == config and dataclasses.asdict(again) == dataclasses.asdict(config)
-    assert isinstance(again.data, data.DataConfig)
+    assert isinstance(again.data, data.Synthetic)

@@ -5,7 +5,7 @@
 Any part can be set on the command line by its name: --config.sparsity=0.9 --config.model.options.width=128
 """
 
-from jopt import data, models, optim, prune, quantize
+from jopt import data, models, optim, prune, quantize, task
 from jopt.train import Experiment, Stage
 
 
@@ -13,8 +13,9 @@ def get_config() -> Experiment:
     """Three stages: dense, 80 % pruned, weights and activations of 8 bits."""
     return Experiment(
         name="my_project",
-        data=data.DataConfig(name="digits"),
+        data=data.Custom("data:load"),
         model=models.Custom("model:Net", options={"width": 64}),
+        task=task.Classification(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,
