@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits with binary weights: BinaryConnect, or XNOR-Net with `:xnor`.
 
-    python -m experiments.train --config=configs/digits_binary.py --workdir=runs/digits_binary
+    jopt train --config=configs/digits_binary.py --workdir=runs/digits_binary
 
 The weights that the optimizer moves are kept in [-1, 1], as Courbariaux et al. (2015) have it.
 
@@ -20,7 +20,7 @@ def get_config(scheme: str = "xnor") -> Experiment:
     return Experiment(
         name=f"digits_{scheme}",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         batch_size=64,
         pack=True,

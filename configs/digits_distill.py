@@ -1,6 +1,6 @@
 """A student with less than a tenth of its parameters learns the digits from LeNet-5 (Hinton et al. 2015).
 
-    python -m experiments.train --config=configs/digits_distill.py --workdir=runs/digits_distill
+    jopt train --config=configs/digits_distill.py --workdir=runs/digits_distill
 
 The same student without a teacher, for comparison: `--config=configs/digits_distill.py:alone`.
 
@@ -19,7 +19,7 @@ def get_config(student: str = "taught") -> Experiment:
     return Experiment(
         name=f"digits_distill_{student}",
         model=models.ModelConfig(name="lenet5"),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         stages=[

@@ -1,6 +1,6 @@
 """Lottery tickets on the digits (Frankle and Carbin 2019): prune, rewind to the start, train again, five times.
 
-    python -m experiments.train --config=configs/digits_lottery.py --workdir=runs/digits_lottery
+    jopt train --config=configs/digits_lottery.py --workdir=runs/digits_lottery
 
 The last stage is the control: the same masks, with weights drawn anew.
 
@@ -31,7 +31,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="digits_lottery",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

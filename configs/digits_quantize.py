@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits, then integers: after training (`ptq`) and in training (`qat`).
 
-    python -m experiments.train --config=configs/digits_quantize.py --workdir=runs/digits_quantize
+    jopt train --config=configs/digits_quantize.py --workdir=runs/digits_quantize
 
 The config takes the weights' code as an argument: `--config=configs/digits_quantize.py:int8` (the default),
 `:int4`, `:int2`, `:ternary`. Activations get 8 bits in each. Binary weights have a config of their own.
@@ -25,7 +25,7 @@ def get_config(code: str = "int8") -> Experiment:
     return Experiment(
         name=f"digits_quantize_{code}",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

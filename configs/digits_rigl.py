@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits, sparse from the first step to the last (RigL, Evci et al. 2020).
 
-    python -m experiments.train --config=configs/digits_rigl.py --workdir=runs/digits_rigl
+    jopt train --config=configs/digits_rigl.py --workdir=runs/digits_rigl
 
 Nine of ten weights are zero throughout, in each layer as many as ERK gives it; every epoch some connections are
 dropped and as many grown where the gradient is largest. `configs/digits_rigl.py:set` grows at random (SET).
@@ -21,7 +21,7 @@ def get_config(method: str = "rigl") -> Experiment:
     return Experiment(
         name=f"digits_{method}",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits, then sixteen values for the weights of each layer (Han et al. 2016).
 
-    python -m experiments.train --config=configs/digits_share.py --workdir=runs/digits_share
+    jopt train --config=configs/digits_share.py --workdir=runs/digits_share
 
 The values are found by k-means; then they are trained, the assignment of the weights being frozen.
 
@@ -19,7 +19,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="digits_share",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

@@ -1,6 +1,5 @@
 """From a source, or arrays, to a data set: what is held out, layout, statistics, fingerprint; onto the device."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from jopt.config import ConfigError, require
 from jopt.data.cache import DataError, digest
 from jopt.data.check import check_splits
 from jopt.data.examples import LabelError, Raw, Split, carve, check_labels, examples_in, take
+from jopt.data.lazy import Lazy, sample
 from jopt.data.source import Source
 from jopt.data.statistics import Moments, normalized_dtype, statistics
 
@@ -32,6 +32,7 @@ class Dataset(NamedTuple):
     std: Moments  # 1 where a channel is constant
     num_classes: int | None  # of integer targets; None: targets are no classes
     fingerprint: str  # SHA-256 over dtype, shape and bytes of the arrays above
+    residency: str = "device"  # of the training part, as `Source.residency`
 
     @classmethod
     def from_arrays(
@@ -45,12 +46,14 @@ class Dataset(NamedTuple):
         normalize: bool = True,
         tokens: bool = False,
         validation_fraction: float = 0.1,
+        residency: str = "device",
     ) -> "Dataset":
         """A data set of one's own arrays.
 
         Args:
           train: `(inputs, targets)`, or `(inputs, targets, weights)`: arrays, or pytrees of arrays, of any shape
-            and any dtype of numbers. `weights`, at least 0, are of the examples or of their positions.
+            and any dtype of numbers; `Lazy` where they are larger than memory. `weights`, at least 0, are of the
+            examples or of their positions.
           validation: likewise; None: a part of `train` is held out, stratified where targets are classes.
           test: likewise; required.
           name: what tables call the set.
@@ -58,6 +61,7 @@ class Dataset(NamedTuple):
           normalize: as `Source.normalize`.
           tokens: uint8 inputs are tokens, not numbers. Integers of other types always are.
           validation_fraction: what is held out.
+          residency: as `Source.residency`.
 
         Raises:
           DataError: for parts of unequal structure, lengths, shapes or dtypes, numbers that are not finite, and
@@ -69,7 +73,8 @@ class Dataset(NamedTuple):
           >>> len(dataset.train.targets), len(dataset.validation.targets), dataset.mean.shape
           (9, 1, (2,))
         """
-        source = _Plain(normalize=normalize, validation_fraction=validation_fraction)
+        source = _Plain(normalize=normalize, validation_fraction=validation_fraction, residency=residency)
+        source.validate()
         given = {"train": train, "validation": validation, "test": test}
         if test is None:
             raise DataError("test must be a tuple (inputs, targets), got None", field="test", accepted="a tuple")
@@ -92,7 +97,7 @@ class _Plain(Source):
     """Arrays as they are."""
 
 
-class Arrays(NamedTuple):
+class DeviceArrays(NamedTuple):
     """One split on the device, with what `normalize` needs: a pytree to hand to a jitted function."""
 
     inputs: PyTree[Shaped[Array, "examples ..."]]
@@ -102,6 +107,9 @@ class Arrays(NamedTuple):
     teacher: PyTree = ()  # of a stage that learns from one: its outputs [examples, ...], or its parameters
     count: Int32[Array, ""] | tuple[()] = ()  # so many rows are examples, those after them padding; (): all are
     weights: PyTree = ()  # of the losses, float32 [examples, ...]; (): all are 1
+    # Where the training part stays on the host, the rows are those of a segment, in the order of its steps, and
+    # these are the examples that choices draw, by name; (): the rows are the whole part.
+    drawn: dict[str, Split] | tuple[()] = ()
 
     @property
     def rows(self) -> int:
@@ -126,8 +134,8 @@ def load(source: Source, *, trusted: bool = False) -> Dataset:
         [0, classes), or arrays are not what they should be: the message names part, value and index.
 
     Example:
-      >>> from jopt.data import DataConfig
-      >>> dataset = load(DataConfig(name="xor"))
+      >>> from jopt.data import Xor
+      >>> dataset = load(Xor())
       >>> dataset.train.inputs.shape, dataset.mean.tolist(), dataset.std.tolist()
       ((4, 2), [0.5, 0.5], [0.5, 0.5])
     """
@@ -166,12 +174,14 @@ def assemble(name: str, raw: Raw, source: Source) -> Dataset:
     structure = jax.tree.structure(train.inputs)
     mean, std = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
     fingerprint = digest(jax.tree.leaves([train, validation, test, mean, std]))
-    return Dataset(name, train, validation, test, mean, std, num_classes, fingerprint)
+    _check_lazy(source, train, validation, test)
+    return Dataset(name, train, validation, test, mean, std, num_classes, fingerprint, source.residency)
 
 
 def _moments(raw: Raw, source: Source, before: np.ndarray, inputs: np.ndarray) -> tuple[Any, Any]:
     number = (inputs.dtype == np.uint8 and not raw.tokens) or np.issubdtype(inputs.dtype, np.floating)
-    if not number or (not source.normalize and inputs.dtype != np.uint8):
+    # The statistics of what is not in memory would be a pass over all of it: its maker scales it.
+    if not number or isinstance(inputs, Lazy) or (not source.normalize and inputs.dtype != np.uint8):
         return None, None
     channels = source.channels(before.shape, inputs.shape)
     if source.normalize:
@@ -185,9 +195,12 @@ def _moments(raw: Raw, source: Source, before: np.ndarray, inputs: np.ndarray) -
 
 def _classes(name: str, raw: Raw) -> int | None:
     """The number of classes, of targets that are integers; checks that all are in range."""
-    targets = {part: split.targets for part, split in raw.splits.items()}
+    targets = {part: sample(split.targets) for part, split in raw.splits.items()}
     integer = all(isinstance(t, np.ndarray) and np.issubdtype(t.dtype, np.integer) for t in targets.values())
     if raw.num_classes is None:
+        if integer and any(isinstance(split.targets, Lazy) for split in raw.splits.values()):
+            accepted = "given: the largest of lazy targets is not known"
+            raise DataError(f"num_classes must be {accepted}, got None", field="num_classes", accepted=accepted)
         return 1 + max(int(t.max()) if t.size else -1 for t in targets.values()) if integer else None
     for part, labels in targets.items():
         try:
@@ -202,6 +215,17 @@ def _classes(name: str, raw: Raw) -> int | None:
                 accepted=error.accepted,
             ) from error
     return raw.num_classes
+
+
+def _check_lazy(source: Source, train: Split, validation: Split, test: Split) -> None:
+    if any(isinstance(leaf, Lazy) for leaf in jax.tree.leaves((validation, test))):
+        accepted = "arrays in memory or mapped from a file: they are evaluated on the device"
+        raise DataError(
+            f"validation and test must be {accepted}, got a lazy column", field="validation", accepted=accepted
+        )
+    if any(isinstance(leaf, Lazy) for leaf in jax.tree.leaves(train)):
+        accepted = "'host' where columns of the training part are lazy"
+        require(source.residency == "host", "residency", source.residency, accepted)
 
 
 def example_of(inputs: PyTree, mean: Moments) -> PyTree:
@@ -221,7 +245,7 @@ def batch_of(example: PyTree, size: int = 1) -> PyTree:
 
 def device_arrays(
     dataset: Dataset, split: str = "train", device: object = None, *, rows: int | None = None
-) -> Arrays:
+) -> DeviceArrays:
     """Puts one split on the device, inputs as they are stored: a byte a value of an image.
 
     Args:
@@ -249,13 +273,7 @@ def device_arrays(
     moments = jax.tree.map(np.array, (dataset.mean, dataset.std))
     (inputs, targets, weights), (mean, std) = jax.device_put((tuple(part), moments), device)
     count = () if rows is None else jax.device_put(np.int32(examples), device)
-    return Arrays(inputs, targets, mean, std, count=count, weights=weights)
-
-
-def arrays_folder(root: Path, name: str) -> Path:
-    """Where `load` keeps the decoded arrays of a set that it reads from the data directory `root`."""
-    # As a file name: 'cifar10/plain:3.0.2' would be a directory, and on some systems not a name at all.
-    return root / "arrays" / name.replace("/", "+").replace(":", "-")
+    return DeviceArrays(inputs, targets, mean, std, count=count, weights=weights)
 
 
 def _strata(split: Split, num_classes: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -266,6 +284,9 @@ def _strata(split: Split, num_classes: int | None) -> tuple[np.ndarray, np.ndarr
 
 
 def _hold_out(train: Split, num_classes: int | None, fraction: float) -> tuple[Split, Split]:
+    if any(isinstance(leaf, Lazy) for leaf in jax.tree.leaves(train)):
+        accepted = "a part of its own: nothing is held out of lazy columns, which would have to be read whole"
+        raise DataError(f"validation must be {accepted}, got None", field="validation", accepted=accepted)
     inputs, labels = _strata(train, num_classes)
     n = len(labels)
     size = round(n * fraction)
@@ -295,8 +316,10 @@ def _split(part: str, arrays: Any) -> Split:
     return split if isinstance(split.weights, tuple) else split._replace(weights=split.weights.astype(np.float32))
 
 
-def as_numpy(array: Any) -> np.ndarray:
-    """An array on the host; 64-bit numbers become those of 32 bits, in which JAX computes."""
+def as_numpy(array: Any) -> Any:
+    """An array on the host, or a lazy column; 64-bit numbers become those of 32 bits, in which JAX computes."""
+    if isinstance(array, Lazy):
+        return array
     array = np.asarray(array)
     narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32}
     return array.astype(narrow[array.dtype]) if array.dtype in narrow else array

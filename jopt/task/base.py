@@ -246,4 +246,7 @@ def finite_or_raise(name: str, array: np.ndarray) -> None:
 
 def targets_of(dataset: Any) -> list[tuple[str, PyTree]]:
     """`(name, targets)` of each part of a data set, for messages."""
-    return [(f"targets of {part!r}", getattr(dataset, part).targets) for part in ("train", "validation", "test")]
+    from jopt.data.lazy import sample
+
+    parts = ("train", "validation", "test")
+    return [(f"targets of {part!r}", sample(getattr(dataset, part).targets)) for part in parts]

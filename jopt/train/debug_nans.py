@@ -13,8 +13,9 @@ from jopt.train import interpreter
 from jopt.train.compiler import Compiler
 from jopt.train.interpreter import Bad
 from jopt.train.operations import Operation, Range
-from jopt.train.prepared import Prepared
+from jopt.train.program import segment_rows
 from jopt.train.schedule import Segment
+from jopt.train.staging import Staging
 from jopt.train.state import TrainState, to_host
 from jopt.train.step import Parts, gather, loss
 
@@ -83,8 +84,8 @@ class Finding(NamedTuple):
 class Replay:
     """Keeps the state at the start of each segment, and replays the segment if a loss is not finite."""
 
-    def __init__(self, prepared: Prepared, arrays_of: Callable[[int], Mapping[str, data.Arrays]]):
-        self.prepared, self.arrays_of = prepared, arrays_of
+    def __init__(self, staging: Staging):
+        self.prepared, self.staging = staging.prepared, staging
         self.segment: Segment | None = None
         self.start: TrainState | None = None
 
@@ -105,8 +106,15 @@ class Replay:
         if part == "training" or (self.start is not None and _new(bad, _not_finite(self.start))):
             return self._in_steps(part)
         program = self.prepared.program(self.prepared.plans[stage])
-        arrays = self.arrays_of(stage)[part]
-        return self._explain(program.evaluate, state, arrays, part, step, "evaluation", frozenset(bad))
+        arrays = self.prepared.arrays[part]
+
+        def evaluation(
+            state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays
+        ) -> dict[str, Any]:
+            judgement = program.judge(program.seen(state, values), values, arrays)
+            return {"loss": judgement.statistics["loss"]["sum"], "judgement": judgement}
+
+        return self._explain(evaluation, state, arrays, part, step, "evaluation", frozenset(bad))
 
     def _in_steps(self, part: str) -> Finding:
         assert self.segment is not None and self.start is not None
@@ -122,8 +130,8 @@ class Replay:
             )
         # A segment of one step is the same step: the order of examples and all keys are functions of its number.
         program = self.prepared.program_of(segment.stage, 1)
-        arrays = self.arrays_of(segment.stage)["train"]
         for step in range(segment.start, segment.stop):
+            arrays = self.staging.train(segment.stage, step, 1)
             args = (state, self.prepared.values, arrays)
             after, metrics = compiler.call("step", 0, program.segment, *args)
             broken = _new(_not_finite(after), before)
@@ -140,7 +148,7 @@ class Replay:
         self,
         fn: Callable[..., Any],
         state: TrainState,
-        arrays: data.Arrays,
+        arrays: data.DeviceArrays,
         part: str,
         step: int,
         phase: str,
@@ -175,15 +183,15 @@ class Replay:
             operation = operation._replace(phase="backward")
         return Finding(part, step, value, operation, nan, "", (), None)
 
-    def _gradients(self, stage: int, state: TrainState, arrays: data.Arrays) -> tuple[str, ...] | None:
+    def _gradients(self, stage: int, state: TrainState, arrays: data.DeviceArrays) -> tuple[str, ...] | None:
         """The parameters whose gradient at `state` is not finite."""
         plan = self.prepared.plans[stage]
         if plan.teacher_computes_along:
             return None
 
-        def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> Any:
+        def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays) -> Any:
             p, key = Parts.of(plan), keys.root(values["seed"])
-            row = data.indices(key, state.step, 1, plan.batch_size, arrays.rows)[0]
+            row = segment_rows(arrays, key, state.step, 1, plan.batch_size)[0]
             batch = gather(p, key, arrays, state.step, row)
             return jax.grad(loss, argnums=1, has_aux=True)(p, state.params, state, batch, key)[0]
 

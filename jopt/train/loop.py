@@ -70,16 +70,17 @@ def run_segments(
         if first:
             stage = segment.stage
             state = staging.begin(stage, state)
-        train = staging.arrays(segment.stage)["train"]
         # Between segments, not within: masks and codebooks are then constants of a segment's scan.
         if staging.prepared.plans[segment.stage].updates:
-            state = compiler.run(calls.update(segment.stage, state, train))
+            chosen_from = staging.chosen_from(segment.stage, segment.start)
+            state = compiler.run(calls.update(segment.stage, state, chosen_from))
         # After the update: the stage's masks are chosen from the trained weights and then hold the rewound ones,
         # which is what finds a lottery ticket (Frankle and Carbin 2019).
         if first and (origin := staging.origin(segment.stage)) is not None:
             state = compiler.run(calls.rewind(segment.stage, state, *origin))
         metrics, seconds = None, 0.0
         if segment.steps:
+            train = staging.train(segment.stage, segment.start, segment.steps)
             request = calls.segment(segment.stage, segment.steps, state, train)
             run = compiler.compiled(request)
             # Compiled above, so that the clock sees steps alone. Nothing may move between host and device here: a

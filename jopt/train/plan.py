@@ -152,7 +152,9 @@ class StagePlan:
         """Whether the teacher must see what the student sees: its inputs vary, or its layers are matched."""
         # Without augmentation an example always gives the same logits, so they are computed once, before the stage.
         # Features are as large as the activations of the whole data set, so they are never stored.
-        return self.distillation is not None and bool(self.distillation.features or self.data.varies)
+        return self.distillation is not None and bool(
+            self.distillation.features or self.data.varies or self.data.residency == "host"
+        )
 
     def describe(self) -> str:
         """The names of the methods that act, for tables."""

@@ -1,6 +1,7 @@
 """From a config to everything that a run needs, checked before anything compiles or is written."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,15 @@ from jopt.train import describe, plan, schedule
 from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
 from jopt.train.finished import Source, load_source
+from jopt.train.given import check_same
 from jopt.train.plan import StagePlan, resolve, trace_layers
 from jopt.train.program import Program
 from jopt.train.programs import evaluated_rows, stage_programs
 from jopt.train.sharing import Widening
 from jopt.train.state import TrainState
+
+MAX_SEGMENT_BYTES = 2**31
+"""The rows of a segment, where they are gathered on the host; those of two segments are in memory at once."""
 
 
 class Prepared(NamedTuple):
@@ -54,7 +59,7 @@ class Prepared(NamedTuple):
     segments: list[schedule.Segment]
     plans: list[StagePlan]
     values: dict[str, jax.Array]
-    arrays: dict[str, data.Arrays]
+    arrays: dict[str, data.DeviceArrays]
     program_of: Callable[[int, int], Program]
     segment_of: Callable[[int, int], Callable[..., Any]]
     to_device: Callable[[PyTree], PyTree]
@@ -146,6 +151,7 @@ def prepare(
     """
     plan.validate(config)
     dataset = data.load(config.data, trusted=trusted) if dataset is None else dataset
+    check_same(config, dataset)
     task = config.task.resolved()
     task.check(dataset)
     # Checks go from cheap to dear: fields, data, lengths, then abstract traces. Nothing is compiled or written
@@ -153,6 +159,8 @@ def prepare(
     examples, example = dataset.sizes[0], dataset.example
     plans = resolve(config, examples, model)
     plan.validate_lengths(plans)
+    if dataset.residency == "host":
+        _check_streamed(config, plans, dataset)
     mesh = _mesh(config, plans[0].batch_size)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     to_device = functools.partial(jax.device_put, device=everywhere)
@@ -183,7 +191,8 @@ def prepare(
         plans=plans,
         values=to_device(hyper.split(config)[1]),
         arrays={
-            "train": data.device_arrays(dataset, "train", everywhere),
+            # A part that stays on the host is gathered segment by segment (`jopt.train.streaming`).
+            **({} if dataset.residency == "host" else {"train": data.device_arrays(dataset, "train", everywhere)}),
             # Of one size, so that one program evaluates both.
             **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
         },
@@ -266,6 +275,18 @@ def _check_model(
         fits = " or ".join(str((2, *s)) for s in shapes)
         accepted = f"{accepted} with outputs {fits} for two of them ({task.name}), which are {shape}"
         require(shape[1:] in shapes, field, value, accepted)
+
+
+def _check_streamed(config: Experiment, plans: list[StagePlan], dataset: data.Dataset) -> None:
+    """Raises ConfigError unless the rows of a segment fit into memory, and one device trains."""
+    require(not config.data_parallel, "data_parallel", True, "False where residency is 'host'")
+    row = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in jax.tree.leaves(tuple(dataset.train)))
+    for stage in plans:
+        steps, most = stage.length.segment_steps, MAX_SEGMENT_BYTES // (row * stage.batch_size)
+        accepted = (
+            f"at most {most}: the rows of a segment are in memory at once, {MAX_SEGMENT_BYTES >> 30} GiB of them"
+        )
+        require(steps <= most, "segment_steps", steps, accepted)
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:

@@ -130,11 +130,10 @@ def build(
         )
         return replicate(settle(p, state, params, model_state))
 
-    def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[TrainState, Metrics]:
+    def segment(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
         batch = p.plan.batch_size
-        # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
-        rows = data.indices(key, state.step, count, batch, arrays.rows, aligned=aligned)
+        rows = segment_rows(arrays, key, state.step, count, batch, aligned)
         begin = state.step
         state, (losses, statistics, terms) = jax.lax.scan(
             lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
@@ -151,7 +150,7 @@ def build(
         }
         return replicate((state, metrics))
 
-    def update(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> TrainState:
+    def update(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> TrainState:
         p, key = parts(values), keys.at(keys.root(values["seed"]), "update", state.step)
         state = choose(p, state, key, arrays)
         # A condition in the program, not a flag of it: the first update and all later ones are one compilation.
@@ -165,7 +164,9 @@ def build(
 
     # Of what the model sees, not of a state: masks and fake quantization are the same for every batch and every
     # part, and are compiled once.
-    def outputs_of(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> Callable[[PyTree], jax.Array]:
+    def outputs_of(
+        variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays
+    ) -> Callable[[PyTree], jax.Array]:
         # The network alone: a stage's schedules would be constants in what stages could share.
         model = numbers(values).wrapped
         params, model_state = variables
@@ -176,11 +177,11 @@ def build(
 
         return one_batch
 
-    def predict(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
+    def predict(variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays) -> jax.Array:
         one_batch, count = outputs_of(variables, values, arrays), _count(arrays)
         return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, count=count))
 
-    def judge(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> Judgement:
+    def judge(variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays) -> Judgement:
         one_batch, task, count = outputs_of(variables, values, arrays), plan.task, _count(arrays)
         row = jnp.arange(arrays.rows, dtype=jnp.int32)
 
@@ -207,7 +208,18 @@ def build(
     return Program(init, segment, update, judge, rewind, predict, seen)
 
 
-def _count(arrays: data.Arrays) -> jax.Array | None:
+def segment_rows(
+    arrays: data.DeviceArrays, key: jax.Array, first_step: jax.Array, count: int, batch: int, aligned: bool = False
+) -> jax.Array:
+    """The rows of `arrays` that each of so many steps trains on, int32 [steps, batch]."""
+    # What a host gathered for a segment lies in the order of its steps: the same program body reads both.
+    if isinstance(arrays.drawn, dict):
+        return jnp.arange(count * batch, dtype=jnp.int32).reshape(count, batch)
+    # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
+    return data.indices(key, first_step, count, batch, arrays.rows, aligned=aligned)
+
+
+def _count(arrays: data.DeviceArrays) -> jax.Array | None:
     return None if isinstance(arrays.count, tuple) else arrays.count
 
 
@@ -219,9 +231,7 @@ def init_variables(p: Parts, key: jax.Array, example: PyTree) -> tuple[Params, M
     return p.model.init(keys.stream(key, name), zeros)
 
 
-def init_state(
-    p: Parts, key: jax.Array, example: PyTree, previous: TrainState | None = None
-) -> TrainState:
+def init_state(p: Parts, key: jax.Array, example: PyTree, previous: TrainState | None = None) -> TrainState:
     """The state that a stage starts from, given the one in which the stage before ended."""
     params, model_state = init_variables(p, key, example)
     if previous is not None and not p.plan.starts_network:
@@ -266,7 +276,7 @@ def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState)
     return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
 
 
-def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.DeviceArrays) -> TrainState:
     """The state with masks, ranges and codebooks chosen, and parameters and moments in their subspace."""
     # New examples at each choice, so that masks do not fit a single draw. XLA drops this where nothing needs it.
     inputs, targets, weights = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
@@ -295,7 +305,7 @@ def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
     return state._replace(params=params, ema=ema, opt_state=opt_state, transform_state=masks)
 
 
-def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.DeviceArrays) -> TrainState:
     """The state after a stage's first choice of masks: methods are calibrated, batch statistics re-estimated."""
     params, model_state = state.params, state.model_state
     # Trainables of the stage's own methods get their first values only now: a step size is fitted to the weights
@@ -322,7 +332,7 @@ def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) 
     return state
 
 
-def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.DeviceArrays) -> TrainState:
     """The state with batch statistics of the moving average's own parameters, at the end of a segment."""
     # The statistics of training belong to the moving parameters. With those, the average would be evaluated as a
     # network that never was; Izmailov et al. (2018) re-estimate them for the same reason.
@@ -343,14 +353,35 @@ def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Arra
 
 
 def draw_examples(
-    arrays: data.Arrays, key: jax.Array, name: str, examples: int
+    arrays: data.DeviceArrays, key: jax.Array, name: str, examples: int
 ) -> tuple[PyTree, PyTree, PyTree]:
     """So many examples, drawn without replacement: normalized inputs, targets and weights."""
-    count = arrays.rows
-    order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
-    row = order[: min(examples, count)]
-    inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
-    return data.normalize(inputs, arrays.mean, arrays.std), targets, weights
+    if isinstance(arrays.drawn, dict):
+        split = arrays.drawn[name]
+    else:
+        row = data.drawn(key, name, examples, arrays.rows)
+        split = data.Split(*jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights)))
+    return data.normalize(split.inputs, arrays.mean, arrays.std), split.targets, split.weights
+
+
+def draws_of_update(plan: StagePlan, root: jax.Array, step: int) -> dict[str, tuple[jax.Array, int]]:
+    """`name -> (key, examples)` of what `choose` and `calibrate` draw at a step."""
+    key = keys.at(root, "update", jnp.int32(step))
+    counts = {"calibration": plan.calibration_examples}
+    for applied in plan.applied:
+        if plan.names(applied) and (examples := applied.method.calibration_examples()):
+            counts[applied.method.name] = examples
+    if plan.recalibrate:
+        counts["recalibrate"] = plan.recalibrate * plan.batch_size
+    return {name: (key, examples) for name, examples in counts.items()}
+
+
+def draws_of_segment(plan: StagePlan, root: jax.Array, stop: int) -> dict[str, tuple[jax.Array, int]]:
+    """`name -> (key, examples)` of what a segment that ends at a step draws."""
+    if plan.ema_decay is None:
+        return {}
+    key = keys.at(root, "average", jnp.int32(stop))
+    return {"recalibrate": (key, average_examples(plan.batch_size))}
 
 
 def _placements(mesh: Mesh | None) -> tuple[Callable[[PyTree], PyTree], Callable[[jax.Array], jax.Array]]:
