@@ -19,6 +19,7 @@ from jopt.train.checkpoint import Checkpoints
 from jopt.train.compiler import Compiler
 from jopt.train.config import STAGE
 from jopt.train.display import flops_of
+from jopt.train.hooks import Hooks
 from jopt.train.loop import Boundary, run_segments
 from jopt.train.plan import StagePlan, with_layers
 from jopt.train.prepared import Prepared, resolve
@@ -124,7 +125,7 @@ class ChunkRun:
         directory: Path,
         compiler: Compiler,
         report: Callable[[SegmentProgress], None],
-        asked_to_stop: Callable[[], bool],
+        hooks: Hooks,
         warn: Callable[[str], None] = lambda sentence: None,
         failed: Callable[[str, str, Exception], None] | None = None,
     ):
@@ -135,11 +136,11 @@ class ChunkRun:
           directory: `chunks/`, the parent of the chunk's directory.
           compiler: compiles each function once, for all chunks of the group of the same width and layout.
           report: called after each segment.
-          asked_to_stop: whether to save and stop at the next boundary.
+          hooks: told of the rows of each boundary, and asked whether to save and stop there.
           warn: receives a sentence on each checkpoint that was damaged.
           failed: told of columns from outside that cannot be computed, as in `jopt.measure.stage_rows`.
         """
-        self.chunk, self.compiler, self.report, self.asked_to_stop = chunk, compiler, report, asked_to_stop
+        self.chunk, self.compiler, self.report, self.hooks = chunk, compiler, report, hooks
         self.warn, self.failed = warn, failed
         self.path = directory / chunk.id
         self.metrics = self.path / "metrics.jsonl"
@@ -258,7 +259,8 @@ class ChunkRun:
         if segment.last:
             self._check(segment.stage, boundary.state)
         self.log.append(rows)
-        stop = self.asked_to_stop()
+        self.hooks.tell(rows)
+        stop = self.hooks.stop()
         # Only the best checkpoint is kept. A resume needs the latest, so the mark stands in for its score.
         state = {"state": boundary.state, "bad": self.bad}
         self.checkpoints.save(segment.mark, state, {"score": float(segment.mark), **self.log.position})

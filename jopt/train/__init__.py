@@ -13,6 +13,8 @@ from jopt.train.prepared import Prepared as Prepared
 from jopt.train.prepared import prepare as prepare
 from jopt.train.program import Program as Program
 from jopt.train.program import build as build
+from jopt.train.result import Result as Result
 from jopt.train.session import run as run
 from jopt.train.state import TrainState as TrainState
 from jopt.train.state import digest as digest
+from jopt.train.workdir import StopRequested as StopRequested

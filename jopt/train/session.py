@@ -22,7 +22,7 @@ from jopt.train import describe, metrics, packed, profile
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compiler import Compiler
+from jopt.train.compiler import Compiler, enable_cache_in_notebook
 from jopt.train.config import Experiment
 from jopt.train.display import (
     collect_stages,
@@ -33,15 +33,17 @@ from jopt.train.display import (
     write_report,
 )
 from jopt.train.given import given
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
 from jopt.train.prepared import Prepared, prepare
+from jopt.train.result import Result
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState
 from jopt.train.surroundings import mixture
 from jopt.train.watch import Watch
-from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, never
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError
 
 
 def run(
@@ -54,13 +56,14 @@ def run(
     start: PyTree = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     checkpoint_minutes: float = math.inf,
     quiet: bool = True,
     trusted: bool = False,
     profile_dir: str | Path | None = None,
     debug_nans: bool = False,
-) -> dict[str, Any]:
+) -> Result:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
     Args:
@@ -74,8 +77,10 @@ def run(
       accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
-      stop: asked at the end of every segment; once it says True, the state is saved and the run ends. The library
-        handles no signals: the apps pass what tells whether one has come.
+      on_rows: called with the metric rows of each boundary once they are written; what it raises ends the run.
+      should_stop: asked at each boundary, with its rows (before the first step with none); once it says True, the
+        state is saved and the run ends as "stopped". The library handles no signals: the apps pass what tells
+        whether one has come. See docs/hooks.md.
       checkpoint_minutes: save also at the end of a segment when so many minutes have passed since the last
         checkpoint; infinite: only where the config says so. It changes no number of the run.
       quiet: has no effect: without an observer nothing is printed.
@@ -89,17 +94,19 @@ def run(
       What `result.json` holds: loss and the task's metrics on the test part, parameters, nonzero_parameters,
       sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of
       one example, forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there
-      are several, and `changes` of the surroundings that were accepted, if there were any.
+      are several, and `changes` of the surroundings that were accepted, if there were any. `history` has the metric
+      rows, `figures` those of the report.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
       ChangedError: if a resume would mix other data, versions or numerics into the run; nothing is changed.
       NonFiniteError: if a loss is not finite, naming the step and the last good checkpoint.
-      StopRequested: after `stop` said True, when the state has been saved.
+      StopRequested: after `should_stop` said True, when the state has been saved.
     """
     del quiet
     begun = time.perf_counter()
+    enable_cache_in_notebook()
     accepted = "a number of minutes; 0 is after every segment, and infinity never"
     require(checkpoint_minutes >= 0, "checkpoint_minutes", checkpoint_minutes, accepted)
     trace = None if profile_dir is None else profile.claim(profile_dir)
@@ -110,11 +117,12 @@ def run(
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
-        return answer(config, files, observer, preparing)
+        return Result(answer(config, files, observer, preparing), files.path, config.task)
     prepared = preparing()
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
-    if stop():
+    hooks = Hooks(on_rows, should_stop)
+    if hooks.stop():
         raise StopRequested("stopped as asked, before the first step")
     files.make()
     with files.locked():
@@ -122,13 +130,23 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return answer(config, files, observer, lambda: prepared, locked=True)
+            return Result(answer(config, files, observer, lambda: prepared, locked=True), files.path, config.task)
         # Not before: a directory within that of the run would make it look like one of something else.
         if trace is not None:
             profile.make(trace)
-        return _Session(
-            prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes, trace, debug_nans
-        ).run()
+        session = _Session(
+            prepared,
+            files,
+            observer,
+            begun,
+            hooks.stop,
+            accept_changes,
+            checkpoint_minutes,
+            trace,
+            debug_nans,
+            on_rows=hooks.tell,
+        )
+        return Result(session.run(), files.path, config.task)
 
 
 class InvariantError(RuntimeError):
@@ -146,6 +164,7 @@ class _Session:
       checkpoint_minutes: the longest time without a checkpoint, at boundaries.
       trace: the directory for the profiler's trace, or None.
       debug_nans: whether to look for the first bad operation of a diverged run.
+      on_rows: told of the rows of each boundary.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
       evaluations: `(step, numbers)` of the validation part, oldest first, by stage.
@@ -161,6 +180,7 @@ class _Session:
     checkpoint_minutes: float = math.inf
     trace: Path | None = None
     debug_nans: bool = False
+    on_rows: OnRows = ignore
     compiler: Compiler = dataclasses.field(default_factory=Compiler)
     spent: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
@@ -307,6 +327,7 @@ class _Session:
         self.log.append(rows)
         self.step = segment.stop
         self.shown(rows)
+        self.on_rows(rows)
         stop = self.stop_requested()
         if segment.checkpoint or stop or self._overdue():
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
@@ -382,6 +403,7 @@ class _Session:
             rows = [_row(self.step, p.plans[last].name, "test", outcomes[-1].metrics)]
             self.log.append(rows)
             self.shown(rows)
+            self.on_rows(rows)
         ledger = None
         if p.config.pack:
             seen = jax.device_get(self.staging.seen(last, state))

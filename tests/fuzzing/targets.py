@@ -327,7 +327,7 @@ FLAGS = (
 
 def flag_texts() -> Target[tuple[str, str]]:
     """Overrides, `--config.ADDRESS=VALUE`."""
-    from experiments.config_flag import overridden
+    from jopt.apps.config_flag import overridden
 
     config = tiny.smallest_experiment()
 

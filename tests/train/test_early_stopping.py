@@ -45,7 +45,7 @@ def test_a_run_that_is_stopped_at_every_boundary_stops_early_at_the_same_step(al
     for _ in itertools.count():
         asked = itertools.count()
         try:
-            again = run(experiment(), tmp_path, stop=lambda asked=asked: next(asked) > 0)
+            again = run(experiment(), tmp_path, should_stop=lambda rows, asked=asked: next(asked) > 0)
             break
         except StopRequested:
             pass

@@ -62,7 +62,9 @@ def test_streamed_equals_resident_to_the_bit_stopped_at_every_boundary(dataset, 
         asked = itertools.count()
         try:
             # Once before the first step, then at the end of a segment.
-            result = run(config(), tmp_path, data=of(dataset), stop=lambda asked=asked: next(asked) > 0)
+            result = run(
+                config(), tmp_path, data=of(dataset), should_stop=lambda rows, asked=asked: next(asked) > 0
+            )
             break
         except StopRequested:
             boundaries += 1

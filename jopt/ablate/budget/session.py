@@ -29,9 +29,11 @@ from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
+from jopt.train.metrics import MetricsRow
 from jopt.train.plan import source_fields
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, Workdir, never
+from jopt.train.workdir import Launch, Workdir
 
 CONFIRMATION = "confirm"
 
@@ -46,7 +48,8 @@ def search(
     devices: int | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     quiet: bool = True,
     trusted: bool = False,
 ) -> SearchResult:
@@ -70,7 +73,8 @@ def search(
       accept_changes: continue even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was in the rounds before; the result then says so.
       observer: hears what goes on; `jopt.report.Console()` prints it.
-      stop: asked at the end of every segment; once it says True, the running trials are saved and the search ends.
+      on_rows: as for `jopt.ablate.run`; a row's `round` is the name of the round.
+      should_stop: as for `jopt.ablate.run`, with these rows.
       quiet: has no effect: without an observer nothing is printed.
       trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
@@ -81,7 +85,7 @@ def search(
       ConfigError, RuleError: for a budget or a search that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
       ChangedError: if rounds were run on other data, with other versions or numerics; nothing is changed.
-      StopRequested: after `stop` said True, once the running trials have been saved.
+      StopRequested: after `should_stop` said True, once the running trials have been saved.
     """
     del quiet
     limits = parse(budget, config.experiment.task)
@@ -95,7 +99,8 @@ def search(
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     space = SearchSpace(checked, config.excluded)
     files, observer = SearchDir(workdir), Careful(observer)
-    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop, trusted)
+    hooks = Hooks(on_rows, should_stop)
+    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, hooks, trusted)
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -160,7 +165,7 @@ class _Search:
     command: str
     devices: int | None
     accept_changes: bool
-    stop: Callable[[], bool]
+    hooks: Hooks
     trusted: bool
     launch: Launch = dataclasses.field(init=False)
     finished: bool = False
@@ -309,12 +314,16 @@ class _Search:
         return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
 
     def _run_grid(self, ablation: Ablation, name: str) -> None:
+        def of_round(hook: Callable[[list[MetricsRow]], Any]) -> Callable[[list[MetricsRow]], Any]:
+            return lambda rows: hook([{"round": name, **row} for row in rows])
+
         grids.run(
             ablation,
             self.files.path / name,
             devices=self.devices,
             accept_changes=self.accept_changes,
-            stop=self.stop,
+            on_rows=of_round(self.hooks.on_rows),
+            should_stop=of_round(self.hooks.should_stop),
             trusted=self.trusted,
         )
 
