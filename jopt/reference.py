@@ -88,7 +88,10 @@ def _module(name: str, reference: str, field: str, trusted: Trusted) -> ModuleTy
         return importlib.import_module(name)
     # The module is the user's, and can fail in any way while it is imported; the field must be named in each.
     except Exception as error:
-        accepted = f"a reference to a module that can be imported ({type(error).__name__}: {error})"
+        where = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            where = "; looked up next to the config file, in the current directory and among what is installed"
+        accepted = f"a reference to a module that can be imported ({type(error).__name__}: {error}{where})"
         raise ConfigError(field, reference, accepted) from error
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
 from jopt.files import write_text
-from jopt.measure import columns_of, describe_failure
+from jopt.measure import describe_failure
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
-from jopt.train.compiler import Compiler
+from jopt.train.compiler import Compiler, enable_cache_in_notebook
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, StopRequested, WorkdirError, never
+from jopt.train.workdir import Launch, StopRequested, WorkdirError
 
 # Facts of the manifest that differ from one launch to the next: a later one may add groups with other data.
 _VARY = ("datasets", "digest", "events", "exit_status", "groups", "sources")
@@ -42,7 +43,8 @@ def run(
     devices: int | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     quiet: bool = False,
     trusted: bool = False,
 ) -> Results:
@@ -56,7 +58,10 @@ def run(
       accept_changes: run the missing trials even if the data, a source, a version, an option of JAX or the kind of
         device is not what it was for the others; the report then says so.
       observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
-      stop: asked at the end of every segment; once it says True, the running trials are saved and the grid ends.
+      on_rows: called at each boundary with the metric rows of the trials that run together; a row's `trial` is the
+        id. What it raises ends the grid.
+      should_stop: asked at each boundary, with these rows; once it says True, the running trials are saved and the
+        grid ends as "stopped". See docs/hooks.md.
       quiet: has no effect: without an observer nothing is printed.
       trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
@@ -67,9 +72,10 @@ def run(
       ConfigError, RuleError: for a grid that cannot run, before anything is compiled or written.
       WorkdirError: if the directory contains something else; nothing in it is changed.
       ChangedError: if trials were run on other data, with other versions or numerics; nothing is changed.
-      StopRequested: after `stop` said True, when the running trials have been saved.
+      StopRequested: after `should_stop` said True, when the running trials have been saved.
     """
     begun = time.perf_counter()
+    enable_cache_in_notebook()
     trials = validate(ablation)
     files, observer = AblationDir(workdir), Careful(observer)
     recorded = files.recorded()
@@ -90,7 +96,8 @@ def run(
             files.check_same(recorded_now, ablation, trials)
             recorded_lanes = _lanes(files, recorded_now, ablation)
             plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
-        session = _Session(ablation, trials, grid_axes, plans, files, observer, stop, arguments, begun)
+        hooks = Hooks(on_rows, should_stop)
+        session = _Session(ablation, trials, grid_axes, plans, files, observer, hooks, arguments, begun)
         return session.run(recorded_lanes, accept_changes)
 
 
@@ -126,12 +133,12 @@ class _Session:
         plans: list[GroupPlan],
         files: AblationDir,
         observer: Observer,
-        asked_to_stop: Callable[[], bool],
+        hooks: Hooks,
         arguments: str,
         begun: float,
     ):
         self.ablation, self.trials, self.axes, self.plans = ablation, trials, grid_axes, plans
-        self.files, self.observer, self.asked_to_stop = files, observer, asked_to_stop
+        self.files, self.observer, self.hooks = files, observer, hooks
         self.arguments, self.begun = arguments, begun
         self.compilations: dict[str, dict[str, int]] = {}
         self.failed_columns: set[str] = set()
@@ -197,7 +204,7 @@ class _Session:
                 # A resumed chunk may have another width than the planned ones, and a program has fixed shapes.
                 compilers: dict[tuple[int, Layout], Compiler] = {}
                 for chunk in group_chunks:
-                    if self.asked_to_stop():
+                    if self.hooks.stop():
                         raise StopRequested("stopped as asked, between two chunks; the same command continues")
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
                     run = ChunkRun(
@@ -205,7 +212,7 @@ class _Session:
                         self.files.chunks,
                         compiler,
                         shown(p, chunk),
-                        self.asked_to_stop,
+                        self.hooks,
                         self.observer.warn,
                         self._column_failed,
                     )
@@ -257,7 +264,7 @@ class _Session:
         of_group = {trial.id: p.group.index for p in self.plans for trial in p.group.trials}
         rows: list[TrialRow] = []
         curves: list[TrialRow] = []
-        columns = columns_of("trial", self.ablation.experiment.columns)
+        columns = self.ablation.columns
         for trial in self.trials:
             row = done[trial.id]["row"]
             # Read by column: a result of an earlier launch may lack a column that the config has added since.
@@ -272,11 +279,11 @@ class _Session:
             curves += [{"trial": trial.id, **row} for row in done[trial.id]["curves"]]
         overrides = {trial.id: trial.overrides for trial in self.trials}
         a = self.ablation
-        return Results(a.name, self.axes, control(a), a.metric, rows, curves, overrides, columns)
+        return Results(a.name, self.axes, control(a), a.decisive, rows, curves, overrides, columns)
 
     def _command(self, trial: Trial) -> str:
         if self.arguments:
-            return f"python -m experiments.train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
+            return f"jopt train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
         return f"jopt.train.run(jopt.ablate.load_trial('.', '{trial.id}'), 'runs/{trial.id}')"
 
     def _write(self, results: Results) -> None:
@@ -293,7 +300,7 @@ class _Session:
             files.protocol.unlink(missing_ok=True)
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
-            command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
+            command = f"jopt ablate {self.arguments} --workdir=runs/ablation"
         self.findings = findings(self.ablation, self.plans, results, judgement, mixture(self.manifest))
         # The next launch of a finished grid writes tables and report again.
         with attempt(self.observer, f"the tables of {files.path} are complete, but its report cannot be written"):
@@ -302,7 +309,7 @@ class _Session:
     def _facts(self) -> dict[str, Any]:
         first = self.plans[0].prepared.dataset.fingerprint
         facts = manifests.collect(self.ablation.experiment, first, self.files.path)
-        sources = {name: source.digest for p in self.plans for name, source in p.prepared.sources.items()}
+        sources = {name: digest for p in self.plans for name, digest in p.prepared.source_digests.items()}
         return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets(), "sources": sources}
 
     def _datasets(self) -> dict[str, str]:

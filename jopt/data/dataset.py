@@ -201,7 +201,7 @@ def _classes(name: str, raw: Raw) -> int | None:
         if integer and any(isinstance(split.targets, Lazy) for split in raw.splits.values()):
             accepted = "given: the largest of lazy targets is not known"
             raise DataError(f"num_classes must be {accepted}, got None", field="num_classes", accepted=accepted)
-        return 1 + max(int(t.max(initial=-1)) for t in targets.values()) if integer else None
+        return 1 + max(int(t.max()) if t.size else -1 for t in targets.values()) if integer else None
     for part, labels in targets.items():
         try:
             # Numbers below 0 are positions that do not count, where targets are sequences.

@@ -1,9 +1,11 @@
 """What a model costs (parameters, bits, bytes, FLOPs, time, memory) and what compression did to it."""
 
 from jopt.measure.columns import BUILT_IN as BUILT_IN
+from jopt.measure.columns import CLASSIFIER as CLASSIFIER
 from jopt.measure.columns import Column as Column
 from jopt.measure.columns import Measured as Measured
 from jopt.measure.columns import StageOutcome as StageOutcome
+from jopt.measure.columns import built_in as built_in
 from jopt.measure.columns import columns_of as columns_of
 from jopt.measure.columns import describe_failure as describe_failure
 from jopt.measure.columns import load_columns as load_columns

@@ -22,6 +22,10 @@ from jopt.measure.compare import churn, sqnr
 from jopt.measure.flops import effective_flops
 from jopt.measure.size import IntegerCode, Storage, storage, total_storage
 from jopt.reference import resolve
+from jopt.task import Classification, Metric, Task
+
+CLASSIFIER = Classification()
+"""The task whose columns are meant where none is named."""
 
 Number = float | int
 Scope = Literal["run", "stage", "trial"]
@@ -45,8 +49,8 @@ class StageOutcome(NamedTuple):
     Attributes:
       name: of the stage.
       params: the parameters as the model sees them, after every transform; concrete arrays.
-      metrics: its numbers on the test part: `accuracy` in [0, 1], `loss`, and any other.
-      predictions: predicted classes of the test examples, integers [examples]; None where there are no classes.
+      metrics: its numbers on the test part: `loss`, and the metrics of its task by key.
+      predictions: what it decides for the test examples, integers [examples, ...]; None where it decides nothing.
       latent: the parameters before quantization, of the same structure and shapes; None if there is none.
       grids: path to the integers of an array, for `jopt.measure.storage`.
       flops: FLOPs by layer, where the stage changed the model's shapes; None: those of the first stage.
@@ -71,7 +75,7 @@ class Measured:
     Attributes:
       outcome: the network and its metrics.
       first: the first stage of the run; for a first stage or a trial the object itself.
-      labels: true classes of the test examples, integers [examples]; None where they are not known.
+      labels: targets of the test examples; None where they are not known.
     """
 
     def __init__(
@@ -109,6 +113,10 @@ class Measured:
         """FLOPs by layer; None where they are not known."""
         return self._flops if self.outcome.flops is None else self.outcome.flops
 
+    def metric(self, key: str) -> float | None:
+        """A metric of the test part; None if it is not known."""
+        return self.accuracy if key == "accuracy" else self.outcome.metrics.get(key)
+
     @property
     def accuracy(self) -> float | None:
         """The metric of this name, or else what the predictions say."""
@@ -133,7 +141,8 @@ class Column:
         is null in JSON. None for a number that another part measures: a metric, a time, the length of a file.
       short: the header where 80 columns must do; without one the column is left out there.
       scopes: the tables that have it: of runs, of a run's stages, of an ablation's trials.
-      cost: whether the accuracy is drawn against it.
+      cost: whether the metric that decides is drawn against it.
+      origin: 'task' for a metric, 'jopt' for what jopt measures of any network, 'outside' for any other.
 
     Raises:
       ConfigError: for a key that is not an identifier, or an unknown direction, scope or format.
@@ -153,6 +162,7 @@ class Column:
     short: str = ""
     scopes: tuple[Scope, ...] = ("stage", "trial")
     cost: bool = False
+    origin: Literal["task", "jopt", "outside"] = "outside"
 
     def __post_init__(self) -> None:
         require(self.key.isidentifier(), "column.key", self.key, "an identifier, such as 'weights_l2'")
@@ -173,10 +183,23 @@ class Column:
         return self.format == "percent"
 
 
-def _change(m: Measured) -> float | None:
-    if m.accuracy is None or m.first.accuracy is None:
-        return None
-    return m.accuracy - m.first.accuracy
+class _Value(NamedTuple):
+    """Computes a metric. A class and not a lambda, so that columns of equal tasks are equal."""
+
+    key: str
+
+    def __call__(self, m: Measured) -> float | None:
+        return m.metric(self.key)
+
+
+class _Change(NamedTuple):
+    """Computes the change of a metric against the first stage."""
+
+    key: str
+
+    def __call__(self, m: Measured) -> float | None:
+        before, after = m.first.metric(self.key), m.metric(self.key)
+        return None if before is None or after is None else after - before
 
 
 def _churn(m: Measured) -> float | None:
@@ -204,15 +227,8 @@ _STAGE: tuple[Scope, ...] = ("stage",)
 _TRIAL: tuple[Scope, ...] = ("trial",)
 _RUN: tuple[Scope, ...] = ("run",)
 
-# The order is that of the columns in trials.csv, which programs read.
-BUILT_IN = (
-    Column("accuracy", "test accuracy", "", "higher", "percent", lambda m: m.accuracy, short="accuracy"),
-    Column("accuracy_change", "change", "", "higher", "points", _change, short="change", scopes=_STAGE),
-    Column("loss", "test loss", "nats", "lower", "number"),
-    Column("churn", "churn", "", "lower", "percent", _churn, short="churn", scopes=_STAGE),
-    Column("validation_accuracy", "validation accuracy", "", "higher", "percent", scopes=_TRIAL),
-    Column("validation_loss", "validation loss", "nats", "lower", "number", scopes=_TRIAL),
-    Column("train_loss", "training loss", "nats", "lower", "number", scopes=_TRIAL),
+_CHURN = Column("churn", "churn", "", "lower", "percent", _churn, short="churn", scopes=_STAGE, origin="jopt")
+_MEASURES = tuple(dataclasses.replace(column, origin="jopt") for column in (
     Column("parameters", "parameters", "", "lower", "integer", lambda m: m.storage.parameters),
     Column("nonzero_parameters", "nonzero parameters", "", "lower", "integer",
            lambda m: m.storage.nonzero_parameters, scopes=("run", "stage", "trial"), cost=True),
@@ -233,15 +249,65 @@ BUILT_IN = (
     Column("sqnr_db", "SQNR", "dB", "higher", ".1f", _noise, scopes=_STAGE),
     Column("wall_seconds", "wall time", "s", "lower", "seconds", scopes=_RUN),
     Column("compile_seconds", "compile time", "s", "lower", "seconds", scopes=_RUN),
-)  # fmt: skip
+))  # fmt: skip
 
 
-def columns_of(scope: Scope, extra: Sequence[Column | str] = ()) -> tuple[Column, ...]:
+def task_columns(task: Task = CLASSIFIER) -> tuple[Column, ...]:
+    """The columns of a task's metrics: on the test part, the change of the deciding one, churn, then validation.
+
+    Args:
+      task: whose metrics they are.
+
+    Example:
+      >>> from jopt.task import Regression
+      >>> [column.key for column in task_columns(Regression())][:4]
+      ['r2', 'r2_change', 'mse', 'rmse']
+      >>> [column.label for column in task_columns()][:2]
+      ['test accuracy', 'change']
+    """
+    task = task.resolved()
+    deciding, loss = task.deciding, task.loss_metric
+    others = [metric for metric in (*task.metrics, loss) if metric.key != deciding.key]
+    # In percentage points, as a change of 1 % could mean either.
+    points = "points" if deciding.format == "percent" else "+.4g"
+    change = Column(f"{deciding.key}_change", "change", deciding.unit, deciding.better, points,
+                    _Change(deciding.key), short="change", scopes=_STAGE)  # fmt: skip
+    # The order is that of the columns in trials.csv, which programs read.
+    columns = [
+        _metric_column(deciding, "test", _Value(deciding.key), short=deciding.label),
+        change,
+        *(_metric_column(metric, "test") for metric in others),
+        _CHURN,
+        *(_metric_column(metric, "validation", scopes=_TRIAL) for metric in (deciding, *others)),
+        _metric_column(loss, "train", scopes=_TRIAL),
+    ]
+    return tuple(c if c is _CHURN else dataclasses.replace(c, origin="task") for c in columns)
+
+
+def _metric_column(
+    metric: Metric, part: str, compute: Callable[[Measured], Number | None] | None = None, **fields: Any
+) -> Column:
+    key = metric.key if part == "test" else f"{part}_{metric.key}"
+    label = f"{'training' if part == 'train' else part} {metric.label}"
+    return Column(key, label, metric.unit, metric.better, metric.format, compute, **fields)
+
+
+def built_in(task: Task = CLASSIFIER) -> tuple[Column, ...]:
+    """The columns of jopt's own for a task: its metrics, then what is measured of any network."""
+    return (*task_columns(task), *_MEASURES)
+
+
+BUILT_IN = built_in()
+"""The columns of jopt's own for a classifier."""
+
+
+def columns_of(scope: Scope, extra: Sequence[Column | str] = (), task: Task = CLASSIFIER) -> tuple[Column, ...]:
     """The columns of a kind of table: the built-in ones, then those from outside.
 
     Args:
       scope: 'run', 'stage' or 'trial'.
       extra: columns, or their names `package.module:name`.
+      task: whose metrics the table has.
 
     Raises:
       ConfigError: see `load_columns`.
@@ -250,11 +316,18 @@ def columns_of(scope: Scope, extra: Sequence[Column | str] = ()) -> tuple[Column
       >>> [column.key for column in columns_of("trial")][:3]
       ['accuracy', 'loss', 'validation_accuracy']
     """
-    return tuple(column for column in (*BUILT_IN, *load_columns(extra)) if scope in column.scopes)
+    return tuple(c for c in (*built_in(task), *load_columns(extra, task=task)) if scope in c.scopes)
 
 
-def load_columns(columns: Sequence[Column | str], *, trusted: bool = True) -> tuple[Column, ...]:
+def load_columns(
+    columns: Sequence[Column | str], *, trusted: bool = True, task: Task = CLASSIFIER
+) -> tuple[Column, ...]:
     """Columns from outside, imported where only their name is given; `trusted` as in `jopt.reference.resolve`.
+
+    Args:
+      columns: columns, or their names.
+      trusted: whether modules may be imported.
+      task: whose metrics have keys that no other column may have.
 
     Raises:
       ConfigError: for a name that is not `package.module:name`, cannot be imported or is no `Column`; for a key
@@ -268,7 +341,7 @@ def load_columns(columns: Sequence[Column | str], *, trusted: bool = True) -> tu
     """
     # All are imported before any is used, so a wrong name ends a run before it trains.
     loaded = tuple(_imported(column, trusted) for column in columns)
-    keys = [column.key for column in BUILT_IN]
+    keys = [column.key for column in built_in(task)]
     for column in loaded:
         # Two columns of one key would overwrite each other in result.json and in CSV.
         require(column.key not in keys, "columns", column.key, "a column with a key that no other has")
@@ -293,6 +366,7 @@ def stage_rows(
     flops: Mapping[str, int] | None = None,
     columns: Sequence[Column | str] = (),
     failed: Failed | None = None,
+    task: Task = CLASSIFIER,
 ) -> list[dict[str, Any]]:
     """One row of numbers for each stage, ready for JSON; the others are compared with the first stage.
 
@@ -304,13 +378,14 @@ def stage_rows(
       columns: columns from outside, or their names.
       failed: told of a column from outside that cannot be computed, which is None then; without it that is an
         error.
+      task: whose metrics the stages have.
 
     Returns:
       For each stage: `stage`, its metrics, and the columns of scope 'stage' for which the data are there: always
       `parameters`, `nonzero_parameters`, `sparsity`, `distinct_values`, `bits_per_parameter`, `theoretical_bytes`
-      (see `storage`); `accuracy_change` and `churn` (against the first stage), `bytes`, `flops`,
-      `effective_flops` (None where a model's layers cannot be seen) and `sqnr_db` (None where nothing was rounded:
-      JSON has no infinity).
+      (see `storage`); the change of the deciding metric (`accuracy_change`) and `churn` (against the first stage),
+      `bytes`, `flops`, `effective_flops` (None where a model's layers cannot be seen) and `sqnr_db` (None where
+      nothing was rounded: JSON has no infinity).
 
     Raises:
       ValueError: if a stage's predictions are of other examples than the first's or the labels.
@@ -323,7 +398,7 @@ def stage_rows(
       >>> [row["accuracy_change"] for row in rows], [row["sparsity"] for row in rows]
       ([0.0, -0.25], [0.0, 0.75])
     """
-    chosen = columns_of("stage", columns)
+    chosen = columns_of("stage", columns, task)
     rows: list[dict[str, Any]] = []
     first: Measured | None = None
     for outcome in outcomes:
@@ -335,7 +410,10 @@ def stage_rows(
 
 
 def trial_row(
-    outcome: StageOutcome, columns: Sequence[Column | str] = (), failed: Failed | None = None
+    outcome: StageOutcome,
+    columns: Sequence[Column | str] = (),
+    failed: Failed | None = None,
+    task: Task = CLASSIFIER,
 ) -> dict[str, Any]:
     """The row of a trial's last network: its metrics and the columns of scope 'trial' that can be computed.
 
@@ -343,13 +421,14 @@ def trial_row(
       outcome: of the trial's last stage.
       columns: columns from outside, or their names.
       failed: as in `stage_rows`.
+      task: whose metrics the trial has.
 
     Example:
       >>> row = trial_row(StageOutcome("prune", {"kernel": np.float32([[0, 0], [0, 4]])}, {"accuracy": 0.25}))
       >>> row["accuracy"], row["sparsity"], "churn" in row
       (0.25, 0.75, False)
     """
-    return {**_metrics(outcome), **_computed(Measured(outcome), columns_of("trial", columns), failed)}
+    return {**_metrics(outcome), **_computed(Measured(outcome), columns_of("trial", columns, task), failed)}
 
 
 def describe_failure(column: str, stage: str, error: Exception) -> str:
@@ -379,7 +458,7 @@ def _value(column: Column, measured: Measured, failed: Failed | None) -> Any:
         return _number(column, measured)
     except ConfigError as error:
         # A built-in column that fails is a defect, which no warning may hide.
-        if failed is None or column in BUILT_IN:
+        if failed is None or column.origin != "outside":
             raise
         cause = error.__cause__
         failed(column.key, measured.outcome.name, cause if isinstance(cause, Exception) else error)

@@ -223,25 +223,28 @@ class ClassChange(NamedTuple):
 
 
 def churn(before: ArrayLike, after: ArrayLike) -> float:
-    """Share of examples on which two models predict different classes.
+    """Share of the decisions that differ between two models: of classes, or of labels or positions of examples.
 
     Milani Fard, Cormier, Canini and Gupta (2016), *Launch and iterate: reducing prediction churn*.
     Two models of one accuracy can differ on many examples; churn is at least the change of accuracy.
 
     Args:
-      before: predicted classes, integers [examples].
-      after: those of the other model, on the same examples.
+      before: what a model decides, such as classes: integers [examples, ...].
+      after: the same of the other model, on the same examples.
 
     Returns:
       A number in [0, 1]; 0.0 without examples.
 
     Raises:
-      ValueError: if these are not integer vectors of one length, or a class is below 0.
+      ValueError: if these are not integers of one shape, or one is below 0.
 
     Example:
       >>> churn([0, 1, 2, 2], [0, 1, 1, 2])
       0.25
     """
+    before, after = np.asarray(before), np.asarray(after)
+    if before.shape == after.shape:
+        before, after = before.reshape(-1), after.reshape(-1)
     before, after = _classes(before=before, after=after)
     return float(np.count_nonzero(before != after) / before.size) if before.size else 0.0
 

@@ -38,9 +38,9 @@ from jopt.report.run_tables import plan_table as plan_table
 from jopt.report.run_tables import result_table as result_table
 from jopt.report.run_tables import results_table as results_table
 from jopt.report.run_tables import stages_table as stages_table
-from jopt.report.stage_figures import accuracy_against_size as accuracy_against_size
 from jopt.report.stage_figures import class_bars as class_bars
 from jopt.report.stage_figures import compression_overview as compression_overview
+from jopt.report.stage_figures import metric_against_size as metric_against_size
 from jopt.report.stage_figures import sparsity_bars as sparsity_bars
 from jopt.report.stage_figures import weight_histograms as weight_histograms
 from jopt.report.tables import Table as Table

@@ -18,12 +18,14 @@ from jopt.report.observer import Shown, Update
 from jopt.report.page import Code, Details, Figure, Findings, Heading
 from jopt.report.tables import Table, fit, to_rich
 from jopt.report.terminal import Unbreakable
+from jopt.task import RESERVED
 
 if TYPE_CHECKING:
     # Rich is slow to import, and a silent run needs none of it.
     import rich.console
 
 _LOG_WIDTH, _WIDEST_BARS = 140, 110
+_PARTS = ("validation ", "test ")  # of the data, before the name of a metric.
 
 
 class Console:
@@ -112,7 +114,7 @@ def show(table: Table, console: rich.console.Console | None = None, width: int =
 class Progress:
     """Shows how far a run is, what it reaches and how long it takes.
 
-    In a terminal it is one live line: stage, bar, steps, loss, accuracy, steps a second, time elapsed and left.
+    In a terminal it is one live line: stage, bar, steps, loss, metric, steps a second, time elapsed and left.
     Elsewhere (a file, a CI log, `TERM=dumb`) it is a plain line now and then. A terminal that goes away never
     stops the run: what cannot be written is dropped.
 
@@ -163,8 +165,9 @@ class Progress:
         Args:
           step: optimizer steps done, of the whole run.
           stage: the name of the stage.
-          metrics: `loss`, `accuracy` and `steps_per_second`, as far as known, as in a metric row; a row whose
-            `split` is not `train` is shown with the training metrics, until the next one.
+          metrics: `loss`, the task's metrics, of which the first is shown, and `steps_per_second`, as far as
+            known, as in a metric row; a row whose `split` is not `train` is shown with the training metrics, until
+            the next one.
         """
         now = time.monotonic()
         if self._first is None:
@@ -173,7 +176,8 @@ class Progress:
         split = metrics.get("split", "train")
         prefix = "" if split == "train" else f"{split} "
         # A row of another split must not hide the last training row.
-        for key in ("loss", "accuracy", "steps_per_second"):
+        others = [key for key in metrics if key not in RESERVED]
+        for key in ("loss", *others[:1], "steps_per_second"):
             if isinstance(metrics.get(key), int | float):
                 self._shown[key if key == "steps_per_second" else prefix + key] = float(metrics[key])
         if self._bar is not None:
@@ -220,7 +224,8 @@ class Progress:
             if key == "steps_per_second":
                 facts.append(f"{formats.number(value)} steps/s")
             else:
-                facts.append(f"{key} {formats.value(key.replace(' ', '_'), value)}")
+                metric = key.replace(" ", "_", 1) if key.startswith(_PARTS) else key
+                facts.append(f"{formats.name(metric)} {formats.value(metric, value)}")
         return facts
 
     def _times(self) -> str:
@@ -230,12 +235,16 @@ class Progress:
 
     def _brief_facts(self) -> list[str]:
         """The metrics that fit next to a bar in 80 columns."""
-        brief = {
-            "loss": "loss {:.3g}",
-            "accuracy": "acc {:.1%}",
-            "validation accuracy": "val {:.1%}",
-            "steps_per_second": "{:.0f}/s",
-        }
+        others = ("loss", "steps_per_second")
+        metrics = [key for key in self._shown if key.removeprefix("validation ") not in others]
+        # Training first, then validation: a metric of another part has no room.
+        metrics = [k for k in metrics if " " not in k] + [k for k in metrics if k.startswith("validation ")]
+        brief = {"loss": "loss {:.3g}"}
+        for key in metrics:
+            name = "val" if " " in key else "acc" if key == "accuracy" else key
+            fraction = formats.column(key.removeprefix("validation ")).fraction
+            brief[key] = f"{name} {{:{'.1%' if fraction else '.3g'}}}"
+        brief["steps_per_second"] = "{:.0f}/s"
         return [form.format(self._shown[key]) for key, form in brief.items() if key in self._shown]
 
     def _line(self, now: float) -> str:

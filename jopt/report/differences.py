@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from jopt.measure import CLASSIFIER
 from jopt.report import formats
 from jopt.report.tables import Table
+from jopt.task import Task
 from jopt.typing import Record
 
 # What two manifests may say differently without the runs being made in another way, or what is shown elsewhere.
@@ -80,18 +82,24 @@ def environment(manifest: Mapping[str, object]) -> dict[str, Any]:
     return {k: v for k, v in manifest.items() if k not in _NOT_ENVIRONMENT}
 
 
-def summary(rows: Sequence[Record], result: Mapping[str, object], manifest: Mapping[str, object]) -> dict[str, Any]:
+def summary(
+    rows: Sequence[Record],
+    result: Mapping[str, object],
+    manifest: Mapping[str, object],
+    task: Task = CLASSIFIER,
+) -> dict[str, Any]:
     """The numbers of one run, finished or not; None where the run has none.
 
     Args:
       rows: of metrics.jsonl.
       result: result.json, or {} if the run has not finished.
       manifest: manifest.json, or {}.
+      task: of the run.
 
     Returns:
-      `status`, `last_step`; loss and accuracy on the test part, and on the validation part in its last row; the
-      best validation accuracy and the (first) step that reached it; the median over the training rows of
-      `steps_per_second`; the sizes and times of `result`; and `digest`.
+      `status`, `last_step`; the task's metrics and the loss on the test part, and on the validation part in its
+      last row; the best value of the deciding metric there and the (first) step that reached it; the median over
+      the training rows of `steps_per_second`; the sizes and times of `result`; and `digest`.
 
     Example:
       >>> rows = [
@@ -105,8 +113,11 @@ def summary(rows: Sequence[Record], result: Mapping[str, object], manifest: Mapp
        'best_validation_accuracy': 0.75, 'best_step': 5, 'steps_per_second': 80.0}
     """
     validation = [row for row in rows if row["split"] == "validation"]
-    measured = [row for row in validation if _number(row.get("accuracy"))]
-    best = max(measured, key=lambda row: (row["accuracy"], -row["step"]), default={})
+    deciding = task.deciding
+    measured = [row for row in validation if _number(row.get(deciding.key))]
+    sign = 1 if deciding.better == "higher" else -1
+    best = max(measured, key=lambda row: (sign * row[deciding.key], -row["step"]), default={})
+    metrics = [*(metric.key for metric in task.metrics), "loss"]
     last = validation[-1] if validation else {}
     test = next((row for row in reversed(rows) if row["split"] == "test"), {})
     speeds = [row["steps_per_second"] for row in rows if _number(row.get("steps_per_second"))]
@@ -116,11 +127,9 @@ def summary(rows: Sequence[Record], result: Mapping[str, object], manifest: Mapp
     return {
         "status": status,
         "last_step": max((row["step"] for row in rows), default=None),
-        "test_accuracy": result.get("accuracy", test.get("accuracy")),
-        "test_loss": result.get("loss", test.get("loss")),
-        "last_validation_accuracy": last.get("accuracy"),
-        "last_validation_loss": last.get("loss"),
-        "best_validation_accuracy": best.get("accuracy"),
+        **{f"test_{key}": result.get(key, test.get(key)) for key in metrics},
+        **{f"last_validation_{key}": last.get(key) for key in metrics},
+        f"best_validation_{deciding.key}": best.get(deciding.key),
         "best_step": best.get("step"),
         "steps_per_second": statistics.median(speeds) if speeds else None,
         **{key: result.get(key) for key in _SIZES},
@@ -132,8 +141,8 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def change(key: str, first: Any, other: Any) -> str:
-    """How `other` differs from `first`: accuracies in percentage points (pp), amounts as a ratio, others signed.
+def change(key: str, first: Any, other: Any, task: Task = CLASSIFIER) -> str:
+    """How `other` differs from `first`: shares in percentage points (pp), amounts as a ratio, others signed.
 
     Example:
       >>> change("test_accuracy", 0.95, 0.9625), change("test_loss", 0.5, 0.4), change("best_step", 90, 60)
@@ -147,12 +156,12 @@ def change(key: str, first: Any, other: Any) -> str:
         return "equal"
     if not (_number(first) and _number(other)):
         return "different"
-    last = key.rsplit("_", 1)[-1]
-    if last in ("accuracy", "sparsity"):
+    last, column = key.rsplit("_", 1)[-1], formats.column(key, task=task)
+    if column.fraction:
         return f"{100 * (other - first):+.2f} pp"
     if last == "step":
         return f"{other - first:+,}"
-    if last == "loss" or first == 0:
+    if column.origin == "task" or first == 0:
         return f"{other - first:+.4g}"
     ratio = other / first
     return f"{ratio:.2f}x" if 0.1 <= ratio < 1000 else f"{ratio:.2g}x"
@@ -206,11 +215,12 @@ def _is_hash(text: str) -> bool:
     return len(text) >= 40 and set(text) <= set("0123456789abcdef")
 
 
-def metrics_table(summaries: Mapping[str, Mapping[str, object]]) -> Table:
+def metrics_table(summaries: Mapping[str, Mapping[str, object]], task: Task = CLASSIFIER) -> Table:
     """The numbers of runs, one a row, in a column for each run; of two runs also how the second differs.
 
     Args:
       summaries: name to what `summary` gave. A number that no run has is left out.
+      task: of the runs.
 
     Example:
       >>> metrics_table({"a": {"test_accuracy": 0.5}, "b": {"test_accuracy": 0.75}})[1:4]
@@ -220,26 +230,26 @@ def metrics_table(summaries: Mapping[str, Mapping[str, object]]) -> Table:
     header, rows = ("metric", *names), []
     for key in _known(summaries.values()):
         values = [s.get(key) for s in summaries.values()]
-        changes = [change(key, *values) if key != "status" else ""] if len(names) == 2 else []
-        rows.append((_label(key), *(_brief(key, v) for v in values), *changes))
+        changes = [change(key, *values, task=task) if key != "status" else ""] if len(names) == 2 else []
+        rows.append((_label(key, task), *(_brief(key, v, task) for v in values), *changes))
     if len(names) == 2:
         header = (*header, "change")
     return Table("Metrics", header, "l" + "r" * (len(header) - 1), rows)
 
 
-def changes_table(summaries: Mapping[str, Mapping[str, object]]) -> Table:
+def changes_table(summaries: Mapping[str, Mapping[str, object]], task: Task = CLASSIFIER) -> Table:
     """How each run differs from the first, in the same rows as `metrics_table` but for the status."""
     first, *others = summaries
     rows = [
-        (_label(key), *(change(key, summaries[first].get(key), summaries[o].get(key)) for o in others))
+        (_label(key, task), *(change(key, summaries[first].get(key), summaries[o].get(key), task) for o in others))
         for key in _known(summaries.values())
         if key != "status"
     ]
     return Table(f"Change from {first}", ("metric", *others), "l" + "r" * len(others), rows)
 
 
-def _label(key: str) -> str:
-    return _LABELS.get(key, formats.name(key))
+def _label(key: str, task: Task) -> str:
+    return _LABELS.get(key, formats.name(key, task))
 
 
 def _known(summaries: Iterable[Mapping[str, object]]) -> list[str]:
@@ -248,8 +258,8 @@ def _known(summaries: Iterable[Mapping[str, object]]) -> list[str]:
     return [key for key in keys if any(s.get(key) is not None for s in summaries)]
 
 
-def _brief(key: str, value: object) -> str:
-    return _text(value) if isinstance(value, str) else formats.value(key, value).partition(" (")[0]
+def _brief(key: str, value: object, task: Task) -> str:
+    return _text(value) if isinstance(value, str) else formats.value(key, value, task).partition(" (")[0]
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:

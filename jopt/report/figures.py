@@ -51,6 +51,12 @@ class Figure(NamedTuple):
         """What `plotly.graph_objects.Figure` and `plotly.io.to_html` take."""
         return {"data": compact(self.traces), "layout": compact(self.layout)}
 
+    def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
+        # What a notebook displays is up to the renderer that Plotly chooses for it.
+        import plotly.graph_objects as go
+
+        return go.Figure(self.to_dict())._repr_mimebundle_(*args, **kwargs)
+
 
 class View(NamedTuple):
     """One choice of a figure's menu.
@@ -201,8 +207,8 @@ def wrapped(text: str, width: int = _WRAP) -> str:
     """Lines of at most `width` characters, broken at spaces where there are some.
 
     Example:
-      >>> wrapped("python -m experiments.train --trial=0123", 20)
-      'python -m<br>experiments.train<br>--trial=0123'
+      >>> wrapped("jopt train --config=a.py --trial=0123", 20)
+      'jopt train<br>--config=a.py<br>--trial=0123'
     """
     lines, line = [], ""
     for word in text.split(" "):
@@ -260,11 +266,11 @@ def faint(color: str, share: float = 0.15) -> str:
     return f"rgba({red}, {green}, {blue}, {share:g})"
 
 
-def accuracy_limits(values: Sequence[float]) -> list[float] | None:
-    """Limits that begin below the lowest tenth of the values: the climb from chance must not flatten the rest.
+def rising_limits(values: Sequence[float]) -> list[float] | None:
+    """Limits that begin below the lowest tenth of the values: the climb of the start must not flatten the rest.
 
     Example:
-      >>> [round(limit, 3) for limit in accuracy_limits([0.1, *[0.8] * 10, *[0.9] * 10]) or ()]
+      >>> [round(limit, 3) for limit in rising_limits([0.1, *[0.8] * 10, *[0.9] * 10]) or ()]
       [0.74, 0.905]
     """
     ordered = sorted(v for v in values if math.isfinite(v))

@@ -4,7 +4,11 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from jopt.measure.columns import BUILT_IN, Column, Scope
+from jopt.measure.columns import CLASSIFIER, Column, Scope, built_in
+from jopt.task import Metric, MultiLabel, NextToken, Regression, SequenceLabelling, Task
+
+_PARTS = ("best_validation_", "last_validation_", "validation_", "train_", "test_", "")
+_TASKS = (CLASSIFIER, Regression(), MultiLabel(), SequenceLabelling(), NextToken())
 
 
 def printable(text: str) -> str:
@@ -27,23 +31,40 @@ def encodable(text: str, encoding: str = "utf-8") -> str:
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def column(key: str, scope: Scope = "run") -> Column:
-    """The column of a metric; one that the registry does not have is made from its name.
+def column(key: str, scope: Scope = "run", task: Task = CLASSIFIER) -> Column:
+    """The column of a metric; one that neither the task nor any of jopt's has is made from its name.
+
+    Args:
+      key: of the metric, also with the part before it, such as `best_validation_accuracy`.
+      scope: the table that it is in.
+      task: whose metrics are looked at first.
 
     Example:
       >>> column("nonzero_parameters").label, column("best_validation_accuracy").label, column("f1_score").format
       ('nonzero parameters', 'best validation accuracy', 'number')
     """
-    candidates = [c for c in BUILT_IN if c.key == key]
     # A run may have another label for a metric; its format is the same in all tables.
+    candidates = [c for c in built_in(task) if c.key == key]
+    label, metric = _metric(key, task)
     for candidate in sorted(candidates, key=lambda c: scope not in c.scopes):
-        label = candidate.label if scope in candidate.scopes else _spaced(key)
-        return dataclasses.replace(candidate, label=label)
-    # A metric of somebody's own task has no column; its name is all there is to go by.
+        return candidate if scope in candidate.scopes else dataclasses.replace(candidate, label=label)
+    if metric is not None:
+        return Column(key, label, metric.unit, metric.better, metric.format, origin="task")
+    # The name of any other number is all there is to format it by.
     endings = {"accuracy": "percent", "sparsity": "percent", "seconds": "seconds", "bytes": "bytes", "flops": "si"}
     return Column(
         key if key.isidentifier() else "metric", _spaced(key) or "-", format=endings.get(_last(key), "number")
     )
+
+
+def _metric(key: str, task: Task) -> tuple[str, Metric | None]:
+    """How a run's tables call a number, and the metric that it is, of this task or else of one of jopt's."""
+    for known in (task.resolved(), *_TASKS):
+        metrics = {metric.key: metric for metric in (*known.metrics, known.loss_metric)}
+        for part in _PARTS:
+            if key.startswith(part) and (metric := metrics.get(key.removeprefix(part))) is not None:
+                return _spaced(part) + metric.label, metric
+    return _spaced(key), None
 
 
 def _spaced(key: str) -> str:
@@ -54,17 +75,24 @@ def _last(key: str) -> str:
     return key.rsplit("_", 1)[-1]
 
 
-def name(key: str) -> str:
+def name(key: str, task: Task = CLASSIFIER) -> str:
     """The label of a metric of a run.
 
     Example:
       >>> name("nonzero_parameters"), name("test_accuracy")
       ('nonzero parameters', 'test accuracy')
     """
-    return column(key).label
+    return column(key, task=task).label
 
 
-def value(key: str, v: object) -> str:
+def of_run(column: Column) -> Column:
+    """The column of a metric, named without the part of the data."""
+    parts = ("test ", "validation ", "training ")
+    part = next((part for part in parts if column.label.startswith(part)), "")
+    return dataclasses.replace(column, label=column.label.removeprefix(part))
+
+
+def value(key: str, v: object, task: Task = CLASSIFIER) -> str:
     """The value of the metric `key` of a run, in full.
 
     Example:
@@ -77,7 +105,7 @@ def value(key: str, v: object) -> str:
         return "-"
     if isinstance(v, bool) or not isinstance(v, int | float):
         return str(v)
-    described = column(key)
+    described = column(key, task=task)
     if described.format == "bytes":
         return f"{integer(v)} ({binary(v)})" if v >= 1024 else integer(v)
     if described.format == "si":
@@ -112,7 +140,7 @@ def short(column: Column, v: float | int | None) -> str:
       >>> short(Column("churn", "churn", format="percent"), 0.025), short(Column("d", "d", format="points"), -0.01)
       ('2.5%', '-1.00')
     """
-    if v is not None and column.format == "percent" and column.key != "accuracy":
+    if v is not None and column.format == "percent" and column.origin != "task":
         return f"{100 * v:.1f}%"
     return text(column, v).removesuffix(" pp")
 
@@ -125,6 +153,16 @@ def titled(column: Column) -> str:
       ('test loss (nats)', 'test accuracy')
     """
     return f"{column.label} ({column.unit})" if column.unit else column.label
+
+
+def capitalized(text: str) -> str:
+    """The text with a large first letter, the others as they are.
+
+    Example:
+      >>> capitalized("macro F1")
+      'Macro F1'
+    """
+    return text[:1].upper() + text[1:]
 
 
 def number(v: float) -> str:

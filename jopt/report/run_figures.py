@@ -6,58 +6,61 @@ import math
 from collections.abc import Mapping, Sequence
 
 from jopt.codec.ledger import KINDS, Ledger
+from jopt.measure import CLASSIFIER, Column
 from jopt.report import figures, formats
 from jopt.report.figures import PALETTE, QUIET, Figure, Json
 from jopt.report.ledger import COLORS, ledger_headline, named_entries, share
+from jopt.task import Task
 from jopt.typing import Record
 
-_METRICS = ("accuracy", "loss")
 _TENSORS = 24
 
 
-def learning_curves(rows: Sequence[Record], title: str = "Learning curves") -> Figure:
-    """Accuracy and loss of one run against the optimizer step, one above the other.
+def learning_curves(rows: Sequence[Record], title: str = "Learning curves", task: Task = CLASSIFIER) -> Figure:
+    """The deciding metric and the loss of one run against the optimizer step, one above the other.
 
     Training is blue, validation orange with a mark at each evaluation while there are few; a test result is an open
     diamond. Where the run has several stages, a dotted line marks the end of each. The loss axis is logarithmic if
-    its values span more than a decade; the accuracy axis begins below the lowest tenth of the values. A value that
-    is not finite is a gap in the line.
+    its values span more than a decade; the axis of a metric of which more is better begins below the lowest tenth
+    of the values. A value that is not finite is a gap in the line.
 
     Args:
-      rows: metric rows: `step`, `stage`, `split` (`train`, `validation` or `test`), `loss`, and `accuracy` in
-        [0, 1]. Without any accuracy there is only the panel of the loss.
+      rows: metric rows: `step`, `stage`, `split` (`train`, `validation` or `test`), `loss`, and the metric that
+        decides. Where no row has it there is only the panel of the loss.
       title: above the figure.
+      task: of the run.
     """
-    metrics = _metrics_of(rows)
+    metrics = _metrics_of(rows, task)
     traces: list[Json] = []
     for k, metric in enumerate(metrics):
         for split, color in (("train", PALETTE[0]), ("validation", PALETTE[1])):
-            x, y = series(rows, split, metric)
+            x, y = series(rows, split, metric.key)
             marks = split == "validation" and len(x) <= 40
             line = {"color": color, "width": 1.8 if split == "validation" else 1.2}
             traces += _curve(k, split, x, y, metric, line, marks=marks)
         # The test part is evaluated once: a mark, as one point makes no line.
-        x, y = series(rows, "test", metric)
+        x, y = series(rows, "test", metric.key)
         if x:
             marker = {"symbol": "diamond-open", "size": 9, "color": "#000000"}
             traces.append({**_points(k, "test", x, y, metric), "mode": "markers", "marker": marker})
     return Figure("learning_curves", title, "", traces, _panels(metrics, rows, _ends_of_stages(rows)))
 
 
-def compare_runs(runs: Mapping[str, Sequence[Record]], title: str = "All runs") -> Figure:
-    """Accuracy and loss of several runs in one color each: training dashed, validation solid.
+def compare_runs(runs: Mapping[str, Sequence[Record]], title: str = "All runs", task: Task = CLASSIFIER) -> Figure:
+    """The deciding metric and the loss of several runs in one color each: training dashed, validation solid.
 
     Args:
       runs: name to metric rows, as for `learning_curves`.
       title: above the figure.
+      task: of the runs.
     """
     everything = [row for rows in runs.values() for row in rows]
-    metrics = _metrics_of(everything)
+    metrics = _metrics_of(everything, task)
     traces: list[Json] = []
     for (name, rows), color in zip(runs.items(), figures.colors(len(runs)), strict=True):
         for k, metric in enumerate(metrics):
             for split, width, dash in (("train", 1.0, "dash"), ("validation", 1.8, "solid")):
-                x, y = series(rows, split, metric)
+                x, y = series(rows, split, metric.key)
                 line = {"color": color, "width": width, "dash": dash}
                 traces += _curve(k, f"{name}, {split}", x, y, metric, line, group=name)
     # One entry a run: the dashes say the same of all of them, and a click hides both lines.
@@ -84,12 +87,14 @@ def series(rows: Sequence[Record], split: str, metric: str) -> tuple[list[int], 
     return [x for x, _ in pairs], [y if math.isfinite(y) else math.nan for _, y in pairs]
 
 
-def _metrics_of(rows: Sequence[Record]) -> list[str]:
-    return [m for m in _METRICS if m == "loss" or any(row.get(m) is not None for row in rows)]
+def _metrics_of(rows: Sequence[Record], task: Task) -> list[Column]:
+    keys = dict.fromkeys((task.deciding.key, "loss"))
+    drawn = [key for key in keys if key == "loss" or any(row.get(key) is not None for row in rows)]
+    return [formats.column(key, task=task) for key in drawn]
 
 
-def _points(panel: int, name: str, x: Sequence[int], y: Sequence[float], metric: str) -> Json:
-    value = "%{y:.2%}" if metric == "accuracy" else "%{y:.4g}"
+def _points(panel: int, name: str, x: Sequence[int], y: Sequence[float], metric: Column) -> Json:
+    value = "%{y:.2%}" if metric.fraction else "%{y:.4g}"
     return {
         "type": "scatter", "name": figures.literal(formats.shorten(name, 40)), "legendgroup": figures.literal(name),
         "x": list(x), "y": list(y), "xaxis": "x", "yaxis": "y" if panel == 0 else "y2", "showlegend": panel == 0,
@@ -98,7 +103,7 @@ def _points(panel: int, name: str, x: Sequence[int], y: Sequence[float], metric:
 
 
 def _curve(
-    panel: int, name: str, x: Sequence[int], y: Sequence[float], metric: str, line: Json, group: str = "",
+    panel: int, name: str, x: Sequence[int], y: Sequence[float], metric: Column, line: Json, group: str = "",
     marks: bool = False,
 ) -> list[Json]:  # fmt: skip
     if not x:
@@ -108,7 +113,7 @@ def _curve(
              "legendgroup": figures.literal(group or name)}]  # fmt: skip
 
 
-def _panels(metrics: Sequence[str], rows: Sequence[Record], ends: Sequence[tuple[str, int, int]]) -> Json:
+def _panels(metrics: Sequence[Column], rows: Sequence[Record], ends: Sequence[tuple[str, int, int]]) -> Json:
     """A panel for each metric, the first at the top, over one axis of steps; stages are named above the first."""
     height = 260 * len(metrics) + 60
     shapes = [
@@ -128,17 +133,19 @@ def _panels(metrics: Sequence[str], rows: Sequence[Record], ends: Sequence[tuple
         xaxis=figures.axis("optimizer step", rangemode="tozero", anchor="y" if len(metrics) == 1 else "y2"),
     )  # fmt: skip
     for k, metric in enumerate(metrics):
-        values = [y for split in ("train", "validation", "test") for y in series(rows, split, metric)[1] if y == y]
+        splits = ("train", "validation", "test")
+        values = [y for split in splits for y in series(rows, split, metric.key)[1] if y == y]
         # The gap between the panels has room for the ticks of the upper one.
         domain = [0.0, 1.0] if len(metrics) == 1 else [[0.54, 1.0], [0.0, 0.46]][k]
         layout["yaxis" if k == 0 else "yaxis2"] = {**_value_axis(metric, values), "domain": domain, "anchor": "x"}
     return layout
 
 
-def _value_axis(metric: str, values: Sequence[float]) -> Json:
-    if metric == "accuracy":
-        return figures.axis("accuracy", tickformat=",.3~%", range=figures.accuracy_limits(values))
-    title = f"loss ({formats.column('loss', 'stage').unit})"
+def _value_axis(metric: Column, values: Sequence[float]) -> Json:
+    title = formats.titled(metric)
+    if metric.better == "higher":
+        ticks = {"tickformat": ",.3~%"} if metric.fraction else {}
+        return figures.axis(title, **ticks, range=figures.rising_limits(values))
     if figures.spans_decade(values):
         return figures.axis(title, type="log", exponentformat="none", dtick="D2" if len(values) > 1 else None)
     return figures.axis(title)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from jopt import measure
 from jopt.codec.ledger import Ledger
 from jopt.layers import is_weight
-from jopt.measure import Column, StageOutcome
+from jopt.measure import CLASSIFIER, Column, StageOutcome
 from jopt.report import formats
 from jopt.report.differences import describe_mixture
 from jopt.report.ledger import ledger_tables, times
@@ -19,14 +19,15 @@ from jopt.report.page import Code, Details, Findings, Heading, Part
 from jopt.report.run_figures import learning_curves, ledger_figure
 from jopt.report.run_tables import classes_table, last_rows_table, layers_table, result_table, stages_table
 from jopt.report.stage_figures import (
-    accuracy_against_size,
     class_bars,
     compression_overview,
+    metric_against_size,
     size_column,
     sparsity_bars,
     weight_histograms,
 )
 from jopt.report.tables import Table
+from jopt.task import Classification, Task
 from jopt.typing import Record
 
 _SPARSE_STAGES = 3
@@ -34,9 +35,8 @@ _NOTE = (
     "Theoretical numbers are computed from the values that the model sees, not measured on a file or by a clock. A "
     "size is the sum over the arrays of the fixed-width code that needs the fewest bits (dense or sparse values, a "
     "codebook, integers with their scales); effective FLOPs are the FLOPs of each layer times the share of its "
-    "kernel that is not zero. The size of a packed file is its length, headers included. Change and churn (the "
-    "share of test examples whose predicted class differs) are against the first stage. Distinct values are the "
-    "most that any kernel has."
+    "kernel that is not zero. The size of a packed file is its length, headers included. {change} against the "
+    "first stage. Distinct values are the most that any kernel has."
 )
 _SPEED_NOTE = (
     "Of the forward pass, by the clock of this machine, with whatever else runs on it. Masks and fake quantization "
@@ -45,16 +45,17 @@ _SPEED_NOTE = (
 )
 _ONE_SEED = (
     "This is one run with one seed: a difference of a few examples may be noise. For a claim, repeat it with "
-    "several seeds (experiments.ablate)."
+    "several seeds (jopt ablate)."
 )
 
 
-def run_findings(result: Record, stages: Sequence[Record] = ()) -> list[str]:
-    """What a run shows, in sentences: the accuracy, what its stages changed, the sizes, and what is not shown.
+def run_findings(result: Record, stages: Sequence[Record] = (), task: Task = CLASSIFIER) -> list[str]:
+    """What a run shows, in sentences: the metric, what its stages changed, the sizes, and what is not shown.
 
     Args:
       result: as in result.json.
       stages: what `jopt.measure.stage_rows` gave, where there are several.
+      task: of the run.
 
     Example:
       >>> stages = [{"stage": "dense", "theoretical_bytes": 4096, "accuracy": 0.98},
@@ -65,27 +66,32 @@ def run_findings(result: Record, stages: Sequence[Record] = ()) -> list[str]:
       From 'dense' to 'int4' the test accuracy changes by -1.00 pp.
       The theoretical size falls from 4.00 KiB to 512 B, 8.0 times smaller.
     """
-    metrics = [(key, result[key]) for key in ("accuracy", "loss") if isinstance(result.get(key), int | float)]
+    keys = dict.fromkeys((task.deciding.key, "loss"))
+    metrics = [(key, result[key]) for key in keys if isinstance(result.get(key), int | float)]
     # First, as it concerns every number.
     sentences = [describe_mixture(result["changes"])] if result.get("changes") else []
     if metrics:
-        named = " and ".join(f"a test {key} of {formats.value(key, value)}" for key, value in metrics)
+        texts = [(formats.name(key, task), formats.value(key, value, task)) for key, value in metrics]
+        named = " and ".join(f"a test {label} of {text}" for label, text in texts)
         sentences.append(f"The model reaches {named}.")
     if len(stages) > 1:
-        sentences += [*_changes(stages[0], stages[-1]), *_sizes(stages)]
+        sentences += [*_changes(stages[0], stages[-1], task), *_sizes(stages)]
     elif isinstance(result.get("bytes"), int):
         count = formats.integer(result.get("parameters", 0))
         sentences.append(f"It has {count} parameters in {formats.binary(result['bytes'])}.")
     return [*sentences, _ONE_SEED]
 
 
-def _changes(first: Record, last: Record) -> list[str]:
-    if last.get("accuracy_change") is None:
+def _changes(first: Record, last: Record, task: Task) -> list[str]:
+    column = formats.column(f"{task.deciding.key}_change", "stage", task)
+    if last.get(column.key) is None:
         return []
-    sentence = f"From {first['stage']!r} to {last['stage']!r} the test accuracy changes by "
-    sentence += formats.points(last["accuracy_change"])
+    sentence = f"From {first['stage']!r} to {last['stage']!r} the test {task.deciding.label} changes by "
+    sentence += formats.text(column, last[column.key])
     if last.get("churn") is not None:
-        sentence += f"; {formats.percent(last['churn'])} of the test examples are predicted as another class"
+        another = "test examples are predicted as another class"
+        another = another if isinstance(task, Classification) else "decisions on the test part are others"
+        sentence += f"; {formats.percent(last['churn'])} of the {another}"
     return [f"{sentence}."]
 
 
@@ -122,6 +128,7 @@ def run_parts(
     speed: Table | None = None,
     model: Table | None = None,
     columns: Sequence[Column | str] = (),
+    task: Task = CLASSIFIER,
 ) -> list[Part]:
     """The report of one run.
 
@@ -137,19 +144,20 @@ def run_parts(
       speed: the measured latencies.
       model: the table of `model_table`.
       columns: columns from outside, or their names.
+      task: of the run.
 
     Returns:
       Title, findings, command, result, stages, packed file, speed, training, model, environment and config.
     """
     name = str(config.get("name") or "Training run")
-    parts: list[Part] = [Heading(name, 1), Findings(run_findings(result, stages))]
+    parts: list[Part] = [Heading(name, 1), Findings(run_findings(result, stages, task))]
     if argv := manifest.get("argv"):
         parts.append(Code(argv if isinstance(argv, str) else shlex.join(map(str, argv))))
-    parts += [Heading("Result"), result_table(result, title="", columns=columns), *compression, *packed]
+    parts += [Heading("Result"), result_table(result, title="", columns=columns, task=task), *compression, *packed]
     if speed is not None:
         parts += [Heading("Speed, measured"), speed, _SPEED_NOTE]
-    parts += [Heading("Training"), learning_curves(rows)]
-    last = last_rows_table(rows)
+    parts += [Heading("Training"), learning_curves(rows, task=task)]
+    last = last_rows_table(rows, task)
     if last.rows:
         parts += [Heading("Stages"), last]
     if model is not None:
@@ -184,6 +192,7 @@ def compression_parts(
     labels: ArrayLike | None = None,
     classes: Sequence[str] | None = None,
     columns: Sequence[Column | str] = (),
+    task: Task = CLASSIFIER,
 ) -> list[Part]:
     """Tables and figures of the stages of a run: all stages, then the last against the first.
 
@@ -193,6 +202,7 @@ def compression_parts(
       labels: true classes of the test examples, integers [examples]; without them there is no table of classes.
       classes: names of the classes; None for their numbers.
       columns: columns from outside, or their names.
+      task: of the run.
 
     Returns:
       The parts, without comparisons for a single stage.
@@ -211,13 +221,14 @@ def compression_parts(
     if not outcomes:
         raise ValueError("a compression has at least one stage, got none")
     first, last = outcomes[0], outcomes[-1]
-    parts: list[Part] = [Heading("Compression"), stages_table(rows, title="", columns=columns), _NOTE]
-    parts.append(compression_overview(rows))
+    table = stages_table(rows, title="", columns=columns, task=task)
+    parts: list[Part] = [Heading("Compression"), table, _note(outcomes, task)]
+    parts.append(compression_overview(rows, task=task))
     if len(outcomes) == 1:
         return parts
     # One point against its size is no trade-off.
-    if sum(row.get("accuracy") is not None for row in rows) > 1:
-        parts.append(accuracy_against_size(rows))
+    if sum(row.get(task.deciding.key) is not None for row in rows) > 1:
+        parts.append(metric_against_size(rows, task))
     between = " → ".join(formats.shorten(outcome.name, 22) for outcome in (first, last))
     # Noise is that of rounding: without the values before it there is nothing to compare with.
     noise = None if last.latent is None else measure.sqnr_by_layer(last.latent, last.params)
@@ -226,6 +237,8 @@ def compression_parts(
     if sparse := _sparse_stages(outcomes):
         parts.append(sparsity_bars(sparse))
     parts.append(weight_histograms(first.params, last.params, f"Weights, {between}"))
+    # Of labels and of positions there is no one class that an example belongs to.
+    labels = labels if isinstance(task, Classification) else None
     if labels is not None and first.predictions is not None and last.predictions is not None:
         changes = measure.class_changes(
             first.predictions, last.predictions, labels, None if classes is None else len(classes)
@@ -234,6 +247,15 @@ def compression_parts(
         parts += [Heading(f"Predictions, {between}", 3), _sentence(counts)]
         parts += [classes_table(changes, classes, title=""), class_bars(changes, classes)]
     return parts
+
+
+def _note(outcomes: Sequence[StageOutcome], task: Task) -> str:
+    """What the numbers of the stages are."""
+    decided = "of test examples whose predicted class differs"
+    if not isinstance(task, Classification):
+        decided = "of decisions on the test part that differ"
+    churn = f"Change and churn (the share {decided}) are"
+    return _NOTE.format(change="Change is" if outcomes[0].predictions is None else churn)
 
 
 def _sparse_stages(outcomes: Sequence[StageOutcome]) -> dict[str, Mapping[str, float]]:

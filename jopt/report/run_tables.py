@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jopt.layers import is_weight
-from jopt.measure import BUILT_IN, ClassChange, Column, LayerStorage, columns_of, load_columns, total_storage
+from jopt.measure import CLASSIFIER, ClassChange, Column, LayerStorage, columns_of, load_columns, total_storage
 from jopt.report import formats
 from jopt.report.tables import Table
 from jopt.rules import Assignment
+from jopt.task import Task
 from jopt.typing import Record
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ def plan_table(plans: Mapping[str, Sequence[Assignment[object]]], title: str = "
 
 
 def result_table(
-    result: Mapping[str, object], title: str = "Result", columns: Sequence[Column | str] = ()
+    result: Mapping[str, object],
+    title: str = "Result",
+    columns: Sequence[Column | str] = (),
+    task: Task = CLASSIFIER,
 ) -> Table:
     """The numbers of one run's `result.json`, one a row; nested values are left out.
 
@@ -115,6 +119,7 @@ def result_table(
       result: of the run.
       title: the table's title.
       columns: columns from outside, or their names.
+      task: of the run.
 
     Example:
       >>> from jopt.report.tables import to_markdown
@@ -124,50 +129,64 @@ def result_table(
       | accuracy | 97.12% |
       | parameters | 266,610 |
     """
-    outside = {column.key: column for column in load_columns(columns)}
+    outside = {column.key: column for column in load_columns(columns, task=task)}
     rows = [
         (outside[k].label, formats.text(outside[k], v)) if k in outside and not isinstance(v, str) else
-        (formats.name(k), formats.shorten(formats.value(k, v), 25))
+        (formats.name(k, task), formats.shorten(formats.value(k, v, task), 25))
         for k, v in result.items() if v is None or isinstance(v, bool | int | float | str)
     ]  # fmt: skip
     return Table(title, ("metric", "value"), "lr", rows)
 
 
-def last_rows_table(rows: Sequence[Record]) -> Table:
+def last_rows_table(rows: Sequence[Record], task: Task = CLASSIFIER) -> Table:
     """The last metric row of every stage and split."""
     last = {(row.get("stage", ""), row.get("split", "")): row for row in rows}
-    keys = [k for k in ("loss", "accuracy", "steps_per_second") if any(k in row for row in last.values())]
+    metrics = [metric.key for metric in task.metrics]
+    keys = [k for k in ("loss", *metrics, "steps_per_second") if any(k in row for row in last.values())]
     cells = [
-        (*map(str, stage_and_split), formats.integer(row["step"]), *(formats.value(k, row.get(k)) for k in keys))
+        (
+            *map(str, stage_and_split),
+            formats.integer(row["step"]),
+            *(formats.value(k, row.get(k), task) for k in keys),
+        )
         for stage_and_split, row in last.items()
     ]
-    header = ("stage", "split", "last step", *(k.replace("steps_per_second", "steps/s") for k in keys))
+    names = ["steps/s" if k == "steps_per_second" else formats.name(k, task) for k in keys]
+    header = ("stage", "split", "last step", *names)
     return Table("", header, "ll" + "r" * (1 + len(keys)), cells)
 
 
 def results_table(
     results: Mapping[str, Mapping[str, object]],
-    columns: Sequence[str] = ("accuracy", "loss", "nonzero_parameters", "bytes", "flops"),
+    columns: Sequence[str] | None = None,
     title: str = "Results",
+    task: Task = CLASSIFIER,
 ) -> Table:
     """Several runs, one a row.
 
     Args:
       results: the name of a run to its `result.json`.
-      columns: the metrics to show; one that no run has is left out.
+      columns: the metrics to show; one that no run has is left out. None: those of the task, and sizes.
       title: the table's title.
+      task: of the runs.
     """
+    if columns is None:
+        columns = (*(metric.key for metric in task.metrics), "loss", "nonzero_parameters", "bytes", "flops")
     shown = [c for c in columns if any(c in result for result in results.values())]
-    rows = [(run, *(_brief(c, result.get(c)) for c in shown)) for run, result in results.items()]
-    return Table(title, ("run", *(formats.name(c) for c in shown)), "l" + "r" * len(shown), rows)
+    rows = [(run, *(_brief(c, result.get(c), task) for c in shown)) for run, result in results.items()]
+    return Table(title, ("run", *(formats.name(c, task) for c in shown)), "l" + "r" * len(shown), rows)
 
 
-def _brief(key: str, value: object) -> str:
-    return formats.value(key, value).partition(" (")[0]
+def _brief(key: str, value: object, task: Task) -> str:
+    return formats.value(key, value, task).partition(" (")[0]
 
 
 def stages_table(
-    rows: Sequence[Record], title: str = "Stages", brief: bool = False, columns: Sequence[Column | str] = ()
+    rows: Sequence[Record],
+    title: str = "Stages",
+    brief: bool = False,
+    columns: Sequence[Column | str] = (),
+    task: Task = CLASSIFIER,
 ) -> Table:
     """The stages of a compression, one a row.
 
@@ -177,6 +196,7 @@ def stages_table(
       title: the table's title.
       brief: only what fits a terminal of 80 columns; the title has the units, and says what is theoretical.
       columns: columns from outside, or their names.
+      task: whose metrics the rows have.
 
     Example:
       >>> from jopt.report.tables import to_markdown
@@ -187,15 +207,15 @@ def stages_table(
       | a | 98.00% | - | 4.00 KiB |
       | b | - | 1.00% | - |
     """
-    shown = [c for c in _columns_in(rows, columns) if any(row.get(c.key) is not None for row in rows)]
+    shown = [c for c in _columns_in(rows, columns, task) if any(row.get(c.key) is not None for row in rows)]
     names = [formats.shorten(str(row.get("stage", "")), _SHORT_STAGE if brief else 80) for row in rows]
     if brief:
         # Of two sizes a narrow table has room for the one that is not theoretical.
         packed = any(c.key == "bytes" for c in shown)
-        shown = [c for c in shown if c.short or c not in BUILT_IN]
+        shown = [c for c in shown if c.short or c.origin == "outside"]
         shown = [c for c in shown if not (packed and c.key == "theoretical_bytes")]
         theoretical = [c.short for c in shown if c.label.startswith("theoretical")]
-        units = ["change: percentage points"] * any(c.key == "accuracy_change" for c in shown)
+        units = ["change: percentage points"] * any(c.format == "points" and c.origin == "task" for c in shown)
         units += [f"{', '.join(theoretical)}: theoretical"] * bool(theoretical)
         title = f"{title} ({'; '.join(units)})" if units else title
     header = ("stage", *(c.short or c.label if brief else c.label for c in shown))
@@ -204,14 +224,14 @@ def stages_table(
     return Table(title, header, "l" + "r" * len(shown), cells)
 
 
-def _columns_in(rows: Sequence[Record], columns: Sequence[Column | str]) -> list[Column]:
-    registered = columns_of("stage", columns)
+def _columns_in(rows: Sequence[Record], columns: Sequence[Column | str], task: Task) -> list[Column]:
+    registered = columns_of("stage", columns, task)
     keys = {column.key for column in registered}
-    # A metric of another task has no column and is shown all the same.
+    # A number that is no metric of the task has no column and is shown all the same.
     numbers = dict.fromkeys(
         key for row in rows for key, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)
     )
-    return [*registered, *(formats.column(key, "stage") for key in numbers if key not in keys)]
+    return [*registered, *(formats.column(key, "stage", task) for key in numbers if key not in keys)]
 
 
 def layers_table(

@@ -1,4 +1,4 @@
-"""Figures of a run's stages: accuracy, size, sparsity and FLOPs, weights before and after, accuracy by class."""
+"""Figures of a run's stages: metric, size, sparsity and FLOPs, weights before and after, accuracy by class."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jopt.layers import is_weight
-from jopt.measure import ClassChange, Column
+from jopt.measure import CLASSIFIER, ClassChange, Column
 from jopt.report import figures, formats
 from jopt.report.figures import BEFORE, INK, PALETTE, QUIET, Figure, Json
 from jopt.rules import named_leaves
+from jopt.task import Task
 from jopt.typing import Params, Record
 
 _BINS, _LEVELS, _LAYERS = 60, 40, 24
@@ -29,16 +30,17 @@ def size_column(rows: Sequence[Record]) -> Column:
     return formats.column("bytes" if packed else "theoretical_bytes", "stage")
 
 
-def compression_overview(rows: Sequence[Record], title: str = "Stages") -> Figure:
-    """All stages in one picture: accuracy, size, sparsity and effective FLOPs, a bar for each stage.
+def compression_overview(rows: Sequence[Record], title: str = "Stages", task: Task = CLASSIFIER) -> Figure:
+    """All stages in one picture: the deciding metric, size, sparsity and effective FLOPs, a bar for each stage.
 
     Args:
       rows: what `jopt.measure.stage_rows` gave; a quantity that no row has gets no panel, one that a row lacks no
         bar there.
       title: above the figure.
+      task: of the run.
     """
     size = size_column(rows)
-    columns = [formats.column("accuracy", "stage"), size]
+    columns = [formats.column(task.deciding.key, "stage", task), size]
     columns += [formats.column(key, "stage") for key in ("sparsity", "effective_flops")]
     columns = [c for c in columns if any(row.get(c.key) is not None for row in rows)]
     gap = 34
@@ -59,9 +61,10 @@ def compression_overview(rows: Sequence[Record], title: str = "Stages") -> Figur
         layout[f"yaxis{number}"] = {
             **figures.category_axis(names, 24), "domain": [max(bottom, 0.0), top], "anchor": f"x{number}"
         }  # fmt: skip
-        # Bars of an accuracy begin at 0 too: what looks the same is the same.
+        # Bars of an accuracy begin at 0 too: what looks the same is the same. Some metrics are below 0.
+        ends = [min(0, 1.5 * min(values)), 1.5 * max(max(values), 1e-9)]
         layout[f"xaxis{number}"] = {
-            "range": [0, 1.5 * max(max(values), 1e-9)], "visible": False, "anchor": f"y{number}", "fixedrange": True
+            "range": ends, "visible": False, "anchor": f"y{number}", "fixedrange": True
         }  # fmt: skip
         layout["annotations"].append(
             {"text": column.label, "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left",
@@ -76,7 +79,7 @@ def _stage_bars(rows: Sequence[Record], column: Column, number: str) -> Json:
     names = [str(row.get("stage", "")) for row in rows]
     texts = [formats.text(column, value) for _, value in present]
     # A size says little without what it was before.
-    if column.better == "lower":
+    if column.better == "lower" and column.origin != "task":
         texts = [t if v in (0, first) else f"{t}, {_times(first / v)} smaller" for t, (_, v) in
                  zip(texts, present, strict=True)]  # fmt: skip
     return {
@@ -100,28 +103,29 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f}x" if ratio < 9.995 else f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
 
 
-def accuracy_against_size(rows: Sequence[Record], title: str = "Accuracy against size") -> Figure:
+def metric_against_size(rows: Sequence[Record], task: Task = CLASSIFIER, title: str = "") -> Figure:
     """A point for each stage, joined in their order; the size axis is logarithmic.
 
     Args:
-      rows: what `jopt.measure.stage_rows` gave; a row without `accuracy` or a size is left out.
-      title: above the figure.
+      rows: what `jopt.measure.stage_rows` gave; a row without the task's deciding metric or a size is left out.
+      task: of the run.
+      title: above the figure; '': the name of the metric.
     """
-    size = size_column(rows)
-    drawn = [r for r in rows if r.get("accuracy") is not None and r.get(size.key)]
-    x, y = [r[size.key] for r in drawn], [r["accuracy"] for r in drawn]
+    size, metric = size_column(rows), formats.column(task.deciding.key, "stage", task)
+    drawn = [r for r in rows if r.get(metric.key) is not None and r.get(size.key)]
+    x, y = [r[size.key] for r in drawn], [r[metric.key] for r in drawn]
     traces: list[Json] = [
         {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"color": QUIET, "width": 1, "dash": "dash"},
          "hoverinfo": "skip", "showlegend": False}
     ]  # fmt: skip
     for row, color in zip(drawn, figures.colors(len(drawn)), strict=True):
         lines = [
-            f"test accuracy {formats.percent(row['accuracy'])}",
+            f"{metric.label} {formats.text(metric, row[metric.key])}",
             f"{size.label} {formats.text(size, row[size.key])}",
         ]
         stage = str(row["stage"])
         traces.append(
-            {"type": "scatter", "mode": "markers", "x": [row[size.key]], "y": [row["accuracy"]],
+            {"type": "scatter", "mode": "markers", "x": [row[size.key]], "y": [row[metric.key]],
              "name": figures.literal(formats.shorten(stage, 32)), "marker": {"size": 11, "color": color},
              "hovertext": figures.hover(stage, lines), "hoverinfo": "text"}
         )  # fmt: skip
@@ -130,10 +134,12 @@ def accuracy_against_size(rows: Sequence[Record], title: str = "Accuracy against
     layout = figures.layout(
         380, showlegend=True,
         xaxis=figures.axis(size.label, type="log", tickmode="array", tickvals=ticks, ticktext=texts),
-        yaxis=figures.axis("test accuracy", tickformat=",.3~%",
-                           range=[min(y) - room, max(y) + room] if y else None),
+        yaxis=figures.axis(formats.titled(metric), range=[min(y) - room, max(y) + room] if y else None,
+                           **({"tickformat": ",.3~%"} if metric.fraction else {})),
     )  # fmt: skip
-    return Figure("accuracy_against_size", title, f"Test accuracy against the size: {size.label}.", traces, layout)
+    title = title or f"{formats.capitalized(task.deciding.label)} against size"
+    caption = f"{formats.capitalized(metric.label)} against the size: {size.label}."
+    return Figure(f"{metric.key}_against_size", title, caption, traces, layout)
 
 
 def sparsity_bars(stages: Mapping[str, Mapping[str, float]], title: str = "Sparsity by layer") -> Figure:

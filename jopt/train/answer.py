@@ -45,7 +45,7 @@ def answer(
     if sentence := describe_damage(files):
         observer.warn(sentence)
     if config.pack and not files.packed.is_file():
-        again = shlex.join(["python", "-m", "experiments.export", str(files.path), "--format=packed"])
+        again = shlex.join(["jopt", "export", str(files.path), "--format=packed"])
         observer.warn(f"{files.packed} is gone; {again} writes it again")
     if not files.has_report():
         # A report that failed, or was deleted: what it shows is still there.
@@ -55,7 +55,8 @@ def answer(
             if is_held and not files.has_report():
                 write_report_again(prepared(), files, result, observer)
                 observer.note(f"the missing report of {files.path} was written again")
-    observer.finished(lambda: finished_parts(files, result, config.columns, before=True))
+    task = config.task.resolved()
+    observer.finished(lambda: finished_parts(files, result, config.columns, before=True, task=task))
     return result
 
 

@@ -13,8 +13,9 @@ from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
 from jopt.report.observer import Shown
-from jopt.report.page import PAGE, Findings, Part
+from jopt.report.page import PAGE, Findings, Heading, Part
 from jopt.report.run_report import packed_parts
+from jopt.task import Task
 from jopt.train import describe, metrics
 from jopt.train.plan import StagePlan
 from jopt.train.prepared import Prepared
@@ -54,7 +55,8 @@ def collect_stages(
     def warn(column: str, stage: str, error: Exception) -> None:
         observer.warn(measure.describe_failure(column, stage, error))
 
-    return measure.stage_rows(outcomes, prepared.dataset.test.targets, columns=columns, failed=warn)
+    targets = prepared.dataset.test.targets
+    return measure.stage_rows(outcomes, targets, columns=columns, failed=warn, task=prepared.task)
 
 
 def stage_fields(stages: Sequence[dict[str, Any]], columns: Sequence[Column | str] = ()) -> dict[str, Any]:
@@ -114,21 +116,25 @@ def write_report(
     environment = {k: v for k, v in manifest.items() if k not in ("events", "exit_status")}
     # A single stage has nothing to be compared with.
     several = len(outcomes) > 1
-    labels = prepared.dataset.test.targets
+    task, labels = prepared.task, prepared.dataset.test.targets
     # Not before the result is on the disk: they take their time, compile, and may fail.
     speeds = measure_speeds(prepared, outcomes) if several else []
+    compression = report.compression_parts(outcomes, stages, labels, columns=columns, task=task) if several else ()
     parts = report.run_parts(
         to_dict(prepared.config),
         environment | {"argv": command(manifest["argv"])},
         metrics.read(files.metrics),
         result,
         stages=stages,
-        compression=report.compression_parts(outcomes, stages, labels, columns=columns) if several else (),
+        compression=compression,
         packed=packed_parts(files.packed.name, ledger) if ledger is not None else (),
         speed=speed_table(speeds) if speeds else None,
         model=model_table(prepared, len(outcomes) - 1, outcomes[-1].params),
         columns=columns,
+        task=task,
     )
+    if prepared.start is not None:
+        parts += [Heading("Where the weights come from"), *prepared.start.describe()]
     report.write_html(files.path / PAGE, prepared.config.name, parts)
     report.write_markdown(files.report, parts)
 
@@ -149,7 +155,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
         parts += method_tables(p, stage)
         if stage.starts_network:
             parts.append(model_table(p, stage.index))
-    return parts
+    return parts if p.start is None else [*parts, *p.start.describe()]
 
 
 @contextlib.contextmanager
@@ -183,7 +189,11 @@ def observe_training(
 
 
 def finished_parts(
-    files: Workdir, result: Mapping[str, Any], columns: Sequence[Column | str] = (), before: bool = False
+    files: Workdir,
+    result: Mapping[str, Any],
+    columns: Sequence[Column | str] = (),
+    before: bool = False,
+    task: Task = measure.CLASSIFIER,
 ) -> list[Shown]:
     """What is shown at the end: findings, stages, bytes and result, and where to read more.
 
@@ -192,22 +202,23 @@ def finished_parts(
       result: of the run.
       columns: columns from outside, or their names.
       before: whether an earlier launch had finished the run.
+      task: of the run.
     """
     stages = result.get("stages", ())
-    parts: list[Shown] = [Findings(report.run_findings(result, stages))]
+    parts: list[Shown] = [Findings(report.run_findings(result, stages, task))]
     if before:
         parts.insert(0, f"{files.path} holds this run, finished; nothing was run")
     if stages:
-        parts.append(report.stages_table(stages, brief=True, columns=columns))
+        parts.append(report.stages_table(stages, brief=True, columns=columns, task=task))
     if files.packed.is_file():
         # Read back rather than handed over: what is shown is what is in the file.
         ledger = codec.read(files.packed).ledger
         headline = report.ledger_headline(ledger, files.packed.name)
         parts += [report.ledger_tables(ledger)[0]._replace(title=headline), ledger]
-    parts += [report.result_table(result, columns=columns), f"report: {files.path / 'report.html'}"]
+    parts += [report.result_table(result, columns=columns, task=task), f"report: {files.path / 'report.html'}"]
     if files.packed.is_file():
         size = files.packed.stat().st_size
-        inspect = shlex.join(["python", "-m", "experiments.inspect", str(files.packed)])
+        inspect = shlex.join(["jopt", "inspect", str(files.packed)])
         parts.append(f"packed model: {files.packed}, {size:,} bytes ({inspect})")
     return parts
 
@@ -294,12 +305,20 @@ def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:
 
 
 def command(argv: list[str]) -> list[str]:
-    """The command as it was typed: Python replaces `-m experiments.train` by the module's path.
+    """The command as it was typed: Python replaces `jopt` and `-m jopt` by the paths of files.
 
     Example:
+      >>> command(["/home/me/.venv/bin/jopt", "train", "--workdir=runs/a"])
+      ['jopt', 'train', '--workdir=runs/a']
+      >>> command(["/home/me/jopt/jopt/__main__.py", "train", "--workdir=runs/a"])
+      ['python', '-m', 'jopt', 'train', '--workdir=runs/a']
       >>> command(["/home/me/jopt/experiments/train.py", "--workdir=runs/a"])
       ['python', '-m', 'experiments.train', '--workdir=runs/a']
     """
     # `-m` puts the module's file into argv[0]; run by that path, its imports would not be found.
     parts = argv[0].replace("\\", "/").removesuffix(".py").split("/")
-    return ["python", "-m", ".".join(parts[-2:]), *argv[1:]] if parts[-2:-1] == ["experiments"] else list(argv)
+    if parts[-2:] == ["jopt", "__main__"]:
+        return ["python", "-m", "jopt", *argv[1:]]
+    if parts[-2:-1] == ["experiments"]:
+        return ["python", "-m", ".".join(parts[-2:]), *argv[1:]]
+    return ["jopt" if parts[-1] == "jopt" else argv[0], *argv[1:]]

@@ -1,4 +1,4 @@
-"""experiments.train: overrides reach the run, and every mistake is one line and a status, with nothing left."""
+"""jopt train: overrides reach the run, and every mistake is one line and a status, with nothing left."""
 
 import json
 import shutil

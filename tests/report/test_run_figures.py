@@ -181,7 +181,7 @@ def test_odd_rows_are_drawn():
     ]
     for chosen in ([], rows, rows[:1], rows[1:2], [{"stage": "x"}]):
         valid(report.compression_overview(chosen))
-        valid(report.accuracy_against_size(chosen))
+        valid(report.metric_against_size(chosen))
     valid(report.class_bars([]))
 
 

@@ -1,35 +1,34 @@
 """Latency of a point: the forward pass of the float network of its shape, measured on this device."""
 
-import functools
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jopt import data, measure, models, prune
 from jopt.config import to_dict
 from jopt.method import Method
 from jopt.train.config import Experiment
 from jopt.train.plan import applied_methods, final_network
+from jopt.typing import ModelState, Params
 
 
 class Network(NamedTuple):
     """A float network and its input.
 
     Attributes:
-      model: the Flax module.
+      model: its functions.
       params: its parameters.
-      state: its other collections.
-      x: zeros [batch, ...] of the input's shape.
+      state: its model state.
+      x: zeros [batch, ...] of the inputs' shapes.
     """
 
-    model: nn.Module
-    params: Mapping[str, Any]
-    state: Mapping[str, Any]
-    x: jax.Array
+    model: models.Model
+    params: Params
+    state: ModelState
+    x: PyTree
 
 
 def shape_key(config: Experiment) -> str:
@@ -76,8 +75,8 @@ def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
     """
     model, params, state, x = smallest(config, batch)
 
-    def forward(params: Mapping[str, Any], state: Mapping[str, Any], x: jax.Array) -> Any:
-        return model.apply({"params": params, **state}, x, train=False)
+    def forward(params: Params, state: ModelState, x: PyTree) -> jax.Array:
+        return model.apply(params, state, x, train=False)[0]
 
     return measure.latency(forward, params, state, x, repeats=200, warmup=20)
 
@@ -93,16 +92,17 @@ def smallest(config: Experiment, batch: int = 1) -> Network:
       batch: of the input.
     """
     dataset = data.load(config.data)
-    model = models.build(final_network(config))
-    x = jnp.zeros((batch, *dataset.train.inputs.shape[1:]), jnp.float32)
+    network = final_network(config)
+    model = network.model()
+    x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), data.batch_of(dataset.example, batch))
     # In one program: an eager initialization compiles every operation by itself.
-    state = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x))
-    params = state.pop("params")
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
     pruning = channels(config)
-    if pruning is None:
+    # Other networks are no modules that jopt could take channels from.
+    if pruning is None or not isinstance(network, models.ModelConfig):
         return Network(model, params, state, x)
     pruner = pruning.build(steps=1)
     masks = jax.jit(lambda tree: pruner.update(pruner.init(tree), tree, step=0).masks)(params)
-    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    shrunk = prune.shrink_all(model, params, masks, model_state=state or None, x=like)
-    return Network(shrunk.model, shrunk.params, shrunk.model_state or {}, x)
+    like = data.batch_of(dataset.example, batch)
+    shrunk = prune.shrink_all(models.build(network), params, masks, model_state=state or None, x=like)
+    return Network(models.from_linen(shrunk.model), shrunk.params, shrunk.model_state or {}, x)

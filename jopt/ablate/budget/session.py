@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jopt import data
+from jopt import start as starting
 from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, latency, proposals
 from jopt.ablate.budget.answer import answer
 from jopt.ablate.budget.config import Cell, Search, SearchSpace, ladders
 from jopt.ablate.budget.estimates import Key, PointEstimate, estimate, pareto
 from jopt.ablate.budget.files import SearchDir, question_of, read_round, with_commands
-from jopt.ablate.budget.limits import Limit, distance, parse
+from jopt.ablate.budget.limits import Limit, distance, limited, parse
 from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write_pareto, write_report
 from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.checks import validate
@@ -23,13 +24,16 @@ from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import canonical_json, require
+from jopt.measure import Column
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
+from jopt.train.metrics import MetricsRow
 from jopt.train.plan import source_fields
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, Workdir, never
+from jopt.train.workdir import Launch, Workdir
 
 CONFIRMATION = "confirm"
 
@@ -44,7 +48,8 @@ def search(
     devices: int | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     quiet: bool = True,
     trusted: bool = False,
 ) -> SearchResult:
@@ -59,15 +64,17 @@ def search(
     Args:
       config: what is searched over.
       workdir: a new or empty directory, or one that holds this search.
-      budget: such as 'accuracy_drop<0.5' (percentage points below the dense control), 'bytes<20kB' (of the packed
-        file), 'latency_ms<0.05' (measured on this device), or several of them, joined by commas.
+      budget: such as 'accuracy_drop<0.5' (percentage points below the dense control; 'r2_drop<0.01' and
+        'bits_per_byte_rise<0.02' are in units of the metric), 'bytes<20kB' (of the packed file), 'latency_ms<0.05'
+        (measured on this device), or several of them, joined by commas.
       command: what runs one trial alone, without its path; '' gives a line of Python.
       launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
       accept_changes: continue even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was in the rounds before; the result then says so.
       observer: hears what goes on; `jopt.report.Console()` prints it.
-      stop: asked at the end of every segment; once it says True, the running trials are saved and the search ends.
+      on_rows: as for `jopt.ablate.run`; a row's `round` is the name of the round.
+      should_stop: as for `jopt.ablate.run`, with these rows.
       quiet: has no effect: without an observer nothing is printed.
       trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
@@ -78,15 +85,22 @@ def search(
       ConfigError, RuleError: for a budget or a search that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
       ChangedError: if rounds were run on other data, with other versions or numerics; nothing is changed.
-      StopRequested: after `stop` said True, once the running trials have been saved.
+      StopRequested: after `should_stop` said True, once the running trials have been saved.
     """
     del quiet
-    limits = parse(budget)
+    limits = parse(budget, config.experiment.task)
+    metric = limited(limits)
+    checked = ladders(config, metric)
+    if config.metric is None:
+        config = dataclasses.replace(
+            config, metric=f"validation_{metric or config.experiment.task.resolved().deciding.key}"
+        )
     # Bytes are those of the packed file, so every trial needs one.
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
-    space = SearchSpace(ladders(config), config.excluded)
+    space = SearchSpace(checked, config.excluded)
     files, observer = SearchDir(workdir), Careful(observer)
-    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop, trusted)
+    hooks = Hooks(on_rows, should_stop)
+    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, hooks, trusted)
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -124,6 +138,7 @@ def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir
     digests = {
         name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
     }
+    digests |= starting.digests((config.start for config in configs), trusted=trusted)
     facts = manifests.collect(experiment, fingerprints[canonical_json(configs[0].data)], files.path)
     return facts | {"datasets": fingerprints, "sources": digests}
 
@@ -150,7 +165,7 @@ class _Search:
     command: str
     devices: int | None
     accept_changes: bool
-    stop: Callable[[], bool]
+    hooks: Hooks
     trusted: bool
     launch: Launch = dataclasses.field(init=False)
     finished: bool = False
@@ -196,7 +211,7 @@ class _Search:
         """Runs the rounds; returns why there was no further one."""
         for index, count in enumerate(self.config.seeds):
             first = sum(self.config.seeds[:index])
-            # Each round has seeds of its own: a point that was lucky must show its accuracy again.
+            # Each round has seeds of its own: a point that was lucky must show its metric again.
             if index == 0:
                 proposal = proposals.Proposal(self._without_control(proposals.coarse(self.space)), [])
                 why = "a coarse grid: all start values of the numbers, one structure after the other"
@@ -268,7 +283,7 @@ class _Search:
         why = "the finalists and the control with seeds that no choice depended on; the test part decides"
         results = self._round(CONFIRMATION, proposal, range(first, first + self.config.confirm), why)
         trials_of = {cell: results.at(self.space.labels(cell)) for cell in (self.space.control, *cells)}
-        by_cell = {self.space.cell(e.point): self._timed(e) for e in self._estimates(trials_of, "accuracy")}
+        by_cell = {self.space.cell(e.point): self._timed(e) for e in self._estimates(trials_of, self.config.tested)}
         return results, [by_cell[cell] for cell in (self.space.control, *cells)]
 
     def _round(self, name: str, proposal: proposals.Proposal, seeds: range, why: str) -> Results:
@@ -299,12 +314,16 @@ class _Search:
         return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
 
     def _run_grid(self, ablation: Ablation, name: str) -> None:
+        def of_round(hook: Callable[[list[MetricsRow]], Any]) -> Callable[[list[MetricsRow]], Any]:
+            return lambda rows: hook([{"round": name, **row} for row in rows])
+
         grids.run(
             ablation,
             self.files.path / name,
             devices=self.devices,
             accept_changes=self.accept_changes,
-            stop=self.stop,
+            on_rows=of_round(self.hooks.on_rows),
+            should_stop=of_round(self.hooks.should_stop),
             trusted=self.trusted,
         )
 
@@ -316,20 +335,20 @@ class _Search:
             space=Space(tuple(self.space.point(cell) for cell in cells)),
             seeds=tuple(seeds),
             control=self.space.labels(self.space.control),
-            metric="accuracy" if name == CONFIRMATION else self.config.metric,
+            metric=self.config.tested.key if name == CONFIRMATION else self.config.metric,
             strategy=self.config.strategy,
             confidence=self.config.confidence,
         )
 
     def _round_estimates(self) -> list[PointEstimate]:
         """The estimates of all points of the rounds, with latency if the budget limits it."""
-        estimates = self._estimates(self.trials_of, self.config.metric)
+        estimates = self._estimates(self.trials_of, self.config.guiding)
         return [self._timed(e) for e in estimates] if self.with_latency else estimates
 
-    def _estimates(self, trials_of: dict[Cell, list[TrialRow]], metric: str) -> list[PointEstimate]:
+    def _estimates(self, trials_of: dict[Cell, list[TrialRow]], metric: Column) -> list[PointEstimate]:
         # The step in which the metric moves is found from the values of all points: a few show only multiples of
         # it.
-        step = resolution(value for rows in trials_of.values() for value in by_seed(rows, metric).values())
+        step = resolution(value for rows in trials_of.values() for value in by_seed(rows, metric.key).values())
         return [
             estimate(
                 self.space.labels(cell),
