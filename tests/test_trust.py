@@ -199,7 +199,7 @@ def test_the_current_directory_is_no_foreign_directory(here, monkeypatch):
 
 def test_a_text_of_a_config_is_a_name_or_a_path_that_is_checked():
     """A new field of text must be looked at: a path belongs in `finished.check_paths`, code has a Callable type."""
-    paths = {"data_dir", "teacher", "source"}
+    paths = {"data_dir", "path", "teacher", "source"}
     names = {"name", "activation", "dtype", "padding", "layout", "variant", "start", "granularity", "gradient"}
     names |= {"residency", "fingerprint"}
     kinds = _classes(Experiment, *_methods(Method), *_methods(data.Source))

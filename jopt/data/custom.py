@@ -11,6 +11,7 @@ import numpy as np
 from jopt.config import ConfigError, Option, join_path, require
 from jopt.data.dataset import PARTS, Dataset, as_numpy
 from jopt.data.examples import Raw, Split
+from jopt.data.lazy import Lazy
 from jopt.data.parts import hold_out_test, refuse, require_fraction
 from jopt.data.source import Source
 from jopt.reference import name_of, resolve
@@ -79,7 +80,7 @@ class Custom(Source):
     def _of_dataset(self, dataset: Dataset) -> Raw:
         inputs, means = jax.tree.leaves(dataset.train.inputs), dataset.mean
         means = jax.tree.leaves(means, is_leaf=lambda mean: mean is None)
-        as_they_are = [x for x, mean in zip(inputs, means, strict=True) if mean is None]
+        as_they_are = [x for x, m in zip(inputs, means, strict=True) if m is None and not isinstance(x, Lazy)]
         plain = any(np.issubdtype(x.dtype, np.floating) for x in as_they_are)
         accepted = f"False, as the data set that {self._reference} gives has normalize=False"
         require(not (plain and self.normalize), "data.normalize", self.normalize, accepted)

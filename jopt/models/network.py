@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 
 from jopt.config import ConfigError, Option, check_types, choice, join_path
-from jopt.models.functional import Model, from_linen
+from jopt.models.functional import Model
 from jopt.models.layers import ACTIVATIONS
+from jopt.models.target import from_any
 from jopt.reference import resolve
 from jopt.typing import Activation
 
@@ -80,9 +81,3 @@ class Custom(Network):
         except (TypeError, ValueError) as error:
             accepted = f"a model made of its options {dict(self.options)} ({error})"
             raise ConfigError(join_path(path, "name"), self.name, accepted) from error
-
-
-def from_any(target: object, options: dict) -> Model:
-    """A model of a module class."""
-    made = target(**options)
-    return made if isinstance(made, Model) else from_linen(made)

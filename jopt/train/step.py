@@ -157,6 +157,8 @@ def loss(
         value, parts = distillation.objective(
             outputs, hard, batch.teacher, student_features=layers, teacher_features=batch.features
         )
+    if (sown := models.sown_total(model_state)) is not None:
+        value = value + sown
     ones = jnp.ones(losses.shape, jnp.float32) if weights is None else weights
     statistics = {m.key: m.statistics(outputs, batch.targets, ones) for m in task.trained_metrics}
     return value, (statistics, model_state, parts)

@@ -62,7 +62,9 @@ def test_streamed_equals_resident_to_the_bit_stopped_at_every_boundary(dataset, 
         asked = itertools.count()
         try:
             # Once before the first step, then at the end of a segment.
-            result = run(config(), tmp_path, data=of(dataset), stop=lambda asked=asked: next(asked) > 0)
+            result = run(
+                config(), tmp_path, data=of(dataset), should_stop=lambda rows, asked=asked: next(asked) > 0
+            )
             break
         except StopRequested:
             boundaries += 1
@@ -91,7 +93,7 @@ def test_a_student_trains_streamed_as_with_a_teacher_that_computes_along(dataset
     augmented = dataset._replace(name="augmented")
     source = data.Given("augmented", augmented.fingerprint, augmentation=unchanged)
     results = []
-    for name, given in (("device", augmented), ("host", on_host(augmented))):
+    for given in (augmented, on_host(augmented)):
         p = prepare(tiny_experiment(stages=stages, segment_steps=4, data=source), dataset=given)
         results.append([plan.teacher_computes_along for plan in p.plans])
     assert results[0] == results[1] == [False, True]
@@ -144,7 +146,8 @@ TEN_GIGABYTES = """
 
     def inputs(rows):
         # A cheap hash of row and column: every number is made when it is read.
-        bits = rows[:, None].astype(np.uint32) * np.uint32(2654435761) ^ np.arange(WIDTH, dtype=np.uint32) * np.uint32(40503)
+        columns = np.arange(WIDTH, dtype=np.uint32) * np.uint32(40503)
+        bits = rows[:, None].astype(np.uint32) * np.uint32(2654435761) ^ columns
         return (bits >> np.uint32(8)).astype(np.float32) / np.float32(2**23) - 1
 
     def split(n):
@@ -175,5 +178,3 @@ def test_memory_does_not_grow_with_a_set_of_10_gigabytes(tmp_path):
     # 400 steps read 1 GB of rows; two segments of 51 MB are in memory at once.
     assert peaks[1] < 1.1 * peaks[0], peaks
     assert metrics.read(tmp_path / "400" / "metrics.jsonl")[-1]["split"] == "test"
-
-
