@@ -14,7 +14,7 @@ from jopt.data.examples import Raw, Split
 from jopt.data.lazy import Lazy
 from jopt.data.parts import hold_out_test, refuse, require_fraction
 from jopt.data.source import Source
-from jopt.reference import name_of, resolve
+from jopt.reference import reference_of, resolve
 
 _ACCEPTED = (
     "to give a jopt.data.Dataset, a jopt.data.Raw, a tuple (train, test) or (train, validation, test), or a "
@@ -96,7 +96,7 @@ class Custom(Source):
 
     @property
     def _reference(self) -> str:
-        return self.name if isinstance(self.name, str) else name_of(self.name, "data.name")
+        return reference_of(self.name, "data.name")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
