@@ -127,7 +127,7 @@ def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row
     teacher = arrays.teacher
     run = intercept.capture(p.teacher.apply)
     (logits, _), calls = run(teacher["params"], teacher["model_state"], inputs, train=False)
-    return Batch(inputs, labels, logits, {name: outputs[-1].output for name, outputs in calls.items()})
+    return Batch(inputs, labels, logits, {name: outputs[-1].features for name, outputs in calls.items()})
 
 
 def loss(
@@ -146,7 +146,7 @@ def loss(
     value, parts = losses.mean(), {}
     if distillation is not None:
         assert batch.teacher is not None
-        layers = {name: outputs[-1].output for name, outputs in calls.items()}
+        layers = {name: outputs[-1].features for name, outputs in calls.items()}
         value, parts = distillation.objective(
             logits, losses, batch.teacher, student_features=layers, teacher_features=batch.features
         )
