@@ -79,10 +79,16 @@ def dataset_for(
     if name is not None and name != config.label:
         config = data.named(name)
         # The labels of another set have another meaning, so the model's mapping does not apply.
-        if isinstance(config, data.images.Arranged) and isinstance(model.data, data.images.Arranged):
+        if isinstance(config, data.Arranged) and isinstance(model.data, data.Arranged):
             config = dataclasses.replace(config, layout=model.data.layout, normalize=model.data.normalize)
     config = config.moved(None) if data_dir is None else config.moved(None).moved(data_dir)
-    config.validate()
+    try:
+        config.validate()
+    except ConfigError as error:
+        if data_dir is not None or error.field.removeprefix("data.") not in config.PATHS:
+            raise
+        accepted = f"the path of {config.label!r}, as a packed file names none ({error.field}: {error.accepted})"
+        raise ConfigError("--data_dir", data_dir, accepted) from error
     outline = config.outline(trusted=trusted)
     shape, classes, size, label = outline.shape, outline.num_classes, outline.bytes_to_make, config.label
     accepted = f"a set of examples of shape {model.input_shape} (this one has {shape})"
