@@ -13,6 +13,8 @@ from jopt.apps.prediction import dataset_for
 from jopt.config import ConfigError
 from jopt.train import Stage, finished, packed, run
 
+pytestmark = pytest.mark.unoptimized
+
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
