@@ -185,13 +185,23 @@ def test_an_nnx_recurrent_network_has_the_same_ranges_as_the_cells_calls_say():
     assert (ranges["cell/dense_i"]["low"], ranges["cell/dense_i"]["high"]) == (low, high)
 
 
+def test_features_have_the_examples_first():
+    params = copies(PARAMS)
+    _, calls = intercept.capture(functools.partial(FORMS["scan"].apply, train=False))(params, {}, X)
+    _, written = intercept.capture(functools.partial(PLAIN.apply, train=False))(PARAMS, {}, X)
+    assert calls["blocks/dense"][0].features.shape == (8, LAYERS, WIDTH)
+    for i in range(LAYERS):
+        expected = written[f"block{i}/dense"][0].features
+        np.testing.assert_allclose(calls["blocks/dense"][0].features[:, i], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_mapped_copies_have_ranges_of_their_own():
     dense = nn.vmap(nn.Dense, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=0, axis_size=3)
     ensemble = from_linen(nn.Sequential([lambda x: jnp.stack([x, 2 * x, 4 * x]), dense(2), lambda y: y.sum(0)]))
     params, state = ensemble.init(jax.random.key(0), X)
     params, state = Activations(bits=8, calibration="absmax").calibrate(ensemble, params, state, X)
     (ranges,) = state["activation_ranges"].values()
-    np.testing.assert_allclose(ranges["high"], X.max() * np.float32([1, 2, 4]), rtol=1e-6)
+    np.testing.assert_allclose(ranges["high"], X.max() * np.array([1, 2, 4], np.float32), rtol=1e-6)
 
 
 def test_every_form_has_a_range_for_each_copy_from_the_start():
@@ -201,6 +211,20 @@ def test_every_form_has_a_range_for_each_copy_from_the_start():
         before = jax.eval_shape(wrapped.init, jax.random.key(0), X)
         after = jax.eval_shape(lambda x, m=method: m.calibrate(FORMS["scan"], copies(PARAMS), {}, x), X)
         assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+
+
+def test_calls_of_a_quantized_network_are_seen_once():
+    """The function inside begins a trace in vain, with the layer before the first that is nested."""
+    model = from_linen(nn.Sequential([nn.Dense(WIDTH), nn.relu, nn.remat(nn.Dense)(2)]))
+    params, state = model.init(jax.random.key(0), X)
+    method = METHODS[1]
+    params, state = method.calibrate(model, params, state, X)
+    run = functools.partial(method.wrap(model).apply, train=True)
+    (y, new), calls = quick.jit(intercept.capture(run))(params, state, X)
+    assert [len(layer_calls) for layer_calls in calls.values()] == [1, 1]
+    np.testing.assert_allclose(calls["layers_2"][0].output, y, rtol=1e-6)
+    expected = quick.jit(run)(params, state, X)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), (y, new), expected)
 
 
 def test_a_layer_with_copies_has_no_one_grid():
