@@ -341,7 +341,7 @@ class _Session:
     def _facts(self) -> dict[str, Any]:
         first = self.plans[0].prepared.dataset.fingerprint
         facts = manifests.collect(self.ablation.experiment, first, self.files.path) | {"given": self._given}
-        sources = {name: source.digest for p in self.plans for name, source in p.prepared.sources.items()}
+        sources = {name: digest for p in self.plans for name, digest in p.prepared.source_digests.items()}
         return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets(), "sources": sources}
 
     def _datasets(self) -> dict[str, str]:

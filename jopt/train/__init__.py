@@ -6,6 +6,7 @@ from jopt.train.compiler import enable_cache as enable_cache
 from jopt.train.config import Experiment as Experiment
 from jopt.train.config import Stage as Stage
 from jopt.train.config import validate as validate
+from jopt.train.early_stopping import EarlyStopping as EarlyStopping
 from jopt.train.loop import NonFiniteError as NonFiniteError
 from jopt.train.loop import run_segments as run_segments
 from jopt.train.prepared import Prepared as Prepared

@@ -13,7 +13,7 @@ from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
 from jopt.report.observer import Shown
-from jopt.report.page import PAGE, Findings, Part
+from jopt.report.page import PAGE, Findings, Heading, Part
 from jopt.report.run_report import packed_parts
 from jopt.task import Task
 from jopt.train import describe, metrics
@@ -133,6 +133,8 @@ def write_report(
         columns=columns,
         task=task,
     )
+    if prepared.start is not None:
+        parts += [Heading("Where the weights come from"), *prepared.start.describe()]
     report.write_html(files.path / PAGE, prepared.config.name, parts)
     report.write_markdown(files.report, parts)
 
@@ -153,7 +155,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
         parts += method_tables(p, stage)
         if stage.starts_network:
             parts.append(model_table(p, stage.index))
-    return parts
+    return parts if p.start is None else [*parts, *p.start.describe()]
 
 
 @contextlib.contextmanager

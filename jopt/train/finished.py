@@ -156,6 +156,7 @@ def check_paths(config: Experiment, directory: Path, *, own_data_dir: bool = Fal
       WorkdirError: naming the field.
     """
     sources = [(field, source) for field, source in source_fields(config) if not source.startswith(STAGE)]
+    sources += [] if config.start is None else [("start.path", config.start.path)]
     own = config.data.main_path if own_data_dir else None
     read = [path for path in config.data.paths() if path.field != own]
     try:

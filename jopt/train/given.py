@@ -55,7 +55,7 @@ def given(config: Experiment, *, data: object = None, task: object = None, model
         functions = model
     elif model is not None:
         try:
-            functions = models.from_module(model)
+            functions = models.from_any(model)
         except (TypeError, ValueError) as error:
             raise ConfigError("model", model, f"a model ({error})") from error
     return Given(dataclasses.replace(config, **fields), functions, dataset)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, optim, transfer
+from jopt import start as starting
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.task import Task
@@ -51,6 +52,7 @@ class Prepared(NamedTuple):
       widening: `stage index ->` how the state of a stage becomes that of its segment, see `jopt.train.sharing`;
         None: it is the same.
       sources: the finished runs that stages learn from or take parameters from, by directory.
+      start: the weights that the first network begins with, on the device, or None.
       own_model: what the caller gave instead of `config.model`, or None.
     """
 
@@ -68,6 +70,7 @@ class Prepared(NamedTuple):
     level: Callable[[int, str], int | None]
     widening: Callable[[int], Widening | None]
     sources: dict[str, Source]
+    start: starting.Start | None
     own_model: models.Model | None
 
     @property
@@ -79,6 +82,12 @@ class Prepared(NamedTuple):
     def batch_size(self) -> int:
         """Examples a step."""
         return self.plans[0].batch_size
+
+    @property
+    def source_digests(self) -> dict[str, str]:
+        """The digest of each source of weights, by its path."""
+        digests = {directory: source.digest for directory, source in self.sources.items()}
+        return digests if self.start is None else {**digests, self.start.name: self.start.digest}
 
     @property
     def example(self) -> PyTree:
@@ -135,6 +144,7 @@ def prepare(
     *,
     model: models.Model | None = None,
     dataset: data.Dataset | None = None,
+    start: PyTree = None,
     trusted: bool = False,
 ) -> Prepared:
     """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
@@ -143,6 +153,8 @@ def prepare(
       config: the experiment.
       model: a custom model, instead of `config.model`.
       dataset: what `data.load(config.data)` gives, where it has been loaded already.
+      start: arrays to begin with, in place of what `config.start` names, whose rules hold: see
+        `jopt.start.from_object`.
       trusted: lifts the rules for the foreign files that it names: data, teachers, sources (`docs/security.md`).
 
     Raises:
@@ -181,6 +193,13 @@ def prepare(
         if not directory.startswith(STAGE)
     }
 
+    weights = None
+    if config.start is not None or start is not None:
+        pretrained = config.start or starting.Pretrained(starting.OBJECT)
+        variables = plan.shapes(plans[0].model, example)
+        x = data.batch_of(example, 2)
+        network = plans[0].model, plans[0].layers, variables, x
+        weights = starting.load(pretrained, *network, trusted=trusted, source=start)
     segments = list(schedule.segments(config, examples))
     programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, mesh=mesh)
     rows = evaluated_rows(dataset)
@@ -199,6 +218,7 @@ def prepare(
         to_device=to_device,
         sharding=everywhere,
         sources=sources,
+        start=None if weights is None else weights.placed(to_device),
         own_model=model,
         **programs._asdict(),
     )

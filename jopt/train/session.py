@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt import data as data_sets
 from jopt.config import require
@@ -52,6 +53,7 @@ def run(
     data: data_sets.Dataset | data_sets.Source | None = None,
     task: Task | None = None,
     model: object = None,
+    start: PyTree = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
     on_rows: OnRows = ignore,
@@ -70,6 +72,8 @@ def run(
       data: the data set, as an object, instead of `config.data`: arrays (`data.Dataset.from_arrays`) or a config.
       task: the task instead of `config.task`.
       model: the model instead of `config.model`: a config, a `models.Model`, or a module.
+      start: arrays that the network begins with: parameters, `(parameters, model_state)`, or a dictionary of names
+        and arrays; the rules of `config.start` hold for them, where there are some.
       accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
@@ -109,7 +113,7 @@ def run(
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
     config, functions, dataset = given(config, data=data, task=task, model=model)
-    preparing = functools.partial(prepare, config, model=functions, dataset=dataset, trusted=trusted)
+    preparing = functools.partial(prepare, config, model=functions, dataset=dataset, start=start, trusted=trusted)
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
@@ -163,6 +167,7 @@ class _Session:
       on_rows: told of the rows of each boundary.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
+      evaluations: `(step, numbers)` of the validation part, oldest first, by stage.
       saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
     """
 
@@ -181,6 +186,7 @@ class _Session:
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
     )
     step: int = 0
+    evaluations: dict[int, list[tuple[int, Mapping[str, Any]]]] = dataclasses.field(default_factory=dict)
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     def run(self) -> dict[str, Any]:
@@ -244,7 +250,12 @@ class _Session:
         self.step = last.stop
         self.spent = {name: restored.notes[name] for name in self.spent}
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
-        return p.to_device(restored.state), last, self._rows_up_to(last, restored.notes)
+        rows = self._rows_up_to(last, restored.notes)
+        for row in rows:
+            if row["split"] == "validation":
+                stage = p.stage_named(row["stage"]).index
+                self.evaluations.setdefault(stage, []).append((row["step"], row))
+        return p.to_device(restored.state), last, rows
 
     def _rows_up_to(self, last: Segment | None, notes: Mapping[str, Any] | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.
@@ -262,7 +273,8 @@ class _Session:
 
     @property
     def _given(self) -> list[str]:
-        return [] if self.prepared.own_model is None else ["model"]
+        p = self.prepared
+        return ["model"] * (p.own_model is not None) + ["start"] * (p.start is not None and p.start.is_object)
 
     def _check_model(self, first: Mapping[str, Any] | None) -> None:
         """Raises WorkdirError where one launch was given a custom model and another was not."""
@@ -277,7 +289,7 @@ class _Session:
         p = self.prepared
         return manifests.collect(p.config, p.dataset.fingerprint, self.files.path) | {
             "given": self._given,
-            "sources": {directory: source.digest for directory, source in p.sources.items()},
+            "sources": p.source_digests,
         }
 
     def _compilations(self) -> dict[str, Any]:
@@ -290,7 +302,7 @@ class _Session:
             "compile_seconds": self.spent["compile_seconds"] + self.compiler.seconds,
         }
 
-    def _at_boundary(self, boundary: Boundary) -> None:
+    def _at_boundary(self, boundary: Boundary) -> TrainState:
         segment = boundary.segment
         stage = self.prepared.plans[segment.stage].name
         rows = []
@@ -307,6 +319,8 @@ class _Session:
             if not np.isfinite(boundary.validation["loss"]):
                 raise self._not_finite("validation", segment.stop - 1, boundary)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
+            self.evaluations.setdefault(segment.stage, []).append((segment.stop, boundary.validation))
+            boundary = boundary._replace(state=self._stopped_early(boundary))
         # Before the row and the checkpoint are written: a stage that breaks its own promise must not look finished.
         if segment.last:
             self._check(segment.stage, boundary.state)
@@ -325,6 +339,20 @@ class _Session:
             raise StopRequested(
                 f"stopped at step {self.step} as asked, and saved; the same command resumes from there"
             )
+        return boundary.state
+
+    def _stopped_early(self, boundary: Boundary) -> TrainState:
+        """The state, moved to the stage's last step if the deciding metric no longer improves."""
+        plan, state = self.prepared.plans[boundary.segment.stage], boundary.state
+        if plan.early_stopping is None or boundary.segment.last:
+            return state
+        deciding = plan.task.deciding
+        history = self.evaluations[plan.index]
+        values = [float(numbers[deciding.key]) for step, numbers in history if step > plan.settled]
+        if not plan.early_stopping.is_over(deciding, values):
+            return state
+        self.observer.note(f"stage {plan.name!r} stopped early at step {boundary.segment.stop:,}: {deciding.label}")
+        return state._replace(step=self.prepared.to_device(np.int32(plan.stop)))
 
     def _score(self, validation: Mapping[str, Any] | None) -> float:
         """The deciding metric, the higher the better."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jopt import start as starting
 from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, latency, proposals
 from jopt.ablate.budget.answer import answer
@@ -158,6 +159,7 @@ def _facts(
     digests = {
         name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
     }
+    digests |= starting.digests((config.start for config in configs), trusted=trusted)
     facts = manifests.collect(experiment, fingerprints[canonical_json(configs[0].data)], files.path)
     return facts | {"datasets": fingerprints, "sources": digests}
 
