@@ -20,7 +20,7 @@ from jopt.rules import named_leaves
 from jopt.transform import Params, State
 
 PRODUCTS = ("conv_general_dilated", "dot_general", "product")
-"""The attributes that are a layer's contraction: of Linen's and NNX's Conv, of their Dense and Linear, of jopt's recurrent layers."""
+"""The attributes that are a layer's contraction: of a Conv, of a Dense or Linear, of jopt's recurrent layers."""
 
 
 class _Product(NamedTuple):
