@@ -12,7 +12,10 @@ from experiments.launch import config_of, define_accept_changes, define_path, de
 from experiments.signals import define_save_on, saving
 
 _BUDGET = flags.DEFINE_string(
-    "budget", None, "accuracy_drop<POINTS, bytes<N or latency_ms<T, or several, joined by commas.", required=True
+    "budget",
+    None,
+    "accuracy_drop<POINTS (or METRIC_drop, METRIC_rise), bytes<N or latency_ms<T, or several, joined by commas.",
+    required=True,
 )
 _WORKDIR = define_path(
     "workdir", None, "Directory of the search: new, empty, or of the same search.", required=True
@@ -37,7 +40,7 @@ def main(argv: list[str]) -> None:
     from jopt.ablate import budget
 
     # Parsed first, so that a typing error in the budget fails before a config file runs.
-    budget.parse(_BUDGET.value)
+    budget.parse(_BUDGET.value, task=None)
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
     with saving(_SAVE_ON.value) as stop:

@@ -10,9 +10,10 @@ from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.space import Value
 from jopt.ablate.summary import by_seed, columns, grouped, summarize
 from jopt.config import ConfigError, require
+from jopt.measure import Column
 
 _TIE = 1e-6
-"""Accuracies whose relative difference is below this are equal: they are counts of examples in float32."""
+"""Metrics whose relative difference is below this are equal: they may be counts of examples in float32."""
 
 _TUNING_COLUMNS = ("budget", "steps", "validation_mean", "validation_sd", "steps_to_target", "misses", "at_edge")
 
@@ -68,22 +69,24 @@ def check_tuning(
 def tuned_comparison(
     results: Results, tuned: Sequence[str], target: float | None = None, confidence: float = 0.95
 ) -> tuple[list[TrialRow], list[str]]:
-    """Compares the methods on test, each at the point with its best validation accuracy.
+    """Compares the methods on test, each at the point with its best deciding metric in validation.
 
-    The mean validation accuracy over seeds chooses the point; a diverged trial counts as 0. A small validation part
-    gives ties: among points of equal accuracy the lowest mean validation loss decides (infinite if a trial diverged
+    The mean of the deciding metric over seeds chooses the point; a diverged trial counts as 0 in a share such as an
+    accuracy, and as infinitely bad in any other metric. A small validation part gives ties: among points of equal
+    metric the lowest mean validation loss decides (infinite if a trial diverged
     or has none), then the order of the grid. The intervals do not include the noise of this choice, and one of the
     sentences says so.
 
     The chosen points are compared, paired by seed, with the control's method. Without a control they are compared
-    with the method of the best validation accuracy; since that one is chosen by its result, the adjustment then
+    with the method that is best in validation; since that one is chosen by its result, the adjustment then
     counts all pairs.
 
     Args:
       results: of the ablation.
       tuned: the axes chosen by validation.
-      target: a validation accuracy. `steps_to_target` is the median over seeds of the step of the first evaluation
-        that reaches it; a seed that does not reach it, or diverges, is a miss and counts as infinitely many steps.
+      target: a value of the deciding metric in validation. `steps_to_target` is the median over seeds of the step
+        of the first evaluation that reaches it; a seed that does not reach it, or diverges, is a miss and counts
+        as infinitely many steps.
       confidence: of the intervals.
 
     Returns:
@@ -103,13 +106,13 @@ def tuned_comparison(
     methods: dict[tuple, list[int]] = {}
     for index, point in enumerate(points):
         methods.setdefault(_method(point, tuned), []).append(index)
-    scores = [_mean_accuracy(rows) for rows in trials]
+    scores = [_mean_score(rows, results.validated) for rows in trials]
     losses = [_mean_loss(rows) for rows in trials]
     chosen = [_best_by_validation(indices, scores, losses) for indices in methods.values()]
     axes = tuple(axis for axis in results.axes if axis.name not in tuned)
     names = [axis.name for axis in axes]
     # Validation chose the points, so only a test outcome may judge them.
-    metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
+    metric = results.tested.key
     # A control may name tuned axes too; those are chosen by validation, for it as for every method.
     control = {name: value for name, value in (results.control or {}).items() if name in names}
     comparisons = len(chosen) - 1
@@ -124,8 +127,8 @@ def tuned_comparison(
     rows = []
     summary = summarize(chosen_results, confidence, comparisons)
     for index, indices, row in zip(chosen, methods.values(), summary, strict=True):
-        validation = list(by_seed(trials[index], "validation_accuracy").values())
-        reached = [_steps_to(curves, trial, target) for trial in trials[index]]
+        validation = list(by_seed(trials[index], results.validated.key).values())
+        reached = [_steps_to(curves, trial, results.metrics[0], target) for trial in trials[index]]
         sd = intervals.sd(validation)
         tuning = {
             "budget": len(indices),
@@ -139,8 +142,8 @@ def tuned_comparison(
             ),
         }
         axis_values = {name: row[name] for name in names} | {name: points[index][name] for name in tuned}
-        rows.append(axis_values | tuning | {name: row[name] for name in columns([], metric)})
-    text = _sentences(rows, metric, control, results.control is None)
+        rows.append(axis_values | tuning | {name: row[name] for name in columns([], metric, results.outcomes)})
+    text = _sentences(rows, results, metric, control)
     text += [line for row in rows for line in _warnings(row, names, tuned, target)]
     text += _verdict_sentences(rows, names, control)
     return rows, text + few_seeds([row["n"] for row in rows], confidence)
@@ -161,9 +164,13 @@ def _method(point: Mapping[str, Value], tuned: Sequence[str]) -> tuple:
     return tuple(value for name, value in point.items() if name not in tuned)
 
 
-def _mean_accuracy(trials: Sequence[TrialRow]) -> float:
-    # Divided by all trials: one that diverged counts as 0.
-    return math.fsum(by_seed(trials, "validation_accuracy").values()) / len(trials)
+def _mean_score(trials: Sequence[TrialRow], column: Column) -> float:
+    """The mean of a metric, the higher the better."""
+    values, sign = by_seed(trials, column.key).values(), 1 if column.better == "higher" else -1
+    # The worst value of a share is known, and so it is what a trial that diverged has.
+    if len(values) == len(trials) or (column.fraction and sign > 0):
+        return sign * math.fsum(values) / len(trials)
+    return -math.inf
 
 
 def _mean_loss(trials: Sequence[TrialRow]) -> float:
@@ -182,7 +189,7 @@ def _best_by_validation(indices: Sequence[int], scores: Sequence[float], losses:
     """
     # Relative, because float32 shares of the same count may differ in their last bit.
     top = max(scores[index] for index in indices)
-    return min((i for i in indices if scores[i] >= top * (1 - _TIE)), key=lambda index: (losses[index], index))
+    return min((i for i in indices if scores[i] >= top - _TIE * abs(top)), key=lambda index: (losses[index], index))
 
 
 def _validation_curves(results: Results) -> dict[str, list[TrialRow]]:
@@ -193,12 +200,15 @@ def _validation_curves(results: Results) -> dict[str, list[TrialRow]]:
     return curves
 
 
-def _steps_to(curves: Mapping[str, Sequence[TrialRow]], trial: TrialRow, target: float | None) -> float:
+def _steps_to(
+    curves: Mapping[str, Sequence[TrialRow]], trial: TrialRow, metric: Column, target: float | None
+) -> float:
     if target is None or trial["status"] != "finished":
         return math.inf
     # The first evaluation that reaches it: a later one below the target does not undo it.
-    reached = (row["step"] for row in curves.get(trial["trial"], ()) if row["accuracy"] >= target)
-    return min(reached, default=math.inf)
+    sign = 1 if metric.better == "higher" else -1
+    rows = curves.get(trial["trial"], ())
+    return min((row["step"] for row in rows if sign * row[metric.key] >= sign * target), default=math.inf)
 
 
 def _at_edge(value: Value, tried: Sequence[Value]) -> bool:
@@ -207,12 +217,11 @@ def _at_edge(value: Value, tried: Sequence[Value]) -> bool:
     return len(numbers) > 2 and not isinstance(value, bool) and value in (min(numbers), max(numbers))
 
 
-def _sentences(
-    rows: Sequence[TrialRow], metric: str, control: Mapping[str, Value], by_validation: bool
-) -> list[str]:
-    reason = ", which has the best validation accuracy; all pairs are counted" if by_validation else ""
+def _sentences(rows: Sequence[TrialRow], results: Results, metric: str, control: Mapping[str, Value]) -> list[str]:
+    chosen_by, by_validation = results.validated.label, results.control is None
+    reason = f", which has the best {chosen_by}; all pairs are counted" if by_validation else ""
     return [
-        f"Each of {len(rows)} methods uses the best of {rows[0]['budget']} points by validation accuracy; their "
+        f"Each of {len(rows)} methods uses the best of {rows[0]['budget']} points by {chosen_by}; their "
         f"{metric} on test is compared, paired by seed, with {label(control)}{reason}.",
         "The intervals are those of the chosen points and do not include the noise of choosing: other seeds or "
         "other validation examples might choose other values.",

@@ -8,13 +8,12 @@ from typing import Any
 from jopt import hyper
 from jopt.ablate.config import PROTOCOLS, STRATEGIES, Ablation
 from jopt.ablate.intervals import check_confidence
-from jopt.ablate.results import COLUMNS, OUTCOMES
+from jopt.ablate.results import COLUMNS
 from jopt.ablate.space import GridPoint, Space, label
 from jopt.ablate.summary import columns
 from jopt.ablate.trials import Trial, named, trials, with_fields
 from jopt.address import canonical
 from jopt.config import ConfigError, choice, require
-from jopt.measure import load_columns
 from jopt.train.config import Experiment
 from jopt.train.plan import validate as validate_experiment
 
@@ -38,12 +37,15 @@ def validate(ablation: Ablation) -> list[Trial]:
         fine = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32
         require(fine, "seeds", seed, "integers in [0, 2**32)")
         require(a.seeds.count(seed) == 1, "seeds", seed, "given once")
-    choice("metric", a.metric, OUTCOMES)
+    choice("metric", a.decisive, [column.key for column in a.columns])
     choice("protocol", a.protocol, PROTOCOLS)
     choice("strategy", a.strategy, STRATEGIES)
     require(a.chunk >= 0, "chunk", a.chunk, "a number of trials, or 0 for as many as fit")
     check_confidence(a.confidence)
-    require(a.target is None or 0 < a.target <= 1, "target", a.target, "an accuracy in (0, 1], or None")
+    metric = a.experiment.task.resolved().deciding
+    if a.target is not None and metric.format == "percent":
+        require(0 < a.target <= 1, "target", a.target, f"a value of {metric.key} in (0, 1], or None")
+    require(a.target is None or math.isfinite(a.target), "target", a.target, "a finite number, or None")
     memory = a.memory_gib
     fine = memory is None or (math.isfinite(memory) and memory > 0)
     require(fine, "memory_gib", memory, "a positive number of GiB, or None")
@@ -59,7 +61,17 @@ def validate(ablation: Ablation) -> list[Trial]:
         except ConfigError as error:
             raise at_point(error, trial) from error
     _check_distinct(listed)
+    _check_metrics(a, listed)
     return listed
+
+
+def _check_metrics(a: Ablation, listed: Sequence[Trial]) -> None:
+    """Raises ConfigError where a trial's task has other metrics than the experiment's: no table could hold both."""
+    keys = [metric.key for metric in a.experiment.task.resolved().metrics]
+    for trial in listed:
+        task = trial.config.task
+        fine = [metric.key for metric in task.resolved().metrics] == keys
+        require(fine, f"task (at the point {named(trial.point)})", task, f"a task with the metrics {keys}")
 
 
 def _check_distinct(listed: Sequence[Trial]) -> None:
@@ -92,8 +104,9 @@ def _check_types(a: Ablation) -> None:
         fine = isinstance(value, kind) and not isinstance(value, bool)
         require(fine or (optional and value is None), name, value, accepted)
 
-    for name in ("name", "metric", "protocol", "strategy"):
+    for name in ("name", "protocol", "strategy"):
         of(name, str, "of type str")
+    of("metric", str, "of type str or None", optional=True)
     of("experiment", Experiment, "a jopt.train.Experiment")
     of("space", Space, "a Space, such as jopt.ablate.product(...)")
     of("seeds", tuple, "a tuple of integers")
@@ -114,10 +127,10 @@ def _check_axes(a: Ablation) -> None:
         )
     for name in names:
         require(bool(name), "the name of an axis", name, "not empty")
-        taken = name in (*COLUMNS, *OUTCOMES, *(column.key for column in load_columns(a.experiment.columns)))
+        taken = name in (*COLUMNS, *(column.key for column in a.columns))
         require(not taken, f"the axis {name!r}", name, "named differently: trials.csv has a column of that name")
     # summary.csv has more columns than trials.csv, such as the mean of each outcome.
-    columns(names, a.metric)
+    columns(names, a.decisive, [column.key for column in a.columns])
     _check_labels(a.space)
     for name in a.tuned:
         choice("tuned", name, names)

@@ -19,7 +19,6 @@ from jopt.ablate.plan import GroupPlan, plan_table
 from jopt.ablate.report import axis_text, write
 from jopt.ablate.results import Axis, Results, TrialRow
 from jopt.ablate.trials import Trial, named
-from jopt.measure import BUILT_IN
 from jopt.report import formats
 from jopt.report.differences import describe_mixture
 from jopt.report.page import Findings, Part
@@ -50,7 +49,7 @@ def plan_parts(
 def training(
     observer: report.Observer, total: int, chunks: int
 ) -> Iterator[Callable[[GroupPlan, Chunk], Callable[[SegmentProgress], None]]]:
-    """Reports the progress of the grid in trial-steps, with the median of loss and accuracy over trials.
+    """Reports the progress of the grid in trial-steps, with the medians of loss and metrics over trials.
 
     Args:
       observer: receives the progress.
@@ -80,9 +79,8 @@ def training(
                     rows = [row for row in progress.rows if row["split"] == split]
                     if rows:
                         # A mean would follow the one trial that is about to diverge.
-                        medians: dict[str, Any] = {
-                            k: float(np.median([row[k] for row in rows])) for k in ("loss", "accuracy")
-                        }
+                        keys = [k for k in rows[0] if k not in ("trial", "stage", "step", "split")]
+                        medians: dict[str, Any] = {k: float(np.median([row[k] for row in rows])) for k in keys}
                         update(done, name, medians | {"split": split, "steps_per_second": speed})
 
             return report_progress
@@ -193,8 +191,10 @@ def summary_table(results: Results, summary: Sequence[TrialRow]) -> report.Table
     metric, fraction = results.metric, results.decisive.fraction
     # The header has the percent sign, so that three intervals fit a line.
     scale = 100 if fraction else 1
+    # Two places are a hundredth of a point; a metric in units of its own may be far below one of them.
+    digits = ".2f" if fraction or results.decisive.origin != "task" or metric.endswith("loss") else ".4g"
     # Built-in columns other than the metric do not fit a terminal; a user who added a column wants to see it.
-    outside = [column for column in results.columns if column not in BUILT_IN]
+    outside = [column for column in results.columns if column.origin == "outside"]
     header = (*names, "n", f"{metric} %" if fraction else metric, "interval")
     header += ("difference", "adjusted interval", "verdict") if compared else ()
     header += tuple(formats.titled(column) for column in outside)
@@ -209,11 +209,11 @@ def summary_table(results: Results, summary: Sequence[TrialRow]) -> report.Table
     rows = []
     for row in summary:
         cells = [f"{row[n]:g}" if isinstance(row[n], float) else str(row[n]) for n in names]
-        cells += [str(row["n"]), number(row, f"{metric}_mean", ".2f")]
-        cells += [between(row, f"{metric}_low", f"{metric}_high", ".2f")]
+        cells += [str(row["n"]), number(row, f"{metric}_mean", digits)]
+        cells += [between(row, f"{metric}_low", f"{metric}_high", digits)]
         if compared:
-            adjusted = between(row, "difference_low_adjusted", "difference_high_adjusted", "+.2f")
-            cells += [number(row, "difference", "+.2f"), adjusted, str(row["verdict"] or "")]
+            adjusted = between(row, "difference_low_adjusted", "difference_high_adjusted", f"+{digits}")
+            cells += [number(row, "difference", f"+{digits}"), adjusted, str(row["verdict"] or "")]
         cells += [formats.text(column, row.get(f"{column.key}_mean")) for column in outside]
         rows.append(tuple(cells))
     align = "l" * len(names) + "rrl" + "rll" * compared + "r" * len(outside)

@@ -311,11 +311,11 @@ class ChunkRun:
             bytes=length,
             layers=plan.layers,
         )
-        return measure.trial_row(outcome, columns=trial.config.columns, failed=self.failed)
+        return measure.trial_row(outcome, columns=trial.config.columns, failed=self.failed, task=plan.task)
 
 
 def _last(curves: Sequence[metrics.MetricsRow]) -> dict[str, float]:
-    """The last losses and accuracies of training and validation."""
+    """The last losses and metrics of training and validation."""
     rows = {row["split"]: row for row in curves}
     metrics_row = {}
     if "validation" in rows:

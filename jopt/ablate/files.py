@@ -97,7 +97,7 @@ class AblationDir(Directory):
                 "axes": [axis._asdict() for axis in axes],
                 "seeds": ablation.seeds,
                 "control": ablation.control,
-                "metric": ablation.metric,
+                "metric": ablation.decisive,
                 "protocol": ablation.protocol,
                 "tuned": ablation.tuned,
                 "target": ablation.target,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from jopt.ablate.paired import LEAST_SEEDS, smallest_p
 from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.summary import best, summarize
+from jopt.measure import Column
 from jopt.report import formats
 
 
@@ -81,8 +82,8 @@ def _against_control(results: Results, rows: Sequence[TrialRow], confidence: flo
     spans = [row["detectable"] for row in compared if row["detectable"] is not None]
     if spans:
         claims.append(
-            f"Undecided is not equal: a true difference below {_amount(min(spans), results.metric)} "
-            f"({_amount(max(spans), results.metric)} at the noisiest point) would be missed more often than one "
+            f"Undecided is not equal: a true difference below {_amount(min(spans), results.decisive)} "
+            f"({_amount(max(spans), results.decisive)} at the noisiest point) would be missed more often than one "
             "time in five."
         )
     return claims
@@ -114,8 +115,11 @@ def _smallest(results: Results, rows: Sequence[TrialRow]) -> list[str]:
     ]
 
 
-def _amount(value: float, metric: str) -> str:
-    return f"{100 * value:.3g} points" if metric.endswith("accuracy") else f"{value:.3g}"
+def _amount(value: float, column: Column) -> str:
+    if column.fraction:
+        return f"{100 * value:.3g} points"
+    # A metric may have a unit; that of other columns, such as bytes, is in their name.
+    return f"{value:.3g} {column.unit if column.origin == 'task' and column.unit != 'nats' else ''}".rstrip()
 
 
 def _the_best(results: Results, rows: Sequence[TrialRow], confidence: float) -> list[str]:

@@ -12,6 +12,7 @@ from jopt.ablate.plan import GroupPlan
 from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.shrinkbench import Setting, check_pruning, pruning_protocol_table, setting_of
 from jopt.ablate.trials import Trial
+from jopt.measure import Column
 from jopt.report import Table, formats
 
 
@@ -95,10 +96,12 @@ def optimizers_table(results: Results, rows: Sequence[TrialRow], tuned: Sequence
     """The columns of `algoperf.tuned_comparison` that fit a page, in % and percentage points."""
     # The method first, then the values that validation chose for it.
     names = [axis.name for axis in results.axes if axis.name not in tuned]
-    metric = results.metric if results.metric in ("accuracy", "loss") else "accuracy"
     columns = [_Column(name, name) for name in (*names, *tuned)]
-    columns.append(_Column("validation accuracy, %", "validation_mean", form="percent"))
-    columns += _compared(metric)
+    chosen_by = results.validated
+    percent = chosen_by.fraction
+    form = "percent" if percent else "number"
+    columns.append(_Column(f"{chosen_by.label}{', %' * percent}", "validation_mean", form=form))
+    columns += _compared(results.tested)
     columns += [_Column("steps to target", "steps_to_target"), _Column("misses", "misses")]
     columns += [_Column("at edge", "at_edge"), _Column("diverged", "diverged")]
     return _table("Chosen by validation", rows, columns)
@@ -108,43 +111,40 @@ def pruning_table(results: Results, rows: Sequence[TrialRow]) -> Table:
     """The columns of `shrinkbench.pruning_protocol_table` that fit a page, in % and percentage points."""
     first = [name for name in rows[0] if name in {axis.name for axis in results.axes}]
     columns = [_Column(name, name) for name in dict.fromkeys((*first, "score", "sparsity", "n"))]
-    columns += _compared(results.metric)
+    columns += _compared(results.decisive)
     columns += [
         _Column("theoretical bytes", "theoretical_bytes", form="integer"),
         _Column("compression ratio", "compression_ratio", form="ratio"),
         _Column("effective FLOPs", "effective_flops", form="integer"),
         _Column("theoretical speed-up", "theoretical_speedup", form="ratio"),
     ]
-    unit, form = _change(results.metric)
+    unit, form = _change(results.decisive)
     ends = ("random_low", "random_high")
     columns.append(_Column(f"difference to random{unit} [adjusted]", "random_difference", ends, form))
     columns.append(_Column("against random", "random_verdict"))
-    return _table("Accuracy, size and FLOPs by score and ratio", rows, columns)
+    name = formats.capitalized(_named(results.decisive).removeprefix("test "))
+    return _table(f"{name}, size and FLOPs by score and ratio", rows, columns)
 
 
-def _compared(metric: str) -> list[_Column]:
+def _compared(column: Column) -> list[_Column]:
     """The metric on test with its interval, and the difference with the interval that decides the verdict."""
-    unit, form = _change(metric)
-    percent = _fraction(metric)
+    metric, percent = column.key, column.fraction
+    unit, form = _change(column)
     ends = ("difference_low_adjusted", "difference_high_adjusted")
     return [
-        _Column(f"{_named(metric)}{', %' * percent} [interval]", f"{metric}_mean",
+        _Column(f"{_named(column)}{', %' * percent} [interval]", f"{metric}_mean",
                 (f"{metric}_low", f"{metric}_high"), "percent" if percent else "number"),
         _Column(f"difference{unit} [adjusted]", "difference", ends, form),
         _Column("verdict", "verdict"),
     ]  # fmt: skip
 
 
-def _named(metric: str) -> str:
-    return f"test {metric}" if metric in ("accuracy", "loss") else formats.name(metric)
+def _named(column: Column) -> str:
+    return column.label if column.origin == "task" else formats.name(column.key)
 
 
-def _fraction(metric: str) -> bool:
-    return metric.endswith(("accuracy", "sparsity"))
-
-
-def _change(metric: str) -> tuple[str, str]:
-    return (", points", "points") if _fraction(metric) else ("", "signed")
+def _change(column: Column) -> tuple[str, str]:
+    return (", points", "points") if column.fraction else ("", "signed")
 
 
 # By name and not as functions in `_Column`, so that columns stay comparable and printable.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.study import study, trial_columns
-from jopt.measure import BUILT_IN, Column
+from jopt.measure import Column
 from jopt.report import formats
 from jopt.report.grid_curves import curves, sensitivity
 from jopt.report.grid_figures import forest, heat_map, tradeoff
@@ -93,7 +93,7 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[TrialRow]) -
     # Without a control these columns would be empty.
     compared = any(p.difference is not None or p.verdict == "control" for p in drawn.points)
     # The other built-in columns are in summary.csv: with all of them the table would not fit a page.
-    shown = [c for c in results.columns if (c in drawn.costs or c not in BUILT_IN) and c != results.decisive]
+    shown = [c for c in results.columns if (c in drawn.costs or c.origin == "outside") and c != results.decisive]
     shown = [c for c in shown if any(row.get(f"{c.key}_mean") is not None for row in summary)]
     header = [axis.name for axis in drawn.axes] + ["n", drawn.outcome_name]
     # The adjusted interval alone, as two intervals beside one verdict would be read as a contradiction.
@@ -118,7 +118,7 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[TrialRow]) -
 def _mean_cell(row: TrialRow, column: Column) -> str:
     mean, sd = row.get(f"{column.key}_mean"), row.get(f"{column.key}_sd")
     # Below half a unit the spread would be printed as 0.
-    visible = sd is not None and sd >= (0.5 if column in BUILT_IN else 1e-12)
+    visible = sd is not None and sd >= (1e-12 if column.origin == "outside" else 0.5)
     return formats.text(column, mean) + (f" ± {formats.text(column, sd)}" if visible else "")
 
 

@@ -17,11 +17,12 @@ TrialRow = dict[str, Any]
 """A row of a table: column name to value."""
 
 OUTCOMES = tuple(column.key for column in columns_of("trial"))
-"""The numbers of a trial, as columns of `trials.csv`; `jopt.measure.BUILT_IN` describes each.
+"""The numbers of a classifier's trial, as columns of `trials.csv`; `jopt.measure.BUILT_IN` describes each.
 
-`accuracy` and `loss` are of the test part, in [0, 1] and nats; `theoretical_bytes` is what a code of fixed width
-would need (`jopt.measure.storage`), `bytes` the length of the packed file where the experiment asks for one. FLOPs
-are of one example's forward pass, `effective_flops` without the products that a zero weight takes part in.
+`accuracy` and `loss`, or the metrics of another task, are of the test part; `theoretical_bytes` is what a code of
+fixed width would need (`jopt.measure.storage`), `bytes` the length of the packed file where the experiment asks
+for one. FLOPs are of one example's forward pass, `effective_flops` without the products that a zero weight takes
+part in.
 """
 
 COLUMNS = TRIAL_FIELDS
@@ -60,8 +61,8 @@ class Results(NamedTuple):
         compiled once a group), a column for each axis by its name, `seed`, `status` ('finished' or 'diverged'),
         `diverged_step` (the first step, 0-based, whose loss was not finite, or None), every outcome (None where the
         trial diverged), `steps` (optimizer steps), `digest`, `command` (a command that runs this trial alone).
-      curves: rows of `trial`, `stage`, `step`, `split` ('train' or 'validation'), `loss`, `accuracy`, in order of
-        step.
+      curves: rows of `trial`, `stage`, `step`, `split` ('train' or 'validation'), `loss` and the task's metrics, in
+        order of step.
       overrides: trial id to the config fields that the grid sets, dotted path to value.
       columns: of the outcomes: the built-in ones, then those from outside.
     """
@@ -84,6 +85,22 @@ class Results(NamedTuple):
     def decisive(self) -> Column:
         """The column of the metric."""
         return next(column for column in self.columns if column.key == self.metric)
+
+    @property
+    def metrics(self) -> tuple[Column, ...]:
+        """The columns of the task's metrics on the test part, the deciding one first; the loss is one of them."""
+        keys = {column.key for column in self.columns if column.origin == "task"}
+        return tuple(c for c in self.columns if c.origin == "task" and f"validation_{c.key}" in keys)
+
+    @property
+    def tested(self) -> Column:
+        """The column of the metric that decides, on the test part; of the task's own if that is no metric."""
+        return next((m for m in self.metrics if self.metric in (m.key, f"validation_{m.key}")), self.metrics[0])
+
+    @property
+    def validated(self) -> Column:
+        """The column of the task's deciding metric on the validation part."""
+        return next(column for column in self.columns if column.key == f"validation_{self.metrics[0].key}")
 
     def points(self) -> list[dict[str, Any]]:
         """The grid's points in order, axis name to value; trials that differ only in the seed share a point."""

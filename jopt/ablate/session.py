@@ -22,7 +22,7 @@ from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
 from jopt.files import write_text
-from jopt.measure import columns_of, describe_failure
+from jopt.measure import describe_failure
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
@@ -257,7 +257,7 @@ class _Session:
         of_group = {trial.id: p.group.index for p in self.plans for trial in p.group.trials}
         rows: list[TrialRow] = []
         curves: list[TrialRow] = []
-        columns = columns_of("trial", self.ablation.experiment.columns)
+        columns = self.ablation.columns
         for trial in self.trials:
             row = done[trial.id]["row"]
             # Read by column: a result of an earlier launch may lack a column that the config has added since.
@@ -272,7 +272,7 @@ class _Session:
             curves += [{"trial": trial.id, **row} for row in done[trial.id]["curves"]]
         overrides = {trial.id: trial.overrides for trial in self.trials}
         a = self.ablation
-        return Results(a.name, self.axes, control(a), a.metric, rows, curves, overrides, columns)
+        return Results(a.name, self.axes, control(a), a.decisive, rows, curves, overrides, columns)
 
     def _command(self, trial: Trial) -> str:
         if self.arguments:

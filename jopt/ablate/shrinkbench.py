@@ -7,14 +7,15 @@ from jopt.ablate.findings import few_seeds
 from jopt.ablate.paired import Comparison, compare, resolution, verdict
 from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.space import Value
-from jopt.ablate.summary import HIGHER_IS_BETTER, control_of, grouped, paired_values, summarize, values_of
+from jopt.ablate.summary import control_of, grouped, paired_values, summarize, values_of
 from jopt.config import require
+from jopt.measure import Column
 from jopt.train.config import Experiment
 
 LEAST_RATIOS = 5
 BASELINES = ("random", "magnitude")
 TOO_COARSE = 0.05
-"""Of an accuracy: seeds that could miss a larger loss cannot show up to which sparsity the accuracy is kept."""
+"""Of a share: seeds that could miss a larger loss cannot show up to which sparsity an accuracy is kept."""
 
 DENSE = "dense"
 
@@ -112,7 +113,7 @@ def check_pruning(
 def pruning_protocol_table(
     results: Results, settings: Sequence[Setting] | None = None, confidence: float = 0.95
 ) -> tuple[list[TrialRow], list[str]]:
-    """Accuracy, size and FLOPs by score and sparsity, against the dense control and against random pruning.
+    """The metric, size and FLOPs by score and sparsity, against the dense control and against random pruning.
 
     Args:
       results: of the ablation; its control is the dense point.
@@ -167,12 +168,12 @@ def pruning_protocol_table(
         rows.append(
             dict(zip(names, key, strict=True))
             | {"score": setting.score if setting.sparsity > 0 else DENSE, "sparsity": setting.sparsity}
-            | _accuracy_columns(row, results.metric)
+            | _metric_columns(row, results.metric)
             | _cost_columns(row, None if control is None else summary[control])
-            | _random_columns(comparison, results.metric in HIGHER_IS_BETTER, complete)
+            | _random_columns(comparison, results.decisive.better == "higher", complete)
             | {"flags": row["flags"]}
         )
-    return rows, _sentences(rows, results.metric, confidence)
+    return rows, _sentences(rows, results.decisive, confidence)
 
 
 def _setting(config: Any) -> Setting:
@@ -185,7 +186,7 @@ def _is_pruning_axis(fields: Sequence[str]) -> bool:
     return any(path.endswith((".prune", "prune.sparsity", "prune.score")) for path in fields)
 
 
-def _accuracy_columns(row: TrialRow, metric: str) -> TrialRow:
+def _metric_columns(row: TrialRow, metric: str) -> TrialRow:
     names = [f"{metric}_{part}" for part in ("mean", "sd", "low", "high")]
     names += [
         "difference",
@@ -215,7 +216,7 @@ def _random_columns(comparison: Comparison | None, higher: bool, complete: bool)
     return dict(zip(names, (comparison.difference, *comparison.adjusted, judged), strict=True))
 
 
-def _sentences(rows: Sequence[TrialRow], metric: str, confidence: float) -> list[str]:
+def _sentences(rows: Sequence[TrialRow], metric: Column, confidence: float) -> list[str]:
     text = [
         "Sizes and FLOPs are theoretical: bytes of a fixed-width code, and multiplications by nonzero weights. "
         "Neither is a measured file or time."
@@ -230,7 +231,7 @@ def _sentences(rows: Sequence[TrialRow], metric: str, confidence: float) -> list
     return text + few_seeds([row["n"] for row in rows], confidence)
 
 
-def _largest_sparsity_sentence(score: str, rows: Sequence[TrialRow], metric: str) -> list[str]:
+def _largest_sparsity_sentence(score: str, rows: Sequence[TrialRow], metric: Column) -> list[str]:
     """The largest sparsity up to which no loss is shown, if that many seeds could have shown one.
 
     A sparsity counts only if all smaller ones do. Otherwise noise would win: a collapsed point whose seeds scatter
@@ -248,12 +249,12 @@ def _largest_sparsity_sentence(score: str, rows: Sequence[TrialRow], metric: str
     if not equal:
         return []
     largest = equal[-1]
-    is_share = metric.endswith("accuracy")
+    is_share = metric.fraction
     missed = f"{100 * largest['detectable']:.3g} points" if is_share else f"{largest['detectable']:.3g}"
     change = (
-        f"a {'loss' if metric in HIGHER_IS_BETTER else 'rise'} of {metric} below {missed} could have been missed"
+        f"a {'loss' if metric.better == 'higher' else 'rise'} of {metric.key} below {missed} could have been missed"
     )
-    # Undecided at such a resolution is no evidence that accuracy was kept.
+    # Undecided at such a resolution is no evidence that the metric was kept.
     if is_share and largest["detectable"] > TOO_COARSE:
         return [f"{score}: the seeds are too few to show up to which sparsity it is as good as dense; at "
                 f"{largest['sparsity']:g} {change}."]  # fmt: skip

@@ -8,11 +8,11 @@ from typing import Any
 
 from jopt.ablate.results import Results, TrialRow
 from jopt.config import ConfigError, choice, require
-from jopt.measure import BUILT_IN, Column
+from jopt.measure import Column
 from jopt.report import formats
 from jopt.report.study import Curve, MeanEstimate, Study, StudyAxis, StudyPoint, StudyTrial, text
 
-_OF_A_TRIAL = ("accuracy", "loss", "validation_accuracy", "theoretical_bytes", "bytes")
+_OF_A_TRIAL = ("theoretical_bytes", "bytes")
 
 
 def study(results: Results, summary: Sequence[TrialRow], confidence: float = 0.95) -> Study:
@@ -31,6 +31,7 @@ def study(results: Results, summary: Sequence[TrialRow], confidence: float = 0.9
     points = results.points()
     require(len(summary) == len(points), "summary", len(summary), f"one row for each of the {len(points)} points")
     curves = _by_trial(results.curves)
+    metrics = tuple(formats.of_run(column) for column in results.metrics)
     study_points = []
     for point, row in zip(points, summary, strict=True):
         labels = {name: row.get(name) for name in point}
@@ -41,12 +42,13 @@ def study(results: Results, summary: Sequence[TrialRow], confidence: float = 0.9
         study_points.append(_point(results, at, results.at(point), row, curves, confidence))
     # A size that decides is the outcome, and not drawn against itself.
     costs = tuple(column for column in results.columns if column.cost and column != results.decisive)
-    return Study(results.name, results.decisive, axes, tuple(study_points), confidence, costs)
+    return Study(results.name, results.decisive, axes, tuple(study_points), confidence, costs, metrics)
 
 
 def trial_columns(results: Results) -> list[Column]:
     """The columns that a report shows of each trial: a few of the built-in ones, and all from outside."""
-    return [column for column in results.columns if column.key in _OF_A_TRIAL or column not in BUILT_IN]
+    keys = {*_OF_A_TRIAL, results.validated.key, *(column.key for column in results.metrics)}
+    return [column for column in results.columns if column.key in keys or column.origin == "outside"]
 
 
 def _point(
@@ -70,7 +72,11 @@ def _point(
         verdict=row.get("verdict") or "",
         notes=_notes(row, results.decisive),
         settings=_shared([results.overrides.get(trial["trial"], {}) for trial in rows]),
-        curves=_curves([line for trial in rows for line in curves.get(trial["trial"], ())], confidence),
+        curves=_curves(
+            [line for trial in rows for line in curves.get(trial["trial"], ())],
+            [column.key for column in results.metrics],
+            confidence,
+        ),
     )
 
 
@@ -116,11 +122,11 @@ def _by_trial(rows: Iterable[TrialRow]) -> dict[str, list[TrialRow]]:
     return grouped
 
 
-def _curves(rows: Sequence[TrialRow], confidence: float) -> dict[str, dict[str, Curve]]:
+def _curves(rows: Sequence[TrialRow], metrics: Sequence[str], confidence: float) -> dict[str, dict[str, Curve]]:
     """Split, outcome, curve. A step that only some trials reached has the mean of these."""
     values: dict[tuple[str, str], dict[int, list[float]]] = {}
     for row in rows:
-        for name in ("loss", "accuracy"):
+        for name in metrics:
             value = row.get(name)
             # A trial that diverged is counted where it still had a value.
             if value is not None and math.isfinite(value):

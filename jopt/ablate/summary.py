@@ -8,13 +8,7 @@ from jopt.ablate import intervals
 from jopt.ablate.paired import LEAST_SEEDS, Comparison, compare, holm, resolution, smallest_p, verdict
 from jopt.ablate.results import OUTCOMES, Results, TrialRow
 from jopt.config import ConfigError, choice, require
-from jopt.measure import columns_of
-
-HIGHER_IS_BETTER = tuple(column.key for column in columns_of("trial") if column.better == "higher")
-"""Of `OUTCOMES`. Lower is better for the others, losses and sizes."""
-
-SHARES = tuple(column.key for column in columns_of("trial") if column.fraction)
-"""Of `OUTCOMES`, those that lie in [0, 1]."""
+from jopt.measure import Column
 
 _COMPARISON_COLUMNS = (
     "difference",
@@ -88,7 +82,7 @@ def summarize(results: Results, confidence: float = 0.95, comparisons: int | Non
     trials_of = grouped(results)
     rows, compared = [], []
     for index, (point, trials, control) in enumerate(zip(results.points(), trials_of, controls, strict=True)):
-        rows.append({**point, **_sample_columns(trials, results.metric, confidence, results.outcomes)})
+        rows.append({**point, **_sample_columns(trials, results.decisive, confidence, results.outcomes)})
         if control is None or control == index:
             compared.append(None)
         else:
@@ -210,14 +204,15 @@ def values_of(results: Results, name: str) -> list[float]:
     return [value for row in results.trials for value in [_outcome(row, name)] if value is not None]
 
 
-def bounds_of(metric: str) -> tuple[float, float]:
+def bounds_of(column: Column) -> tuple[float, float]:
     """The smallest and the largest possible value of an outcome; infinite if unknown.
 
     Example:
-      >>> bounds_of("accuracy"), bounds_of("loss")
-      ((0.0, 1.0), (-inf, inf))
+      >>> from jopt.measure import columns_of
+      >>> [bounds_of(column) for column in columns_of("trial")[:2]]
+      [(0.0, 1.0), (-inf, inf)]
     """
-    return (0.0, 1.0) if metric in SHARES else (-math.inf, math.inf)
+    return (0.0, 1.0) if column.fraction else (-math.inf, math.inf)
 
 
 def _outcome(row: TrialRow, name: str) -> float | None:
@@ -229,7 +224,7 @@ def _outcome(row: TrialRow, name: str) -> float | None:
 
 
 def _sample_columns(
-    trials: Sequence[TrialRow], metric: str, confidence: float, outcomes: Sequence[str]
+    trials: Sequence[TrialRow], decisive: Column, confidence: float, outcomes: Sequence[str]
 ) -> TrialRow:
     """The columns that need no control."""
     row: TrialRow = {
@@ -242,11 +237,11 @@ def _sample_columns(
         row[f"{name}_sd"] = _finite(intervals.sd(values))
         # Only the metric that decides gets intervals: two bootstraps for each outcome would dominate a report's
         # time.
-        if name != metric:
+        if name != decisive.key:
             continue
         row[f"{name}_iqm"] = _finite(intervals.interquartile_mean(values))
         for prefix, interval in (
-            ("", intervals.t_interval(values, confidence, bounds=bounds_of(metric))),
+            ("", intervals.t_interval(values, confidence, bounds=bounds_of(decisive))),
             ("boot_", intervals.bootstrap_interval(values, confidence)),
             ("iqm_", intervals.bootstrap_interval(values, confidence, "interquartile_mean")),
         ):

@@ -301,9 +301,7 @@ BUILT_IN = built_in()
 """The columns of jopt's own for a classifier."""
 
 
-def columns_of(
-    scope: Scope, extra: Sequence[Column | str] = (), task: Task = CLASSIFIER
-) -> tuple[Column, ...]:
+def columns_of(scope: Scope, extra: Sequence[Column | str] = (), task: Task = CLASSIFIER) -> tuple[Column, ...]:
     """The columns of a kind of table: the built-in ones, then those from outside.
 
     Args:
@@ -385,9 +383,9 @@ def stage_rows(
     Returns:
       For each stage: `stage`, its metrics, and the columns of scope 'stage' for which the data are there: always
       `parameters`, `nonzero_parameters`, `sparsity`, `distinct_values`, `bits_per_parameter`, `theoretical_bytes`
-      (see `storage`); the change of the deciding metric (`accuracy_change`) and `churn` (against the first stage), `bytes`, `flops`,
-      `effective_flops` (None where a model's layers cannot be seen) and `sqnr_db` (None where nothing was rounded:
-      JSON has no infinity).
+      (see `storage`); the change of the deciding metric (`accuracy_change`) and `churn` (against the first stage),
+      `bytes`, `flops`, `effective_flops` (None where a model's layers cannot be seen) and `sqnr_db` (None where
+      nothing was rounded: JSON has no infinity).
 
     Raises:
       ValueError: if a stage's predictions are of other examples than the first's or the labels.

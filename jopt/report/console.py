@@ -166,7 +166,8 @@ class Progress:
           step: optimizer steps done, of the whole run.
           stage: the name of the stage.
           metrics: `loss`, the task's metrics, of which the first is shown, and `steps_per_second`, as far as
-            known, as in a metric row; a row whose `split` is not `train` is shown with the training metrics, until the next one.
+            known, as in a metric row; a row whose `split` is not `train` is shown with the training metrics, until
+            the next one.
         """
         now = time.monotonic()
         if self._first is None:
@@ -234,7 +235,8 @@ class Progress:
 
     def _brief_facts(self) -> list[str]:
         """The metrics that fit next to a bar in 80 columns."""
-        metrics = [key for key in self._shown if key.removeprefix("validation ") not in ("loss", "steps_per_second")]
+        others = ("loss", "steps_per_second")
+        metrics = [key for key in self._shown if key.removeprefix("validation ") not in others]
         # Training first, then validation: a metric of another part has no room.
         metrics = [k for k in metrics if " " not in k] + [k for k in metrics if k.startswith("validation ")]
         brief = {"loss": "loss {:.3g}"}

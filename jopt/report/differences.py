@@ -98,8 +98,8 @@ def summary(
 
     Returns:
       `status`, `last_step`; the task's metrics and the loss on the test part, and on the validation part in its
-      last row; the best value of the deciding metric there and the (first) step that reached it; the median over the training rows of
-      `steps_per_second`; the sizes and times of `result`; and `digest`.
+      last row; the best value of the deciding metric there and the (first) step that reached it; the median over
+      the training rows of `steps_per_second`; the sizes and times of `result`; and `digest`.
 
     Example:
       >>> rows = [

@@ -85,6 +85,13 @@ def name(key: str, task: Task = CLASSIFIER) -> str:
     return column(key, task=task).label
 
 
+def of_run(column: Column) -> Column:
+    """The column of a metric, named without the part of the data."""
+    parts = ("test ", "validation ", "training ")
+    part = next((part for part in parts if column.label.startswith(part)), "")
+    return dataclasses.replace(column, label=column.label.removeprefix(part))
+
+
 def value(key: str, v: object, task: Task = CLASSIFIER) -> str:
     """The value of the metric `key` of a run, in full.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jopt.measure import Column
 from jopt.report import figures, formats
 from jopt.report.figures import PALETTE, Figure, Json, View
 from jopt.report.grid_figures import (
@@ -90,13 +91,18 @@ def curves(study: Study) -> Figure | None:
     # Curves that are hidden at first can be switched on in the legend, as long as the legend is legible.
     # All splits and outcomes repeat these curves, so their number decides the size of the page.
     order = [*shown, *(i for i in with_curves if i not in shown)][: max(CURVES, len(shown))]
-    decisive = "loss" if study.column.key.endswith("loss") else "accuracy"
+    named = {metric.key: metric for metric in study.metrics}
+    # That of the part of the data that decides, or else the task's deciding one.
+    decisive = next(
+        (k for k in named if study.column.key in (k, f"validation_{k}", f"train_{k}")), study.metrics[0].key
+    )
     splits = sorted({s for p in study.points for s in p.curves}, key=lambda s: (s != "validation", s != "train", s))
     outcomes = sorted(
-        {o for p in study.points for c in p.curves.values() for o in c}, key=lambda o: (o != decisive, o)
+        {o for p in study.points for c in p.curves.values() for o in c if o in named},
+        key=lambda o: (o != decisive, o),
     )
     views = [
-        _curves_view(study, sorted(order), shown, split, outcome, extremes)
+        _curves_view(study, sorted(order), shown, split, named[outcome], extremes)
         for extremes in (False, True) for split in splits for outcome in outcomes
     ]  # fmt: skip
     views = [view for view in views if view.traces]
@@ -116,15 +122,15 @@ def curves(study: Study) -> Figure | None:
 
 
 def _curves_view(
-    study: Study, order: Sequence[int], shown: Sequence[int], split: str, outcome: str, extremes: bool
+    study: Study, order: Sequence[int], shown: Sequence[int], split: str, metric: Column, extremes: bool
 ) -> View:
     names, styles = labels(study, LABEL)[0], _styles(study)
-    fraction = outcome == "accuracy"
+    fraction = metric.fraction
     number = ":.2%" if fraction else ":.4g"
     traces: list[Json] = []
     means: list[float] = []
     for i in order:
-        full = study.points[i].curves.get(split, {}).get(outcome)
+        full = study.points[i].curves.get(split, {}).get(metric.key)
         if full is None:
             continue
         curve, (color, dash) = thin(full), styles[i]
@@ -148,12 +154,13 @@ def _curves_view(
         )  # fmt: skip
         # Curves that are hidden at first must not decide the limits.
         means += curve.mean if i in shown else ()
-    axis = figures.axis(f"{split} {outcome}{'' if fraction else ' (nats)'}", type="linear")
-    if fraction:
-        axis |= {"tickformat": ",.3~%", "range": figures.rising_limits(means)}
+    axis = figures.axis(f"{split} {formats.titled(metric)}", type="linear")
+    if metric.better == "higher":
+        axis |= {"tickformat": ",.3~%"} if fraction else {}
+        axis |= {"range": figures.rising_limits(means)}
     elif figures.spans_decade(means):
         axis |= {"type": "log", "exponentformat": "none", "dtick": "D2"}
-    return View(f"{split} {outcome}, {'least to most' if extremes else 'interval'}", traces, {"yaxis": axis})
+    return View(f"{split} {metric.label}, {'least to most' if extremes else 'interval'}", traces, {"yaxis": axis})
 
 
 def _styles(study: Study) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Figures of a grid: accuracy against cost, heat maps and differences to the control.
+"""Figures of a grid: the outcome against cost, heat maps and differences to the control.
 
 Each mark shows its point's settings and the command that runs it again when the pointer rests on it; where a reader
 may choose (a size, a slice, a part of the data), Plotly's own menu offers the choices.
@@ -75,7 +75,7 @@ def tradeoff(study: Study) -> Figure | None:
         "others."
     )  # fmt: skip
     caption += f" Not drawn, as all their trials diverged: {lost} point{'s' * (lost > 1)}." if lost else ""
-    return Figure("tradeoff", f"{study.outcome_name.capitalize()} against cost", caption, traces, layout)
+    return Figure("tradeoff", f"{formats.capitalized(study.outcome_name)} against cost", caption, traces, layout)
 
 
 def _tradeoff_view(study: Study, column: Column, best: Sequence[int], by: int | None) -> View:
@@ -141,7 +141,9 @@ def heat_map(study: Study) -> Figure | None:
         side, end = ("below", low) if low > min(means) else ("above", high)
         caption += f" All that is {side} {study.amount(end)} has one color."
     unit = " (%)" if study.fraction else ""
-    return Figure("heat_map", f"{study.outcome_name.capitalize()}{unit} over two axes", caption, traces, layout)
+    return Figure(
+        "heat_map", f"{formats.capitalized(study.outcome_name)}{unit} over two axes", caption, traces, layout
+    )
 
 
 def _mappable(study: Study) -> list[int]:

@@ -16,15 +16,13 @@ from jopt.typing import Record
 _TENSORS = 24
 
 
-def learning_curves(
-    rows: Sequence[Record], title: str = "Learning curves", task: Task = CLASSIFIER
-) -> Figure:
+def learning_curves(rows: Sequence[Record], title: str = "Learning curves", task: Task = CLASSIFIER) -> Figure:
     """The deciding metric and the loss of one run against the optimizer step, one above the other.
 
     Training is blue, validation orange with a mark at each evaluation while there are few; a test result is an open
     diamond. Where the run has several stages, a dotted line marks the end of each. The loss axis is logarithmic if
-    its values span more than a decade; the axis of a metric of which more is better begins below the lowest tenth of
-    the values. A value that is not finite is a gap in the line.
+    its values span more than a decade; the axis of a metric of which more is better begins below the lowest tenth
+    of the values. A value that is not finite is a gap in the line.
 
     Args:
       rows: metric rows: `step`, `stage`, `split` (`train`, `validation` or `test`), `loss`, and the metric that
@@ -48,9 +46,7 @@ def learning_curves(
     return Figure("learning_curves", title, "", traces, _panels(metrics, rows, _ends_of_stages(rows)))
 
 
-def compare_runs(
-    runs: Mapping[str, Sequence[Record]], title: str = "All runs", task: Task = CLASSIFIER
-) -> Figure:
+def compare_runs(runs: Mapping[str, Sequence[Record]], title: str = "All runs", task: Task = CLASSIFIER) -> Figure:
     """The deciding metric and the loss of several runs in one color each: training dashed, validation solid.
 
     Args:

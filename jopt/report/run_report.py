@@ -221,7 +221,8 @@ def compression_parts(
     if not outcomes:
         raise ValueError("a compression has at least one stage, got none")
     first, last = outcomes[0], outcomes[-1]
-    parts: list[Part] = [Heading("Compression"), stages_table(rows, title="", columns=columns, task=task), _note(outcomes, task)]
+    table = stages_table(rows, title="", columns=columns, task=task)
+    parts: list[Part] = [Heading("Compression"), table, _note(outcomes, task)]
     parts.append(compression_overview(rows, task=task))
     if len(outcomes) == 1:
         return parts
@@ -237,8 +238,8 @@ def compression_parts(
         parts.append(sparsity_bars(sparse))
     parts.append(weight_histograms(first.params, last.params, f"Weights, {between}"))
     # Of labels and of positions there is no one class that an example belongs to.
-    classified = isinstance(task, Classification) and labels is not None
-    if classified and first.predictions is not None and last.predictions is not None:
+    labels = labels if isinstance(task, Classification) else None
+    if labels is not None and first.predictions is not None and last.predictions is not None:
         changes = measure.class_changes(
             first.predictions, last.predictions, labels, None if classes is None else len(classes)
         )

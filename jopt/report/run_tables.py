@@ -144,10 +144,15 @@ def last_rows_table(rows: Sequence[Record], task: Task = CLASSIFIER) -> Table:
     metrics = [metric.key for metric in task.metrics]
     keys = [k for k in ("loss", *metrics, "steps_per_second") if any(k in row for row in last.values())]
     cells = [
-        (*map(str, stage_and_split), formats.integer(row["step"]), *(formats.value(k, row.get(k), task) for k in keys))
+        (
+            *map(str, stage_and_split),
+            formats.integer(row["step"]),
+            *(formats.value(k, row.get(k), task) for k in keys),
+        )
         for stage_and_split, row in last.items()
     ]
-    header = ("stage", "split", "last step", *("steps/s" if k == "steps_per_second" else formats.name(k, task) for k in keys))
+    names = ["steps/s" if k == "steps_per_second" else formats.name(k, task) for k in keys]
+    header = ("stage", "split", "last step", *names)
     return Table("", header, "ll" + "r" * (1 + len(keys)), cells)
 
 

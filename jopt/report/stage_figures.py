@@ -62,8 +62,9 @@ def compression_overview(rows: Sequence[Record], title: str = "Stages", task: Ta
             **figures.category_axis(names, 24), "domain": [max(bottom, 0.0), top], "anchor": f"x{number}"
         }  # fmt: skip
         # Bars of an accuracy begin at 0 too: what looks the same is the same. Some metrics are below 0.
+        ends = [min(0, 1.5 * min(values)), 1.5 * max(max(values), 1e-9)]
         layout[f"xaxis{number}"] = {
-            "range": [min(0, 1.5 * min(values)), 1.5 * max(max(values), 1e-9)], "visible": False, "anchor": f"y{number}", "fixedrange": True
+            "range": ends, "visible": False, "anchor": f"y{number}", "fixedrange": True
         }  # fmt: skip
         layout["annotations"].append(
             {"text": column.label, "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left",

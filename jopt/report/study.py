@@ -123,7 +123,7 @@ class StudyPoint(NamedTuple):
       verdict: 'better', 'worse', 'undecided', 'control', 'too few seeds', 'diverged', or empty.
       notes: sentences that the hover text shows.
       settings: dotted path to value, as text.
-      curves: split, then 'loss' or 'accuracy', to a curve.
+      curves: split, then the key of a metric, to a curve.
     """
 
     at: tuple[int, ...]
@@ -154,6 +154,7 @@ class Study(NamedTuple):
       points: in order.
       confidence: of all intervals.
       costs: the columns that the outcome is drawn against; lower is better.
+      metrics: of the curves, the deciding one first.
     """
 
     title: str
@@ -162,6 +163,7 @@ class Study(NamedTuple):
     points: tuple[StudyPoint, ...]
     confidence: float = 0.95
     costs: tuple[Column, ...] = tuple(c for c in columns_of("trial") if c.cost)
+    metrics: tuple[Column, ...] = (formats.of_run(ACCURACY), formats.of_run(LOSS))
 
     @property
     def higher(self) -> bool:

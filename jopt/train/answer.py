@@ -55,7 +55,8 @@ def answer(
             if is_held and not files.has_report():
                 write_report_again(prepared(), files, result, observer)
                 observer.note(f"the missing report of {files.path} was written again")
-    observer.finished(lambda: finished_parts(files, result, config.columns, before=True, task=config.task.resolved()))
+    task = config.task.resolved()
+    observer.finished(lambda: finished_parts(files, result, config.columns, before=True, task=task))
     return result
 
 

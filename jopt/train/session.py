@@ -74,8 +74,8 @@ def run(
         error's field `finding` and in the manifest. The state at the start of each segment is kept on the host.
 
     Returns:
-      What `result.json` holds: loss and the task's metrics on the test part, parameters, nonzero_parameters, sparsity, bytes
-      (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
+      What `result.json` holds: the task's metrics and the loss on the test part, parameters, nonzero_parameters,
+      sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
       forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are several,
       and `changes` of the surroundings that were accepted, if there were any.
 

@@ -13,6 +13,7 @@ from jopt.ablate.budget.estimates import estimate, pareto
 from jopt.ablate.budget.finalists import choose, decide, half_width, runner_up
 from jopt.ablate.budget.limits import AVERAGE, MEETS, MISSES, distance, judge, judge_all
 from jopt.config import ConfigError
+from jopt.measure import columns_of
 
 
 def point(name, size, drop, half=0.1, *, n=10, diverged=0, sd=0.2, most=None, latency=None):
@@ -23,6 +24,7 @@ def point(name, size, drop, half=0.1, *, n=10, diverged=0, sd=0.2, most=None, la
     )  # fmt: skip
 
 
+ACCURACY = columns_of("trial")[0]
 DROP = parse("accuracy_drop<0.5")
 
 
@@ -74,25 +76,25 @@ def test_the_drop_is_paired_by_seed_in_percentage_points():
     values, dense = [0.95, 0.94, 0.97, 0.93], [0.96, 0.96, 0.97, 0.94]
     # The control has seeds before and after those of the point.
     control = rows([0.5, *dense, 0.4], first=0)
-    result = estimate({"bits": 4}, rows(values, [90, 100, 110, 100], first=1), control, metric="accuracy")
+    result = estimate({"bits": 4}, rows(values, [90, 100, 110, 100], first=1), control, metric=ACCURACY)
     expected = stats.ttest_rel(dense, values)
     interval = expected.confidence_interval(0.95)
     assert result.drop == pytest.approx(1.0) and result.n == 4
     assert (result.drop_low, result.drop_high) == pytest.approx((100 * interval.low, 100 * interval.high))
     assert result.drop_sd == pytest.approx(100 * np.std(np.subtract(dense, values), ddof=1))
     assert (result.bytes, result.most_bytes) == (100.0, 110.0)
-    assert result.accuracy == pytest.approx(0.9475)
+    assert result.metric == pytest.approx(0.9475)
 
 
 def test_a_point_that_lost_a_seed_meets_nothing_and_is_on_no_front():
-    result = estimate({"bits": 2}, rows([0.99, None, 0.99, 0.99, 0.99, 0.99]), rows([0.9] * 6), metric="accuracy")
+    result = estimate({"bits": 2}, rows([0.99, None, 0.99, 0.99, 0.99, 0.99]), rows([0.9] * 6), metric=ACCURACY)
     assert (result.n, result.diverged) == (5, 1)
     assert judge_all(parse("accuracy_drop<5,bytes<1000"), result) == MISSES
     assert pareto([result]) == []
 
 
 def test_without_a_pair_nothing_is_known():
-    result = estimate({}, rows([0.9], first=7), rows([0.9], first=0), metric="accuracy")
+    result = estimate({}, rows([0.9], first=7), rows([0.9], first=0), metric=ACCURACY)
     assert math.isnan(result.drop) and judge(DROP[0], result) == MISSES and pareto([result]) == []
 
 
@@ -197,9 +199,7 @@ def test_a_fixed_sequence_claims_a_bad_point_in_at_most_one_search_of_forty():
         dense = rng.normal(0.97, 0.004, 10)
         control = rows(dense.tolist())
         tested = [
-            estimate(
-                {"i": i}, rows((dense - 0.005 + rng.normal(0, 0.004, 10)).tolist()), control, metric="accuracy"
-            )
+            estimate({"i": i}, rows((dense - 0.005 + rng.normal(0, 0.004, 10)).tolist()), control, metric=ACCURACY)
             for i in range(4)
         ]
         _, best = decide(tested, DROP)

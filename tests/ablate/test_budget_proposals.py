@@ -127,7 +127,7 @@ BITS_KNOB = Knob(axis("stages[0].quantize.bits", (32, 8, 4)))
         ({"survivors": True}, "survivors"),
         ({"finalists": 0}, "finalists"),
         ({"confirm": 1}, "confirm"),
-        ({"metric": "loss"}, "metric"),
+        ({"metric": "bytes"}, "metric"),
         ({"confidence": 95}, "confidence"),
         ({"batch": 0}, "batch"),
     ],

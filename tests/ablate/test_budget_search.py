@@ -83,7 +83,7 @@ def test_what_is_said_is_in_the_files(searched):
     best = result.recommended
     assert best is not None and result.confirmation is not None
     accuracies = [row["accuracy"] for row in result.confirmation.at(best.estimate.point)]
-    assert best.estimate.n == 5 and best.estimate.accuracy == pytest.approx(sum(accuracies) / 5)
+    assert best.estimate.n == 5 and best.estimate.metric == pytest.approx(sum(accuracies) / 5)
     assert written["recommendation"]["point"] == best.estimate.point
     assert "accuracy_drop<60" in result.answer
 

@@ -11,6 +11,7 @@ from jopt import prune
 from jopt.ablate import algoperf, judge, shrinkbench
 from jopt.ablate.shrinkbench import Setting
 from jopt.config import ConfigError
+from jopt.measure import columns_of
 from jopt.train import Experiment, Stage
 
 RATES = (0.001, 0.01, 0.1)
@@ -230,7 +231,8 @@ def kept(verdicts, detectable, metric="accuracy"):
         for x, v, d in zip((0.5, 0.8, 0.9), verdicts, detectable, strict=True)
     ]
     # Whatever the rows' order.
-    sentences = shrinkbench._sentences(rows[::-1], metric, 0.95)
+    column = next(c for c in columns_of("trial") if c.key == metric)
+    sentences = shrinkbench._sentences(rows[::-1], column, 0.95)
     return [line for line in sentences if "could have been missed" in line]
 
 

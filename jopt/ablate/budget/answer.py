@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 from jopt.ablate.budget.config import Search
-from jopt.ablate.budget.estimates import PointEstimate
+from jopt.ablate.budget.estimates import PointEstimate, worsening
 from jopt.ablate.budget.finalists import Final
 from jopt.ablate.budget.limits import AVERAGE, MEETS, Limit, distance
 from jopt.ablate.space import Value
 from jopt.ablate.trials import named
+from jopt.measure import Column
 from jopt.report import formats
 from jopt.report.study import text
 
@@ -35,17 +36,17 @@ def answer(
     """
     budget = " and ".join(map(str, limits))
     if best is None:
-        return _no_recommendation(budget, limits, finals, front)
+        return _no_recommendation(budget, limits, finals, front, config.tested)
     # The control of the fresh seeds: the same seeds and the same part of the data as the finalist's.
-    e, dense = best.estimate, control[-1]
+    e, dense, metric = best.estimate, control[-1], config.tested
     name = "the dense control itself" if e.key == dense.key else words(e.point)
     certainty = {
         MEETS: f"It meets {budget}.",
         AVERAGE: f"It meets {budget} on average, which {e.seeds} seeds do not show to be more than chance.",
     }
     sentences = [
-        f"Use {name}: {size(e.bytes)}, {dense.bytes / e.bytes:.1f} times smaller than the dense control; test "
-        f"accuracy {percent(e.accuracy, e.accuracy_low, e.accuracy_high)}, {drop(e)}, over {e.seeds} fresh seeds.",
+        f"Use {name}: {size(e.bytes)}, {dense.bytes / e.bytes:.1f} times smaller than the dense control; "
+        f"{metric.label} {value(e, metric)}, {drop(e, metric)}, over {e.seeds} fresh seeds.",
         certainty[best.verdict],
     ]
     if e.latency_ms is not None:
@@ -54,20 +55,28 @@ def answer(
             f"on this device (90th percentile {milliseconds(e.latency_p90_ms)})."
         )
     if other is not None:
-        sentences.append(_runner_up(other, e))
+        sentences.append(_runner_up(other, e, metric))
     elif len(finals) == 1:
         sentences.append("No other point was near enough to the budget to be compared.")
     return " ".join(sentences)
 
 
-def _runner_up(other: Final, e: PointEstimate) -> str:
+def _runner_up(other: Final, e: PointEstimate, metric: Column) -> str:
     o = other.estimate
-    difference, points = o.bytes - e.bytes, o.drop - e.drop
+    difference, worse = o.bytes - e.bytes, o.drop - e.drop
     amount = f"{size(abs(difference))} {'more' if difference > 0 else 'less'} ({100 * difference / e.bytes:+.0f} %)"
-    return (
-        f"The runner-up, {words(o.point)}, takes {amount} and is {abs(points):.2f} points "
-        f"{'less' if points > 0 else 'more'} accurate; it {_verdict(other)}."
-    )
+    return f"The runner-up, {words(o.point)}, takes {amount} and {_better(worse, metric)}; it {_verdict(other)}."
+
+
+def _better(worse: float, metric: Column) -> str:
+    if metric.key == "accuracy":
+        return f"is {abs(worse):.2f} points {'less' if worse > 0 else 'more'} accurate"
+    return f"has a {metric.label} that is {_amount(abs(worse), metric)} {'worse' if worse > 0 else 'better'}"
+
+
+def _amount(value: float, metric: Column) -> str:
+    """A difference of a metric with its unit."""
+    return f"{value:.2f} points" if metric.fraction else f"{value:.4g} {metric.unit}".rstrip()
 
 
 def _verdict(final: Final) -> str:
@@ -78,7 +87,11 @@ def _verdict(final: Final) -> str:
 
 
 def _no_recommendation(
-    budget: str, limits: Sequence[Limit], finals: Sequence[Final], front: Sequence[PointEstimate]
+    budget: str,
+    limits: Sequence[Limit],
+    finals: Sequence[Final],
+    front: Sequence[PointEstimate],
+    metric: Column,
 ) -> str:
     text = f"No point can be recommended under {budget}: "
     if finals:
@@ -90,7 +103,9 @@ def _no_recommendation(
         # A near miss tells the user how far to relax the budget.
         e = min(front, key=lambda e: distance(limits, e))
         latency = "" if e.latency_ms is None else f", {milliseconds(e.latency_ms)}"
-        text += f" The nearest is {words(e.point)}: {size(e.bytes)}{latency}, {drop(e)}, over {e.seeds} seeds."
+        text += (
+            f" The nearest is {words(e.point)}: {size(e.bytes)}{latency}, {drop(e, metric)}, over {e.seeds} seeds."
+        )
     return text
 
 
@@ -114,31 +129,40 @@ def size(value: float) -> str:
     return f"{formats.integer(round(value))} bytes"
 
 
-def percent(mean: float, low: float, high: float) -> str:
-    """An accuracy with its interval.
+def value(e: PointEstimate, metric: Column) -> str:
+    """The metric with its interval.
 
     Example:
-      >>> percent(0.98, 0.975, 0.985)
+      >>> from jopt.measure import columns_of
+      >>> point = PointEstimate({}, 5, 0, 0.98, 0.975, 0.985, 0.0, 0.0, 0.0, 0.0, 9.0, 9.0)
+      >>> value(point, columns_of("trial")[0])
       '98.00 % [97.50, 98.50]'
     """
-    return f"{100 * mean:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
+    if metric.fraction:
+        return f"{100 * e.metric:.2f} % [{100 * e.metric_low:.2f}, {100 * e.metric_high:.2f}]"
+    ends = (formats.text(metric, end) for end in (e.metric_low, e.metric_high))
+    return f"{formats.text(metric, e.metric)} [{', '.join(ends)}]"
 
 
-def drop(e: PointEstimate) -> str:
-    """The drop below the control, in words."""
-    side = "below" if e.drop >= 0 else "above"
-    return f"{abs(e.drop):.2f} points {side} the control (drop {interval(e)})"
+def drop(e: PointEstimate, metric: Column) -> str:
+    """How much worse than the control a point is, in words."""
+    kind = worsening(metric.better)
+    side = "below" if (e.drop >= 0) == (kind == "drop") else "above"
+    return f"{_amount(abs(e.drop), metric)} {side} the control ({kind} {interval(e, metric)})"
 
 
-def interval(e: PointEstimate) -> str:
-    """The drop with its interval, in percentage points; the drop alone if the interval is unknown.
+def interval(e: PointEstimate, metric: Column) -> str:
+    """The drop with its interval, in percentage points or units; the drop alone if the interval is unknown.
 
     Example:
-      >>> interval(PointEstimate({}, 5, 0, 0.97, 0.96, 0.98, -0.001, -0.25, 0.25, 0.2, 9.0, 9.0))
+      >>> from jopt.measure import columns_of
+      >>> point = PointEstimate({}, 5, 0, 0.97, 0.96, 0.98, -0.001, -0.25, 0.25, 0.2, 9.0, 9.0)
+      >>> interval(point, columns_of("trial")[0])
       '+0.00 [-0.25, +0.25]'
     """
     # Adding 0.0 turns a rounded -0.0 into 0.0, which prints without a minus sign.
-    mean, low, high = (f"{round(value, 2) + 0.0:+.2f}" for value in (e.drop, e.drop_low, e.drop_high))
+    form, digits = ("+.2f", 2) if metric.fraction else ("+.4g", 12)
+    mean, low, high = (format(round(end, digits) + 0.0, form) for end in (e.drop, e.drop_low, e.drop_high))
     return mean if math.isnan(e.drop_low) else f"{mean} [{low}, {high}]"
 
 

@@ -9,9 +9,8 @@ from jopt.ablate.intervals import check_confidence
 from jopt.ablate.space import GridPoint, Space, Value, product
 from jopt.ablate.trials import with_fields
 from jopt.config import choice, require
+from jopt.measure import Column, columns_of
 from jopt.train.config import Experiment
-
-METRICS = ("validation_accuracy", "accuracy")
 
 Cell = tuple[int, ...]
 """A point of the space: for each knob the index of its option. All zeros is the control."""
@@ -48,8 +47,9 @@ class Search:
       finalists: points that are run again at the end, with seeds that no round used.
       confirm: seeds of each finalist.
       trials: in total, at most, including those at the end.
-      metric: the outcome that guides the rounds: 'validation_accuracy', or 'accuracy', that of the test part. The
-        finalists are always judged by test accuracy.
+      metric: the outcome that guides the rounds: a metric of the task, such as 'accuracy', on the test part, or the
+        same on the validation part, 'validation_accuracy'. None: in validation, the metric that the budget limits,
+        or else the task's deciding one. The finalists are always judged by the test part.
       batch: examples in a call whose latency is measured.
       strategy: as in `jopt.ablate.Ablation`.
       confidence: of the intervals.
@@ -65,10 +65,23 @@ class Search:
     finalists: int = 4
     confirm: int = 10
     trials: int = 600
-    metric: str = "validation_accuracy"
+    metric: str | None = None
     batch: int = 1
     strategy: str = "auto"
     confidence: float = 0.95
+
+    @property
+    def tested(self) -> Column:
+        """The column of the metric on the test part, by which finalists are judged."""
+        return self._column(self.guiding.key.removeprefix("validation_"))
+
+    @property
+    def guiding(self) -> Column:
+        """The column of the metric that guides the rounds."""
+        return self._column(self.metric or f"validation_{self.experiment.task.resolved().deciding.key}")
+
+    def _column(self, key: str) -> Column:
+        return next(c for c in columns_of("trial", task=self.experiment.task) if c.key == key)
 
 
 class Ladder(NamedTuple):
@@ -127,16 +140,23 @@ class SearchSpace(NamedTuple):
         return any(all(labels[name] == label for name, label in rule.items()) for rule in self.rules)
 
 
-def ladders(config: Search) -> tuple[Ladder, ...]:
+def ladders(config: Search, limited: str | None = None) -> tuple[Ladder, ...]:
     """The knobs of a search, after checking all of its fields.
+
+    Args:
+      config: of the search.
+      limited: the key of the metric that the budget limits; None: it limits none.
 
     Raises:
       ConfigError: naming the field, its value and what is accepted.
     """
     require(bool(config.name), "name", config.name, "not empty")
     require(len(config.knobs) > 0, "knobs", config.knobs, "at least one Knob")
-    # The limit on the drop is in points of accuracy, so the rounds must look at an accuracy.
-    choice("metric", config.metric, METRICS)
+    # The limit on the drop is in points of a metric, so the rounds must look at that metric.
+    if config.metric is not None:
+        task = config.experiment.task.resolved()
+        keys = [limited or task.deciding.key] if limited else [m.key for m in (*task.metrics, task.loss_metric)]
+        choice("metric", config.metric, [key for k in keys for key in (f"validation_{k}", k)])
     check_confidence(config.confidence)
     require(len(config.seeds) > 0, "seeds", config.seeds, "the number of seeds of each round, at least one round")
     for i, count in enumerate(config.seeds):

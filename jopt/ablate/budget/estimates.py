@@ -1,4 +1,4 @@
-"""Estimates of a search's points: accuracy, drop against the control and bytes; and the Pareto set of them."""
+"""Estimates of a search's points: metric, drop against the control and bytes; and the Pareto set of them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from jopt.ablate.pareto import pareto_front
 from jopt.ablate.results import TrialRow
 from jopt.ablate.space import Value
 from jopt.ablate.summary import bounds_of, by_seed, paired_values
+from jopt.measure import Column
 
 Key = tuple[Value, ...]
 """The labels of a point, in the order of the knobs."""
@@ -22,13 +23,14 @@ class PointEstimate(NamedTuple):
       point: knob name to its label.
       n: seeds that finished.
       diverged: seeds that diverged.
-      accuracy: the mean over the seeds, in [0, 1].
-      accuracy_low: the lower end of its t interval.
-      accuracy_high: the upper end.
-      drop: percentage points below the control: the mean difference, paired by seed.
+      metric: the mean over the seeds.
+      metric_low: the lower end of its t interval.
+      metric_high: the upper end.
+      drop: how much worse than the control: the mean difference, paired by seed, in percentage points of a share
+        and in units of any other metric. Of a metric of which less is better it is a rise.
       drop_low: the lower end of its t interval.
       drop_high: the upper end.
-      drop_sd: the standard deviation of the paired differences, in percentage points.
+      drop_sd: the standard deviation of the paired differences, in the same.
       bytes: of the packed file, the mean over the seeds; see `size_of`.
       most_bytes: of the largest seed.
       latency_ms: the median call of the float network of this shape; None if it was not measured.
@@ -39,9 +41,9 @@ class PointEstimate(NamedTuple):
     point: dict[str, Value]
     n: int
     diverged: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
+    metric: float
+    metric_low: float
+    metric_high: float
     drop: float
     drop_low: float
     drop_high: float
@@ -63,6 +65,11 @@ class PointEstimate(NamedTuple):
         return tuple(self.point.values())
 
 
+def worsening(better: str | None) -> str:
+    """How a metric gets worse: by a 'drop' where more is better, else by a 'rise'."""
+    return "drop" if better == "higher" else "rise"
+
+
 Estimate = PointEstimate
 """The former name, which the display imports."""
 
@@ -80,7 +87,7 @@ def estimate(
     trials: Sequence[TrialRow],
     control: Sequence[TrialRow],
     *,
-    metric: str,
+    metric: Column,
     confidence: float = 0.95,
     resolution: float = 0.0,
 ) -> PointEstimate:
@@ -90,36 +97,39 @@ def estimate(
       point: knob name to label.
       trials: of the point.
       control: of the control; it may have more seeds than the point.
-      metric: 'accuracy' (test) or 'validation_accuracy'.
+      metric: of the test or of the validation part.
       confidence: of the intervals.
       resolution: the step in which the metric moves (`jopt.ablate.paired.resolution`).
 
     Example:
       >>> def rows(*values):
       ...     return [{"seed": i, "accuracy": v, "status": "finished", "bytes": 100} for i, v in enumerate(values)]
-      >>> e = estimate({"bits": 4}, rows(0.90, 0.93, 0.92), rows(0.92, 0.94, 0.95, 0.96), metric="accuracy")
+      >>> from jopt.measure import columns_of
+      >>> accuracy = columns_of("trial")[0]
+      >>> e = estimate({"bits": 4}, rows(0.90, 0.93, 0.92), rows(0.92, 0.94, 0.95, 0.96), metric=accuracy)
       >>> round(e.drop, 4), round(e.drop_low, 4), round(e.drop_high, 4)
       (2.0, -0.4841, 4.4841)
     """
-    accuracies, control_accuracies = paired_values(trials, control, metric)
-    # The drop is the control's accuracy minus the point's, so the control comes first.
-    drop = compare(control_accuracies, accuracies, confidence=confidence, resolution=resolution)
-    # The accuracy is over all of the point's seeds, also those that the control lost.
-    values = list(by_seed(trials, metric).values())
+    pair = paired_values(trials, control, metric.key)
+    # A drop is the control's number minus the point's, so the control comes first; a rise is the reverse.
+    pair = pair[::-1] if metric.better == "higher" else pair
+    drop, scale = compare(*pair, confidence=confidence, resolution=resolution), 100 if metric.fraction else 1
+    # The metric is over all of the point's seeds, also those that the control lost.
+    values = list(by_seed(trials, metric.key).values())
     # A diverged trial may have no packed file.
     sizes = [float(size) for row in trials if row["status"] == "finished" and (size := size_of(row)) is not None]
-    accuracy = intervals.t_interval(values, confidence, bounds=bounds_of(metric))
+    interval = intervals.t_interval(values, confidence, bounds=bounds_of(metric))
     return PointEstimate(
         dict(point),
         len(values),
         len(trials) - len(values),
         intervals.mean(values),
-        accuracy.low,
-        accuracy.high,
-        100 * drop.difference,
-        100 * drop.interval.low,
-        100 * drop.interval.high,
-        100 * drop.sd,
+        interval.low,
+        interval.high,
+        scale * drop.difference,
+        scale * drop.interval.low,
+        scale * drop.interval.high,
+        scale * drop.sd,
         intervals.mean(sizes),
         max(sizes, default=math.nan),
         pairs=drop.n,
@@ -127,16 +137,18 @@ def estimate(
 
 
 def pareto(estimates: Sequence[PointEstimate], with_latency: bool = False) -> list[PointEstimate]:
-    """The points whose accuracy no smaller (and, if asked for, faster) point reaches, by rising bytes.
+    """The points whose metric no smaller (and, if asked for, faster) point reaches, by rising bytes.
 
-    Accuracy is compared as the drop against the control, since points differ in their seeds. Points with a diverged
-    seed are left out. If no seed of the control finished, no point has a drop and the set is empty.
+    The metric is compared as the drop against the control, since points differ in their seeds. Points with a
+    diverged seed are left out. If no seed of the control finished, no point has a drop and the set is empty.
 
     Args:
       estimates: of all points.
       with_latency: whether latency is a cost too; all points must then have been measured.
     """
     complete = [e for e in estimates if not e.diverged and math.isfinite(e.drop)]
-    # Accuracies are float32 numbers: a difference below a thousandth of a point is rounding.
-    costs = [(e.bytes, round(e.drop, 3), *([e.latency_ms or 0.0] if with_latency else [])) for e in complete]
+    # Metrics are float32 numbers: a difference below a thousandth of a point, or of a small drop, is rounding.
+    largest = max((abs(e.drop) for e in complete), default=0.0)
+    digits = 3 if largest >= 0.1 else 3 - math.floor(math.log10(largest or 1.0))
+    costs = [(e.bytes, round(e.drop, digits), *([e.latency_ms or 0.0] if with_latency else [])) for e in complete]
     return [complete[i] for i in pareto_front(costs)]

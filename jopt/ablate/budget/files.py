@@ -18,6 +18,7 @@ from jopt.ablate.results import Results, TrialRow, read_csv
 from jopt.ablate.trials import Trial, axes, plain
 from jopt.config import to_dict
 from jopt.files import write_json
+from jopt.measure import columns_of
 from jopt.train import metrics
 from jopt.train.workdir import Directory, WorkdirError
 
@@ -122,11 +123,12 @@ def read_round(files: AblationDir, ablation: Ablation, trials: Sequence[Trial]) 
         ablation.name,
         axes(ablation, trials),
         ablation.control,
-        ablation.metric,
+        ablation.decisive,
         # The labels as the grid has them: a CSV file does not distinguish '16' from 16.
         [row | by_id[row["trial"]].point for row in rows],
         curves,
         {trial.id: trial.overrides for trial in trials},
+        columns_of("trial", task=ablation.experiment.task),
     )
 
 

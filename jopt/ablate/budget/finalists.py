@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from jopt.ablate.budget.estimates import PointEstimate
-from jopt.ablate.budget.limits import AVERAGE, MEETS, MISSES, VERDICTS, Limit, judge_all
+from jopt.ablate.budget.limits import AVERAGE, COSTS, MEETS, MISSES, VERDICTS, Limit, judge_all
 from jopt.ablate.intervals import t_half_width
 
 
@@ -29,7 +29,7 @@ def choose(front: Sequence[PointEstimate], limits: Sequence[Limit], count: int, 
     With a limit on the drop, the finalists are ordered from large to small. Among them is the smallest point of the
     front whose drop `seeds` seeds should show to be below the limit, if the rounds saw the true drop; larger
     points, in case it fails; smaller points, in case they pass too. Without such a limit, the finalists are the
-    most accurate points within the limits.
+    best points within the limits.
 
     Args:
       front: the Pareto set, by rising bytes.
@@ -38,7 +38,7 @@ def choose(front: Sequence[PointEstimate], limits: Sequence[Limit], count: int, 
       seeds: that judge each finalist.
     """
     candidates = [e for e in front if judge_all(limits, e) != MISSES]
-    limit = next((limit.value for limit in limits if limit.quantity == "accuracy_drop"), None)
+    limit = next((limit.value for limit in limits if limit.quantity not in COSTS), None)
     if limit is None:
         return sorted(candidates, key=lambda e: (e.drop, e.bytes))[:count]
     half = half_width(candidates, seeds)
@@ -60,7 +60,7 @@ def half_width(estimates: Sequence[PointEstimate], seeds: int, confidence: float
     weighted by degrees of freedom.
 
     Returns:
-      Percentage points; 0 if no point has two seeds.
+      In units of the drop; 0 if no point has two seeds.
 
     Example:
       >>> pairs = [(2, 1.0), (4, 3.0)]
@@ -95,7 +95,7 @@ def decide(confirmed: Sequence[PointEstimate], limits: Sequence[Limit]) -> tuple
       drop: the first); or else the smallest (the first) that meets it on average; or else None.
     """
     verdicts = [judge_all(limits, e) for e in confirmed]
-    tests = [limit for limit in limits if limit.quantity == "accuracy_drop"]
+    tests = [limit for limit in limits if limit.quantity not in COSTS]
     sequential = bool(tests)
     failures = (i for i, e in enumerate(confirmed) if judge_all(tests, e) != MEETS)
     passed = next(failures, len(verdicts)) if sequential else 0

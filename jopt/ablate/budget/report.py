@@ -7,14 +7,15 @@ from typing import Any
 from jopt import report
 from jopt.ablate import report as grids
 from jopt.ablate import summary as summaries
-from jopt.ablate.budget.answer import interval, milliseconds, percent, words
+from jopt.ablate.budget.answer import interval, milliseconds, value, words
 from jopt.ablate.budget.config import Ladder, Search, ladders
-from jopt.ablate.budget.estimates import PointEstimate
+from jopt.ablate.budget.estimates import PointEstimate, worsening
 from jopt.ablate.budget.files import SearchDir
 from jopt.ablate.budget.limits import AVERAGE, MEETS, MISSES, Limit, judge_all
 from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.results import write_csv
 from jopt.ablate.trials import plain
+from jopt.measure import Column
 from jopt.report import formats
 from jopt.report.differences import describe_mixture
 from jopt.report.page import Findings, Part
@@ -100,7 +101,7 @@ def write_report(files: SearchDir, config: Search, result: SearchResult, launch:
 
 def recommendation_table(result: SearchResult) -> report.Table:
     """The fields that the recommended model sets, and the command that trains it."""
-    rows = [(path, text(value)) for path, value in _overrides(result).items()]
+    rows = [(path, text(setting)) for path, setting in _overrides(result).items()]
     # The table is what a person copies from.
     rows.append(("trains it again", command_of(result) or ""))
     return report.Table("Recommended", ("field", "value"), "ll", rows)
@@ -112,21 +113,21 @@ def summary(result: SearchResult) -> dict[str, Any]:
     return {
         "rounds": [round._asdict() for round in result.rounds],
         "stopped": result.stopped,
-        "pareto": [e._asdict() | {"verdict": judge_all(result.budget, e)} for e in result.pareto],
+        "pareto": [_fields(result, e) | {"verdict": judge_all(result.budget, e)} for e in result.pareto],
         "confirmation": [
-            {"control": result.control[-1]._asdict()},
-            *(f.estimate._asdict() | {"verdict": f.verdict, "reached": f.reached} for f in result.finals),
+            {"control": _fields(result, result.control[-1])},
+            *(_fields(result, f.estimate) | {"verdict": f.verdict, "reached": f.reached} for f in result.finals),
         ]
         if result.finals
         else [],
         "recommendation": None
         if best is None
-        else best.estimate._asdict()
+        else _fields(result, best.estimate)
         | {
             "verdict": best.verdict,
             "overrides": plain(_overrides(result)),
             "command": command_of(result),
-            "runner_up": None if other is None else other.estimate._asdict() | {"verdict": other.verdict},
+            "runner_up": None if other is None else _fields(result, other.estimate) | {"verdict": other.verdict},
         },
         "answer": result.answer,
         "changes": list(result.changes),
@@ -142,10 +143,17 @@ def _overrides(result: SearchResult) -> dict[str, Any]:
     return {path: value for path, value in result.confirmation.overrides[trial].items() if path != "seed"}
 
 
+def _fields(result: SearchResult, e: PointEstimate) -> dict[str, Any]:
+    """The fields of an estimate, those of the metric by its key."""
+    key = result.results.tested.key
+    names = {"metric": key, "metric_low": f"{key}_low", "metric_high": f"{key}_high"}
+    return {names.get(name, name): number for name, number in e._asdict().items()}
+
+
 def _row(result: SearchResult, e: PointEstimate) -> dict[str, Any]:
-    numbers = {name: value for name, value in e._asdict().items() if name != "point"}
+    numbers = {name: number for name, number in _fields(result, e).items() if name != "point"}
     # JSON and CSV have no NaN: an unknown interval is empty.
-    finite = {name: None if value != value else value for name, value in numbers.items()}
+    finite = {name: None if number != number else number for name, number in numbers.items()}
     return e.point | finite | {"verdict": judge_all(result.budget, e), "command": result.commands[e.key]}
 
 
@@ -179,9 +187,9 @@ def rounds_table(result: SearchResult) -> report.Table:
 
 def pareto_table(result: SearchResult, config: Search, brief: bool = False) -> report.Table:
     """The Pareto set, as the rounds saw it; brief is as narrow as a terminal."""
-    part = "validation" if config.metric == "validation_accuracy" else "test"
-    title = f"Pareto set ({part} accuracy; chosen by these numbers, so they are optimistic)"
-    rows = [(*_cells(e, brief), _brief(judge_all(result.budget, e), brief)) for e in result.pareto]
+    metric = result.results.decisive
+    title = f"Pareto set ({metric.label}; chosen by these numbers, so they are optimistic)"
+    rows = [(*_cells(e, metric, brief), _brief(judge_all(result.budget, e), brief)) for e in result.pareto]
     return report.Table(title, *_columns(result, config, brief), rows)
 
 
@@ -190,7 +198,8 @@ def finals_table(result: SearchResult, config: Search, brief: bool = False) -> r
     # Against itself there is nothing to be sure of.
     # The control of the fresh seeds, where there was a confirmation.
     dense = result.control[-1]._replace(drop_low=math.nan, drop_high=math.nan)
-    rows = [(*_cells(dense, brief), "control")]
+    metric = result.results.tested
+    rows = [(*_cells(dense, metric, brief), "control")]
     for final in result.finals:
         verdict = _brief(final.verdict, brief)
         if final.verdict == MEETS and not final.reached:
@@ -198,8 +207,8 @@ def finals_table(result: SearchResult, config: Search, brief: bool = False) -> r
             verdict += ", not claimed"
         if result.recommended is not None and final.estimate.key == result.recommended.estimate.key:
             verdict += ": use it" if brief else " (recommended)"
-        rows.append((*_cells(final.estimate, brief), verdict))
-    return report.Table("Finalists, with fresh seeds (test accuracy)", *_columns(result, config, brief), rows)
+        rows.append((*_cells(final.estimate, metric, brief), verdict))
+    return report.Table(f"Finalists, with fresh seeds ({metric.label})", *_columns(result, config, brief), rows)
 
 
 def command_of(result: SearchResult) -> str | None:
@@ -208,22 +217,33 @@ def command_of(result: SearchResult) -> str | None:
 
 
 def _columns(result: SearchResult, config: Search, brief: bool) -> tuple[tuple[str, ...], str]:
-    knobs = [axis.name for axis in result.results.axes]
+    knobs, metric = [axis.name for axis in result.results.axes], formats.of_run(result.results.tested)
+    drop = f"{worsening(metric.better)}, {'points' if metric.fraction else metric.unit}".removesuffix(", ")
     if brief:
-        return (", ".join(knobs), "n", "acc. %", "drop, points", "bytes", "ms", "budget"), "lrrrrrl"
+        name = "acc." if metric.key == "accuracy" else metric.key
+        return (
+            ", ".join(knobs),
+            "n",
+            f"{name} %" if metric.fraction else name,
+            drop,
+            "bytes",
+            "ms",
+            "budget",
+        ), "lrrrrrl"
     # Named by batch, as latency means nothing without it.
     latency = f"float latency, batch {config.batch}"
-    header = (*knobs, "n", "accuracy", "drop, points", "bytes", latency, "budget")
+    header = (*knobs, "n", metric.label, drop, "bytes", latency, "budget")
     return header, "l" * len(knobs) + "rrrrrl"
 
 
-def _cells(e: PointEstimate, brief: bool) -> tuple[str, ...]:
-    values = [text(value) for value in e.point.values()]
+def _cells(e: PointEstimate, metric: Column, brief: bool) -> tuple[str, ...]:
+    values = [text(label) for label in e.point.values()]
+    mean = f"{100 * e.metric:.2f}" if metric.fraction else formats.text(metric, e.metric)
     return (
         *([", ".join(values)] if brief else values),
         str(e.n),
-        f"{100 * e.accuracy:.2f}" if brief else percent(e.accuracy, e.accuracy_low, e.accuracy_high),
-        interval(e),
+        mean if brief else value(e, metric),
+        interval(e, metric),
         formats.integer(round(e.bytes)),
         milliseconds(e.latency_ms).removesuffix(" ms" if brief else ""),
     )

@@ -12,7 +12,7 @@ from jopt.ablate.budget.answer import answer
 from jopt.ablate.budget.config import Cell, Search, SearchSpace, ladders
 from jopt.ablate.budget.estimates import Key, PointEstimate, estimate, pareto
 from jopt.ablate.budget.files import SearchDir, question_of, read_round, with_commands
-from jopt.ablate.budget.limits import Limit, distance, parse
+from jopt.ablate.budget.limits import Limit, distance, limited, parse
 from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, summary, write_pareto, write_report
 from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.checks import validate
@@ -23,6 +23,7 @@ from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import canonical_json, require
+from jopt.measure import Column
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.train import manifest as manifests
@@ -59,8 +60,9 @@ def search(
     Args:
       config: what is searched over.
       workdir: a new or empty directory, or one that holds this search.
-      budget: such as 'accuracy_drop<0.5' (percentage points below the dense control), 'bytes<20kB' (of the packed
-        file), 'latency_ms<0.05' (measured on this device), or several of them, joined by commas.
+      budget: such as 'accuracy_drop<0.5' (percentage points below the dense control; 'r2_drop<0.01' and
+        'bits_per_byte_rise<0.02' are in units of the metric), 'bytes<20kB' (of the packed file), 'latency_ms<0.05'
+        (measured on this device), or several of them, joined by commas.
       command: what runs one trial alone, without its path; '' gives a line of Python.
       launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
@@ -81,10 +83,16 @@ def search(
       StopRequested: after `stop` said True, once the running trials have been saved.
     """
     del quiet
-    limits = parse(budget)
+    limits = parse(budget, config.experiment.task)
+    metric = limited(limits)
+    checked = ladders(config, metric)
+    if config.metric is None:
+        config = dataclasses.replace(
+            config, metric=f"validation_{metric or config.experiment.task.resolved().deciding.key}"
+        )
     # Bytes are those of the packed file, so every trial needs one.
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
-    space = SearchSpace(ladders(config), config.excluded)
+    space = SearchSpace(checked, config.excluded)
     files, observer = SearchDir(workdir), Careful(observer)
     session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop, trusted)
     start = proposals.coarse(space)
@@ -196,7 +204,7 @@ class _Search:
         """Runs the rounds; returns why there was no further one."""
         for index, count in enumerate(self.config.seeds):
             first = sum(self.config.seeds[:index])
-            # Each round has seeds of its own: a point that was lucky must show its accuracy again.
+            # Each round has seeds of its own: a point that was lucky must show its metric again.
             if index == 0:
                 proposal = proposals.Proposal(self._without_control(proposals.coarse(self.space)), [])
                 why = "a coarse grid: all start values of the numbers, one structure after the other"
@@ -268,7 +276,7 @@ class _Search:
         why = "the finalists and the control with seeds that no choice depended on; the test part decides"
         results = self._round(CONFIRMATION, proposal, range(first, first + self.config.confirm), why)
         trials_of = {cell: results.at(self.space.labels(cell)) for cell in (self.space.control, *cells)}
-        by_cell = {self.space.cell(e.point): self._timed(e) for e in self._estimates(trials_of, "accuracy")}
+        by_cell = {self.space.cell(e.point): self._timed(e) for e in self._estimates(trials_of, self.config.tested)}
         return results, [by_cell[cell] for cell in (self.space.control, *cells)]
 
     def _round(self, name: str, proposal: proposals.Proposal, seeds: range, why: str) -> Results:
@@ -316,20 +324,20 @@ class _Search:
             space=Space(tuple(self.space.point(cell) for cell in cells)),
             seeds=tuple(seeds),
             control=self.space.labels(self.space.control),
-            metric="accuracy" if name == CONFIRMATION else self.config.metric,
+            metric=self.config.tested.key if name == CONFIRMATION else self.config.metric,
             strategy=self.config.strategy,
             confidence=self.config.confidence,
         )
 
     def _round_estimates(self) -> list[PointEstimate]:
         """The estimates of all points of the rounds, with latency if the budget limits it."""
-        estimates = self._estimates(self.trials_of, self.config.metric)
+        estimates = self._estimates(self.trials_of, self.config.guiding)
         return [self._timed(e) for e in estimates] if self.with_latency else estimates
 
-    def _estimates(self, trials_of: dict[Cell, list[TrialRow]], metric: str) -> list[PointEstimate]:
+    def _estimates(self, trials_of: dict[Cell, list[TrialRow]], metric: Column) -> list[PointEstimate]:
         # The step in which the metric moves is found from the values of all points: a few show only multiples of
         # it.
-        step = resolution(value for rows in trials_of.values() for value in by_seed(rows, metric).values())
+        step = resolution(value for rows in trials_of.values() for value in by_seed(rows, metric.key).values())
         return [
             estimate(
                 self.space.labels(cell),
