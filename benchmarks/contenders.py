@@ -53,9 +53,9 @@ class Network(NamedTuple):
     shape: tuple[int, ...]
 
 
-DIGITS = data.DataConfig(name="digits")
-IMAGES = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(28, 28, 1), train=2048))
-COLOURS = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(32, 32, 3), train=256))
+DIGITS = data.Digits()
+IMAGES = data.Synthetic(shape=(28, 28, 1), train=2048)
+COLOURS = data.Synthetic(shape=(32, 32, 3), train=256)
 
 
 def experiment(
@@ -63,7 +63,7 @@ def experiment(
     batch_size: int,
     *features: int,
     hidden: int | None = None,
-    source: data.DataConfig = DIGITS,
+    source: data.Source = DIGITS,
     **changes: Any,
 ) -> Experiment:
     """A network of this kind, trained by Adam with its global norm clipped at 1."""
@@ -217,7 +217,9 @@ def python_loop(job: Job, model: models.Model | None = None) -> Contender:
     rate = job.prepared.config.optimizer.learning_rate
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
-    def step(variables: Any, opt_state: Any, row: jax.Array, arrays: data.Arrays) -> tuple[Any, Any, jax.Array]:
+    def step(
+        variables: Any, opt_state: Any, row: jax.Array, arrays: data.DeviceArrays
+    ) -> tuple[Any, Any, jax.Array]:
         params, state = variables
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:

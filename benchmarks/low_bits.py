@@ -94,7 +94,7 @@ def accuracies(seeds: Sequence[int], epochs: tuple[int, int]) -> tuple[float, di
 
     The last axis is 'after training' and 'trained so'.
     """
-    digits = data.load(data.DataConfig(name="digits"))
+    digits = data.load(data.Digits())
     model = models.model(models.ModelConfig(name="mlp", features=(300, 100)))
     (x, y), (test, labels) = (
         (data.normalize(part.inputs, part.mean, part.std), part.targets)

@@ -16,7 +16,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="cifar10_cnn",
         model=models.ModelConfig(name="cifar10_cnn"),
-        data=data.DataConfig(name="cifar10"),
+        data=data.Tfds("cifar10"),
         optimizer=optim.Config(name="momentum", learning_rate=0.001, momentum=0.9),
         epochs=20,
         batch_size=100,

@@ -6,7 +6,7 @@
 Not run here: needs the data set, which this machine cannot download, and an accelerator.
 """
 
-from jopt import data, models, optim
+from jopt import data, models, optim, task
 from jopt.train import Experiment
 
 
@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="cifar10_resnet18",
         model=models.ModelConfig(name="resnet18", dtype="bfloat16"),
-        data=data.DataConfig(name="cifar10", crop_padding=4, flip=True),
+        data=data.Tfds("cifar10", crop_padding=4, flip=True),
         optimizer=optim.Config(
             name="nesterov",
             learning_rate=0.1,
@@ -24,7 +24,7 @@ def get_config() -> Experiment:
             schedule="cosine",
             warmup_steps=1760,
         ),
-        label_smoothing=0.1,
+        task=task.Classification(label_smoothing=0.1),
         ema_decay=0.999,
         data_parallel=True,
         epochs=100,

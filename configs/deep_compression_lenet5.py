@@ -38,7 +38,7 @@ def get_config(dataset: str = "digits") -> Experiment:
     return Experiment(
         name=f"deep_compression_lenet5_{dataset}",
         model=models.ModelConfig(name="lenet5"),
-        data=data.DataConfig(name=dataset),
+        data=data.named(dataset),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=BATCH[dataset],
         pack=True,

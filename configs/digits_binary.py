@@ -20,7 +20,7 @@ def get_config(scheme: str = "xnor") -> Experiment:
     return Experiment(
         name=f"digits_{scheme}",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         batch_size=64,
         pack=True,

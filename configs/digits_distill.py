@@ -19,7 +19,7 @@ def get_config(student: str = "taught") -> Experiment:
     return Experiment(
         name=f"digits_distill_{student}",
         model=models.ModelConfig(name="lenet5"),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         stages=[

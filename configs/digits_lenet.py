@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="digits_lenet",
         model=models.ModelConfig(name="lenet5", dropout=0.5),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         epochs=40,
         batch_size=64,

@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="digits_mlp",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         epochs=40,
         batch_size=64,

@@ -25,7 +25,7 @@ def get_config(code: str = "int8") -> Experiment:
     return Experiment(
         name=f"digits_quantize_{code}",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

@@ -16,7 +16,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="digits_resnet18",
         model=models.ModelConfig(name="resnet18", features=(16,)),
-        data=data.DataConfig(name="digits", shift=1),
+        data=data.Digits(shift=1),
         optimizer=optim.Config(
             name="nesterov",
             learning_rate=0.05,

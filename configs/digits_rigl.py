@@ -21,7 +21,7 @@ def get_config(method: str = "rigl") -> Experiment:
     return Experiment(
         name=f"digits_{method}",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=64,
         pack=True,

@@ -19,7 +19,7 @@ def get_config(cell: str = "gru") -> Experiment:
     return Experiment(
         name=f"digits_{cell}",
         model=models.ModelConfig(name=cell, features=(128,)),
-        data=data.DataConfig(name="digits", layout="sequence"),
+        data=data.Digits(layout="sequence"),
         optimizer=optim.Config(name="adam", learning_rate=2e-3, schedule="cosine", clip_by_global_norm=1.0),
         epochs=60,
         batch_size=64,

@@ -21,7 +21,7 @@ def get_config(part: str = "target") -> Experiment:
         return Experiment(
             name="digits_parity",
             model=models.ModelConfig(name="mlp", features=(300, 100), num_classes=2),
-            data=data.DataConfig(name="digits", relabel=(0, 1) * 5),
+            data=data.Digits(relabel=(0, 1) * 5),
             optimizer=optim.Config(name="adam", learning_rate=1e-3),
             epochs=40,
         )
@@ -32,7 +32,7 @@ def get_config(part: str = "target") -> Experiment:
     return Experiment(
         name=f"digits_{part}",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="digits", train_examples=100),
+        data=data.Digits(train_examples=100),
         optimizer=optim.Config(name="adam", learning_rate=1e-3),
         batch_size=20,
         stages=[*head, Stage("all", epochs=100)],

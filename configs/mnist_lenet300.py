@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="mnist_lenet300",
         model=models.ModelConfig(name="mlp", features=(300, 100)),
-        data=data.DataConfig(name="mnist"),
+        data=data.Tfds("mnist"),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         epochs=20,
         batch_size=128,

@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="mnist_lenet5",
         model=models.ModelConfig(name="lenet5"),
-        data=data.DataConfig(name="mnist", shift=2),
+        data=data.Tfds("mnist", shift=2),
         optimizer=optim.Config(name="adam", learning_rate=1e-3, schedule="cosine"),
         epochs=20,
         batch_size=128,

@@ -15,7 +15,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="xor",
         model=models.ModelConfig(name="xor", num_classes=2),
-        data=data.DataConfig(name="xor"),
+        data=data.Xor(),
         optimizer=optim.Config(name="momentum", learning_rate=1.0),
         epochs=3000,
         batch_size=0,

@@ -75,21 +75,28 @@ def dataset_for(
       ConfigError: if its examples or classes are not those of the model; if it is large, or must be downloaded, and
         was not asked for.
     """
-    config = dataclasses.replace(model.data, data_dir=data_dir, train_examples=None)
-    if name is not None and name != model.data.name:
+    config = dataclasses.replace(model.data, train_examples=None)
+    if name is not None and name != config.label:
+        config = data.named(name)
         # The labels of another set have another meaning, so the model's mapping does not apply.
-        config = dataclasses.replace(config, name=name, relabel=())
-    outline = data.outline(config, trusted=trusted)
-    shape, classes, size = outline.shape, outline.num_classes, outline.bytes_to_make
-    accepted = f"a set of examples of shape {model.input_shape} (this one has {shape})"
-    require(shape == model.input_shape, "--data", config.name, accepted)
-    accepted = f"a set of {model.num_classes} classes (this one has {classes})"
-    require(classes == model.num_classes, "--data", config.name, accepted)
-    accepted = f"a set that takes at most --max_bytes={max_bytes} to make (this one takes {size})"
-    require(size <= max_bytes, "--data", config.name, accepted)
-    cost = "downloaded" if outline.downloads else f"made, which takes {formats.binary(size)} of memory"
-    accepted = f"given: the file names {config.name!r}, which would be {cost}; --data={config.name} asks for it"
-    require(trusted or name is not None or not (outline.downloads or size > _UNASKED), "--data", name, accepted)
+        if isinstance(config, data.images.Arranged) and isinstance(model.data, data.images.Arranged):
+            config = dataclasses.replace(config, layout=model.data.layout, normalize=model.data.normalize)
+    config = config.moved(None) if data_dir is None else config.moved(None).moved(data_dir)
+    config.validate()
+    if outline := config.outline(trusted=trusted):
+        shape, classes, size = outline.shape, outline.num_classes, outline.bytes_to_make
+        accepted = f"a set of examples of shape {model.input_shape} (this one has {shape})"
+        require(shape == model.input_shape, "--data", config.label, accepted)
+        accepted = f"a set of {model.num_classes} classes (this one has {classes})"
+        require(classes == model.num_classes, "--data", config.label, accepted)
+        accepted = f"a set that takes at most --max_bytes={max_bytes} to make (this one takes {size})"
+        require(size <= max_bytes, "--data", config.label, accepted)
+        cost = "downloaded" if outline.downloads else f"made, which takes {formats.binary(size)} of memory"
+        accepted = (
+            f"given: the file names {config.label!r}, which would be {cost}; --data={config.label} asks for it"
+        )
+        asked = trusted or name is not None
+        require(asked or not (outline.downloads or size > _UNASKED), "--data", name, accepted)
     return data.load(config, trusted=trusted)._replace(mean=model.mean, std=model.std)
 
 
@@ -120,7 +127,7 @@ def integers(model: packed.PackedModel) -> Way:
     return Way((), lambda _, x: network(x))
 
 
-def run(way: Way, arrays: data.Arrays, sizes: list[int], repeats: int) -> Outcome:
+def run(way: Way, arrays: data.DeviceArrays, sizes: list[int], repeats: int) -> Outcome:
     """Predicts all of `arrays`, then times calls with `sizes` of its examples, repeated if there are fewer."""
 
     def one_batch(weights: PyTree, inputs: jax.Array) -> jax.Array:

@@ -43,7 +43,8 @@ def build(run: Path, root: Path, attack: str) -> Path:
         data_set = {"data by dots": "mnist/..:9.9.9", "data in the run": "mnist/../evil:9.9.9"}.get(
             attack, "mnist:9.9.9"
         )
-        config["data"] |= {"name": data_set, "data_dir": _data(root, name, attack, f"{module}.payload.Pwn")}
+        read_from = _data(root, name, attack, f"{module}.payload.Pwn")
+        config["data"] = {"class": "jopt.data:Tfds", "name": data_set, "data_dir": read_from}
     (root / name / "config.json").write_text(json.dumps(config))
     return name
 

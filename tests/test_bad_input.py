@@ -27,7 +27,7 @@ def experiment(**changes) -> Experiment:
     config = Experiment(
         name="tiny",
         model=models.ModelConfig(name="mlp", features=(16,), num_classes=4),
-        data=data.DataConfig(name="synthetic", synthetic=SET),
+        data=SET,
         epochs=2,
         batch_size=16,
     )
@@ -43,11 +43,15 @@ def of_model(name="mlp", **fields) -> Experiment:
 
 
 def of_data(**fields) -> Experiment:
-    return experiment(data=data.DataConfig(**{"name": "synthetic", "synthetic": SET, **fields}))
+    return experiment(data=dataclasses.replace(SET, **fields))
 
 
-def of_set(**fields) -> Experiment:
-    return of_data(synthetic=dataclasses.replace(SET, **fields))
+def of_digits(**fields) -> Experiment:
+    return experiment(data=data.Digits(**fields))
+
+
+def of_catalog(**fields) -> Experiment:
+    return experiment(data=data.Tfds(**fields))
 
 
 def of_stages(*stages) -> Experiment:
@@ -114,7 +118,7 @@ def bad(build, prefix, *args, beside=None, **values):
 
 # Each is refused with this field and this value. 1 - 1e-12, 1e39 and 1e-50 are 1, infinity and 0 as float32.
 FIELDS = [
-    *bad(experiment, "", seed=[-1, 2**32, 1.0, True], batch_size=[-1, 97], label_smoothing=[1.0, 0.0, NAN]),
+    *bad(experiment, "", seed=[-1, 2**32, 1.0, True], batch_size=[-1, 97]),
     *bad(experiment, "", epochs=[0], segment_steps=[0], evaluate_every=[0], checkpoint_every=[0]),
     *bad(experiment, "", ema_decay=[1.0, -0.5, 1 - 1e-12], keep_checkpoints=[-1], model=[optim.Config()]),
     *bad(experiment, "", stages=[(Stage(),)]),
@@ -139,13 +143,14 @@ FIELDS = [
     *bad(of_model, "model.", "tied_mlp", features=[(8, 8, 9)]),
     *bad(of_model, "model.", "gru", activation=["relu"]),
     *bad(of_model, "model.", "cnn", hidden=[0]),
-    *bad(of_data, "data.", name=["digit", ""], layout=["rows"], validation_fraction=[0.0], shift=[-1, 8]),
+    *bad(of_catalog, "data.", name=["digit", ""]),
+    *bad(of_data, "data.", layout=["rows"], validation_fraction=[0.0], shift=[-1, 8]),
     *bad(of_data, "data.", train_examples=[97, 0]),
     *bad(of_data, "data.", beside={"shift": 1}, crop_padding=[1]),
     *bad(of_data, "data.", beside={"layout": "sequence"}, flip=[True]),
-    *bad(of_data, "data.", beside={"name": "digits"}, data_dir=["/etc/passwd/sets"]),
-    *bad(of_set, "data.synthetic.", shape=[(0, 8, 1), (8, 8)], num_classes=[1], test=[0]),
-    *bad(of_set, "data.synthetic.", noise=[-1.0, INF], seed=[-1]),
+    *bad(of_digits, "data.", data_dir=["/etc/passwd/sets"]),
+    *bad(of_data, "data.", shape=[(0, 8, 1), (8, 8)], num_classes=[1], test=[0]),
+    *bad(of_data, "data.", noise=[-1.0, INF], seed=[-1]),
     *bad(pruned, "stages[0].prune.", sparsity=[NAN, 1 - 1e-12], initial_sparsity=[-0.1], begin=[1.0]),
     *bad(pruned, "stages[0].prune.", score=["magnitud"], pattern=["2:4", "nm"], budget=["erdos"], end=[1.5]),
     *bad(pruned, "stages[0].prune.", schedule=["cubik"]),
@@ -578,7 +583,7 @@ def node_of(tree, path):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "model", "data", "data.synthetic", "optimizer", "stages[0]", "stages[0].optimizer", "stages[0].transfer"]
+    ["", "model", "data", "optimizer", "stages[0]", "stages[0].optimizer", "stages[0].transfer"]
     + [f"stages[0].{method.name}" for method in WHOLE.stages[0].methods]
     + ["stages[0].distill.features"],
 )
@@ -639,7 +644,7 @@ def test_a_percentile_out_of_range_is_refused(kind, percentile):
 
 def test_data_that_cannot_be_prepared_are_an_error(tmp_path):
     (tmp_path / "sets" / ".digits.lock").mkdir(parents=True)
-    config = of_data(name="digits", data_dir=str(tmp_path / "sets"))
+    config = of_digits(data_dir=str(tmp_path / "sets"))
     with pytest.raises(DataError, match=r"data\.data_dir.* write .*/sets"):
         run(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
@@ -673,7 +678,7 @@ def other_model(path):
     # Without a manifest the launch would be refused for that.
     (path / "manifest.json").write_text('{"events": []}')
     with Checkpoints(Workdir(path).checkpoints) as checkpoints:
-        checkpoints.save(12, {"w": np.zeros(3, np.float32)}, {"accuracy": 0.0})
+        checkpoints.save(12, {"w": np.zeros(3, np.float32)}, {"score": 0.0})
 
 
 def damaged_result(path):

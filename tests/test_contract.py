@@ -241,7 +241,7 @@ def test_what_is_saved_between_two_updates_goes_on_exactly(tmp_path):
         "optimizers": {name: optim.build(config, 8).init(tree(0)) for name, config in OPTIMIZERS.items()},
     }
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(MIDDLE, state, {"accuracy": 0.0})
+        checkpoints.save(MIDDLE, state, {"score": 0.0})
         checkpoints.wait()
         restored = checkpoints.restore(MIDDLE, jax.eval_shape(lambda: state)).state
     assert_same_bits(restored, state)

@@ -35,18 +35,18 @@ def test_a_user_without_a_home_names_directories_or_does_without_a_cache(tmp_pat
     assert cache("xla") is None and enable_cache() is None
     assert jax.config.jax_compilation_cache_dir == before
     with pytest.raises(ConfigError) as refused:
-        data.directory(data.DataConfig())
+        data.directory()
     assert refused.value.field == "data.data_dir"
     with pytest.raises(ConfigError) as refused:
         Workdir("~/runs")
     assert (refused.value.field, refused.value.value) == ("workdir", "~/runs")
-    assert data.directory(data.DataConfig(data_dir=str(tmp_path))) == tmp_path
+    assert data.directory(str(tmp_path)) == tmp_path
 
 
 def test_a_tilde_is_a_home_directory_wherever_a_path_is_read(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert expanded("~") == Workdir("~").path == tmp_path
-    assert Workdir("~/a").path == data.directory(data.DataConfig(data_dir="~/a")) == tmp_path / "a"
+    assert Workdir("~/a").path == data.directory("~/a") == tmp_path / "a"
     assert expanded(expanded("./~")) == Path.cwd() / "~"
     with pytest.raises(ConfigError):
         expanded("~no_such_user_of_this_machine/a")

@@ -102,10 +102,11 @@ def test_a_foreign_ablation_runs_nothing(here):
     assert load_trial(files.path, ids[0]) == trials(grid)[0].config
     (files.path / "payload.py").write_text(foreign.PAYLOAD.format(mark=str(here / foreign.MARK)))
     for field, value in (
-        ("data", {"data_dir": "runs/grid/data"}),
+        ("data", {"class": "jopt.data:Digits", "data_dir": "runs/grid/data"}),
         ("optimizer", {"name": "runs.grid.payload:make"}),
     ):
-        changed = recorded["experiment"] | {field: recorded["experiment"][field] | value}
+        described = value if "class" in value else recorded["experiment"][field] | value
+        changed = recorded["experiment"] | {field: described}
         files.ablation.write_text(json.dumps(recorded | {"experiment": changed}))
         with pytest.raises(WorkdirError, match="--trust"):
             load_trial("runs/grid", ids[0])
@@ -200,7 +201,11 @@ def test_a_text_of_a_config_is_a_name_or_a_path_that_is_checked():
     """A new field of text must be looked at: a path belongs in `finished.check_paths`, code has a Callable type."""
     paths = {"data_dir", "teacher", "source"}
     names = {"name", "activation", "dtype", "padding", "layout", "variant", "start", "granularity", "gradient"}
-    assert {name for cls in _classes(Experiment, *_methods(Method)) for name in _texts(cls)} == paths | names
+    names |= {"residency", "fingerprint"}
+    kinds = _classes(Experiment, *_methods(Method), *_methods(data.Source))
+    assert {name for cls in kinds for name in _texts(cls)} == paths | names
+    for source in _methods(data.Source):
+        assert paths.isdisjoint(_texts(source)) or source.PATHS
 
 
 def _methods(cls):

@@ -38,7 +38,7 @@ CASES = {
     "staircase": (schedules.staircase, (PROGRESS, 4, (0.5, 0.75), 0.5), (PROGRESS, 4, 0.5, 0.5)),
     "one_cycle": (schedules.one_cycle, (PROGRESS, 0.5, 0.25, 0.0), (PROGRESS, None, 0.25, 0.0)),
     "indices": (data.indices, (KEY, 3, 4, 2, 5), (KEY, 3, 4.0, 2, 5)),
-    "augment": (data.augment, (KEY, IMAGES, data.DataConfig(shift=1, flip=True)), (KEY, None, data.DataConfig())),
+    "augment": (data.augment, (KEY, IMAGES, data.Digits(shift=1, flip=True)), (KEY, None, data.Digits())),
     "normalize": (
         data.normalize,
         (IMAGES, jnp.zeros(3), jnp.ones(3)),

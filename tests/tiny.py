@@ -15,7 +15,7 @@ def tiny_experiment(**changes) -> Experiment:
     config = Experiment(
         name="tiny",
         model=models.ModelConfig(name="mlp", features=(16,), num_classes=4),
-        data=data.DataConfig(name="synthetic", synthetic=IMAGES),
+        data=dataclasses.replace(IMAGES),
         optimizer=optim.Config(name="adam", learning_rate=1e-2),
         epochs=2,
         batch_size=16,
@@ -28,7 +28,7 @@ def smallest_experiment(**changes) -> Experiment:
     config = Experiment(
         name="small",
         model=models.ModelConfig(name="mlp", features=(4,), num_classes=3),
-        data=data.DataConfig(name="synthetic", synthetic=SMALLEST_IMAGES),
+        data=dataclasses.replace(SMALLEST_IMAGES),
         optimizer=optim.Config(name="sgd", learning_rate=0.1),
         epochs=2,
         batch_size=8,

@@ -23,7 +23,7 @@ def get_config() -> Search:
         experiment=Experiment(
             name="digits_search",
             model=models.ModelConfig(name="mlp", features=(300, 100)),
-            data=data.DataConfig(name="digits"),
+            data=data.Digits(),
             optimizer=optim.Config(name="adam", learning_rate=1e-3),
             epochs=20,
             batch_size=64,

@@ -113,7 +113,7 @@ class Lift:
     ) -> Callable[..., Any]:
         """`Program.segment` over trials; as `program`."""
 
-        def guarded(state: TrainState, values: Values, arrays: data.Arrays) -> tuple[TrainState, Values]:
+        def guarded(state: TrainState, values: Values, arrays: data.DeviceArrays) -> tuple[TrainState, Values]:
             after, metrics = segment(state, values, arrays)
             # A diverged lane runs on, but its last finite state stays: one NaN would spread to all weights.
             good = metrics["first_bad_step"] < 0
@@ -150,9 +150,9 @@ class Lift:
         )
 
 
-def _flags(own_teacher: bool) -> data.Arrays:
+def _flags(own_teacher: bool) -> data.DeviceArrays:
     """Flags in the places of arrays: a prefix of the tree says which of its leaves have the axis of trials."""
-    plain: Any = data.Arrays(False, False, False, False, False, False)  # pyright: ignore[reportArgumentType]
+    plain: Any = data.DeviceArrays(False, False, False, False, False, False)  # pyright: ignore[reportArgumentType]
     return plain._replace(teacher=own_teacher)
 
 

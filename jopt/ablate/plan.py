@@ -115,7 +115,7 @@ class Loader:
         """Reads nothing; `trusted` as in `jopt.train.prepare`."""
         self.trusted = trusted
         # By the config as text, since two groups have equal configs and not the same object.
-        self._loaded: dict[str, tuple[data.Dataset, dict[str, data.Arrays]]] = {}
+        self._loaded: dict[str, tuple[data.Dataset, dict[str, data.DeviceArrays]]] = {}
 
     def prepare(self, config: Experiment) -> Prepared:
         """`jopt.train.prepare`, without reading or copying a data set a second time."""

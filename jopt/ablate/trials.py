@@ -10,7 +10,7 @@ from jopt.ablate.space import GridPoint
 from jopt.address import canonical, resolve, steps
 from jopt.address import get as value_at
 from jopt.address import with_values as with_fields
-from jopt.config import ConfigError, check_types, decode, encode, fingerprint, from_dict, replaced
+from jopt.config import ConfigError, check_types, decode, encode, fingerprint, from_dict, is_node, replaced
 from jopt.method import Method
 from jopt.train.config import Experiment
 
@@ -117,7 +117,8 @@ def axes(ablation: Ablation, listed: Sequence[Trial]) -> tuple[Axis, ...]:
 
 def plain(overrides: Mapping[str, object]) -> dict[str, Any]:
     """Overrides ready for JSON."""
-    return {path: encode(value, Method if isinstance(value, Method) else None) for path, value in overrides.items()}
+    # With its class: a method, a data set, a task or a network may be of any class.
+    return {path: encode(value, object if is_node(value) else None) for path, value in overrides.items()}
 
 
 def restore(

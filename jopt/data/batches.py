@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int32, Shaped
 
 from jopt import keys
-from jopt.data.config import DataConfig
+from jopt.data.images import Images
 from jopt.hyper import check_number
 from jopt.typing import Key
 
@@ -86,7 +86,7 @@ def _epoch(
     return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
 
-def augment(key: Key, images: Shaped[Array, "batch ..."], config: DataConfig) -> Shaped[Array, "batch ..."]:
+def augment(key: Key, images: Shaped[Array, "batch ..."], config: Images) -> Shaped[Array, "batch ..."]:
     """Translates and mirrors each image of a batch at random.
 
     With `n = config.shift` (or `config.crop_padding`, the same under its other name) each image is surrounded by n
@@ -107,9 +107,9 @@ def augment(key: Key, images: Shaped[Array, "batch ..."], config: DataConfig) ->
 
     Example:
       >>> x = jnp.ones((1, 3, 3, 1), jnp.uint8)
-      >>> augment(keys.root(1), x, DataConfig()) is x
+      >>> augment(keys.root(1), x, Images()) is x
       True
-      >>> augment(keys.root(1), x, DataConfig(shift=1))[0, :, :, 0].tolist()
+      >>> augment(keys.root(1), x, Images(shift=1))[0, :, :, 0].tolist()
       [[1, 1, 0], [1, 1, 0], [1, 1, 0]]
     """
     # At most one is not 0: `validate` refuses both.

@@ -108,13 +108,13 @@ def open_entry(name: str, root: Path, *, trusted: bool = False) -> Entry:
     """
     if not knows(name):
         raise ConfigError("data.name", name, "a name of TFDS's catalog, as 'name', 'name/config' or 'name:1.2.3'")
-    with _reading(name, root):
-        builder = _builder(name, root, trusted)
+    with reading(name, root):
+        builder = builder_of(name, root, trusted)
         prepared = builder.is_prepared()
     return Entry(builder, *_features(builder, name), prepared)
 
 
-def _builder(name: str, root: Path, trusted: bool) -> Builder:
+def builder_of(name: str, root: Path, trusted: bool) -> Builder:
     """As `tfds.builder`, but of files that were checked: it is decided here which ones are read."""
     match = _NAME.fullmatch(name)
     assert match is not None, name
@@ -147,7 +147,7 @@ def _version_folder(builder_class: Builder, folder: Path, config: str | None, ve
 
 
 @contextlib.contextmanager
-def _reading(name: str, root: Path) -> Iterator[None]:
+def reading(name: str, root: Path) -> Iterator[None]:
     """Silences TFDS, and says of which set its errors are.
 
     Raises:
@@ -160,7 +160,24 @@ def _reading(name: str, root: Path) -> Iterator[None]:
         raise ConfigError("data.name", name, f"a name that tensorflow_datasets can build ({error})") from error
     except (OSError, RuntimeError, json_format.ParseError) as error:
         folder = root / re.split("[/:]", name)[0]
-        raise DataError(f"data.name {name!r}: the files in {folder} cannot be read: {_one_line(error)}") from error
+        raise DataError(f"data.name {name!r}: the files in {folder} cannot be read: {one_line(error)}") from error
+
+
+def check_format(builder: Builder, name: str, command: str = "") -> None:
+    """Raises DataError unless a set was prepared in the form that can be read without TensorFlow."""
+    form = builder.info.file_format.value
+    if form != "array_record":
+        remedy = (
+            "Move that directory away (or name another data.data_dir), pip install 'jopt[catalog]' and prepare it "
+            f"as array_record, from the same downloads:\n    {command}"
+        )
+        raise DataError(
+            f"data {name!r} is prepared in {builder.data_path} as {form}, which only TensorFlow reads. "
+            + (remedy if command else "Prepare it with file_format='array_record'."),
+            field=str(builder.data_path),
+            value=form,
+            accepted="a set that was prepared as array_record",
+        )
 
 
 def read_prepared(builder: Builder, name: str, root: Path, image: str = "image", label: str = "label") -> Raw:
@@ -173,13 +190,7 @@ def read_prepared(builder: Builder, name: str, root: Path, image: str = "image",
       image: the key of the images.
       label: the key of the class label.
     """
-    form = builder.info.file_format.value
-    if form != "array_record":
-        raise DataError(
-            f"data.name {name!r} is prepared in {builder.data_path} as {form}, which only TensorFlow reads. "
-            f"Move that directory away (or name another data.data_dir), pip install 'jopt[catalog]' and prepare it "
-            f"as array_record, from the same downloads:\n    {_command(name, root)}"
-        )
+    check_format(builder, name, _command(name, root))
     present = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if not {"train", "test"} <= set(present):
         splits = sorted(builder.info.splits)
@@ -189,7 +200,7 @@ def read_prepared(builder: Builder, name: str, root: Path, image: str = "image",
     # Whatever half-copied or damaged records make their readers raise: of ArrayRecord, TFDS, protobuf or Pillow.
     except Exception as error:
         raise DataError(
-            f"data.name {name!r}: the records in {builder.data_path} cannot be read ({_one_line(error)}); copy or "
+            f"data.name {name!r}: the records in {builder.data_path} cannot be read ({one_line(error)}); copy or "
             "prepare the set again",
             field=str(builder.data_path),
             accepted="the files that TFDS prepared",
@@ -218,7 +229,7 @@ def _features(builder: Builder, name: str) -> tuple[str, str]:
         if sized and image.np_dtype == np.uint8 and hasattr(label, "num_classes") and label.shape == ():
             return keys
     accepted = "a set of uint8 images [h, w, c] of one size with one class label each"
-    raise ConfigError("data.name", name, f"{accepted} (this one has {_one_line(features)})")
+    raise ConfigError("data.name", name, f"{accepted} (this one has {one_line(features)})")
 
 
 def _prepare(builder: Builder, name: str, root: Path) -> None:
@@ -237,7 +248,7 @@ def _prepare(builder: Builder, name: str, root: Path) -> None:
     except (OSError, tfds.download.DownloadError) as error:  # requests' errors are OSErrors
         raise DataError(
             f"data.name {name!r} is not prepared in {builder.data_path}, and cannot be downloaded from here: "
-            f"{_one_line(error)}. With a network run\n    {_command(name, root)}\n"
+            f"{one_line(error)}. With a network run\n    {_command(name, root)}\n"
             f"and copy what it makes to {builder.data_path}, or put the archives under {root / 'downloads'}."
         ) from error
 
@@ -246,7 +257,8 @@ def _command(name: str, root: Path | str) -> str:
     return shlex.join(["python", "-m", "jopt.data.prepare", name, f"--data_dir={root}"])
 
 
-def _one_line(message: object) -> str:
+def one_line(message: object) -> str:
+    """The beginning of a message, on one line."""
     # Errors of TFDS and descriptions of features fill screens.
     return " ".join(str(message).split())[:300]
 
@@ -297,7 +309,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def read_digits(root: Path) -> Raw:
     """The official splits of the digits, prepared as ArrayRecord under `root/digits` on the first call."""
-    with _reading("digits", root):
+    with reading("digits", root):
         builder = Digits(data_dir=str(root), file_format="array_record")
         if not builder.is_prepared():
             options = tfds.download.DownloadConfig(try_download_gcs=False)

@@ -1,6 +1,5 @@
 """From a source, or arrays, to a data set: what is held out, layout, statistics, fingerprint; onto the device."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +91,7 @@ class _Plain(Source):
     """Arrays as they are."""
 
 
-class Arrays(NamedTuple):
+class DeviceArrays(NamedTuple):
     """One split on the device, with what `normalize` needs: a pytree to hand to a jitted function."""
 
     inputs: PyTree[Shaped[Array, "examples ..."]]
@@ -126,8 +125,8 @@ def load(source: Source, *, trusted: bool = False) -> Dataset:
         [0, classes), or arrays are not what they should be: the message names part, value and index.
 
     Example:
-      >>> from jopt.data import DataConfig
-      >>> dataset = load(DataConfig(name="xor"))
+      >>> from jopt.data import Xor
+      >>> dataset = load(Xor())
       >>> dataset.train.inputs.shape, dataset.mean.tolist(), dataset.std.tolist()
       ((4, 2), [0.5, 0.5], [0.5, 0.5])
     """
@@ -221,7 +220,7 @@ def batch_of(example: PyTree, size: int = 1) -> PyTree:
 
 def device_arrays(
     dataset: Dataset, split: str = "train", device: object = None, *, rows: int | None = None
-) -> Arrays:
+) -> DeviceArrays:
     """Puts one split on the device, inputs as they are stored: a byte a value of an image.
 
     Args:
@@ -249,13 +248,7 @@ def device_arrays(
     moments = jax.tree.map(np.array, (dataset.mean, dataset.std))
     (inputs, targets, weights), (mean, std) = jax.device_put((tuple(part), moments), device)
     count = () if rows is None else jax.device_put(np.int32(examples), device)
-    return Arrays(inputs, targets, mean, std, count=count, weights=weights)
-
-
-def arrays_folder(root: Path, name: str) -> Path:
-    """Where `load` keeps the decoded arrays of a set that it reads from the data directory `root`."""
-    # As a file name: 'cifar10/plain:3.0.2' would be a directory, and on some systems not a name at all.
-    return root / "arrays" / name.replace("/", "+").replace(":", "-")
+    return DeviceArrays(inputs, targets, mean, std, count=count, weights=weights)
 
 
 def _strata(split: Split, num_classes: int | None) -> tuple[np.ndarray, np.ndarray]:

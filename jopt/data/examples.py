@@ -1,4 +1,4 @@
-"""Examples: splits as their makers made them; the sets made on the spot; and stratified selections of examples.
+"""Examples: splits as their makers made them, and stratified selections of examples.
 
 Everything is NumPy on the host, before layout, normalization and statistics.
 """
@@ -6,15 +6,12 @@ Everything is NumPy on the host, before layout, normalization and statistics.
 import hashlib
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 from numpy.typing import ArrayLike
-
-if TYPE_CHECKING:
-    from jopt.data.config import Synthetic
 
 T = TypeVar("T")
 
@@ -99,54 +96,6 @@ def check_labels(labels: ArrayLike, classes: int, name: str = "labels") -> None:
         at = index[0] if len(index) == 1 else index
         where = f" at index {at} ({count} of {labels.size} labels are out of range)"
         raise LabelError(name, int(labels[index]), accepted, where)
-
-
-def xor() -> Raw:
-    """The four points of exclusive or; train, validation and test are the same four.
-
-    Example:
-      >>> xor().splits["train"].inputs.tolist(), xor().splits["train"].targets.tolist()
-      ([[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0])
-    """
-    points = Split(
-        np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.uint8),
-        np.array([0, 1, 1, 0], np.int32),
-    )
-    return Raw({"train": points, "validation": points, "test": points}, num_classes=2, scale=1.0)
-
-
-def synthetic(config: "Synthetic") -> Raw:
-    """Images that scatter around one smooth template a class.
-
-    Pixel = round(template + noise * normal), clipped to 0..255. Example i of a split has label `i % num_classes`.
-    The draws come from `numpy.random.RandomState`, whose stream NumPy keeps as it is.
-
-    Args:
-      config: shapes, sizes, noise (raw units of 0..255) and seed.
-
-    Returns:
-      uint8 images [n, h, w, c] in three splits.
-
-    Example:
-      >>> from jopt.data import Synthetic
-      >>> source = synthetic(Synthetic(shape=(4, 4, 3), num_classes=2, train=6))
-      >>> source.splits["train"].inputs.shape, source.splits["train"].targets.tolist()
-      ((6, 4, 4, 3), [0, 1, 0, 1, 0, 1])
-    """
-    # Not `default_rng`, whose stream may change with NumPy: the set would be another one under the same config.
-    rng = np.random.RandomState(config.seed)
-    height, width, channels = config.shape
-    # Blocks of 2 x 2 equal pixels: a template of single random pixels has no structure for a convolution to learn.
-    coarse = rng.uniform(0, 255, (config.num_classes, -(-height // 2), -(-width // 2), channels))
-    templates = coarse.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
-
-    def draw(n: int) -> Split:
-        labels = np.arange(n, dtype=np.int32) % np.int32(config.num_classes)
-        pixels = templates[labels] + config.noise * rng.standard_normal((n, *config.shape))
-        return Split(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), labels)
-
-    splits = {name: draw(getattr(config, name)) for name in ("train", "validation", "test")}
-    return Raw(splits, config.num_classes, scale=255.0)
 
 
 def stratified_order(

@@ -8,8 +8,8 @@ import sys
 
 from jopt.config import ConfigError
 from jopt.data.cache import DataError
-from jopt.data.config import DataConfig
 from jopt.data.dataset import load
+from jopt.data.named import named
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", help="digits, or a TFDS catalog set such as mnist or cifar10")
     parser.add_argument("--data_dir", help="default: $JOPT_DATA_DIR, else $TFDS_DATA_DIR, else ~/.cache/jopt/data")
     options = parser.parse_args(argv)
-    config = DataConfig(name=options.name, data_dir=options.data_dir)
+    config = named(options.name, options.data_dir)
     try:
         dataset = load(config)
     except (ConfigError, DataError) as error:

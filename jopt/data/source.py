@@ -1,19 +1,35 @@
 """Source: the base class of the configs of data sets."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 from jaxtyping import PyTree
 
 from jopt.config import check_types, choice, join_path, require
 from jopt.data.examples import Raw, Split
+from jopt.data.outline import Outline
 from jopt.hyper import structural
 from jopt.reference import resolve
 from jopt.typing import Key
 
 RESIDENCIES = ("device", "host")
+S = TypeVar("S", bound="Source")
+
+
+class ReadPath(NamedTuple):
+    """A file or a directory that a source reads.
+
+    Attributes:
+      field: of the source, that names it.
+      path: as the field says.
+      recursive: whether what lies below the directory is read, at any depth.
+    """
+
+    field: str
+    path: str
+    recursive: bool = True
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -47,7 +63,8 @@ class Source:
     kind: ClassVar[str] = ""
     """What tables call the set."""
     PATHS: ClassVar[tuple[str, ...]] = ()
-    """The fields that hold paths, which a foreign config may not choose freely, and which files do not tell."""
+    """The fields that hold paths: a foreign config may not choose them freely, packed files do not tell them, and
+    `--data_dir` of the apps takes the place of the first that is set."""
 
     def read(self, *, trusted: bool = False) -> Raw:
         """The set as its makers split it. May take long; called once a run.
@@ -76,10 +93,56 @@ class Source:
             if isinstance(reference := getattr(self, field), str):
                 resolve(reference, join_path(path, field))
 
+    @classmethod
+    def from_older(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The JSON object of a set, with its class, from one of before each set had a class of its own.
+
+        Example:
+          >>> Source.from_older({"name": "mnist", "shift": 2})
+          {'class': 'jopt.data:Tfds', 'name': 'mnist', 'shift': 2}
+        """
+        from jopt.data.named import with_class
+
+        return with_class(values)
+
     @property
     def label(self) -> str:
         """A short name for tables and messages."""
         return self.kind or type(self).__name__
+
+    def outline(self, *, trusted: bool = False) -> Outline | None:
+        """What the set would be; None where only reading it tells. `trusted` as in `read`."""
+        del trusted
+        return None
+
+    def paths(self) -> Iterator[ReadPath]:
+        """What is read, for the check of foreign configs."""
+        for field in self.PATHS:
+            value = getattr(self, field)
+            for path in value if isinstance(value, tuple) else (value,):
+                if path:
+                    yield ReadPath(field, path)
+
+    @property
+    def main_path(self) -> str | None:
+        """The field that `--data_dir` of the apps replaces; None for a set that is read from no path."""
+        return next((field for field in self.PATHS if getattr(self, field)), next(iter(self.PATHS), None))
+
+    def moved(self: S, path: str | None) -> S:
+        """The same set, read from the user's own path; None: from where it is by default, whatever the fields say.
+
+        Example:
+          >>> from jopt.data import Digits
+          >>> Digits(data_dir="/theirs").moved("/mine").data_dir
+          '/mine'
+        """
+        if path is None:
+            defaults = {field.name: field.default for field in dataclasses.fields(self) if field.name in self.PATHS}
+            return dataclasses.replace(self, **defaults)
+        field = self.main_path
+        if field is None:
+            return self
+        return dataclasses.replace(self, **{field: (path,) if isinstance(getattr(self, field), tuple) else path})
 
     @property
     def varies(self) -> bool:
@@ -95,9 +158,7 @@ class Source:
         if self.preprocess is None:
             return splits, num_classes
         function = self._function("preprocess")
-        return {
-            name: Split(*function(part.inputs, part.targets), part.weights) for name, part in splits.items()
-        }, num_classes
+        return {name: Split(*_pair(function, part), part.weights) for name, part in splits.items()}, num_classes
 
     def channels(self, shape: tuple[int, ...], arranged: tuple[int, ...]) -> int:
         """How many means and standard deviations inputs have, given their shapes before and after `arrange`."""
@@ -107,6 +168,18 @@ class Source:
     def _function(self, field: str) -> Callable[..., Any]:
         value = getattr(self, field)
         return resolve(value, f"data.{field}") if isinstance(value, str) else value
+
+
+def _pair(function: Callable[..., Any], part: Split) -> tuple[Any, Any]:
+    """What a function of preprocessing gives. Raises DataError if that is no pair."""
+    from jopt.data.dataset import as_numpy
+    from jopt.data.parts import refuse
+
+    pair = function(part.inputs, part.targets)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        refuse("data.preprocess", type(pair).__name__, "a function that gives a tuple (inputs, targets)")
+    inputs, targets = (jax.tree.map(as_numpy, tree) for tree in pair)
+    return inputs, targets
 
 
 @dataclasses.dataclass

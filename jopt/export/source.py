@@ -145,7 +145,7 @@ class Source:
     @property
     def images(self) -> bool:
         """Whether its inputs are images."""
-        return self.run.config.data.layout == "image" and self.dataset.test.inputs.ndim == 4
+        return isinstance(self.dataset.test.inputs, np.ndarray) and self.dataset.test.inputs.ndim == 4
 
     @property
     def network(self) -> str:

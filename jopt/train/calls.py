@@ -33,7 +33,7 @@ class Calls:
         fn = with_key(self._program(stage).init)
         return self._request("init", stage, fn, self.values, *previous)
 
-    def update(self, stage: int, state: TrainState, train: data.Arrays) -> Request:
+    def update(self, stage: int, state: TrainState, train: data.DeviceArrays) -> Request:
         """Masks, ranges and codebooks are chosen. The state is donated, as two copies may not fit on a device."""
         return self._request("update", stage, self._program(stage).update, state, self.values, train, donate=(0,))
 
@@ -41,13 +41,13 @@ class Calls:
         """The network goes back to `origin`, or starts afresh."""
         return self._request("rewind", stage, self._program(stage).rewind, state, self.values, *origin)
 
-    def segment(self, stage: int, steps: int, state: TrainState, train: data.Arrays) -> Request:
+    def segment(self, stage: int, steps: int, state: TrainState, train: data.DeviceArrays) -> Request:
         """So many optimizer steps. The state is donated."""
         fn, paths = self.prepared.segment_of(stage, steps), list(self.values)
         widening = self.prepared.widening(stage)
 
         def segment(
-            state: TrainState, common: hyper.Hyper, train: data.Arrays
+            state: TrainState, common: hyper.Hyper, train: data.DeviceArrays
         ) -> tuple[TrainState, dict[str, jax.Array]]:
             return fn(state, stage_names(common, stage, paths), train)
 
@@ -69,7 +69,7 @@ class Calls:
         """What the model computes with, of a stage with transforms."""
         return self._request("seen", stage, self._program(stage).seen, state, self.values)
 
-    def judge(self, stage: int, variables: Variables, part: data.Arrays) -> Request:
+    def judge(self, stage: int, variables: Variables, part: data.DeviceArrays) -> Request:
         """What the network does with the validation or test part, which are padded to one shape."""
         return self._request("evaluate", stage, self._program(stage).judge, variables, self.values, part)
 

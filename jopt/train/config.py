@@ -97,7 +97,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = swept(0)
     model: models.ModelConfig | models.Network = dataclasses.field(default_factory=models.ModelConfig)
-    data: data_sets.DataConfig | data_sets.Source = dataclasses.field(default_factory=data_sets.DataConfig)
+    data: data_sets.Source = dataclasses.field(default_factory=data_sets.Digits)
     task: tasks.Task = dataclasses.field(default_factory=tasks.Classification)
     optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
     epochs: int = 10

@@ -83,7 +83,7 @@ class Finding(NamedTuple):
 class Replay:
     """Keeps the state at the start of each segment, and replays the segment if a loss is not finite."""
 
-    def __init__(self, prepared: Prepared, arrays_of: Callable[[int], Mapping[str, data.Arrays]]):
+    def __init__(self, prepared: Prepared, arrays_of: Callable[[int], Mapping[str, data.DeviceArrays]]):
         self.prepared, self.arrays_of = prepared, arrays_of
         self.segment: Segment | None = None
         self.start: TrainState | None = None
@@ -106,7 +106,12 @@ class Replay:
             return self._in_steps(part)
         program = self.prepared.program(self.prepared.plans[stage])
         arrays = self.arrays_of(stage)[part]
-        return self._explain(program.evaluate, state, arrays, part, step, "evaluation", frozenset(bad))
+
+        def evaluation(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> dict[str, Any]:
+            judgement = program.judge(program.seen(state, values), values, arrays)
+            return {"loss": judgement.statistics["loss"]["sum"], "judgement": judgement}
+
+        return self._explain(evaluation, state, arrays, part, step, "evaluation", frozenset(bad))
 
     def _in_steps(self, part: str) -> Finding:
         assert self.segment is not None and self.start is not None
@@ -140,7 +145,7 @@ class Replay:
         self,
         fn: Callable[..., Any],
         state: TrainState,
-        arrays: data.Arrays,
+        arrays: data.DeviceArrays,
         part: str,
         step: int,
         phase: str,
@@ -175,13 +180,13 @@ class Replay:
             operation = operation._replace(phase="backward")
         return Finding(part, step, value, operation, nan, "", (), None)
 
-    def _gradients(self, stage: int, state: TrainState, arrays: data.Arrays) -> tuple[str, ...] | None:
+    def _gradients(self, stage: int, state: TrainState, arrays: data.DeviceArrays) -> tuple[str, ...] | None:
         """The parameters whose gradient at `state` is not finite."""
         plan = self.prepared.plans[stage]
         if plan.teacher_computes_along:
             return None
 
-        def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> Any:
+        def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays) -> Any:
             p, key = Parts.of(plan), keys.root(values["seed"])
             row = data.indices(key, state.step, 1, plan.batch_size, arrays.rows)[0]
             batch = gather(p, key, arrays, state.step, row)

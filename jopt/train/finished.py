@@ -1,8 +1,6 @@
 """A finished run, read back from its directory: its network, to teach or to start another run with."""
 
-import dataclasses
 import os
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +11,6 @@ from jaxtyping import PyTree
 
 from jopt import data, hyper, keys, models, trust
 from jopt.config import ConfigError, require
-from jopt.data.dataset import arrays_folder
 from jopt.layers import Layers
 from jopt.train import program
 from jopt.train.checkpoint import read_last, steps_in
@@ -121,14 +118,14 @@ def load_config(files: Workdir, *, trusted: bool = False, data_dir: str | None =
     Args:
       files: the run's directory.
       trusted: lifts the rules for foreign configs (`docs/security.md`).
-      data_dir: the user's own directory of data, instead of the config's.
+      data_dir: the user's own directory or file of data, instead of the config's.
 
     Raises:
       WorkdirError: if it is no config, or names code or a path that a foreign config may not.
     """
     config = files.load_config(trusted=trusted)
     if data_dir is not None:
-        config.data = dataclasses.replace(config.data, data_dir=data_dir)
+        config.data = config.data.moved(data_dir)
     if not trusted:
         check_paths(config, files.path, own_data_dir=data_dir is not None)
     return config
@@ -140,33 +137,23 @@ def check_paths(config: Experiment, directory: Path, *, own_data_dir: bool = Fal
     Args:
       config: the foreign config.
       directory: where it was read from.
-      own_data_dir: whether its `data.data_dir` is the user's own.
+      own_data_dir: whether the main path of its data is the user's own.
 
     Raises:
       WorkdirError: naming the field.
     """
     sources = [(field, source) for field, source in source_fields(config) if not source.startswith(STAGE)]
-    chosen = None if own_data_dir else config.data.data_dir
-    folders = _set_folders(chosen, config.data.name) if chosen else []
-    data_dirs = [("data.data_dir", path) for path in folders]
+    own = config.data.main_path if own_data_dir else None
+    read = [path for path in config.data.paths() if path.field != own]
     try:
-        trust.check_paths(data_dirs, directory, "--data_dir or --trust")
-        # TFDS chooses a version, or a config, where the name has none: the run's directory can be that.
-        apart = not chosen or not trust.is_inside(str(directory), folders[1])
-        accepted = f"one whose set does not hold {directory}, as this config is not trusted (--data_dir or --trust)"
-        require(apart, "data.data_dir", chosen, accepted)
+        trust.check_paths([(f"data.{field}", path) for field, path, _ in read], directory, "--data_dir or --trust")
+        for field, path, recursive in read:
+            apart = not recursive or not trust.is_inside(str(directory), path)
+            accepted = f"one that does not hold {directory}, as this config is not trusted (--data_dir or --trust)"
+            require(apart, f"data.{field}", path, accepted)
         trust.check_paths(sources, directory, "--trust")
     except ConfigError as error:
         raise WorkdirError(f"{directory}: {error}") from error
-
-
-def _set_folders(root: str, name: str) -> list[str]:
-    """The folders that a set is read from, outermost first; a name that was not checked may hold anything."""
-    # A run directory can be called `mnist`, or `arrays`, and its parent be named as the data's.
-    parts = re.split("[/:]", name)
-    below = ["/".join(parts[: end + 1]) for end in range(len(parts))]
-    arrays = arrays_folder(Path(root), name)
-    return [root, *(f"{root}/{path}" for path in below), str(arrays.parent), str(arrays)]
 
 
 def _check_given(files: Workdir, now: dict[str, models.Model | None]) -> None:
@@ -260,7 +247,7 @@ def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
     return source.model._replace(apply=apply)
 
 
-def compute_logits(source: Source, arrays: data.Arrays) -> jax.Array:
+def compute_logits(source: Source, arrays: data.DeviceArrays) -> jax.Array:
     """The outputs of `source` for every example, normalized with its own numbers: float32 [examples, ...]."""
 
     def one_batch(inputs: PyTree) -> jax.Array:

@@ -157,7 +157,7 @@ def metadata(packing: Packing) -> dict[str, Any]:
       anything else), and `activations` where they are quantized.
     """
     config, plan, dataset = packing.config, packing.plan, packing.dataset
-    described = {"name": config.name, "data": _describe(config.data, data.DataConfig)}
+    described = {"name": config.name, "data": _describe(config.data, data.Digits)}
     if type(plan.task) is not Classification:
         described["task"] = _describe(config.task, Task)
     if isinstance(dataset.train.inputs, np.ndarray) and dataset.mean is not None and "task" not in described:
@@ -298,7 +298,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     rebuilt = PackedModel(
         name=str(metadata["name"]),
         network=network,
-        data=decode(metadata["data"], data.DataConfig | data.Source, "data", trusted),
+        data=decode(metadata["data"], data.Source, "data", trusted),
         task=decode(metadata.get("task", _CLASSIFIER), Task, "task", trusted).resolved(),
         plain_model=plain,
         wrapping=wrapping,

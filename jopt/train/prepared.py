@@ -54,7 +54,7 @@ class Prepared(NamedTuple):
     segments: list[schedule.Segment]
     plans: list[StagePlan]
     values: dict[str, jax.Array]
-    arrays: dict[str, data.Arrays]
+    arrays: dict[str, data.DeviceArrays]
     program_of: Callable[[int, int], Program]
     segment_of: Callable[[int, int], Callable[..., Any]]
     to_device: Callable[[PyTree], PyTree]

@@ -130,7 +130,7 @@ def build(
         )
         return replicate(settle(p, state, params, model_state))
 
-    def segment(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> tuple[TrainState, Metrics]:
+    def segment(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
         batch = p.plan.batch_size
         # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
@@ -151,7 +151,7 @@ def build(
         }
         return replicate((state, metrics))
 
-    def update(state: TrainState, values: hyper.Hyper, arrays: data.Arrays) -> TrainState:
+    def update(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> TrainState:
         p, key = parts(values), keys.at(keys.root(values["seed"]), "update", state.step)
         state = choose(p, state, key, arrays)
         # A condition in the program, not a flag of it: the first update and all later ones are one compilation.
@@ -165,7 +165,9 @@ def build(
 
     # Of what the model sees, not of a state: masks and fake quantization are the same for every batch and every
     # part, and are compiled once.
-    def outputs_of(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> Callable[[PyTree], jax.Array]:
+    def outputs_of(
+        variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays
+    ) -> Callable[[PyTree], jax.Array]:
         # The network alone: a stage's schedules would be constants in what stages could share.
         model = numbers(values).wrapped
         params, model_state = variables
@@ -176,11 +178,11 @@ def build(
 
         return one_batch
 
-    def predict(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> jax.Array:
+    def predict(variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays) -> jax.Array:
         one_batch, count = outputs_of(variables, values, arrays), _count(arrays)
         return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, count=count))
 
-    def judge(variables: Variables, values: hyper.Hyper, arrays: data.Arrays) -> Judgement:
+    def judge(variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays) -> Judgement:
         one_batch, task, count = outputs_of(variables, values, arrays), plan.task, _count(arrays)
         row = jnp.arange(arrays.rows, dtype=jnp.int32)
 
@@ -207,7 +209,7 @@ def build(
     return Program(init, segment, update, judge, rewind, predict, seen)
 
 
-def _count(arrays: data.Arrays) -> jax.Array | None:
+def _count(arrays: data.DeviceArrays) -> jax.Array | None:
     return None if isinstance(arrays.count, tuple) else arrays.count
 
 
@@ -266,7 +268,7 @@ def settle(p: Parts, state: TrainState, params: Params, model_state: ModelState)
     return state._replace(params=params, model_state=model_state, opt_state=opt_state, ema=ema)
 
 
-def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.DeviceArrays) -> TrainState:
     """The state with masks, ranges and codebooks chosen, and parameters and moments in their subspace."""
     # New examples at each choice, so that masks do not fit a single draw. XLA drops this where nothing needs it.
     inputs, targets, weights = draw_examples(arrays, key, "calibration", p.plan.calibration_examples)
@@ -295,7 +297,7 @@ def choose(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> 
     return state._replace(params=params, ema=ema, opt_state=opt_state, transform_state=masks)
 
 
-def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.DeviceArrays) -> TrainState:
     """The state after a stage's first choice of masks: methods are calibrated, batch statistics re-estimated."""
     params, model_state = state.params, state.model_state
     # Trainables of the stage's own methods get their first values only now: a step size is fitted to the weights
@@ -322,7 +324,7 @@ def calibrate(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) 
     return state
 
 
-def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.Arrays) -> TrainState:
+def refresh_average(p: Parts, state: TrainState, key: jax.Array, arrays: data.DeviceArrays) -> TrainState:
     """The state with batch statistics of the moving average's own parameters, at the end of a segment."""
     # The statistics of training belong to the moving parameters. With those, the average would be evaluated as a
     # network that never was; Izmailov et al. (2018) re-estimate them for the same reason.
@@ -343,7 +345,7 @@ def recalibrate(p: Parts, state: TrainState, variables: Variables, key: jax.Arra
 
 
 def draw_examples(
-    arrays: data.Arrays, key: jax.Array, name: str, examples: int
+    arrays: data.DeviceArrays, key: jax.Array, name: str, examples: int
 ) -> tuple[PyTree, PyTree, PyTree]:
     """So many examples, drawn without replacement: normalized inputs, targets and weights."""
     count = arrays.rows

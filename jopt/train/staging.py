@@ -56,7 +56,7 @@ class Staging:
         self.values = prepared.values if values is None else values
         self.calls = Calls(prepared, self.values)
         self._over = over
-        self._arrays: dict[int, dict[str, data.Arrays]] = {}
+        self._arrays: dict[int, dict[str, data.DeviceArrays]] = {}
 
     def seen(self, stage: int, state: TrainState) -> Variables:
         """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
@@ -140,7 +140,7 @@ class Staging:
         state = self.end_of(self.prepared.stage_named(start).index)
         return (self.prepared.to_device(Variables(state.params, state.model_state)),)
 
-    def arrays(self, stage: int) -> dict[str, data.Arrays]:
+    def arrays(self, stage: int) -> dict[str, data.DeviceArrays]:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
         # Kept for each stage: the loop asks for them before each segment, and the teacher must not run each time.
         if stage not in self._arrays:
@@ -157,7 +157,7 @@ class Staging:
         stage = p.stage_named(name.removeprefix(STAGE)).index
         return p.to_device(self.seen(stage, self.end_of(stage))._asdict())
 
-    def _with_teacher(self, stage: int) -> dict[str, data.Arrays]:
+    def _with_teacher(self, stage: int) -> dict[str, data.DeviceArrays]:
         p = self.prepared
         distillation = p.plans[stage].distillation
         if distillation is None:
@@ -180,7 +180,7 @@ class Staging:
         else:
             source = p.sources[distillation.teacher]
 
-            def teacher_logits(weights: dict[str, PyTree], arrays: data.Arrays) -> jax.Array:
+            def teacher_logits(weights: dict[str, PyTree], arrays: data.DeviceArrays) -> jax.Array:
                 return finished.compute_logits(source._replace(**weights), arrays)
 
             weights = self._weights(distillation.teacher)

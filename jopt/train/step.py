@@ -75,7 +75,7 @@ class Batch(NamedTuple):
 
 
 def step(
-    p: Parts, key: jax.Array, arrays: data.Arrays, state: TrainState, row: jax.Array
+    p: Parts, key: jax.Array, arrays: data.DeviceArrays, state: TrainState, row: jax.Array
 ) -> tuple[TrainState, tuple[jax.Array, PyTree, Metrics]]:
     """One optimizer step.
 
@@ -116,7 +116,7 @@ def step(
     return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (value, statistics, parts)
 
 
-def gather(p: Parts, key: jax.Array, arrays: data.Arrays, number: jax.Array, row: jax.Array) -> Batch:
+def gather(p: Parts, key: jax.Array, arrays: data.DeviceArrays, number: jax.Array, row: jax.Array) -> Batch:
     """The examples of `row`, augmented with the key of this step, and the teacher's outputs for them."""
     inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
     # Augmented by (seed, step) and not by an iterator's state: a resumed run sees the same images.

@@ -26,7 +26,7 @@ class Watch:
     def __init__(
         self,
         prepared: Prepared,
-        arrays_of: Callable[[int], Mapping[str, data.Arrays]],
+        arrays_of: Callable[[int], Mapping[str, data.DeviceArrays]],
         observer: Observer,
         *,
         trace: Path | None = None,

@@ -3,7 +3,6 @@
 from jopt.ablate.budget import latency
 from jopt.ablate.trials import with_fields
 from jopt.cluster import Share
-from jopt.data import DataConfig as Data
 from jopt.data import Synthetic
 from jopt.models import ModelConfig as Model
 from jopt.prune import Gradual
@@ -16,7 +15,7 @@ LAST = (("Dense_2/kernel", None),)
 def experiment(**fields):
     base = Experiment(
         model=Model(name="mlp", features=(16, 8), num_classes=4),
-        data=Data(name="synthetic", synthetic=Synthetic(shape=(6, 6, 1), num_classes=4, train=32)),
+        data=Synthetic(shape=(6, 6, 1), num_classes=4, train=32),
         stages=[Stage("train", methods=(Gradual(sparsity=0.0, rules=LAST), Weights(bits=32)))],
     )
     return with_fields(base, {path.replace("__", "."): value for path, value in fields.items()})

@@ -1,5 +1,6 @@
 """Grids of experiments with several stages, batch statistics, averages and teachers are their trials alone."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -43,7 +44,7 @@ def teachers_that_compute_along():
         Stage("teacher", methods=(quantize.Weights(),)),
         Stage("student", release=("quantize",), model=STUDENT, methods=(distillation,)),
     ]
-    shifted = data.DataConfig(name="synthetic", shift=1, synthetic=IMAGES)
+    shifted = dataclasses.replace(IMAGES, shift=1)
     return {"stages": stages, "data": shifted}, axis("stages[0].quantize.bits", (2, 8))
 
 
@@ -68,7 +69,7 @@ def batch_norm():
     half = prune.OneShot(sparsity=0.5)
     stages = [Stage("train", epochs=1), Stage("prune", steps=0, methods=(half,), recalibrate=2)]
     network = models.ModelConfig("resnet18", features=(2,), num_classes=3)
-    images = data.DataConfig(name="synthetic", synthetic=IMAGES)
+    images = IMAGES
     return {"stages": stages, "model": network, "data": images, "ema_decay": 0.9}, axis(RATE, (0.1, 0.01))
 
 
@@ -112,7 +113,7 @@ def test_finite_losses_whose_mean_is_not_are_a_divergence_too(tmp_path, small):
     noisy = data.Synthetic(shape=(3, 3, 1), num_classes=3, train=128, validation=16, test=16, noise=250.0)
     experiment = small(
         model=models.ModelConfig("linear", num_classes=3),
-        data=data.DataConfig(name="synthetic", synthetic=noisy),
+        data=noisy,
         batch_size=2,
     )
     space = axis(RATE, (0.1, 1.9339296773266985e36))

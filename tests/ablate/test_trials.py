@@ -145,7 +145,7 @@ OVERRIDES = {
     "a number in a stage": ("stages[0].prune.sparsity", 0.9),
     "a part of a config": ("optimizer", optim.Config("adamw", weight_decay=0.1, freeze=("Dense_0",))),
     "a config where none was": ("stages[0].share", cluster.Share()),
-    "a config within": ("data.synthetic", data.Synthetic(shape=(4, 4, 1), num_classes=4)),
+    "a config within": ("data", data.Synthetic(shape=(4, 4, 1), num_classes=4)),
     "a model": ("stages[0].model", models.ModelConfig("cnn", features=(4,))),
     "activations": ("stages[0].activations", quantize.Activations()),
     "a transfer": ("stages[0].transfer", transfer.Transfer("a", rules=(("a", "b"), ("c", None)))),
@@ -204,7 +204,7 @@ KINDS = {
         ("model.features", ((4,), (8,))),
         ("label_smoothing", (None, 0.1)),
         ("optimizer.clip_by_global_norm", (None, 1.0)),
-        ("data.synthetic.noise", (10.0, 20.0)),
+        ("data.noise", (10.0, 20.0)),
         ("data.validation_fraction", (0.1, 0.2)),
         ("data.shift", (0, 1)),
         ("stages[0].prune", (prune.OneShot(0.5), prune.Gradual(0.5))),
@@ -262,7 +262,7 @@ def beginning(config, stage=0):
     """A trial's first parameters, and the examples of its first epochs."""
     p = prepare(config)
     state = p.program_of(stage, p.plans[stage].length.segment_steps).init(p.key, p.values)
-    order = data.indices(p.key, 0, 8, p.batch_size, p.dataset.train.labels.shape[0])
+    order = data.indices(p.key, 0, 8, p.batch_size, p.dataset.train.targets.shape[0])
     return state.params, np.asarray(order)
 
 

@@ -24,7 +24,7 @@ def get_config():
     sizes = data.Synthetic(shape=(4, 4, 1), num_classes=4, train=32, validation=8, test=8)
     return Experiment(
         name="small", model=models.ModelConfig("linear", num_classes=4),
-        data=data.DataConfig("synthetic", synthetic=sizes),
+        data=sizes,
         epochs=1, batch_size=16,
     )
 """

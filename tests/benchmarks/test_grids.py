@@ -26,7 +26,7 @@ from jopt.train import Experiment, Stage, prepare
 
 pytestmark = pytest.mark.unoptimized
 
-SMALL = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
+SMALL = data.Synthetic(shape=(8, 8, 1), train=64)
 MLP = Case("mlp", experiment("mlp", 16, 20, 10, source=SMALL))
 CNN = Case("cnn", experiment("cnn", 16, 4, 6, hidden=8, source=SMALL))
 ONCE = Options(repeats=1, seconds=0, torch=False)

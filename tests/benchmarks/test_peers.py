@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 SMALL = Network("MLP 6-20-8-3", models.ModelConfig("mlp", (20, 8), num_classes=3), (6,))
-IMAGES = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
+IMAGES = data.Synthetic(shape=(8, 8, 1), train=64)
 WITHOUT = "not installed: it is in the extra 'jopt[bench]'"
 
 

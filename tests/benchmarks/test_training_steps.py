@@ -17,7 +17,7 @@ from jopt.train import prepare
 
 pytestmark = pytest.mark.unoptimized
 
-SMALL = data.DataConfig(name="synthetic", synthetic=data.Synthetic(shape=(8, 8, 1), train=64))
+SMALL = data.Synthetic(shape=(8, 8, 1), train=64)
 MLP = experiment("mlp", 16, 20, 10, source=SMALL)
 CNN = experiment("cnn", 16, 4, 6, hidden=8, source=SMALL)
 RESNET = experiment("resnet18", 16, 2, source=SMALL)

@@ -117,7 +117,7 @@ def test_the_digest_is_of_dtype_shape_and_bytes():
 
 LOAD = """
 import sys, jopt.data as data
-d = data.load(data.DataConfig(data_dir=sys.argv[1]))
+d = data.load(data.Digits(data_dir=sys.argv[1]))
 print(d.fingerprint)
 assert "tensorflow" not in sys.modules
 """
@@ -153,25 +153,24 @@ def test_importing_is_light():
 
 CACHED = """
 import sys, jopt.data as data
-d = data.load(data.DataConfig(data_dir=sys.argv[1]))
+d = data.load(data.Digits(data_dir=sys.argv[1]))
 heavy = {"tensorflow", "tensorflow_datasets", "sklearn"} & set(sys.modules)
 assert not heavy, heavy
 """
 
 
 def test_reading_cached_digits_imports_neither_tfds_nor_scikit_learn(data_dir):
-    data.load(data.DataConfig(data_dir=str(data_dir)))
+    data.load(data.Digits(data_dir=str(data_dir)))
     subprocess.run([sys.executable, "-c", CACHED, str(data_dir)], check=True, timeout=120)
 
 
 def test_a_directory_that_cannot_be_written_is_read_all_the_same(tmp_path, monkeypatch, caplog):
     """As a shared, read-only disk: the arrays are built each time, and nothing is written."""
     from jopt.data.cache import cached
-    from jopt.data.examples import xor
 
     # The tests may run as root, whom no mode bits stop.
     monkeypatch.setattr("jopt.data.cache.os.access", lambda path, mode: False)
-    source = cached(tmp_path, "xor", xor)
+    source = cached(tmp_path, "xor", data.Xor().read)
     assert source.num_classes == 2
     assert list(tmp_path.iterdir()) == []
     assert "cannot be written" in caplog.text

@@ -78,7 +78,7 @@ def prepare_cifar(monkeypatch):
 
 def test_cifar10_is_read_as_its_builder_wrote_it(tmp_path, prepare_cifar):
     prepare_cifar(tmp_path)
-    config = data.DataConfig(name="cifar10", data_dir=str(tmp_path))
+    config = data.Tfds("cifar10", data_dir=str(tmp_path))
     check(data.load(config))
     assert "tensorflow" not in sys.modules
     (tmp_path / "cifar10").rename(tmp_path / "elsewhere")
@@ -87,9 +87,9 @@ def test_cifar10_is_read_as_its_builder_wrote_it(tmp_path, prepare_cifar):
 
 def test_a_named_version_is_read_from_its_files_of_tfds_s_own_features(tmp_path, prepare_cifar):
     prepare_cifar(tmp_path)
-    config = data.DataConfig(name="cifar10:3.0.2", data_dir=str(tmp_path))
+    config = data.Tfds("cifar10:3.0.2", data_dir=str(tmp_path))
     check(data.load(config))
-    assert data.outline(config) == data.Outline((32, 32, 3), 10)
+    assert config.outline() == data.Outline((32, 32, 3), 10)
 
 
 @pytest.mark.parametrize("damage", ["shard is absent", "shard is cut", "info is cut", "features are cut"])
@@ -107,12 +107,12 @@ def test_half_copied_data_name_the_directory(tmp_path, prepare_cifar, damage):
             file.write_text(file.read_text()[:40])
     for name in ("cifar10", "cifar10:3.0.2"):
         with pytest.raises(data.DataError, match=str(tmp_path / "cifar10")):
-            data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
+            data.load(data.Tfds(name, data_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize("damage", ["info is cut", "shard is cut"])
 def test_half_copied_digits_name_the_directory(tmp_path, damage):
-    config = data.DataConfig(name="digits", data_dir=str(tmp_path))
+    config = data.Digits(data_dir=str(tmp_path))
     data.load(config)
     shutil.rmtree(tmp_path / "arrays")
     folder = tmp_path / "digits" / "1.0.0"
@@ -124,7 +124,7 @@ def test_half_copied_digits_name_the_directory(tmp_path, damage):
 
 def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cifar):
     prepare_cifar(tmp_path)
-    config = data.DataConfig(name="cifar10", data_dir=str(tmp_path), validation_fraction=0.3, layout="sequence")
+    config = data.Tfds("cifar10", data_dir=str(tmp_path), validation_fraction=0.3, layout="sequence")
     dataset = data.load(config)
     assert dataset.train.inputs.shape == (70, 32, 96) and dataset.validation.inputs.shape == (30, 32, 96)
     config.validation_fraction = 0.001
@@ -137,7 +137,7 @@ def test_the_fraction_and_the_layout_apply_to_catalog_sets(tmp_path, prepare_cif
 @without_tensorflow
 def test_an_unprepared_set_names_the_extra_and_the_command(tmp_path):
     with pytest.raises(data.DataError) as error:
-        data.load(data.DataConfig(name="mnist", data_dir=str(tmp_path)))
+        data.load(data.Tfds("mnist", data_dir=str(tmp_path)))
     message = str(error.value)
     assert f"'mnist' is not prepared in {tmp_path}/mnist/" in message and "takes tensorflow" in message
     assert "pip install 'jopt[catalog]'" in message
@@ -151,7 +151,7 @@ def test_tfrecord_data_are_refused_with_what_to_do(tmp_path, prepare_cifar):
     for shard in info.parent.glob("*.array_record-*"):
         shard.rename(shard.with_name(shard.name.replace("array_record", "tfrecord")))
     with pytest.raises(data.DataError, match=r"'cifar10'.*tfrecord.*TensorFlow") as error:
-        data.load(data.DataConfig(name="cifar10", data_dir=str(tmp_path)))
+        data.load(data.Tfds("cifar10", data_dir=str(tmp_path)))
     assert f"python -m jopt.data.prepare cifar10 --data_dir={tmp_path}" in str(error.value)
 
 
@@ -166,7 +166,7 @@ def test_tfrecord_data_are_refused_with_what_to_do(tmp_path, prepare_cifar):
 )
 def test_sets_of_another_kind_are_refused(tmp_path, name, reason):
     with pytest.raises(base.ConfigError) as caught:
-        data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
+        data.load(data.Tfds(name, data_dir=str(tmp_path)))
     assert (caught.value.field, caught.value.value) == ("data.name", name)
     assert re.search(reason, caught.value.accepted)
 
@@ -188,7 +188,7 @@ def test_a_name_that_is_a_path_is_no_name(tmp_path, name):
     (tmp_path / "9.9.9").mkdir()
     (tmp_path / "9.9.9" / "features.json").write_text("{")  # would be an error of another type, if it were read
     with pytest.raises(base.ConfigError) as caught:
-        data.load(data.DataConfig(name=name, data_dir=str(tmp_path)))
+        data.load(data.Tfds(name, data_dir=str(tmp_path)))
     assert (caught.value.field, caught.value.value) == ("data.name", name)
     with pytest.raises(base.ConfigError):
         catalog.open_entry(name, tmp_path, trusted=True)
@@ -203,7 +203,7 @@ def test_without_a_network_the_set_and_the_directory_are_named(tmp_path, monkeyp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # as if TensorFlow were there
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
     with pytest.raises(data.DataError, match=r"downloaded.*Failed to resolve") as error:
-        data.load(data.DataConfig(name="mnist", data_dir=str(tmp_path)))
+        data.load(data.Tfds("mnist", data_dir=str(tmp_path)))
     assert f"{tmp_path}/mnist/" in str(error.value) and "jopt.data.prepare mnist" in str(error.value)
 
 
@@ -224,4 +224,4 @@ def test_tensorflow_prepares_from_the_archive_and_we_read_without(tmp_path):
     assert "cifar10: 90 train, 10 validation, 20 test, 10 classes, inputs [32, 32, 3] uint8" in done.stdout
     for cached in (tmp_path / "arrays" / "cifar10").iterdir():
         cached.unlink()  # so that the records are decoded again, here
-    check(data.load(data.DataConfig(name="cifar10", data_dir=str(tmp_path))))
+    check(data.load(data.Tfds("cifar10", data_dir=str(tmp_path))))

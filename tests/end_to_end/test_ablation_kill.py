@@ -26,10 +26,7 @@ def get_config():
         experiment=Experiment(
             name="killed",
             model=models.ModelConfig(name="mlp", features=(16,), num_classes=4),
-            data=data.DataConfig(
-                name="synthetic",
-                synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=128, validation=64, test=64),
-            ),
+            data=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=128, validation=64, test=64),
             optimizer=optim.Config("adam", learning_rate=1e-2), ema_decay=0.9, batch_size=16,
             stages=[
                 Stage("train", epochs=EPOCHS, methods=(prune.Gradual(), quantize.Weights())),

@@ -21,11 +21,10 @@ from jopt.train.workdir import Workdir
 ROOT = Path(__file__).parents[2]
 
 HEADER = """
-from jopt import data, models, optim
+from jopt import data, models, optim, task
 from jopt.train import Experiment, Stage
 
-SMALL = data.DataConfig(name="synthetic", shift=1,
-                    synthetic=data.Synthetic(shape=(8, 8, 1), num_classes=4, train=256, validation=64, test=64))
+SMALL = data.Synthetic(shape=(8, 8, 1), num_classes=4, train=256, validation=64, test=64, shift=1)
 """
 
 # Dropout, augmentation, accumulation, clipping, averaging, smoothing, a schedule and two stages in one.
@@ -38,7 +37,7 @@ def get_config():
         data=SMALL,
         optimizer=optim.Config(
             "adam", accumulate_steps=3, clip_by_global_norm=1.0, schedule="cosine", warmup_steps=20),
-        ema_decay=0.99, label_smoothing=0.1, batch_size=16, segment_steps=10, checkpoint_every=1,
+        ema_decay=0.99, task=task.Classification(label_smoothing=0.1), batch_size=16, segment_steps=10, checkpoint_every=1,
         stages=[Stage("first", steps=STEPS), Stage("second", steps=STEPS, optimizer=optim.Config("rmsprop"))],
     )
 """

@@ -37,7 +37,8 @@ def run(config: Experiment, seeds: Sequence[int], at_end: Callable[[Prepared, En
             stage, state = boundary.segment.stage, boundary.state
             if boundary.segment.last:
                 ends[stage] = to_host(state)
-                accuracy = float(staging.judge(stage, state, "test").metrics["accuracy"])
+                judgement = jax.device_get(staging.judge(stage, state, "test"))
+                accuracy = staging.measured(stage, judgement, "test")["accuracy"]
                 at_end(p, End(seed, stage, config.stages[stage].name, state, values, accuracy))
 
         segments = [segment._replace(evaluate=False) for segment in p.segments]

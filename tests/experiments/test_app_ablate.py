@@ -17,10 +17,7 @@ def get_config():
         name="rates",
         experiment=Experiment(
             model=models.ModelConfig(name="mlp", features=(8,), num_classes=3),
-            data=data.DataConfig(
-                name="synthetic",
-                synthetic=data.Synthetic(shape=(4, 4, 1), num_classes=3, train=64, validation=32, test=32),
-            ),
+            data=data.Synthetic(shape=(4, 4, 1), num_classes=3, train=64, validation=32, test=32),
             optimizer=optim.Config(name="sgd"), epochs=2, batch_size=16,
         ),
         space=axis("optimizer.learning_rate", (0.1, 0.01)),

@@ -14,10 +14,7 @@ from jopt.transform import Storage
 CONFIG = Experiment(
     name="tiny",
     model=models.ModelConfig(name="linear", num_classes=4),
-    data=data.DataConfig(
-        name="synthetic",
-        synthetic=data.Synthetic(shape=(4, 4, 1), num_classes=4, train=48, validation=16, test=64, noise=200.0),
-    ),
+    data=data.Synthetic(shape=(4, 4, 1), num_classes=4, train=48, validation=16, test=64, noise=200.0),
     optimizer=optim.Config(name="sgd", learning_rate=0.02),
     batch_size=16,
     epochs=1,

@@ -81,7 +81,6 @@ def test_data_that_cannot_be_had_are_status_1(forked, config, refused, tmp_path)
     # A directory where the lock file goes: also root cannot write there.
     (tmp_path / "sets" / ".digits.lock").mkdir(parents=True)
     flags = [
-        "--config.data.name=digits",
         f"--config.data.data_dir={tmp_path / 'sets'}",
         "--config.model.num_classes=10",
     ]

@@ -1,5 +1,6 @@
 """An app that reads a foreign directory or file runs nothing that it brings, and predict asks before it spends."""
 
+import dataclasses
 import json
 import shutil
 
@@ -82,26 +83,23 @@ def packed(runs, tmp_path):
     file = codec.read(runs / "a" / "model.jopt")
 
     def write(**changes):
-        metadata = file.metadata | {"data": file.metadata["data"] | changes}
+        described = changes if "class" in changes else file.metadata["data"] | changes
+        metadata = file.metadata | {"data": described}
         codec.save(tmp_path / "m.jopt", file.params, model_state=file.model_state, metadata=metadata)
         return tmp_path / "m.jopt"
 
     return write
 
 
-def synthetic(**changes):
-    return {"shape": [6, 6, 1], "num_classes": 4, "train": 96, "validation": 40, "test": 24} | changes
-
-
 @pytest.mark.parametrize(
     ("changes", "flags", "reason"),
     [
         # In order of what is compared: before anything of the set exists.
-        ({"synthetic": synthetic(shape=[4096, 4096, 3])}, [], "shape (6, 6, 1)"),
-        ({"synthetic": synthetic(num_classes=10**9)}, [], "4 classes"),
-        ({"synthetic": synthetic(train=10**12)}, ["--data=synthetic"], "--max_bytes="),
-        ({"synthetic": synthetic(train=10**6)}, [], "--data=synthetic"),
-        ({"name": "mnist"}, [], "(28, 28, 1)"),
+        ({"shape": [4096, 4096, 3]}, [], "shape (6, 6, 1)"),
+        ({"num_classes": 10**9}, [], "4 classes"),
+        ({"train": 10**12}, ["--data=synthetic"], "--max_bytes="),
+        ({"train": 10**6}, [], "--data=synthetic"),
+        ({"class": "jopt.data:Tfds", "name": "mnist"}, [], "(28, 28, 1)"),
     ],
 )
 def test_predict_compares_and_asks_first(forked, refused, packed, changes, flags, reason, tmp_path):
@@ -118,10 +116,10 @@ def test_max_bytes_is_the_user_s(forked, refused, runs, name):
 def test_the_outline_of_a_set_is_that_of_its_arrays():
     small = data.Synthetic(shape=(4, 6, 3), num_classes=3, train=6, validation=3, test=3)
     for config in (
-        data.DataConfig(name="xor"),
-        data.DataConfig(name="synthetic", synthetic=small, relabel=(1, 0, 1)),
-        data.DataConfig(name="synthetic", synthetic=small, layout="sequence"),
+        data.Xor(),
+        dataclasses.replace(small, relabel=(1, 0, 1)),
+        dataclasses.replace(small, layout="sequence"),
     ):
-        outline, dataset = data.outline(config), data.load(config)
+        outline, dataset = config.outline(), data.load(config)
         assert outline.shape == dataset.train.inputs.shape[1:] and outline.num_classes == dataset.num_classes
         assert not outline.downloads

@@ -38,10 +38,7 @@ def config() -> Experiment:
     return Experiment(
         name=NAME,
         model=models.ModelConfig(name="mlp", features=(8,), num_classes=3),
-        data=data.DataConfig(
-            name="synthetic",
-            synthetic=data.Synthetic(shape=(4, 4, 1), num_classes=3, train=32, validation=16, test=16),
-        ),
+        data=data.Synthetic(shape=(4, 4, 1), num_classes=3, train=32, validation=16, test=16),
         batch_size=16,
         stages=[
             Stage(

@@ -246,7 +246,7 @@ NETWORKS = {
 @pytest.fixture(scope="module", params=NETWORKS)
 def trained(request):
     """A network trained on the digits for some passes, its batch normalizations folded."""
-    digits = data.load(data.DataConfig("digits"))
+    digits = data.load(data.Digits())
     part = {
         name: np.asarray(data.normalize(*map(jnp.asarray, (arrays.inputs, digits.mean, digits.std))))
         for name, arrays in (("train", digits.train), ("test", digits.test))

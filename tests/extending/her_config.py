@@ -17,7 +17,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="hers",
         model=models.ModelConfig("mlp", features=(16,), num_classes=4),
-        data=data.DataConfig("synthetic", synthetic=small),
+        data=small,
         optimizer=optim.Config(
             signed_momentum, learning_rate=3e-3, schedule="her_package.schedule:two_steps", custom=Numbers(rho=0.8)
         ),

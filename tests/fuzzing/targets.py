@@ -313,7 +313,7 @@ FLAGS = (
     ("model.features", "(300, 100)"),
     ("model.name", "mlp"),
     ("stages[0].name", "dense"),
-    ("data.synthetic.shape", "(3, 3, 1)"),
+    ("data.shape", "(3, 3, 1)"),
     ("ema_decay", "None"),
     ("pack", "true"),
     ("seed", "7"),

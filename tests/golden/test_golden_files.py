@@ -19,7 +19,7 @@ FILES = sorted((HERE / "files").glob("*.jopt"))
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.load(data.DataConfig("digits"))
+    return data.load(data.Digits())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -301,7 +301,7 @@ def test_a_model_that_breaks_the_contract_is_refused_in_one_line(name):
 
 
 def test_a_run_refuses_such_a_model_before_it_writes_anything(tmp_path):
-    experiment = train.Experiment(data=data.DataConfig("digits"), epochs=1)
+    experiment = train.Experiment(data=data.Digits(), epochs=1)
     with pytest.raises(ValueError, match="gets losses/aux/1"):
         train.run(experiment, tmp_path / "run", model=from_linen(Sown("losses")), quiet=True)
     assert not list(tmp_path.glob("run/*"))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from judged import evaluate
 from quick import jit
 
 from jopt import data, distill, keys, models, optim, prune, quantize, train, transfer
@@ -143,10 +144,7 @@ def ended(tmp_path_factory):
     """A finished run whose average is far from what the optimizer moved, quantized and packed."""
     path = tmp_path_factory.mktemp("average")
     config = Experiment(
-        data=data.DataConfig(
-            name="synthetic",
-            synthetic=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24, noise=4.0),
-        ),
+        data=data.Synthetic(shape=(6, 6, 1), num_classes=4, train=96, validation=40, test=24, noise=4.0),
         optimizer=optim.Config(name="adam", learning_rate=0.1),
         batch_size=0,
         ema_decay=0.5,
@@ -226,7 +224,7 @@ def test_the_average_of_a_network_with_batch_norm_is_no_worse_than_the_network(t
             return nn.Dense(10)(x)
 
     config = Experiment(
-        data=data.DataConfig("digits"),
+        data=data.Digits(),
         optimizer=optim.Config(name="adam", learning_rate=0.01),
         epochs=6,
         batch_size=32,
@@ -234,11 +232,11 @@ def test_the_average_of_a_network_with_batch_norm_is_no_worse_than_the_network(t
     )
     p = prepare(config, model=models.from_linen(Digits()))
     program = p.program_of(0, 234)
-    state, segment, evaluate = jit(program.init)(p.key, p.values), jit(program.segment), jit(program.evaluate)
+    state, segment = jit(program.init)(p.key, p.values), jit(program.segment)
     for decay in (0.99, 0.999):
         values = p.values | {"ema_decay": jnp.float32(decay)}
         ended, _ = segment(state, values, p.arrays["train"])
-        assert evaluate(ended, values, p.arrays["test"])["accuracy"] > 0.97
+        assert evaluate(program, ended, values, p.arrays["test"])["accuracy"] > 0.97
 
 
 def test_a_checkpoint_without_the_averages_statistics_is_named(tmp_path, tiny):
@@ -246,7 +244,7 @@ def test_a_checkpoint_without_the_averages_statistics_is_named(tmp_path, tiny):
     state = jit(p.program_of(0, 1).init)(p.key, p.values)
     for name, wrap in (("run", lambda s: s), ("chunk", lambda s: {"state": s})):
         with Checkpoints(tmp_path / name) as checkpoints:
-            checkpoints.save(1, wrap(state._replace(ema=state.ema.params)), {"accuracy": 0.0})
+            checkpoints.save(1, wrap(state._replace(ema=state.ema.params)), {"score": 0.0})
             checkpoints.wait()
             with pytest.raises(MismatchError, match=r"ema_decay.*batch statistics"):
                 checkpoints.restore(1, wrap(state))

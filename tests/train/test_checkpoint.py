@@ -45,7 +45,7 @@ def checkpoints(tmp_path):
 
 def save(checkpoints, steps, accuracy=lambda step: 0.5):
     for step in steps:
-        checkpoints.save(step, state(step), {"accuracy": accuracy(step), "wall_seconds": 2.5})
+        checkpoints.save(step, state(step), {"score": accuracy(step), "wall_seconds": 2.5})
     checkpoints.wait()
 
 
@@ -54,7 +54,7 @@ def test_every_bit_comes_back(checkpoints):
     restored = checkpoints.restore(7, state())
     assert digest(restored.state) == digest(state(7))
     assert jax.tree.structure(restored.state) == jax.tree.structure(state())
-    assert restored.notes == {"accuracy": 0.5, "wall_seconds": 2.5}
+    assert restored.notes == {"score": 0.5, "wall_seconds": 2.5}
     like = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, state()))
     assert digest(checkpoints.restore(7, like).state) == digest(state(7))
 
@@ -70,7 +70,7 @@ def test_the_state_may_be_donated_as_soon_as_save_returns(checkpoints):
     arrays = jax.tree.map(jnp.array, {"w": np.arange(1_000_000, dtype=np.float32)})
     expected = digest(arrays)
     overwrite = jax.jit(lambda t: jax.tree.map(lambda x: x * 0 - 1, t), donate_argnums=0)
-    checkpoints.save(1, arrays, {"accuracy": 0.0})
+    checkpoints.save(1, arrays, {"score": 0.0})
     arrays = overwrite(arrays)
     checkpoints.wait()
     assert digest(checkpoints.restore(1, arrays).state) == expected
@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_never_believed(tmp_path, how, seed):
         assert second.restore_latest(lambda step: state())[1] == []
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"custom_metadata": {"accuracy": null}}', "\xff"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"custom_metadata": {"score": null}}', "\xff"])
 def test_an_accuracy_that_cannot_be_read_is_the_worst(tmp_path, content):
     with Checkpoints(tmp_path / "c") as first:
         save(first, [1, 2, 3], {1: 0.9, 2: 0.5, 3: 0.4}.__getitem__)
@@ -293,7 +293,7 @@ def test_a_kill_at_any_change_of_a_name_leaves_only_whole_checkpoints(copied, mo
 
 def test_a_small_checkpoint_that_claims_gigabytes_is_refused_before_they_are_allocated(tmp_path):
     like = {"w": np.zeros(2, np.float32)}
-    snapshot.write(tmp_path / "1", like, {"accuracy": 0.0})
+    snapshot.write(tmp_path / "1", like, {"score": 0.0})
     store = {"driver": "ocdbt", "base": f"file://{tmp_path}/1/state/", "path": "w/"}
     spec = ts.open({"driver": "zarr3", "kvstore": store}).result().spec(retain_context=False).to_json()
     # A header of an array of 4 TiB, as the fill value takes no byte on the disk.
@@ -309,7 +309,7 @@ def test_two_runs_in_threads_of_one_process_lose_no_checkpoint(tmp_path):
         try:
             with Checkpoints(tmp_path / name, keep=20) as opened:
                 for step in range(8):
-                    opened.save(step, state(step), {"accuracy": 0.0})
+                    opened.save(step, state(step), {"score": 0.0})
         except BaseException as error:
             errors.append(error)
 
@@ -328,7 +328,7 @@ def test_two_runs_in_threads_of_one_process_lose_no_checkpoint(tmp_path):
 def test_an_error_of_a_save_is_raised_by_the_next_call(checkpoints):
     save(checkpoints, [1])
     shutil.rmtree(checkpoints.directory)
-    checkpoints.save(2, state(), {"accuracy": 0.0})
+    checkpoints.save(2, state(), {"score": 0.0})
     with pytest.raises(FileNotFoundError, match="was removed"):
         checkpoints.wait()
     assert not checkpoints.directory.exists(), "and it is not made again"
@@ -350,7 +350,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_checkpoints_before
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
     try:
-        checkpoints.save(2, large, {"accuracy": 0.0})
+        checkpoints.save(2, large, {"score": 0.0})
         with pytest.raises(OSError) as error:
             checkpoints.wait()
     finally:
@@ -358,7 +358,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_the_checkpoints_before
         signal.signal(signal.SIGXFSZ, previous)
     assert error.value.errno == errno.EFBIG
     assert checkpoints.steps == [1]
-    checkpoints.save(2, large, {"accuracy": 0.0})
+    checkpoints.save(2, large, {"score": 0.0})
     checkpoints.wait()
     assert checkpoints.steps == [1, 2]
 
@@ -378,7 +378,7 @@ def test_only_numbers_name_checkpoints(copied, name):
 @pytest.mark.parametrize("notes", ["[" * 50_000, "[]", "{"])
 def test_notes_that_are_no_object_are_damage_even_under_a_true_digest(tmp_path, monkeypatch, notes):
     monkeypatch.setattr(snapshot, "json", types.SimpleNamespace(dumps=lambda value: notes))
-    snapshot.write(tmp_path / "1", state(), {"accuracy": 0.0})
+    snapshot.write(tmp_path / "1", state(), {"score": 0.0})
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="notes"):
         snapshot.read(tmp_path / "1", state())

@@ -26,7 +26,7 @@ def xor(**changes) -> Experiment:
     config = Experiment(
         name="xor",
         model=models.ModelConfig(name="xor", num_classes=2),
-        data=data.DataConfig(name="xor"),
+        data=data.Xor(),
         optimizer=optim.Config(name="momentum", learning_rate=1.0),
         batch_size=0,
         stages=[Stage("first", steps=10), Stage("second", steps=20)],

@@ -77,8 +77,8 @@ def test_a_run_that_is_not_packed_leaves_no_such_file(tmp_path, tiny, unoptimize
 def packing(config, *, own_model=False) -> Packing:
     """What a run of this config would pack, but for training: random parameters under its last stage's methods."""
     stage = len(config.stages) - 1
-    shape = {"xor": (2,), "mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}.get(config.data.name)
-    shape = shape or config.data.synthetic.shape
+    shape = {"xor": (2,), "mnist": (28, 28, 1), "cifar10": (32, 32, 3), "digits": (8, 8, 1)}.get(config.data.label)
+    shape = shape or config.data.shape
     shape = (shape[0], shape[1] * shape[2]) if config.data.layout == "sequence" else shape
     plan = resolve(config, 100_000, models.model(config.model) if own_model else None)[stage]
     params, model_state = start(plan.model, np.zeros((1, *shape), np.float32))
@@ -90,7 +90,7 @@ def packing(config, *, own_model=False) -> Packing:
     part = data.source.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
     channels = shape[-1]
     mean, std = np.full(channels, 0.1, np.float32), np.full(channels, 1 / 3, np.float32)
-    dataset = data.Dataset(config.data.name, part, part, part, mean, std, final_network(config).num_classes, "")
+    dataset = data.Dataset(config.data.label, part, part, part, mean, std, final_network(config).num_classes, "")
     return Packing(config, plan, seen, jax.device_get(model_state), dataset, storage(plan, ended))
 
 
@@ -136,7 +136,7 @@ def test_what_is_no_network_is_refused(tmp_path, tiny):
     for change, match in (
         ({"model": {"name": "mpl"}}, "model.name must be one of"),
         ({"model": {"features": [17], "num_classes": 4}}, "does not take its parameters"),
-        ({"classes": 5}, "gives logits"),
+        ({"classes": 5}, "gives outputs"),
         ({"input": "ab"}, "no network"),
         ({"model": 7}, "no network"),
         ({"mean": [10**400]}, "no network"),

@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from judged import evaluate
 from quick import jit
 
-from jopt import data, hyper, keys, models, optim
+from jopt import data, hyper, keys, models, optim, task
 from jopt.config import ConfigError
 from jopt.method import Method
-from jopt.train import Experiment, Stage, TrainState, prepare
 from jopt.task import cross_entropy
+from jopt.train import Experiment, Stage, TrainState, prepare
 from jopt.train.program import in_batches
 from jopt.transform import ParamTransform
 
@@ -85,7 +86,7 @@ def test_segments_join_bit_for_bit(tiny):
 
 
 def test_numbers_are_traced_one_program_serves_every_rate_and_seed(tiny):
-    p = prepare(tiny(ema_decay=0.5, label_smoothing=0.1))
+    p = prepare(tiny(ema_decay=0.5, task=task.Classification(label_smoothing=0.1)))
     program = p.program_of(0, 3)
     segment, init = jax.jit(program.segment), jax.jit(program.init)
     losses = set()
@@ -95,7 +96,7 @@ def test_numbers_are_traced_one_program_serves_every_rate_and_seed(tiny):
                 values = p.values | {
                     "seed": jnp.uint32(seed),
                     "optimizer.learning_rate": jnp.float32(rate),
-                    "label_smoothing": jnp.float32(smoothing),
+                    "task.label_smoothing": jnp.float32(smoothing),
                 }
                 state = init(keys.root(values["seed"]), values)
                 losses.add(float(segment(state, values, p.arrays["train"])[1]["loss"]))
@@ -152,7 +153,7 @@ def test_any_model_trains_through_the_engine(tiny, model):
     state, after = train(config, 60, model=model)
     assert after["loss"] < before["loss"] / 2
     p = prepare(config, model=model)
-    evaluated = jit(p.program_of(0, 1).evaluate)(state, p.values, p.arrays["test"])
+    evaluated = evaluate(p.program_of(0, 1), state, p.values, p.arrays["test"])
     assert evaluated["accuracy"] > 0.9
 
 
@@ -237,7 +238,7 @@ def test_evaluation_is_the_mean_over_the_whole_part(tiny):
     p = prepare(config)
     program = p.program_of(0, 6)
     state, _ = train(config, 6)
-    got = jit(program.evaluate)(state, p.values, p.arrays["validation"])
+    got = evaluate(program, state, p.values, p.arrays["validation"])
     part = p.dataset.validation
     x = (part.inputs.astype(np.float32) - p.dataset.mean) / p.dataset.std
     logits = models.build(config.model).apply({"params": state.params}, x)
@@ -276,8 +277,8 @@ def test_a_param_transform_is_what_the_model_sees_and_update_moves_it(tiny):
     assert halved.transform_state == (0.5,)
     plain = prepare(tiny()).program_of(0, 2)
     by_hand = state._replace(params=jax.tree.map(lambda x: x / 2, state.params), transform_state=())
-    a = jit(program.evaluate)(halved, p.values, p.arrays["test"])
-    b = jit(plain.evaluate)(by_hand, p.values, p.arrays["test"])
+    a = evaluate(program, halved, p.values, p.arrays["test"])
+    b = evaluate(plain, by_hand, p.values, p.arrays["test"])
     assert_trees_equal(a, b)
 
 

@@ -1,5 +1,7 @@
 """Ranges of activations reach what is evaluated, outlast a rewind, and are not clipped as weights are."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def test_the_range_that_weights_are_kept_in_is_not_that_of_activations(tiny):
 
 def test_a_teacher_sees_its_inputs_normalized_as_it_knows_them(tiny):
     """Pixels to [0, 1] for the teacher, mean 0 and variance 1 for the student."""
-    raw, normalized = (data.load(data.DataConfig(**{**vars(tiny().data), "normalize": on})) for on in (False, True))
+    raw, normalized = (data.load(dataclasses.replace(tiny().data, normalize=on)) for on in (False, True))
     model = models.model(models.ModelConfig("linear", num_classes=4))
     params, state = model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
     source = Source(model, params, state, raw.mean, raw.std, "")

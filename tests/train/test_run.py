@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jopt import models, optim
+from jopt import models, optim, task
 from jopt.config import ConfigError, from_dict, to_dict
 from jopt.files import unseal
 from jopt.method import Method
@@ -165,7 +165,7 @@ def interrupted_at(monkeypatch, step):
 
 HARD = {
     "plain": {},
-    "ema": {"ema_decay": 0.9, "label_smoothing": 0.1},
+    "ema": {"ema_decay": 0.9, "task": task.Classification(label_smoothing=0.1)},
     "accumulation": {
         "optimizer": optim.Config("momentum", learning_rate=0.05, accumulate_steps=4, clip_by_global_norm=1.0)
     },
@@ -333,7 +333,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, tiny):
     files = Workdir(tmp_path / "a")
     files.create(config)
     with Checkpoints(files.checkpoints) as checkpoints:
-        checkpoints.save(12, {"w": np.zeros(3, np.float32)}, {"accuracy": 0.0})
+        checkpoints.save(12, {"w": np.zeros(3, np.float32)}, {"score": 0.0})
     # Accepted, as there is no manifest either.
     with pytest.raises(MismatchError, match=r"checkpoint 12 .*: w "):
         run(config, tmp_path / "a", accept_changes=True)

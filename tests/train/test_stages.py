@@ -158,7 +158,7 @@ def test_known_logits_and_a_teacher_that_computes_along_teach_the_same(tiny):
         plans = resolve(hyper.join(structure, values), 96)
         return with_layers(plans, [plan.layers for plan in p.plans])[1]
 
-    along = build(p.plans[1], numbers, input_shape=(6, 6, 1), teacher=lambda values: p.plans[0].wrapped)
+    along = build(p.plans[1], numbers, example=p.example, teacher=lambda values: p.plans[0].wrapped)
     along = along.segment(state, p.values, arrays)
     for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(along), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -439,4 +439,4 @@ def test_a_config_of_stages_survives_json(tiny):
     config = tiny(stages=MANY)
     again = from_dict(Experiment, json.loads(json.dumps(to_dict(config))))
     assert again == config and dataclasses.asdict(again) == dataclasses.asdict(config)
-    assert isinstance(again.data, data.DataConfig)
+    assert isinstance(again.data, data.Synthetic)

@@ -90,7 +90,7 @@ def edit_manifest(path, **changes):
 
 
 def change_data(path, monkeypatch):
-    monkeypatch.setattr("jopt.data.dataset.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
+    monkeypatch.setattr("jopt.data.examples.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
 
 
 def change_teacher(path, monkeypatch):

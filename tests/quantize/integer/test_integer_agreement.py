@@ -85,7 +85,7 @@ NETWORKS = {
 def trained(name):
     """A network after some epochs of Adam on the digits, its normalizations folded, with the test set."""
     module, epochs, _, _ = NETWORKS[name]
-    digits = data.load(data.DataConfig(name="digits", layout="sequence" if name == "rnn" else "image"))
+    digits = data.load(data.Digits(layout="sequence" if name == "rnn" else "image"))
     x, test = (
         np.asarray(data.normalize(jnp.asarray(part.inputs), digits.mean, digits.std))
         for part in (digits.train, digits.test)
