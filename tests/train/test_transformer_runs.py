@@ -1,5 +1,7 @@
 """Runs of a tiny decoder and a tiny ViT: pruned, in integers, packed, and exported; all give the same numbers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import language
@@ -26,7 +28,7 @@ def experiment(name) -> Experiment:
     return Experiment(
         name=name,
         model=NETWORKS[name],
-        data=language.Cycles() if tokens else data.DataConfig(name="synthetic", synthetic=IMAGES),
+        data=language.Cycles() if tokens else dataclasses.replace(IMAGES),
         task=task.NextToken() if tokens else task.Classification(),
         optimizer=optim.Config(name="adam", learning_rate=1e-2),
         epochs=2,
@@ -76,7 +78,7 @@ def test_weights_alone_are_pruned_and_stored_as_integers(finished_run):
 
 def test_integers_give_the_simulated_logits(finished_run):
     """Every layer's product is one of codes; those of queries with keys, and of scores with values, stay floats."""
-    _, _, loaded, file, x, logits = finished_run
+    _, _, _, file, x, logits = finished_run
     kernels = {path: q for path, q in file.integers.items() if path.endswith("kernel")}
     network = integer.network(file.plain_model, file.params, file.model_state, file.integers, file.wrapping[0])
     in_integers = [c for c in integer.contractions(network, x) if c.is_integer]
