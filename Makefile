@@ -19,7 +19,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 # Trains, prunes, quantizes and packs LeNet-300-100 on the handwritten digits; tables, and a report with pictures in $(RUN).
 demo: $(VENV)/.installed
-	$(BIN)/python -m experiments.train --config=configs/digits_compress.py --workdir=$(RUN)
+	$(BIN)/jopt train --config=configs/digits_compress.py --workdir=$(RUN)
 
 # The default suite: eight minutes on two cores with nothing compiled before, less later on.
 test: $(VENV)/.installed-dev

@@ -1,7 +1,7 @@
 """ResNet-18 on CIFAR-10: crops after padding by 4, mirroring, Nesterov momentum, label smoothing, bfloat16.
 
     python -m jopt.data.prepare cifar10                        (once; needs the `catalog` extra and network)
-    python -m experiments.train --config=configs/cifar10_resnet18.py --workdir=runs/cifar10_resnet18
+    jopt train --config=configs/cifar10_resnet18.py --workdir=runs/cifar10_resnet18
 
 Not run here: needs the data set, which this machine cannot download, and an accelerator.
 """

@@ -1,7 +1,7 @@
 """Deep Compression of LeNet-300-100: pruned and retrained, then shared, then Huffman-coded (Han et al. 2016).
 
-    python -m experiments.train --config=configs/deep_compression_lenet300.py --workdir=runs/deep_lenet300
-    python -m experiments.inspect runs/deep_lenet300/model.jopt --paper=lenet300
+    jopt train --config=configs/deep_compression_lenet300.py --workdir=runs/deep_lenet300
+    jopt inspect runs/deep_lenet300/model.jopt --paper=lenet300
 
 On the digits it is 64-300-100-10. On MNIST, with the paper's keep rates and codebooks, once the set is
 there (`python -m jopt.data.prepare mnist`); not run here, where it cannot be downloaded:

@@ -1,7 +1,7 @@
 """Deep Compression of LeNet-5: pruned and retrained, then shared, then Huffman-coded (Han et al. 2016).
 
-    python -m experiments.train --config=configs/deep_compression_lenet5.py --workdir=runs/deep_lenet5
-    python -m experiments.inspect runs/deep_lenet5/model.jopt --paper=lenet5
+    jopt train --config=configs/deep_compression_lenet5.py --workdir=runs/deep_lenet5
+    jopt inspect runs/deep_lenet5/model.jopt --paper=lenet5
 
 On the 8 x 8 digits it has 131,080 parameters. On MNIST, with the paper's keep rates and codebooks, once the set is
 there (`python -m jopt.data.prepare mnist`); not run here, where it cannot be downloaded:

@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits with binary weights: BinaryConnect, or XNOR-Net with `:xnor`.
 
-    python -m experiments.train --config=configs/digits_binary.py --workdir=runs/digits_binary
+    jopt train --config=configs/digits_binary.py --workdir=runs/digits_binary
 
 The weights that the optimizer moves are kept in [-1, 1], as Courbariaux et al. (2015) have it.
 

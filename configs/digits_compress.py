@@ -1,6 +1,6 @@
 """The lot on the digits: dense, then pruned, then quantized. `make demo` runs it.
 
-    python -m experiments.train --config=configs/digits_compress.py --workdir=runs/digits_compress
+    jopt train --config=configs/digits_compress.py --workdir=runs/digits_compress
 
 Nine of ten weights become zero, what is left gets four bits and the activations eight. The run leaves tables
 and pictures of what each stage cost and saved, and the packed model with its ledger.

@@ -1,6 +1,6 @@
 """A student with less than a tenth of its parameters learns the digits from LeNet-5 (Hinton et al. 2015).
 
-    python -m experiments.train --config=configs/digits_distill.py --workdir=runs/digits_distill
+    jopt train --config=configs/digits_distill.py --workdir=runs/digits_distill
 
 The same student without a teacher, for comparison: `--config=configs/digits_distill.py:alone`.
 

@@ -1,6 +1,6 @@
 """Lottery tickets on the digits (Frankle and Carbin 2019): prune, rewind to the start, train again, five times.
 
-    python -m experiments.train --config=configs/digits_lottery.py --workdir=runs/digits_lottery
+    jopt train --config=configs/digits_lottery.py --workdir=runs/digits_lottery
 
 The last stage is the control: the same masks, with weights drawn anew.
 

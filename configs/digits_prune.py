@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits, then nine of ten weights pruned, gradually, by magnitude.
 
-    python -m experiments.train --config=configs/digits_prune.py --workdir=runs/digits_prune
+    jopt train --config=configs/digits_prune.py --workdir=runs/digits_prune
 
 The sparsity rises along Zhu and Gupta's cubic and stands still for the last quarter of the second stage. Other
 sparsities are a flag away: `--config.prune.sparsity=0.95`.

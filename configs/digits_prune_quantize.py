@@ -1,6 +1,6 @@
 """Deep compression on the digits: nine of ten weights pruned, sixteen values, four bits (Han et al. 2016).
 
-    python -m experiments.train --config=configs/digits_prune_quantize.py --workdir=runs/digits_prune_quantize
+    jopt train --config=configs/digits_prune_quantize.py --workdir=runs/digits_prune_quantize
 
 Time: 22 s in all, with start-up and compilation. Result: 98.06 % with seed 0 (dense 97.78 %) in a file of 6,334
 bytes, 32 times smaller than float32; over 10 seeds 0.11 points below dense, 95 % interval [-0.49, +0.27].

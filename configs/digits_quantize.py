@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits, then integers: after training (`ptq`) and in training (`qat`).
 
-    python -m experiments.train --config=configs/digits_quantize.py --workdir=runs/digits_quantize
+    jopt train --config=configs/digits_quantize.py --workdir=runs/digits_quantize
 
 The config takes the weights' code as an argument: `--config=configs/digits_quantize.py:int8` (the default),
 `:int4`, `:int2`, `:ternary`. Activations get 8 bits in each. Binary weights have a config of their own.

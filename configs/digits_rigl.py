@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits, sparse from the first step to the last (RigL, Evci et al. 2020).
 
-    python -m experiments.train --config=configs/digits_rigl.py --workdir=runs/digits_rigl
+    jopt train --config=configs/digits_rigl.py --workdir=runs/digits_rigl
 
 Nine of ten weights are zero throughout, in each layer as many as ERK gives it; every epoch some connections are
 dropped and as many grown where the gradient is largest. `configs/digits_rigl.py:set` grows at random (SET).

@@ -1,6 +1,6 @@
 """A recurrent network reads the digits as sequences: 8 rows of 8 pixels.
 
-    python -m experiments.train --config=configs/digits_rnn.py --workdir=runs/digits_rnn
+    jopt train --config=configs/digits_rnn.py --workdir=runs/digits_rnn
 
 The config takes the cell as an argument: `--config=configs/digits_rnn.py:gru` (the default), `:rnn` for Elman's
 h_t = tanh(W [h_(t-1), x_t] + b), `:lstm`.

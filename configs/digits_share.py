@@ -1,6 +1,6 @@
 """LeNet-300-100 on the digits, then sixteen values for the weights of each layer (Han et al. 2016).
 
-    python -m experiments.train --config=configs/digits_share.py --workdir=runs/digits_share
+    jopt train --config=configs/digits_share.py --workdir=runs/digits_share
 
 The values are found by k-means; then they are trained, the assignment of the weights being frozen.
 

@@ -1,7 +1,7 @@
 """Transfer on the digits: a network that learned odd and even from all examples learns the digits from 100.
 
-    python -m experiments.train --config=configs/digits_transfer.py:source --workdir=runs/digits_parity
-    python -m experiments.train --config=configs/digits_transfer.py --workdir=runs/digits_transfer
+    jopt train --config=configs/digits_transfer.py:source --workdir=runs/digits_parity
+    jopt train --config=configs/digits_transfer.py --workdir=runs/digits_transfer
 
 The second run takes the hidden layers of the first (`--config.transfer.source` names another run), trains
 a new head on them while they are frozen, then everything. `:scratch` is the same without the source.

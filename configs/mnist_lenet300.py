@@ -1,7 +1,7 @@
 """LeNet-300-100 (784-300-100-10, 266,610 parameters) on MNIST.
 
     python -m jopt.data.prepare mnist                          (once; needs the `catalog` extra and network)
-    python -m experiments.train --config=configs/mnist_lenet300.py --workdir=runs/mnist_lenet300
+    jopt train --config=configs/mnist_lenet300.py --workdir=runs/mnist_lenet300
 
 Not run here: needs the data set, which this machine cannot download.
 """

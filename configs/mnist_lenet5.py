@@ -1,7 +1,7 @@
 """LeNet-5 (20@5x5, 50@5x5, 500, 10: 431,080 parameters, as in Deep Compression) on MNIST.
 
     python -m jopt.data.prepare mnist                          (once; needs the `catalog` extra and network)
-    python -m experiments.train --config=configs/mnist_lenet5.py --workdir=runs/mnist_lenet5
+    jopt train --config=configs/mnist_lenet5.py --workdir=runs/mnist_lenet5
 
 Not run here: needs the data set, which this machine cannot download.
 """

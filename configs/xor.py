@@ -1,6 +1,6 @@
 """The 2-3-1 network with a sigmoid hidden layer learns XOR by full-batch gradient descent.
 
-    python -m experiments.train --config=configs/xor.py --workdir=runs/xor
+    jopt train --config=configs/xor.py --workdir=runs/xor
 
 Time: 7 s in all, with start-up and compilation. Result: 4 of 4 points; 20 of 20 seeds get there.
 Measured 2026-11-22 on 2 cores of an AMD EPYC, CPU only, jax 0.10.2, nothing compiled before.

@@ -1,1 +1,1 @@
-"""The command-line apps: flags and wiring only."""
+"""Scripts that start the commands of jopt (jopt/apps) from a checkout, where nothing need be installed."""

@@ -1,75 +1,8 @@
-"""Runs the ablation of a config file, or continues an interrupted one.
+"""`python -m experiments.ablate`: the command `jopt ablate` (jopt/apps/ablate.py), from a checkout."""
 
-python -m experiments.ablate --config=configs/ablations/sparsity_by_bits.py --workdir=runs/grid
-"""
-
-import shlex
 import sys
 
-from absl import flags
-
-from experiments.launch import config_of, define_accept_changes, define_path, define_trust, launch, use_cores
-from experiments.signals import define_save_on, saving
-
-_WORKDIR = define_path(
-    "workdir", None, "Directory of the ablation: new, empty, or of the same grid or a part of it.", required=True
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy", None, ["auto", "map", "vmap", "measure"], "How trials share a device, instead of the config's."
-)
-_CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", None, "CPU cores to use as devices; by default all of this process.", lower_bound=1
-)
-_ACCEPT_CHANGES = define_accept_changes()
-_CACHE = define_path("compilation_cache", None, "Directory of the compilation cache.")
-_SAVE_ON = define_save_on()
-_TRUST = define_trust()
-_QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.")
-
-
-def main(argv: list[str]) -> None:
-    """Runs `--config` in `--workdir`."""
-    del argv
-    from jopt import ablate, report, train
-
-    # Before anything touches JAX: the number of devices cannot change once a backend is up.
-    use_cores(_CPU_DEVICES.value)
-    train.enable_cache(_CACHE.value)
-    grid = config_of(ablate.Ablation)
-    if _STRATEGY.value is not None:
-        grid.strategy = _STRATEGY.value
-    with saving(_SAVE_ON.value) as stop:
-        ablate.run(
-            grid,
-            _WORKDIR.value,
-            arguments=config_arguments(sys.argv),
-            accept_changes=_ACCEPT_CHANGES.value,
-            observer=report.Console(_QUIET.value),
-            stop=stop,
-            trusted=_TRUST.value,
-        )
-
-
-def config_arguments(argv: list[str]) -> str:
-    """The flags that define the grid, as they are typed in a shell.
-
-    Example:
-      >>> config_arguments(["experiments/ablate.py", "--config=configs/ablations/clipping.py", "--workdir=runs/a"])
-      '--config=configs/ablations/clipping.py'
-      >>> config_arguments(["ablate.py", "--config", "a.py", "--config.experiment.data.flip", "--workdir=b"])
-      '--config=a.py --config.experiment.data.flip'
-    """
-    # Without `--workdir` and the like: the commands in the report name another directory, and change no result.
-    config_flags: list[str] = []
-    for position, arg in enumerate(argv[1:], 1):
-        name = arg.lstrip("-").partition("=")[0]
-        if arg.startswith("-") and (name == "config" or name.startswith(("config.", "noconfig."))):
-            value = argv[position + 1] if position + 1 < len(argv) else "-"
-            # A boolean flag has no value; for others the value may be the next argument.
-            config_flags.append(arg if "=" in arg or value.startswith("-") else f"{arg}={value}")
-    return " ".join(map(shlex.quote, config_flags))
-
+from jopt.apps.launch import launch
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    launch(main)
+    launch("ablate", sys.argv[1:], "python -m experiments.ablate")

@@ -1,25 +1,8 @@
-"""Shows the differences between runs, finished or not: config, environment, metrics and curves.
+"""`python -m experiments.compare`: the command `jopt compare` (jopt/apps/compare.py), from a checkout."""
 
-python -m experiments.compare runs/a runs/b --out=comparison
-"""
+import sys
 
-from pathlib import Path
-
-from experiments.launch import define_path, launch
-from jopt.config import ConfigError
-
-_OUT = define_path("out", "comparison", "Directory for comparison.md and comparison.html; made if need be.")
-
-
-def main(argv: list[str]) -> None:
-    """Compares the runs in the directories that `argv` names, and writes the comparison to `--out`."""
-    from experiments.comparison import compare
-
-    paths = [Path(path).resolve() for path in argv[1:]]
-    if len(paths) < 2:
-        raise ConfigError("RUN_A RUN_B ...", argv[1:], "at least two run directories")
-    compare(paths, Path(_OUT.value))
-
+from jopt.apps.launch import launch
 
 if __name__ == "__main__":
-    launch(main, arguments="RUN_A RUN_B [RUN_C ...]")
+    launch("compare", sys.argv[1:], "python -m experiments.compare")

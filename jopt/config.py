@@ -313,9 +313,7 @@ def decode(value: object, hint: object, path: str, trusted: bool | Collection[st
     return value
 
 
-def _of_class(
-    value: Mapping[str, Any], bases: tuple[type, ...], path: str, trusted: bool | Collection[str]
-) -> Any:
+def _of_class(value: Mapping[str, Any], bases: tuple[type, ...], path: str, trusted: bool | Collection[str]) -> Any:
     """An instance of the class that a JSON object names."""
     from jopt.reference import resolve
     from jopt.trust import CONFIGS

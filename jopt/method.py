@@ -136,6 +136,14 @@ class Method:
           ConfigError: naming the field, the value and what is accepted.
         """
 
+    def settled_at(self, *, begin: int, steps: int, last_update: int) -> int:
+        """The step from which on the method's schedule in its stage changes nothing; see `validate_length`.
+
+        A stage is not stopped early before it.
+        """
+        del steps, last_update
+        return begin
+
     @property
     def chosen_between_segments(self) -> bool:
         """Whether it chooses something for each layer that it then keeps: masks, codebooks, ranges."""

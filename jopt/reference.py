@@ -88,7 +88,10 @@ def _module(name: str, reference: str, field: str, trusted: Trusted) -> ModuleTy
         return importlib.import_module(name)
     # The module is the user's, and can fail in any way while it is imported; the field must be named in each.
     except Exception as error:
-        accepted = f"a reference to a module that can be imported ({type(error).__name__}: {error})"
+        where = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            where = "; looked up next to the config file, in the current directory and among what is installed"
+        accepted = f"a reference to a module that can be imported ({type(error).__name__}: {error}{where})"
         raise ConfigError(field, reference, accepted) from error
 
 
@@ -167,3 +170,16 @@ def call(function: Callable[..., Any], *args: object, **offered: object) -> Any:
     except ValueError:  # of some functions that are written in C
         return function(*args)
     return function(*args, **{name: value for name, value in offered.items() if name in parameters})
+
+
+def reference_of(target: str | Callable[..., Any], field: str = "callable") -> str:
+    """A field that holds a reference or the function itself, as a reference.
+
+    Raises:
+      ConfigError: for a function that no reference can name.
+
+    Example:
+      >>> reference_of("her_package:load"), reference_of(is_reference)
+      ('her_package:load', 'jopt.reference:is_reference')
+    """
+    return target if isinstance(target, str) else name_of(target, field)

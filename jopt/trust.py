@@ -19,10 +19,8 @@ Trusted: TypeAlias = bool | Collection[str]
 """Whether modules that a file names may be imported: True; False, only those of jopt's methods; or the names of
 more modules, which the user's own config names too."""
 
-METHODS = frozenset(
-    f"jopt.{name}"
-    for name in "clip cluster distill measure models optim prune quantize task transfer".split()
-)
+_NAMES = ("clip", "cluster", "distill", "measure", "models", "optim", "prune", "quantize", "task", "transfer")
+METHODS = frozenset(f"jopt.{name}" for name in _NAMES)
 """The packages of jopt that every config may name: what a config names is called, and these compute and do no more,
 while `jopt.files:sweep` removes files."""
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.config_flag import overridden
 from jopt import codec, hyper, quantize
 from jopt.ablate import checks
 from jopt.ablate.trials import groups, trials
 from jopt.address import get
+from jopt.apps.commands import COMMANDS
+from jopt.apps.config_flag import overridden
 from jopt.config import from_dict, to_dict
 from jopt.train import Experiment, Stage, validate
 from jopt.train.plan import applied_methods
@@ -122,8 +123,10 @@ def test_files_that_are_named_are_there(name):
 def test_configs_and_apps_in_commands_are_there(name):
     for path in re.findall(r"--config=(configs/[\w/]+\.py)", TEXT[name]):
         assert (ROOT / path).exists(), path
-    for module in re.findall(r"python -m ((?:experiments|jopt)[\w.]+)", TEXT[name]):
+    for module in re.findall(r"python -m ((?:experiments|jopt)[\w.]*)", TEXT[name]):
         assert importlib.util.find_spec(module), module
+    for command in re.findall(r"(?:^    |`)jopt ([a-z]+) (?:-|[A-Z]|runs)", TEXT[name], re.MULTILINE):
+        assert command in COMMANDS, command
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import nnx
 from quick import jit, start
 
 from jopt import intercept
-from jopt.models import from_linen, from_nnx
+from jopt.models import Model, from_linen
 from jopt.models.cnn import ConvNet, ResNet
 from jopt.models.mlp import MLP, TiedMLP
 from jopt.models.rnn import RNN
@@ -268,13 +267,12 @@ def test_the_share_of_a_dead_neuron_is_exactly_one_for_every_number_of_examples(
         assert run(jnp.ones((rows, 3))).tolist() == [1.0, 0.0]
 
 
-def test_models_without_linen_modules_are_refused():
-    nnx_model = from_nnx(lambda rngs: nnx.Linear(4, 3, rngs=rngs))
-    params, state = nnx_model.init(KEY, jnp.ones((2, 4)))
+def test_models_without_modules_are_refused():
+    plain = Model(lambda key, x: ({"w": x[0]}, {}), lambda params, state, x, *, train, key=None: (x, state))
     for run in (
-        lambda: intercept.names(nnx_model.apply, params, state, jnp.ones((2, 4)), train=False),
+        lambda: intercept.names(plain.apply, {}, {}, jnp.ones((2, 4)), train=False),
         lambda: intercept.replace_inputs(lambda x: x, lambda path, x: x)(jnp.ones(3)),
-        lambda: intercept.statistics(nnx_model.apply, params, state, jnp.ones((2, 4))),
+        lambda: intercept.statistics(plain.apply, {}, {}, jnp.ones((2, 4))),
     ):
         with pytest.raises(ValueError, match=r"Linen.*from_nnx"):
             run()
@@ -296,15 +294,16 @@ def test_a_kernel_whose_module_does_not_map_an_array_to_an_array_is_refused():
         intercept.capture(cell.apply)(variables, carry, x)
 
 
-def test_layers_inside_a_trace_of_their_own_can_be_replaced_but_not_captured():
+def test_layers_inside_a_trace_of_their_own_can_be_replaced_and_captured():
     class Net(nn.Module):
         @nn.compact
         def __call__(self, x):
             return nn.remat(nn.Dense)(2, name="inner")(x)
 
     variables = Net().init(KEY, jnp.ones((1, 3)))
-    with pytest.raises(ValueError, match=r"'inner'.*trace"):
-        intercept.capture(Net().apply)(variables, jnp.ones((1, 3)))
+    y, calls = intercept.capture(Net().apply)(variables, 2 * jnp.ones((1, 3)))
+    assert [(c.input.tolist(), c.copies) for c in calls["inner"]] == [([[2.0, 2.0, 2.0]], 0)]
+    np.testing.assert_array_equal(calls["inner"][0].output, y)
     scale = jnp.float32(0)
     zero = intercept.replace_inputs(Net().apply, lambda path, x: scale * x)(variables, jnp.ones((1, 3)))
     np.testing.assert_array_equal(zero, np.zeros((1, 2)))

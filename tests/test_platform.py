@@ -22,6 +22,28 @@ def test_windows_is_refused_at_import_in_one_line_that_says_what_to_do():
     assert done.returncode == 1 and last.startswith("ImportError: ") and "WSL" in last and "fcntl" not in last
 
 
+def test_a_notebook_has_a_compilation_cache_unless_jax_was_told_otherwise(tmp_path):
+    """In a process of its own: the tests have a cache, and JAX's options are global."""
+    code = """
+import jax, sys
+from jopt.train.compiler import enable_cache_in_notebook
+
+def cache(kernel, **options):
+    sys.modules.pop("ipykernel", None)
+    sys.modules |= {"ipykernel": jax} if kernel else {}
+    for name, value in {"dir": None, **options}.items():
+        jax.config.update(f"jax_compilation_cache_{name}" if name == "dir" else name, value)
+    enable_cache_in_notebook()
+    return jax.config.jax_compilation_cache_dir
+
+print(cache(False), cache(True), cache(True, dir="mine"), cache(True, jax_enable_compilation_cache=False))
+"""
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"HOME": str(tmp_path)}
+    env.pop("XDG_CACHE_HOME", None)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", str(tmp_path / ".cache" / "jopt" / "xla"), "mine", "None"]
+
+
 @pytest.fixture
 def homeless(tmp_path, monkeypatch):
     """A user whom the system does not know, as in a container that was started with any number."""

@@ -1,6 +1,6 @@
 """Adam with and without bias correction, by b2 and learning rate: LeNet-300-100 on the digits.
 
-    python -m experiments.ablate --config=configs/ablations/adam_bias_correction.py --workdir=runs/adam
+    jopt ablate --config=configs/ablations/adam_bias_correction.py --workdir=runs/adam
 
 Each point without is compared with the one with correction at the same b2 and rate.
 

@@ -1,6 +1,6 @@
 """Batch sizes from 8 to 256 over the same epochs, at a fixed rate or a scaled one: LeNet-300-100 on the digits.
 
-    python -m experiments.ablate --config=configs/ablations/batch_size.py --workdir=runs/batch_size
+    jopt ablate --config=configs/ablations/batch_size.py --workdir=runs/batch_size
 
 Momentum 0.9 at 0.05 for batches of 32, the control; scaled, the rate is proportional to the batch (Goyal et al.
 2017).

@@ -1,6 +1,6 @@
 """Gradient clipping, by norm, by value and by unit, at rates up to far too large: LeNet-300-100 on the digits.
 
-    python -m experiments.ablate --config=configs/ablations/clipping.py --workdir=runs/clipping
+    jopt ablate --config=configs/ablations/clipping.py --workdir=runs/clipping
 
 Momentum 0.9. Each kind of clipping is compared with none at the same rate, and, with each at the rate that
 validation chose, on test.

@@ -1,6 +1,6 @@
 """How wide LeNet-5 has to be for the 8 x 8 digits: channels of its convolutions by units of its hidden layer.
 
-    python -m experiments.ablate --config=configs/ablations/lenet_channels.py --workdir=runs/lenet_channels
+    jopt ablate --config=configs/ablations/lenet_channels.py --workdir=runs/lenet_channels
 
 Every width is another program. The control is the original, 20 and 50 channels and 500 hidden units.
 

@@ -1,6 +1,6 @@
 """Seven optimizers, each with the same eight learning rates: LeNet-300-100 on the handwritten digits.
 
-    python -m experiments.ablate --config=configs/ablations/optimizers.py --workdir=runs/optimizers
+    jopt ablate --config=configs/ablations/optimizers.py --workdir=runs/optimizers
 
 AlgoPerf's idea: one declared range for all, 0.00025 to 4 in steps of a factor of 4, wide enough that no
 optimizer's best rate is at an end of it; each is judged on test at the rate that validation chose. The control

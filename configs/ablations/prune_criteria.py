@@ -1,6 +1,6 @@
 """Which weights to prune: five scores at five sparsities, size and FLOPs: a small CNN on the handwritten digits.
 
-    python -m experiments.ablate --config=configs/ablations/prune_criteria.py --workdir=runs/prune_criteria
+    jopt ablate --config=configs/ablations/prune_criteria.py --workdir=runs/prune_criteria
 
 ShrinkBench's advice: five ratios, random and magnitude baselines, the dense control, both costs. Trained for
 ten epochs, pruned along the cubic in the next seven, then eight more at the last sparsity. The scores l2 and

@@ -1,6 +1,6 @@
 """Learning-rate schedules, each at the same five peak rates: LeNet-300-100 on the digits.
 
-    python -m experiments.ablate --config=configs/ablations/schedules.py --workdir=runs/schedules
+    jopt ablate --config=configs/ablations/schedules.py --workdir=runs/schedules
 
 Momentum 0.9. Each schedule is compared with the constant rate at the same peak, and, with each at the peak that
 validation chose, on test.

@@ -1,6 +1,6 @@
 """Sparsity by bits: LeNet-300-100 on the handwritten digits, pruned while it trains and quantized throughout.
 
-    python -m experiments.ablate --config=configs/ablations/sparsity_by_bits.py --workdir=runs/sparsity_by_bits
+    jopt ablate --config=configs/ablations/sparsity_by_bits.py --workdir=runs/sparsity_by_bits
 
 One program of numbers: sparsity 0 and 32 bits are the control. The sparsity rises along the cubic for the first
 half of the ten epochs and stands still for the second.

@@ -1,6 +1,6 @@
 """Which compression of LeNet-300-100 to use on the digits: a search under a budget.
 
-    python -m experiments.search --config=configs/searches/digits.py --budget='accuracy_drop<0.5' --workdir=runs/s
+    jopt search --config=configs/searches/digits.py --budget='accuracy_drop<0.5' --workdir=runs/s
 
 Time: 6 min 14 s in all, 287 trials, on a machine that was busy with other jobs. Result: sparsity 0.6 with 4 bits
 and neither sharing nor smaller widths; a file of 17,716 bytes, 9.5 times smaller than dense, test accuracy 98.00 %

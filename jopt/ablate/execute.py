@@ -19,6 +19,7 @@ from jopt.train.checkpoint import Checkpoints
 from jopt.train.compiler import Compiler
 from jopt.train.config import STAGE
 from jopt.train.display import flops_of
+from jopt.train.hooks import Hooks
 from jopt.train.loop import Boundary, run_segments
 from jopt.train.plan import StagePlan, with_layers
 from jopt.train.prepared import Prepared, resolve
@@ -83,13 +84,16 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
         distillation = p.plans[stage].distillation
         return distillation is not None and distillation.teacher.startswith(STAGE)
 
+    def stop_of(stage: int) -> int | None:
+        return None if p.plans[stage].early_stopping is None else p.plans[stage].stop
+
     @functools.cache
     def program_of(stage: int, steps: int) -> Program:
-        return lift.program(p.program_of(stage, steps), own_teacher=own_teacher(stage))
+        return lift.program(p.program_of(stage, steps), own_teacher=own_teacher(stage), stop=stop_of(stage))
 
     @functools.cache
     def segment_of(stage: int, steps: int) -> Callable[..., Any]:
-        return lift.segment(p.segment_of(stage, steps), own_teacher=own_teacher(stage))
+        return lift.segment(p.segment_of(stage, steps), own_teacher=own_teacher(stage), stop=stop_of(stage))
 
     def like(stage: int) -> TrainState:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((chunk.width, *x.shape), x.dtype), p.like(stage))
@@ -103,6 +107,7 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
         values=lift.place(values),
         widening=widening,
         arrays=lift.share(p.arrays),
+        start=None if p.start is None else p.start.placed(lift.share),
         program_of=program_of,
         segment_of=segment_of,
         to_device=lift.place,
@@ -120,7 +125,7 @@ class ChunkRun:
         directory: Path,
         compiler: Compiler,
         report: Callable[[SegmentProgress], None],
-        asked_to_stop: Callable[[], bool],
+        hooks: Hooks,
         warn: Callable[[str], None] = lambda sentence: None,
         failed: Callable[[str, str, Exception], None] | None = None,
     ):
@@ -131,11 +136,11 @@ class ChunkRun:
           directory: `chunks/`, the parent of the chunk's directory.
           compiler: compiles each function once, for all chunks of the group of the same width and layout.
           report: called after each segment.
-          asked_to_stop: whether to save and stop at the next boundary.
+          hooks: told of the rows of each boundary, and asked whether to save and stop there.
           warn: receives a sentence on each checkpoint that was damaged.
           failed: told of columns from outside that cannot be computed, as in `jopt.measure.stage_rows`.
         """
-        self.chunk, self.compiler, self.report, self.asked_to_stop = chunk, compiler, report, asked_to_stop
+        self.chunk, self.compiler, self.report, self.hooks = chunk, compiler, report, hooks
         self.warn, self.failed = warn, failed
         self.path = directory / chunk.id
         self.metrics = self.path / "metrics.jsonl"
@@ -143,6 +148,9 @@ class ChunkRun:
         self.lift = Lift(chunk.layout)
         # Kept on the host and saved with the state: a lane continues to compute after its trial has diverged.
         self.bad = np.full(chunk.width, -1, np.int32)
+        # Trials that were stopped early in the stage that runs, and what its evaluations gave: `(step, values)`.
+        self.frozen = np.zeros(chunk.width, bool)
+        self.evaluations: list[tuple[int, np.ndarray]] = []
         self.prepared = lifted(chunk, self.lift)
 
     def run(self) -> None:
@@ -202,7 +210,24 @@ class ChunkRun:
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             remedy = f"restore it from a copy, or remove {self.path} to run the chunk again"
             raise WorkdirError(f"{self.metrics} is damaged: {error}; {remedy}") from error
+        self._recall(at, restored.state["state"], rows)
         return p.to_device(restored.state["state"]), at, rows
+
+    def _recall(self, at: Segment, state: TrainState, rows: Sequence[metrics.MetricsRow]) -> None:
+        """What was known of the stage in which the chunk goes on: its evaluations, and which trials stopped."""
+        if at.last:
+            return
+        plan = self.prepared.plans[at.stage]
+        self.frozen = np.asarray(state.step) > at.stop
+        index = {trial.id: i for i, trial in enumerate(self.chunk.trials)}
+        for step in sorted({row["step"] for row in rows if row["stage"] == plan.name}):
+            # A trial without a row was stopped before, or diverged: its values are not looked at.
+            values = np.full(self.chunk.width, np.nan)
+            for row in rows:
+                if (row["stage"], row["step"], row["split"]) == (plan.name, step, "validation"):
+                    values[index[row["trial"]]] = row[plan.task.deciding.key]
+            if not np.isnan(values).all():
+                self.evaluations.append((step, values))
 
     def _end_of(self, stage: int) -> TrainState:
         # Saving is asynchronous: the end of the stage may still be on its way to the disk.
@@ -210,7 +235,7 @@ class ChunkRun:
         like = {"state": self.prepared.like(stage), "bad": jax.ShapeDtypeStruct((self.chunk.width,), np.int32)}
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, like).state["state"]
 
-    def _at_boundary(self, boundary: Boundary) -> None:
+    def _at_boundary(self, boundary: Boundary) -> TrainState:
         segment, stage = boundary.segment, self.prepared.plans[boundary.segment.stage].name
         parts = {"train": boundary.train, "validation": boundary.validation}
         if boundary.train is not None:
@@ -228,12 +253,14 @@ class ChunkRun:
             for split, values in parts.items()
             if values is not None
             for i, trial in enumerate(self.chunk.trials)
-            if self.bad[i] < 0
+            if self.bad[i] < 0 and not self.frozen[i]
         ]
+        boundary = boundary._replace(state=self._stopped_early(boundary))
         if segment.last:
             self._check(segment.stage, boundary.state)
         self.log.append(rows)
-        stop = self.asked_to_stop()
+        self.hooks.tell(rows)
+        stop = self.hooks.stop()
         # Only the best checkpoint is kept. A resume needs the latest, so the mark stands in for its score.
         state = {"state": boundary.state, "bad": self.bad}
         self.checkpoints.save(segment.mark, state, {"score": float(segment.mark), **self.log.position})
@@ -241,11 +268,33 @@ class ChunkRun:
         if stop:
             self.checkpoints.wait()
             raise StopRequested("stopped as asked, and saved; the same command continues from there")
+        return boundary.state
+
+    def _stopped_early(self, boundary: Boundary) -> TrainState:
+        """The state, with the stage's last step for each trial whose deciding metric no longer improves."""
+        segment, state, plan = boundary.segment, boundary.state, self.prepared.plans[boundary.segment.stage]
+        if plan.early_stopping is None or segment.last:
+            self.frozen[:], self.evaluations = False, []
+            return state
+        if boundary.validation is None:
+            return state
+        deciding = plan.task.deciding
+        self.evaluations.append((segment.stop, np.asarray(boundary.validation[deciding.key])))
+        for i, trial in enumerate(self.chunk.trials):
+            # A trial's own numbers say when its schedules have ended.
+            settled = self._plan(trial, segment.stage).settled
+            values = [float(numbers[i]) for step, numbers in self.evaluations if step > settled]
+            self.frozen[i] |= self.bad[i] < 0 and plan.early_stopping.is_over(deciding, values)
+        # Lanes without a trial must not keep the others from ending.
+        count = len(self.chunk.trials)
+        self.frozen[count:] = self.frozen[:count].all()
+        steps = np.where(self.frozen, plan.stop, np.asarray(state.step)).astype(np.int32)
+        return state._replace(step=self.prepared.to_device(steps))
 
     def _mark(self, steps: np.ndarray) -> None:
         """Records the step of each trial whose loss was not finite; -1 is none."""
         # The first step stays: everything after it follows from it.
-        self.bad = np.where((self.bad < 0) & (steps >= 0), steps, self.bad).astype(np.int32)
+        self.bad = np.where((self.bad < 0) & ~self.frozen & (steps >= 0), steps, self.bad).astype(np.int32)
 
     def _check(self, stage: int, state: TrainState) -> None:
         """Raises InvariantError unless each trial's weights obey its masks, codebooks and bit widths."""
@@ -264,7 +313,7 @@ class ChunkRun:
     def _plan(self, trial: Trial, stage: int) -> StagePlan:
         """A stage of a trial, with the numbers of that trial."""
         p = self.chunk.prepared
-        plans = resolve(trial.config, p.dataset.sizes[0])
+        plans = resolve(trial.config, p.dataset.sizes[0], p.own_model)
         return with_layers(plans, [plan.layers for plan in p.plans])[stage]
 
     def _outcomes(self, state: TrainState) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ class Lift:
         return lifted
 
     def segment(
-        self, segment: Callable[..., tuple[TrainState, Values]], *, own_teacher: bool
+        self, segment: Callable[..., tuple[TrainState, Values]], *, own_teacher: bool, stop: int | None = None
     ) -> Callable[..., Any]:
         """`Program.segment` over trials; as `program`."""
 
@@ -117,11 +117,14 @@ class Lift:
             after, metrics = segment(state, values, arrays)
             # A diverged lane runs on, but its last finite state stays: one NaN would spread to all weights.
             good = metrics["first_bad_step"] < 0
+            # So does the state of a trial that was stopped early, whose step is the stage's last already.
+            if stop is not None:
+                good = good & (state.step < stop)
             return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state), metrics
 
         return self(guarded, (True, True, _flags(own_teacher)))
 
-    def program(self, program: Program, *, own_teacher: bool = False) -> Program:
+    def program(self, program: Program, *, own_teacher: bool = False, stop: int | None = None) -> Program:
         """The program over trials: states, numbers and metrics are stacked, the data are shared.
 
         A trial whose loss is not finite keeps the state that the segment began with.
@@ -129,20 +132,28 @@ class Lift:
         Args:
           program: of one trial.
           own_teacher: whether each trial has a different teacher in the training part.
+          stop: of a stage that may be stopped early, the step at which it ends; None: of any other.
         """
         plain, train = _flags(False), _flags(own_teacher)
 
         # The number of arguments differs from stage to stage, so the flags are made at the call.
+        # The fourth argument, the weights that a network starts with, is the same for all trials.
         def init(key: jax.Array, values: Values, *previous: PyTree) -> TrainState:
-            return self(program.init, (True,) * (2 + len(previous)))(key, values, *previous)
+            return self(program.init, (True, True, True, False)[: 2 + len(previous)])(key, values, *previous)
 
         def rewind(state: TrainState, values: Values, *origin: PyTree) -> TrainState:
-            return self(program.rewind, (True,) * (2 + len(origin)))(state, values, *origin)
+            return self(program.rewind, (True, True, True, False)[: 2 + len(origin)])(state, values, *origin)
+
+        def update(state: TrainState, values: Values, arrays: data.DeviceArrays) -> TrainState:
+            after = program.update(state, values, arrays)
+            if stop is None:
+                return after
+            return jax.tree.map(lambda new, old: jnp.where(state.step < stop, new, old), after, state)
 
         return Program(
             init=init,
-            segment=self.segment(program.segment, own_teacher=own_teacher),
-            update=self(program.update, (True, True, train)),
+            segment=self.segment(program.segment, own_teacher=own_teacher, stop=stop),
+            update=self(update, (True, True, train)),
             judge=self(program.judge, (True, True, plain)),
             rewind=rewind,
             predict=self(program.predict, (True, True, plain)),

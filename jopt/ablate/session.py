@@ -1,8 +1,9 @@
 """An ablation in its directory: start or resume, run the missing trials, write tables and a report."""
 
+import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,18 @@ from jopt.ablate.results import Axis, Results, TrialRow, write_csv
 from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
+from jopt.data import Dataset, Given, Source
 from jopt.files import write_text
 from jopt.measure import describe_failure
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
+from jopt.task import Task
 from jopt.train import manifest as manifests
-from jopt.train.compiler import Compiler
+from jopt.train.compiler import Compiler, enable_cache_in_notebook
+from jopt.train.given import given
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, StopRequested, WorkdirError, never
+from jopt.train.workdir import Launch, StopRequested, WorkdirError
 
 # Facts of the manifest that differ from one launch to the next: a later one may add groups with other data.
 _VARY = ("datasets", "digest", "events", "exit_status", "groups", "sources")
@@ -38,11 +43,15 @@ def run(
     ablation: Ablation,
     workdir: str | Path,
     *,
+    data: Dataset | Source | None = None,
+    task: Task | None = None,
+    model: object = None,
     arguments: str = "",
     devices: int | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     quiet: bool = False,
     trusted: bool = False,
 ) -> Results:
@@ -51,12 +60,18 @@ def run(
     Args:
       ablation: the grid.
       workdir: a new or empty directory, or the directory of this grid or of a part of it.
+      data: the data set of all trials, as an object, instead of the experiment's (`jopt.train.run`).
+      task: the task, instead of the experiment's.
+      model: the model of all trials, instead of the experiment's.
       arguments: flags with which the apps find the grid, such as `--config=grid.py`; '' if the grid has no file.
       devices: local devices to use at most; None is all.
       accept_changes: run the missing trials even if the data, a source, a version, an option of JAX or the kind of
         device is not what it was for the others; the report then says so.
       observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
-      stop: asked at the end of every segment; once it says True, the running trials are saved and the grid ends.
+      on_rows: called at each boundary with the metric rows of the trials that run together; a row's `trial` is the
+        id. What it raises ends the grid.
+      should_stop: asked at each boundary, with these rows; once it says True, the running trials are saved and the
+        grid ends as "stopped". See docs/hooks.md.
       quiet: has no effect: without an observer nothing is printed.
       trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
@@ -67,9 +82,12 @@ def run(
       ConfigError, RuleError: for a grid that cannot run, before anything is compiled or written.
       WorkdirError: if the directory contains something else; nothing in it is changed.
       ChangedError: if trials were run on other data, with other versions or numerics; nothing is changed.
-      StopRequested: after `stop` said True, when the running trials have been saved.
+      StopRequested: after `should_stop` said True, when the running trials have been saved.
     """
     begun = time.perf_counter()
+    enable_cache_in_notebook()
+    objects = given(ablation.experiment, data=data, task=task, model=model)
+    ablation = dataclasses.replace(ablation, experiment=objects.config)
     trials = validate(ablation)
     files, observer = AblationDir(workdir), Careful(observer)
     recorded = files.recorded()
@@ -79,7 +97,7 @@ def run(
     grid_axes = axes(ablation, trials)
     check(ablation, trials)
     usable = min(jax.local_device_count(), devices or jax.local_device_count())
-    recorded_lanes, loader = _lanes(files, recorded, ablation), Loader(trusted)
+    recorded_lanes, loader = _lanes(files, recorded, ablation), Loader(trusted, objects)
     plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
     files.make()
@@ -90,7 +108,8 @@ def run(
             files.check_same(recorded_now, ablation, trials)
             recorded_lanes = _lanes(files, recorded_now, ablation)
             plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
-        session = _Session(ablation, trials, grid_axes, plans, files, observer, stop, arguments, begun)
+        hooks = Hooks(on_rows, should_stop)
+        session = _Session(ablation, trials, grid_axes, plans, files, observer, hooks, arguments, begun)
         return session.run(recorded_lanes, accept_changes)
 
 
@@ -126,12 +145,12 @@ class _Session:
         plans: list[GroupPlan],
         files: AblationDir,
         observer: Observer,
-        asked_to_stop: Callable[[], bool],
+        hooks: Hooks,
         arguments: str,
         begun: float,
     ):
         self.ablation, self.trials, self.axes, self.plans = ablation, trials, grid_axes, plans
-        self.files, self.observer, self.asked_to_stop = files, observer, asked_to_stop
+        self.files, self.observer, self.hooks = files, observer, hooks
         self.arguments, self.begun = arguments, begun
         self.compilations: dict[str, dict[str, int]] = {}
         self.failed_columns: set[str] = set()
@@ -139,6 +158,7 @@ class _Session:
     def run(self, recorded_lanes: dict[str, int], accept_changes: bool) -> Results:
         done = self.files.done()
         launch, continues = Launch(self.files, self._facts()), self.files.holds_work()
+        self._check_given(launch.first)
         # A finished grid is answered in any surroundings: nothing is computed that could be mixed.
         if continues and any(trial.id not in done for trial in self.trials):
             launch.admit(accept=accept_changes)
@@ -197,7 +217,7 @@ class _Session:
                 # A resumed chunk may have another width than the planned ones, and a program has fixed shapes.
                 compilers: dict[tuple[int, Layout], Compiler] = {}
                 for chunk in group_chunks:
-                    if self.asked_to_stop():
+                    if self.hooks.stop():
                         raise StopRequested("stopped as asked, between two chunks; the same command continues")
                     compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
                     run = ChunkRun(
@@ -205,7 +225,7 @@ class _Session:
                         self.files.chunks,
                         compiler,
                         shown(p, chunk),
-                        self.asked_to_stop,
+                        self.hooks,
                         self.observer.warn,
                         self._column_failed,
                     )
@@ -276,8 +296,14 @@ class _Session:
 
     def _command(self, trial: Trial) -> str:
         if self.arguments:
-            return f"python -m experiments.train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
-        return f"jopt.train.run(jopt.ablate.load_trial('.', '{trial.id}'), 'runs/{trial.id}')"
+            return f"jopt train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
+        # Objects are in no file: who gave them gives them again.
+        objects = [
+            *["data=data"] * isinstance(trial.config.data, Given),
+            *[f"{name}={name}" for name in self._given],
+        ]
+        arguments = ", ".join(("jopt.ablate.load_trial('.', '{0}')", "'runs/{0}'", *objects)).format(trial.id)
+        return f"jopt.train.run({arguments})"
 
     def _write(self, results: Results) -> None:
         files = self.files
@@ -293,16 +319,29 @@ class _Session:
             files.protocol.unlink(missing_ok=True)
         command = "jopt.ablate.run(ablation, workdir)"
         if self.arguments:
-            command = f"python -m experiments.ablate {self.arguments} --workdir=runs/ablation"
+            command = f"jopt ablate {self.arguments} --workdir=runs/ablation"
         self.findings = findings(self.ablation, self.plans, results, judgement, mixture(self.manifest))
         # The next launch of a finished grid writes tables and report again.
         with attempt(self.observer, f"the tables of {files.path} are complete, but its report cannot be written"):
             write_report(files, self.ablation, self.plans, results, self.summary, judgement, command, self.findings)
 
+    @property
+    def _given(self) -> list[str]:
+        return [] if self.plans[0].prepared.own_model is None else ["model"]
+
+    def _check_given(self, first: Mapping[str, Any] | None) -> None:
+        """Raises WorkdirError where one launch was given a model and another was not."""
+        if first is not None and (first.get("given") or []) != self._given:
+            before, now = ("with" if names else "without" for names in (first.get("given"), self._given))
+            raise WorkdirError(
+                f"{self.files.path} holds a grid that was run {before} a model given in addition to its config; "
+                f"now it is run {now} one"
+            )
+
     def _facts(self) -> dict[str, Any]:
         first = self.plans[0].prepared.dataset.fingerprint
-        facts = manifests.collect(self.ablation.experiment, first, self.files.path)
-        sources = {name: source.digest for p in self.plans for name, source in p.prepared.sources.items()}
+        facts = manifests.collect(self.ablation.experiment, first, self.files.path) | {"given": self._given}
+        sources = {name: digest for p in self.plans for name, digest in p.prepared.source_digests.items()}
         return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets(), "sources": sources}
 
     def _datasets(self) -> dict[str, str]:

@@ -100,14 +100,19 @@ class Share(Method):
 
     def validate_length(self, path: str, *, begin: int, steps: int, last_update: int) -> None:
         """Raises `ConfigError` where the codebooks are due after the stage's last update."""
-        # Computed as the program does, in float32: rounded otherwise, the check could pass where the update comes
-        # late.
-        due = int(begin + jnp.round(jnp.float32(self.begin) * jnp.float32(steps)))
+        due = self.settled_at(begin=begin, steps=steps, last_update=last_update)
         accepted = (
             f"such that the codebooks are chosen at step {last_update} or before, where the stage's last segment "
             f"starts, and not at step {due}; or shorter segments"
         )
         require(due <= last_update, join_path(path, "begin"), self.begin, accepted)
+
+    def settled_at(self, *, begin: int, steps: int, last_update: int) -> int:
+        """The step at which codebooks are due."""
+        del last_update
+        # Computed as the program does, in float32: rounded otherwise, the check could pass where the update comes
+        # late.
+        return int(begin + jnp.round(jnp.float32(self.begin) * jnp.float32(steps)))
 
     def build(
         self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None

@@ -2,6 +2,8 @@
 
 from jopt.data.arrays import Arrays as Arrays
 from jopt.data.batches import augment as augment
+from jopt.data.batches import drawn as drawn
+from jopt.data.batches import epoch as epoch
 from jopt.data.batches import indices as indices
 from jopt.data.batches import steps_per_epoch as steps_per_epoch
 from jopt.data.built_in import Digits as Digits
@@ -25,6 +27,7 @@ from jopt.data.examples import examples_in as examples_in
 from jopt.data.folder import ImageFolder as ImageFolder
 from jopt.data.hub import HuggingFace as HuggingFace
 from jopt.data.images import Images as Images
+from jopt.data.lazy import Lazy as Lazy
 from jopt.data.named import named as named
 from jopt.data.outline import Outline as Outline
 from jopt.data.source import Given as Given

@@ -73,17 +73,43 @@ def indices(
     # Permutations of whole epochs, of which the window is cut
     # out: a part of a permutation costs as much as all of it.
     epochs = first_epoch + jnp.arange(num_epochs, dtype=jnp.int32)
-    rows = jax.vmap(lambda epoch: _epoch(key, epoch, per_epoch, batch_size, n))(epochs)
+    rows = jax.vmap(lambda number: epoch(key, number, per_epoch, batch_size, n))(epochs)
     rows = rows.reshape(num_epochs * per_epoch, batch_size)
     return jax.lax.dynamic_slice_in_dim(rows, offset, num_steps)
 
 
-def _epoch(
-    key: Key, epoch: Int32[Array, ""], per_epoch: int, batch_size: int, n: int
+def epoch(
+    key: Key, number: Int32[Array, ""], per_epoch: int, batch_size: int, n: int
 ) -> Int32[Array, "steps batch"]:
+    """The examples of each step of an epoch.
+
+    Args:
+      key: the run's root key.
+      number: of the epoch, from 0; may be traced.
+      per_epoch: `steps_per_epoch(n, batch_size)`.
+      batch_size: examples a step.
+      n: number of training examples.
+    """
     # A key of the epoch's own, so that no earlier epoch has to be drawn to resume at this one.
-    order = jax.random.permutation(keys.at(key, "order", epoch), jnp.arange(n, dtype=jnp.int32))
+    order = jax.random.permutation(keys.at(key, "order", number), jnp.arange(n, dtype=jnp.int32))
     return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+
+
+def drawn(key: Key, name: str, examples: int, n: int) -> Int32[Array, " examples"]:
+    """So many of n examples, without replacement, or all of them if there are fewer.
+
+    Args:
+      key: of the choice.
+      name: what they are drawn for: another name gives other examples.
+      examples: how many.
+      n: number of training examples.
+
+    Example:
+      >>> sorted(drawn(keys.root(0), "calibration", 9, 4).tolist())
+      [0, 1, 2, 3]
+    """
+    order = jax.random.permutation(keys.stream(key, name), jnp.arange(n, dtype=jnp.int32))
+    return order[: min(examples, n)]
 
 
 def augment(key: Key, images: Shaped[Array, "batch ..."], config: Images) -> Shaped[Array, "batch ..."]:

@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from jopt.data.examples import Raw, Split
+from jopt.data.lazy import Lazy
 from jopt.files import open_lock
 
 _FORMAT = 1
@@ -44,6 +45,9 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
     """
     sha = hashlib.sha256()
     for array in arrays:
+        if isinstance(array, Lazy):
+            sha.update(f"{array.dtype.str}{array.shape}{array.fingerprint}".encode())
+            continue
         array = np.ascontiguousarray(array)
         # In one byte order, so that a digest is the same on every machine.
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)

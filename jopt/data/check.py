@@ -7,6 +7,7 @@ from jaxtyping import PyTree
 
 from jopt.data.cache import DataError
 from jopt.data.examples import Split
+from jopt.data.lazy import Lazy
 from jopt.rules import named_leaves
 
 _FINITE_ROWS = 65536  # of a check at a time: a large set is mapped from a file
@@ -49,6 +50,10 @@ def check_splits(name: str, splits: Mapping[str, Split]) -> None:
 
 def _check_array(name: str, where: str, array: object, length: int | None) -> int:
     """Checks one array; returns the number of its examples."""
+    if isinstance(array, Lazy):
+        if length is not None and len(array) != length:
+            _refuse(name, where, f"{length} examples, as the inputs are", str(len(array)))
+        return len(array)
     if not isinstance(array, np.ndarray):
         _refuse(name, where, "an array", type(array).__name__)
     assert isinstance(array, np.ndarray)
@@ -94,5 +99,3 @@ def leaf_shapes(tree: PyTree) -> str:
     if list(shapes) == [""]:
         return shapes[""]
     return ", ".join(f"{path}: {shape}" for path, shape in shapes.items())
-
-

@@ -10,6 +10,7 @@ from jopt.config import ConfigError, require
 from jopt.data.cache import DataError, digest
 from jopt.data.check import check_splits
 from jopt.data.examples import LabelError, Raw, Split, carve, check_labels, examples_in, take
+from jopt.data.lazy import Lazy, sample
 from jopt.data.source import Source
 from jopt.data.statistics import Moments, normalized_dtype, statistics
 
@@ -31,6 +32,7 @@ class Dataset(NamedTuple):
     std: Moments  # 1 where a channel is constant
     num_classes: int | None  # of integer targets; None: targets are no classes
     fingerprint: str  # SHA-256 over dtype, shape and bytes of the arrays above
+    residency: str = "device"  # of the training part, as `Source.residency`
 
     @classmethod
     def from_arrays(
@@ -44,12 +46,14 @@ class Dataset(NamedTuple):
         normalize: bool = True,
         tokens: bool = False,
         validation_fraction: float = 0.1,
+        residency: str = "device",
     ) -> "Dataset":
         """A data set of one's own arrays.
 
         Args:
           train: `(inputs, targets)`, or `(inputs, targets, weights)`: arrays, or pytrees of arrays, of any shape
-            and any dtype of numbers. `weights`, at least 0, are of the examples or of their positions.
+            and any dtype of numbers; `Lazy` where they are larger than memory. `weights`, at least 0, are of the
+            examples or of their positions.
           validation: likewise; None: a part of `train` is held out, stratified where targets are classes.
           test: likewise; required.
           name: what tables call the set.
@@ -57,6 +61,7 @@ class Dataset(NamedTuple):
           normalize: as `Source.normalize`.
           tokens: uint8 inputs are tokens, not numbers. Integers of other types always are.
           validation_fraction: what is held out.
+          residency: as `Source.residency`.
 
         Raises:
           DataError: for parts of unequal structure, lengths, shapes or dtypes, numbers that are not finite, and
@@ -68,7 +73,8 @@ class Dataset(NamedTuple):
           >>> len(dataset.train.targets), len(dataset.validation.targets), dataset.mean.shape
           (9, 1, (2,))
         """
-        source = _Plain(normalize=normalize, validation_fraction=validation_fraction)
+        source = _Plain(normalize=normalize, validation_fraction=validation_fraction, residency=residency)
+        source.validate()
         given = {"train": train, "validation": validation, "test": test}
         if test is None:
             raise DataError("test must be a tuple (inputs, targets), got None", field="test", accepted="a tuple")
@@ -101,6 +107,9 @@ class DeviceArrays(NamedTuple):
     teacher: PyTree = ()  # of a stage that learns from one: its outputs [examples, ...], or its parameters
     count: Int32[Array, ""] | tuple[()] = ()  # so many rows are examples, those after them padding; (): all are
     weights: PyTree = ()  # of the losses, float32 [examples, ...]; (): all are 1
+    # Where the training part stays on the host, the rows are those of a segment, in the order of its steps, and
+    # these are the examples that choices draw, by name; (): the rows are the whole part.
+    drawn: dict[str, Split] | tuple[()] = ()
 
     @property
     def rows(self) -> int:
@@ -165,12 +174,14 @@ def assemble(name: str, raw: Raw, source: Source) -> Dataset:
     structure = jax.tree.structure(train.inputs)
     mean, std = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
     fingerprint = digest(jax.tree.leaves([train, validation, test, mean, std]))
-    return Dataset(name, train, validation, test, mean, std, num_classes, fingerprint)
+    _check_lazy(source, train, validation, test)
+    return Dataset(name, train, validation, test, mean, std, num_classes, fingerprint, source.residency)
 
 
 def _moments(raw: Raw, source: Source, before: np.ndarray, inputs: np.ndarray) -> tuple[Any, Any]:
     number = (inputs.dtype == np.uint8 and not raw.tokens) or np.issubdtype(inputs.dtype, np.floating)
-    if not number or (not source.normalize and inputs.dtype != np.uint8):
+    # The statistics of what is not in memory would be a pass over all of it: its maker scales it.
+    if not number or isinstance(inputs, Lazy) or (not source.normalize and inputs.dtype != np.uint8):
         return None, None
     channels = source.channels(before.shape, inputs.shape)
     if source.normalize:
@@ -184,10 +195,13 @@ def _moments(raw: Raw, source: Source, before: np.ndarray, inputs: np.ndarray) -
 
 def _classes(name: str, raw: Raw) -> int | None:
     """The number of classes, of targets that are integers; checks that all are in range."""
-    targets = {part: split.targets for part, split in raw.splits.items()}
+    targets = {part: sample(split.targets) for part, split in raw.splits.items()}
     integer = all(isinstance(t, np.ndarray) and np.issubdtype(t.dtype, np.integer) for t in targets.values())
     if raw.num_classes is None:
-        return 1 + max(int(t.max(initial=-1)) for t in targets.values()) if integer else None
+        if integer and any(isinstance(split.targets, Lazy) for split in raw.splits.values()):
+            accepted = "given: the largest of lazy targets is not known"
+            raise DataError(f"num_classes must be {accepted}, got None", field="num_classes", accepted=accepted)
+        return 1 + max(int(t.max()) if t.size else -1 for t in targets.values()) if integer else None
     for part, labels in targets.items():
         try:
             # Numbers below 0 are positions that do not count, where targets are sequences.
@@ -201,6 +215,17 @@ def _classes(name: str, raw: Raw) -> int | None:
                 accepted=error.accepted,
             ) from error
     return raw.num_classes
+
+
+def _check_lazy(source: Source, train: Split, validation: Split, test: Split) -> None:
+    if any(isinstance(leaf, Lazy) for leaf in jax.tree.leaves((validation, test))):
+        accepted = "arrays in memory or mapped from a file: they are evaluated on the device"
+        raise DataError(
+            f"validation and test must be {accepted}, got a lazy column", field="validation", accepted=accepted
+        )
+    if any(isinstance(leaf, Lazy) for leaf in jax.tree.leaves(train)):
+        accepted = "'host' where columns of the training part are lazy"
+        require(source.residency == "host", "residency", source.residency, accepted)
 
 
 def example_of(inputs: PyTree, mean: Moments) -> PyTree:
@@ -259,6 +284,9 @@ def _strata(split: Split, num_classes: int | None) -> tuple[np.ndarray, np.ndarr
 
 
 def _hold_out(train: Split, num_classes: int | None, fraction: float) -> tuple[Split, Split]:
+    if any(isinstance(leaf, Lazy) for leaf in jax.tree.leaves(train)):
+        accepted = "a part of its own: nothing is held out of lazy columns, which would have to be read whole"
+        raise DataError(f"validation must be {accepted}, got None", field="validation", accepted=accepted)
     inputs, labels = _strata(train, num_classes)
     n = len(labels)
     size = round(n * fraction)
@@ -288,11 +316,26 @@ def _split(part: str, arrays: Any) -> Split:
     return split if isinstance(split.weights, tuple) else split._replace(weights=split.weights.astype(np.float32))
 
 
-def as_numpy(array: Any) -> np.ndarray:
-    """An array on the host; 64-bit numbers become those of 32 bits, in which JAX computes."""
+def as_numpy(array: Any) -> Any:
+    """An array on the host, or a lazy column; 64-bit numbers become those of 32 bits, in which JAX computes.
+
+    Raises:
+      DataError: for an integer that 32 bits cannot hold.
+    """
+    if isinstance(array, Lazy):
+        return array
     array = np.asarray(array)
     narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32}
-    return array.astype(narrow[array.dtype]) if array.dtype in narrow else array
+    if array.dtype not in narrow:
+        return array
+    if array.dtype.kind in "iu" and array.size:
+        low, high, limits = int(array.min()), int(array.max()), np.iinfo(narrow[array.dtype])
+        # They would come out as others, and nothing would say so.
+        if low < limits.min or high > limits.max:
+            shown, accepted = low if low < limits.min else high, f"integers in [{limits.min}, {limits.max}]"
+            raise DataError(f"data must be {accepted}, got {shown}", field="data", value=shown, accepted=accepted)
+    with np.errstate(over="ignore"):
+        return array.astype(narrow[array.dtype])
 
 
 def _scale(splits: dict[str, Split]) -> float:

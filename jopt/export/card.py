@@ -4,16 +4,21 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import PyTree
 
-from jopt import report
+from jopt import data, report
 from jopt.export import speed
 from jopt.export.formats import Missing, Written
 from jopt.export.source import Source
 from jopt.report import formats
 from jopt.report.tables import Table, escape, to_markdown
+from jopt.rules import named_leaves
+from jopt.task import Classification, MultiLabel, NextToken, Regression, SequenceLabelling
 
 _Yaml = Mapping[str, "_Yaml"] | list["_Yaml"] | str | int | float | None
 
@@ -49,12 +54,11 @@ def card(
     parts = [
         front_matter(_header(run, files)),
         f"# {escape(run.name)}",
-        f"A classifier of {dataset.num_classes} classes, {kind}, trained on the data set {escape(dataset.name)}; "
-        f"one input is {'x'.join(map(str, run.input_shape))}. {formats.integer(result['parameters'])} parameters, "
-        f"{formats.integer(result['nonzero_parameters'])} of them not zero; "
-        f"{formats.percent(result['accuracy'])} of {len(dataset.test.targets):,} test examples right.",
+        f"{_purpose(run)}, {kind}, trained on the data set {escape(dataset.name)}; "
+        f"one input is {_shapes(run)}. {formats.integer(result['parameters'])} parameters, "
+        f"{formats.integer(result['nonzero_parameters'])} of them not zero; {_quality(run)}.",
         *_measures(run),
-        *_files(files, missing),
+        *_files(run, files, missing),
         *_speed(files, measured),
         *_usage(run, files),
         *_making(run),
@@ -63,26 +67,87 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def inputs_code(mean: np.ndarray, std: np.ndarray, shape: Sequence[int]) -> str:
+def _purpose(run: Source) -> str:
+    """What the model does, as the beginning of a sentence."""
+    classes, targets = run.dataset.num_classes, run.dataset.test.targets
+    purposes: dict[type, str] = {
+        Classification: f"A classifier of {classes} classes",
+        MultiLabel: f"A classifier of {np.shape(targets)[-1:][0] if np.ndim(targets) else 1} labels, any number of "
+        "them each",
+        SequenceLabelling: f"A classifier of positions, of {classes} classes",
+        Regression: "A regression",
+        NextToken: f"A model of the next token, of {classes}",
+    }
+    return purposes.get(type(run.task), f"A model of the task {escape(run.task.name)}")
+
+
+def _shapes(run: Source) -> str:
+    """The inputs of one example."""
+    shape, numbers = run.stored, isinstance(run.stored, jax.ShapeDtypeStruct)
+    if numbers and run.dataset.mean is not None:
+        return "x".join(map(str, shape.shape)) or "a number"
+    return f"`{data.leaf_shapes(shape)}`"
+
+
+def _quality(run: Source) -> str:
+    """How good the model is, at the end of a sentence."""
+    count = f"{data.examples_in(run.dataset.test.targets):,} test examples"
+    key = run.metric.key
+    if isinstance(run.task, Classification):
+        return f"{formats.percent(run.result[key])} of {count} right"
+    return f"{run.task.deciding.label} {formats.value(key, run.result.get(key), run.task)} on {count}"
+
+
+def inputs_code(mean: PyTree, std: PyTree, shape: Sequence[int] | PyTree) -> str:
     """Python that makes `x`, a batch of normalized inputs, of raw ones.
+
+    Args:
+      mean: what the inputs are normalized with, of their structure; None: they are not.
+      std: likewise.
+      shape: the raw inputs of one example: a `jax.ShapeDtypeStruct`, or nested dictionaries, lists and tuples of
+        them; or a shape alone, of uint8.
 
     Example:
       >>> print(inputs_code(np.float32([0.1, 0.1]), np.float32([2, 3]), (4, 2)))
       import numpy as np
       raw = np.zeros((2, 4, 2), np.uint8)  # your examples, as the data set has them
       x = (raw - np.float32(0.1)) / np.float32([2.0, 3.0])
+      >>> print(inputs_code(None, None, jax.ShapeDtypeStruct((8,), np.int32)))
+      import numpy as np
+      raw = np.zeros((2, 8), np.int32)  # your examples, as the data set has them
+      x = raw
     """
+    if isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape):
+        shape = jax.ShapeDtypeStruct(tuple(shape), np.uint8)
+    raw = _nested(shape, lambda _, leaf: f"np.zeros({(2, *leaf.shape)!r}, np.{leaf.dtype})")
+    means, stds = (dict(named_leaves(tree)) for tree in (mean, std))
+
+    def normalized(at: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> str:
+        del leaf
+        path, name = "/".join(map(str, at)), "raw" + "".join(f"[{key!r}]" for key in at)
+        return f"({name} - {_array(means[path])}) / {_array(stds[path])}" if path in means else name
+
     return (
         "import numpy as np\n"
-        f"raw = np.zeros({(2, *shape)!r}, np.uint8)  # your examples, as the data set has them\n"
-        f"x = (raw - {_array(mean)}) / {_array(std)}"
+        f"raw = {raw}  # your examples, as the data set has them\n"
+        f"x = {_nested(shape, normalized)}"
     )
+
+
+def _nested(tree: PyTree, text: Callable[[tuple[Any, ...], Any], str], at: tuple[Any, ...] = ()) -> str:
+    """A Python literal of nested dictionaries, lists and tuples."""
+    if isinstance(tree, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_nested(tree[key], text, (*at, key))}' for key in tree)}}}"
+    if isinstance(tree, list | tuple):
+        parts = [_nested(part, text, (*at, i)) for i, part in enumerate(tree)]
+        return f"[{', '.join(parts)}]" if isinstance(tree, list) else f"({', '.join(parts)},)"
+    return text(at, tree)
 
 
 def _array(values: np.ndarray) -> str:
     """The shortest Python for a float32 vector that may repeat itself, channel by channel."""
     # Of each float32 the shortest decimal that is read back as it. A flattened image repeats its channels.
-    numbers = [float(str(v)) for v in values]
+    numbers = [float(str(v)) for v in np.reshape(values, -1)]
     period = next(p for p in range(1, len(numbers) + 1) if numbers == numbers[:p] * (len(numbers) // p))
     if period == 1:
         return f"np.float32({numbers[0]})"
@@ -94,12 +159,13 @@ def _header(run: Source, files: Sequence[Written]) -> dict[str, _Yaml]:
     # Hubs filter by tags: formats that are there, and methods by their usual names.
     methods = (tag for method, tag in _TAGS.items() if method in run.methods)
     tags = ["jopt", "jax", *(file.format for file in files), *methods]
-    measured = {key: value for key in ("accuracy", "loss") if _is_number(value := run.result.get(key))}
+    keys = [metric.key for metric in run.task.metrics]
+    measured = {key: value for key in (*keys, "loss") if _is_number(value := run.result.get(key))}
     return {
         "library_name": "jopt",
         "tags": list(dict.fromkeys(tags)),
         "datasets": [run.dataset.name],
-        "metrics": ["accuracy"],
+        "metrics": list(keys),
         "model-index": [
             {
                 "name": run.name,
@@ -107,7 +173,7 @@ def _header(run: Source, files: Sequence[Written]) -> dict[str, _Yaml]:
                     {
                         "task": {
                             "type": "image-classification" if run.images else "other",
-                            "name": "classification",
+                            "name": run.task.name,
                         },
                         "dataset": {"name": run.dataset.name, "type": run.dataset.name, "split": "test"},
                         "metrics": [{"type": key, "name": key, "value": v} for key, v in measured.items()],
@@ -128,17 +194,18 @@ def _measures(run: Source) -> Iterator[str]:
         # Times are of a machine, and would make another card of the same run.
         if key not in ("digest", "wall_seconds", "compile_seconds")
     }
-    yield to_markdown(report.result_table(numbers, title=""))
+    yield to_markdown(report.result_table(numbers, title="", task=run.task))
     if stages := run.result.get("stages"):
         yield "Stage by stage:"
-        yield to_markdown(report.stages_table(stages, title=""))
+        yield to_markdown(report.stages_table(stages, title="", task=run.task))
+    metrics = "Accuracy" if isinstance(run.task, Classification) else "Metrics"
     yield (
-        "Accuracy and loss are of the test part. FLOPs are those of one example, counted from shapes; the "
+        f"{metrics} and loss are of the test part. FLOPs are those of one example, counted from shapes; the "
         "*theoretical* ones leave out what is multiplied by zero, which no program here does."
     )
 
 
-def _files(files: Sequence[Written], missing: Sequence[Missing]) -> Iterator[str]:
+def _files(run: Source, files: Sequence[Written], missing: Sequence[Missing]) -> Iterator[str]:
     rows = []
     for file in files:
         cells = (file.file.name, formats.integer(file.bytes), file.summary)
@@ -146,17 +213,25 @@ def _files(files: Sequence[Written], missing: Sequence[Missing]) -> Iterator[str
         if (agreement := file.agreement) is None:
             rows.append((*cells, "-", "-", "-"))
             continue
-        same = f"{agreement.equal_predictions:,} of {agreement.examples:,}"
         difference = formats.number(agreement.largest_difference)
-        rows.append((*cells, formats.percent(agreement.accuracy), same, difference))
+        value = formats.value(run.metric.key, agreement.value, run.task)
+        rows.append((*cells, value, agreement.same, difference))
     yield "## Files"
-    header = ("file", "bytes", "what", "accuracy", "same class", "largest difference")
-    yield to_markdown(Table("", header, "lrlrrr", rows))
-    yield (
-        "The last columns were measured by running the file itself on the test part: its accuracy, for how many "
-        "examples it predicts the class that the run's own evaluation predicts, and the largest difference of two "
-        "logits."
+    name, classifies = run.task.deciding.label, isinstance(run.task, Classification)
+    header = ("file", "bytes", "what", name, "same class" if classifies else "same decisions", "largest difference")
+    table = Table("", header, "lrlrrr", rows)
+    compared = (
+        "for how many examples it predicts the class that the run's own evaluation predicts, and the largest "
+        "difference of two logits"
+        if classifies
+        else "how many of its decisions are those of the run's own evaluation, and the largest difference of two "
+        "outputs"
     )
+    if all(agreement is None or agreement.equal_predictions is None for agreement in (f.agreement for f in files)):
+        table = Table("", (*header[:4], header[5]), "lrlrr", [(*row[:4], row[5]) for row in rows])
+        compared = "and the largest difference of two outputs from those of the run's own evaluation"
+    yield to_markdown(table)
+    yield f"The last columns were measured by running the file itself on the test part: its {name}, {compared}."
     if missing:
         yield "Not here:\n\n" + "\n".join(f"- {escape(name)}: {escape(reason)}" for name, reason in missing)
 
@@ -199,11 +274,17 @@ def _circumstances(measurement: speed.Measurement) -> str:
 
 def _usage(run: Source, files: Sequence[Written]) -> Iterator[str]:
     yield "## Use"
-    yield (
-        "Inputs are float32, normalized as in training by the mean and standard deviation of the training part. "
-        "The code below follows on this, in the directory of the files:"
+    normalized = len(jax.tree.leaves(run.dataset.mean)) == len(jax.tree.leaves(run.stored))
+    inputs = (
+        "Inputs are float32, normalized as in training by the mean and standard deviation of the training part."
     )
-    yield _code(inputs_code(run.dataset.mean, run.dataset.std, run.input_shape))
+    if not normalized:
+        inputs = (
+            f"Inputs are {data.leaf_shapes(run.example)} for each example; those that have a mean and a standard "
+            "deviation below are normalized with them, which are of the training part."
+        )
+    yield f"{inputs} The code below follows on this, in the directory of the files:"
+    yield _code(inputs_code(run.dataset.mean, run.dataset.std, run.stored))
     # Files that are run by the same code share it: four StableHLO programs are one block.
     names: dict[str, list[str]] = {}
     for file in files:
@@ -242,13 +323,16 @@ def _making(run: Source) -> Iterator[str]:
 
 
 def _limits(run: Source, files: Sequence[Written]) -> Iterator[str]:
-    examples = len(run.dataset.test.targets)
+    examples, classifies = data.examples_in(run.dataset.test.targets), isinstance(run.task, Classification)
+    size = f"The test part has {examples:,} examples"
+    size += f", so one of them is {100 / examples:.2g} percentage points." if classifies else "."
     # What is true of every such run stands first; what only some files bring along is added.
     limits = [
         f"One run, with seed {run.seed}. Another seed gives another model: to call one method better than "
         "another takes several seeds of both.",
-        f"The test part has {examples:,} examples, so one of them is {100 / examples:.2g} percentage points.",
-        "Nothing checks that an input is like those of the data set: it gets a class in any case.",
+        size,
+        "Nothing checks that an input is like those of the data set: it gets "
+        f"{'a class' if classifies else 'an output'} in any case.",
     ]
     if any(file.format == "stablehlo" for file in files):
         limits.append(

@@ -6,9 +6,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from jopt import models, reference
 from jopt.codec import MAX_BYTES
@@ -16,6 +18,8 @@ from jopt.config import ConfigError
 from jopt.export import safetensors, source, speed, stablehlo
 from jopt.export.source import Agreement, ExportError, Source, Unavailable
 from jopt.files import make_directory, sweep, write_bytes, write_text
+from jopt.rules import named_leaves
+from jopt.task import Classification, Metric
 
 CARD = "README.md"
 FLOAT_ONNX = "float.onnx"
@@ -122,7 +126,7 @@ def export(
     | safetensors | `model.safetensors` |
 
     What can be run is run on the test part, and compared with the model as it was evaluated; the card has the
-    numbers. An ONNX file must also give the logits of the function that it was made of, or it is not written. A
+    numbers. An ONNX file must also give the outputs of the function that it was made of, or it is not written. A
     function whose program is that of another is not written twice. Quantized ONNX files are timed against the
     float32 one, and the card says which to take; no other file depends on the times.
 
@@ -131,8 +135,8 @@ def export(
       directory: where the files go; made, if need be. Files of the same names are replaced, each atomically, and
         temporary ones of these names that a killed export left are removed.
       formats: names of formats, `package.module:name` of a `Format` elsewhere, or `Format`s; None: all of ours.
-      raw_inputs: whether the StableHLO artefacts take inputs as the data set has them, uint8, and normalize them
-        themselves; otherwise they take normalized ones, float32, as all other formats do.
+      raw_inputs: whether the StableHLO artefacts take inputs as the data set has them (images: uint8), and
+        normalize them themselves; otherwise they take normalized ones, float32, as all other formats do.
       model: the model that the run was given instead of `config.model`, if it was given one.
       trusted: lifts the rules for foreign configs (`docs/security.md`).
       data_dir: where the run's data are, instead of where its config says.
@@ -146,7 +150,7 @@ def export(
     Raises:
       ConfigError: for another format, or two that write files of one name.
       ExportError: if no format is given, or a package is missing that a format needs: nothing is written. If the
-        run's packed file is another model's, or ONNX Runtime gives other logits than the model: that file and the
+        run's packed file is another model's, or ONNX Runtime gives other outputs than the model: that file and the
         card are not written.
       WorkdirError: if there is no finished run.
       OSError: if the files cannot be written.
@@ -167,7 +171,7 @@ def export(
         entries = list(_write(kind, exported, directory, Options(raw_inputs)))
         written += [entry for entry in entries if isinstance(entry, Written)]
         missing += [entry for entry in entries if isinstance(entry, Missing)]
-    measured = timed(written, exported.inputs, speed_batches, timer)
+    measured = timed(written, exported.inputs, speed_batches, timer, exported.task.deciding)
     text = card(exported, written, missing, measured)
     write_text(directory / CARD, text)
     summary = "" if measured is None else measured.recommendation
@@ -175,7 +179,11 @@ def export(
 
 
 def timed(
-    written: Sequence[Written], inputs: np.ndarray, batches: Sequence[int], timer: speed.Timer
+    written: Sequence[Written],
+    inputs: np.ndarray,
+    batches: Sequence[int],
+    timer: speed.Timer,
+    metric: Metric = speed.ACCURACY,
 ) -> speed.Report | None:
     """Times quantized ONNX files against the float32 one; None where there is no quantized one.
 
@@ -184,9 +192,10 @@ def timed(
       inputs: examples for them.
       batches: batch sizes; none: nothing is timed.
       timer: as in `export`.
+      metric: that a quantized form must keep.
     """
     forms = {
-        entry.file.name: speed.Form(entry.file.name, entry.bytes, entry.agreement.accuracy)
+        entry.file.name: speed.Form(entry.file.name, entry.bytes, entry.agreement.value)
         for entry in written
         if entry.format == ONNX.name and entry.agreement is not None
     }
@@ -198,7 +207,7 @@ def timed(
     if not batches:
         return speed.Report(reason="that was not asked for")
     files = {entry.file.name: entry.file for entry in written if entry.file.name in forms}
-    return speed.report(timer(files, inputs, batches), floating, quantized)
+    return speed.report(timer(files, inputs, batches), floating, quantized, metric)
 
 
 def resolve(entry: str | Format, field: str = "formats") -> Format:
@@ -287,8 +296,8 @@ def _packed(exported: Source, directory: Path, options: Options) -> Iterator[Fil
     code = (
         f"{'# `model` is the one that the run was given.' * its_own}\n".lstrip() + "from jopt.train import packed\n"
         f"model = packed.load('{{name}}'{', model=model' * its_own})\n"
-        "logits, _ = model.model.apply(model.params, model.model_state, x, train=False)\n"
-        "print(logits.argmax(-1))"
+        f"{_result(exported)}, _ = model.model.apply(model.params, model.model_state, x, train=False)\n"
+        f"print({_result(exported)}{_decided(exported)})"
     )
     # Read back from the disk: what is compared is what a user has.
     agreement = exported.compare(exported.unpacked(path))
@@ -298,7 +307,8 @@ def _packed(exported: Source, directory: Path, options: Options) -> Iterator[Fil
 def _stablehlo(exported: Source, directory: Path, options: Options) -> Iterator[File | Missing]:
     dataset = exported.dataset
     normalization = (dataset.mean, dataset.std) if options.raw_inputs else None
-    inputs = np.asarray(dataset.test.inputs) if options.raw_inputs else exported.inputs
+    inputs = jax.tree.map(np.asarray, dataset.test.inputs) if options.raw_inputs else exported.inputs
+    example = exported.stored if options.raw_inputs else exported.example
     programs: dict[bytes, str] = {}
     # What was evaluated comes first: the others are left out where they are the same program.
     for name in ("masked", "float", "shrunk", "integer"):
@@ -308,7 +318,7 @@ def _stablehlo(exported: Source, directory: Path, options: Options) -> Iterator[
         except Unavailable as error:
             yield Missing(path.name, str(error))
             continue
-        program = stablehlo.lower(function, exported.input_shape, normalization=normalization)
+        program = stablehlo.lower(function, example, normalization=normalization)
         # Without shared or pruned weights several functions are one: the bytes of the programs tell.
         same = programs.setdefault(program.mlir_module_serialized, name)
         if same != name:
@@ -322,19 +332,44 @@ def _stablehlo(exported: Source, directory: Path, options: Options) -> Iterator[
             {
                 "function": name,
                 "what": source.WHAT[name],
-                "mean": [float(v) for v in dataset.mean],
-                "std": [float(v) for v in dataset.std],
-                "test": {key: v if math.isfinite(v) else None for key, v in agreement._asdict().items()},
+                "mean": _numbers(dataset.mean),
+                "std": _numbers(dataset.std),
+                "test": _compared(agreement, exported.metric.key),
             },
         )
         code = (
             "from jax import export\n"
             "content = open('{name}', 'rb').read()\n"
             "predict = export.deserialize(bytearray(content)).call\n"
-            f"print(predict({'raw' if options.raw_inputs else 'x'}).argmax(-1))"
+            f"print(predict({'raw' if options.raw_inputs else 'x'}){_decided(exported)})"
         )
         yield File(path.name, source.WHAT[name], code, agreement)
         yield File(stablehlo.beside(path).name, f"what {path.name} is, its versions and SHA-256")
+
+
+def _result(exported: Source) -> str:
+    """What code calls the outputs."""
+    return "logits" if isinstance(exported.task, Classification) else "outputs"
+
+
+def _decided(exported: Source) -> str:
+    """The end of an expression that makes decisions of outputs, where it is as short as this."""
+    return ".argmax(-1)" if isinstance(exported.task, Classification) else ""
+
+
+def _numbers(moments: PyTree) -> Any:
+    """Means or standard deviations for JSON: by path where the inputs are several arrays."""
+    lists = {path: np.asarray(values).tolist() for path, values in named_leaves(moments)}
+    return lists.get("", lists) or None
+
+
+def _compared(agreement: Agreement, metric: str) -> dict[str, float | None]:
+    """An agreement for JSON."""
+    numbers = {name: value for name, value in agreement._asdict().items() if name not in ("value", "decisions")}
+    numbers[metric] = agreement.value
+    if agreement.equal_predictions is not None and agreement.decisions != agreement.examples:
+        numbers["predictions"] = agreement.decisions
+    return {key: v if v is not None and math.isfinite(v) else None for key, v in numbers.items()}
 
 
 def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File | Missing]:
@@ -347,9 +382,19 @@ def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File 
         yield from (Missing(name, reason) for name in ONNX.files)
         return
 
+    if not isinstance(exported.inputs, np.ndarray):
+        reason = f"the inputs are {len(jax.tree.leaves(exported.inputs))} arrays, and ONNX files here take one"
+        yield from (Missing(name, reason) for name in ONNX.files)
+        return
+    dtype = exported.example.dtype
+
     def plain() -> bytes:
         return onnx.encode(
-            *exported.float_parts(), exported.input_shape, metadata=exported.metadata, examples=exported.inputs
+            *exported.float_parts(),
+            exported.input_shape,
+            metadata=exported.metadata,
+            examples=exported.inputs,
+            dtype=dtype,
         )
 
     def quantized(form: str) -> Callable[[], bytes]:
@@ -360,6 +405,7 @@ def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File 
                 metadata=exported.metadata,
                 form=form,
                 examples=exported.inputs,
+                dtype=dtype,
             )
 
         return encode
@@ -389,7 +435,7 @@ def _onnx(exported: Source, directory: Path, options: Options) -> Iterator[File 
         code = (
             "import onnxruntime\n"
             "session = onnxruntime.InferenceSession('{name}', providers=['CPUExecutionProvider'])\n"
-            f"print(session.run(None, {{{onnx.INPUT!r}: x}})[0].argmax(-1))"
+            f"print(session.run(None, {{{onnx.INPUT!r}: x}})[0]{_decided(exported)})"
         )
         yield File(name, summary, code, agreement)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float, PyTree
 
 from jopt import data, intercept
@@ -77,6 +77,7 @@ def encode(
     metadata: Mapping[str, str] | None = None,
     examples: ArrayLike | None = None,
     tolerance: float = TOLERANCE,
+    dtype: DTypeLike = np.float32,
 ) -> bytes:
     """A model in evaluation mode as an ONNX file's bytes.
 
@@ -97,10 +98,11 @@ def encode(
       metadata: strings by name, kept in the file.
       examples: [n, *input_shape], inputs to compare with, as the graph takes them. None: random normal numbers
         (of `mean` and `std` where these are given), or integers where the graph makes integers of all its inputs.
-      tolerance: by how much a logit may differ, of the largest of its batch.
+      tolerance: by how much an output may differ, of the largest of its batch.
+      dtype: of the input: float32, or integers, such as tokens.
 
     Returns:
-      The bytes: a model of `input`, float32 [B, *input_shape], and `logits`, float32 [B, classes]; opset 21.
+      The bytes: a model of `input` [B, *input_shape], of `dtype`, and `logits`, float32 [B, ...]; opset 21.
 
     Raises:
       ImportError: without jax2onnx and onnx, of the extra 'export'.
@@ -109,9 +111,9 @@ def encode(
       OnnxError: if ONNX Runtime cannot run the file, or gives other logits than the model.
     """
     # All parameters are constants from here on, so that whatever is computed of them alone is computed now.
-    traced = trace(model.apply, params, model_state, input_shape, mean=mean, std=std)
+    traced = trace(model.apply, params, model_state, input_shape, mean=mean, std=std, dtype=dtype)
     simplify(traced.model, traced.constants)
-    batches = example_batches(traced.model, input_shape, mean, std, examples)
+    batches = example_batches(traced.model, input_shape, mean, std, examples, dtype)
     content = serialize(traced.model, traced.constants, metadata or {})
     check(content, _logits(model, mean, std), (params, model_state), batches, tolerance)
     return content
@@ -131,6 +133,7 @@ def encode_quantized(
     form: str = "integer",
     examples: ArrayLike | None = None,
     tolerance: float = TOLERANCE,
+    dtype: DTypeLike = np.float32,
 ) -> bytes:
     """A quantized model in evaluation mode as an ONNX file's bytes, compared with the simulation as in `encode`.
 
@@ -162,6 +165,7 @@ def encode_quantized(
       tolerance: as in `encode`; where codes fall on the other side of a rounding boundary, logits may differ by
         half of what the rounding of layers' inputs changes, as root mean squares, and by 10 % at most. In the form
         'qdq' it is compared with a simulation whose biases are rounded too, and these may change logits by 10 %.
+      dtype: as in `encode`.
 
     Returns:
       The bytes: a model of the inputs and outputs of `encode`'s.
@@ -181,7 +185,7 @@ def encode_quantized(
     bare_params, learned = split("params", params)
     bare_state, frozen = split("model_state", model_state)
     # The ranges are the simulation's; the model itself is traced without them.
-    x = np.zeros((1, *input_shape), np.float32)
+    x = np.zeros((1, *input_shape), dtype)
     layers = intercept.names(model.apply, bare_params, bare_state, x, train=False)
     input_codes = onnx_codes.inputs(activations, layers, learned, frozen)
     codes = {path: onnx_codes.weight(q) for path, q in weights.items()}
@@ -191,6 +195,7 @@ def encode_quantized(
         std=std,
         layers=list(input_codes),
         states=onnx_codes.states(activations, layers),
+        dtype=dtype,
     )
     for path, weight in codes.items():
         if path not in traced.constants or traced.constants[path].shape != weight.codes.shape:
@@ -198,7 +203,7 @@ def encode_quantized(
             raise ValueError(f"weights[{path!r}] {weight.codes.shape} is no parameter; there are: {have}")
     # Kernels stay inputs, so that nothing is folded into them, until their codes take their place.
     simplify(traced.model, {name: value for name, value in traced.constants.items() if name not in codes})
-    batches = example_batches(traced.model, input_shape, mean, std, examples)
+    batches = example_batches(traced.model, input_shape, mean, std, examples, dtype)
     biases = onnx_quantize.quantize(traced.model, codes, input_codes, traced.marks, form)
     content = serialize(traced.model, traced.constants, metadata or {})
     simulation = activate(model, activations)
@@ -263,7 +268,7 @@ def run(model: str | os.PathLike[str] | bytes, x: np.ndarray, *, threads: int | 
 
     Args:
       model: a file that was written here, or its bytes.
-      x: [batch, ...], what the model takes; made float32.
+      x: [batch, ...], what the model takes; made float32 where it takes that.
       threads: as in `session`.
 
     Returns:
@@ -272,7 +277,9 @@ def run(model: str | os.PathLike[str] | bytes, x: np.ndarray, *, threads: int | 
     Raises:
       ImportError: without the extra 'export'.
     """
-    (logits,) = session(model, threads=threads).run([OUTPUT], {INPUT: np.asarray(x, np.float32)})
+    runner = session(model, threads=threads)
+    floating = runner.get_inputs()[0].type == "tensor(float)"
+    (logits,) = runner.run([OUTPUT], {INPUT: np.asarray(x, np.float32 if floating else None)})
     return np.asarray(logits)
 
 
@@ -282,6 +289,7 @@ def example_batches(
     mean: ArrayLike | None = None,
     std: ArrayLike | None = None,
     examples: ArrayLike | None = None,
+    dtype: DTypeLike = np.float32,
 ) -> list[np.ndarray]:
     """Two batches, of 3 and of 16 examples, as the file takes them.
 
@@ -293,13 +301,14 @@ def example_batches(
       examples: [n, *input_shape], taken in turn. None: normal numbers, of this mean and standard deviation; where
         the graph makes integers of all that it takes, such as the rows of an embedding, integers from 0, below the
         smallest number of rows.
+      dtype: of the input.
 
     Raises:
       ValueError: for examples of another shape, or none.
     """
     count = sum(BATCHES)
     if examples is not None:
-        x = np.asarray(examples, np.float32)
+        x = np.asarray(examples, dtype)
         if x.shape[1:] != tuple(input_shape) or not len(x):
             raise ValueError(f"examples must be [n, {', '.join(map(str, input_shape))}], n > 0, got {x.shape}")
         x = x[np.arange(count) % len(x)]
@@ -309,7 +318,7 @@ def example_batches(
         x = rng.normal(size=shape) if indices is None else rng.integers(0, indices, shape)
         if mean is not None and std is not None and indices is None:
             x = x * np.asarray(std) + np.asarray(mean)
-        x = x.astype(np.float32)
+        x = x.astype(dtype)
     return [x[: BATCHES[0]], x[BATCHES[0] :]]
 
 

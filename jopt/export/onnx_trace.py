@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import PyTree
 
 from jopt import data, intercept
@@ -68,6 +68,7 @@ def trace(
     std: ArrayLike | None = None,
     layers: Sequence[str] = (),
     states: Mapping[str, InputCodes] | None = None,
+    dtype: DTypeLike = np.float32,
 ) -> Traced:
     """Traces a model with a symbolic batch size and converts it.
 
@@ -80,6 +81,7 @@ def trace(
       std: per channel, divided by then.
       layers: the paths of the layers whose inputs to mark.
       states: by recurrent layer, the codes that its state is rounded to.
+      dtype: of the input.
 
     Returns:
       A `Traced`.
@@ -96,7 +98,7 @@ def trace(
     if mean is not None:
         constants |= {"mean": np.asarray(mean, np.float32), "std": np.asarray(std, np.float32)}
     (batch,) = jax.export.symbolic_shape("B")
-    x = jax.ShapeDtypeStruct((batch, *input_shape), np.float32)
+    x = jax.ShapeDtypeStruct((batch, *input_shape), dtype)
     # A mark has as many axes as its layer's input: ranks are the only thing that is asked of the calls.
     calls = intercept.names(apply, params, model_state, x, train=False) if layers else {}
     ranks = {layer: len(calls[layer][0].input.shape) for layer in layers}

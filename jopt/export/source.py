@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree, Shaped
 
-from jopt import data, models, prune
+from jopt import data, measure, models, prune
+from jopt import task as tasks
 from jopt.codec import MAX_BYTES
 from jopt.config import changed_leaves, choice
 from jopt.quantize import integer
@@ -27,9 +28,9 @@ from jopt.train.state import digest, evaluated
 from jopt.train.workdir import Workdir
 
 Forward = Callable[[Any], jax.Array]
-"""From a batch of inputs to logits."""
+"""From a batch of inputs to outputs, such as logits."""
 
-Logits = Float[np.ndarray, "examples classes"]
+Outputs = Shaped[np.ndarray, "examples ..."]
 
 NAMES = ("float", "masked", "shrunk", "integer")
 WHAT = {
@@ -72,15 +73,22 @@ class Agreement(NamedTuple):
 
     Attributes:
       examples: all of them.
-      equal_predictions: those for which both predict the same class.
-      largest_difference: of two logits.
-      accuracy: of the function.
+      equal_predictions: decisions that both make alike, such as classes; None where the task has no decisions.
+      largest_difference: of two outputs.
+      value: the task's deciding metric, of the function.
+      decisions: all of them: of an example one class, of a sequence one for each position.
     """
 
     examples: int
-    equal_predictions: int
+    equal_predictions: int | None
     largest_difference: float
-    accuracy: float
+    value: float
+    decisions: int = 0
+
+    @property
+    def same(self) -> str:
+        """How many decisions are equal, in words."""
+        return "-" if self.equal_predictions is None else f"{self.equal_predictions:,} of {self.decisions:,}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +99,8 @@ class Source:
       run: the run.
       workdir: its directory.
       manifest: what its `manifest.json` holds.
-      inputs: of the test part, normalized.
-      logits: of the model as it was evaluated, for these inputs.
+      inputs: of the test part, normalized: an array, or a pytree of arrays.
+      outputs: of the model as it was evaluated, for these inputs.
       given_model: the model that the run was given instead of `config.model`, if it was given one.
       trusted: whether the run's packed file may name modules to import.
       max_bytes: memory that its tensors may take.
@@ -101,8 +109,8 @@ class Source:
     run: Finished
     workdir: Workdir
     manifest: Mapping[str, Any]
-    inputs: np.ndarray
-    logits: Logits
+    inputs: PyTree
+    outputs: Outputs
     given_model: models.Model | None = None
     trusted: bool = False
     max_bytes: int = MAX_BYTES
@@ -119,8 +127,28 @@ class Source:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
+        """The shape of one example, where its inputs are one array."""
         return self.inputs.shape[1:]
+
+    @property
+    def example(self) -> PyTree:
+        """The inputs of one example, normalized, as shapes and dtypes."""
+        return self.dataset.example
+
+    @property
+    def stored(self) -> PyTree:
+        """The inputs of one example as the data set has them, as shapes and dtypes."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.dataset.test.inputs)
+
+    @property
+    def task(self) -> tasks.Task:
+        """How its outputs meet targets."""
+        return self.run.plan.task
+
+    @property
+    def metric(self) -> measure.Column:
+        """The column of its task's deciding metric."""
+        return measure.built_in(self.task)[0]
 
     @property
     def result(self) -> dict[str, Any]:
@@ -145,20 +173,22 @@ class Source:
     @property
     def images(self) -> bool:
         """Whether its inputs are images."""
-        return isinstance(self.dataset.test.inputs, np.ndarray) and self.dataset.test.inputs.ndim == 4
+        inputs = self.dataset.test.inputs
+        of_pixels = isinstance(inputs, np.ndarray) and inputs.ndim == 4 and inputs.dtype == np.uint8
+        return of_pixels and getattr(self.run.config.data, "layout", "image") == "image"
 
     @property
     def network(self) -> str:
         """The name of the network in its config, which a model that it was given replaces."""
-        return self._network.name
+        return str(getattr(self._network, "name", type(self._network).__name__))
 
     @property
     def dtype(self) -> str | None:
         """What its network computes in; None: it is a model of its own, which does not say."""
-        return None if self.given_model is not None else self._network.dtype
+        return None if self.given_model is not None else getattr(self._network, "dtype", None)
 
     @property
-    def _network(self) -> models.ModelConfig:
+    def _network(self) -> models.Network:
         return final_network(self.run.config)
 
     @property
@@ -190,14 +220,14 @@ class Source:
         """What its 'integer' function is made of; see `integer_parts`."""
         return integer_parts(self.run)
 
-    def compare(self, call: Callable[[Any], Any], inputs: np.ndarray | None = None) -> Agreement:
-        """Runs a function on the test part and compares its logits with the model's.
+    def compare(self, call: Callable[[Any], Any], inputs: PyTree = None) -> Agreement:
+        """Runs a function on the test part and compares its outputs with the model's.
 
         Args:
-          call: from a batch to logits.
+          call: from a batch to outputs.
           inputs: what it takes, in the order of the test part; None: normalized inputs.
         """
-        return agreement(self.run, self.logits, logits(call, self.inputs if inputs is None else inputs))
+        return agreement(self.run, self.outputs, outputs_of(call, self.inputs if inputs is None else inputs))
 
     def packed(self) -> bytes:
         """The packed model: the run's own file, or packed now.
@@ -240,15 +270,15 @@ def load(
     Raises:
       WorkdirError: if there is no finished run.
     """
-    # The reference is computed once: every format is compared with these logits.
+    # The reference is computed once: every format is compared with these outputs.
     run, workdir = finished.load(directory, model=model, trusted=trusted, data_dir=data_dir), Workdir(directory)
     inputs = normalized_test(run)
-    expected = logits(jax.jit(function(run, "masked")), inputs)
+    expected = outputs_of(jax.jit(function(run, "masked")), inputs)
     return Source(run, workdir, workdir.load_json(workdir.manifest), inputs, expected, model, trusted)
 
 
 def function(run: Finished, name: str) -> Forward:
-    """One of the functions of a run, from normalized inputs to logits, its parameters inside.
+    """One of the functions of a run, from normalized inputs to outputs, its parameters inside.
 
     Args:
       run: the finished run.
@@ -261,7 +291,7 @@ def function(run: Finished, name: str) -> Forward:
         (`jopt.quantize.integer.network`).
 
     Returns:
-      A function of float32 [batch, ...] to float32 [batch, classes].
+      A function of a batch of inputs, as the network takes them, to float32 [batch, ...].
 
     Raises:
       ConfigError: for another name.
@@ -275,42 +305,50 @@ def function(run: Finished, name: str) -> Forward:
     return _forward(*_shrunk(run)) if name == "shrunk" else _integer(run)
 
 
-def normalized_test(run: Finished) -> np.ndarray:
-    """The test part's inputs as the model takes them: float32, normalized."""
+def normalized_test(run: Finished) -> PyTree:
+    """The test part's inputs as the model takes them: numbers normalized, in float32, and tokens as they are."""
     dataset = run.dataset
-    return np.asarray(data.normalize(*map(jax.numpy.asarray, (dataset.test.inputs, dataset.mean, dataset.std))))
+    trees = jax.tree.map(jax.numpy.asarray, (dataset.test.inputs, dataset.mean, dataset.std))
+    return jax.tree.map(np.asarray, data.normalize(*trees))
 
 
-def logits(call: Callable[[Any], Any], inputs: np.ndarray) -> Logits:
+def outputs_of(call: Callable[[Any], Any], inputs: PyTree) -> Outputs:
     """What `call` gives for many inputs, in batches of one size.
 
+    Args:
+      call: from a batch of inputs to an array [batch, ...].
+      inputs: an array [examples, ...], or a pytree of such arrays.
+
     Example:
-      >>> logits(lambda x: x.sum(-1, keepdims=True), np.ones((3, 2), np.float32)).tolist()
+      >>> outputs_of(lambda x: x.sum(-1, keepdims=True), np.ones((3, 2), np.float32)).tolist()
       [[2.0], [2.0], [2.0]]
     """
-    batches = []
-    for start in range(0, len(inputs), _BATCH):
-        batch = inputs[start : start + _BATCH]
-        # Another size would be another compilation: the last batch is filled up with its own last example.
-        full = np.pad(batch, [(0, min(_BATCH, len(inputs)) - len(batch)), *[(0, 0)] * (batch.ndim - 1)], "edge")
-        batches.append(np.asarray(call(full))[: len(batch)])
+    batches, count = [], data.examples_in(inputs)
+    size = min(_BATCH, count)
+    for start in range(0, count, _BATCH):
+        # Another size would be another compilation: the last batch is filled up with the last example.
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        outputs = np.asarray(call(jax.tree.map(lambda x, rows=rows: x[rows], inputs)))
+        batches.append(outputs[: count - start])
     return np.concatenate(batches)
 
 
-def agreement(run: Finished, expected: Logits, other: Logits) -> Agreement:
-    """Compares logits of the test part with those of the model as it was evaluated.
+def agreement(run: Finished, expected: Outputs, other: Outputs) -> Agreement:
+    """Compares outputs of the test part with those of the model as it was evaluated.
 
     Args:
       run: the finished run.
-      expected: logits of its 'masked' function, [examples, classes].
+      expected: outputs of its 'masked' function, [examples, ...].
       other: those of another.
     """
-    classes = other.argmax(-1)
+    task = run.plan.task
+    ours, theirs = (task.predict(jax.numpy.asarray(outputs)) for outputs in (other, expected))
     return Agreement(
         len(other),
-        int((classes == expected.argmax(-1)).sum()),
+        None if ours is None or theirs is None else int((ours == theirs).sum()),
         float(np.abs(other.astype(np.float64) - expected).max()),
-        float((classes == run.dataset.test.targets).mean()),
+        tasks.value(task, task.deciding, other, run.dataset.test.targets, run.dataset.test.weights),
+        0 if ours is None else int(np.prod(ours.shape)),
     )
 
 
@@ -371,10 +409,16 @@ def _shrunk(run: Finished) -> Parts:
         raise Unavailable(
             "no shrunk function: the run was given a model of its own, which jopt.prune.shrink takes as a module"
         )
-    module = models.build(final_network(run.config))
+    network = final_network(run.config)
+    if not isinstance(network, models.ModelConfig):
+        raise Unavailable(
+            "no shrunk function: jopt.prune.shrink takes the module of a network of jopt's, and this run's network "
+            f"is a {type(network).__name__}"
+        )
+    module = models.build(network)
     params, model_state = _bare("params", run.params), _bare("model_state", run.model_state)
     # Zeros of the parameters as evaluated, whatever made them: a mask, a codebook or a code of 0.
-    x = jax.ShapeDtypeStruct((1, *run.dataset.test.inputs.shape[1:]), np.float32)
+    x = data.batch_of(run.dataset.example)
     nonzero = jax.tree.map(lambda w: np.asarray(w) != 0, params)
     try:
         small = prune.shrink_all(module, params, nonzero, model_state=model_state, x=x)

@@ -15,13 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jopt.measure import CLASSIFIER
+from jopt.task import Metric
 from jopt.train.manifest import processor
 
 BATCHES = (1, 64)
 ROUNDS = 7
 HOLDS = 0.99
-"""Of the float32 form's accuracy, what a form must keep to be recommended: the usual quality target of MLPerf
+"""Of the float32 form's metric, what a form must keep to be recommended: the usual quality target of MLPerf
 Inference (Reddi et al., 2020, "MLPerf Inference Benchmark")."""
+ACCURACY = CLASSIFIER.deciding
 _ROUND_SECONDS = 0.02
 _FORM_SECONDS = 2.0  # of a form at one batch size, where a single call is long; three rounds in any case
 
@@ -32,12 +35,12 @@ class Form(NamedTuple):
     Attributes:
       name: the file's.
       bytes: its length.
-      accuracy: on the test part.
+      value: the metric on the test part.
     """
 
     name: str
     bytes: int
-    accuracy: float
+    value: float
 
 
 class Calls(NamedTuple):
@@ -133,23 +136,27 @@ Timer = Callable[[Mapping[str, Path], np.ndarray, Sequence[int]], Measurement | 
 """`(files by name, examples, batch sizes)` to the measurement, or None where the runtime is not installed."""
 
 
-def report(measurement: Measurement | None, floating: Form, quantized: Sequence[Form]) -> Report:
+def report(
+    measurement: Measurement | None, floating: Form, quantized: Sequence[Form], metric: Metric = ACCURACY
+) -> Report:
     """A measurement with what follows from it; None: ONNX Runtime is not installed."""
     if measurement is None:
         return Report(reason="onnxruntime is not installed")
-    return Report(measurement, advise(floating, quantized, measurement.calls))
+    return Report(measurement, advise(floating, quantized, measurement.calls, metric))
 
 
-def advise(floating: Form, quantized: Sequence[Form], calls: Sequence[Calls]) -> Advice:
+def advise(floating: Form, quantized: Sequence[Form], calls: Sequence[Calls], metric: Metric = ACCURACY) -> Advice:
     """What to recommend, given the measurements.
 
     A quantized form is recommended at a batch size only if at least nine of ten rounds were faster than float32 and
-    it keeps `HOLDS` of float32's accuracy; of several, the one of the smallest median time.
+    it keeps `HOLDS` of float32's metric (of one of which less is better, it may be as much larger); of several, the
+    one of the smallest median time.
 
     Args:
       floating: the float32 form.
       quantized: the others.
       calls: times of all of them, at least one batch size.
+      metric: of the forms.
 
     Example:
       >>> calls = [Calls(64, {"float.onnx": [2.0, 2.0], "quantized.onnx": [4.0, 4.0]})]
@@ -162,19 +169,24 @@ def advise(floating: Form, quantized: Sequence[Form], calls: Sequence[Calls]) ->
     by_form = {form.name: [_speed(form.name, floating.name, entry) for entry in calls] for form in quantized}
     fastest = {}
     for i, entry in enumerate(calls):
-        candidates = [form.name for form in quantized if by_form[form.name][i].faster and _holds(form, floating)]
+        candidates = [
+            form.name for form in quantized if by_form[form.name][i].faster and _holds(form, floating, metric)
+        ]
         times = {name: float(np.median(entry.seconds[name])) for name in candidates}
         fastest[entry.batch] = min(times, key=times.__getitem__, default=floating.name)
     return Advice(
         fastest,
         [speed for speeds in by_form.values() for speed in speeds],
-        [_sentence(form, floating, by_form[form.name]) for form in quantized],
-        _recommendation(floating, fastest, by_form),
+        [_sentence(form, floating, by_form[form.name], metric) for form in quantized],
+        _recommendation(floating, fastest, by_form, metric),
     )
 
 
-def _holds(form: Form, floating: Form) -> bool:
-    return form.accuracy >= HOLDS * floating.accuracy
+def _holds(form: Form, floating: Form, metric: Metric) -> bool:
+    if metric.better == "higher" and floating.value >= 0:
+        return form.value >= HOLDS * floating.value
+    worse = (form.value - floating.value) * (1 if metric.better == "lower" else -1)
+    return worse <= (1 - HOLDS) * abs(floating.value)
 
 
 def _speed(form: str, floating: str, calls: Calls) -> Speed:
@@ -183,7 +195,7 @@ def _speed(form: str, floating: str, calls: Calls) -> Speed:
     return Speed(form, calls.batch, float(np.median(ratios)), float(np.quantile(ratios, 0.1)))
 
 
-def _sentence(form: Form, floating: Form, speeds: Sequence[Speed]) -> str:
+def _sentence(form: Form, floating: Form, speeds: Sequence[Speed], metric: Metric) -> str:
     groups = {
         "slower than float32 here": [s for s in speeds if not s.faster and s.median < 1],
         "no faster than float32 here": [s for s in speeds if not s.faster and s.median >= 1],
@@ -192,8 +204,10 @@ def _sentence(form: Form, floating: Form, speeds: Sequence[Speed]) -> str:
     parts = [f"{words}: {_times(group)}" for words, group in groups.items() if group]
     ratio = floating.bytes / form.bytes
     parts.append(f"smaller by {ratio:.1f}" if ratio > 1 else "not smaller")
-    if not _holds(form, floating):
-        parts.append(f"its accuracy is {100 * form.accuracy:.4g} %, float32's {100 * floating.accuracy:.4g} %")
+    if not _holds(form, floating, metric):
+        scale, unit = (100, "%") if metric.format == "percent" else (1, metric.unit)
+        ours, theirs = (f"{scale * v:.4g} {unit}".rstrip() for v in (form.value, floating.value))
+        parts.append(f"its {metric.label} is {ours}, float32's {theirs}")
     return f"{form.name}: {'; '.join(parts)}."
 
 
@@ -201,14 +215,16 @@ def _times(speeds: Sequence[Speed]) -> str:
     return ", ".join(f"{speed.median:.2f} times at batch {speed.batch}" for speed in speeds)
 
 
-def _recommendation(floating: Form, fastest: Mapping[int, str], by_form: Mapping[str, Sequence[Speed]]) -> str:
+def _recommendation(
+    floating: Form, fastest: Mapping[int, str], by_form: Mapping[str, Sequence[Speed]], metric: Metric
+) -> str:
     batches: dict[str, list[int]] = {}
     for batch, name in fastest.items():
         batches.setdefault(name, []).append(batch)
     if list(batches) == [floating.name]:
-        # A form may be faster and still not be recommended, for its accuracy.
+        # A form may be faster and still not be recommended, for its metric.
         wrong = any(speed.faster for speeds in by_form.values() for speed in speeds)
-        reason = "whose accuracy holds measured faster" if wrong else "measured faster"
+        reason = f"whose {metric.label} holds measured faster" if wrong else "measured faster"
         return f"For speed on this machine take {floating.name}: no quantized form {reason}."
     choices = []
     for name, sizes in batches.items():
@@ -232,7 +248,7 @@ def measure(
 
     Args:
       files: by name.
-      examples: float32 [n, ...], inputs of the files; repeated where a batch is larger.
+      examples: [n, ...], inputs of the files, of their dtype; repeated where a batch is larger.
       batches: batch sizes.
       rounds: in each of which every file is called for `seconds`; fewer, but three, where calls are long.
       seconds: of a round; at least one call.
@@ -249,7 +265,7 @@ def measure(
     sessions = {name: onnx.session(path, threads=cores) for name, path in files.items()}
 
     def calls(batch: int) -> Calls:
-        x = np.asarray(examples, np.float32)[np.arange(batch) % len(examples)]
+        x = np.asarray(examples)[np.arange(batch) % len(examples)]
         work = {name: lambda s=session: s.run(None, {onnx.INPUT: x}) for name, session in sessions.items()}
         return Calls(batch, _in_turn(work, rounds, seconds))
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import export
 from jax.core import ShapedArray
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from jopt import data
 from jopt.config import choice
@@ -35,7 +36,7 @@ class Artefact(NamedTuple):
     """What `load` returns.
 
     Attributes:
-      call: inputs [batch, ...] to logits [batch, classes], for any batch size.
+      call: inputs [batch, ...] to outputs [batch, ...], for any batch size.
       metadata: what its JSON file says.
       exported: the `jax.export.Exported`, whose `mlir_module()` is the program's text.
     """
@@ -46,19 +47,20 @@ class Artefact(NamedTuple):
 
 
 def lower(
-    function: Callable[[jax.Array], jax.Array],
-    input_shape: Sequence[int],
+    function: Callable[[Any], jax.Array],
+    example: Sequence[int] | PyTree,
     *,
-    normalization: tuple[ArrayLike, ArrayLike] | None = None,
+    normalization: tuple[PyTree, PyTree] | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> export.Exported:
     """A function as a StableHLO program, with a symbolic batch size.
 
     Args:
-      function: float32 [batch, *input_shape] to logits; what it closes over becomes constants of the program.
-      input_shape: of one example.
-      normalization: (mean, standard deviation), each [channels] in raw units, to have the program take raw inputs,
-        uint8, and begin with `jopt.data.normalize`; None: it takes float32 inputs that are normalized already.
+      function: a batch of inputs to outputs; what it closes over becomes constants of the program.
+      example: the inputs of one example that the program takes: a `jax.ShapeDtypeStruct`, or a pytree of them, each
+        of which becomes an input of the program; or a shape alone, of float32 (raw inputs: of uint8).
+      normalization: (mean, standard deviation), each [channels] in raw units, or pytrees of them, to have the
+        program take raw inputs and begin with `jopt.data.normalize`; None: it takes what the function takes.
       platforms: for which to lower it: 'cpu', 'cuda', 'rocm', 'tpu'. None of them need be here.
 
     Returns:
@@ -76,15 +78,16 @@ def lower(
     for name in platforms:
         choice("platforms", name, _KNOWN)
 
-    def predict(x: jax.Array) -> jax.Array:
+    def predict(x: PyTree) -> jax.Array:
         if normalization is not None:
-            mean, std = (jnp.asarray(v, jnp.float32) for v in normalization)
-            x = data.normalize(x, mean, std)
+            x = data.normalize(x, *jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), normalization))
         return function(x)
 
     # The text of the program has the name of the size: it is part of the file's bytes.
     batch = export.symbolic_shape("batch")
-    x = jax.ShapeDtypeStruct((*batch, *input_shape), jnp.float32 if normalization is None else jnp.uint8)
+    if isinstance(example, Sequence) and all(isinstance(n, int) for n in example):
+        example = jax.ShapeDtypeStruct(tuple(example), jnp.float32 if normalization is None else jnp.uint8)
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*batch, *leaf.shape), leaf.dtype), example)
     with _without_source_files():
         return export.export(jax.jit(predict), platforms=tuple(platforms))(x)
 

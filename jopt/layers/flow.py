@@ -63,13 +63,14 @@ class Reads(NamedTuple):
     stack: frozenset[int]
 
 
-def reads(jaxpr: Jaxpr, parameters: int) -> list[Reads]:
+def reads(jaxpr: Jaxpr, parameters: int, data: int = 1) -> list[Reads]:
     """How a program reads each of its parameters.
 
     Args:
-      jaxpr: a jaxpr whose first `parameters` inputs are parameters and whose last input is the data; those between
-        (model state) are neither.
+      jaxpr: a jaxpr whose first `parameters` inputs are parameters and whose last `data` inputs are data; those
+        between (model state) are neither.
       parameters: how many.
+      data: how many.
 
     Returns:
       A `Reads` for each parameter.
@@ -80,7 +81,7 @@ def reads(jaxpr: Jaxpr, parameters: int) -> list[Reads]:
         if i < parameters:
             inputs.append(_Value((View(i, tuple(((axis, n),) for axis, n in enumerate(var.aval.shape))),)))
         else:
-            inputs.append(_DATA if i == len(jaxpr.invars) - 1 else _NOTHING)
+            inputs.append(_DATA if i >= len(jaxpr.invars) - data else _NOTHING)
     walk.jaxpr(jaxpr, inputs)
     columns = zip(walk.uses, walk.others, walk.stacks, strict=True)
     return [Reads(list(uses), list(others), frozenset(stack)) for uses, others, stack in columns]

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from jopt.layers import flow, parameter
 from jopt.layers.parameter import WEIGHTS, Axes, Layers, Parameter, one_copy
 from jopt.rules import named_leaves
-from jopt.typing import Batch, ModelState, Params
+from jopt.typing import ModelState, Params
 
 if TYPE_CHECKING:
     from jopt.models.functional import Model
@@ -21,7 +21,7 @@ _ORDERED = frozenset({"Conv", "ConvTranspose", "Dense", "DenseGeneral", "Embed",
 
 
 def trace(
-    model: "Model", x: Batch, params: Params | None = None, model_state: ModelState | None = None
+    model: "Model", x: PyTree, params: Params | None = None, model_state: ModelState | None = None
 ) -> dict[str, Parameter]:
     """What a model says about its parameters. Nothing is computed.
 
@@ -33,7 +33,7 @@ def trace(
 
     Args:
       model: a `jopt.models.Model`.
-      x: one batch, an array or a `jax.ShapeDtypeStruct`; only its shape and dtype matter.
+      x: one batch, an array, a `jax.ShapeDtypeStruct` or a pytree of them; only shapes and dtypes matter.
       params: the parameters, or their shapes; None: those of `model.init`.
       model_state: the state, or its shapes; None: that of `model.init`.
 
@@ -42,7 +42,7 @@ def trace(
 
     Raises:
       ValueError: if the model declares a parameter that it does not have.
-      TypeError: if `x` is not one array.
+      TypeError: if `x` has no arrays.
 
     Example:
       >>> from flax import linen as nn
@@ -55,8 +55,8 @@ def trace(
       >>> layers["query/bias"].reason
       'bias of DenseGeneral'
     """
-    if len(jax.tree.leaves(x)) != 1:
-        raise TypeError(f"x must be one array, got {jax.tree.structure(x)}")
+    if not jax.tree.leaves(x):
+        raise TypeError(f"x must be an array or a pytree of arrays, got {jax.tree.structure(x)}")
     if params is None:
         # The key is made inside, where it is only a shape.
         params, model_state = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), x)
@@ -75,7 +75,7 @@ def trace(
     jaxpr = jax.make_jaxpr(forward)(params, {} if model_state is None else model_state, x).jaxpr
     traced = {
         path: _parameter(path, leaf, read, kinds)
-        for (path, leaf), read in zip(leaves, flow.reads(jaxpr, len(leaves)), strict=True)
+        for (path, leaf), read in zip(leaves, flow.reads(jaxpr, len(leaves), len(jax.tree.leaves(x))), strict=True)
     }
     shapes = {path: jnp.shape(leaf) for path, leaf in leaves}
     traced = {path: _with_copies_of_kernel(p, traced, shapes) for path, p in traced.items()}
@@ -122,6 +122,9 @@ def _parameter(
     # The name decides the role; what reads the parameter decides
     # the axes, and the role of a name that says nothing.
     role, uses = parameter.role(path), read.uses
+    # Equinox calls the scale of a normalization its weight, and its place in a list says no more.
+    if role == "kernel" and kind is not None and kind.endswith("Norm"):
+        role = "scale"
     if not uses and role == "kernel" and kind in _ORDERED and all(map(_in_order, read.others)):
         uses = read.others
     if not uses:

@@ -259,6 +259,8 @@ def _module_path(scope: Scope) -> list[str]:
     names: list[str] = []
     in_method = False
     for part in "/".join(scope).split("/"):
+        if part.startswith("eqx."):  # Equinox names its own layers by their classes, inside the module's name.
+            continue
         name, _, method = part.partition(".")
         # Linen opens a scope for the module and another one for its method, both under the module's name.
         if not (names and names[-1] == name and (method or in_method)):

@@ -9,6 +9,7 @@ from jopt.models.config import model as model
 from jopt.models.config import names as names
 from jopt.models.config import validate as validate
 from jopt.models.decoder import Decoder as Decoder
+from jopt.models.equinox import from_equinox as from_equinox
 from jopt.models.functional import Model as Model
 from jopt.models.functional import check as check
 from jopt.models.functional import from_linen as from_linen
@@ -22,4 +23,7 @@ from jopt.models.mlp import TiedMLP as TiedMLP
 from jopt.models.network import Custom as Custom
 from jopt.models.network import Network as Network
 from jopt.models.rnn import RNN as RNN
+from jopt.models.sown import sown_total as sown_total
+from jopt.models.target import from_any as from_any
+from jopt.models.target import from_functions as from_functions
 from jopt.models.vit import ViT as ViT

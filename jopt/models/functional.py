@@ -12,9 +12,10 @@ from flax import linen as nn
 from flax.errors import FlaxError
 from jaxtyping import PyTree
 
-from jopt import keys
+from jopt import intercept, keys
+from jopt.models import sown
 from jopt.rules import named_leaves
-from jopt.typing import Batch, Key, ModelState, Params
+from jopt.typing import Key, ModelState, Params
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
 class Model(NamedTuple):
     """All that training sees of a model: two pure functions.
 
-    Anything can be one: `Model(init, apply)` of two functions, `from_linen(module)`, `from_nnx(factory)`.
+    Anything can be one: `Model(init, apply)` of two functions, `from_linen(module)`, `from_nnx(factory)`,
+    `from_equinox(module)`; `from_any` finds out which.
 
     Attributes:
-      init: `(key, x) -> (params, model_state)`. `x` is one batch, such as float32 [batch, height, width, channels];
-        only its shape and dtype matter. `params` is what is trained, `model_state` what the forward pass itself
-        updates, such as batch statistics; each is a pytree, `{}` if there is none.
+      init: `(key, x) -> (params, model_state)`. `x` is one batch, such as float32 [batch, height, width, channels]
+        or int32 tokens [batch, length], or a pytree of such arrays; only shapes and dtypes matter. `params` is what
+        is trained, `model_state` what the forward pass itself updates, such as batch statistics; each is a pytree,
+        `{}` if there is none.
       apply: `(params, model_state, x, *, train, key=None) -> (logits, new model_state)`. `logits` are float32
-        [batch, classes]. `train` is a Python bool: it chooses batch statistics and dropout, and so the program.
-        With `train=False` the state comes back as it went in. `key` feeds dropout.
+        [batch, classes], or [batch, ...] as the task wants them. `train` is a Python bool: it chooses batch
+        statistics and dropout, and so the program. With `train=False` the state comes back as it went in. `key`
+        feeds dropout. What training leaves under `model_state['losses']` is added to the loss.
       layers: what the model declares about its parameters, from their paths to `jopt.layers.Parameter`s. What is
         not declared is traced (`jopt.layers.trace`).
       kinds: gives the classes of the layers, from their paths to names, where no Linen module tells.
@@ -66,8 +70,8 @@ def from_linen(module: nn.Module, *, mode: str | None = "auto") -> Model:
 
     Returns:
       A `Model`: `params` is the collection of that name, `model_state` a dictionary of all the others
-      (`batch_stats`), mutable in training only. `key` becomes the random stream `dropout`; streams of other names
-      get another key, folded from it.
+      (`batch_stats`), mutable in training only; what is sown into `losses` is added to the loss. `key` becomes the
+      random stream `dropout`; streams of other names get another key, folded from it.
 
     Raises:
       ValueError: if it does not take the keyword `mode`. When the model runs: if the module has no keyword for its
@@ -94,6 +98,8 @@ def from_linen(module: nn.Module, *, mode: str | None = "auto") -> Model:
         with guard():
             variables = dict(start(key, x))
         params = variables.pop("params", {})
+        if sown.LOSSES in variables:
+            variables[sown.LOSSES] = jax.tree.map(jnp.zeros_like, sown.summed(variables[sown.LOSSES]))
         return params, variables
 
     def apply(
@@ -101,13 +107,17 @@ def from_linen(module: nn.Module, *, mode: str | None = "auto") -> Model:
     ) -> tuple[jax.Array, ModelState]:
         # Flax draws the streams that it is not given from the one called 'params'.
         rngs = None if key is None else {"dropout": key, "params": keys.stream(key, "params")}
-        forward = functools.partial(module.apply, {"params": params, **model_state}, x, rngs=rngs, **modes(train))
+        # Without the losses of the last step, to which those of this one would be appended.
+        collections = {name: value for name, value in model_state.items() if name != sown.LOSSES}
+        forward = functools.partial(module.apply, {"params": params, **collections}, x, rngs=rngs, **modes(train))
         with guard():
             # Mutable only in training: an evaluation that changed batch statistics would depend on its order.
-            if train and model_state:
-                logits, updated = forward(mutable=list(model_state))
-                return _logits(logits), {**model_state, **updated}
-            return _logits(forward()), model_state
+            if train:
+                logits, updated = forward(mutable=[*collections, sown.LOSSES])
+                if sown.LOSSES in updated:
+                    updated = {**updated, sown.LOSSES: sown.summed(updated[sown.LOSSES])}
+                return one_array(logits), {**model_state, **updated}
+            return one_array(forward()), model_state
 
     return Model(init, apply)
 
@@ -151,9 +161,12 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = 
         return {"/".join(map(str, path)): type(part).__name__ for path, part in nnx.iter_modules(module)}
 
     def init(key: Key, x: jax.Array) -> tuple[Params, ModelState]:
-        del x
         _, params, _, state = nnx.split(factory(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
-        return _to_dict(params), _to_dict(state)
+        params, state = _to_dict(params), _to_dict(state)
+        # What a module sows is known only when it runs; the state must have its place from the start.
+        after = jax.eval_shape(functools.partial(apply, train=True), params, state, x)[1]
+        losses = {k: v for k, v in after.items() if k == sown.LOSSES and k not in state}
+        return params, state | jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), losses)
 
     def apply(
         params: Params, model_state: ModelState, x: jax.Array, *, train: bool, key: Key | None = None
@@ -167,23 +180,42 @@ def from_nnx(factory: "Callable[[nnx.Rngs], nnx.Module]", *, mode: str | None = 
         for i, path in enumerate(rng_paths):
             flat[path] = jnp.zeros((), jnp.uint32) if path[-1] == "count" else jax.random.fold_in(key, i)
         module = nnx.merge(graph, nnx.from_flat_state(flat))
+        # This trace's own copy, so its classes may change.
+        intercept.attach(("/".join(map(str, path)), part) for path, part in nnx.iter_modules(module))
         if train:
             module.train()
         else:
             module.eval()
-        logits = module(x, **{name: value if train else not value for name, value in keywords.items()})
+        modes = {name: value if train else not value for name, value in keywords.items()}
+        # Before it had `capture`, NNX kept what is sown in the module.
+        capture = getattr(nnx, "capture", None)
+        logits, captured = capture(module, nnx.Intermediate)(x, **modes) if capture else (module(x, **modes), None)
         if train:
-            model_state = _to_dict(nnx.split(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)[4])
-        return _logits(logits), model_state
+            _, _, _, inside, state = nnx.split(module, nnx.Param, nnx.RngState, nnx.Intermediate, ...)
+            losses = [
+                item
+                for item in nnx.to_flat_state(inside if captured is None else captured)
+                if item[0][-1] == sown.LOSSES
+            ]
+            model_state = _to_dict(state)
+            if losses:
+                values = {"/".join(map(str, path[:-1])) or "network": v.get_value() for path, v in losses}
+                model_state[sown.LOSSES] = sown.summed(values)
+        return one_array(logits), model_state
 
     return Model(init, apply, kinds=kinds)
 
 
-def _logits(outputs: object) -> jax.Array:
+def one_array(outputs: object) -> jax.Array:
+    """The outputs of a network as float32, if they are one array.
+
+    Raises:
+      ValueError: if they are anything else.
+    """
     if not isinstance(outputs, jax.Array):
         raise ValueError(
-            f"the module must give one array, its logits, got a {type(outputs).__name__}; wrap it in a module that "
-            "gives the logits alone"
+            f"the module must give one array, its logits, got a {type(outputs).__name__}; wrap it in a module "
+            "that gives the logits alone"
         )
     # A model may compute in bfloat16, but a loss over logits of 8 bits would lose most of its digits.
     return outputs.astype(jnp.float32)
@@ -267,12 +299,12 @@ def _has_modes(layer: nn.Module) -> bool:
     return bool(mode_keywords(type(layer), "auto"))
 
 
-def check(model: Model, x: Batch) -> jax.ShapeDtypeStruct:
+def check(model: Model, x: PyTree) -> jax.ShapeDtypeStruct:
     """Checks what a model gives in training and evaluation, by shapes alone: nothing is computed or compiled.
 
     Args:
       model: any model: `from_linen`, `from_nnx` or a pair of functions.
-      x: one batch [batch, ...], or its `jax.ShapeDtypeStruct`.
+      x: one batch [batch, ...], or a pytree of such arrays; or their `jax.ShapeDtypeStruct`s.
 
     Returns:
       The shape and dtype of its logits.
@@ -294,7 +326,7 @@ def check(model: Model, x: Batch) -> jax.ShapeDtypeStruct:
       ...
       ValueError: with train=True the model must give one floating array of logits for its 4 examples, got a tuple
     """
-    x = jax.ShapeDtypeStruct(jnp.shape(x), x.dtype)
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), x)
 
     def start(seed: jax.Array, x: jax.Array) -> tuple[Params, ModelState]:
         return _pair("init", "(params, model_state)", model.init(keys.root(seed), x))
@@ -306,7 +338,9 @@ def check(model: Model, x: Batch) -> jax.ShapeDtypeStruct:
 
     # A seed, from which the key is made inside of the trace: a key's dtype depends on its generator.
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    _, state = jax.eval_shape(start, seed, x)
+    params, state = jax.eval_shape(start, seed, x)
+    _plain("params", params)
+    _plain("model_state", state)
     shapes = []
     for train in (True, False):
         try:
@@ -326,11 +360,24 @@ def _pair(function: str, names: str, result: object) -> tuple[PyTree, ModelState
     return result
 
 
-def _one_array(logits: object, x: jax.ShapeDtypeStruct, train: bool) -> jax.ShapeDtypeStruct:
-    accepted = f"with train={train} the model must give one floating array of logits for its {x.shape[0]} examples"
+def _plain(name: str, tree: PyTree, path: str = "") -> None:
+    """Raises ValueError unless a tree is made of dictionaries, lists and tuples: files have no other containers."""
+    if isinstance(tree, Mapping | list | tuple):
+        for key, inner in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            _plain(name, inner, f"{path}/{key}".lstrip("/"))
+    elif tree is not None and not isinstance(tree, jax.ShapeDtypeStruct):
+        raise ValueError(
+            f"init must give {name} as a nested dictionary of arrays, got a {type(tree).__name__} at {path!r} "
+            "(jopt.models.from_equinox makes a model of an Equinox module)"
+        )
+
+
+def _one_array(logits: object, x: PyTree, train: bool) -> jax.ShapeDtypeStruct:
+    examples = jax.tree.leaves(x)[0].shape[0]
+    accepted = f"with train={train} the model must give one floating array of logits for its {examples} examples"
     if not isinstance(logits, jax.ShapeDtypeStruct):
         raise ValueError(f"{accepted}, got a {type(logits).__name__}")
-    if logits.shape[:1] != x.shape[:1] or not jnp.issubdtype(logits.dtype, jnp.floating):
+    if logits.shape[:1] != (examples,) or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"{accepted}, got {logits.dtype}{list(logits.shape)}")
     return logits
 
@@ -344,6 +391,8 @@ def _same_state(before: ModelState, after: ModelState, train: bool) -> None:
         difference = " and ".join(changes) or "gets other containers"
         # The usual reason in Flax: a sown tuple grows with each call.
         hint = "; values that are sown belong in 'intermediates', which is not part of it" if gets else ""
+        if any(sown.LOSSES in name.split("/") for name in [*gets, *loses]):
+            hint = "; losses must be sown in both modes, so that the state has a place for them from the start"
         raise ValueError(
             f"with train={train} the model's state {difference}: it must keep the structure that init gave it{hint}"
         )

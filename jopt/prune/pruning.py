@@ -195,6 +195,10 @@ class Pruning(Method):
             accepted = f"not {score.name!r} where the sparsity is due as the stage starts, before any step"
             require(due > begin, join_path(path, "score"), score.name, f"{accepted}; or shorter segments")
 
+    def settled_at(self, *, begin: int, steps: int, last_update: int) -> int:
+        """The step of the last sparsity."""
+        return self.reached_at(begin=begin, steps=steps, last_update=last_update)
+
     def reached_at(self, *, begin: int, steps: int, last_update: int | None = None) -> int:
         """The step from which on an update leaves the last sparsity.
 

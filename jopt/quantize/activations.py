@@ -9,11 +9,12 @@ that derives from `ActivationMethod` and says what a range is (`jopt.quantize.ac
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jopt import intercept, rules
 from jopt.config import ConfigError, join_path, require
@@ -86,6 +87,9 @@ class ActivationMethod(Method):
       rules: pairs of a pattern and bits.
       state: whether recurrent layers see their own state quantized too: to the layer's bits, symmetric on [-1, 1],
         where the states of all cells lie, so that nothing is calibrated.
+      products: whether the operands of products of two activations are quantized too: in attention the queries and
+        the keys, the weights and the values. They are layers then, 'block/attention/product0/left' and '.../right'.
+        In simulation only: integer execution and quantized ONNX refuse them.
     """
 
     name: ClassVar[str] = "activations"
@@ -99,6 +103,7 @@ class ActivationMethod(Method):
     examples: int = dataclasses.field(default=512, kw_only=True)
     rules: BitRules = dataclasses.field(default=(), kw_only=True)
     state: bool = dataclasses.field(default=False, kw_only=True)
+    products: bool = dataclasses.field(default=False, kw_only=True)
 
     # What a variant says of one layer: five small functions of scalars.
 
@@ -171,7 +176,7 @@ class ActivationMethod(Method):
         return self.examples
 
     def calibrate(
-        self, model: "Model", params: Params, model_state: State, inputs: jax.Array, *, seen: Params = None
+        self, model: "Model", params: Params, model_state: State, inputs: PyTree, *, seen: Params = None
     ) -> tuple[Params, State]:
         """Chooses the range of each layer's input from what the model, not quantized, makes of some examples.
 
@@ -179,7 +184,7 @@ class ActivationMethod(Method):
           model: the model as it was before `wrap`.
           params: the parameters; ranges in them are replaced.
           model_state: the state; ranges in it are replaced too.
-          inputs: examples as the model takes them; the first `examples` are looked at.
+          inputs: examples as the model takes them, one array or a pytree; the first `examples` are looked at.
           seen: what the model sees of `params`, such as masked and quantized ones; None: `params`.
 
         Returns:
@@ -196,26 +201,30 @@ class ActivationMethod(Method):
         if self.is_identity and not self.rules:
             return params, model_state
         forward = functools.partial(model.apply, train=False)
-        _, calls = intercept.capture(forward)(plain, model_state, inputs[: self.examples])
+        first = jax.tree.map(lambda x: x[: self.examples], inputs)
+        _, calls = intercept.capture(forward, products=self.products)(plain, model_state, first)
         chosen = {}
         for path, bits in self.bits_of(calls).items():
             if bits is not None:
                 # A layer that is called several times has one range, so its calls are calibrated together.
-                values = jnp.concatenate([call.input.astype(jnp.float32).reshape(-1) for call in calls[path]])
+                shape = copies_of(path, calls[path])
+                flat = [call.input.astype(jnp.float32).reshape(*shape, -1) for call in calls[path]]
+                values = jnp.concatenate(flat, axis=-1)
                 check_array(values, f"the input of layer {path!r}")
-                chosen[path] = self.choose(values, Spec(bits, symmetric=self.symmetric))
+                spec = Spec(bits, symmetric=self.symmetric)
+                chosen[path] = _by_copy(lambda v, spec=spec: self.choose(v, spec), values, len(shape))
         return _joined(params, model_state, chosen)
 
     def plan_inputs(self, model: "Model", x: jax.ShapeDtypeStruct | jax.Array) -> list[InputRow]:
         """What the input of each layer gets, in call order. Nothing is computed.
 
         Args:
-          model: a `jopt.models.Model` made of Linen modules, not yet wrapped.
+          model: a `jopt.models.Model` made of modules, not yet wrapped.
           x: a batch, or its shape.
 
         Raises:
           RuleError: if a rule matches no layer, or is hidden behind those before it.
-          ValueError: if the model is not made of Linen modules; for a state that no layer has (a `ConfigError`).
+          ValueError: if the model is not made of modules; for a state that no layer has (a `ConfigError`).
 
         Example:
           >>> from jopt import models
@@ -227,7 +236,9 @@ class ActivationMethod(Method):
           Dense_1 (3,) as it is
         """
         params, model_state = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), x)
-        layers = intercept.names(model.apply, params, model_state, x, train=False)
+        layers = intercept.names(model.apply, params, model_state, x, train=False, products=self.products)
+        # Said even where they are left alone, since nobody sees them in the list of layers.
+        others = {} if self.products else intercept.operands(model.apply, params, model_state, x, train=False)
         bits = self.bits_of(layers)
         states = self.recurrent_layers(bits, model.apply, params, model_state, x)
         sign = "symmetric" if self.symmetric else "asymmetric"
@@ -237,7 +248,9 @@ class ActivationMethod(Method):
                 return "as it is"
             return f"{bits[path]} bits, {sign}, {self.describe()}{', and its state' if path in states else ''}"
 
-        return [InputRow(path, tuple(calls[0].input.shape[1:]), what(path)) for path, calls in layers.items()]
+        rows = [InputRow(path, tuple(calls[0].input.shape[1:]), what(path)) for path, calls in layers.items()]
+        note = "as it is: an operand of a product of two activations (products=True quantizes it)"
+        return rows + [InputRow(path, shape, note) for path, shape in others.items()]
 
     # What follows from the fields.
 
@@ -260,7 +273,7 @@ class ActivationMethod(Method):
         layers = list(layers)
         if not layers:
             raise ValueError(
-                "the model has no layer to quantize: no Linen module with a parameter named kernel ran"
+                "the model has no layer to quantize: no module of Linen, NNX or Equinox with a kernel ran"
             )
         try:
             assigned = {a.path: a.value for a in rules.plan(self.rules, dict.fromkeys(layers, 0), self.bits)}
@@ -329,6 +342,11 @@ class ActivationMethod(Method):
           >>> spec.symmetric, float(grid.scale), bool(calibrated)
           (False, 0.20000000298023224, True)
         """
+        if self.products:
+            raise ValueError(
+                "products=True quantizes products of two activations in simulation only: integer execution and "
+                "quantized ONNX have none of them"
+            )
         return self.layer_grid(self.layer_spec(path), self.layer_range(path, trained, fixed), path)
 
     def layer_range(self, path: str, trained: Ranges, fixed: Ranges) -> LayerRange:
@@ -348,6 +366,13 @@ class ActivationMethod(Method):
                     f"(it has: {have}); `init` and `calibrate` make them"
                 )
             numbers.append(ranges[path] if expected else {})
+            for number, value in numbers[-1].items():
+                if jnp.ndim(value) > jnp.ndim(expected[number]):
+                    raise ValueError(
+                        f"layer {path!r} runs in {'x'.join(map(str, jnp.shape(value)))} copies (nn.scan, nn.vmap), "
+                        "each with a range of its own: it is quantized in simulation only, and has no one grid for "
+                        "integer execution or export; a rule that gives it None leaves it alone"
+                    )
         return LayerRange(*numbers)
 
     def recurrent_layers(self, bits: Mapping[str, object], apply: Callable[..., Any], *args: object) -> list[str]:
@@ -405,19 +430,21 @@ def activations(model: M, method: ActivationMethod) -> M:
     A range, step or alpha of 0 means *not calibrated*: the layer's input passes unchanged. So it is after `init`:
     call `method.calibrate` before training, or let a moving average begin with the first batch's range. `signed`
     says whether negative inputs have codes, as calibration saw them (with `symmetric` they always have, and it is
-    absent). A layer that is called several times in a pass has one range for all of its calls. With `state`
-    recurrent layers also see their state quantized, before each step's product, on [-1, 1].
+    absent). A layer that is called several times in a pass has one range for all of its calls, such as the time
+    steps of a recurrent cell. Where a scan or a `vmap` gives each round another kernel, each copy of the layer has
+    a range of its own: its numbers have a leading axis. With `state` recurrent layers also see their state
+    quantized, before each step's product, on [-1, 1].
 
     Args:
-      model: a `jopt.models.Model`, or another NamedTuple with such an `init` and `apply`, made of Linen modules,
-        whose params and state are dictionaries.
+      model: a `jopt.models.Model`, or another NamedTuple with such an `init` and `apply`, made of modules
+        (Linen, NNX, Equinox), whose params and state are dictionaries.
       method: what to do; its numbers may be traced.
 
     Returns:
       A model of the same type. If the method quantizes nothing, the model itself.
 
     Raises:
-      ValueError: (its functions) if no Linen module with a kernel runs; if params or state are no dictionaries, use
+      ValueError: (its functions) if no module with a kernel runs; if params or state are no dictionaries, use
         the key themselves, or lack a layer's range.
       RuleError: (`init`) if a rule matches no layer.
 
@@ -461,10 +488,14 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
 
     def init(key: jax.Array, x: jax.Array) -> tuple[Params, State]:
         params, model_state = model.init(key, x)
-        layers = intercept.names(model.apply, params, model_state, x, train=False)
+        layers = intercept.names(model.apply, params, model_state, x, train=False, products=method.products)
         bits = method.bits_of(layers)
         method.recurrent_layers(bits, model.apply, params, model_state, x)
-        fresh = {path: method.fresh() for path in layers if bits[path] is not None}
+        fresh = {
+            path: jax.tree.map(lambda n, path=path: _repeated(n, copies_of(path, layers[path])), method.fresh())
+            for path in layers
+            if bits[path] is not None
+        }
         return _joined(params, model_state, fresh)
 
     def apply(params: Params, model_state: State, x: jax.Array, *, train: bool, key: jax.Array | None = None):
@@ -473,41 +504,127 @@ def _wrapped(model: "Model", method: ActivationMethod, frozen: bool) -> "Model":
         # A later stage keeps the ranges as they ended, whatever its optimizer moves.
         trained = jax.lax.stop_gradient(trained) if frozen else trained
         moving = method.moves and train and not frozen
-        batch: dict[str, Range] = {}
 
-        def see(path: str, value: jax.Array) -> jax.Array:
-            spec = method.layer_spec(path)
-            if not moving or spec.bits is None:
-                return method.quantized_input(path, value, trained, fixed)
-            extremes = dynamic(jax.lax.stop_gradient(value), spec)
-            # A second call in the same pass widens the batch's range, and is quantized by it.
-            batch[path] = extremes if path not in batch else _union(batch[path], extremes)
-            layer = method.layer_range(path, trained, fixed)
-            # The range is moved first and then used, so that an evaluation after the step quantizes the same way.
-            return method.see(value, spec, layer._replace(fixed=method.moved(layer.fixed, batch[path])))
+        def direct(check: Callable[[str], None], *args: Any, **kwargs: Any) -> tuple[Any, State, Ranges]:
+            """The common case, in which every layer has one range and is reached without a second trace."""
+            batch: dict[str, Range] = {}
 
-        def around(module: Any, call: Callable[..., Any], value: jax.Array) -> Any:
-            path = intercept.path_of(module)
-            value = see(path, value)
-            if not method.state or not has_state(module):
-                return call(value)
+            def see(path: str, value: jax.Array) -> jax.Array:
+                check(path)
+                spec = method.layer_spec(path)
+                if not moving or spec.bits is None:
+                    return method.quantized_input(path, value, trained, fixed)
+                extremes = dynamic(jax.lax.stop_gradient(value), spec)
+                # A second call in the same pass widens the batch's range, and is quantized by it.
+                batch[path] = extremes if path not in batch else _union(batch[path], extremes)
+                layer = method.layer_range(path, trained, fixed)
+                # The range is moved first and then used, so that an evaluation after the step quantizes the same.
+                return method.see(value, spec, layer._replace(fixed=method.moved(layer.fixed, batch[path])))
 
-            # The layer's input is quantized already; only the state comes in at each step.
-            def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
-                return module.product(name, x if name == "kernel" else method.quantized_state(path, x), kernel)
+            run = _around_layers(model.apply, method, see)
+            logits, model_state = run(*args, **kwargs)
+            return logits, model_state, {p: method.moved(fixed[p], extremes) for p, extremes in batch.items()}
 
-            return call(value, product=product)
+        def threaded() -> tuple[Any, State, Ranges]:
+            return _threaded(model.apply, method, trained, fixed, moving)(
+                params, model_state, x, train=train, key=key
+            )
 
-        run = intercept.replace_layers(model.apply, around)
-        if not moving:
-            logits, model_state = run(params, model_state, x, train=train, key=key)
-            return logits, join("model_state", model_state, fixed)
-        # `capture` raises for a layer in a trace of its own (nn.scan): its range could not be brought out.
-        (logits, model_state), _ = intercept.capture(run)(params, model_state, x, train=train, key=key)
-        moved = {path: method.moved(fixed[path], extremes) for path, extremes in batch.items()}
+        if method.products:
+            logits, model_state, moved = threaded()
+        else:
+            logits, model_state, moved = intercept.unless_nested(
+                direct, threaded, params, model_state, x, train=train, key=key
+            )
         return logits, join("model_state", model_state, {**fixed, **moved})
 
     return model._replace(init=init, apply=apply)
+
+
+def _around_layers(
+    fn: Callable[..., Any], method: ActivationMethod, see: Callable[[str, jax.Array], jax.Array]
+) -> Callable[..., Any]:
+    """The function whose layers see `see(path, input)`, and recurrent ones their state quantized if asked to."""
+
+    def around(module: Any, call: Callable[..., Any], value: jax.Array) -> Any:
+        path = intercept.path_of(module)
+        value = see(path, value)
+        if not method.state or not has_state(module):
+            return call(value)
+
+        # The layer's input is quantized already; only the state comes in at each step.
+        def product(name: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return module.product(name, x if name == "kernel" else method.quantized_state(path, x), kernel)
+
+        return call(value, product=product)
+
+    return intercept.replace_layers(fn, around)
+
+
+def _threaded(
+    fn: Callable[..., Any], method: ActivationMethod, trained: Ranges, fixed: Ranges, moving: bool
+) -> Callable[..., tuple[Any, State, Ranges]]:
+    """The network of a model some of whose layers run inside transformations, and the ranges that it moved."""
+    fresh = method.fresh()
+    paths = {path: LayerRange(trained.get(path, {}), fixed.get(path, {})) for path in {**trained, **fixed}}
+    extremes = {}
+    if moving:
+        # The identity of `_union`, for each copy: the first call gives its own range.
+        number = next(iter(fresh.fixed))
+        empty = Range(jnp.float32(jnp.inf), jnp.float32(-jnp.inf))
+        extremes = {
+            path: jax.tree.map(lambda end, n=n: jnp.broadcast_to(end, n.fixed[number].shape), empty)
+            for path, n in paths.items()
+        }
+
+    def step(path: str, value: jax.Array, layer: LayerRange | None, batch: Range | None) -> tuple[jax.Array, Any]:
+        spec = method.layer_spec(path)
+        if spec.bits is None:
+            return value, batch
+        if layer is None:  # raises the error of a range that is missing.
+            layer = method.layer_range(path, trained, fixed)
+        if batch is not None:
+            batch = _union(batch, dynamic(jax.lax.stop_gradient(value), spec))
+            layer = layer._replace(fixed=method.moved(layer.fixed, batch))
+        return method.see(value, spec, layer), batch
+
+    run = intercept.thread(_around_layers(fn, method, lambda path, value: value), step, products=method.products)
+
+    def apply(*args: Any, **kwargs: Any) -> tuple[Any, State, Ranges]:
+        (logits, model_state), batch, _ = run(paths, extremes, *args, **kwargs)
+        moved = {}
+        for path, seen in batch.items():
+            move = method.moved
+            for _ in range(seen.low.ndim):
+                move = jax.vmap(move)
+            moved[path] = move(fixed[path], seen)
+        return logits, model_state, moved
+
+    return apply
+
+
+def copies_of(path: str, calls: Sequence[intercept.LayerCall]) -> tuple[int, ...]:
+    """How many copies of a layer there are, for each transformation that makes some; () for an ordinary layer.
+
+    Raises:
+      ValueError: if the layer is called in several ways, with other copies.
+    """
+    shapes = {tuple(call.input.shape[: call.copies]) for call in calls}
+    if len(shapes) > 1:
+        raise ValueError(f"layer {path!r} is called in different transformations, with copies {sorted(shapes)}")
+    return shapes.pop()
+
+
+def _repeated(number: jax.Array, copies: tuple[int, ...]) -> jax.Array:
+    return jnp.broadcast_to(number, (*copies, *number.shape)) if copies else number
+
+
+def _by_copy(choose: Callable[[jax.Array], LayerRange], values: jax.Array, copies: int) -> LayerRange:
+    """`choose` for each copy by itself: what calibrates need not be a function that `vmap` can map."""
+    if not copies:
+        return choose(values)
+    layers = [_by_copy(choose, v, copies - 1) for v in values]
+    return jax.tree.map(lambda *numbers: jnp.stack(numbers), *layers)
 
 
 def has_state(module: object) -> bool:

@@ -230,7 +230,7 @@ def metrics_table(summaries: Mapping[str, Mapping[str, object]], task: Task = CL
     header, rows = ("metric", *names), []
     for key in _known(summaries.values()):
         values = [s.get(key) for s in summaries.values()]
-        changes = [change(key, *values, task) if key != "status" else ""] if len(names) == 2 else []
+        changes = [change(key, *values, task=task) if key != "status" else ""] if len(names) == 2 else []
         rows.append((_label(key, task), *(_brief(key, v, task) for v in values), *changes))
     if len(names) == 2:
         header = (*header, "change")

@@ -51,6 +51,12 @@ class Figure(NamedTuple):
         """What `plotly.graph_objects.Figure` and `plotly.io.to_html` take."""
         return {"data": compact(self.traces), "layout": compact(self.layout)}
 
+    def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
+        # What a notebook displays is up to the renderer that Plotly chooses for it.
+        import plotly.graph_objects as go
+
+        return go.Figure(self.to_dict())._repr_mimebundle_(*args, **kwargs)
+
 
 class View(NamedTuple):
     """One choice of a figure's menu.
@@ -201,8 +207,8 @@ def wrapped(text: str, width: int = _WRAP) -> str:
     """Lines of at most `width` characters, broken at spaces where there are some.
 
     Example:
-      >>> wrapped("python -m experiments.train --trial=0123", 20)
-      'python -m<br>experiments.train<br>--trial=0123'
+      >>> wrapped("jopt train --config=a.py --trial=0123", 20)
+      'jopt train<br>--config=a.py<br>--trial=0123'
     """
     lines, line = [], ""
     for word in text.split(" "):

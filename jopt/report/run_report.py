@@ -45,7 +45,7 @@ _SPEED_NOTE = (
 )
 _ONE_SEED = (
     "This is one run with one seed: a difference of a few examples may be noise. For a claim, repeat it with "
-    "several seeds (experiments.ablate)."
+    "several seeds (jopt ablate)."
 )
 
 

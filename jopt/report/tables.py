@@ -92,7 +92,7 @@ def to_html(table: Table) -> str:
 def _cell(text: str) -> str:
     # A command is copied verbatim, so it is set as code.
     escaped = html.escape(text)
-    return f"<code>{escaped}</code>" if text.startswith(("python ", "jopt.")) else escaped
+    return f"<code>{escaped}</code>" if text.startswith(("jopt ", "jopt.", "python ")) else escaped
 
 
 def to_rich(table: Table) -> rich.table.Table:

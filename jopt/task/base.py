@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jopt.config import ConfigError, check_types
@@ -179,8 +180,34 @@ def measured(task: Task, batches: Mapping[str, Statistics]) -> dict[str, float]:
       task: the task.
       batches: by key, arrays [batches, ...] (rows [examples, ...] of a metric that is computed per example).
     """
-    metrics = {m.key: m for m in (task.loss_metric, *task.metrics)}
-    return {key: finish(metrics[key], values) for key, values in batches.items()}
+    # In the task's order, which a program, whose dictionaries are sorted, does not keep.
+    metrics = (*task.metrics, task.loss_metric)
+    return {m.key: finish(m, batches[m.key]) for m in metrics if m.key in batches}
+
+
+def value(task: Task, metric: Metric, outputs: ArrayLike, targets: PyTree, weights: Any = ()) -> float:
+    """One metric of outputs that are on the host, all at once.
+
+    Args:
+      task: the task.
+      metric: one of its metrics, or its loss.
+      outputs: [examples, ...].
+      targets: [examples, ...].
+      weights: of the examples or of their positions; (): none.
+
+    Example:
+      >>> from jopt.task import Classification
+      >>> task = Classification()
+      >>> value(task, task.deciding, np.float32([[1, 0], [1, 0]]), np.array([0, 1]))
+      0.5
+    """
+    y, targets = jnp.asarray(outputs, jnp.float32), jax.tree.map(jnp.asarray, targets)
+    losses = task.losses(y, targets)
+    product = total_weights(task, losses, targets, jnp.ones(len(y)) if isinstance(weights, tuple) else weights)
+    assert product is not None
+    batch = jax.device_get(metric.statistics(losses if metric.key == LOSS else y, targets, product))
+    one = batch if metric.per_example else jax.tree.map(lambda x: np.asarray(x)[None], batch)
+    return finish(metric, one)
 
 
 def check_metrics(task: Task, path: str = "task") -> None:
@@ -219,4 +246,7 @@ def finite_or_raise(name: str, array: np.ndarray) -> None:
 
 def targets_of(dataset: Any) -> list[tuple[str, PyTree]]:
     """`(name, targets)` of each part of a data set, for messages."""
-    return [(f"targets of {part!r}", getattr(dataset, part).targets) for part in ("train", "validation", "test")]
+    from jopt.data.lazy import sample
+
+    parts = ("train", "validation", "test")
+    return [(f"targets of {part!r}", sample(getattr(dataset, part).targets)) for part in parts]

@@ -45,7 +45,7 @@ def answer(
     if sentence := describe_damage(files):
         observer.warn(sentence)
     if config.pack and not files.packed.is_file():
-        again = shlex.join(["python", "-m", "experiments.export", str(files.path), "--format=packed"])
+        again = shlex.join(["jopt", "export", str(files.path), "--format=packed"])
         observer.warn(f"{files.packed} is gone; {again} writes it again")
     if not files.has_report():
         # A report that failed, or was deleted: what it shows is still there.

@@ -31,7 +31,8 @@ class Calls:
     def init(self, stage: int, *previous: TrainState) -> Request:
         """The state that a stage starts from, given the one in which the stage before ended."""
         fn = with_key(self._program(stage).init)
-        return self._request("init", stage, fn, self.values, *previous)
+        args = previous if stage or self.prepared.start is None else (None, self._weights)
+        return self._request("init", stage, fn, self.values, *args)
 
     def update(self, stage: int, state: TrainState, train: data.DeviceArrays) -> Request:
         """Masks, ranges and codebooks are chosen. The state is donated, as two copies may not fit on a device."""
@@ -39,7 +40,11 @@ class Calls:
 
     def rewind(self, stage: int, state: TrainState, *origin: Variables) -> Request:
         """The network goes back to `origin`, or starts afresh."""
-        return self._request("rewind", stage, self._program(stage).rewind, state, self.values, *origin)
+        p, args = self.prepared, origin
+        first_network = not any(plan.starts_network for plan in p.plans[1 : stage + 1])
+        if p.start is not None and first_network and p.plans[stage].start == "init":
+            args = (None, self._weights)
+        return self._request("rewind", stage, self._program(stage).rewind, state, self.values, *args)
 
     def segment(self, stage: int, steps: int, state: TrainState, train: data.DeviceArrays) -> Request:
         """So many optimizer steps. The state is donated."""
@@ -85,11 +90,12 @@ class Calls:
 
     def _of_stage(self, stage: int, *, begun: bool) -> Iterator[Request]:
         p, plan = self.prepared, self.prepared.plans[stage]
-        state, train = self._placed(p.like(stage)), p.arrays["train"]
+        state, train = self._placed(p.like(stage)), p.arrays.get("train")
         if not begun:
             yield self.init(stage, *([self._placed(p.like(stage - 1))] if stage else []))
-        # What the teacher says of the training part is data of the stage, and not known yet.
-        if plan.distillation is None:
+        # What the teacher says of the training part is data of the stage, and not known yet; nor are rows that the
+        # host gathers.
+        if plan.distillation is None and train is not None:
             if plan.updates:
                 yield self.update(stage, state, train)
             if plan.start in ("init", "random") and not begun:
@@ -108,6 +114,12 @@ class Calls:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type), shapes
         )
+
+    @property
+    def _weights(self) -> Variables | None:
+        """The weights that the first network begins with."""
+        start = self.prepared.start
+        return None if start is None else Variables(start.params, start.model_state)
 
     def _program(self, stage: int) -> Program:
         return self.prepared.program(self.prepared.plans[stage])

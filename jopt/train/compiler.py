@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -243,3 +244,15 @@ def enable_cache(directory: str | os.PathLike[str] | None = None) -> Path | None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return chosen
+
+
+def enable_cache_in_notebook() -> None:
+    """`enable_cache()` where the process is a kernel of a notebook, in which the same config is run many times.
+
+    Elsewhere a library changes no options of a program that it is a part of. JAX's own options go first: a
+    `jax_compilation_cache_dir` that is set stays, and `jax_enable_compilation_cache=False` leaves the cache off.
+    """
+    options = jax.config.values
+    chosen = options["jax_compilation_cache_dir"] or not options["jax_enable_compilation_cache"]
+    if "ipykernel" in sys.modules and not chosen:
+        enable_cache()

@@ -4,12 +4,14 @@ import dataclasses
 
 from jopt import data as data_sets
 from jopt import models, optim
+from jopt import start as starting
 from jopt import task as tasks
 from jopt import transfer as transferring
 from jopt.config import check_types, choice, join_path, require
 from jopt.hyper import as_traced, swept
 from jopt.measure import Column, load_columns
 from jopt.method import Method
+from jopt.train.early_stopping import EarlyStopping
 
 STAGE = "stage:"
 """What begins the name of an earlier stage where a run's directory could stand."""
@@ -41,6 +43,7 @@ class Stage:
       transfer: parameters to take from another run as the stage starts.
       calibration_examples: so many training examples, newly drawn each time, are looked at where a choice of masks
         needs gradients or activations.
+      early_stopping: ends the stage when the task's deciding metric no longer improves; None: it runs to its end.
       recalibrate: as the stage starts, batch-norm statistics are estimated again from so many batches; 0: they are
         not.
     """
@@ -58,6 +61,7 @@ class Stage:
     transfer: transferring.Transfer | None = None
     calibration_examples: int = 512
     recalibrate: int = 0
+    early_stopping: EarlyStopping | None = None
 
 
 @dataclasses.dataclass
@@ -69,6 +73,8 @@ class Experiment:
       seed: initialization, data order, augmentation and dropout are functions of it.
       model: the network: a `models.ModelConfig`, a `models.Custom`, or any dataclass that derives from
         `models.Network`.
+      start: weights that exist, with which the network of `model` begins, and to which `Stage.start='init'` goes
+        back.
       data: the data set, its splits and augmentation: any dataclass that derives from `data.Source`.
       task: how outputs meet targets: the loss, the metrics, and which of them decides.
       optimizer: how parameters move, in every stage without its own optimizer.
@@ -97,6 +103,7 @@ class Experiment:
     name: str = "experiment"
     seed: int = swept(0)
     model: models.ModelConfig | models.Network = dataclasses.field(default_factory=models.ModelConfig)
+    start: starting.Pretrained | None = None
     data: data_sets.Source = dataclasses.field(default_factory=data_sets.Digits)
     task: tasks.Task = dataclasses.field(default_factory=tasks.Classification)
     optimizer: optim.Config = dataclasses.field(default_factory=optim.Config)
@@ -133,6 +140,8 @@ def validate(config: Experiment, path: str = "") -> None:
     decay = config.ema_decay
     require(decay is None or 0 < as_traced(decay) < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
     config.model.validate(join_path(path, "model"))
+    if config.start is not None:
+        starting.validate(config.start, join_path(path, "start"))
     config.data.validate(join_path(path, "data"))
     config.task.validate(join_path(path, "task"))
     tasks.check_metrics(config.task.resolved(), join_path(path, "task"))
@@ -162,6 +171,8 @@ def validate(config: Experiment, path: str = "") -> None:
         require(
             not both, f"{stage_path}.steps", stage.steps, f"None where epochs is given (epochs is {stage.epochs})"
         )
+        if stage.early_stopping is not None:
+            stage.early_stopping.validate(f"{stage_path}.early_stopping")
         if stage.optimizer is not None:
             optim.validate(stage.optimizer, f"{stage_path}.optimizer")
         if stage.model is not None:

@@ -13,8 +13,9 @@ from jopt.train import interpreter
 from jopt.train.compiler import Compiler
 from jopt.train.interpreter import Bad
 from jopt.train.operations import Operation, Range
-from jopt.train.prepared import Prepared
+from jopt.train.program import segment_rows
 from jopt.train.schedule import Segment
+from jopt.train.staging import Staging
 from jopt.train.state import TrainState, to_host
 from jopt.train.step import Parts, gather, loss
 
@@ -83,8 +84,8 @@ class Finding(NamedTuple):
 class Replay:
     """Keeps the state at the start of each segment, and replays the segment if a loss is not finite."""
 
-    def __init__(self, prepared: Prepared, arrays_of: Callable[[int], Mapping[str, data.DeviceArrays]]):
-        self.prepared, self.arrays_of = prepared, arrays_of
+    def __init__(self, staging: Staging):
+        self.prepared, self.staging = staging.prepared, staging
         self.segment: Segment | None = None
         self.start: TrainState | None = None
 
@@ -105,9 +106,11 @@ class Replay:
         if part == "training" or (self.start is not None and _new(bad, _not_finite(self.start))):
             return self._in_steps(part)
         program = self.prepared.program(self.prepared.plans[stage])
-        arrays = self.arrays_of(stage)[part]
+        arrays = self.prepared.arrays[part]
 
-        def evaluation(state: TrainState, values: Mapping[str, jax.Array], arrays: data.Arrays) -> dict[str, Any]:
+        def evaluation(
+            state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays
+        ) -> dict[str, Any]:
             judgement = program.judge(program.seen(state, values), values, arrays)
             return {"loss": judgement.statistics["loss"]["sum"], "judgement": judgement}
 
@@ -127,8 +130,8 @@ class Replay:
             )
         # A segment of one step is the same step: the order of examples and all keys are functions of its number.
         program = self.prepared.program_of(segment.stage, 1)
-        arrays = self.arrays_of(segment.stage)["train"]
         for step in range(segment.start, segment.stop):
+            arrays = self.staging.train(segment.stage, step, 1)
             args = (state, self.prepared.values, arrays)
             after, metrics = compiler.call("step", 0, program.segment, *args)
             broken = _new(_not_finite(after), before)
@@ -188,7 +191,7 @@ class Replay:
 
         def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays) -> Any:
             p, key = Parts.of(plan), keys.root(values["seed"])
-            row = data.indices(key, state.step, 1, plan.batch_size, arrays.rows)[0]
+            row = segment_rows(arrays, key, state.step, 1, plan.batch_size)[0]
             batch = gather(p, key, arrays, state.step, row)
             return jax.grad(loss, argnums=1, has_aux=True)(p, state.params, state, batch, key)[0]
 

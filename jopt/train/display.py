@@ -13,7 +13,7 @@ from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
 from jopt.report.observer import Shown
-from jopt.report.page import PAGE, Findings, Part
+from jopt.report.page import PAGE, Findings, Heading, Part
 from jopt.report.run_report import packed_parts
 from jopt.task import Task
 from jopt.train import describe, metrics
@@ -133,6 +133,8 @@ def write_report(
         columns=columns,
         task=task,
     )
+    if prepared.start is not None:
+        parts += [Heading("Where the weights come from"), *prepared.start.describe()]
     report.write_html(files.path / PAGE, prepared.config.name, parts)
     report.write_markdown(files.report, parts)
 
@@ -153,7 +155,7 @@ def plan_parts(prepared: Prepared) -> list[Part]:
         parts += method_tables(p, stage)
         if stage.starts_network:
             parts.append(model_table(p, stage.index))
-    return parts
+    return parts if p.start is None else [*parts, *p.start.describe()]
 
 
 @contextlib.contextmanager
@@ -216,7 +218,7 @@ def finished_parts(
     parts += [report.result_table(result, columns=columns, task=task), f"report: {files.path / 'report.html'}"]
     if files.packed.is_file():
         size = files.packed.stat().st_size
-        inspect = shlex.join(["python", "-m", "experiments.inspect", str(files.packed)])
+        inspect = shlex.join(["jopt", "inspect", str(files.packed)])
         parts.append(f"packed model: {files.packed}, {size:,} bytes ({inspect})")
     return parts
 
@@ -303,12 +305,20 @@ def flops_of(prepared: Prepared, stage: int) -> dict[str, int]:
 
 
 def command(argv: list[str]) -> list[str]:
-    """The command as it was typed: Python replaces `-m experiments.train` by the module's path.
+    """The command as it was typed: Python replaces `jopt` and `-m jopt` by the paths of files.
 
     Example:
+      >>> command(["/home/me/.venv/bin/jopt", "train", "--workdir=runs/a"])
+      ['jopt', 'train', '--workdir=runs/a']
+      >>> command(["/home/me/jopt/jopt/__main__.py", "train", "--workdir=runs/a"])
+      ['python', '-m', 'jopt', 'train', '--workdir=runs/a']
       >>> command(["/home/me/jopt/experiments/train.py", "--workdir=runs/a"])
       ['python', '-m', 'experiments.train', '--workdir=runs/a']
     """
     # `-m` puts the module's file into argv[0]; run by that path, its imports would not be found.
     parts = argv[0].replace("\\", "/").removesuffix(".py").split("/")
-    return ["python", "-m", ".".join(parts[-2:]), *argv[1:]] if parts[-2:-1] == ["experiments"] else list(argv)
+    if parts[-2:] == ["jopt", "__main__"]:
+        return ["python", "-m", "jopt", *argv[1:]]
+    if parts[-2:-1] == ["experiments"]:
+        return ["python", "-m", ".".join(parts[-2:]), *argv[1:]]
+    return ["jopt" if parts[-1] == "jopt" else argv[0], *argv[1:]]

@@ -15,6 +15,7 @@ from jopt.layers import Layers
 from jopt.train import program
 from jopt.train.checkpoint import read_last, steps_in
 from jopt.train.config import STAGE, Experiment
+from jopt.train.given import check_same
 from jopt.train.plan import StagePlan, resolve, source_fields, trace_layers, with_layers
 from jopt.train.state import TrainState, digest
 from jopt.train.step import in_batches
@@ -59,6 +60,7 @@ def load(
     directory: str | os.PathLike[str],
     *,
     model: models.Model | None = None,
+    dataset: data.Dataset | None = None,
     trusted: bool = False,
     data_dir: str | None = None,
 ) -> Finished:
@@ -70,6 +72,7 @@ def load(
     Args:
       directory: the run's directory.
       model: the model that the run was given instead of `config.model`, if it was given one.
+      dataset: the data set that the run was given as an object, if it was given one.
       trusted: lifts the rules for foreign configs (`docs/security.md`): modules that the run's files name are
         imported, and so run.
       data_dir: where its data are, instead of where its config says.
@@ -86,7 +89,17 @@ def load(
         raise WorkdirError(f"the run in {files.path} has not finished: there is no result.json")
     config, result = load_config(files, trusted=trusted, data_dir=data_dir), files.load_result()
     _check_given(files, {"model": model})
-    dataset = data.load(config.data, trusted=trusted)
+    if dataset is None:
+        try:
+            dataset = data.load(config.data, trusted=trusted)
+        except data.DataError as error:
+            if isinstance(config.data, data.Given):
+                raise WorkdirError(f"{files.path}: {error}") from error
+            raise
+    try:
+        check_same(config, dataset)
+    except ConfigError as error:
+        raise WorkdirError(f"{files.path}: {error}") from error
     examples, example = dataset.sizes[0], dataset.example
     structure, numbers = hyper.split(config)
     plans = trace_layers(resolve(config, examples, model), example)
@@ -143,6 +156,7 @@ def check_paths(config: Experiment, directory: Path, *, own_data_dir: bool = Fal
       WorkdirError: naming the field.
     """
     sources = [(field, source) for field, source in source_fields(config) if not source.startswith(STAGE)]
+    sources += [] if config.start is None else [("start.path", config.start.path)]
     own = config.data.main_path if own_data_dir else None
     read = [path for path in config.data.paths() if path.field != own]
     try:
@@ -236,9 +250,7 @@ def match_inputs(source: Source, dataset: data.Dataset) -> models.Model:
     ):
         return source.model
 
-    def apply(
-        params: Params, model_state: ModelState, x: PyTree, **kwargs: object
-    ) -> tuple[jax.Array, ModelState]:
+    def apply(params: Params, model_state: ModelState, x: PyTree, **kwargs: object) -> tuple[jax.Array, ModelState]:
         # The student's inputs are normalized with its own data set's numbers, the teacher was trained with others:
         # the student's are taken back and the teacher's applied.
         x = data.normalize(data.denormalize(x, *ours), *jax.tree.map(jnp.asarray, theirs))

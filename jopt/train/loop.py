@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
@@ -44,7 +45,7 @@ class NonFiniteError(RuntimeError):
 def run_segments(
     staging: Staging,
     segments: Iterable[Segment],
-    at_boundary: Callable[[Boundary], None],
+    at_boundary: Callable[[Boundary], TrainState],
     *,
     around: Callable[[Segment, Any], contextlib.AbstractContextManager[None]] = lambda *_: contextlib.nullcontext(),
     state: Any = None,
@@ -55,7 +56,8 @@ def run_segments(
     Args:
       staging: the run's programs, with what its stages start from and train on.
       segments: what is still to be run.
-      at_boundary: called after each segment; an exception from it ends the loop.
+      at_boundary: called after each segment; gives the state to go on with: that of the boundary, or, where the
+        stage stops early, one whose step is the stage's last. An exception from it ends the loop.
       around: `(segment, state) ->` a context in which the steps of the segment are run.
       state: the state to resume from, with `stage` the stage it was saved in; None starts a new run.
       stage: see `state`.
@@ -70,16 +72,21 @@ def run_segments(
         if first:
             stage = segment.stage
             state = staging.begin(stage, state)
-        train = staging.arrays(segment.stage)["train"]
+        # A stage that was stopped early: what is left of it changes nothing.
+        elif _is_stopped(staging, segment, state):
+            state = at_boundary(Boundary(segment, state, None, None, 0.0))
+            continue
         # Between segments, not within: masks and codebooks are then constants of a segment's scan.
         if staging.prepared.plans[segment.stage].updates:
-            state = compiler.run(calls.update(segment.stage, state, train))
+            chosen_from = staging.chosen_from(segment.stage, segment.start)
+            state = compiler.run(calls.update(segment.stage, state, chosen_from))
         # After the update: the stage's masks are chosen from the trained weights and then hold the rewound ones,
         # which is what finds a lottery ticket (Frankle and Carbin 2019).
         if first and (origin := staging.origin(segment.stage)) is not None:
             state = compiler.run(calls.rewind(segment.stage, state, *origin))
         metrics, seconds = None, 0.0
         if segment.steps:
+            train = staging.train(segment.stage, segment.start, segment.steps)
             request = calls.segment(segment.stage, segment.steps, state, train)
             run = compiler.compiled(request)
             # Compiled above, so that the clock sees steps alone. Nothing may move between host and device here: a
@@ -94,5 +101,13 @@ def run_segments(
         if segment.evaluate:
             judgement = staging.judge(segment.stage, state, "validation")._replace(predictions=())
             validation = staging.measured(segment.stage, jax.device_get(judgement), "validation")
-        at_boundary(Boundary(segment, state, metrics, validation, seconds))
+        state = at_boundary(Boundary(segment, state, metrics, validation, seconds))
     return state
+
+
+def _is_stopped(staging: Staging, segment: Segment, state: TrainState) -> bool:
+    """Whether the stage, of each of several trials, ended before this segment."""
+    # By the step in the state, which is saved: a resumed run knows it too.
+    return staging.prepared.plans[segment.stage].early_stopping is not None and bool(
+        (np.asarray(state.step) > segment.start).all()
+    )

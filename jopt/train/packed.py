@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from jopt.train.finished import Finished
 
 # What changes the inputs in training only.
-_AUGMENTATION = ("shift", "crop_padding", "flip", "augmentation")
+_AUGMENTATION = ("shift", "crop_padding", "flip", "augmentation", "residency")
 _CLASSIFIER = {CLASS: "jopt.task:Classification"}
 
 
@@ -169,7 +169,9 @@ def metadata(packing: Packing) -> dict[str, Any]:
         }
     else:
         described |= describe_inputs(dataset)
-        described["outputs"] = list(_output_shape(plan.wrapped, packing.params, packing.model_state, dataset.example))
+        described["outputs"] = list(
+            _output_shape(plan.wrapped, packing.params, packing.model_state, dataset.example)
+        )
     if plan.network is not None:
         described["model"] = _describe(plan.network, models.ModelConfig)
     if plan.wrapping:
@@ -198,9 +200,7 @@ def describe_inputs(dataset: data.Dataset) -> dict[str, Any]:
     return {"inputs": described}
 
 
-def _output_shape(
-    model: models.Model, params: Params, model_state: ModelState, example: PyTree
-) -> tuple[int, ...]:
+def _output_shape(model: models.Model, params: Params, model_state: ModelState, example: PyTree) -> tuple[int, ...]:
     """Of the outputs for one example, by shapes alone."""
     apply = functools.partial(model.apply, params, model_state, train=False)
     return jax.eval_shape(lambda x: apply(x)[0], data.batch_of(example)).shape[1:]

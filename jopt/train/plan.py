@@ -19,6 +19,7 @@ from jopt.task import Task
 from jopt.train import schedule
 from jopt.train.config import Experiment, sources
 from jopt.train.config import validate as validate_config
+from jopt.train.early_stopping import EarlyStopping
 from jopt.train.schedule import StageSteps
 from jopt.train.trainables import Trainables
 from jopt.transform import ParamTransform, chain
@@ -48,6 +49,7 @@ class StagePlan:
       batch_size: examples a step.
       data: the data set's config, for augmentation.
       task: how outputs meet targets.
+      early_stopping: as `Stage.early_stopping`.
       ema_decay: of the moving average; None: there is none.
       previous: the stage before, where it trained the same network.
       layers: what the model says about its parameters; empty until `with_layers`.
@@ -71,6 +73,7 @@ class StagePlan:
     batch_size: int
     data: data.Source
     task: Task
+    early_stopping: EarlyStopping | None
     ema_decay: float | None
     previous: "StagePlan | None" = None
     layers: Layers = dataclasses.field(default_factory=dict)
@@ -143,6 +146,18 @@ class StagePlan:
         return model
 
     @property
+    def stop(self) -> int:
+        """The step at which the stage ends."""
+        return self.length.start + self.length.steps
+
+    @property
+    def settled(self) -> int:
+        """The step from which on no schedule of the stage's own methods changes anything."""
+        begin, steps, last = self.length.start, self.length.steps, self.length.last_update
+        own = [a.method for a in self.applied if self.names(a)]
+        return max((m.settled_at(begin=begin, steps=steps, last_update=last) for m in own), default=begin)
+
+    @property
     def updates(self) -> bool:
         """Whether something is chosen or measured between the segments."""
         return self.recalibrate > 0 or any(a.method.chooses for a in self.applied if self.names(a))
@@ -152,7 +167,9 @@ class StagePlan:
         """Whether the teacher must see what the student sees: its inputs vary, or its layers are matched."""
         # Without augmentation an example always gives the same logits, so they are computed once, before the stage.
         # Features are as large as the activations of the whole data set, so they are never stored.
-        return self.distillation is not None and bool(self.distillation.features or self.data.varies)
+        return self.distillation is not None and bool(
+            self.distillation.features or self.data.varies or self.data.residency == "host"
+        )
 
     def describe(self) -> str:
         """The names of the methods that act, for tables."""
@@ -240,6 +257,7 @@ def stage_plans(
                 batch_size=batch_size,
                 data=config.data,
                 task=config.task.resolved(),
+                early_stopping=stage.early_stopping,
                 ema_decay=config.ema_decay,
                 previous=plans[-1] if plans and stage.model is None else None,
             )

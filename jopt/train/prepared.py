@@ -1,6 +1,7 @@
 """From a config to everything that a run needs, checked before anything compiles or is written."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
 from jopt import data, hyper, intercept, keys, models, optim, transfer
+from jopt import start as starting
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
 from jopt.task import Task
@@ -19,11 +21,15 @@ from jopt.train import describe, plan, schedule
 from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
 from jopt.train.finished import Source, load_source
+from jopt.train.given import check_same
 from jopt.train.plan import StagePlan, resolve, trace_layers
 from jopt.train.program import Program
 from jopt.train.programs import evaluated_rows, stage_programs
 from jopt.train.sharing import Widening
 from jopt.train.state import TrainState
+
+MAX_SEGMENT_BYTES = 2**31
+"""The rows of a segment, where they are gathered on the host; those of two segments are in memory at once."""
 
 
 class Prepared(NamedTuple):
@@ -46,6 +52,7 @@ class Prepared(NamedTuple):
       widening: `stage index ->` how the state of a stage becomes that of its segment, see `jopt.train.sharing`;
         None: it is the same.
       sources: the finished runs that stages learn from or take parameters from, by directory.
+      start: the weights that the first network begins with, on the device, or None.
       own_model: what the caller gave instead of `config.model`, or None.
     """
 
@@ -63,6 +70,7 @@ class Prepared(NamedTuple):
     level: Callable[[int, str], int | None]
     widening: Callable[[int], Widening | None]
     sources: dict[str, Source]
+    start: starting.Start | None
     own_model: models.Model | None
 
     @property
@@ -74,6 +82,12 @@ class Prepared(NamedTuple):
     def batch_size(self) -> int:
         """Examples a step."""
         return self.plans[0].batch_size
+
+    @property
+    def source_digests(self) -> dict[str, str]:
+        """The digest of each source of weights, by its path."""
+        digests = {directory: source.digest for directory, source in self.sources.items()}
+        return digests if self.start is None else {**digests, self.start.name: self.start.digest}
 
     @property
     def example(self) -> PyTree:
@@ -130,6 +144,7 @@ def prepare(
     *,
     model: models.Model | None = None,
     dataset: data.Dataset | None = None,
+    start: PyTree = None,
     trusted: bool = False,
 ) -> Prepared:
     """Validates `config`, loads its data and builds its programs. Nothing is compiled; no run file is written.
@@ -138,6 +153,8 @@ def prepare(
       config: the experiment.
       model: a custom model, instead of `config.model`.
       dataset: what `data.load(config.data)` gives, where it has been loaded already.
+      start: arrays to begin with, in place of what `config.start` names, whose rules hold: see
+        `jopt.start.from_object`.
       trusted: lifts the rules for the foreign files that it names: data, teachers, sources (`docs/security.md`).
 
     Raises:
@@ -146,6 +163,7 @@ def prepare(
     """
     plan.validate(config)
     dataset = data.load(config.data, trusted=trusted) if dataset is None else dataset
+    check_same(config, dataset)
     task = config.task.resolved()
     task.check(dataset)
     # Checks go from cheap to dear: fields, data, lengths, then abstract traces. Nothing is compiled or written
@@ -153,6 +171,8 @@ def prepare(
     examples, example = dataset.sizes[0], dataset.example
     plans = resolve(config, examples, model)
     plan.validate_lengths(plans)
+    if dataset.residency == "host":
+        _check_streamed(config, plans, dataset)
     mesh = _mesh(config, plans[0].batch_size)
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     to_device = functools.partial(jax.device_put, device=everywhere)
@@ -173,6 +193,13 @@ def prepare(
         if not directory.startswith(STAGE)
     }
 
+    weights = None
+    if config.start is not None or start is not None:
+        pretrained = config.start or starting.Pretrained(starting.OBJECT)
+        variables = plan.shapes(plans[0].model, example)
+        x = data.batch_of(example, 2)
+        network = plans[0].model, plans[0].layers, variables, x
+        weights = starting.load(pretrained, *network, trusted=trusted, source=start)
     segments = list(schedule.segments(config, examples))
     programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, mesh=mesh)
     rows = evaluated_rows(dataset)
@@ -183,13 +210,15 @@ def prepare(
         plans=plans,
         values=to_device(hyper.split(config)[1]),
         arrays={
-            "train": data.device_arrays(dataset, "train", everywhere),
+            # A part that stays on the host is gathered segment by segment (`jopt.train.streaming`).
+            **({} if dataset.residency == "host" else {"train": data.device_arrays(dataset, "train", everywhere)}),
             # Of one size, so that one program evaluates both.
             **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
         },
         to_device=to_device,
         sharding=everywhere,
         sources=sources,
+        start=None if weights is None else weights.placed(to_device),
         own_model=model,
         **programs._asdict(),
     )
@@ -266,6 +295,18 @@ def _check_model(
         fits = " or ".join(str((2, *s)) for s in shapes)
         accepted = f"{accepted} with outputs {fits} for two of them ({task.name}), which are {shape}"
         require(shape[1:] in shapes, field, value, accepted)
+
+
+def _check_streamed(config: Experiment, plans: list[StagePlan], dataset: data.Dataset) -> None:
+    """Raises ConfigError unless the rows of a segment fit into memory, and one device trains."""
+    require(not config.data_parallel, "data_parallel", True, "False where residency is 'host'")
+    row = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in jax.tree.leaves(tuple(dataset.train)))
+    for stage in plans:
+        steps, most = stage.length.segment_steps, MAX_SEGMENT_BYTES // (row * stage.batch_size)
+        accepted = (
+            f"at most {most}: the rows of a segment are in memory at once, {MAX_SEGMENT_BYTES >> 30} GiB of them"
+        )
+        require(steps <= most, "segment_steps", steps, accepted)
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:

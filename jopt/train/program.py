@@ -53,9 +53,9 @@ class Program(NamedTuple):
     """The pure functions of one stage. Each can be jitted, lifted over a trial axis, or sharded.
 
     Attributes:
-      init: `(key, hyper, previous=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the state that
-        the stage before ended in, its step, parameters and model state are taken over, and the state of the
-        transforms that are frozen; the rest starts afresh.
+      init: `(key, hyper, previous=None, weights=None) -> TrainState`, from `keys.root(seed)`. With `previous`, the
+        state that the stage before ended in, its step, parameters and model state are taken over, and the state of
+        the transforms that are frozen; the rest starts afresh. `weights` replace initial values, by path.
       segment: `(state, hyper, data) -> (TrainState, metrics)`. So many optimizer steps; metrics are `loss`, the
         mean over the segment's examples as they were trained on, `statistics` of the task's metrics for each step,
         `first_bad_step`, the first step (0-based) whose loss was not finite, or -1, and the parts of the loss where
@@ -64,8 +64,9 @@ class Program(NamedTuple):
       update: `(state, hyper, data) -> TrainState`. Updates masks, ranges and codebooks; in the stage's first call
         also calibrates activations and re-estimates batch statistics.
       judge: `(variables, hyper, data) -> Judgement`: of what `seen` gives, on all examples of `data`.
-      rewind: `(state, hyper, origin=None) -> TrainState`. Parameters and model state become those of `origin`, or
-        what `Stage.start` draws, under the masks that were chosen; the optimizer starts afresh.
+      rewind: `(state, hyper, origin=None, weights=None) -> TrainState`. Parameters and model state become those of
+        `origin`, or what `Stage.start` draws and `weights` replace, under the masks that were chosen; the optimizer
+        starts afresh.
       predict: `(variables, hyper, data) -> outputs`, float32 [rows, ...], of what `seen` gives.
       seen: `(state, hyper) -> Variables`, what the model computes with when it is evaluated: `evaluated(state)`,
         the parameters masked, shared and quantized.
@@ -115,12 +116,22 @@ def build(
     def parts(values: hyper.Hyper) -> Parts:
         return Parts.of(numbers(values), None if teacher is None else teacher(values))
 
-    def init(key: jax.Array, values: hyper.Hyper, previous: TrainState | None = None) -> TrainState:
-        return replicate(init_state(parts(values), key, example, previous))
+    def init(
+        key: jax.Array,
+        values: hyper.Hyper,
+        previous: TrainState | None = None,
+        weights: Variables | None = None,
+    ) -> TrainState:
+        return replicate(init_state(parts(values), key, example, previous, weights))
 
-    def rewind(state: TrainState, values: hyper.Hyper, origin: Variables | None = None) -> TrainState:
+    def rewind(
+        state: TrainState,
+        values: hyper.Hyper,
+        origin: Variables | None = None,
+        weights: Variables | None = None,
+    ) -> TrainState:
         p = parts(values)
-        params, model_state = init_variables(p, keys.root(values["seed"]), example)
+        params, model_state = init_variables(p, keys.root(values["seed"]), example, weights)
         if origin is not None:
             params, model_state = merge(params, origin.params), merge(model_state, origin.model_state)
         # Rewinding resets the network, not what the stage chose: ranges of activations stay, as masks do.
@@ -133,8 +144,7 @@ def build(
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
         batch = p.plan.batch_size
-        # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
-        rows = data.indices(key, state.step, count, batch, arrays.rows, aligned=aligned)
+        rows = segment_rows(arrays, key, state.step, count, batch, aligned)
         begin = state.step
         state, (losses, statistics, terms) = jax.lax.scan(
             lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
@@ -209,23 +219,45 @@ def build(
     return Program(init, segment, update, judge, rewind, predict, seen)
 
 
+def segment_rows(
+    arrays: data.DeviceArrays, key: jax.Array, first_step: jax.Array, count: int, batch: int, aligned: bool = False
+) -> jax.Array:
+    """The rows of `arrays` that each of so many steps trains on, int32 [steps, batch]."""
+    # What a host gathered for a segment lies in the order of its steps: the same program body reads both.
+    if isinstance(arrays.drawn, dict):
+        return jnp.arange(count * batch, dtype=jnp.int32).reshape(count, batch)
+    # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
+    return data.indices(key, first_step, count, batch, arrays.rows, aligned=aligned)
+
+
 def _count(arrays: data.DeviceArrays) -> jax.Array | None:
     return None if isinstance(arrays.count, tuple) else arrays.count
 
 
-def init_variables(p: Parts, key: jax.Array, example: PyTree) -> tuple[Params, ModelState]:
+def init_variables(
+    p: Parts, key: jax.Array, example: PyTree, weights: Variables | None = None
+) -> tuple[Params, ModelState]:
     """Initial parameters and model state: those of step 0, or newly drawn ones for the start 'random'."""
     # A stream of another name: 'random' must not draw the numbers that the run itself began with.
     name = f"init/{p.plan.name}" if p.plan.start == "random" else "init"
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), data.batch_of(example))
-    return p.model.init(keys.stream(key, name), zeros)
+    params, model_state = p.model.init(keys.stream(key, name), zeros)
+    if weights is not None:
+        # Copies: the trainer donates its state, and a shared buffer would delete the weights with it.
+        new_params, new_state = jax.tree.map(jnp.copy, tuple(weights))
+        params, model_state = merge(params, new_params), merge(model_state, new_state)
+    return params, model_state
 
 
 def init_state(
-    p: Parts, key: jax.Array, example: PyTree, previous: TrainState | None = None
+    p: Parts,
+    key: jax.Array,
+    example: PyTree,
+    previous: TrainState | None = None,
+    weights: Variables | None = None,
 ) -> TrainState:
     """The state that a stage starts from, given the one in which the stage before ended."""
-    params, model_state = init_variables(p, key, example)
+    params, model_state = init_variables(p, key, example, weights)
     if previous is not None and not p.plan.starts_network:
         params, model_state = merge(params, previous.params), merge(model_state, previous.model_state)
     # The transforms meet the parameters that the stage really starts from: ranges and first values depend on them.
@@ -348,11 +380,32 @@ def draw_examples(
     arrays: data.DeviceArrays, key: jax.Array, name: str, examples: int
 ) -> tuple[PyTree, PyTree, PyTree]:
     """So many examples, drawn without replacement: normalized inputs, targets and weights."""
-    count = arrays.rows
-    order = jax.random.permutation(keys.stream(key, name), jnp.arange(count, dtype=jnp.int32))
-    row = order[: min(examples, count)]
-    inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
-    return data.normalize(inputs, arrays.mean, arrays.std), targets, weights
+    if isinstance(arrays.drawn, dict):
+        split = arrays.drawn[name]
+    else:
+        row = data.drawn(key, name, examples, arrays.rows)
+        split = data.Split(*jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights)))
+    return data.normalize(split.inputs, arrays.mean, arrays.std), split.targets, split.weights
+
+
+def draws_of_update(plan: StagePlan, root: jax.Array, step: int) -> dict[str, tuple[jax.Array, int]]:
+    """`name -> (key, examples)` of what `choose` and `calibrate` draw at a step."""
+    key = keys.at(root, "update", jnp.int32(step))
+    counts = {"calibration": plan.calibration_examples}
+    for applied in plan.applied:
+        if plan.names(applied) and (examples := applied.method.calibration_examples()):
+            counts[applied.method.name] = examples
+    if plan.recalibrate:
+        counts["recalibrate"] = plan.recalibrate * plan.batch_size
+    return {name: (key, examples) for name, examples in counts.items()}
+
+
+def draws_of_segment(plan: StagePlan, root: jax.Array, stop: int) -> dict[str, tuple[jax.Array, int]]:
+    """`name -> (key, examples)` of what a segment that ends at a step draws."""
+    if plan.ema_decay is None:
+        return {}
+    key = keys.at(root, "average", jnp.int32(stop))
+    return {"recalibrate": (key, average_examples(plan.batch_size))}
 
 
 def _placements(mesh: Mesh | None) -> tuple[Callable[[PyTree], PyTree], Callable[[jax.Array], jax.Array]]:

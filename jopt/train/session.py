@@ -1,6 +1,8 @@
 """A run in its directory: start or resume it, save everything, end with a result."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,16 +11,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
-from jopt import models
+from jopt import data as data_sets
 from jopt.config import require
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
+from jopt.task import Task
 from jopt.train import describe, metrics, packed, profile
 from jopt.train import manifest as manifests
 from jopt.train.answer import answer, describe_finished
 from jopt.train.checkpoint import Checkpoints
-from jopt.train.compiler import Compiler
+from jopt.train.compiler import Compiler, enable_cache_in_notebook
 from jopt.train.config import Experiment
 from jopt.train.display import (
     collect_stages,
@@ -28,42 +32,55 @@ from jopt.train.display import (
     stage_fields,
     write_report,
 )
+from jopt.train.given import given
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
 from jopt.train.prepared import Prepared, prepare
+from jopt.train.result import Result
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState
 from jopt.train.surroundings import mixture
 from jopt.train.watch import Watch
-from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError, never
+from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError
 
 
 def run(
     config: Experiment,
     workdir: str | Path,
     *,
-    model: models.Model | None = None,
+    data: data_sets.Dataset | data_sets.Source | None = None,
+    task: Task | None = None,
+    model: object = None,
+    start: PyTree = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     checkpoint_minutes: float = math.inf,
     quiet: bool = True,
     trusted: bool = False,
     profile_dir: str | Path | None = None,
     debug_nans: bool = False,
-) -> dict[str, Any]:
+) -> Result:
     """Runs `config` in `workdir`, or resumes it from its last checkpoint, or gives its result if it is done.
 
     Args:
       config: the experiment.
       workdir: a new or empty directory, or one that holds a run of the same config.
-      model: a custom model, instead of `config.model`.
+      data: the data set, as an object, instead of `config.data`: arrays (`data.Dataset.from_arrays`) or a config.
+      task: the task instead of `config.task`.
+      model: the model instead of `config.model`: a config, a `models.Model`, or a module.
+      start: arrays that the network begins with: parameters, `(parameters, model_state)`, or a dictionary of names
+        and arrays; the rules of `config.start` hold for them, where there are some.
       accept_changes: resume even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was: the result then mixes both, and its field `changes` names what changed.
       observer: is told what happens; `jopt.report.Console()` prints it.
-      stop: asked at the end of every segment; once it says True, the state is saved and the run ends. The library
-        handles no signals: the apps pass what tells whether one has come.
+      on_rows: called with the metric rows of each boundary once they are written; what it raises ends the run.
+      should_stop: asked at each boundary, with its rows (before the first step with none); once it says True, the
+        state is saved and the run ends as "stopped". The library handles no signals: the apps pass what tells
+        whether one has come. See docs/hooks.md.
       checkpoint_minutes: save also at the end of a segment when so many minutes have passed since the last
         checkpoint; infinite: only where the config says so. It changes no number of the run.
       quiet: has no effect: without an observer nothing is printed.
@@ -74,33 +91,38 @@ def run(
         error's field `finding` and in the manifest. The state at the start of each segment is kept on the host.
 
     Returns:
-      What `result.json` holds: the task's metrics and the loss on the test part, parameters, nonzero_parameters,
-      sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of one example,
-      forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there are several,
-      and `changes` of the surroundings that were accepted, if there were any.
+      What `result.json` holds: loss and the task's metrics on the test part, parameters, nonzero_parameters,
+      sparsity, bytes (of the packed file where the config asks for one, else of the dense parameters), flops (of
+      one example, forward), wall_seconds, compile_seconds, digest, the config's own columns, `stages` where there
+      are several, and `changes` of the surroundings that were accepted, if there were any. `history` has the metric
+      rows, `figures` those of the report.
 
     Raises:
       ConfigError, RuleError: for a config that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
       ChangedError: if a resume would mix other data, versions or numerics into the run; nothing is changed.
       NonFiniteError: if a loss is not finite, naming the step and the last good checkpoint.
-      StopRequested: after `stop` said True, when the state has been saved.
+      StopRequested: after `should_stop` said True, when the state has been saved.
     """
     del quiet
     begun = time.perf_counter()
+    enable_cache_in_notebook()
     accepted = "a number of minutes; 0 is after every segment, and infinity never"
     require(checkpoint_minutes >= 0, "checkpoint_minutes", checkpoint_minutes, accepted)
     trace = None if profile_dir is None else profile.claim(profile_dir)
     # A finished run is answered before its data are read or anything is built: it may be asked for many times.
     files, observer = Workdir(workdir), Careful(observer)
+    config, functions, dataset = given(config, data=data, task=task, model=model)
+    preparing = functools.partial(prepare, config, model=functions, dataset=dataset, start=start, trusted=trusted)
     if files.check(config) and files.result.exists():
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
-        return answer(config, files, observer, lambda: prepare(config, model=model, trusted=trusted))
-    prepared = prepare(config, model=model, trusted=trusted)
+        return Result(answer(config, files, observer, preparing), files.path, config.task)
+    prepared = preparing()
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
-    if stop():
+    hooks = Hooks(on_rows, should_stop)
+    if hooks.stop():
         raise StopRequested("stopped as asked, before the first step")
     files.make()
     with files.locked():
@@ -108,13 +130,23 @@ def run(
         if not files.check(config):
             files.create(config)
         elif files.result.exists():
-            return answer(config, files, observer, lambda: prepared, locked=True)
+            return Result(answer(config, files, observer, lambda: prepared, locked=True), files.path, config.task)
         # Not before: a directory within that of the run would make it look like one of something else.
         if trace is not None:
             profile.make(trace)
-        return _Session(
-            prepared, files, observer, begun, stop, accept_changes, checkpoint_minutes, trace, debug_nans
-        ).run()
+        session = _Session(
+            prepared,
+            files,
+            observer,
+            begun,
+            hooks.stop,
+            accept_changes,
+            checkpoint_minutes,
+            trace,
+            debug_nans,
+            on_rows=hooks.tell,
+        )
+        return Result(session.run(), files.path, config.task)
 
 
 class InvariantError(RuntimeError):
@@ -132,8 +164,10 @@ class _Session:
       checkpoint_minutes: the longest time without a checkpoint, at boundaries.
       trace: the directory for the profiler's trace, or None.
       debug_nans: whether to look for the first bad operation of a diverged run.
+      on_rows: told of the rows of each boundary.
       spent: seconds that earlier processes spent on the run.
       step: the step that the run has reached.
+      evaluations: `(step, numbers)` of the validation part, oldest first, by stage.
       saved: when the last checkpoint was saved or this process started, by `time.monotonic`.
     """
 
@@ -146,11 +180,13 @@ class _Session:
     checkpoint_minutes: float = math.inf
     trace: Path | None = None
     debug_nans: bool = False
+    on_rows: OnRows = ignore
     compiler: Compiler = dataclasses.field(default_factory=Compiler)
     spent: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"wall_seconds": 0.0, "compile_seconds": 0.0}
     )
     step: int = 0
+    evaluations: dict[int, list[tuple[int, Mapping[str, Any]]]] = dataclasses.field(default_factory=dict)
     saved: float = dataclasses.field(default_factory=time.monotonic)
 
     def run(self) -> dict[str, Any]:
@@ -162,9 +198,12 @@ class _Session:
         self._check_model(launch.first)
         if self.files.has_checkpoints():
             launch.admit(accept=self.accept_changes)
-        with Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints:
-            self.staging = Staging(p, self.compiler, self._end_of)
-            self.watch = Watch(p, self.staging.arrays, self.observer, trace=self.trace, debug_nans=self.debug_nans)
+        with (
+            Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints,
+            contextlib.ExitStack() as resources,
+        ):
+            self.staging = resources.enter_context(Staging(p, self.compiler, self._end_of))
+            self.watch = Watch(self.staging, self.observer, trace=self.trace, debug_nans=self.debug_nans)
             state, last, rows = self._restore()
             if launch.changes and last is not None:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
@@ -211,7 +250,12 @@ class _Session:
         self.step = last.stop
         self.spent = {name: restored.notes[name] for name in self.spent}
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
-        return p.to_device(restored.state), last, self._rows_up_to(last, restored.notes)
+        rows = self._rows_up_to(last, restored.notes)
+        for row in rows:
+            if row["split"] == "validation":
+                stage = p.stage_named(row["stage"]).index
+                self.evaluations.setdefault(stage, []).append((row["step"], row))
+        return p.to_device(restored.state), last, rows
 
     def _rows_up_to(self, last: Segment | None, notes: Mapping[str, Any] | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.
@@ -229,7 +273,8 @@ class _Session:
 
     @property
     def _given(self) -> list[str]:
-        return [] if self.prepared.own_model is None else ["model"]
+        p = self.prepared
+        return ["model"] * (p.own_model is not None) + ["start"] * (p.start is not None and p.start.is_object)
 
     def _check_model(self, first: Mapping[str, Any] | None) -> None:
         """Raises WorkdirError where one launch was given a custom model and another was not."""
@@ -244,7 +289,7 @@ class _Session:
         p = self.prepared
         return manifests.collect(p.config, p.dataset.fingerprint, self.files.path) | {
             "given": self._given,
-            "sources": {directory: source.digest for directory, source in p.sources.items()},
+            "sources": p.source_digests,
         }
 
     def _compilations(self) -> dict[str, Any]:
@@ -257,7 +302,7 @@ class _Session:
             "compile_seconds": self.spent["compile_seconds"] + self.compiler.seconds,
         }
 
-    def _at_boundary(self, boundary: Boundary) -> None:
+    def _at_boundary(self, boundary: Boundary) -> TrainState:
         segment = boundary.segment
         stage = self.prepared.plans[segment.stage].name
         rows = []
@@ -274,12 +319,15 @@ class _Session:
             if not np.isfinite(boundary.validation["loss"]):
                 raise self._not_finite("validation", segment.stop - 1, boundary)
             rows.append(_row(segment.stop, stage, "validation", boundary.validation))
+            self.evaluations.setdefault(segment.stage, []).append((segment.stop, boundary.validation))
+            boundary = boundary._replace(state=self._stopped_early(boundary))
         # Before the row and the checkpoint are written: a stage that breaks its own promise must not look finished.
         if segment.last:
             self._check(segment.stage, boundary.state)
         self.log.append(rows)
         self.step = segment.stop
         self.shown(rows)
+        self.on_rows(rows)
         stop = self.stop_requested()
         if segment.checkpoint or stop or self._overdue():
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
@@ -291,6 +339,20 @@ class _Session:
             raise StopRequested(
                 f"stopped at step {self.step} as asked, and saved; the same command resumes from there"
             )
+        return boundary.state
+
+    def _stopped_early(self, boundary: Boundary) -> TrainState:
+        """The state, moved to the stage's last step if the deciding metric no longer improves."""
+        plan, state = self.prepared.plans[boundary.segment.stage], boundary.state
+        if plan.early_stopping is None or boundary.segment.last:
+            return state
+        deciding = plan.task.deciding
+        history = self.evaluations[plan.index]
+        values = [float(numbers[deciding.key]) for step, numbers in history if step > plan.settled]
+        if not plan.early_stopping.is_over(deciding, values):
+            return state
+        self.observer.note(f"stage {plan.name!r} stopped early at step {boundary.segment.stop:,}: {deciding.label}")
+        return state._replace(step=self.prepared.to_device(np.int32(plan.stop)))
 
     def _score(self, validation: Mapping[str, Any] | None) -> float:
         """The deciding metric, the higher the better."""
@@ -341,6 +403,7 @@ class _Session:
             rows = [_row(self.step, p.plans[last].name, "test", outcomes[-1].metrics)]
             self.log.append(rows)
             self.shown(rows)
+            self.on_rows(rows)
         ledger = None
         if p.config.pack:
             seen = jax.device_get(self.staging.seen(last, state))

@@ -16,6 +16,7 @@ from jopt.train.config import STAGE
 from jopt.train.prepared import Prepared
 from jopt.train.program import Judgement
 from jopt.train.state import TrainState, Variables, evaluated
+from jopt.train.streaming import Stream
 from jopt.typing import ModelState, Params
 
 
@@ -56,7 +57,17 @@ class Staging:
         self.values = prepared.values if values is None else values
         self.calls = Calls(prepared, self.values)
         self._over = over
+        # Gathered for this run alone: several trials at once would each want an order of their own.
+        self.stream = Stream(prepared, compiler) if prepared.dataset.residency == "host" and over is None else None
+        self._teachers: dict[int, PyTree] = {}
         self._arrays: dict[int, dict[str, data.DeviceArrays]] = {}
+
+    def __enter__(self) -> "Staging":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.stream is not None:
+            self.stream.close()
 
     def seen(self, stage: int, state: TrainState) -> Variables:
         """What the model computes with when this state of a stage is evaluated: `Program.seen`."""
@@ -144,8 +155,21 @@ class Staging:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
         # Kept for each stage: the loop asks for them before each segment, and the teacher must not run each time.
         if stage not in self._arrays:
-            self._arrays[stage] = self._with_teacher(stage)
+            teacher_outputs, arrays = self.teacher(stage), self.prepared.arrays
+            if not isinstance(teacher_outputs, tuple):
+                arrays = arrays | {"train": arrays["train"]._replace(teacher=teacher_outputs)}
+            self._arrays[stage] = arrays
         return self._arrays[stage]
+
+    def train(self, stage: int, start: int, steps: int) -> data.DeviceArrays:
+        """What so many steps of a stage train on."""
+        if self.stream is None:
+            return self.arrays(stage)["train"]
+        return self.stream.segment(stage, start, steps)._replace(teacher=self.teacher(stage))
+
+    def chosen_from(self, stage: int, start: int) -> data.DeviceArrays:
+        """What the update at a step chooses masks and ranges with."""
+        return self.arrays(stage)["train"] if self.stream is None else self.stream.update(stage, start)
 
     def _weights(self, name: str) -> dict[str, PyTree]:
         """Parameters and model state, as evaluated, of what a config's `teacher` or `source` names."""
@@ -157,19 +181,25 @@ class Staging:
         stage = p.stage_named(name.removeprefix(STAGE)).index
         return p.to_device(self.seen(stage, self.end_of(stage))._asdict())
 
-    def _with_teacher(self, stage: int) -> dict[str, data.DeviceArrays]:
+    def teacher(self, stage: int) -> PyTree:
+        """The teacher's outputs for every training example, or its parameters; () without a teacher."""
+        # Kept for each stage: the teacher must not run before each segment.
+        if stage not in self._teachers:
+            self._teachers[stage] = self._teacher(stage)
+        return self._teachers[stage]
+
+    def _teacher(self, stage: int) -> PyTree:
         p = self.prepared
         distillation = p.plans[stage].distillation
         if distillation is None:
-            return p.arrays
+            return ()
         # The teacher's logits are computed once, before the stage: a student then trains as fast as without a
         # teacher. Where its inputs vary, or features are matched, it must run along, and gets its parameters
         # through the data: as constants of the student's program they would be compiled into it.
-        train = p.arrays["train"]
-        level = p.level(stage, "teacher")
         if p.plans[stage].teacher_computes_along:
-            teacher_outputs = self._weights(distillation.teacher)
-        elif distillation.teacher.startswith(STAGE):
+            return self._weights(distillation.teacher)
+        train, level = p.arrays["train"], p.level(stage, "teacher")
+        if distillation.teacher.startswith(STAGE):
             # Through the teacher's own program, which has the numbers (bit-widths, say) that it was trained with.
             earlier = p.stage_named(distillation.teacher.removeprefix(STAGE))
             program = p.program(earlier)
@@ -185,4 +215,4 @@ class Staging:
 
             weights = self._weights(distillation.teacher)
             teacher_outputs = self.compiler.call("teacher", stage, teacher_logits, weights, train, level=level)
-        return p.arrays | {"train": train._replace(teacher=jax.block_until_ready(teacher_outputs))}
+        return jax.block_until_ready(teacher_outputs)

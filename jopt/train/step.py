@@ -130,7 +130,8 @@ def gather(p: Parts, key: jax.Array, arrays: data.DeviceArrays, number: jax.Arra
     teacher = arrays.teacher
     run = intercept.capture(p.teacher.apply)
     (outputs, _), calls = run(teacher["params"], teacher["model_state"], inputs, train=False)
-    return Batch(inputs, targets, weights, outputs, {name: of_layer[-1].output for name, of_layer in calls.items()})
+    features = {name: of_layer[-1].features for name, of_layer in calls.items()}
+    return Batch(inputs, targets, weights, outputs, features)
 
 
 def loss(
@@ -151,12 +152,14 @@ def loss(
     value, parts = tasks.mean_loss(losses, weights), {}
     if distillation is not None:
         assert batch.teacher is not None
-        layers = {name: of_layer[-1].output for name, of_layer in calls.items()}
+        layers = {name: of_layer[-1].features for name, of_layer in calls.items()}
         # The mean of one number is the number: the labels' part of the objective is weighted already.
         hard = losses if weights is None else value[None]
         value, parts = distillation.objective(
             outputs, hard, batch.teacher, student_features=layers, teacher_features=batch.features
         )
+    if (sown := models.sown_total(model_state)) is not None:
+        value = value + sown
     ones = jnp.ones(losses.shape, jnp.float32) if weights is None else weights
     statistics = {m.key: m.statistics(outputs, batch.targets, ones) for m in task.trained_metrics}
     return value, (statistics, model_state, parts)

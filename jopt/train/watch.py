@@ -1,16 +1,15 @@
 """What watches the segments of a run: the profiler's trace of one, and the replay of one that diverged."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jopt import data
 from jopt.report.observer import Observer, attempt
 from jopt.train import profile
 from jopt.train.debug_nans import Finding, Replay
-from jopt.train.prepared import Prepared
 from jopt.train.schedule import Segment
+from jopt.train.staging import Staging
 from jopt.train.state import TrainState
 
 Around = Callable[[Segment, TrainState], contextlib.AbstractContextManager[None]]
@@ -25,8 +24,7 @@ class Watch:
 
     def __init__(
         self,
-        prepared: Prepared,
-        arrays_of: Callable[[int], Mapping[str, data.DeviceArrays]],
+        staging: Staging,
         observer: Observer,
         *,
         trace: Path | None = None,
@@ -35,15 +33,14 @@ class Watch:
         """Nothing is watched yet.
 
         Args:
-          prepared: the run.
-          arrays_of: `stage ->` its data, on the device.
+          staging: of the run: its programs, and what they train on.
           observer: is told where the trace is, and what was found.
           trace: the directory for the profiler's trace; None: none is made.
           debug_nans: whether to look for the first bad operation of a diverged run.
         """
         self.finding: Finding | None = None
-        self._plans, self._observer, self._trace = prepared.plans, observer, trace
-        self._replay = Replay(prepared, arrays_of) if debug_nans else None
+        self._plans, self._observer, self._trace = staging.prepared.plans, observer, trace
+        self._replay = Replay(staging) if debug_nans else None
 
     def around(self, segments: Sequence[Segment]) -> Around:
         """A context for the steps of each segment."""

@@ -389,9 +389,4 @@ class Workdir(Directory):
 
 
 class StopRequested(RuntimeError):
-    """The job was asked to stop, by the `stop` that it was given, and has saved its state."""
-
-
-def never() -> bool:
-    """The `stop` of a job that nobody stops."""
-    return False
+    """The job was asked to stop, by the `should_stop` that it was given, and has saved its state."""

@@ -109,9 +109,7 @@ def _results(name, axes, control, trial, seeds, epochs, metric="accuracy", steps
             if outcome:
                 row |= _outcomes(*outcome)
             row |= {"steps": steps * epochs, "digest": f"{len(rows) * 7919:016x}"}
-            row["command"] = (
-                f"python -m experiments.train --config=configs/ablations/{name}.py --workdir=runs/{key} {flags}"
-            )
+            row["command"] = f"jopt train --config=configs/ablations/{name}.py --workdir=runs/{key} {flags}"
             rows.append(row)
             curves += _curve(key, outcome, epochs, steps)
     return Results(name, axes, control, metric, rows, curves, overrides)

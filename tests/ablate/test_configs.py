@@ -57,7 +57,7 @@ def test_each_grid_tells_its_command_its_size_and_what_it_found(name):
     module = importlib.import_module(f"configs.ablations.{name}")
     doc, about = module.__doc__ or "", module.get_config.__doc__ or ""
     _, trials, programs = SIZES[name]
-    assert f"python -m experiments.ablate --config=configs/ablations/{name}.py --workdir=" in doc
+    assert f"jopt ablate --config=configs/ablations/{name}.py --workdir=" in doc
     assert re.search(r"Time: .*\d", doc), "time"
     assert re.search(r"Result: .*\[[-+]?[\d.]+, [-+]?[\d.]+\]", doc, re.DOTALL), "a result with interval"
     assert re.search(r"Measured \d{4}-\d\d-\d\d on ", doc), "where and when"

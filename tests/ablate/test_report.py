@@ -46,7 +46,7 @@ setTimeout(async () => {
 def write(directory, results, **changes):
     options = {
         "findings": ["6 trials & more."],
-        "command": "python -m experiments.ablate --workdir='runs/<a>'",
+        "command": "jopt ablate --workdir='runs/<a>'",
         **changes,
     }
     return report.write(directory, results, summarize(results), **options)

@@ -23,7 +23,7 @@ def stopped(grid, tmp_path_factory):
     """A grid that was asked to stop in its first segment."""
     path = tmp_path_factory.mktemp("grids") / "stopped"
     with pytest.raises(StopRequested, match="saved"):
-        run(grid(), path, devices=1, stop=lambda: any(path.glob("chunks/*/metrics.jsonl")), quiet=True)
+        run(grid(), path, devices=1, should_stop=lambda rows: any(path.glob("chunks/*/metrics.jsonl")), quiet=True)
     return path
 
 

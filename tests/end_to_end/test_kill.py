@@ -37,7 +37,8 @@ def get_config():
         data=SMALL,
         optimizer=optim.Config(
             "adam", accumulate_steps=3, clip_by_global_norm=1.0, schedule="cosine", warmup_steps=20),
-        ema_decay=0.99, task=task.Classification(label_smoothing=0.1), batch_size=16, segment_steps=10, checkpoint_every=1,
+        ema_decay=0.99, task=task.Classification(label_smoothing=0.1), batch_size=16, segment_steps=10,
+        checkpoint_every=1,
         stages=[Stage("first", steps=STEPS), Stage("second", steps=STEPS, optimizer=optim.Config("rmsprop"))],
     )
 """

@@ -1,4 +1,4 @@
-"""The apps as a user starts them: `python -m experiments.<app>` in a process of its own."""
+"""The commands as a user starts them: `python -m jopt <command>` in a process of its own."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def environment():
 
 
 def arguments(name, args, cache):
-    return [*map(str, args), *([] if name in ("compare", "inspect") else [f"--compilation_cache={cache}"])]
+    return [*map(str, args), *([] if name in ("compare", "inspect", "new") else [f"--compilation_cache={cache}"])]
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def app(cache, environment):
     """Runs an app to its end."""
 
     def start(name, *args, cwd=None):
-        command = [sys.executable, "-m", f"experiments.{name}", *arguments(name, args, cache)]
+        command = [sys.executable, "-m", "jopt", name, *arguments(name, args, cache)]
         return subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
         )

@@ -1,4 +1,4 @@
-"""Runs apps as `python -m` does, each in a fork of one process, which has imported what all of them import.
+"""Runs commands as `python -m jopt` does, each in a fork of one process that has imported what all need.
 
 Reads an app's name, arguments, directory, and files for its output as one line of JSON, and writes its exit status.
 """
@@ -35,8 +35,8 @@ def run(name, args, cwd, stdout, stderr):
         os.dup2(os.open(path, mode), number)
     os.chdir(cwd)
     sys.path[0] = cwd
-    sys.argv = [name, *args]
-    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+    sys.argv = ["jopt", name, *args]
+    runpy.run_module("jopt", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""experiments.ablate as a user starts it, and one of its trials from its row's command."""
+"""jopt ablate as a user starts it, and one of its trials from its row's command."""
 
 import csv
 import json
@@ -58,8 +58,8 @@ def test_the_plan_comes_first_and_the_summary_last(finished):
 def test_a_rows_command_makes_the_trial_again_alone(forked, finished, tmp_path):
     """The overrides that the grid was launched with are part of it."""
     row = trials(finished[0])[1]
-    python, module, name, *args = shlex.split(row["command"])
-    assert (python, module, name) == ("python", "-m", "experiments.train")
+    jopt, name, *args = shlex.split(row["command"])
+    assert (jopt, name) == ("jopt", "train")
     assert "--config.experiment.epochs=3" in args and f"--trial={row['trial']}" in args
     done = forked("train", *args, "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""experiments.compare: what differs is shown, nothing foreign is replaced, and nobody is told too much."""
+"""jopt compare: what differs is shown, nothing foreign is replaced, and nobody is told too much."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""experiments.export: the files that were asked for, with their lengths, or one line on why not."""
+"""jopt export: the files that were asked for, with their lengths, or one line on why not."""
 
 import json
 import re

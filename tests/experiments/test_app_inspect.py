@@ -1,4 +1,4 @@
-"""experiments.inspect: every byte of a file is shown, whoever wrote it, and damage is one line."""
+"""jopt inspect: every byte of a file is shown, whoever wrote it, and damage is one line."""
 
 import json
 import re

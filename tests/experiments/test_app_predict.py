@@ -1,4 +1,4 @@
-"""experiments.predict: the packed file alone gives the run's own numbers, in float and in integers."""
+"""jopt predict: the packed file alone gives the run's own numbers, in float and in integers."""
 
 import re
 

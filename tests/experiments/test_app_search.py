@@ -1,4 +1,4 @@
-"""experiments.search: what it cannot do is said in one line."""
+"""jopt search: what it cannot do is said in one line."""
 
 
 def test_a_budget_that_cannot_be_read_is_refused(app, refused, tmp_path):

@@ -36,22 +36,18 @@ def here(runs, tmp_path_factory):
     return here
 
 
-TRIAL = "configs/searches/trial.py:runs/grid/0123"
-
-
 @pytest.mark.parametrize(
     ("name", "args"),
     [
         ("export", ["runs/evil", "--out=out"]),
         ("verify", ["runs/evil"]),
         ("train", ["--config=student.py", "--workdir=student"]),
-        ("train", ["--config={root}/" + TRIAL, "--workdir=trial"]),
+        ("train", ["--trial=runs/grid/0123", "--workdir=trial"]),
     ],
     ids=["export", "verify", "teacher", "trial"],
 )
-def test_an_app_refuses_in_one_line(forked, refused, here, request, name, args):
-    root = request.config.rootpath
-    line = refused(forked(name, *(arg.format(root=root) for arg in args), cwd=here), 1)
+def test_an_app_refuses_in_one_line(forked, refused, here, name, args):
+    line = refused(forked(name, *args, cwd=here), 1)
     assert "data.data_dir" in line and "--trust" in line
     assert not (here / foreign.MARK).exists()
 

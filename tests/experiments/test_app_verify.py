@@ -1,4 +1,4 @@
-"""experiments.verify: a run is the same or it is not, and what is not is named."""
+"""jopt verify: a run is the same or it is not, and what is not is named."""
 
 import json
 import shutil

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments.signals import SavedAndStopped, saving
+from jopt.apps.signals import SavedAndStopped, saving
 from jopt.train.workdir import StopRequested
 
 ALL = ("TERM", "HUP", "INT", "USR1")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import somebody
 
-from experiments import export as app
 from jopt import codec
+from jopt.apps import export as app
 from jopt.config import ConfigError
 from jopt.export import ExportError, File, Format, Missing, export, formats
 from jopt.train.workdir import WorkdirError

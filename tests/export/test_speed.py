@@ -50,13 +50,13 @@ def test_the_fastest_form_of_each_batch_size_is_recommended():
 
 
 def test_a_form_that_loses_accuracy_is_not_recommended_however_fast():
-    worse = INTEGER._replace(accuracy=0.89)  # 0.891 is 99 % of 0.9
+    worse = INTEGER._replace(value=0.89)  # 0.891 is 99 % of 0.9
     entries = [calls(64, float=10.0, quantized=1.0, qdq=5.0)]
     assert advise(FLOAT, [worse, QDQ], entries).fastest == {64: "qdq.onnx"}
     alone = advise(FLOAT, [worse], entries)
     assert alone.fastest == {64: "float.onnx"}
     assert "89 %" in alone.sentences[0] and "accuracy" in alone.recommendation
-    assert advise(FLOAT, [INTEGER._replace(accuracy=0.891)], entries).fastest == {64: "quantized.onnx"}
+    assert advise(FLOAT, [INTEGER._replace(value=0.891)], entries).fastest == {64: "quantized.onnx"}
 
 
 def test_a_difference_within_the_noise_is_no_reason():
@@ -71,13 +71,13 @@ def test_a_difference_within_the_noise_is_no_reason():
 def test_what_is_recommended_was_faster_in_most_rounds_and_holds(data, rounds, accuracy, quantized):
     seconds = st.lists(st.floats(1e-6, 10.0), min_size=rounds, max_size=rounds)
     entry = Calls(8, {name: data.draw(seconds) for name in ("float.onnx", "quantized.onnx", "qdq.onnx")})
-    floating, forms = FLOAT._replace(accuracy=accuracy), [INTEGER._replace(accuracy=quantized), QDQ]
+    floating, forms = FLOAT._replace(value=accuracy), [INTEGER._replace(value=quantized), QDQ]
     advice = advise(floating, forms, [entry])
     name = advice.fastest[8]
     assert name in advice.recommendation
     for form in forms:
         if form.name == name:
-            assert form.accuracy >= 0.99 * accuracy
+            assert form.value >= 0.99 * accuracy
             assert np.median(entry.seconds[name]) < max(entry.seconds["float.onnx"])
         elif np.median(entry.seconds[form.name]) > max(entry.seconds["float.onnx"]):
             assert f"{form.name}: slower" in next(s for s in advice.sentences if s.startswith(form.name))

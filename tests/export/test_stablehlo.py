@@ -109,7 +109,7 @@ def test_agreement_counts_what_differs(exported):
     other = right.copy()
     other[:4] = np.roll(right[:4], 1, axis=1)
     found = source.agreement(exported.finished, right, other)
-    assert found == (16, 12, 1.0, 0.75)
+    assert found == (16, 12, 1.0, 0.75, 16)
 
 
 def test_logits_of_many_batches_are_those_of_one():
@@ -120,7 +120,7 @@ def test_logits_of_many_batches_are_those_of_one():
         sizes.append(len(batch))
         return 2 * batch
 
-    np.testing.assert_array_equal(source.logits(call, x), 2 * x)
+    np.testing.assert_array_equal(source.outputs_of(call, x), 2 * x)
     assert sizes == [512, 512, 512]
 
 

@@ -17,9 +17,9 @@ from her_config import get_config  # noqa: E402
 from her_package.pattern import Pairs  # noqa: E402
 from her_package.quantizer import TrainedSteps  # noqa: E402
 
-from experiments.config_flag import overridden  # noqa: E402
 from jopt import ablate, address, codec, export, prune, quantize  # noqa: E402
 from jopt.ablate.budget import Knob, Search, search  # noqa: E402
+from jopt.apps.config_flag import overridden  # noqa: E402
 from jopt.config import ConfigError, canonical_json, from_dict, to_dict  # noqa: E402
 from jopt.rules import named_leaves  # noqa: E402
 from jopt.train import Experiment, finished, packed, prepare, run  # noqa: E402

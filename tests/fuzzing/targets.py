@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jopt import ablate, address, codec, files, train
+import numpy as np
+
+from jopt import ablate, address, codec, files, start, train
 from jopt.ablate import budget, load_trial
 from jopt.ablate.budget.files import SearchDir, read_round
 from jopt.ablate.files import AblationDir
@@ -50,6 +52,9 @@ SHARES = {
     "flags": 0.5,
     "budgets": 3,
     "values": 3,
+    "safetensors": 5,
+    "safetensors index": 1,
+    "npz": 5,
 }
 CLEAR = (ConfigError, RuleError, WorkdirError, codec.CodecError, packed.PackedError, snapshot.CheckpointError)
 MAX_BYTES = 1 << 22
@@ -322,7 +327,7 @@ FLAGS = (
 
 def flag_texts() -> Target[tuple[str, str]]:
     """Overrides, `--config.ADDRESS=VALUE`."""
-    from experiments.config_flag import overridden
+    from jopt.apps.config_flag import overridden
 
     config = tiny.smallest_experiment()
 
@@ -357,6 +362,44 @@ def literals() -> Target[str]:
     return Target(seeds, change_text, lambda text: _outcome(lambda: address.parse(text)), smaller_text)
 
 
+def weights(scratch: Path) -> dict[str, Target[Document]]:
+    """Files that a run may start from."""
+    directory = scratch / "weights"
+    directory.mkdir()
+    shard, index, table = (directory / name for name in ("a.safetensors", "a.safetensors.index.json", "a.npz"))
+    arrays = {"fc.weight": np.ones((2, 3), np.float32), "fc.bias": np.zeros(2, np.float16)}
+    header, offset = {}, 0
+    for name, array in arrays.items():
+        offsets = [offset, offset + array.nbytes]
+        header[name] = {"dtype": f"F{8 * array.itemsize}", "shape": list(array.shape), "data_offsets": offsets}
+        offset += array.nbytes
+    data = b"".join(array.tobytes() for array in arrays.values())
+
+    def write_shard(text: bytes) -> None:
+        shard.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+    def read(path: Path) -> None:
+        for array in start.read(path).arrays.values():
+            array.copy()
+
+    def read_shard(text: bytes) -> str:
+        write_shard(text)
+        return _outcome(lambda: read(shard))
+
+    def read_index() -> None:
+        write_shard(json.dumps(header).encode())
+        read(index)
+
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(arrays, shard.name)}))
+    np.savez(table, **arrays)
+    content = Document(None, table.read_bytes())
+    return {
+        "safetensors": documents([header], read_shard),
+        "safetensors index": documents([_json(index)], _replacing(index, read_index)),
+        "npz": documents([None], _replacing(table, lambda: read(table)))._replace(seeds=[content]),
+    }
+
+
 def all_targets(scratch: Path) -> dict[str, Target[Any]]:
     """Every target by name; their directories are made in `scratch`."""
     return {
@@ -365,4 +408,5 @@ def all_targets(scratch: Path) -> dict[str, Target[Any]]:
         "flags": flag_texts(),
         "budgets": budgets(),
         "values": literals(),
+        **weights(scratch),
     }

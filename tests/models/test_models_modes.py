@@ -260,12 +260,13 @@ def float16(logits, state, train):
 GOOD = {
     "linen": from_linen(Train()),
     "linen intermediates": from_linen(Sown("intermediates")),
+    "linen losses": from_linen(Sown("losses")),
     "nnx": nnx_model(NNXTrain),
     "nnx intermediates": from_nnx(lambda rngs: NNXSown(rngs, nnx.Intermediate)),
     "functions": plain(),
 }
 BAD = {
-    "linen sows": (from_linen(Sown("losses")), "with train=True the model's state gets losses/aux/1: it must keep"),
+    "linen sows": (from_linen(Sown("seen")), "with train=True the model's state gets seen/aux/1: it must keep"),
     "linen gives two": (from_linen(Two()), "the module must give one array, its logits, got a tuple"),
     "linen draws in evaluation": (from_linen(Draws()), 'with train=False: None needs PRNG for "noise"'),
     "linen moves in evaluation": (from_linen(Moves()), "with train=False: .*[Cc]annot update variable"),
@@ -302,6 +303,6 @@ def test_a_model_that_breaks_the_contract_is_refused_in_one_line(name):
 
 def test_a_run_refuses_such_a_model_before_it_writes_anything(tmp_path):
     experiment = train.Experiment(data=data.Digits(), epochs=1)
-    with pytest.raises(ValueError, match="gets losses/aux/1"):
-        train.run(experiment, tmp_path / "run", model=from_linen(Sown("losses")), quiet=True)
+    with pytest.raises(ValueError, match="gets seen/aux/1"):
+        train.run(experiment, tmp_path / "run", model=from_linen(Sown("seen")), quiet=True)
     assert not list(tmp_path.glob("run/*"))

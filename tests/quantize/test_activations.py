@@ -8,13 +8,12 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from flax import nnx
 from quantize_reference import ACTIVATIONS, activation_method
 from quick import jit
 
 from jopt import hyper, intercept
 from jopt.config import ConfigError
-from jopt.models import from_linen, from_nnx
+from jopt.models import Model, from_linen
 from jopt.models.mlp import MLP, TiedMLP
 from jopt.models.rnn import RNN
 from jopt.quantize import (
@@ -454,7 +453,7 @@ def test_a_constant_zero_input_is_left_as_it_is():
 
 
 def test_models_that_cannot_be_intercepted_are_refused():
-    model = from_nnx(lambda rngs: nnx.Linear(6, 3, rngs=rngs))
+    model = Model(lambda key, x: ({}, {}), lambda params, state, x, *, train, key=None: (x, state))
     params, state = model.init(KEY, X)
     for run in (
         lambda: activations(model, Activations()).init(KEY, X),

@@ -36,7 +36,7 @@ def finished(tmp_path_factory):
 def stopped(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.raises(StopRequested):
-        run(CONFIG, path, stop=lambda: (path / "metrics.jsonl").exists())
+        run(CONFIG, path, should_stop=lambda rows: (path / "metrics.jsonl").exists())
     return path
 
 

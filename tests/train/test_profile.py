@@ -59,7 +59,7 @@ def test_a_trace_changes_no_bit_and_is_no_part_of_the_config(plain, traced):
 
 def test_a_resumed_run_traces_a_segment_that_it_runs(plain, tmp_path):
     with pytest.raises(StopRequested):
-        run(CONFIG, tmp_path / "run", stop=lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+        run(CONFIG, tmp_path / "run", should_stop=lambda rows: (tmp_path / "run" / "metrics.jsonl").exists())
     result = run(CONFIG, tmp_path / "run", profile_dir=tmp_path / "trace")
     assert "stage 'train', steps 8 to 11" in names_in(tmp_path / "trace")
     assert result["digest"] == plain["digest"]

@@ -99,7 +99,7 @@ def test_a_second_launch_of_the_same_config_gives_the_same_digest(tmp_path, tiny
 def test_a_finished_run_is_not_run_again(tmp_path, tiny, monkeypatch):
     result = run(tiny(), tmp_path / "a", quiet=True)
     before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
-    monkeypatch.setattr("jopt.train.session.prepare", None)
+    monkeypatch.setattr("jopt.train.session.prepare", lambda *args, **kwargs: pytest.fail("it was prepared"))
     assert run(tiny(), tmp_path / "a", quiet=True) == result
     assert before == {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
 
@@ -258,7 +258,7 @@ def test_a_stopped_run_is_saved_and_the_same_command_goes_on(tmp_path, tiny):
     config = tiny(checkpoint_every=10_000, evaluate_every=10_000, epochs=4)
     uninterrupted = run(config, tmp_path / "whole", quiet=True)
     with pytest.raises(StopRequested):
-        run(config, tmp_path / "cut", stop=lambda: len(rows_of(tmp_path / "cut")) == 2, quiet=True)
+        run(config, tmp_path / "cut", should_stop=lambda rows: len(rows_of(tmp_path / "cut")) == 2, quiet=True)
     assert manifest_of(tmp_path / "cut")["exit_status"] == "stopped"
     resumed = run(config, tmp_path / "cut", quiet=True)
     assert ("resume", 12) in [(e["event"], e["step"]) for e in manifest_of(tmp_path / "cut")["events"]]
@@ -287,12 +287,12 @@ def test_minutes_without_a_checkpoint_cost_no_segments_and_change_no_bits(tmp_pa
 def test_the_library_installs_no_signal_handler(tmp_path, tiny):
     seen = []
 
-    def look():
+    def look(rows):
         seen.append([signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)])
         return False
 
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
-    run(tiny(epochs=1), tmp_path / "a", stop=look, quiet=True)
+    run(tiny(epochs=1), tmp_path / "a", should_stop=look, quiet=True)
     assert len(seen) >= 2 and all(handlers == before for handlers in seen)
 
 

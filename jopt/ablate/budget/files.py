@@ -168,16 +168,16 @@ def with_commands(rows: Sequence[TrialRow], directory: Path, command: str) -> li
       command: what runs a trial, without its path; '' gives a line of Python.
 
     Example:
-      >>> with_commands([{"trial": "0a1b"}], Path("runs/search/round_0"), "train --config=trial.py")
-      [{'trial': '0a1b', 'command': 'train --config=trial.py:runs/search/round_0/0a1b --workdir=runs/0a1b'}]
-      >>> with_commands([{"trial": "0a1b"}], Path("my search; rm x"), "train --config=trial.py")[0]["command"]
-      "train --config=trial.py':my search; rm x/0a1b' --workdir=runs/0a1b"
+      >>> with_commands([{"trial": "0a1b"}], Path("runs/search/round_0"), "train --trial=")
+      [{'trial': '0a1b', 'command': 'train --trial=runs/search/round_0/0a1b --workdir=runs/0a1b'}]
+      >>> with_commands([{"trial": "0a1b"}], Path("my search; rm x"), "train --trial=")[0]["command"]
+      "train --trial='my search; rm x/0a1b' --workdir=runs/0a1b"
     """
 
     def line(trial: str) -> str:
         if command:
             # Two quoted parts that touch are one word of the shell.
-            return f"{command}{shlex.quote(f':{directory / trial}')} --workdir={shlex.quote(f'runs/{trial}')}"
+            return f"{command}{shlex.quote(str(directory / trial))} --workdir={shlex.quote(f'runs/{trial}')}"
         return f"jopt.train.run(jopt.ablate.load_trial({str(directory)!r}, {trial!r}), {f'runs/{trial}'!r})"
 
     return [row | {"command": line(row["trial"])} for row in rows]

@@ -1,35 +1,35 @@
 """Latency of a point: the forward pass of the float network of its shape, measured on this device."""
 
-import functools
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jopt import data, measure, models, prune
 from jopt.config import to_dict
 from jopt.method import Method
 from jopt.train.config import Experiment
+from jopt.train.given import Given
 from jopt.train.plan import applied_methods, final_network
+from jopt.typing import ModelState, Params
 
 
 class Network(NamedTuple):
     """A float network and its input.
 
     Attributes:
-      model: the Flax module.
+      model: its functions.
       params: its parameters.
-      state: its other collections.
-      x: zeros [batch, ...] of the input's shape.
+      state: its model state.
+      x: zeros [batch, ...] of the inputs' shapes.
     """
 
-    model: nn.Module
-    params: Mapping[str, Any]
-    state: Mapping[str, Any]
-    x: jax.Array
+    model: models.Model
+    params: Params
+    state: ModelState
+    x: PyTree
 
 
 def shape_key(config: Experiment) -> str:
@@ -62,7 +62,7 @@ def _prunes_channels(method: Method) -> bool:
     return whole and getattr(method, "sparsity", 0.0) > 0
 
 
-def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
+def time_forward(config: Experiment, batch: int = 1, objects: Given | None = None) -> measure.Latency:
     """Times the float network of a trial's shape, warm, from examples on the device to logits.
 
     The weights are those of the first step: the time does not depend on their values.
@@ -70,19 +70,20 @@ def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
     Args:
       config: of a trial.
       batch: examples in a call.
+      objects: a model and a data set that no config describes.
 
     Raises:
       DataError: for data that are not available.
     """
-    model, params, state, x = smallest(config, batch)
+    model, params, state, x = smallest(config, batch, objects)
 
-    def forward(params: Mapping[str, Any], state: Mapping[str, Any], x: jax.Array) -> Any:
-        return model.apply({"params": params, **state}, x, train=False)
+    def forward(params: Params, state: ModelState, x: PyTree) -> jax.Array:
+        return model.apply(params, state, x, train=False)[0]
 
     return measure.latency(forward, params, state, x, repeats=200, warmup=20)
 
 
-def smallest(config: Experiment, batch: int = 1) -> Network:
+def smallest(config: Experiment, batch: int = 1, objects: Given | None = None) -> Network:
     """The network of a trial's shape, without the channels that are pruned (`jopt.prune.shrink_all`).
 
     The number of channels that a layer loses follows from the config alone, unless layers share one budget; then it
@@ -91,18 +92,23 @@ def smallest(config: Experiment, batch: int = 1) -> Network:
     Args:
       config: of a trial.
       batch: of the input.
+      objects: a model and a data set that no config describes.
     """
-    dataset = data.load(config.data)
-    model = models.build(final_network(config))
-    x = jnp.zeros((batch, *dataset.train.inputs.shape[1:]), jnp.float32)
+    own_model, dataset = (None, None) if objects is None else (objects.model, objects.dataset)
+    dataset = data.load(config.data) if dataset is None else dataset
+    network = final_network(config)
+    # A network that a stage names stands in the place of the one that was given.
+    own_model = own_model if all(stage.model is None for stage in config.stages) else None
+    model = network.model() if own_model is None else own_model
+    x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), data.batch_of(dataset.example, batch))
     # In one program: an eager initialization compiles every operation by itself.
-    state = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x))
-    params = state.pop("params")
+    params, state = jax.jit(model.init)(jax.random.key(0), x)
     pruning = channels(config)
-    if pruning is None:
+    # Other networks are no modules that jopt could take channels from.
+    if pruning is None or own_model is not None or not isinstance(network, models.ModelConfig):
         return Network(model, params, state, x)
     pruner = pruning.build(steps=1)
     masks = jax.jit(lambda tree: pruner.update(pruner.init(tree), tree, step=0).masks)(params)
-    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    shrunk = prune.shrink_all(model, params, masks, model_state=state or None, x=like)
-    return Network(shrunk.model, shrunk.params, shrunk.model_state or {}, x)
+    like = data.batch_of(dataset.example, batch)
+    shrunk = prune.shrink_all(models.build(network), params, masks, model_state=state or None, x=like)
+    return Network(models.from_linen(shrunk.model), shrunk.params, shrunk.model_state or {}, x)

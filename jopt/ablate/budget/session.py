@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jopt import data
+from jopt import start as starting
 from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, latency, proposals
 from jopt.ablate.budget.answer import answer
@@ -23,14 +23,19 @@ from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import canonical_json, require
+from jopt.data import Dataset, Source, load
 from jopt.measure import Column
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
+from jopt.task import Task
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
+from jopt.train.given import Given, given
+from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
+from jopt.train.metrics import MetricsRow
 from jopt.train.plan import source_fields
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, Workdir, never
+from jopt.train.workdir import Launch, Workdir
 
 CONFIRMATION = "confirm"
 
@@ -40,12 +45,16 @@ def search(
     workdir: str | os.PathLike[str],
     budget: str,
     *,
+    data: Dataset | Source | None = None,
+    task: Task | None = None,
+    model: object = None,
     command: str = "",
     launch: str = "",
     devices: int | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
-    stop: Callable[[], bool] = never,
+    on_rows: OnRows = ignore,
+    should_stop: ShouldStop = never,
     quiet: bool = True,
     trusted: bool = False,
 ) -> SearchResult:
@@ -63,13 +72,17 @@ def search(
       budget: such as 'accuracy_drop<0.5' (percentage points below the dense control; 'r2_drop<0.01' and
         'bits_per_byte_rise<0.02' are in units of the metric), 'bytes<20kB' (of the packed file), 'latency_ms<0.05'
         (measured on this device), or several of them, joined by commas.
+      data: the data set of all trials, as an object, instead of the experiment's (`jopt.train.run`).
+      task: the task, instead of the experiment's.
+      model: the model of all trials, instead of the experiment's.
       command: what runs one trial alone, without its path; '' gives a line of Python.
       launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
       accept_changes: continue even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was in the rounds before; the result then says so.
       observer: hears what goes on; `jopt.report.Console()` prints it.
-      stop: asked at the end of every segment; once it says True, the running trials are saved and the search ends.
+      on_rows: as for `jopt.ablate.run`; a row's `round` is the name of the round.
+      should_stop: as for `jopt.ablate.run`, with these rows.
       quiet: has no effect: without an observer nothing is printed.
       trusted: lifts the rules for the foreign files that the trials name (`docs/security.md`).
 
@@ -80,9 +93,11 @@ def search(
       ConfigError, RuleError: for a budget or a search that cannot run, before anything is compiled or written.
       WorkdirError: if the directory holds something else; nothing in it is changed.
       ChangedError: if rounds were run on other data, with other versions or numerics; nothing is changed.
-      StopRequested: after `stop` said True, once the running trials have been saved.
+      StopRequested: after `should_stop` said True, once the running trials have been saved.
     """
     del quiet
+    objects = given(config.experiment, data=data, task=task, model=model)
+    config = dataclasses.replace(config, experiment=objects.config)
     limits = parse(budget, config.experiment.task)
     metric = limited(limits)
     checked = ladders(config, metric)
@@ -94,7 +109,10 @@ def search(
     config = dataclasses.replace(config, experiment=dataclasses.replace(config.experiment, pack=True))
     space = SearchSpace(checked, config.excluded)
     files, observer = SearchDir(workdir), Careful(observer)
-    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, stop, trusted)
+    hooks = Hooks(on_rows, should_stop)
+    session = _Search(
+        config, space, limits, files, observer, command, devices, accept_changes, hooks, trusted, objects
+    )
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -106,7 +124,7 @@ def search(
     files.make()
     with files.locked():
         session.launch = Launch(
-            files, _facts(config.experiment, [space.point(cell) for cell in start], files, trusted)
+            files, _facts(config.experiment, [space.point(cell) for cell in start], files, trusted, objects.dataset)
         )
         rounds = files.rounds()
         # A finished search is answered in any surroundings: nothing is computed that could be mixed, or written.
@@ -123,15 +141,25 @@ def search(
             return session.run(launch)
 
 
-def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir, trusted: bool) -> dict[str, Any]:
+def _facts(
+    experiment: Experiment,
+    points: Sequence[GridPoint],
+    files: SearchDir,
+    trusted: bool,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
     """The facts of this process, with the data sets and sources of these points."""
     configs = [with_fields(experiment, point.fields) for point in points]
     datasets = {canonical_json(config.data): config.data for config in configs}
-    fingerprints = {name: data.load(config, trusted=trusted).fingerprint for name, config in datasets.items()}
+    fingerprints = {
+        name: (load(config, trusted=trusted) if dataset is None else dataset).fingerprint
+        for name, config in datasets.items()
+    }
     sources = {source: Workdir(source) for config in configs for _, source in source_fields(config)}
     digests = {
         name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
     }
+    digests |= starting.digests((config.start for config in configs), trusted=trusted)
     facts = manifests.collect(experiment, fingerprints[canonical_json(configs[0].data)], files.path)
     return facts | {"datasets": fingerprints, "sources": digests}
 
@@ -142,6 +170,7 @@ class _Search:
 
     Attributes:
       accept_changes: whether to read rounds that were run in other surroundings.
+      objects: what was given as objects.
       launch: the record of this process.
       finished: whether an earlier process had finished the search.
       rounds: proposed so far.
@@ -158,8 +187,9 @@ class _Search:
     command: str
     devices: int | None
     accept_changes: bool
-    stop: Callable[[], bool]
+    hooks: Hooks
     trusted: bool
+    objects: Given
     launch: Launch = dataclasses.field(init=False)
     finished: bool = False
     rounds: list[Round] = dataclasses.field(default_factory=list)
@@ -307,13 +337,19 @@ class _Search:
         return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
 
     def _run_grid(self, ablation: Ablation, name: str) -> None:
+        def of_round(hook: Callable[[list[MetricsRow]], Any]) -> Callable[[list[MetricsRow]], Any]:
+            return lambda rows: hook([{"round": name, **row} for row in rows])
+
         grids.run(
             ablation,
             self.files.path / name,
             devices=self.devices,
             accept_changes=self.accept_changes,
-            stop=self.stop,
+            on_rows=of_round(self.hooks.on_rows),
+            should_stop=of_round(self.hooks.should_stop),
             trusted=self.trusted,
+            data=self.objects.dataset,
+            model=self.objects.model,
         )
 
     def grid(self, name: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Ablation:
@@ -356,7 +392,7 @@ class _Search:
         config = with_fields(self.config.experiment, self.space.point(self.space.cell(e.point)).fields)
         key, measured = latency.shape_key(config), self.state["latency"]
         if key not in measured:
-            times = latency.time_forward(config, self.config.batch)
+            times = latency.time_forward(config, self.config.batch, self.objects)
             measured[key] = {"median_ms": 1e3 * times.median, "p90_ms": 1e3 * times.p90, "calls": times.n}
             self._record()
         return e._replace(latency_ms=measured[key]["median_ms"], latency_p90_ms=measured[key]["p90_ms"])

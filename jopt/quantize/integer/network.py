@@ -137,6 +137,11 @@ def _products(
     products = {}
     for kernel, q in weights.items():
         path, _, name = kernel.rpartition("/")
+        if name == "weight" and (path in trained or path in fixed):
+            raise ValueError(
+                f"{kernel}: a layer of Equinox has no contraction that can be replaced, so only layers of Linen "
+                "and NNX are computed in integers; a rule that gives it None leaves it in float32"
+            )
         operand_grid = _operand_grid(activations, path, name, trained, fixed)
         if operand_grid is None:
             continue

@@ -2,7 +2,7 @@
 
 import jax
 
-from experiments.config_flag import ConfigFileError
+from jopt.apps.config_flag import ConfigFileError
 from jopt.codec import CodecError
 from jopt.config import ConfigError
 from jopt.data import DataError

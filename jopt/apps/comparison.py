@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jopt import report
+from jopt.config import ConfigError
 from jopt.report import differences, formats
+from jopt.task import Task
 from jopt.train import metrics
 from jopt.train.surroundings import mixture, unasked
 from jopt.train.workdir import Workdir, WorkdirError, read_manifest
@@ -22,22 +24,31 @@ _CAVEAT = (
 
 @dataclasses.dataclass
 class Run:
-    """The content of a run directory so far; `manifest` and `result` are empty where the file is not there yet."""
+    """The content of a run directory so far; `manifest` and `result` are empty where the file is not there yet.
+
+    `task` is None where the config names it by a reference, and is not trusted.
+    """
 
     path: Path
     config: dict[str, Any]
+    task: Task | None
     manifest: dict[str, Any]
     result: dict[str, Any]
     rows: list[metrics.MetricsRow]
 
 
-def compare(paths: Sequence[Path], out: Path) -> None:
+def compare(paths: Sequence[Path], out: Path, *, trusted: bool = False) -> None:
     """Prints the differences between the runs in `paths`, and writes them to the directory `out`.
+
+    Args:
+      paths: the directories of runs.
+      out: made if need be.
+      trusted: whether modules that the runs name may be imported, for the names of a custom task's metrics.
 
     Raises:
       WorkdirError: if a path is no run directory, or `out` cannot be written or holds files of another origin.
     """
-    runs = dict(zip(differences.unique_names(paths), map(_read, paths), strict=True))
+    runs = dict(zip(differences.unique_names(paths), (_read(path, trusted) for path in paths), strict=True))
     # Runs are read first, so that a wrong run leaves no empty directory behind.
     _claim(out)
     tables, sentences = _tables(runs), _sentences(runs)
@@ -51,7 +62,7 @@ def compare(paths: Sequence[Path], out: Path) -> None:
     console.print(f"\nreport: {out / _FILES[0]}    curves: {out / _FILES[1]}", soft_wrap=True)
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path, trusted: bool) -> Run:
     """Reads a run directory.
 
     Raises:
@@ -68,18 +79,31 @@ def _read(path: Path) -> Run:
         if not (isinstance(row.get("step"), int) and isinstance(row.get("split"), str)):
             raise WorkdirError(f"{files.metrics}, line {number}: no step and split in {str(row)[:80]}")
     result = files.load_result() if files.result.exists() else {}
-    return Run(path, files.load_json(files.config), read_manifest(files) or {}, result, rows)
+    return Run(path, files.load_json(files.config), _task(files, trusted), read_manifest(files) or {}, result, rows)
+
+
+def _task(files: Workdir, trusted: bool) -> Task | None:
+    try:
+        return files.load_config(trusted).task.resolved()
+    except (WorkdirError, ConfigError):
+        return None
+
+
+def _common_task(runs: dict[str, Run]) -> Task:
+    """The task whose metrics are compared: of the first run; of one that is not known the loss alone."""
+    return next(iter(runs.values())).task or Task()
 
 
 def _tables(runs: dict[str, Run]) -> list[report.Table]:
     """The differences, as tables; a table without rows means that nothing differs."""
-    summaries = {name: differences.summary(r.rows, r.result, r.manifest) for name, r in runs.items()}
+    task = _common_task(runs)
+    summaries = {name: differences.summary(r.rows, r.result, r.manifest, task) for name, r in runs.items()}
     tables = [
         differences.difference_table("Config", {name: r.config for name, r in runs.items()}),
         differences.difference_table("Environment", _environments(runs)),
-        differences.metrics_table(summaries),
+        differences.metrics_table(summaries, task),
     ]
-    return tables if len(runs) == 2 else [*tables, differences.changes_table(summaries)]
+    return tables if len(runs) == 2 else [*tables, differences.changes_table(summaries, task)]
 
 
 def _environments(runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
@@ -111,6 +135,10 @@ def _sentences(runs: dict[str, Run]) -> list[str]:
     for name, r in runs.items():
         if not r.manifest:
             sentences.append(f"{name} has no manifest.json: its environment is not known.")
+        if r.task is None:
+            sentences.append(
+                f"{name} names a task of somebody's own: --trust shows its metrics, without it the loss."
+            )
         if not r.result:
             sentences.append(f"{name} has not finished: its numbers are of the last step that it recorded.")
         changed: dict[int, list[str]] = {}
@@ -150,7 +178,7 @@ def _write(directory: Path, runs: dict[str, Run], tables: Sequence[report.Table]
     for table in tables:
         if table.rows:
             parts += [report.Heading(table.title), table._replace(title="")]
-    parts.append(report.compare_runs({name: r.rows for name, r in runs.items()}))
+    parts.append(report.compare_runs({name: r.rows for name, r in runs.items()}, task=_common_task(runs)))
     # The mark tells the next launch that these files may be replaced.
     try:
         report.write_markdown(directory / _FILES[0], parts, _FILES[1], end=f"\n{_MARK}\n")

@@ -5,17 +5,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from jopt import codec, data, measure, quantize, report
+from jopt import task as tasks
 from jopt.config import ConfigError, require
+from jopt.data.images import Arranged
 from jopt.measure import latency
 from jopt.quantize import integer
 from jopt.report import formats
 from jopt.train import packed
-from jopt.train.program import EVALUATION_BATCH
-from jopt.train.step import cross_entropy, in_batches
+from jopt.train.program import EVALUATION_BATCH, Judgement
+from jopt.train.step import in_batches
 
 _UNASKED = 2**30  # Bytes that making a set which only the file asks for may take.
 
@@ -37,15 +40,13 @@ class Outcome(NamedTuple):
     """The results of one way to compute the model.
 
     Attributes:
-      accuracy: share of examples whose class is predicted.
-      loss: mean cross-entropy, nats.
-      predictions: int32 [examples].
+      metrics: the loss and the metrics of the task, by key.
+      predictions: integers [examples, ...]; None where the task's outputs are no decisions.
       latencies: batch size to seconds of a call, from raw inputs to logits.
     """
 
-    accuracy: float
-    loss: float
-    predictions: np.ndarray
+    metrics: dict[str, float]
+    predictions: np.ndarray | None
     latencies: dict[int, measure.Latency]
 
 
@@ -79,25 +80,30 @@ def dataset_for(
     if name is not None and name != config.label:
         config = data.named(name)
         # The labels of another set have another meaning, so the model's mapping does not apply.
-        if isinstance(config, data.images.Arranged) and isinstance(model.data, data.images.Arranged):
+        if isinstance(config, Arranged) and isinstance(model.data, Arranged):
             config = dataclasses.replace(config, layout=model.data.layout, normalize=model.data.normalize)
     config = config.moved(None) if data_dir is None else config.moved(None).moved(data_dir)
     config.validate()
-    if outline := config.outline(trusted=trusted):
-        shape, classes, size = outline.shape, outline.num_classes, outline.bytes_to_make
-        accepted = f"a set of examples of shape {model.input_shape} (this one has {shape})"
-        require(shape == model.input_shape, "--data", config.label, accepted)
-        accepted = f"a set of {model.num_classes} classes (this one has {classes})"
-        require(classes == model.num_classes, "--data", config.label, accepted)
-        accepted = f"a set that takes at most --max_bytes={max_bytes} to make (this one takes {size})"
-        require(size <= max_bytes, "--data", config.label, accepted)
-        cost = "downloaded" if outline.downloads else f"made, which takes {formats.binary(size)} of memory"
-        accepted = (
-            f"given: the file names {config.label!r}, which would be {cost}; --data={config.label} asks for it"
-        )
-        asked = trusted or name is not None
-        require(asked or not (outline.downloads or size > _UNASKED), "--data", name, accepted)
-    return data.load(config, trusted=trusted)._replace(mean=model.mean, std=model.std)
+    outline = config.outline(trusted=trusted)
+    shape, classes, size, label = outline.shape, outline.num_classes, outline.bytes_to_make, config.label
+    expected = jax.tree.map(lambda x: x.shape, model.stored)
+    accepted = f"a set of examples of shape {expected} (this one has {shape})"
+    require(shape in (None, expected), "--data", label, accepted)
+    accepted = f"a set of {model.num_classes} classes (this one has {classes})"
+    require(classes in (None, model.num_classes), "--data", label, accepted)
+    accepted = f"a set that takes at most --max_bytes={max_bytes} to make (this one takes {size})"
+    require(size <= max_bytes, "--data", label, accepted)
+    cost = "downloaded" if outline.downloads else f"made, which takes {formats.binary(size)} of memory"
+    accepted = f"given: the file names {label!r}, which would be {cost}; --data={label} asks for it"
+    asked = trusted or name is not None
+    require(asked or not (outline.downloads or size > _UNASKED), "--data", name, accepted)
+    dataset = data.load(config, trusted=trusted)
+    # A set whose outline does not say, such as one that a function gives, is compared once it is there.
+    shapes = jax.tree.map(lambda x: x.shape[1:], dataset.train.inputs)
+    accepted = f"a set of examples of shape {expected} (this one has {shapes})"
+    require(shapes == expected, "--data", label, accepted)
+    model.task.check(dataset)
+    return dataset._replace(mean=model.mean, std=model.std)
 
 
 def floating(model: packed.PackedModel) -> Way:
@@ -127,31 +133,63 @@ def integers(model: packed.PackedModel) -> Way:
     return Way((), lambda _, x: network(x))
 
 
-def run(way: Way, arrays: data.DeviceArrays, sizes: list[int], repeats: int) -> Outcome:
-    """Predicts all of `arrays`, then times calls with `sizes` of its examples, repeated if there are fewer."""
+def run(way: Way, task: tasks.Task, arrays: data.DeviceArrays, sizes: list[int], repeats: int) -> Outcome:
+    """Judges all of `arrays` as a run does, then times calls with `sizes` of its examples, repeated if fewer."""
 
-    def one_batch(weights: PyTree, inputs: jax.Array) -> jax.Array:
+    def one_batch(weights: PyTree, inputs: PyTree) -> jax.Array:
         return way.apply(weights, data.normalize(inputs, arrays.mean, arrays.std))
 
     @jax.jit
-    def evaluate(weights: PyTree, inputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+    def judge(weights: PyTree, arrays: data.DeviceArrays) -> Judgement:
+        def judge_batch(inputs: PyTree, targets: PyTree, of_losses: PyTree) -> Judgement:
+            outputs = one_batch(weights, inputs)
+            counts = jnp.ones(outputs.shape[:1], jnp.float32)
+            if not isinstance(of_losses, tuple):
+                counts = counts.reshape(-1, *(1,) * (of_losses.ndim - 1)) * of_losses
+            return _judgement(task, outputs, targets, counts)
+
         # In the batches of a run's own evaluation: the same sums, so the same bits.
-        logits = in_batches(lambda x: one_batch(weights, x), EVALUATION_BATCH, inputs)
-        predictions = logits.argmax(-1)
-        correct = predictions == labels
-        return cross_entropy(logits, labels).mean(), correct.sum() / correct.shape[0], predictions
+        return in_batches(judge_batch, EVALUATION_BATCH, arrays.inputs, arrays.targets, arrays.weights)
 
     # On the device once, or each timed call would include the transfer.
-    weights = jax.device_put(way.weights)
-    loss, accuracy, predictions = jax.device_get(evaluate(weights, arrays.inputs, arrays.targets))
-    rows = arrays.targets.shape[0]
-    latencies = {n: latency(one_batch, weights, arrays.inputs[np.arange(n) % rows], repeats=repeats) for n in sizes}
-    return Outcome(float(accuracy), float(loss), predictions, latencies)
+    weights, rows = jax.device_put(way.weights), arrays.rows
+    judged = jax.device_get(judge(weights, arrays))
+    latencies = {
+        n: latency(
+            one_batch, weights, jax.tree.map(lambda x, n=n: x[np.arange(n) % rows], arrays.inputs), repeats=repeats
+        )
+        for n in sizes
+    }
+    predictions = None if isinstance(judged.predictions, tuple) else np.asarray(judged.predictions)
+    return Outcome(judged.measured(task, rows), predictions, latencies)
 
 
-def tables(outcomes: dict[str, Outcome]) -> list[report.Table]:
-    """The tables of the predictions and of the latencies."""
-    quality = [(name, formats.percent(o.accuracy), formats.number(o.loss)) for name, o in outcomes.items()]
+def _judgement(task: tasks.Task, outputs: jax.Array, targets: PyTree, weights: jax.Array) -> Judgement:
+    """What `jopt.train.Program.judge` gives of a batch without padding."""
+    statistics = tasks.statistics(task, outputs, targets, weights)
+    rows = {metric.key for metric in task.metrics if metric.per_example}
+    predictions = task.predict(outputs)
+    return Judgement(
+        {k: v if k in rows else jax.tree.map(lambda x: x[None], v) for k, v in statistics.items()},
+        () if predictions is None else predictions,
+    )
+
+
+def agreement(outcomes: dict[str, Outcome]) -> str | None:
+    """How many predictions two ways share, as a sentence; None where the task has no predictions."""
+    (first, a), (other, b) = ((name, outcome.predictions) for name, outcome in outcomes.items())
+    if a is None or b is None:
+        return None
+    what = "examples" if a.ndim == 1 else "positions"
+    return f"In {other} {int((a == b).sum()):,} of {a.size:,} {what} are predicted as in {first}."
+
+
+def tables(task: tasks.Task, outcomes: dict[str, Outcome]) -> list[report.Table]:
+    """The tables of the metrics and of the latencies."""
+    metrics = (*task.metrics, task.loss_metric)
+    quality = [
+        (name, *(formats.value(m.key, o.metrics[m.key], task) for m in metrics)) for name, o in outcomes.items()
+    ]
     speed = [
         (
             name,
@@ -168,6 +206,8 @@ def tables(outcomes: dict[str, Outcome]) -> list[report.Table]:
     where = f"measured on one device, {names}, by this machine's clock"
     header = ("computed in", "batch", "median", "p10", "p90", "examples/s", "calls")
     return [
-        report.Table("Predictions", ("computed in", "accuracy", "loss"), "lrr", quality),
+        report.Table(
+            "Predictions", ("computed in", *(m.label for m in metrics)), "l" + "r" * len(metrics), quality
+        ),
         report.Table(f"Latency of a call and throughput ({where})", header, "l" + "r" * 6, speed),
     ]

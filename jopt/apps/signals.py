@@ -35,8 +35,9 @@ class Stop:
         self.number: int | None = None
         self._interrupts = 0
 
-    def __call__(self) -> bool:
-        """Whether to stop."""
+    def __call__(self, rows: object = ()) -> bool:
+        """Whether to stop, whatever the metric rows are."""
+        del rows
         return self.number is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -54,13 +55,14 @@ class Stop:
                 os.write(2, f"{text}{again}\n".encode())
 
 
-def define_save_on() -> flags.FlagHolder[list[str]]:
+def define_save_on(values: flags.FlagValues) -> flags.FlagHolder[list[str]]:
     """The flag `--save_on` of the apps that can save in the middle."""
     holder = flags.DEFINE_list(
         "save_on",
         ["TERM", "HUP", "INT", "USR1"],
         "Signals at which the run saves at its next boundary and ends, with status 128 + number; some of "
         f"{', '.join(NAMES)}. A second INT ends it at once.",
+        flag_values=values,
     )
     flags.register_validator(holder, lambda names: set(names) <= set(NAMES), f"must be of {', '.join(NAMES)}")
     return holder

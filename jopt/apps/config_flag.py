@@ -31,11 +31,10 @@ class ConfigFlag:
 
     name: str = "config"
 
-    def define(self) -> "ConfigFlag":
+    def define(self, values: flags.FlagValues, *, required: bool = True) -> None:
         """Defines the flag."""
         text = f"File that defines get_config(). --{self.name}.ADDRESS=VALUE overrides a part of its result."
-        flags.DEFINE_string(self.name, None, text)
-        return self
+        flags.DEFINE_string(self.name, None, text, flag_values=values, required=required)
 
     def define_overrides(self, args: Sequence[str]) -> list[str]:
         """Defines a flag for each override in `args`, and returns the arguments with a value for each override.
@@ -61,6 +60,10 @@ class ConfigFlag:
                 flags.DEFINE_string(head, None, "An override.")
             complete.append(arg)
         return complete
+
+    def is_set(self) -> bool:
+        """Whether the command names a file."""
+        return flags.FLAGS[self.name].value is not None
 
     def value(self) -> Any:
         """The result of the file's `get_config`, with the overrides.
@@ -111,8 +114,8 @@ def overridden(config: Any, overrides: dict[str, str]) -> Any:
 def load(text: str) -> Any:
     """The result of `get_config` of the file in `FILE[:ARGUMENT]`.
 
-    The file is imported as a module, and its directory is added to the search path of modules, as for a script. So
-    a config can import files next to it, and functions and classes in it can be named (`jopt.reference`).
+    The file is imported as a module, and its directory comes first on the search path of modules, as for a script.
+    So a config can import files next to it, and functions and classes in them can be named (`jopt.reference`).
 
     Raises:
       ConfigError: if there is no such file, or it has no function `get_config`.
@@ -134,9 +137,9 @@ def load(text: str) -> Any:
 def _module(path: Path) -> ModuleType:
     """The file as a module, named by its path from the current directory if that is a name, else by its stem."""
     path = path.resolve()
-    if str(path.parent) not in sys.path:
-        # At the end, so that a file next to the config cannot hide an installed package.
-        sys.path.append(str(path.parent))
+    if sys.path[:1] != [str(path.parent)]:
+        # First, as for a script: her `models.py` is what her config imports, whatever is installed under this name.
+        sys.path.insert(0, str(path.parent))
     near = path.with_suffix("").parts[len(Path.cwd().parts) :] if path.is_relative_to(Path.cwd()) else ()
     name = ".".join(near) if near and all(part.isidentifier() for part in near) else path.stem
     loaded = sys.modules.get(name)
