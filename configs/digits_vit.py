@@ -1,6 +1,14 @@
 """A small vision transformer on the digits: dense, then pruned, then in integers.
 
-python -m experiments.train --config=configs/digits_vit.py --workdir=runs/digits_vit
+    jopt train --config=configs/digits_vit.py --workdir=runs/digits_vit
+
+Seven of ten weights become zero, what is left gets eight bits, as the inputs of layers do. The products of
+attention, of queries with keys and of scores with values, stay in floats.
+
+Time: 48 s of CPU in all, with start-up and compilation, which is most of it. Result with seed 0: dense 95.83 %,
+pruned 96.11 % with 13,332 of 39,610 parameters left, w8a8 96.39 % in a file of 25,471 bytes, 6.2 times smaller than
+float32; `quantized.onnx` gives the class of the run for 360 of 360 images. Measured 2026-12-01 on 2 cores of an AMD
+EPYC that were busy otherwise, CPU only, jax 0.10.2, nothing compiled before.
 """
 
 from jopt import data, models, optim, prune, quantize
