@@ -40,10 +40,9 @@ CASES = {
     "indices": (data.indices, (KEY, 3, 4, 2, 5), (KEY, 3, 4.0, 2, 5)),
     "augment": (data.augment, (KEY, IMAGES, data.Digits(shift=1, flip=True)), (KEY, None, data.Digits())),
     "normalize": (
-        # Of a pytree: what its leaves must be is not declared.
         data.normalize,
         (IMAGES, jnp.zeros(3), jnp.ones(3)),
-        None,
+        None,  # Pytrees of any arrays.
     ),
     "stratified_order": (stratified_order, (BYTES, LABELS), (BYTES, LABELS[:3])),
     "carve": (carve, (BYTES, LABELS, [2, 4]), (BYTES, LABELS.astype(float), [2, 4])),
