@@ -170,3 +170,16 @@ def call(function: Callable[..., Any], *args: object, **offered: object) -> Any:
     except ValueError:  # of some functions that are written in C
         return function(*args)
     return function(*args, **{name: value for name, value in offered.items() if name in parameters})
+
+
+def reference_of(target: str | Callable[..., Any], field: str = "callable") -> str:
+    """A field that holds a reference or the function itself, as a reference.
+
+    Raises:
+      ConfigError: for a function that no reference can name.
+
+    Example:
+      >>> reference_of("her_package:load"), reference_of(is_reference)
+      ('her_package:load', 'jopt.reference:is_reference')
+    """
+    return target if isinstance(target, str) else name_of(target, field)

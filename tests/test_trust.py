@@ -9,11 +9,11 @@ import foreign
 import pytest
 from tiny import smallest_experiment, tiny_ablation
 
-from jopt import codec, data, distill, transfer
+from jopt import codec, data, distill, models, task, transfer
 from jopt.ablate import load_trial
 from jopt.ablate.files import AblationDir
 from jopt.ablate.trials import axes, trials
-from jopt.config import ConfigError
+from jopt.config import ConfigError, decode
 from jopt.export import export
 from jopt.method import Method
 from jopt.reference import resolve
@@ -199,13 +199,86 @@ def test_the_current_directory_is_no_foreign_directory(here, monkeypatch):
 
 def test_a_text_of_a_config_is_a_name_or_a_path_that_is_checked():
     """A new field of text must be looked at: a path belongs in `finished.check_paths`, code has a Callable type."""
-    paths = {"data_dir", "path", "teacher", "source"}
+    paths = {"path", "teacher", "source"}
     names = {"name", "activation", "dtype", "padding", "layout", "variant", "start", "granularity", "gradient"}
-    names |= {"residency", "fingerprint"}
-    kinds = _classes(Experiment, *_methods(Method), *_methods(data.Source))
+    names |= {"residency"}
+    kinds = _classes(Experiment, *_methods(Method))
     assert {name for cls in kinds for name in _texts(cls)} == paths | names
+
+
+def test_a_text_of_a_source_is_a_path_or_a_name():
+    """A path belongs in `PATHS`; what is looked up as code has a Callable type."""
+    names = {"layout", "residency", "fingerprint", "name", "inputs", "targets", "splits", "config", "revision"}
+    names |= {
+        "target",
+        "columns",
+        "categorical",
+        "categories",
+        "delimiter",
+        "fit",
+        "colours",
+        "level",
+        "corpus",
+        "split",
+    }
     for source in _methods(data.Source):
-        assert paths.isdisjoint(_texts(source)) or source.PATHS
+        hints = typing.get_type_hints(source)
+        texts = {f.name for f in dataclasses.fields(source) if "str" in str(hints[f.name]) or hints[f.name] is str}
+        texts -= {name for name in texts if "Callable" in str(hints[name])} | {"options"}
+        assert texts - names == set(source.PATHS), source
+
+
+FOREIGN_CODE = (
+    (data.Source, {"class": "jopt.data:Custom", "name": "os:system", "options": {"command": "exit"}}, "name"),
+    (data.Source, {"class": "jopt.data:Digits", "preprocess": "os:system"}, "preprocess"),
+    (data.Source, {"class": "jopt.data:Digits", "augmentation": "os:system"}, "augmentation"),
+    (models.Network, {"class": "jopt.models:Custom", "name": "os:system", "options": {"command": "exit"}}, "name"),
+    (
+        task.Task,
+        {"class": "jopt.task:Custom", "reference": "os:system", "options": {"command": "exit"}},
+        "reference",
+    ),
+)
+
+
+@pytest.mark.parametrize(("base", "described", "field"), FOREIGN_CODE)
+def test_code_that_a_foreign_file_names_is_not_looked_up(base, described, field):
+    with pytest.raises(ConfigError, match="not trusted") as caught:
+        decode(described, base, "part")
+    assert caught.value.field == f"part.{field}"
+    trusted = decode(described, base, "part", trusted=True)
+    assert getattr(trusted, field) == "os:system"
+
+
+# Fields of a set that lies in the run's directory, or that holds it.
+INSIDE = {
+    "arrays": {"class": "jopt.data:Arrays", "path": "runs/evil/a.npz"},
+    "a table": {"class": "jopt.data:Csv", "path": "runs/evil/a.csv", "target": "y"},
+    "its second file": {"class": "jopt.data:Csv", "path": "a.csv", "target": "y", "test_path": "runs/evil/a.csv"},
+    "a folder": {"class": "jopt.data:ImageFolder", "path": "runs/evil/images"},
+    "a folder that holds the run": {"class": "jopt.data:ImageFolder", "path": "runs"},
+    "text": {"class": "jopt.data:Text", "files": ["runs/evil/config.json"]},
+    "a pattern of text": {"class": "jopt.data:Text", "files": "**/*.json"},
+    "a prepared directory": {"class": "jopt.data:Tfds", "directory": "runs/evil/1.0.0"},
+    "parquet": {"class": "jopt.data:HuggingFace", "path": "runs/evil", "inputs": "x", "targets": "y"},
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_run_s_own_directory_holds_no_data(finished, here, name):
+    directory = foreign.build(finished, here, "data inside")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"data": INSIDE[name]}))
+    with pytest.raises(WorkdirError, match="--trust"):
+        load_config(Workdir(directory))
+    assert load_config(Workdir(directory), trusted=True).data.PATHS
+    # The user's own path takes the place of the first alone.
+    if name == "its second file":
+        with pytest.raises(WorkdirError, match="test_path"):
+            load_config(Workdir(directory), data_dir="mine.csv")
+    else:
+        moved = load_config(Workdir(directory), data_dir="mine").data
+        assert [path.path for path in moved.paths()][:1] in (["mine"], ["."])
 
 
 def _methods(cls):

@@ -313,7 +313,7 @@ class ChunkRun:
     def _plan(self, trial: Trial, stage: int) -> StagePlan:
         """A stage of a trial, with the numbers of that trial."""
         p = self.chunk.prepared
-        plans = resolve(trial.config, p.dataset.sizes[0])
+        plans = resolve(trial.config, p.dataset.sizes[0], p.own_model)
         return with_layers(plans, [plan.layers for plan in p.plans])[stage]
 
     def _outcomes(self, state: TrainState) -> list[dict[str, Any]]:

@@ -144,11 +144,12 @@ class Lift:
         def rewind(state: TrainState, values: Values, *origin: PyTree) -> TrainState:
             return self(program.rewind, (True, True, True, False)[: 2 + len(origin)])(state, values, *origin)
 
-        def update(state: TrainState, values: Values, arrays: data.Arrays) -> TrainState:
+        def update(state: TrainState, values: Values, arrays: data.DeviceArrays) -> TrainState:
             after = program.update(state, values, arrays)
             if stop is None:
                 return after
-            return jax.tree.map(lambda new, old: jnp.where(state.step < stop, new, old), after, state)
+            running = state.step < stop
+            return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
 
         return Program(
             init=init,

@@ -16,10 +16,12 @@ from jopt.ablate.lift import Layout
 from jopt.ablate.strategy import Sizes, chunks, lanes
 from jopt.ablate.trials import Trial, TrialGroup
 from jopt.config import ConfigError, canonical_json, require
+from jopt.models import Model
 from jopt.report import Table, formats
 from jopt.rules import RuleError
 from jopt.train.config import Experiment
 from jopt.train.display import flops_of
+from jopt.train.given import Given
 from jopt.train.plan import validate_lengths, with_layers
 from jopt.train.prepared import Prepared, check_parameters, prepare, resolve
 from jopt.transfer import TransferError
@@ -111,22 +113,37 @@ class GroupPlan(NamedTuple):
 class Loader:
     """Reads each data set once, for all groups that train on it."""
 
-    def __init__(self, trusted: bool = False) -> None:
-        """Reads nothing; `trusted` as in `jopt.train.prepare`."""
-        self.trusted = trusted
+    def __init__(self, trusted: bool = False, objects: Given | None = None) -> None:
+        """Reads nothing; `trusted` as in `jopt.train.prepare`, `objects` are what the trials share of no config."""
+        self.trusted, self.objects = trusted, objects
         # By the config as text, since two groups have equal configs and not the same object.
         self._loaded: dict[str, tuple[data.Dataset, dict[str, data.DeviceArrays]]] = {}
 
     def prepare(self, config: Experiment) -> Prepared:
         """`jopt.train.prepare`, without reading or copying a data set a second time."""
-        key = canonical_json(config.data)
+        key, (model, dataset) = canonical_json(config.data), self._objects(config)
         if key in self._loaded:
             dataset, arrays = self._loaded[key]
             # The arrays too: each copy on the device would take memory that trials could use.
-            return prepare(config, dataset=dataset, trusted=self.trusted)._replace(arrays=arrays)
-        prepared = prepare(config, trusted=self.trusted)
+            return prepare(config, model=model, dataset=dataset, trusted=self.trusted)._replace(arrays=arrays)
+        prepared = prepare(config, model=model, dataset=dataset, trusted=self.trusted)
         self._loaded[key] = (prepared.dataset, prepared.arrays)
         return prepared
+
+    def _objects(self, config: Experiment) -> tuple[Model | None, data.Dataset | None]:
+        """The model and the data set that were given as objects.
+
+        Raises:
+          ConfigError: where the grid sets fields of the config that an object stands in for.
+        """
+        if self.objects is None:
+            return None, None
+        # Such an axis would have no effect: all of its trials would be the same.
+        for field, given in (("model", self.objects.model), ("data", self.objects.dataset)):
+            value, shared = getattr(config, field), getattr(self.objects.config, field)
+            accepted = f"without axes over it: the grid was given its {field} as an object"
+            require(given is None or canonical_json(value) == canonical_json(shared), field, value, accepted)
+        return self.objects.model, self.objects.dataset
 
 
 def plan(
@@ -265,10 +282,10 @@ def plan_table(plans: Sequence[GroupPlan], done: Callable[[Trial], bool]) -> Tab
 def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
     """Raises the errors of `prepare` where a trial's numbers do not fit the data or the parameters' shapes."""
     # Not the first trial, which `prepare` itself has checked; the others share its layers and need no tracing.
-    examples = prepared.dataset.train.targets.shape[0]
+    examples = prepared.dataset.sizes[0]
     for trial in trials[1:]:
         try:
-            plans = resolve(trial.config, examples)
+            plans = resolve(trial.config, examples, prepared.own_model)
             validate_lengths(plans)
             for plan in with_layers(plans, [plan.layers for plan in prepared.plans]):
                 check_parameters(plan, prepared.example)

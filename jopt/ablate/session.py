@@ -1,8 +1,9 @@
 """An ablation in its directory: start or resume, run the missing trials, write tables and a report."""
 
+import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from jopt.ablate.results import Axis, Results, TrialRow, write_csv
 from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import canonical_json
+from jopt.data import Dataset, Given, Source
 from jopt.files import write_text
 from jopt.measure import describe_failure
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
+from jopt.task import Task
 from jopt.train import manifest as manifests
 from jopt.train.compiler import Compiler, enable_cache_in_notebook
+from jopt.train.given import given
 from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.surroundings import mixture
 from jopt.train.workdir import Launch, StopRequested, WorkdirError
@@ -39,6 +43,9 @@ def run(
     ablation: Ablation,
     workdir: str | Path,
     *,
+    data: Dataset | Source | None = None,
+    task: Task | None = None,
+    model: object = None,
     arguments: str = "",
     devices: int | None = None,
     accept_changes: bool = False,
@@ -53,6 +60,9 @@ def run(
     Args:
       ablation: the grid.
       workdir: a new or empty directory, or the directory of this grid or of a part of it.
+      data: the data set of all trials, as an object, instead of the experiment's (`jopt.train.run`).
+      task: the task, instead of the experiment's.
+      model: the model of all trials, instead of the experiment's.
       arguments: flags with which the apps find the grid, such as `--config=grid.py`; '' if the grid has no file.
       devices: local devices to use at most; None is all.
       accept_changes: run the missing trials even if the data, a source, a version, an option of JAX or the kind of
@@ -76,6 +86,8 @@ def run(
     """
     begun = time.perf_counter()
     enable_cache_in_notebook()
+    objects = given(ablation.experiment, data=data, task=task, model=model)
+    ablation = dataclasses.replace(ablation, experiment=objects.config)
     trials = validate(ablation)
     files, observer = AblationDir(workdir), Careful(observer)
     recorded = files.recorded()
@@ -85,7 +97,7 @@ def run(
     grid_axes = axes(ablation, trials)
     check(ablation, trials)
     usable = min(jax.local_device_count(), devices or jax.local_device_count())
-    recorded_lanes, loader = _lanes(files, recorded, ablation), Loader(trusted)
+    recorded_lanes, loader = _lanes(files, recorded, ablation), Loader(trusted, objects)
     plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
     files.make()
@@ -146,6 +158,7 @@ class _Session:
     def run(self, recorded_lanes: dict[str, int], accept_changes: bool) -> Results:
         done = self.files.done()
         launch, continues = Launch(self.files, self._facts()), self.files.holds_work()
+        self._check_given(launch.first)
         # A finished grid is answered in any surroundings: nothing is computed that could be mixed.
         if continues and any(trial.id not in done for trial in self.trials):
             launch.admit(accept=accept_changes)
@@ -284,7 +297,13 @@ class _Session:
     def _command(self, trial: Trial) -> str:
         if self.arguments:
             return f"jopt train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
-        return f"jopt.train.run(jopt.ablate.load_trial('.', '{trial.id}'), 'runs/{trial.id}')"
+        # Objects are in no file: who gave them gives them again.
+        objects = [
+            *["data=data"] * isinstance(trial.config.data, Given),
+            *[f"{name}={name}" for name in self._given],
+        ]
+        arguments = ", ".join(("jopt.ablate.load_trial('.', '{0}')", "'runs/{0}'", *objects)).format(trial.id)
+        return f"jopt.train.run({arguments})"
 
     def _write(self, results: Results) -> None:
         files = self.files
@@ -306,9 +325,22 @@ class _Session:
         with attempt(self.observer, f"the tables of {files.path} are complete, but its report cannot be written"):
             write_report(files, self.ablation, self.plans, results, self.summary, judgement, command, self.findings)
 
+    @property
+    def _given(self) -> list[str]:
+        return [] if self.plans[0].prepared.own_model is None else ["model"]
+
+    def _check_given(self, first: Mapping[str, Any] | None) -> None:
+        """Raises WorkdirError where one launch was given a model and another was not."""
+        if first is not None and (first.get("given") or []) != self._given:
+            before, now = ("with" if names else "without" for names in (first.get("given"), self._given))
+            raise WorkdirError(
+                f"{self.files.path} holds a grid that was run {before} a model given in addition to its config; "
+                f"now it is run {now} one"
+            )
+
     def _facts(self) -> dict[str, Any]:
         first = self.plans[0].prepared.dataset.fingerprint
-        facts = manifests.collect(self.ablation.experiment, first, self.files.path)
+        facts = manifests.collect(self.ablation.experiment, first, self.files.path) | {"given": self._given}
         sources = {name: digest for p in self.plans for name, digest in p.prepared.source_digests.items()}
         return facts | {"seed": list(self.ablation.seeds), "datasets": self._datasets(), "sources": sources}
 

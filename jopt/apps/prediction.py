@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from jopt import codec, data, measure, quantize, report
 from jopt import task as tasks
 from jopt.config import ConfigError, require
+from jopt.data.images import Arranged
 from jopt.measure import latency
 from jopt.quantize import integer
 from jopt.report import formats
@@ -79,25 +80,36 @@ def dataset_for(
     if name is not None and name != config.label:
         config = data.named(name)
         # The labels of another set have another meaning, so the model's mapping does not apply.
-        if isinstance(config, data.images.Arranged) and isinstance(model.data, data.images.Arranged):
+        if isinstance(config, Arranged) and isinstance(model.data, Arranged):
             config = dataclasses.replace(config, layout=model.data.layout, normalize=model.data.normalize)
     config = config.moved(None) if data_dir is None else config.moved(None).moved(data_dir)
-    config.validate()
-    if outline := config.outline(trusted=trusted):
-        shape, classes, size = outline.shape, outline.num_classes, outline.bytes_to_make
-        accepted = f"a set of examples of shape {model.input_shape} (this one has {shape})"
-        require(shape == model.input_shape, "--data", config.label, accepted)
-        accepted = f"a set of {model.num_classes} classes (this one has {classes})"
-        require(classes == model.num_classes, "--data", config.label, accepted)
-        accepted = f"a set that takes at most --max_bytes={max_bytes} to make (this one takes {size})"
-        require(size <= max_bytes, "--data", config.label, accepted)
-        cost = "downloaded" if outline.downloads else f"made, which takes {formats.binary(size)} of memory"
-        accepted = (
-            f"given: the file names {config.label!r}, which would be {cost}; --data={config.label} asks for it"
-        )
-        asked = trusted or name is not None
-        require(asked or not (outline.downloads or size > _UNASKED), "--data", name, accepted)
-    return data.load(config, trusted=trusted)._replace(mean=model.mean, std=model.std)
+    try:
+        config.validate()
+    except ConfigError as error:
+        if data_dir is not None or error.field.removeprefix("data.") not in config.PATHS:
+            raise
+        accepted = f"the path of {config.label!r}, as a packed file names none ({error.field}: {error.accepted})"
+        raise ConfigError("--data_dir", data_dir, accepted) from error
+    outline = config.outline(trusted=trusted)
+    shape, classes, size, label = outline.shape, outline.num_classes, outline.bytes_to_make, config.label
+    expected = jax.tree.map(lambda x: x.shape, model.stored)
+    accepted = f"a set of examples of shape {expected} (this one has {shape})"
+    require(shape in (None, expected), "--data", label, accepted)
+    accepted = f"a set of {model.num_classes} classes (this one has {classes})"
+    require(classes in (None, model.num_classes), "--data", label, accepted)
+    accepted = f"a set that takes at most --max_bytes={max_bytes} to make (this one takes {size})"
+    require(size <= max_bytes, "--data", label, accepted)
+    cost = "downloaded" if outline.downloads else f"made, which takes {formats.binary(size)} of memory"
+    accepted = f"given: the file names {label!r}, which would be {cost}; --data={label} asks for it"
+    asked = trusted or name is not None
+    require(asked or not (outline.downloads or size > _UNASKED), "--data", name, accepted)
+    dataset = data.load(config, trusted=trusted)
+    # A set whose outline does not say, such as one that a function gives, is compared once it is there.
+    shapes = jax.tree.map(lambda x: x.shape[1:], dataset.train.inputs)
+    accepted = f"a set of examples of shape {expected} (this one has {shapes})"
+    require(shapes == expected, "--data", label, accepted)
+    model.task.check(dataset)
+    return dataset._replace(mean=model.mean, std=model.std)
 
 
 def floating(model: packed.PackedModel) -> Way:

@@ -80,7 +80,8 @@ def _load(location: Path) -> dict[str, np.ndarray]:
     if location.is_dir():
         return {file.stem: _one(file) for file in sorted(location.glob("*.npy"))}
     try:
-        with np.load(location, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves the file open where it is no archive.
+        with location.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         refuse(str(location), f"{type(error).__name__}: {error}", "an .npz file of plain arrays", error)

@@ -39,7 +39,7 @@ class Digits(Images):
 
     def outline(self, *, trusted: bool = False) -> Outline:
         """As `Source.outline`."""
-        return self._arranged(Outline((8, 8, 1), 10))
+        return self.arranged((8, 8, 1), 10)
 
     def read(self, *, trusted: bool = False) -> Raw:
         """As `Source.read`."""
@@ -69,7 +69,7 @@ class Xor(Arranged):
 
     def outline(self, *, trusted: bool = False) -> Outline:
         """As `Source.outline`."""
-        return self._arranged(Outline((2,), 2))
+        return self.arranged((2,), 2)
 
     def read(self, *, trusted: bool = False) -> Raw:
         """As `Source.read`."""
@@ -127,7 +127,7 @@ class Synthetic(Images):
         """As `Source.outline`."""
         examples = max(self.train, self.validation, self.test) + self.num_classes
         size = _PER_VALUE * examples * math.prod(self.shape)
-        return self._arranged(Outline(self.shape, self.num_classes, bytes_to_make=size))
+        return self.arranged(self.shape, self.num_classes, bytes_to_make=size)
 
     def read(self, *, trusted: bool = False) -> Raw:
         """As `Source.read`."""

@@ -11,9 +11,10 @@ import numpy as np
 from jopt.config import ConfigError, Option, join_path, require
 from jopt.data.dataset import PARTS, Dataset, as_numpy
 from jopt.data.examples import Raw, Split
+from jopt.data.lazy import Lazy
 from jopt.data.parts import hold_out_test, refuse, require_fraction
 from jopt.data.source import Source
-from jopt.reference import name_of, resolve
+from jopt.reference import reference_of, resolve
 
 _ACCEPTED = (
     "to give a jopt.data.Dataset, a jopt.data.Raw, a tuple (train, test) or (train, validation, test), or a "
@@ -79,7 +80,7 @@ class Custom(Source):
     def _of_dataset(self, dataset: Dataset) -> Raw:
         inputs, means = jax.tree.leaves(dataset.train.inputs), dataset.mean
         means = jax.tree.leaves(means, is_leaf=lambda mean: mean is None)
-        as_they_are = [x for x, mean in zip(inputs, means, strict=True) if mean is None]
+        as_they_are = [x for x, m in zip(inputs, means, strict=True) if m is None and not isinstance(x, Lazy)]
         plain = any(np.issubdtype(x.dtype, np.floating) for x in as_they_are)
         accepted = f"False, as the data set that {self._reference} gives has normalize=False"
         require(not (plain and self.normalize), "data.normalize", self.normalize, accepted)
@@ -95,7 +96,7 @@ class Custom(Source):
 
     @property
     def _reference(self) -> str:
-        return self.name if isinstance(self.name, str) else name_of(self.name, "data.name")
+        return reference_of(self.name, "data.name")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

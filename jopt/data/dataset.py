@@ -317,12 +317,25 @@ def _split(part: str, arrays: Any) -> Split:
 
 
 def as_numpy(array: Any) -> Any:
-    """An array on the host, or a lazy column; 64-bit numbers become those of 32 bits, in which JAX computes."""
+    """An array on the host, or a lazy column; 64-bit numbers become those of 32 bits, in which JAX computes.
+
+    Raises:
+      DataError: for an integer that 32 bits cannot hold.
+    """
     if isinstance(array, Lazy):
         return array
     array = np.asarray(array)
     narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32}
-    return array.astype(narrow[array.dtype]) if array.dtype in narrow else array
+    if array.dtype not in narrow:
+        return array
+    if array.dtype.kind in "iu" and array.size:
+        low, high, limits = int(array.min()), int(array.max()), np.iinfo(narrow[array.dtype])
+        # They would come out as others, and nothing would say so.
+        if low < limits.min or high > limits.max:
+            shown, accepted = low if low < limits.min else high, f"integers in [{limits.min}, {limits.max}]"
+            raise DataError(f"data must be {accepted}, got {shown}", field="data", value=shown, accepted=accepted)
+    with np.errstate(over="ignore"):
+        return array.astype(narrow[array.dtype])
 
 
 def _scale(splits: dict[str, Split]) -> float:

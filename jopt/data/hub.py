@@ -12,6 +12,7 @@ from jopt.config import ConfigError, join_path, require
 from jopt.data.cache import DataError
 from jopt.data.examples import Raw, Split
 from jopt.data.images import Images
+from jopt.data.outline import Outline
 from jopt.data.parts import hold_out_test, refuse, require_fraction, require_path, stacked
 from jopt.paths import expanded
 
@@ -79,6 +80,10 @@ class HuggingFace(Images):
     def label(self) -> str:
         """The set's name, or that of its files."""
         return self.name or "parquet"
+
+    def outline(self, *, trusted: bool = False) -> Outline:
+        """As `Source.outline`: a set of the hub is downloaded, as far as can be said."""
+        return Outline(downloads=bool(self.name))
 
     def read(self, *, trusted: bool = False) -> Raw:
         """As `Source.read`."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
@@ -58,12 +59,12 @@ class Arranged(Source):
         # Of a sequence of image rows: the image's channels, not columns times channels.
         return shape[-1] if len(shape) > 2 else super().channels(shape, arranged)
 
-    def _arranged(self, outline: Outline) -> Outline:
+    def arranged(self, shape: tuple[int, ...], num_classes: int, **costs: Any) -> Outline:
+        """The outline of a set whose makers gave it this shape and so many classes."""
         # A sequence's steps are the first axis: rows of an image, numbers of a vector.
-        shape = outline.shape
         if self.layout == "sequence":
             shape = (shape[0], math.prod(shape[1:]))
-        return outline._replace(shape=shape, num_classes=max(self.relabel, default=outline.num_classes - 1) + 1)
+        return Outline(shape, max(self.relabel, default=num_classes - 1) + 1, **costs)
 
 
 @dataclasses.dataclass(kw_only=True)

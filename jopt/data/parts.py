@@ -10,6 +10,7 @@ import numpy as np
 
 from jopt.config import require
 from jopt.data.cache import DataError
+from jopt.data.check import check_splits
 from jopt.data.examples import Split, carve, examples_in, take
 from jopt.paths import expanded
 
@@ -51,11 +52,12 @@ def hold_out_test(examples: Split, fraction: float, field: str = "data.test_frac
       (8, [0, 1])
     """
     inputs, targets = jax.tree.leaves(examples.inputs)[0], examples.targets
+    check_splits("all examples", {"all": examples})
     n = examples_in(examples.inputs)
     size = round(n * fraction)
     require(0 < size < n, field, fraction, f"a part of {n} examples that leaves both parts some")
     classes = isinstance(targets, np.ndarray) and targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer)
-    labels = targets if classes and len(targets) == n else np.zeros(n, np.int32)
+    labels = targets if classes else np.zeros(n, np.int32)
     test, train = carve(inputs, labels, [size, n - size], seed=_SEED)
     return {"train": take(examples, train), "test": take(examples, test)}
 

@@ -110,10 +110,10 @@ class Source:
         """A short name for tables and messages."""
         return self.kind or type(self).__name__
 
-    def outline(self, *, trusted: bool = False) -> Outline | None:
-        """What the set would be; None where only reading it tells. `trusted` as in `read`."""
+    def outline(self, *, trusted: bool = False) -> Outline:
+        """What the set would be, as far as can be said without reading it. `trusted` as in `read`."""
         del trusted
-        return None
+        return Outline()
 
     def paths(self) -> Iterator[ReadPath]:
         """What is read, for the check of foreign configs."""

@@ -164,20 +164,29 @@ def _read(file: Path, delimiter: str, header: bool) -> _Table:
 
 def _numbers(tables: list[_Table], name: str) -> np.ndarray:
     """A column of all files as float32. Raises DataError for the first value that is no finite number."""
-    numbers: list[float] = []
+    parts = []
     for table in tables:
-        for i, text in enumerate(table.columns[name]):
-            try:
-                value = np.float32(text)
-            except ValueError:
-                value = np.float32("nan")
-            if not np.isfinite(value):
-                shown = repr(text) if text.strip() else "nothing"
-                refuse(
-                    table.where(name, i), shown, "a finite number (data.categorical names columns of categories)"
-                )
-            numbers.append(float(value))
-    return np.array(numbers, np.float32)
+        texts = table.columns[name]
+        try:
+            numbers = np.array(texts, np.float64)
+        except ValueError:
+            numbers = np.array([_number(text) for text in texts])
+        # A number that float32 cannot hold becomes infinite.
+        with np.errstate(over="ignore"):
+            parts.append(numbers.astype(np.float32))
+        if not np.isfinite(parts[-1]).all():
+            i = int(np.flatnonzero(~np.isfinite(parts[-1]))[0])
+            shown = repr(texts[i]) if texts[i].strip() else "nothing"
+            accepted = "a finite number (data.categorical names columns of categories)"
+            refuse(table.where(name, i), shown, accepted)
+    return np.concatenate(parts)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _codes(tables: list[_Table], name: str) -> tuple[np.ndarray, list[str]]:

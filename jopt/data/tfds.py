@@ -93,10 +93,10 @@ class Tfds(Images):
         for path in (arrays.parent, arrays):
             yield ReadPath("data_dir", str(path), recursive=False)
 
-    def outline(self, *, trusted: bool = False) -> Outline | None:
+    def outline(self, *, trusted: bool = False) -> Outline:
         """As `Source.outline`."""
         if self.directory or self.inputs:
-            return None
+            return Outline()
         from jopt.data import catalog
 
         root = directory(self.data_dir)
@@ -105,7 +105,7 @@ class Tfds(Images):
         # Decoded arrays are read without the files that TFDS prepared, which may be gone.
         on_disk = entry.prepared or (arrays_folder(root, self.name) / "meta.json").is_file()
         shape, classes = tuple(features[entry.image].shape), features[entry.label].num_classes
-        return self._arranged(Outline(shape, classes, downloads=not on_disk))
+        return self.arranged(shape, classes, downloads=not on_disk)
 
     def read(self, *, trusted: bool = False) -> Raw:
         """As `Source.read`; the first call prepares a set of the catalog, and keeps the arrays of images."""

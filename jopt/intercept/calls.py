@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from jopt.intercept.hooks import path_of
 from jopt.intercept.nested import NestedLayer, Value, only_outermost, thread
@@ -31,6 +32,13 @@ class LayerCall:
     output: Array
     copies: int = 0
 
+    @property
+    def features(self) -> jax.Array:
+        """The output with the examples first, [batch, *copies, ..., features out]."""
+        if not self.copies:
+            return self.output
+        return jnp.moveaxis(self.output, range(self.copies), range(1, self.copies + 1))
+
     def __iter__(self) -> Iterator[Array]:
         return iter((self.input, self.output))
 
@@ -51,7 +59,6 @@ def names(fn: Forward, *args: object, products: bool = False, **kwargs: object) 
       ValueError: as `capture`.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from flax import linen as nn
       >>> module = nn.Sequential([nn.Dense(3), nn.relu, nn.Dense(2)])
       >>> variables = module.init(jax.random.key(0), jnp.ones((1, 4)))
@@ -95,7 +102,6 @@ def capture(fn: Forward, *, products: bool = False) -> Callable[..., tuple[Any, 
       TypeError: if `fn` is jitted, or a module with a `kernel` does not map an array to an array.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> from flax import linen as nn
       >>> module = nn.Dense(2, kernel_init=nn.initializers.ones)
       >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
@@ -138,7 +144,6 @@ def operands(fn: Forward, *args: object, **kwargs: object) -> dict[str, tuple[in
       **kwargs: its keywords, passed on as they are.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> operands(lambda w, x: (x @ w) @ x.T, jnp.ones((3, 3)), jnp.ones((2, 3)))
       {'product0/left': (2, 3), 'product0/right': (3, 2)}
     """

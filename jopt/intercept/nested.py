@@ -23,7 +23,7 @@ from jax.extend.core import Literal, Primitive, get_opaque_trace_state
 from jax.interpreters import ad, batching
 
 from jopt.intercept.hooks import ModuleCall
-from jopt.intercept.products import At, Product, bodies, scope_names
+from jopt.intercept.products import At, Product, bodies, live, scope_names
 from jopt.intercept.products import products as find_products
 from jopt.intercept.replace import Forward, refuse_jitted, replace_calls
 from jopt.layers.flow import scan_counts
@@ -199,7 +199,7 @@ class _Run:
     def jaxpr(self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """Runs the equations one by one."""
         env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-        for eqn in jaxpr.eqns:
+        for eqn in live(jaxpr):
             inputs = [atom.val if isinstance(atom, Literal) else env[atom] for atom in eqn.invars]
             # Scopes are kept, since FLOPs are counted by them.
             with _scope(eqn):
@@ -318,7 +318,7 @@ class _Run:
         return [*carry, *ys]
 
 
-def _scope(eqn: JaxprEqn) -> contextlib.AbstractContextManager[None]:
+def _scope(eqn: JaxprEqn) -> contextlib.AbstractContextManager[object]:
     names = scope_names(eqn)
     return jax.named_scope("/".join(names)) if names else contextlib.nullcontext()
 
@@ -338,7 +338,7 @@ def _layers(eqn: JaxprEqn, owner: int) -> list[str]:
     """The paths of the layers that run inside an equation, in order."""
     paths: dict[str, None] = {}
     for inner in bodies(eqn):
-        for e in inner.eqns:
+        for e in live(inner):
             if e.primitive is _marked and e.params["mark"].owner == owner:
                 paths[e.params["mark"].path] = None
             paths |= dict.fromkeys(_layers(e, owner))
@@ -349,7 +349,7 @@ def _kernels_vary(jaxpr: Jaxpr, varies: Sequence[bool], owner: int) -> list[tupl
     """Whether the kernel of each layer depends on one of the inputs that vary from round to round."""
     varying = {var for var, v in zip(jaxpr.invars, varies, strict=True) if v}
     kernels = []
-    for eqn in jaxpr.eqns:
+    for eqn in live(jaxpr):
         inputs = [not isinstance(atom, Literal) and atom in varying for atom in eqn.invars]
         if eqn.primitive is _marked and eqn.params["mark"].owner == owner:
             kernels.append((eqn.params["mark"].path, inputs[1]))

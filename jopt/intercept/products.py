@@ -62,7 +62,7 @@ def _walk(
     counts: Counter[str],
 ) -> None:
     data = {var for var, d in zip(jaxpr.invars, depends, strict=True) if d}
-    for eqn in jaxpr.eqns:
+    for eqn in live(jaxpr):
         inputs = [not isinstance(atom, Literal) and atom in data for atom in eqn.invars]
         inside = (*scope, *scope_names(eqn))
         if eqn.primitive.name == "dot_general" and all(inputs):
@@ -79,6 +79,20 @@ def _walk(
                 _walk(body, inputs, (*at, id(eqn)), inside, result, counts)
         if any(inputs):
             data.update(eqn.outvars)
+
+
+def live(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """The equations on which the outputs depend.
+
+    A function around another may have begun a trace in vain, which leaves calls of layers that are nobody's.
+    """
+    needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
+    equations = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(var in needed for var in eqn.outvars):
+            equations.append(eqn)
+            needed.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
+    return equations[::-1]
 
 
 def scope_names(eqn: JaxprEqn) -> list[str]:

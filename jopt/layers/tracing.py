@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from jopt.layers import flow, parameter
 from jopt.layers.parameter import WEIGHTS, Axes, Layers, Parameter, one_copy
 from jopt.rules import named_leaves
-from jopt.typing import Batch, ModelState, Params
+from jopt.typing import ModelState, Params
 
 if TYPE_CHECKING:
     from jopt.models.functional import Model
@@ -21,7 +21,7 @@ _ORDERED = frozenset({"Conv", "ConvTranspose", "Dense", "DenseGeneral", "Embed",
 
 
 def trace(
-    model: "Model", x: Batch, params: Params | None = None, model_state: ModelState | None = None
+    model: "Model", x: PyTree, params: Params | None = None, model_state: ModelState | None = None
 ) -> dict[str, Parameter]:
     """What a model says about its parameters. Nothing is computed.
 

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from jopt import intercept, keys
 from jopt.models import sown
 from jopt.rules import named_leaves
-from jopt.typing import Batch, Key, ModelState, Params
+from jopt.typing import Key, ModelState, Params
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -299,7 +299,7 @@ def _has_modes(layer: nn.Module) -> bool:
     return bool(mode_keywords(type(layer), "auto"))
 
 
-def check(model: Model, x: Batch) -> jax.ShapeDtypeStruct:
+def check(model: Model, x: PyTree) -> jax.ShapeDtypeStruct:
     """Checks what a model gives in training and evaluation, by shapes alone: nothing is computed or compiled.
 
     Args:

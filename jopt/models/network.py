@@ -1,13 +1,14 @@
 """Network: the base class of the configs of models, and Custom, which names somebody's own."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jopt.config import ConfigError, Option, check_types, choice, join_path
 from jopt.models.functional import Model
 from jopt.models.layers import ACTIVATIONS
 from jopt.models.target import from_any
-from jopt.reference import resolve
+from jopt.reference import reference_of, resolve
 from jopt.typing import Activation
 
 
@@ -49,7 +50,8 @@ class Custom(Network):
       True
     """
 
-    name: str = ""
+    # A Callable, so that a foreign file's is looked up under the rules of trust.
+    name: str | Callable[..., Any] = ""
     options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
     activation: str | None = None
 
@@ -71,10 +73,10 @@ class Custom(Network):
     @property
     def label(self) -> str:
         """The name after the colon."""
-        return self.name.rpartition(":")[2]
+        return reference_of(self.name).rpartition(":")[2]
 
     def _made(self, path: str) -> Model:
-        target = resolve(self.name, join_path(path, "name"))
+        target = resolve(reference_of(self.name), join_path(path, "name"))
         try:
             return from_any(target, dict(self.options))
         # Anything that her own constructor raises is about its arguments.

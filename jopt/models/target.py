@@ -100,10 +100,14 @@ def from_any(target: Any, options: Mapping[str, Any] | None = None, *, mode: str
         raise ValueError(f"{_name(target)} must be {ACCEPTED}, got {type(target).__name__}")
     given = next((name for name in ("rngs", "key") if name in _named(target)), None)
     _check(target, options, without=given)
+
+    def build(source: Any) -> Any:
+        return target(**options, **({} if given is None else {given: source}))
+
     if _is(target, *_classes("flax.nnx")) or (given == "rngs" and not _is_module(target)):
-        return from_nnx(lambda rngs: target(**options, **({"rngs": rngs} if given == "rngs" else {})), mode=mode)
+        return from_nnx(build, mode=mode)
     if given == "key" or _is_module(target):
-        return from_equinox(lambda key: target(**options, **({"key": key} if given == "key" else {})))
+        return from_equinox(build)
     result = target(**options)
     model = _of_value(result, mode)
     if model is None:

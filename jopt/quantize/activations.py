@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from jopt import intercept, rules
 from jopt.config import ConfigError, join_path, require
@@ -175,7 +176,7 @@ class ActivationMethod(Method):
         return self.examples
 
     def calibrate(
-        self, model: "Model", params: Params, model_state: State, inputs: jax.Array, *, seen: Params = None
+        self, model: "Model", params: Params, model_state: State, inputs: PyTree, *, seen: Params = None
     ) -> tuple[Params, State]:
         """Chooses the range of each layer's input from what the model, not quantized, makes of some examples.
 

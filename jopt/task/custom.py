@@ -1,11 +1,11 @@
 """Custom: a task by its name."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from jopt.config import ConfigError, Option, require
-from jopt.reference import resolve
+from jopt.reference import reference_of, resolve
 from jopt.task.base import Task
 
 
@@ -23,7 +23,8 @@ class Custom(Task):
     """
 
     name: ClassVar[str] = "custom"
-    reference: str = ""
+    # A Callable, so that a foreign file's is looked up under the rules of trust.
+    reference: str | Callable[..., Any] = ""
     options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
 
     def validate(self, path: str = "task") -> None:
@@ -36,7 +37,7 @@ class Custom(Task):
         return self._made("task")
 
     def _made(self, path: str) -> Task:
-        target = resolve(self.reference, f"{path}.reference")
+        target = resolve(reference_of(self.reference), f"{path}.reference")
         accepted = "a class that derives from jopt.task.Task, or a function that gives a task"
         require(callable(target), f"{path}.reference", self.reference, accepted)
         try:

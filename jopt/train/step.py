@@ -130,7 +130,8 @@ def gather(p: Parts, key: jax.Array, arrays: data.DeviceArrays, number: jax.Arra
     teacher = arrays.teacher
     run = intercept.capture(p.teacher.apply)
     (outputs, _), calls = run(teacher["params"], teacher["model_state"], inputs, train=False)
-    return Batch(inputs, targets, weights, outputs, {name: of_layer[-1].output for name, of_layer in calls.items()})
+    features = {name: of_layer[-1].features for name, of_layer in calls.items()}
+    return Batch(inputs, targets, weights, outputs, features)
 
 
 def loss(
@@ -151,7 +152,7 @@ def loss(
     value, parts = tasks.mean_loss(losses, weights), {}
     if distillation is not None:
         assert batch.teacher is not None
-        layers = {name: of_layer[-1].output for name, of_layer in calls.items()}
+        layers = {name: of_layer[-1].features for name, of_layer in calls.items()}
         # The mean of one number is the number: the labels' part of the objective is weighted already.
         hard = losses if weights is None else value[None]
         value, parts = distillation.objective(

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import re
+import shutil
 
 import pytest
 
@@ -46,6 +48,27 @@ def test_the_printed_commands_train_it_from_its_directory(forked, project):
     result = json.loads((path / "runs/first/result.json").read_text())
     assert result["accuracy"] > 0.5 and (path / "runs/first/model.jopt").stat().st_size == result["bytes"]
     assert json.loads((path / "runs/first/config.json").read_text())["name"] == "my_digits"
+
+
+def test_the_commands_of_its_readme_work(forked, project):
+    path, _ = project
+    commands = re.findall(r"^    jopt (\w+) (.*?) +#", (path / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in commands] == ["train", "inspect", "predict", "export", "verify"]
+    for name, arguments in commands:
+        if name in ("predict", "verify"):
+            done = forked(name, *arguments.split(), cwd=path)
+            assert done.returncode == 0, done.stderr
+    # Her modules run only where she says so.
+    done = forked("predict", "runs/first", cwd=path)
+    assert done.returncode == 1 and "--trust" in done.stderr
+
+
+def test_data_that_are_not_the_models_any_more_are_one_line(forked, refused, project, tmp_path):
+    copy = shutil.copytree(project[0], tmp_path / "copy")
+    text = (copy / "data.py").read_text()
+    (copy / "data.py").write_text(text.replace("    return {", "    inputs = inputs[:, :9]\n    return {"))
+    line = refused(forked("predict", "runs/first", "--trust", cwd=copy), 2)
+    assert "--data must be a set of examples of shape (64,) (this one has (9,)), got 'load'" in line
 
 
 def test_each_file_can_be_imported(project):

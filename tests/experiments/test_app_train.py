@@ -77,14 +77,12 @@ def test_a_directory_of_something_else_is_status_1_and_stays_as_it_is(forked, co
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_data_that_cannot_be_had_are_status_1(forked, config, refused, tmp_path):
+def test_data_that_cannot_be_had_are_status_1(forked, refused, tmp_path):
     # A directory where the lock file goes: also root cannot write there.
     (tmp_path / "sets" / ".digits.lock").mkdir(parents=True)
-    flags = [
-        f"--config.data.data_dir={tmp_path / 'sets'}",
-        "--config.model.num_classes=10",
-    ]
-    done = forked("train", f"--config={config}", f"--workdir={tmp_path / 'run'}", *flags)
+    (tmp_path / "digits.py").write_text("from jopt.train import Experiment as get_config\n")
+    flags = [f"--config.data.data_dir={tmp_path / 'sets'}"]
+    done = forked("train", f"--config={tmp_path / 'digits.py'}", f"--workdir={tmp_path / 'run'}", *flags)
     assert "DataError: data.data_dir: cannot write" in refused(done, 1)
     assert not (tmp_path / "run").exists()
 

@@ -1,5 +1,6 @@
 """A model of whatever a reference names: classes of three frameworks, functions, modules, pairs of functions."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +9,6 @@ from flax import nnx
 
 from jopt.models import Model, check, from_any, from_functions, from_linen
 
-eqx = pytest.importorskip("equinox")
 pytestmark = pytest.mark.unoptimized
 X = jnp.ones((2, 4))
 

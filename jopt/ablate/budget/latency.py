@@ -11,6 +11,7 @@ from jopt import data, measure, models, prune
 from jopt.config import to_dict
 from jopt.method import Method
 from jopt.train.config import Experiment
+from jopt.train.given import Given
 from jopt.train.plan import applied_methods, final_network
 from jopt.typing import ModelState, Params
 
@@ -61,7 +62,7 @@ def _prunes_channels(method: Method) -> bool:
     return whole and getattr(method, "sparsity", 0.0) > 0
 
 
-def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
+def time_forward(config: Experiment, batch: int = 1, objects: Given | None = None) -> measure.Latency:
     """Times the float network of a trial's shape, warm, from examples on the device to logits.
 
     The weights are those of the first step: the time does not depend on their values.
@@ -69,11 +70,12 @@ def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
     Args:
       config: of a trial.
       batch: examples in a call.
+      objects: a model and a data set that no config describes.
 
     Raises:
       DataError: for data that are not available.
     """
-    model, params, state, x = smallest(config, batch)
+    model, params, state, x = smallest(config, batch, objects)
 
     def forward(params: Params, state: ModelState, x: PyTree) -> jax.Array:
         return model.apply(params, state, x, train=False)[0]
@@ -81,7 +83,7 @@ def time_forward(config: Experiment, batch: int = 1) -> measure.Latency:
     return measure.latency(forward, params, state, x, repeats=200, warmup=20)
 
 
-def smallest(config: Experiment, batch: int = 1) -> Network:
+def smallest(config: Experiment, batch: int = 1, objects: Given | None = None) -> Network:
     """The network of a trial's shape, without the channels that are pruned (`jopt.prune.shrink_all`).
 
     The number of channels that a layer loses follows from the config alone, unless layers share one budget; then it
@@ -90,16 +92,20 @@ def smallest(config: Experiment, batch: int = 1) -> Network:
     Args:
       config: of a trial.
       batch: of the input.
+      objects: a model and a data set that no config describes.
     """
-    dataset = data.load(config.data)
+    own_model, dataset = (None, None) if objects is None else (objects.model, objects.dataset)
+    dataset = data.load(config.data) if dataset is None else dataset
     network = final_network(config)
-    model = network.model()
+    # A network that a stage names stands in the place of the one that was given.
+    own_model = own_model if all(stage.model is None for stage in config.stages) else None
+    model = network.model() if own_model is None else own_model
     x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), data.batch_of(dataset.example, batch))
     # In one program: an eager initialization compiles every operation by itself.
     params, state = jax.jit(model.init)(jax.random.key(0), x)
     pruning = channels(config)
     # Other networks are no modules that jopt could take channels from.
-    if pruning is None or not isinstance(network, models.ModelConfig):
+    if pruning is None or own_model is not None or not isinstance(network, models.ModelConfig):
         return Network(model, params, state, x)
     pruner = pruning.build(steps=1)
     masks = jax.jit(lambda tree: pruner.update(pruner.init(tree), tree, step=0).masks)(params)

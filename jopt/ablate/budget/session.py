@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jopt import data
 from jopt import start as starting
 from jopt.ablate import session as grids
 from jopt.ablate.budget import finalists, latency, proposals
@@ -24,11 +23,14 @@ from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import canonical_json, require
+from jopt.data import Dataset, Source, load
 from jopt.measure import Column
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
+from jopt.task import Task
 from jopt.train import manifest as manifests
 from jopt.train.config import Experiment
+from jopt.train.given import Given, given
 from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.metrics import MetricsRow
 from jopt.train.plan import source_fields
@@ -43,6 +45,9 @@ def search(
     workdir: str | os.PathLike[str],
     budget: str,
     *,
+    data: Dataset | Source | None = None,
+    task: Task | None = None,
+    model: object = None,
     command: str = "",
     launch: str = "",
     devices: int | None = None,
@@ -67,6 +72,9 @@ def search(
       budget: such as 'accuracy_drop<0.5' (percentage points below the dense control; 'r2_drop<0.01' and
         'bits_per_byte_rise<0.02' are in units of the metric), 'bytes<20kB' (of the packed file), 'latency_ms<0.05'
         (measured on this device), or several of them, joined by commas.
+      data: the data set of all trials, as an object, instead of the experiment's (`jopt.train.run`).
+      task: the task, instead of the experiment's.
+      model: the model of all trials, instead of the experiment's.
       command: what runs one trial alone, without its path; '' gives a line of Python.
       launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
@@ -88,6 +96,8 @@ def search(
       StopRequested: after `should_stop` said True, once the running trials have been saved.
     """
     del quiet
+    objects = given(config.experiment, data=data, task=task, model=model)
+    config = dataclasses.replace(config, experiment=objects.config)
     limits = parse(budget, config.experiment.task)
     metric = limited(limits)
     checked = ladders(config, metric)
@@ -100,7 +110,9 @@ def search(
     space = SearchSpace(checked, config.excluded)
     files, observer = SearchDir(workdir), Careful(observer)
     hooks = Hooks(on_rows, should_stop)
-    session = _Search(config, space, limits, files, observer, command, devices, accept_changes, hooks, trusted)
+    session = _Search(
+        config, space, limits, files, observer, command, devices, accept_changes, hooks, trusted, objects
+    )
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
     validate(session.grid("round_0", start, range(config.seeds[0])))
@@ -112,7 +124,7 @@ def search(
     files.make()
     with files.locked():
         session.launch = Launch(
-            files, _facts(config.experiment, [space.point(cell) for cell in start], files, trusted)
+            files, _facts(config.experiment, [space.point(cell) for cell in start], files, trusted, objects.dataset)
         )
         rounds = files.rounds()
         # A finished search is answered in any surroundings: nothing is computed that could be mixed, or written.
@@ -129,11 +141,20 @@ def search(
             return session.run(launch)
 
 
-def _facts(experiment: Experiment, points: Sequence[GridPoint], files: SearchDir, trusted: bool) -> dict[str, Any]:
+def _facts(
+    experiment: Experiment,
+    points: Sequence[GridPoint],
+    files: SearchDir,
+    trusted: bool,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
     """The facts of this process, with the data sets and sources of these points."""
     configs = [with_fields(experiment, point.fields) for point in points]
     datasets = {canonical_json(config.data): config.data for config in configs}
-    fingerprints = {name: data.load(config, trusted=trusted).fingerprint for name, config in datasets.items()}
+    fingerprints = {
+        name: (load(config, trusted=trusted) if dataset is None else dataset).fingerprint
+        for name, config in datasets.items()
+    }
     sources = {source: Workdir(source) for config in configs for _, source in source_fields(config)}
     digests = {
         name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
@@ -149,6 +170,7 @@ class _Search:
 
     Attributes:
       accept_changes: whether to read rounds that were run in other surroundings.
+      objects: what was given as objects.
       launch: the record of this process.
       finished: whether an earlier process had finished the search.
       rounds: proposed so far.
@@ -167,6 +189,7 @@ class _Search:
     accept_changes: bool
     hooks: Hooks
     trusted: bool
+    objects: Given
     launch: Launch = dataclasses.field(init=False)
     finished: bool = False
     rounds: list[Round] = dataclasses.field(default_factory=list)
@@ -311,7 +334,9 @@ class _Search:
         # The data may have changed since this process began.
         if runs or not self.finished:
             self.launch.admit_part(self.files.round(name), accept=self.accept_changes)
-        return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
+        given_objects = {"data": self.objects.dataset, "model": self.objects.model}
+        names = [name for name, part in given_objects.items() if part is not None]
+        return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command, names))
 
     def _run_grid(self, ablation: Ablation, name: str) -> None:
         def of_round(hook: Callable[[list[MetricsRow]], Any]) -> Callable[[list[MetricsRow]], Any]:
@@ -325,6 +350,8 @@ class _Search:
             on_rows=of_round(self.hooks.on_rows),
             should_stop=of_round(self.hooks.should_stop),
             trusted=self.trusted,
+            data=self.objects.dataset,
+            model=self.objects.model,
         )
 
     def grid(self, name: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Ablation:
@@ -367,7 +394,7 @@ class _Search:
         config = with_fields(self.config.experiment, self.space.point(self.space.cell(e.point)).fields)
         key, measured = latency.shape_key(config), self.state["latency"]
         if key not in measured:
-            times = latency.time_forward(config, self.config.batch)
+            times = latency.time_forward(config, self.config.batch, self.objects)
             measured[key] = {"median_ms": 1e3 * times.median, "p90_ms": 1e3 * times.p90, "calls": times.n}
             self._record()
         return e._replace(latency_ms=measured[key]["median_ms"], latency_p90_ms=measured[key]["p90_ms"])
