@@ -14,7 +14,19 @@ from typing import Any
 
 import rich.console
 
-from benchmarks import calls, contenders, convolutions, files, grids, low_bits, output, processes, steps, summary
+from benchmarks import (
+    calls,
+    contenders,
+    convolutions,
+    files,
+    grids,
+    low_bits,
+    output,
+    processes,
+    ptq,
+    steps,
+    summary,
+)
 from benchmarks.timing import MissingPackageError, Options, Row
 from jopt import report
 from jopt.files import write_json, write_text
@@ -51,8 +63,9 @@ SUITES: dict[str, tuple[Callable[[Options], list[Row]], str]] = {
         f"Forms of a convolution, and their time over the chosen one: {_ROUNDS}",
     ),
     "low_bits": (low_bits.low_bits, "Accuracy at few bits, by calibration: mean of three seeds"),
+    "ptq": (ptq.ptq, "8 bits of weights and activations without training: loss on the test part"),
 }
-TIMED = tuple(name for name in SUITES if name not in ("low_bits", "convolutions"))
+TIMED = tuple(name for name in SUITES if name not in ("low_bits", "convolutions", "ptq"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
