@@ -1,4 +1,4 @@
-"""Runs a packed model file on a data set, from the file alone: accuracy, loss, latency and throughput.
+"""Runs a packed model file on a data set, from the file alone: metrics, loss, latency and throughput.
 
 jopt predict runs/a/model.jopt
 jopt predict runs/a/model.jopt --data=digits --split=validation --batch=64 --integer
