@@ -61,6 +61,16 @@ def test_a_packed_file_names_no_path_and_asks_for_it(done, table):
     assert read.fingerprint == data.load(config.data).fingerprint
 
 
+def test_a_packed_file_in_its_run_s_directory_is_run_on_what_the_run_read(done, tmp_path):
+    directory, config, _ = done
+    model = packed.load(directory / "model.jopt")
+    read = dataset_for(model, None, None, run=directory)
+    assert read.fingerprint == data.load(config.data).fingerprint
+    with pytest.raises(ConfigError) as caught:
+        dataset_for(model, None, None, run=tmp_path)
+    assert caught.value.field == "--data_dir"
+
+
 def test_an_option_of_a_function_is_an_axis():
     config = smallest_experiment(data=data.Custom("own_sets:pairs", options={"n": 12}))
     grid = Ablation(name="sizes", experiment=config, seeds=(0,), space=axis("data.options.n", (12, 16)))
