@@ -271,6 +271,7 @@ class PlainConvNet(nn.Module):
 def plain_convolution(job: Job) -> Contender:
     """`python_loop` with `PlainConvNet`; for a `cnn` only."""
     config = job.prepared.config.model
+    assert isinstance(config, models.ModelConfig)
     return python_loop(job, models.from_linen(PlainConvNet(tuple(config.features), config.hidden or 64)))
 
 
@@ -296,7 +297,7 @@ def pytorch(
     dataset, config, params = job.prepared.dataset, job.prepared.config, job.initial().params
     inputs = (np.asarray(dataset.train.inputs, np.float32) - dataset.mean) / dataset.std
     inputs = torch.from_numpy(np.ascontiguousarray(np.moveaxis(inputs, -1, 1)))
-    if config.model.name == "mlp":
+    if config.model.label == "mlp":
         inputs = inputs.flatten(1)
     labels = torch.from_numpy(np.asarray(dataset.train.targets, np.int64))
     rows = torch.from_numpy(job.rows.astype(np.int64))

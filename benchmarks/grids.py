@@ -171,8 +171,8 @@ def _run_compiled(prepared: Prepared) -> Run:
     first = jax.block_until_ready(jax.jit(p.program(p.plans[0]).init)(p.key, p.values))
     start = time.perf_counter()
     staging = Staging(p, compiler, lambda stage: first)
-    state = run_segments(staging, p.segments, lambda boundary: None, state=first, stage=0)
-    test = jax.device_get(staging.judge(0, state, "test").metrics)
+    state = run_segments(staging, p.segments, lambda boundary: boundary.state, state=first, stage=0)
+    test = staging.measured(0, jax.device_get(staging.judge(0, state, "test")), "test")
     return Run(time.perf_counter() - start, float(test["accuracy"]), compiler.counts.total())
 
 

@@ -92,13 +92,13 @@ def chosen_cases(options: Options) -> list[Case]:
 def training_contenders(work: Job, torch: bool) -> dict[str, Contender]:
     """The contenders of suite `train`, by name; jopt's first."""
     contenders = {JOPT: scanned(work), PYTHON_LOOP: python_loop(work)}
-    if work.prepared.config.model.name == "cnn":
+    if work.prepared.config.model.label == "cnn":
         contenders[PLAIN_CONV] = plain_convolution(work)
     if torch:
         contenders[PYTORCH] = pytorch(work)
         contenders[PYTORCH_FUSED] = pytorch(work, fused=True)
         contenders[PYTORCH_ONE_THREAD] = pytorch(work, threads=1)
-        if work.prepared.config.model.name != "mlp":
+        if work.prepared.config.model.label != "mlp":
             contenders[PYTORCH_CHANNELS_LAST] = pytorch(work, wrap=channels_last)
             contenders[PYTORCH_CHANNELS_LAST_ONE_THREAD] = pytorch(work, threads=1, wrap=channels_last)
     return contenders
@@ -252,6 +252,7 @@ def compress(options: Options) -> list[Row]:
     jobs = {name: job(compressed_experiment(*fields)) for name, fields in methods().items()}
     if options.qwix:
         plain = compressed_experiment()
+        assert isinstance(plain.model, models.ModelConfig)
         for name, inputs in ((QWIX, None), (QWIX_BOTH_SIDES, "int8")):
             jobs[name] = job(plain, model=peers.qwix_model(models.build(plain.model), inputs))
     contenders = {name: scanned(work, update=True) for name, work in jobs.items()}

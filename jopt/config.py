@@ -289,7 +289,7 @@ def decode(value: object, hint: object, path: str, trusted: bool | Collection[st
         kinds = [a for a in kinds if isinstance(value, list) or dataclasses.is_dataclass(a)]
         # An object without a class is of the first kind; a class may derive from any of them.
         if isinstance(value, Mapping) and CLASS in value and kinds:
-            return _of_class(value, tuple(kinds), path, trusted)
+            return _of_class(value, typing.cast(tuple[type, ...], tuple(kinds)), path, trusted)
         return decode(value, kinds[0], path, trusted) if kinds else value
     if isinstance(value, str) and (_has_callable(hint) or _may_be_reference(hint)):
         from jopt.reference import is_reference, resolve
@@ -299,13 +299,13 @@ def decode(value: object, hint: object, path: str, trusted: bool | Collection[st
             # Where a string is accepted it stays one, and is looked up where it is used.
             return value if str in args else target
     if isinstance(value, Mapping) and (dataclasses.is_dataclass(hint) or (hint is object and CLASS in value)):
-        base = typing.cast(type, hint)
+        base, values = typing.cast(type, hint), typing.cast(Mapping[str, Any], value)
         # A base class may know the objects that files held before it had derived classes.
-        if CLASS not in value and hasattr(base, "from_older"):
-            value = base.from_older(value)
-        if CLASS not in value:
-            return from_dict(base, value, path, trusted=trusted)
-        return _of_class(value, (base,), path, trusted)
+        if CLASS not in values and hasattr(base, "from_older"):
+            values = typing.cast(Any, base).from_older(values)
+        if CLASS not in values:
+            return from_dict(base, values, path, trusted=trusted)
+        return _of_class(values, (base,), path, trusted)
     if isinstance(value, list) and origin in (tuple, list):
         hints = _element_hints(hint, len(value))
         pairs = enumerate(zip(value, hints, strict=True))

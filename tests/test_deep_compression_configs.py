@@ -31,7 +31,7 @@ def shapes(config, dataset):
 
 def last_rows(config, dataset):
     """A row for each parameter in the last stage: path, shape, role, pruning and sharing."""
-    plan = trace_layers(resolve(config, examples=1000), INPUTS[dataset])[-1]
+    plan = trace_layers(resolve(config, examples=1000), jax.ShapeDtypeStruct(INPUTS[dataset], np.float32))[-1]
     assert plan.name == "share"
     return parameter_rows(plan, shapes(config, dataset))[1]
 

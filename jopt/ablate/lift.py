@@ -148,7 +148,8 @@ class Lift:
             after = program.update(state, values, arrays)
             if stop is None:
                 return after
-            return jax.tree.map(lambda new, old: jnp.where(state.step < stop, new, old), after, state)
+            running = state.step < stop
+            return jax.tree.map(lambda new, old: jnp.where(running, new, old), after, state)
 
         return Program(
             init=init,

@@ -42,9 +42,12 @@ def main() -> None:
     if name in _HELP:
         end(help_text())
     if name == "--version":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        end(f"jopt {version('jopt')}")
+        try:
+            end(f"jopt {version('jopt')}")
+        except PackageNotFoundError:
+            end("jopt, of a checkout that is not installed")
     if name not in COMMANDS:
         print(unknown(name), file=sys.stderr)
         sys.exit(2)

@@ -83,7 +83,13 @@ def dataset_for(
         if isinstance(config, Arranged) and isinstance(model.data, Arranged):
             config = dataclasses.replace(config, layout=model.data.layout, normalize=model.data.normalize)
     config = config.moved(None) if data_dir is None else config.moved(None).moved(data_dir)
-    config.validate()
+    try:
+        config.validate()
+    except ConfigError as error:
+        if data_dir is not None or error.field.removeprefix("data.") not in config.PATHS:
+            raise
+        accepted = f"the path of {config.label!r}, as a packed file names none ({error.field}: {error.accepted})"
+        raise ConfigError("--data_dir", data_dir, accepted) from error
     outline = config.outline(trusted=trusted)
     shape, classes, size, label = outline.shape, outline.num_classes, outline.bytes_to_make, config.label
     expected = jax.tree.map(lambda x: x.shape, model.stored)

@@ -26,6 +26,7 @@ from jopt.data.examples import check_labels as check_labels
 from jopt.data.examples import examples_in as examples_in
 from jopt.data.folder import ImageFolder as ImageFolder
 from jopt.data.hub import HuggingFace as HuggingFace
+from jopt.data.images import Arranged as Arranged
 from jopt.data.images import Images as Images
 from jopt.data.lazy import Lazy as Lazy
 from jopt.data.named import named as named

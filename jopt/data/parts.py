@@ -12,6 +12,7 @@ from jopt.config import require
 from jopt.data.cache import DataError
 from jopt.data.check import check_splits
 from jopt.data.examples import Split, carve, examples_in, take
+from jopt.data.lazy import Lazy
 from jopt.paths import expanded
 
 _SEED = 2  # Another one than those of the validation part and of `train_examples`, which are taken from the rest.
@@ -52,6 +53,12 @@ def hold_out_test(examples: Split, fraction: float, field: str = "data.test_frac
       (8, [0, 1])
     """
     inputs, targets = jax.tree.leaves(examples.inputs)[0], examples.targets
+    if any(isinstance(leaf, Lazy) for leaf in jax.tree.leaves(examples)):
+        refuse(
+            "the part 'test'",
+            "none",
+            "given: nothing is held out of lazy columns, which would have to be read whole",
+        )
     check_splits("all examples", {"all": examples})
     n = examples_in(examples.inputs)
     size = round(n * fraction)

@@ -47,8 +47,9 @@ def _of_bytes(columns: UInt8[np.ndarray, "rows channels"]) -> tuple[Float64[np.n
 
 def _of_floats(columns: Shaped[np.ndarray, "rows channels"]) -> tuple[Float64[np.ndarray, " channels"], ...]:
     # Two passes: with a sum of squares alone, numbers far from 0 would leave the variance no digits.
-    mean = sum(part.sum(0) for part in _in_float64(columns)) / len(columns)
-    return mean, sum(((part - mean) ** 2).sum(0) for part in _in_float64(columns)) / len(columns)
+    start = np.zeros(columns.shape[1])
+    mean = sum((part.sum(0) for part in _in_float64(columns)), start) / len(columns)
+    return mean, sum((((part - mean) ** 2).sum(0) for part in _in_float64(columns)), start) / len(columns)
 
 
 def _in_float64(columns: np.ndarray) -> Any:

@@ -33,8 +33,8 @@ class Text(Source):
       files: a file, a directory (all files below it), a pattern such as 'books/**/*.txt', or several of them.
       window: tokens of an example.
       level: 'bytes': uint8 of 256 tokens; 'characters': those of all files, in sorted order.
-      corpus: 'stdlib' in the place of files: the sources of Python's standard library without its tests, as this
-        Python has them. Another version of Python is another set.
+      corpus: 'stdlib' in the place of files: the sources of Python's standard library, without tests and generated
+        tables, as this Python has them. Another version of Python is another set.
       split: 'files': whole files are held out, so that no text of a file is in two parts; 'positions': of each
         file the last tokens are, for sets of one or two files.
       test_fraction: of the files, or of each file, for the test part; `validation_fraction` is of the others.
@@ -86,6 +86,11 @@ class Text(Source):
         parts = self._by_file(tokens) if self.split == "files" else self._by_position(tokens)
         splits = {part: self._windows(part, streams) for part, streams in parts.items()}
         return Raw(splits, vocabulary, tokens=True)
+
+    def streams(self) -> dict[str, list[np.ndarray]]:
+        """The tokens of each part, file by file, before they are joined and cut."""
+        tokens, _ = (_bytes if self.level == "bytes" else _characters)(self._contents())
+        return self._by_file(tokens) if self.split == "files" else self._by_position(tokens)
 
     def _patterns(self) -> tuple[str, ...]:
         return (self.files,) if isinstance(self.files, str) and self.files else tuple(self.files)
@@ -177,7 +182,9 @@ def _matches(pattern: str) -> Iterator[Path]:
 
 
 def _is_library(file: Path, root: Path) -> bool:
-    apart = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    # Generated: one file of documentation would be a tenth of all text, and tables of code pages another.
+    generated = {"pydoc_data", "encodings"}
+    apart = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", *generated}
     return apart.isdisjoint(file.relative_to(root).parts)
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jopt import models, reference
+from jopt import codec, models, reference
 from jopt.codec import MAX_BYTES
 from jopt.config import ConfigError
 from jopt.export import safetensors, source, speed, stablehlo
@@ -20,6 +20,7 @@ from jopt.export.source import Agreement, ExportError, Source, Unavailable
 from jopt.files import make_directory, sweep, write_bytes, write_text
 from jopt.rules import named_leaves
 from jopt.task import Classification, Metric
+from jopt.trust import modules_in
 
 CARD = "README.md"
 FLOAT_ONNX = "float.onnx"
@@ -293,9 +294,13 @@ def _packed(exported: Source, directory: Path, options: Options) -> Iterator[Fil
     if not (path.exists() and path.samefile(exported.workdir.packed)):
         write_bytes(path, content)
     its_own = exported.given_model is not None
+    # Data, tasks and networks of other modules are imported by their names.
+    outside = any(not f"{name}.".startswith("jopt.") for name in modules_in(codec.read(path).metadata))
+    notes = ["# `model` is the one that the run was given.\n"] * its_own
+    notes += ["# The file names modules, which trusted=True imports and so runs.\n"] * outside
     code = (
-        f"{'# `model` is the one that the run was given.' * its_own}\n".lstrip() + "from jopt.train import packed\n"
-        f"model = packed.load('{{name}}'{', model=model' * its_own})\n"
+        f"{''.join(notes)}from jopt.train import packed\n"
+        f"model = packed.load('{{name}}'{', model=model' * its_own}{', trusted=True' * outside})\n"
         f"{_result(exported)}, _ = model.model.apply(model.params, model.model_state, x, train=False)\n"
         f"print({_result(exported)}{_decided(exported)})"
     )

@@ -109,9 +109,11 @@ def replace_inputs(fn: Forward, change: Callable[[str, jax.Array], jax.Array]) -
 def _array(module: Any, verb: str, value: object) -> jax.Array:
     if isinstance(value, jax.Array | np.ndarray):
         return jnp.asarray(value)
+    # What OptimizedLSTMCell joins to one product; its other form has a layer for each gate.
+    remedy = ": take nn.LSTMCell in place of nn.OptimizedLSTMCell" if type(module).__name__ == "DenseParams" else ""
     raise TypeError(
         f"layer {path_of(module)!r} ({type(module).__name__}) has a kernel, so it must map one array to one array, "
-        f"but it {verb} {type(value).__name__}"
+        f"but it {verb} {type(value).__name__}{remedy}"
     )
 
 

@@ -47,10 +47,10 @@ def statistics(
       tolerance: the largest magnitude that counts as zero; may be traced.
 
     Returns:
-      From a layer's path to its `LayerStatistics`, float32.
+      From a layer's path to its `LayerStatistics`, float32; of a layer with copies with their axes in front.
 
     Raises:
-      ValueError: as `capture`; for layers with copies, and a batch normalization inside a transformation.
+      ValueError: as `capture`, and for a batch normalization inside a transformation.
       TypeError: for `nn.Einsum`, and a `DenseGeneral` with batch axes.
 
     Example:
@@ -79,9 +79,10 @@ def statistics(
             y = norms[followers[path, i]].output if (path, i) in followers else y
             small = jnp.abs(activation(y)).astype(jnp.float32) <= jnp.asarray(tolerance, jnp.float32)
             inputs, outputs = axes[path]
-            squares = squares + _per_feature(jnp.square(x_in.astype(jnp.float32)), inputs)
-            zeros = zeros + _per_feature(small.astype(jnp.int32), outputs)
-            others = others + _per_feature((~small).astype(jnp.int32), outputs)
+            copies = tuple(range(call.copies))
+            squares = squares + _per_feature(jnp.square(x_in.astype(jnp.float32)), copies + inputs)
+            zeros = zeros + _per_feature(small.astype(jnp.int32), copies + outputs)
+            others = others + _per_feature((~small).astype(jnp.int32), copies + outputs)
         # Not divided by a constant: XLA would multiply with its reciprocal, and 49 of 49 would be less than 1.
         stats[path] = LayerStatistics(jnp.sqrt(squares), zeros / (zeros + others))
     return stats
@@ -136,11 +137,6 @@ def _calls_and_norms(fn: Forward, axes: dict[str, tuple[Axes, Axes]] | None = No
 
         with hooked(see):
             _, calls = capture(fn)(*args)
-        if copied := [path for path, layer_calls in calls.items() if any(c.copies for c in layer_calls)]:
-            raise ValueError(
-                f"layer {copied[0]!r} runs in copies (nn.scan, nn.vmap), which have no statistics by feature: "
-                "choose a score that needs none, such as 'magnitude'"
-            )
         return calls, norms
 
     def only_norms_outside(*args: object) -> Any:

@@ -74,7 +74,7 @@ def flops_by_scope(fn: Callable[..., Any], *args: object) -> dict[str, int]:
     """The count of `flops` by named scope, which for a Flax Linen model is the path of the module.
 
     The first part of a Linen path is the name of the model's class; `flops_by_layer` maps scopes to the paths
-    of parameters. What runs in no scope, as all of an NNX model does, is under `''`.
+    of parameters. Modules of NNX and Equinox have such scopes too. What runs in no scope is under `''`.
 
     Returns:
       Scope to FLOPs, in order of first use, scopes of 0 left out; the values add up to `flops(fn, *args)`.
@@ -143,7 +143,7 @@ def effective_flops(
 
     Returns:
       Layer to FLOPs, rounded where several kernels share a layer; the values add up to the model's. None where the
-      layers of a model cannot be seen (of NNX modules and plain functions all FLOPs are under `''`): how many of
+      layers of a model cannot be seen (of plain functions all FLOPs are under `''`): how many of
       them a zero weight saves is not known then.
 
     Example:

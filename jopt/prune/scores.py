@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from jopt import keys
 from jopt.checks import OpenFunction, open_function
-from jopt.layers import Parameter
+from jopt.layers import Parameter, to_copies, within_copy
+from jopt.layers.copies import from_copies
 from jopt.prune.masks import Moment, Pruned
 from jopt.transform import LayerStatistics, Params
 
@@ -31,7 +32,8 @@ READABLE = (
 - `mask`: bool, what is kept so far.
 - `key`: a PRNG key of this parameter's own.
 - `step`: the optimizer step.
-- `parameter`: the `jopt.layers.Parameter`; where its `stack` is not empty, arrays hold several copies of a layer.
+- `parameter`: the `jopt.layers.Parameter`; where its `stack` is not empty, arrays hold several copies of a layer
+  (with statistics a score is called for each copy by itself).
 - `input_axes`, `output_axes`: the axes of the layer's inputs (without a window) and outputs.
 - `input_norm`, `zero_share`: statistics of the layer, see `jopt.transform.LayerStatistics`.
 """
@@ -361,10 +363,11 @@ def _score(score: OpenFunction, p: Pruned, values: dict[str, Any]) -> jax.Array:
         # Where they are options they may be unknown, and stay at their defaults.
         if score.required & {"input_axes", "output_axes"}:
             parameter = parameter.require_layout(f"score {score.name!r}")
-    if parameter.contract:
-        values |= {"input_axes": parameter.inputs, "output_axes": parameter.outputs}
     try:
-        result = score.call(values)
+        if layer and parameter.stack:
+            result = _by_copy(score, parameter, values)
+        else:
+            result = score.call(values | _axes(parameter))
     except ValueError as error:
         where = f"{p.path} does not fit the statistics of layer {layer!r}" if layer else p.path
         raise ValueError(f"{where}: {error}") from error
@@ -374,6 +377,23 @@ def _score(score: OpenFunction, p: Pruned, values: dict[str, Any]) -> jax.Array:
             f"{p.path}: score {score.name!r} must have the weight's shape {p.shape}, got {jnp.shape(result)}"
         )
     return jnp.asarray(result).astype(jnp.float32)
+
+
+def _axes(parameter: Parameter) -> dict[str, Any]:
+    if not parameter.contract:
+        return {}
+    return {"input_axes": parameter.inputs, "output_axes": parameter.outputs}
+
+
+def _by_copy(score: OpenFunction, parameter: Parameter, values: Mapping[str, Any]) -> jax.Array:
+    """The score of each copy of a stacked layer, by the copy's own statistics."""
+    weights = {name: values[name] for name in ("weight", "grad", "movement", "mask") if name in values}
+    sizes = [values["weight"].shape[axis] for axis in parameter.stack]
+    mapped = {name: to_copies(value, parameter.stack) for name, value in weights.items()}
+    mapped |= {name: values[name] for name in LayerStatistics._fields}
+    copy = within_copy(parameter)
+    scores = jax.vmap(lambda one: score.call({**values, **_axes(copy), **one, "parameter": copy}))(mapped)
+    return from_copies(scores, parameter.stack, sizes)
 
 
 def _nearest_layer(name: str, p: Pruned, statistics: Mapping[str, LayerStatistics]) -> str:
@@ -397,10 +417,10 @@ def _with_layout(score: OpenFunction, p: Pruned, statistics: LayerStatistics, la
         axes = tuple(range(len(p.shape)))
         parameter = parameter._replace(contract=axes[:inputs], outputs=axes[inputs:])
     parameter = parameter.require_layout(f"score {score.name!r}")
-    if parameter.stack:
-        raise ValueError(
-            f"{p.path}: {score.name!r} reads statistics of one layer, and those of stacked copies are one"
-        )
+    # Of several transformations, the order of the copies in the statistics need not be that of the kernel's axes.
+    features = inputs == len(parameter.stack) + len(parameter.inputs)
+    if len(parameter.stack) > 1 or (parameter.stack and not features):
+        raise ValueError(f"{p.path}: {score.name!r} reads statistics of each copy, which are not known here")
     name = p.path.split("/")[layer.count("/") + 1]
     if "input_norm" in score.required and name.endswith("_kernel"):
         # Of a recurrence: the layer's statistics are those of its input, which only 'kernel' multiplies.

@@ -281,7 +281,7 @@ def _check_model(
     shapes = task.output_shapes(dataset)
     # The usual reason for other outputs, in the words of the config.
     classes = getattr(network, "num_classes", None)
-    if shapes is not None and classes is not None and {shape[-1:] for shape in shapes} != {(classes,)}:
+    if shapes is not None and classes is not None and (classes,) not in {shape[-1:] for shape in shapes}:
         width = next((shape[-1] for shape in shapes if shape), 1)
         raise ConfigError(field.replace(".name", ".num_classes"), classes, f"{width}, which {dataset.name!r} needs")
     # Two examples, so that a model which drops or mixes up the batch axis does not pass by chance.

@@ -89,7 +89,7 @@ class Stream:
         per_epoch = data.steps_per_epoch(self.examples, batch)
         epochs = range(window.start // per_epoch, (window.start + window.steps - 1) // per_epoch + 1)
         # Of the last two epochs: segments are shorter than an epoch, whose order is computed as one.
-        self._epochs = {e: self._epochs.get(e) if e in self._epochs else self._epoch(e) for e in epochs}
+        self._epochs = {e: self._epochs[e] if e in self._epochs else self._epoch(e) for e in epochs}
         rows = np.concatenate([self._epochs[e] for e in epochs])
         offset = window.start - epochs[0] * per_epoch
         return rows[offset : offset + window.steps].reshape(-1).astype(np.int64)

@@ -194,7 +194,7 @@ KINDS = {
         ("optimizer.momentum", (0.5, 0.9)),
         ("stages[0].prune.sparsity", (0.0, 0.5)),
         ("stages[0].quantize.bits", (2, 32)),
-        ("label_smoothing", (0.1, 0.2)),
+        ("task.label_smoothing", (0.1, 0.2)),
         ("optimizer.clip_by_global_norm", (0.5, 1.0)),
     ],
     "structural": [
@@ -202,7 +202,7 @@ KINDS = {
         ("epochs", (1, 2)),
         ("batch_size", (4, 8)),
         ("model.features", ((4,), (8,))),
-        ("label_smoothing", (None, 0.1)),
+        ("task.label_smoothing", (None, 0.1)),
         ("optimizer.clip_by_global_norm", (None, 1.0)),
         ("data.noise", (10.0, 20.0)),
         ("data.validation_fraction", (0.1, 0.2)),

@@ -125,3 +125,9 @@ def halved(key, inputs):
 
 def shortened(key, inputs):
     return inputs[:, 1:]
+
+
+def lazy():
+    x, y = part(6)
+    column = data.Lazy(lambda rows: x[rows], len(x), x.shape[1:], x.dtype, fingerprint="six")
+    return {"train": (column, y)}

@@ -224,6 +224,7 @@ PARTS = {
     "inputs without targets": (own("a_part_alone"), data.DataError, "'train'"),
     "a raw of a list": (own("raw_of_a_list"), data.DataError, "data.name"),
     "unequal lengths": (own("unequal"), data.DataError, "'train'"),
+    "lazy columns without a test part": (own("lazy"), data.DataError, "'test'"),
     "NaN features": (own("not_finite"), data.DataError, "inputs of 'train'"),
     "object arrays": (own("ragged"), data.DataError, "inputs of 'train'"),
     "texts": (own("texts"), data.DataError, "inputs of 'train'"),

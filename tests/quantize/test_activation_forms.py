@@ -10,7 +10,7 @@ import quick
 from flax import linen as nn
 from flax import nnx
 
-from jopt import intercept
+from jopt import intercept, layers, prune
 from jopt.models import Model, from_linen, from_nnx
 from jopt.quantize import Activations, LSQActivations, MovingAverageActivations, PACTActivations
 
@@ -83,6 +83,9 @@ def of_layers(numbers):
     return {"head": numbers["head"], "blocks/dense": jax.tree.map(lambda *a: jnp.stack(a), *blocks)}
 
 
+QUICK = [m if m is not METHODS[3] else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+
+
 PLAIN = from_linen(Stack("plain"))
 PARAMS = quick.start(PLAIN, X)[0]
 FORMS = {
@@ -113,7 +116,7 @@ def reference(method):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", QUICK, ids=lambda m: type(m).__name__)
 def test_a_stack_is_quantized_as_the_network_that_is_written_out(form, method):
     expected = reference(method)
     params = PARAMS if form == "remat" else copies(PARAMS)
@@ -157,7 +160,7 @@ class Steps(nn.Module):
         return h
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", QUICK, ids=lambda m: type(m).__name__)
 def test_time_steps_share_their_range(method):
     written, scanned = (from_linen(Steps(scanned)) for scanned in (False, True))
     params = quick.start(written, TIMES)[0]
@@ -183,6 +186,20 @@ def test_an_nnx_recurrent_network_has_the_same_ranges_as_the_cells_calls_say():
     ranges = state["activation_ranges"]
     low, high = TIMES.min(), TIMES.max()
     assert (ranges["cell/dense_i"]["low"], ranges["cell/dense_i"]["high"]) == (low, high)
+
+
+@pytest.mark.parametrize("form", ["scan", "NNX scan"])
+def test_statistics_and_wanda_are_those_of_each_copy(form):
+    params = copies(PARAMS)
+    written = intercept.statistics(PLAIN.apply, PARAMS, {}, X)
+    stacked = intercept.statistics(FORMS[form].apply, params, {}, X)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    jax.tree.map(close, stacked, of_layers(written))
+    masked = []
+    for model, tree, stats in ((PLAIN, PARAMS, written), (FORMS[form], params, stacked)):
+        pruner = prune.one_shot(0.5, score="wanda", layers=layers.trace(model, X))
+        masked.append(pruner.apply(pruner.update(pruner.init(tree), tree, step=0, layers=stats), tree))
+    jax.tree.map(np.testing.assert_array_equal, copies(masked[0]), masked[1])
 
 
 def test_features_have_the_examples_first():

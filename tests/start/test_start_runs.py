@@ -148,7 +148,7 @@ def test_a_stopped_run_resumes_with_its_source_alone(trained, finetuned, tmp_pat
     shutil.copy(trained / "torch.safetensors", source)
     config, path = from_torch(source, FINETUNED), tmp_path / "run"
     with pytest.raises(StopRequested):
-        run(config, path, stop=lambda: (path / "metrics.jsonl").exists())
+        run(config, path, should_stop=lambda rows: (path / "metrics.jsonl").exists())
     arrays = load_file(source)
     save_file({**arrays, "fc2.bias": arrays["fc2.bias"] + 1}, source)
     with pytest.raises(ChangedError) as error:

@@ -54,7 +54,7 @@ def stopped_run(tmp_path_factory):
 
         def stop_after_third(self, boundary):
             self.stop_requested = lambda: boundary.segment.mark == 18
-            at_boundary(self, boundary)
+            return at_boundary(self, boundary)
 
         patch.setattr(sessions._Session, "_at_boundary", stop_after_third)
         with pytest.raises(StopRequested):

@@ -156,9 +156,10 @@ def interrupted_at(monkeypatch, step):
     original = session._Session._at_boundary
 
     def at_boundary(self, boundary):
-        original(self, boundary)
+        state = original(self, boundary)
         if boundary.segment.stop == step:
             raise Interruption
+        return state
 
     monkeypatch.setattr(session._Session, "_at_boundary", at_boundary)
 

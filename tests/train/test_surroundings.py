@@ -35,9 +35,10 @@ def launch(step=None, **options):
     original = session._Session._at_boundary
 
     def at_boundary(self, boundary):
-        original(self, boundary)
+        state = original(self, boundary)
         if boundary.segment.stop == step:
             raise Interruption
+        return state
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session._Session, "_at_boundary", at_boundary)

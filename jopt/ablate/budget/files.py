@@ -159,13 +159,16 @@ def question_of(config: Search, ladders: Sequence[Ladder], limits: Sequence[Limi
     }
 
 
-def with_commands(rows: Sequence[TrialRow], directory: Path, command: str) -> list[TrialRow]:
+def with_commands(
+    rows: Sequence[TrialRow], directory: Path, command: str, objects: Sequence[str] = ()
+) -> list[TrialRow]:
     """The rows, each with the command that runs its trial alone.
 
     Args:
       rows: of a round.
       directory: of the round.
       command: what runs a trial, without its path; '' gives a line of Python.
+      objects: the names of what that line has to give as objects.
 
     Example:
       >>> with_commands([{"trial": "0a1b"}], Path("runs/search/round_0"), "train --trial=")
@@ -178,6 +181,7 @@ def with_commands(rows: Sequence[TrialRow], directory: Path, command: str) -> li
         if command:
             # Two quoted parts that touch are one word of the shell.
             return f"{command}{shlex.quote(str(directory / trial))} --workdir={shlex.quote(f'runs/{trial}')}"
-        return f"jopt.train.run(jopt.ablate.load_trial({str(directory)!r}, {trial!r}), {f'runs/{trial}'!r})"
+        given = "".join(f", {name}={name}" for name in objects)
+        return f"jopt.train.run(jopt.ablate.load_trial({str(directory)!r}, {trial!r}), {f'runs/{trial}'!r}{given})"
 
     return [row | {"command": line(row["trial"])} for row in rows]

@@ -334,7 +334,9 @@ class _Search:
         # The data may have changed since this process began.
         if runs or not self.finished:
             self.launch.admit_part(self.files.round(name), accept=self.accept_changes)
-        return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command))
+        given_objects = {"data": self.objects.dataset, "model": self.objects.model}
+        names = [name for name, part in given_objects.items() if part is not None]
+        return results._replace(trials=with_commands(results.trials, self.files.path / name, self.command, names))
 
     def _run_grid(self, ablation: Ablation, name: str) -> None:
         def of_round(hook: Callable[[list[MetricsRow]], Any]) -> Callable[[list[MetricsRow]], Any]:

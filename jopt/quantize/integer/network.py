@@ -20,7 +20,7 @@ from jopt.rules import named_leaves
 from jopt.transform import Params, State
 
 PRODUCTS = ("conv_general_dilated", "dot_general", "product")
-"""The attributes that are a layer's contraction: of Linen's Conv, of its Dense, of jopt's recurrent layers."""
+"""The attributes that are a layer's contraction: of a Conv, of a Dense or Linear, of jopt's recurrent layers."""
 
 
 class _Product(NamedTuple):
@@ -55,7 +55,7 @@ def network(
     product with a recurrent layer's state unless `activations.state`.
 
     Args:
-      model: the model before `jopt.quantize.activations`: a `jopt.models.Model` of Linen modules; its batch
+      model: the model before `jopt.quantize.activations`: a `jopt.models.Model` of Linen or NNX modules; its batch
         normalizations folded (`jopt.quantize.fold`), or they stay as they are, in float32.
       params: its parameters, with the ranges that are learned; what the kernels in `weights` hold is not read.
       model_state: its state, with the other ranges. Values that decide what is computed (whether a range is 0, or
