@@ -26,6 +26,7 @@ from jopt.export.onnx_trace import trace
 from jopt.files import write_bytes
 from jopt.quantize.activations import ActivationMethod, split
 from jopt.quantize.activations import activations as activate
+from jopt.quantize.integer.network import check_layers
 from jopt.quantize.tensors import dequantize
 from jopt.rules import named_leaves
 
@@ -173,8 +174,8 @@ def encode_quantized(
     Raises:
       ConfigError: for another form.
       ImportError: without jax2onnx and onnx, of the extra 'export'.
-      ValueError: for a path in `weights` that is no parameter of that shape; a layer without a range; mean without
-        std; examples of another shape.
+      ValueError: for a path in `weights` that is no parameter of that shape; a layer of Equinox; a layer without a
+        range; mean without std; examples of another shape.
       OnnxError: if ONNX Runtime cannot run the file, or gives other logits than the simulation; CoarseBiasError
         where 'qdq' rounds biases too coarsely.
 
@@ -188,6 +189,7 @@ def encode_quantized(
     x = np.zeros((1, *input_shape), dtype)
     layers = intercept.names(model.apply, bare_params, bare_state, x, train=False)
     input_codes = onnx_codes.inputs(activations, layers, learned, frozen)
+    check_layers(weights, input_codes)
     codes = {path: onnx_codes.weight(q) for path, q in weights.items()}
     traced = trace(
         *(model.apply, bare_params, bare_state, input_shape),

@@ -11,6 +11,7 @@ import quick
 import tiny
 
 from jopt import codec, intercept, layers, measure, prune, train
+from jopt.export import onnx
 from jopt.models import Model, check, from_equinox
 from jopt.quantize import Activations, MovingAverageActivations, Spec, integer, quantize
 from jopt.rules import named_leaves
@@ -128,6 +129,9 @@ def test_integers_are_refused_with_the_remedy(variables):
     weights = {"layers/1/weight": quantize(params["layers"]["1"]["weight"], Spec(8))}
     with pytest.raises(ValueError, match=r"layers/1/weight.*Equinox.*None"):
         integer.network(MODEL, params, state, weights, Activations())
+    # It was an AssertionError from inside of the rewriting.
+    with pytest.raises(ValueError, match=r"layers/1/weight.*Equinox.*None"):
+        onnx.encode_quantized(MODEL, params, state, (1, 6, 6), weights, Activations())
 
 
 def test_a_module_itself_is_a_model_that_starts_from_its_arrays():

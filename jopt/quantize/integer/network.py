@@ -1,7 +1,7 @@
 """A whole network in integers: the model's own code, with every quantized layer's contraction on codes."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -135,13 +135,9 @@ def _products(
 ) -> dict[str, _Product]:
     """From the path of each kernel that is multiplied in integers to its product."""
     products = {}
+    check_layers(weights, {*trained, *fixed})
     for kernel, q in weights.items():
         path, _, name = kernel.rpartition("/")
-        if name == "weight" and (path in trained or path in fixed):
-            raise ValueError(
-                f"{kernel}: a layer of Equinox has no contraction that can be replaced, so only layers of Linen "
-                "and NNX are computed in integers; a rule that gives it None leaves it in float32"
-            )
         operand_grid = _operand_grid(activations, path, name, trained, fixed)
         if operand_grid is None:
             continue
@@ -159,6 +155,26 @@ def _products(
         except ValueError as error:
             raise ValueError(f"{kernel}: {error}; a rule that gives it None leaves it in float32") from error
     return products
+
+
+def check_layers(kernels: Iterable[str], quantized: Container[str]) -> None:
+    """Raises unless the layers whose inputs are quantized can be computed on codes.
+
+    Args:
+      kernels: the paths of quantized kernels.
+      quantized: the paths of layers whose inputs are quantized.
+
+    Raises:
+      ValueError: for a layer of Equinox.
+    """
+    for kernel in kernels:
+        path, _, name = kernel.rpartition("/")
+        # Flax calls it a kernel.
+        if name == "weight" and path in quantized:
+            raise ValueError(
+                f"{kernel}: a layer of Equinox has no contraction that can be replaced, so only layers of Linen "
+                "and NNX are computed in integers; a rule that gives it None leaves it in float32"
+            )
 
 
 def _operand_grid(
