@@ -32,6 +32,14 @@ def dataset(n=12, normalize=True):
     return data.Dataset.from_arrays(part(n), test=part(4, 100), normalize=normalize)
 
 
+def lazy_columns(n=12):
+    def lazy(array):
+        return data.Lazy(lambda rows: array[rows], n, array.shape[1:], array.dtype, fingerprint="part")
+
+    splits = {"train": map(lazy, part(n)), "validation": part(3, 50), "test": part(4, 100)}
+    return data.Raw({name: data.Split(*columns) for name, columns in splits.items()}, 2)
+
+
 def raw(n=12):
     return data.Raw({"train": data.Split(*part(n)), "test": data.Split(*part(4, 100))}, 2)
 

@@ -71,6 +71,13 @@ def test_a_packed_file_in_its_run_s_directory_is_run_on_what_the_run_read(done, 
     assert caught.value.field == "--data_dir"
 
 
+def test_a_packed_file_of_a_set_larger_than_memory_is_run(done):
+    """The file does not say where rows are gathered, as that changes no number."""
+    directory, _, _ = done
+    model = packed.load(directory / "model.jopt")._replace(data=data.Custom("own_sets:lazy_columns"))
+    assert dataset_for(model, None, None, trusted=True).sizes == (12, 3, 4)
+
+
 def test_an_option_of_a_function_is_an_axis():
     config = smallest_experiment(data=data.Custom("own_sets:pairs", options={"n": 12}))
     grid = Ablation(name="sizes", experiment=config, seeds=(0,), space=axis("data.options.n", (12, 16)))
