@@ -33,11 +33,14 @@ def dataset(n=12, normalize=True):
 
 
 def lazy_columns(n=12):
+    def numbers(n, first=0):
+        x, _ = part(n, first)
+        return x, x.sum(1)
+
     def lazy(array):
         return data.Lazy(lambda rows: array[rows], n, array.shape[1:], array.dtype, fingerprint="part")
 
-    splits = {"train": map(lazy, part(n)), "validation": part(3, 50), "test": part(4, 100)}
-    return data.Raw({name: data.Split(*columns) for name, columns in splits.items()}, 2)
+    return tuple(map(lazy, numbers(n))), numbers(3, 50), numbers(4, 100)
 
 
 def raw(n=12):
