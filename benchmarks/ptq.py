@@ -26,12 +26,14 @@ from jopt.models.vit import VisionTransformer
 from jopt.train import Experiment, Stage, finished, run
 
 STATIC, DYNAMIC = "qwix, one range a tensor, calibrated", "qwix, its default: a range for each row of each batch"
-JOPT, PRODUCTS = "jopt, one range a tensor, calibrated", "jopt, attention's products too"
+JOPT, MSE = "jopt, its default: one range a tensor, by percentile", "jopt, by the least squared error"
+PRODUCTS = f"{MSE}, attention's products too"
 CALIBRATION, BATCH = 512, 60
 
 LINES = {
     JOPT: 'Stage("w8a8", steps=0, methods=[quantize.Weights(), quantize.Activations()])',
-    PRODUCTS: 'Stage("w8a8", steps=0, methods=[quantize.Weights(), quantize.Activations(products=True)])',
+    MSE: 'Stage("w8a8", steps=0, methods=[quantize.Weights(), quantize.Activations(calibration="mse")])',
+    PRODUCTS: 'Stage(..., methods=[quantize.Weights(), quantize.Activations(calibration="mse", products=True)])',
     f"{DYNAMIC} (Linen)": """
         rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8")
         quantized = qwix.quantize_model(module, qwix.PtqProvider([rule]))
@@ -97,7 +99,7 @@ def compare(case: Case, *, qwix: bool, epochs: int | None) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         run(staged(case.experiment, epochs), directory, model=model)
         network = finished.load(directory, model=model)
-    losses = dict(zip(("float32", JOPT, PRODUCTS), (s["loss"] for s in network.result["stages"]), strict=True))
+    losses = dict(zip(("float32", JOPT, MSE, PRODUCTS), (s["loss"] for s in network.result["stages"]), strict=True))
     if qwix:
         # No stage but the first trains: these are the parameters in float32.
         params, calibration = network.state.params, inputs_of(network.dataset, "train")[:CALIBRATION]
@@ -118,12 +120,15 @@ def compare(case: Case, *, qwix: bool, epochs: int | None) -> list[Row]:
 
 
 def staged(experiment: Experiment, epochs: int | None) -> Experiment:
-    """The experiment's first stage, and two that quantize what it trained."""
-    weights, examples = quantize.Weights(bits=8), {"examples": CALIBRATION}
+    """The experiment's first stage, and some that quantize what it trained."""
+    stages = {
+        "w8a8": (quantize.Weights(), quantize.Activations(examples=CALIBRATION)),
+        "mse": (quantize.Activations(calibration="mse", examples=CALIBRATION),),
+        "products": (quantize.Activations(calibration="mse", products=True, examples=CALIBRATION),),
+    }
     experiment.stages = [
         Stage("dense", epochs=epochs or experiment.stages[0].epochs),
-        Stage("w8a8", steps=0, methods=(weights, quantize.Activations(bits=8, **examples))),
-        Stage("products", steps=0, methods=(quantize.Activations(bits=8, products=True, **examples),)),
+        *(Stage(name, steps=0, methods=methods) for name, methods in stages.items()),
     ]
     experiment.pack, experiment.model = False, models.ModelConfig()
     return experiment
