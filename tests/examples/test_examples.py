@@ -23,7 +23,10 @@ NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/config.py"))
 # Lines that she may have to write, of what jopt asks for. A model has no bound: it is her own.
 MOST_LINES = {"data.py": 10, "task.py": 15}
 # Flags of a short run, where fewer steps are not enough.
-QUICK: dict[str, dict[str, str]] = {}
+QUICK: dict[str, dict[str, str]] = {
+    "byte_decoder": {"model.depth": "1", "model.width": "16"},
+    "nnx_vit": {"model.options.depth": "1"},
+}
 STEPS = 4
 
 
