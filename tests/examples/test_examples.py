@@ -30,18 +30,27 @@ QUICK: dict[str, dict[str, str]] = {
 STEPS = 4
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The directory where the first test of an example leaves it, with the files that its scripts make."""
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.fixture(params=NAMES)
-def project(request, tmp_path, monkeypatch):
+def project(request, tmp_path, made, monkeypatch):
     """A copy of an example, as its user has it: the current directory, which modules are looked up in."""
-    path = tmp_path / request.param
-    shutil.copytree(EXAMPLES / request.param, path)
+    path, source = tmp_path / request.param, made / request.param
+    is_made = source.exists()
+    shutil.copytree(source if is_made else EXAMPLES / request.param, path)
     monkeypatch.chdir(path)
     # Several examples have a module of one name.
     monkeypatch.setattr(sys, "path", [str(path), *sys.path])
     before = dict(sys.modules)
     importlib.invalidate_caches()
-    for script in sorted(path.glob("make_*.py")):
-        runpy.run_path(str(script), run_name="__main__")
+    if not is_made:
+        for script in sorted(path.glob("make_*.py")):
+            runpy.run_path(str(script), run_name="__main__")
+        shutil.copytree(path, source)
     yield path
     for name in sys.modules.keys() - before.keys():
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(path):
