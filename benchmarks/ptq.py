@@ -25,7 +25,9 @@ from jopt.models.decoder import CausalTransformer
 from jopt.models.vit import VisionTransformer
 from jopt.train import Experiment, Stage, finished, run
 
-STATIC, DYNAMIC = "qwix, one range a tensor, calibrated", "qwix, its default: a range for each row of each batch"
+STATIC, DYNAMIC = "qwix, one range a tensor, calibrated, layers only", "qwix, its default: a range for each row"
+# What layers compute with; the products of attention are einsums, which qwix cannot give a range in NNX's attention.
+LAYERS = ("dot_general", "conv_general_dilated")
 JOPT, MSE = "jopt, its default: one range a tensor, by percentile", "jopt, by the least squared error"
 PRODUCTS = f"{MSE}, attention's products too"
 CALIBRATION, BATCH = 512, 60
@@ -40,7 +42,7 @@ LINES = {
         shapes = jax.eval_shape(quantized.init, jax.random.key(0), x)["params"]
         params = qwix.quantize_params(params, shapes)""",
     f"{STATIC} (Linen)": """
-        rule = qwix.QtRule(weight_qtype="int8", act_qtype="int8", act_static_scale=True)
+        rule = qwix.QtRule(op_names=LAYERS, weight_qtype="int8", act_qtype="int8", act_static_scale=True)
         quantized = qwix.quantize_model(module, qwix.QtProvider([rule]))
         stats = quantized.init(jax.random.key(0), x)["quant_stats"]
         _, moved = quantized.apply({"params": params, "quant_stats": stats}, x, mutable="quant_stats")
@@ -49,7 +51,7 @@ LINES = {
         rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8")
         quantized = qwix.quantize_model(module, qwix.PtqProvider([rule]), x)""",
     f"{STATIC} (NNX)": """
-        rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8", act_static_scale=True)
+        rule = qwix.QuantizationRule(op_names=LAYERS, weight_qtype="int8", act_qtype="int8", act_static_scale=True)
         quantized = qwix.quantize_model(module, qwix.PtqProvider([rule]), x)""",
 }
 """What a user writes once there is a trained network: here as text, below as it runs."""
@@ -145,7 +147,7 @@ def qwix_linen(module: nn.Module, params: Any, x: jax.Array, static: bool) -> Ca
     qwix = import_qwix("suite ptq")
     key = jax.random.key(0)
     if static:
-        rule = qwix.QtRule(module_path=".*", weight_qtype="int8", act_qtype="int8", act_static_scale=True)
+        rule = qwix.QtRule(op_names=LAYERS, weight_qtype="int8", act_qtype="int8", act_static_scale=True)
         quantized = qwix.quantize_model(module, qwix.QtProvider([rule]))
         stats = lenient(quantized.init)(key, x[:1])["quant_stats"]
         stats = jax.tree.map(jnp.zeros_like, stats)
@@ -165,9 +167,8 @@ def qwix_nnx(factory: Any, params: Any, x: jax.Array, static: bool) -> Callable[
     state = nnx.state(module, nnx.Param)
     nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
     nnx.update(module, state)
-    rule = qwix.QuantizationRule(
-        module_path=".*", weight_qtype="int8", act_qtype="int8", act_static_scale=static or None
-    )
+    options = {"op_names": LAYERS, "act_static_scale": True} if static else {}
+    rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8", **options)
     return lenient(lenient(qwix.quantize_model)(module, qwix.PtqProvider([rule]), x))
 
 
