@@ -26,7 +26,7 @@ from jopt.models.vit import VisionTransformer
 from jopt.train import Experiment, Stage, finished, run
 
 STATIC, DYNAMIC = "qwix, one range a tensor, calibrated, layers only", "qwix, its default: a range for each row"
-# What layers compute with; the products of attention are einsums, which qwix cannot give a range in NNX's attention.
+# What layers compute with. The products of attention are einsums, to which qwix gives no range in NNX's attention.
 LAYERS = ("dot_general", "conv_general_dilated")
 JOPT, MSE = "jopt, its default: one range a tensor, by percentile", "jopt, by the least squared error"
 PRODUCTS = f"{MSE}, attention's products too"
