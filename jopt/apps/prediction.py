@@ -81,7 +81,8 @@ def dataset_for(
       ConfigError: if its examples or classes are not those of the model; if it is large, or must be downloaded, and
         was not asked for.
     """
-    config = dataclasses.replace(model.data, train_examples=None)
+    # Nothing is trained, so a training part that is larger than memory is no obstacle.
+    config = dataclasses.replace(model.data, train_examples=None, residency="host")
     if name is not None and name != config.label:
         config = data.named(name)
         # The labels of another set have another meaning, so the model's mapping does not apply.

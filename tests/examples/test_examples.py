@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from jopt import address
@@ -22,8 +23,12 @@ EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/config.py"))
 # Lines that she may have to write, of what jopt asks for. A model has no bound: it is her own.
 MOST_LINES = {"data.py": 10, "task.py": 15}
-# Flags of a short run, where fewer steps are not enough.
-QUICK: dict[str, dict[str, str]] = {}
+# Flags of a short run, where fewer steps are not enough: the order of a million examples takes seconds.
+QUICK: dict[str, dict[str, str]] = {
+    "byte_decoder": {"model.depth": "1", "model.width": "16"},
+    "nnx_vit": {"model.options.depth": "1"},
+    "ten_gigabyte_stream": {"data.options.examples": "4096"},
+}
 STEPS = 4
 
 
@@ -37,12 +42,16 @@ def project(request, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(path), *sys.path])
     before = dict(sys.modules)
     importlib.invalidate_caches()
-    for script in sorted(path.glob("make_*.py")):
-        runpy.run_path(str(script), run_name="__main__")
-    yield path
-    for name in sys.modules.keys() - before.keys():
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(path):
-            del sys.modules[name]
+    try:
+        # With the options of JAX that she has, who did not set any.
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            for script in sorted(path.glob("make_*.py")):
+                runpy.run_path(str(script), run_name="__main__")
+            yield path
+    finally:
+        for name in sys.modules.keys() - before.keys():
+            if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(path):
+                del sys.modules[name]
 
 
 def shortened(config, name):
@@ -50,7 +59,7 @@ def shortened(config, name):
     config = overridden(config, QUICK.get(name, {}))
     config.segment_steps = None
     for stage in config.stages:
-        stage.epochs, stage.steps, stage.segment_steps = None, 0 if stage.steps == 0 else STEPS, 1
+        stage.epochs, stage.steps, stage.segment_steps = None, 0 if stage.steps == 0 else STEPS, 2
     return config
 
 
