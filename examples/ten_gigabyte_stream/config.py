@@ -11,7 +11,7 @@ def get_config() -> Experiment:
     """300 steps of 256 examples read 0.8 GB."""
     return Experiment(
         name="ten gigabyte stream",
-        data=data.Custom("data:stream", residency="host"),
+        data=data.Custom("data:stream", options={"examples": 1_000_000}, residency="host"),
         model=models.Custom("flax.linen:Dense", options={"features": 1}),
         task=task.Regression(),
         optimizer=optim.Config(name="adam", learning_rate=3e-3),

@@ -87,13 +87,17 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
     def stop_of(stage: int) -> int | None:
         return None if p.plans[stage].early_stopping is None else p.plans[stage].stop
 
+    def options(stage: int) -> dict[str, Any]:
+        streamed = p.dataset.residency == "host"
+        return {"own_teacher": own_teacher(stage), "stop": stop_of(stage), "streamed": streamed}
+
     @functools.cache
     def program_of(stage: int, steps: int) -> Program:
-        return lift.program(p.program_of(stage, steps), own_teacher=own_teacher(stage), stop=stop_of(stage))
+        return lift.program(p.program_of(stage, steps), **options(stage))
 
     @functools.cache
     def segment_of(stage: int, steps: int) -> Callable[..., Any]:
-        return lift.segment(p.segment_of(stage, steps), own_teacher=own_teacher(stage), stop=stop_of(stage))
+        return lift.segment(p.segment_of(stage, steps), **options(stage))
 
     def like(stage: int) -> TrainState:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((chunk.width, *x.shape), x.dtype), p.like(stage))
@@ -165,8 +169,10 @@ class ChunkRun:
             write_json(self.path / "chunk.json", about)
         # The ends of stages stay on disk: later stages rewind to them or are taught by them.
         self.ends = [segment.mark for segment in p.segments if segment.last]
-        with Checkpoints(self.path / "checkpoints", 1, self.ends) as self.checkpoints:
-            self.staging = Staging(p, self.compiler, self._end_of, over=self.lift)
+        with (
+            Checkpoints(self.path / "checkpoints", 1, self.ends) as self.checkpoints,
+            Staging(p, self.compiler, self._end_of, over=self.lift) as self.staging,
+        ):
             state, at, rows = self._restore()
             if at is not None:
                 self.report(SegmentProgress(at, rows, 0.0))

@@ -97,9 +97,10 @@ class Lift:
                 if lanes == 1:
                     return jax.lax.map(run_trial, stacked)
                 # Blocks of a fixed width, because the width of a batch decides the order of its sums.
-                folded = jax.tree.map(lambda x: x.reshape(-1, lanes, *x.shape[1:]), stacked)
+                # The number of blocks is computed: of arrays without rows it could not be inferred.
+                folded = jax.tree.map(lambda x: x.reshape(len(x) // lanes, lanes, *x.shape[1:]), stacked)
                 results = jax.lax.map(jax.vmap(run_trial), folded)
-                return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+                return jax.tree.map(lambda x: x.reshape(x.shape[0] * lanes, *x.shape[2:]), results)
 
             spec = PartitionSpec(AXIS)
             return jax.shard_map(
@@ -109,7 +110,12 @@ class Lift:
         return lifted
 
     def segment(
-        self, segment: Callable[..., tuple[TrainState, Values]], *, own_teacher: bool, stop: int | None = None
+        self,
+        segment: Callable[..., tuple[TrainState, Values]],
+        *,
+        own_teacher: bool,
+        stop: int | None = None,
+        streamed: bool = False,
     ) -> Callable[..., Any]:
         """`Program.segment` over trials; as `program`."""
 
@@ -122,9 +128,11 @@ class Lift:
                 good = good & (state.step < stop)
             return jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state), metrics
 
-        return self(guarded, (True, True, _flags(own_teacher)))
+        return self(guarded, (True, True, _flags(own_teacher, streamed)))
 
-    def program(self, program: Program, *, own_teacher: bool = False, stop: int | None = None) -> Program:
+    def program(
+        self, program: Program, *, own_teacher: bool = False, stop: int | None = None, streamed: bool = False
+    ) -> Program:
         """The program over trials: states, numbers and metrics are stacked, the data are shared.
 
         A trial whose loss is not finite keeps the state that the segment began with.
@@ -133,8 +141,9 @@ class Lift:
           program: of one trial.
           own_teacher: whether each trial has a different teacher in the training part.
           stop: of a stage that may be stopped early, the step at which it ends; None: of any other.
+          streamed: whether each trial has rows of its own: those that the host gathered for its seed.
         """
-        plain, train = _flags(False), _flags(own_teacher)
+        plain, train = _flags(False), _flags(own_teacher, streamed)
 
         # The number of arguments differs from stage to stage, so the flags are made at the call.
         # The fourth argument, the weights that a network starts with, is the same for all trials.
@@ -153,7 +162,7 @@ class Lift:
 
         return Program(
             init=init,
-            segment=self.segment(program.segment, own_teacher=own_teacher, stop=stop),
+            segment=self.segment(program.segment, own_teacher=own_teacher, stop=stop, streamed=streamed),
             update=self(update, (True, True, train)),
             judge=self(program.judge, (True, True, plain)),
             rewind=rewind,
@@ -162,10 +171,12 @@ class Lift:
         )
 
 
-def _flags(own_teacher: bool) -> data.DeviceArrays:
+def _flags(own_teacher: bool, streamed: bool = False) -> data.DeviceArrays:
     """Flags in the places of arrays: a prefix of the tree says which of its leaves have the axis of trials."""
-    plain: Any = data.DeviceArrays(False, False, False, False, False, False)  # pyright: ignore[reportArgumentType]
-    return plain._replace(teacher=own_teacher)
+    # Of every field: an empty default would not fit weights where a data set has some.
+    flags: Any = dict.fromkeys(data.DeviceArrays._fields, False)
+    rows: Any = dict.fromkeys(("inputs", "targets", "weights", "drawn"), streamed)
+    return data.DeviceArrays(**flags | rows | {"teacher": own_teacher})
 
 
 def _spread(prefix: PyTree, tree: PyTree) -> PyTree:

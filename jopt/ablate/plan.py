@@ -23,7 +23,7 @@ from jopt.train.config import Experiment
 from jopt.train.display import flops_of
 from jopt.train.given import Given
 from jopt.train.plan import validate_lengths, with_layers
-from jopt.train.prepared import Prepared, check_parameters, prepare, resolve
+from jopt.train.prepared import Prepared, check_parameters, prepare, resolve, streamed_bytes
 from jopt.transfer import TransferError
 
 # Only to estimate the time: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
@@ -39,7 +39,7 @@ class Memory(NamedTuple):
 
     Attributes:
       budget: the memory that the trials may take.
-      state: the train state of one trial, in its largest stage.
+      state: the train state of one trial, in its largest stage, with the rows that the host gathers for it.
       working: the intermediate values of one trial's step.
       shared: the data.
     """
@@ -221,7 +221,10 @@ def memory_of(prepared: Prepared, budget: int) -> Memory:
         )
         # Values stay for the backward pass, and their gradients take the same again.
         working = max(working, 2 * intermediate + 2 * _bytes(like.params))
-    return Memory(budget, state, working, sum(_bytes(arrays) for arrays in prepared.arrays.values()))
+    # Rows that the host gathers for a trial count as often as its state: on the host, on the device, and the next
+    # segment's.
+    rows = streamed_bytes(prepared.dataset, prepared.plans) if prepared.dataset.residency == "host" else 0
+    return Memory(budget, state + rows, working, sum(_bytes(arrays) for arrays in prepared.arrays.values()))
 
 
 def memory_budget(gib: float | None) -> int:

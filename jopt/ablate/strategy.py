@@ -14,6 +14,7 @@ from jopt.ablate.lift import Layout, Lift
 from jopt.config import require
 from jopt.report import Table
 from jopt.train.compiler import Compiler, Request
+from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 
 if TYPE_CHECKING:
@@ -122,9 +123,7 @@ def fastest(plan: GroupPlan) -> tuple[int, Table]:
         return plan.layout.lanes, Table("Strategies", ("strategy",), "l", [("only one candidate",)])
     # The same number of trials for all candidates, as a block that is not full would be timed as if it were.
     trials = max(candidates) * plan.layout.devices
-    runs = {
-        lanes: _first_segment(plan, Layout(lanes, plan.layout.devices), trials, first.steps) for lanes in candidates
-    }
+    runs = {lanes: _first_segment(plan, Layout(lanes, plan.layout.devices), trials, first) for lanes in candidates}
     # In turn, so that a slow phase of the machine hits every candidate.
     times: dict[int, list[float]] = {lanes: [] for lanes in candidates}
     for _ in range(ROUNDS):
@@ -147,17 +146,17 @@ def fastest(plan: GroupPlan) -> tuple[int, Table]:
     )
 
 
-def _first_segment(plan: GroupPlan, layout: Layout, count: int, steps: int) -> Callable[[], None]:
+def _first_segment(plan: GroupPlan, layout: Layout, count: int, first: Segment) -> Callable[[], None]:
     """Compiles and warms up the first segment of `count` trials; the function runs it."""
     # A group of fewer trials repeats them: only the time matters.
     trials = [plan.group.trials[i % len(plan.group.trials)] for i in range(count)]
     lift = Lift(layout)
     p = lifted(Chunk(trials, count, layout, plan.prepared), lift)
     compiler = Compiler()
-    staging = Staging(p, compiler, lambda stage: None, over=lift)  # pyright: ignore[reportArgumentType]
-    state, arrays = staging.begin(0, None), staging.arrays(0)["train"]
-    program = p.program_of(0, steps)
-    segment = compiler.compiled(Request("segment", steps, program.segment, (state, p.values, arrays)))
+    with Staging(p, compiler, lambda stage: None, over=lift) as staging:  # pyright: ignore[reportArgumentType]
+        state, arrays = staging.begin(0, None), staging.train(0, first.start, first.steps)
+    program = p.program_of(0, first.steps)
+    segment = compiler.compiled(Request("segment", first.steps, program.segment, (state, p.values, arrays)))
 
     def run() -> None:
         jax.block_until_ready(segment(state, p.values, arrays))

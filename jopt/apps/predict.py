@@ -1,4 +1,4 @@
-"""Runs a packed model file on a data set, from the file alone: accuracy, loss, latency and throughput.
+"""Runs a packed model file on a data set, from the file alone: metrics, loss, latency and throughput.
 
 jopt predict runs/a/model.jopt
 jopt predict runs/a/model.jopt --data=digits --split=validation --batch=64 --integer
@@ -42,7 +42,9 @@ def main(argv: list[str]) -> None:
     train.enable_cache(_CACHE.value)
     model = packed.load(path, trusted=_TRUST.value, max_bytes=_MAX_BYTES.value)
     ways = {"float": floating(model)} | ({"integers": integers(model)} if _INTEGER.value else {})
-    dataset = dataset_for(model, _DATA.value, _DATA_DIR.value, _MAX_BYTES.value, trusted=_TRUST.value)
+    dataset = dataset_for(
+        model, _DATA.value, _DATA_DIR.value, _MAX_BYTES.value, trusted=_TRUST.value, run=path.parent
+    )
     arrays = data.device_arrays(dataset, _SPLIT.value)
     # One example shows the latency of a request, a batch the throughput; `--batch=1` is timed once.
     sizes = sorted({1, _BATCH.value})

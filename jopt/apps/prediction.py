@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,9 +17,10 @@ from jopt.data.images import Arranged
 from jopt.measure import latency
 from jopt.quantize import integer
 from jopt.report import formats
-from jopt.train import packed
+from jopt.train import finished, packed
 from jopt.train.program import EVALUATION_BATCH, Judgement
 from jopt.train.step import in_batches
+from jopt.train.workdir import Workdir
 
 _UNASKED = 2**30  # Bytes that making a set which only the file asks for may take.
 
@@ -57,6 +59,7 @@ def dataset_for(
     max_bytes: int = codec.MAX_BYTES,
     *,
     trusted: bool = False,
+    run: Path | None = None,
 ) -> data.Dataset:
     """The data set of this name (None: that of the model), in the layout of the model's inputs.
 
@@ -71,18 +74,23 @@ def dataset_for(
       data_dir: the directory of prepared data sets; None is the default one, whatever the file says.
       max_bytes: memory that making a synthetic set may take.
       trusted: as for `jopt.data.load`, and whether a download or a large synthetic set needs no `name`.
+      run: the directory of the run that the file lies in, if it does: a set that is read from a path the file does
+        not tell is read from where that run read it.
 
     Raises:
       ConfigError: if its examples or classes are not those of the model; if it is large, or must be downloaded, and
         was not asked for.
     """
-    config = dataclasses.replace(model.data, train_examples=None)
+    # Nothing is trained, so a training part that is larger than memory is no obstacle.
+    config = dataclasses.replace(model.data, train_examples=None, residency="host")
     if name is not None and name != config.label:
         config = data.named(name)
         # The labels of another set have another meaning, so the model's mapping does not apply.
         if isinstance(config, Arranged) and isinstance(model.data, Arranged):
             config = dataclasses.replace(config, layout=model.data.layout, normalize=model.data.normalize)
     config = config.moved(None) if data_dir is None else config.moved(None).moved(data_dir)
+    if data_dir is None and run is not None:
+        config = _read_by_run(config, run, trusted)
     try:
         config.validate()
     except ConfigError as error:
@@ -110,6 +118,19 @@ def dataset_for(
     require(shapes == expected, "--data", label, accepted)
     model.task.check(dataset)
     return dataset._replace(mean=model.mean, std=model.std)
+
+
+def _read_by_run(config: data.Source, directory: Path, trusted: bool) -> data.Source:
+    """The set with the paths that the run in a directory read it from, if it has no path of its own."""
+    required = config.main_path is not None and getattr(config, config.main_path) in ("", ())
+    files = Workdir(directory)
+    if not required or not files.config.is_file():
+        return config
+    source = finished.load_config(files, trusted=trusted).data
+    # Another set's paths lead to other examples: then the user is asked.
+    if type(source) is not type(config):
+        return config
+    return dataclasses.replace(config, **{field: getattr(source, field) for field in config.PATHS})
 
 
 def floating(model: packed.PackedModel) -> Way:

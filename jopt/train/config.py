@@ -63,6 +63,12 @@ class Stage:
     recalibrate: int = 0
     early_stopping: EarlyStopping | None = None
 
+    def __post_init__(self) -> None:
+        # A list is what one writes; a tuple is what is compared, hashed and addressed.
+        for name in ("methods", "order", "release"):
+            if isinstance(value := getattr(self, name), list):
+                setattr(self, name, tuple(value))
+
 
 @dataclasses.dataclass
 class Experiment:

@@ -300,13 +300,22 @@ def _check_model(
 def _check_streamed(config: Experiment, plans: list[StagePlan], dataset: data.Dataset) -> None:
     """Raises ConfigError unless the rows of a segment fit into memory, and one device trains."""
     require(not config.data_parallel, "data_parallel", True, "False where residency is 'host'")
-    row = sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in jax.tree.leaves(tuple(dataset.train)))
+    row = _row_bytes(dataset)
     for stage in plans:
         steps, most = stage.length.segment_steps, MAX_SEGMENT_BYTES // (row * stage.batch_size)
         accepted = (
             f"at most {most}: the rows of a segment are in memory at once, {MAX_SEGMENT_BYTES >> 30} GiB of them"
         )
         require(steps <= most, "segment_steps", steps, accepted)
+
+
+def streamed_bytes(dataset: data.Dataset, plans: list[StagePlan]) -> int:
+    """Bytes of the rows of a run's largest segment."""
+    return _row_bytes(dataset) * max(stage.length.segment_steps * stage.batch_size for stage in plans)
+
+
+def _row_bytes(dataset: data.Dataset) -> int:
+    return sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in jax.tree.leaves(tuple(dataset.train)))
 
 
 def _mesh(config: Experiment, batch: int) -> Mesh | None:

@@ -57,8 +57,8 @@ class Staging:
         self.values = prepared.values if values is None else values
         self.calls = Calls(prepared, self.values)
         self._over = over
-        # Gathered for this run alone: several trials at once would each want an order of their own.
-        self.stream = Stream(prepared, compiler) if prepared.dataset.residency == "host" and over is None else None
+        share = None if over is None else over.share
+        self.stream = Stream(prepared, compiler, share) if prepared.dataset.residency == "host" else None
         self._teachers: dict[int, PyTree] = {}
         self._arrays: dict[int, dict[str, data.DeviceArrays]] = {}
 

@@ -32,6 +32,17 @@ def dataset(n=12, normalize=True):
     return data.Dataset.from_arrays(part(n), test=part(4, 100), normalize=normalize)
 
 
+def lazy_columns(n=12):
+    def numbers(n, first=0):
+        x, _ = part(n, first)
+        return x, x.sum(1)
+
+    def lazy(array):
+        return data.Lazy(lambda rows: array[rows], n, array.shape[1:], array.dtype, fingerprint="part")
+
+    return tuple(map(lazy, numbers(n))), numbers(3, 50), numbers(4, 100)
+
+
 def raw(n=12):
     return data.Raw({"train": data.Split(*part(n)), "test": data.Split(*part(4, 100))}, 2)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from tiny import smallest_experiment
@@ -59,6 +60,25 @@ def test_a_packed_file_names_no_path_and_asks_for_it(done, table):
     assert caught.value.field == "--data_dir" and "data.path" in caught.value.accepted
     read = dataset_for(model, None, str(table))
     assert read.fingerprint == data.load(config.data).fingerprint
+
+
+def test_a_packed_file_in_its_run_s_directory_is_run_on_what_the_run_read(done, tmp_path):
+    directory, config, _ = done
+    model = packed.load(directory / "model.jopt")
+    read = dataset_for(model, None, None, run=directory)
+    assert read.fingerprint == data.load(config.data).fingerprint
+    with pytest.raises(ConfigError) as caught:
+        dataset_for(model, None, None, run=tmp_path)
+    assert caught.value.field == "--data_dir"
+
+
+def test_a_packed_file_of_a_set_larger_than_memory_is_run(done):
+    """The file does not say where rows are gathered, as that changes no number."""
+    directory, _, _ = done
+    inputs = jax.ShapeDtypeStruct((3,), np.float32)
+    model = packed.load(directory / "model.jopt")
+    model = model._replace(data=data.Custom("own_sets:lazy_columns"), stored=inputs)
+    assert dataset_for(model, None, None, trusted=True).sizes == (12, 3, 4)
 
 
 def test_an_option_of_a_function_is_an_axis():

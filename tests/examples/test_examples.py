@@ -24,7 +24,7 @@ EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/config.py"))
 # Lines that she may have to write, of what jopt asks for. A model has no bound: it is her own.
 MOST_LINES = {"data.py": 10, "task.py": 15}
-# Flags of a short run, where fewer steps are not enough.
+# Flags of a short run, where fewer steps are not enough: the order of a million examples takes seconds.
 QUICK: dict[str, dict[str, str]] = {
     "byte_decoder": {
         "model.depth": "1",
@@ -32,6 +32,7 @@ QUICK: dict[str, dict[str, str]] = {
         "data.files": f"{sysconfig.get_paths()['stdlib']}/asyncio/base_*.py",
     },
     "nnx_vit": {"model.options.depth": "1", "optimizer.warmup_steps": "0"},
+    "ten_gigabyte_stream": {"data.options.examples": "4096"},
 }
 STEPS = 4
 
@@ -54,13 +55,13 @@ def project(request, tmp_path, made, monkeypatch):
     before = dict(sys.modules)
     importlib.invalidate_caches()
     try:
-        if not is_made:
-            # As the user runs it: the tests' strict types are no matter of hers.
-            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        # With the options of JAX that she has, who did not set any.
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            if not is_made:
                 for script in sorted(path.glob("make_*.py")):
                     runpy.run_path(str(script), run_name="__main__")
-            shutil.copytree(path, source)
-        yield path
+                shutil.copytree(path, source)
+            yield path
     finally:
         for name in sys.modules.keys() - before.keys():
             if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(path):
@@ -72,7 +73,7 @@ def shortened(config, name):
     config = overridden(config, QUICK.get(name, {}))
     config.segment_steps = None
     for stage in config.stages:
-        stage.epochs, stage.steps, stage.segment_steps = None, 0 if stage.steps == 0 else STEPS, 1
+        stage.epochs, stage.steps, stage.segment_steps = None, 0 if stage.steps == 0 else STEPS, 2
     return config
 
 

@@ -12,8 +12,8 @@ HERE = "tests.task.outside_tasks"
 
 
 def diabetes(rows=120):
-    x, y = (array[:rows].astype(np.float32) for array in load_diabetes(return_X_y=True))
-    y = y / np.float32(100)
+    inputs, targets = load_diabetes(return_X_y=True)
+    x, y = np.asarray(inputs, np.float32)[:rows], np.asarray(targets, np.float32)[:rows] / np.float32(100)
     return (x[:90], y[:90]), (x[90:], y[90:])
 
 

@@ -23,7 +23,7 @@ def test_the_task_of_the_document():
     task = space["Quantile"](quantile=0.9)
     task.validate()
     tasks.check_metrics(task)
-    outputs, targets = np.float32([[1], [1], [1]]), np.float32([0, 1, 3])
+    outputs, targets = np.ones((3, 1), np.float32), np.array([0, 1, 3], np.float32)
     assert task.losses(jnp.asarray(outputs), jnp.asarray(targets)).tolist() == pytest.approx([0.1, 0, 1.8])
     pinball, coverage = (tasks.value(task, metric, outputs, targets) for metric in task.metrics)
     assert (pinball, coverage) == pytest.approx((1.9 / 3, 2 / 3))

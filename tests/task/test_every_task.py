@@ -91,6 +91,7 @@ def test_exported_files_agree_and_the_card_speaks_of_the_task(case):
     key = task.deciding.key
     for file in ("model.jopt", "masked.stablehlo", *["quantized.onnx"] * (name != "labels")):
         agreement = written[file].agreement
+        assert agreement is not None
         assert agreement.value == pytest.approx(result[key], abs=1e-3)
         assert agreement.largest_difference < 1e-2
         decisions = {"regression": 0, "labels": 32 * 3, "bytes": 30 * 6}[name]
@@ -133,7 +134,7 @@ def test_the_packed_file_predicts_alone(case):
 def test_a_grid_of_objects_is_judged_by_the_deciding_metric(case):
     name, task, _, directory = case
     config = get_config(name)
-    dataset = train.given.given(config).dataset or _dataset(name)
+    dataset = _dataset(name)
     grid = ablate.Ablation(
         name=name,
         experiment=train.Experiment(

@@ -24,7 +24,7 @@ def batched(task, outputs, targets, weights):
         y = np.pad(outputs[rows], padding + [(0, 0)] * (outputs.ndim - 1), constant_values=np.nan)
         t = np.pad(targets[rows], padding + [(0, 0)] * (targets.ndim - 1))
         w = np.pad(weights[rows], padding)
-        batch = jax.device_get(tasks.statistics(task, *map(jnp.asarray, (y, t, w))))
+        batch = jax.device_get(tasks.statistics(task, jnp.asarray(y), jnp.asarray(t), jnp.asarray(w)))
         for key, values in batch.items():
             collected.setdefault(key, []).append(values)
     per_example = {metric.key for metric in task.metrics if metric.per_example}
