@@ -25,20 +25,24 @@ from jopt.models.decoder import CausalTransformer
 from jopt.models.vit import VisionTransformer
 from jopt.train import Experiment, Stage, finished, run
 
-STATIC, DYNAMIC = "qwix, one range a tensor, calibrated", "qwix, its default: a range for each row of each batch"
-JOPT, PRODUCTS = "jopt, one range a tensor, calibrated", "jopt, attention's products too"
+STATIC, DYNAMIC = "qwix, one range a tensor, calibrated, layers only", "qwix, its default: a range for each row"
+# What layers compute with. The products of attention are einsums, to which qwix gives no range in NNX's attention.
+LAYERS = ("dot_general", "conv_general_dilated")
+JOPT, MSE = "jopt, its default: one range a tensor, by percentile", "jopt, by the least squared error"
+PRODUCTS = f"{MSE}, attention's products too"
 CALIBRATION, BATCH = 512, 60
 
 LINES = {
     JOPT: 'Stage("w8a8", steps=0, methods=[quantize.Weights(), quantize.Activations()])',
-    PRODUCTS: 'Stage("w8a8", steps=0, methods=[quantize.Weights(), quantize.Activations(products=True)])',
+    MSE: 'Stage("w8a8", steps=0, methods=[quantize.Weights(), quantize.Activations(calibration="mse")])',
+    PRODUCTS: 'Stage(..., methods=[quantize.Weights(), quantize.Activations(calibration="mse", products=True)])',
     f"{DYNAMIC} (Linen)": """
         rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8")
         quantized = qwix.quantize_model(module, qwix.PtqProvider([rule]))
         shapes = jax.eval_shape(quantized.init, jax.random.key(0), x)["params"]
         params = qwix.quantize_params(params, shapes)""",
     f"{STATIC} (Linen)": """
-        rule = qwix.QtRule(weight_qtype="int8", act_qtype="int8", act_static_scale=True)
+        rule = qwix.QtRule(op_names=LAYERS, weight_qtype="int8", act_qtype="int8", act_static_scale=True)
         quantized = qwix.quantize_model(module, qwix.QtProvider([rule]))
         stats = quantized.init(jax.random.key(0), x)["quant_stats"]
         _, moved = quantized.apply({"params": params, "quant_stats": stats}, x, mutable="quant_stats")
@@ -47,7 +51,7 @@ LINES = {
         rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8")
         quantized = qwix.quantize_model(module, qwix.PtqProvider([rule]), x)""",
     f"{STATIC} (NNX)": """
-        rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8", act_static_scale=True)
+        rule = qwix.QuantizationRule(op_names=LAYERS, weight_qtype="int8", act_qtype="int8", act_static_scale=True)
         quantized = qwix.quantize_model(module, qwix.PtqProvider([rule]), x)""",
 }
 """What a user writes once there is a trained network: here as text, below as it runs."""
@@ -97,7 +101,7 @@ def compare(case: Case, *, qwix: bool, epochs: int | None) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         run(staged(case.experiment, epochs), directory, model=model)
         network = finished.load(directory, model=model)
-    losses = dict(zip(("float32", JOPT, PRODUCTS), (s["loss"] for s in network.result["stages"]), strict=True))
+    losses = dict(zip(("float32", JOPT, MSE, PRODUCTS), (s["loss"] for s in network.result["stages"]), strict=True))
     if qwix:
         # No stage but the first trains: these are the parameters in float32.
         params, calibration = network.state.params, inputs_of(network.dataset, "train")[:CALIBRATION]
@@ -118,12 +122,15 @@ def compare(case: Case, *, qwix: bool, epochs: int | None) -> list[Row]:
 
 
 def staged(experiment: Experiment, epochs: int | None) -> Experiment:
-    """The experiment's first stage, and two that quantize what it trained."""
-    weights, examples = quantize.Weights(bits=8), {"examples": CALIBRATION}
+    """The experiment's first stage, and some that quantize what it trained."""
+    stages = {
+        "w8a8": (quantize.Weights(), quantize.Activations(examples=CALIBRATION)),
+        "mse": (quantize.Activations(calibration="mse", examples=CALIBRATION),),
+        "products": (quantize.Activations(calibration="mse", products=True, examples=CALIBRATION),),
+    }
     experiment.stages = [
         Stage("dense", epochs=epochs or experiment.stages[0].epochs),
-        Stage("w8a8", steps=0, methods=(weights, quantize.Activations(bits=8, **examples))),
-        Stage("products", steps=0, methods=(quantize.Activations(bits=8, products=True, **examples),)),
+        *(Stage(name, steps=0, methods=methods) for name, methods in stages.items()),
     ]
     experiment.pack, experiment.model = False, models.ModelConfig()
     return experiment
@@ -140,7 +147,7 @@ def qwix_linen(module: nn.Module, params: Any, x: jax.Array, static: bool) -> Ca
     qwix = import_qwix("suite ptq")
     key = jax.random.key(0)
     if static:
-        rule = qwix.QtRule(module_path=".*", weight_qtype="int8", act_qtype="int8", act_static_scale=True)
+        rule = qwix.QtRule(op_names=LAYERS, weight_qtype="int8", act_qtype="int8", act_static_scale=True)
         quantized = qwix.quantize_model(module, qwix.QtProvider([rule]))
         stats = lenient(quantized.init)(key, x[:1])["quant_stats"]
         stats = jax.tree.map(jnp.zeros_like, stats)
@@ -160,9 +167,8 @@ def qwix_nnx(factory: Any, params: Any, x: jax.Array, static: bool) -> Callable[
     state = nnx.state(module, nnx.Param)
     nnx.replace_by_pure_dict(state, nnx.restore_int_paths(params))
     nnx.update(module, state)
-    rule = qwix.QuantizationRule(
-        module_path=".*", weight_qtype="int8", act_qtype="int8", act_static_scale=static or None
-    )
+    options = {"op_names": LAYERS, "act_static_scale": True} if static else {}
+    rule = qwix.QuantizationRule(weight_qtype="int8", act_qtype="int8", **options)
     return lenient(lenient(qwix.quantize_model)(module, qwix.PtqProvider([rule]), x))
 
 

@@ -13,7 +13,7 @@ def get_config() -> Ablation:
     return Ablation(
         name="bytes by bits",
         experiment=experiment(),
-        space=axis("w8a8.weights.bits", (8, 4)),
+        space=axis("w8a8.quantize.bits", (8, 4)),
         seeds=(0, 1),
-        control={"weights.bits": 8},
+        control={"quantize.bits": 8},
     )

@@ -14,9 +14,9 @@ def get_config() -> Ablation:
         name="checkpoint by bits",
         experiment=experiment(),
         space=product(
-            axis("w4a8.weights.bits", (4, 3)),
-            axis("w4a8.weights.granularity", ("channel", "tensor")),
+            axis("w4a8.quantize.bits", (4, 3)),
+            axis("w4a8.quantize.granularity", ("channel", "tensor")),
         ),
         seeds=(0,),
-        control={"w4a8.weights.bits": 4, "w4a8.weights.granularity": "channel"},
+        control={"w4a8.quantize.bits": 4, "w4a8.quantize.granularity": "channel"},
     )
