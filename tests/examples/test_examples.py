@@ -35,6 +35,8 @@ QUICK: dict[str, dict[str, str]] = {
     "ten_gigabyte_stream": {"data.options.examples": "4096"},
 }
 STEPS = 4
+# More than ten seconds of a processor: attention compiles long, and a checkpoint must be trained first.
+HEAVY = {"byte_decoder", "nnx_vit", "torch_checkpoint"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def made(tmp_path_factory):
     return tmp_path_factory.mktemp("made")
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in NAMES])
 def project(request, tmp_path, made, monkeypatch):
     """A copy of an example, as its user has it: the current directory, which modules are looked up in."""
     path, source = tmp_path / request.param, made / request.param
