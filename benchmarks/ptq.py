@@ -101,7 +101,9 @@ def compare(case: Case, *, qwix: bool, epochs: int | None) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         run(staged(case.experiment, epochs), directory, model=model)
         network = finished.load(directory, model=model)
-    losses = dict(zip(("float32", JOPT, MSE, PRODUCTS), (s["loss"] for s in network.result["stages"]), strict=True))
+    losses: dict[str, float] = dict(
+        zip(("float32", JOPT, MSE, PRODUCTS), (s["loss"] for s in network.result["stages"]), strict=True)
+    )
     if qwix:
         # No stage but the first trains: these are the parameters in float32.
         params, calibration = network.state.params, inputs_of(network.dataset, "train")[:CALIBRATION]

@@ -23,7 +23,7 @@ def get_config() -> Experiment:
             Stage("dense", epochs=4),
             # A few large inputs matter to a language model: the least squared error keeps them, a percentile clips.
             Stage(
-                "w8a8", steps=0, methods=[quantize.Weights(bits=8), quantize.Activations(bits=8, calibration="mse")]
+                "w8a8", steps=0, methods=(quantize.Weights(bits=8), quantize.Activations(bits=8, calibration="mse"))
             ),
         ],
     )

@@ -18,7 +18,7 @@ def get_config() -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=15),
-            Stage("pruned", epochs=15, methods=[prune.Gradual(sparsity=0.8)]),
-            Stage("w8a8", epochs=3, methods=[quantize.Weights(bits=8), quantize.Activations(bits=8)]),
+            Stage("pruned", epochs=15, methods=(prune.Gradual(sparsity=0.8),)),
+            Stage("w8a8", epochs=3, methods=(quantize.Weights(bits=8), quantize.Activations(bits=8))),
         ],
     )

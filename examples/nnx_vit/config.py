@@ -18,7 +18,7 @@ def get_config() -> Experiment:
         pack=True,
         stages=[
             Stage("dense", epochs=40),
-            Stage("pruned", epochs=30, methods=[prune.Gradual(sparsity=0.6)]),
-            Stage("w8a8", epochs=5, methods=[quantize.Weights(bits=8), quantize.Activations(bits=8)]),
+            Stage("pruned", epochs=30, methods=(prune.Gradual(sparsity=0.6),)),
+            Stage("w8a8", epochs=5, methods=(quantize.Weights(bits=8), quantize.Activations(bits=8))),
         ],
     )

@@ -24,7 +24,7 @@ class ViT(nnx.Module):
 
     def __init__(self, width: int = 32, depth: int = 2, heads: int = 4, *, rngs: nnx.Rngs):
         self.patches = nnx.Conv(1, width, (2, 2), strides=(2, 2), rngs=rngs)
-        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (16, width)))
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 16, width)))
         self.blocks = nnx.List([Block(width, heads, rngs=rngs) for _ in range(depth)])
         self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, 10, rngs=rngs)
 

@@ -18,7 +18,7 @@ def get_config() -> Experiment:
         pack=True,
         stages=[
             Stage("float", steps=0),
-            Stage("w8a8", steps=0, methods=[quantize.Weights(bits=8), quantize.Activations(bits=8)]),
-            Stage("w4a8", steps=0, methods=[quantize.Weights(bits=4)]),
+            Stage("w8a8", steps=0, methods=(quantize.Weights(bits=8), quantize.Activations(bits=8))),
+            Stage("w4a8", steps=0, methods=(quantize.Weights(bits=4),)),
         ],
     )

@@ -107,7 +107,7 @@ def lines_of_code(path: Path) -> int:
         if isinstance(node, ast.expr | ast.stmt):
             lines |= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if docstring or isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Expr) and docstring):
             skipped |= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
     text = path.read_text().splitlines()
     return len({n for n in lines - skipped if text[n - 1].split("#")[0].strip()})
