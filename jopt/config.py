@@ -283,7 +283,11 @@ def decode(value: object, hint: object, path: str, trusted: bool | Collection[st
     """The value of a field of type `hint` from what `encode` gave; `path` and `trusted` as in `from_dict`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is collections.abc.Mapping and isinstance(value, Mapping):
-        return {key: _as_tuples(inner) for key, inner in value.items()}
+        from jopt.reference import check_options
+
+        options = {key: _as_tuples(inner) for key, inner in value.items()}
+        check_options(options, path, trusted=trusted)
+        return options
     if origin in (typing.Union, types.UnionType) and isinstance(value, Mapping | list):
         kinds = [a for a in args if (typing.get_origin(a) in (tuple, list)) == isinstance(value, list)]
         kinds = [a for a in kinds if isinstance(value, list) or dataclasses.is_dataclass(a)]

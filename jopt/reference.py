@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeGuard, TypeVar
 
@@ -76,6 +76,40 @@ def resolve(reference: str, field: str, *, trusted: Trusted = True) -> Any:
     if is_method(module_name) and trusted is not True:
         _check_trusted(getattr(target, "__module__", None) or type(target).__module__, reference, field, trusted)
     return target
+
+
+def check_options(options: object, field: str, *, trusted: Trusted) -> None:
+    """Raises ConfigError for a reference among the arguments of a function that a foreign config may not name.
+
+    The function may look its arguments up: `jopt.task:Custom`, itself a method of jopt's, calls what it is given.
+    Text that is written as a reference is taken for one; nothing of the user's own is imported.
+
+    Args:
+      options: a mapping, a tuple or a value.
+      field: that holds it.
+      trusted: as in `resolve`.
+
+    Example:
+      >>> check_options({"reference": "os:abort"}, "task.options", trusted=True)
+      >>> check_options({"reference": "os:abort"}, "task.options", trusted=False)
+      Traceback (most recent call last):
+      ...
+      jopt.config.ConfigError: task.options.reference must be a reference to a method of jopt's: this config is not
+      trusted, and 'os' would run. If you trust it, read it with trusted=True (apps: --trust), got 'os:abort'
+    """
+    if trusted is True:
+        return
+    if isinstance(options, Mapping):
+        for key, inner in options.items():
+            check_options(inner, f"{field}.{key}", trusted=trusted)
+    elif isinstance(options, list | tuple):
+        for i, inner in enumerate(options):
+            check_options(inner, f"{field}[{i}]", trusted=trusted)
+    elif is_reference(options):
+        module = options.partition(":")[0]
+        _check_trusted(module, options, field, trusted)
+        if is_method(module):
+            resolve(options, field, trusted=trusted)
 
 
 def _module(name: str, reference: str, field: str, trusted: Trusted) -> ModuleType:

@@ -241,6 +241,18 @@ FOREIGN_CODE = (
 )
 
 
+@pytest.mark.parametrize("value", ["os:abort", ["a", "os:abort"], "jopt.prune.patterns:np.save"])
+def test_arguments_of_a_method_name_no_code_either(value):
+    # `jopt.task:Custom` is a method of jopt's that looks its own argument up.
+    described = {"class": "jopt.task:Custom", "reference": "jopt.task:Custom", "options": {"reference": value}}
+    with pytest.raises(ConfigError, match="not trusted") as caught:
+        decode(described, task.Task, "part")
+    assert caught.value.field.startswith("part.options.reference")
+    assert decode(described, task.Task, "part", trusted=True).reference == "jopt.task:Custom"
+    if isinstance(value, str) and value.startswith("os"):
+        decode(described, task.Task, "part", trusted={"os"})
+
+
 @pytest.mark.parametrize(("base", "described", "field"), FOREIGN_CODE)
 def test_code_that_a_foreign_file_names_is_not_looked_up(base, described, field):
     with pytest.raises(ConfigError, match="not trusted") as caught:

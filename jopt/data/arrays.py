@@ -95,7 +95,7 @@ def _one(file: Path) -> np.ndarray:
 
 
 def _insert(fields: dict[str, Any], field: str, leaf: str | None, array: np.ndarray, where: str) -> None:
-    if field == "weights":
+    if field == "weights" and array.dtype.kind in "biuf":
         array = array.astype(np.float32)
     if leaf is None and field not in fields:
         fields[field] = array

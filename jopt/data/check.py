@@ -37,12 +37,19 @@ def check_splits(name: str, splits: Mapping[str, Split]) -> None:
             leaves = dict(named_leaves(tree))
             if not leaves and field != "weights":
                 _refuse(name, what, "an array, or a pytree of arrays", f"an empty {type(tree).__name__}")
+            if field == "weights" and (lazy := next((a for a in leaves.values() if isinstance(a, Lazy)), None)):
+                _refuse(name, what, "an array in memory or mapped from a file", type(lazy).__name__)
+            if field == "weights" and leaves and list(leaves) != [""]:
+                _refuse(name, what, "one array", f"a pytree with the leaves {sorted(leaves)}")
             for path, array in leaves.items():
                 where = f"{what} at {path!r}" if path else what
                 length = _check_array(name, where, array, length)
                 if field == "weights" and not bool((array >= 0).all()):
                     _refuse(name, where, "at least 0", f"{array.min()}")
             reference = first.setdefault(field, leaves)
+            if field == "weights" and bool(leaves) != bool(reference):
+                accepted = "given in all parts or in none (ones, where all examples count equally)"
+                _refuse(name, what, accepted, "an array" if leaves else "none")
             _check_alike(name, what, leaves, reference)
         if not length:
             _refuse(name, f"{part!r}", "at least one example", "none")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jopt.config import ConfigError, Option, join_path, require
-from jopt.data.dataset import PARTS, Dataset, as_numpy
+from jopt.data.dataset import PARTS, Dataset, split_of
 from jopt.data.examples import Raw, Split
 from jopt.data.lazy import Lazy
 from jopt.data.parts import hold_out_test, refuse, require_fraction
@@ -127,5 +127,4 @@ def _is_part(part: object) -> bool:
 def _split(name: str, part: Any) -> Split:
     if part is None or not _is_part(part):
         refuse(f"the part {name!r}", type(part).__name__, "a tuple (inputs, targets) or (inputs, targets, weights)")
-    split = Split(*(jax.tree.map(as_numpy, tree) for tree in part))
-    return split if isinstance(split.weights, tuple) else split._replace(weights=split.weights.astype(np.float32))
+    return split_of(name, part)

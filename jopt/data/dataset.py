@@ -1,5 +1,6 @@
 """From a source, or arrays, to a data set: what is held out, layout, statistics, fingerprint; onto the device."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -312,8 +313,25 @@ def _split(part: str, arrays: Any) -> Split:
         accepted = "a tuple (inputs, targets) or (inputs, targets, weights)"
         shown = type(arrays).__name__ + (f" of {len(arrays)}" if isinstance(arrays, tuple | list) else "")
         raise DataError(f"{part} must be {accepted}, got {shown}", field=part, value=shown, accepted=accepted)
+    return split_of(part, arrays)
+
+
+def split_of(part: str, arrays: Sequence[Any]) -> Split:
+    """The arrays of a part: inputs, targets and perhaps weights, which are one array of numbers.
+
+    Raises:
+      DataError: for other weights, and for integers that 32 bits cannot hold.
+    """
     split = Split(*(jax.tree.map(as_numpy, tree) for tree in arrays))
-    return split if isinstance(split.weights, tuple) else split._replace(weights=split.weights.astype(np.float32))
+    weights = split.weights
+    if weights is None or isinstance(weights, tuple):
+        return split._replace(weights=())
+    if not isinstance(weights, np.ndarray) or weights.dtype.kind not in "biuf":
+        accepted = "one array of numbers in memory, or None"
+        shown = f"dtype {weights.dtype}" if isinstance(weights, np.ndarray) else type(weights).__name__
+        where = f"weights of {part!r}"
+        raise DataError(f"{where} must be {accepted}, got {shown}", field=where, value=shown, accepted=accepted)
+    return split._replace(weights=weights.astype(np.float32))
 
 
 def as_numpy(array: Any) -> Any:

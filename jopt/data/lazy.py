@@ -86,6 +86,9 @@ class Lazy:
           ValueError: if what is computed is of another shape or dtype than promised.
         """
         index = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        # Masks and ranges are chosen without rows of a segment, and few functions stack nothing.
+        if not len(index):
+            return np.zeros((0, *self.shape[1:]), self.dtype)
         array = np.asarray(self._gather(index))
         if array.shape != (len(index), *self.shape[1:]) or array.dtype != self.dtype:
             kinds = [

@@ -86,8 +86,8 @@ def save(
 
     Raises:
       ImportError: if safetensors is not installed.
-      ValueError: for a key that is empty or holds a dot, a parameter whose first key is 'model_state' or that
-        is called '__metadata__', another dtype, or metadata that are no texts; naming it.
+      ValueError: for a last key that is empty, a key that holds a dot, a parameter whose first key is 'model_state'
+        or that is called '__metadata__', another dtype, or metadata that are no texts; naming it.
       OSError: if the file cannot be written.
 
     Example:
@@ -176,9 +176,10 @@ def _named(tree: PyTree, above: tuple[str, ...]) -> Iterator[tuple[str, np.ndarr
             accepted = ", ".join(str(dtype) for dtype in _DTYPES.values())
             raise ValueError(f"{name!r} must be of a dtype of safetensors ({accepted}), got {array.dtype}")
         # What could not be read back is refused now: a dot would be split, and an equal name replace another.
-        if not keys or any(not key or "." in key for key in keys) or name in seen:
+        # An empty key in between is one: the name of a network that is a single layer.
+        if not name or not keys[-1] or any("." in key for key in keys) or name in seen:
             raise ValueError(
-                f"the keys of {name!r} must not be empty, hold a dot or make the name of another array"
+                f"the keys of {name!r} must not end in an empty one, hold a dot or make the name of another array"
             )
         seen.add(name)
         yield name, array

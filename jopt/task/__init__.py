@@ -9,6 +9,7 @@ from jopt.task.base import measured as measured
 from jopt.task.base import statistics as statistics
 from jopt.task.base import total_weights as total_weights
 from jopt.task.base import value as value
+from jopt.task.check import check_functions as check_functions
 from jopt.task.classes import ACCURACY as ACCURACY
 from jopt.task.classes import Classification as Classification
 from jopt.task.classes import MultiLabel as MultiLabel

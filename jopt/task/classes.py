@@ -46,7 +46,7 @@ class Classification(Task):
     def check(self, dataset: "Dataset") -> None:
         """Checks that there is one class of the data set for each example."""
         for name, targets in targets_of(dataset):
-            require_integers(name, targets, "one class each example: integers [examples]", targets.ndim == 1)
+            require_integers(name, targets, "one class each example: integers [examples]", np.ndim(targets) == 1)
             check_classes(name, targets, dataset.num_classes)
 
     def output_shapes(self, dataset: "Dataset") -> tuple[tuple[int, ...], ...] | None:
@@ -99,7 +99,7 @@ class SequenceLabelling(Task):
         """Checks that there is one class of the data set, or a number below 0, for each position."""
         for name, targets in targets_of(dataset):
             accepted = "one class each position: integers [examples, positions]"
-            require_integers(name, targets, accepted, targets.ndim >= 2)
+            require_integers(name, targets, accepted, np.ndim(targets) >= 2)
             check_classes(name, np.maximum(targets, 0), dataset.num_classes)
 
     def output_shapes(self, dataset: "Dataset") -> tuple[tuple[int, ...], ...] | None:
@@ -261,8 +261,9 @@ def require_integers(name: str, targets: Any, accepted: str, fine: bool) -> None
     """Raises DataError unless targets are integers of the right shape."""
     from jopt.data.cache import DataError
 
-    if not fine or not np.issubdtype(targets.dtype, np.integer):
-        shown = f"{targets.dtype}{list(targets.shape)}"
+    array = isinstance(targets, np.ndarray)
+    if not fine or not array or not np.issubdtype(targets.dtype, np.integer):
+        shown = f"{targets.dtype}{list(targets.shape)}" if array else type(targets).__name__
         raise DataError(f"{name} must be {accepted}, got {shown}", field=name, value=shown, accepted=accepted)
 
 

@@ -50,7 +50,7 @@ class NextToken(Task):
         """Checks that targets are tokens of the data set's vocabulary."""
         for name, targets in targets_of(dataset):
             accepted = "one token each position: integers [examples, positions]"
-            require_integers(name, targets, accepted, targets.ndim == 2)
+            require_integers(name, targets, accepted, np.ndim(targets) == 2)
             check_classes(name, np.maximum(targets, 0), dataset.num_classes)
 
     def output_shapes(self, dataset: "Dataset") -> tuple[tuple[int, ...], ...] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -197,7 +197,18 @@ def describe_inputs(dataset: data.Dataset) -> dict[str, Any]:
         described[path] = {"shape": list(array.shape[1:]), "dtype": str(array.dtype)}
         if path in means:
             described[path] |= {"mean": _nested(means[path]), "std": _nested(stds[path])}
-    return {"inputs": described}
+    sequences = dict(_sequences(dataset.train.inputs))
+    return {"inputs": described, **({"sequences": sequences} if sequences else {})}
+
+
+def _sequences(tree: PyTree, path: str = "") -> Iterator[tuple[str, str]]:
+    """The paths of the tuples and lists of a tree, innermost first, which look like dictionaries by their paths."""
+    ordered = type(tree) in (tuple, list)
+    items = enumerate(tree) if ordered else tree.items() if isinstance(tree, dict) else ()
+    for key, inner in items:
+        yield from _sequences(inner, f"{path}/{key}" if path else str(key))
+    if ordered:
+        yield path, type(tree).__name__
 
 
 def _output_shape(model: models.Model, params: Params, model_state: ModelState, example: PyTree) -> tuple[int, ...]:
@@ -224,8 +235,20 @@ def _inputs_of(metadata: Mapping[str, Any]) -> tuple[PyTree, PyTree, PyTree]:
         )
         for tree, value in zip(trees, values, strict=True):
             _insert(tree, path.split("/"), value)
-    stored, mean, std = (tree.get("", tree) for tree in trees)
+    sequences = metadata.get("sequences", {})
+    stored, mean, std = (_ordered(tree, sequences) for tree in (tree.get("", tree) for tree in trees))
     return stored, mean, std
+
+
+def _ordered(tree: PyTree, sequences: Mapping[str, str], path: str = "") -> PyTree:
+    """The tree with tuples and lists in the place of the dictionaries at these paths."""
+    if not isinstance(tree, dict):
+        return tree
+    inner = {key: _ordered(value, sequences, f"{path}/{key}" if path else key) for key, value in tree.items()}
+    if path not in sequences:
+        return inner
+    elements = [inner[str(i)] for i in range(len(inner))]
+    return elements if sequences[path] == "list" else tuple(elements)
 
 
 def _insert(tree: dict[str, Any], path: list[str], value: Any) -> None:
@@ -279,10 +302,10 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
         raise TypeError(f"they must be an object, got {type(metadata).__name__}")
     named = metadata.get("model")
     network = None if named is None else decode(named, models.ModelConfig | models.Network, "model", trusted)
-    # Without a network's config, metadata of ours still have `input`: that tells a custom model from a foreign
+    # Without a network's config, metadata of ours still have its inputs: that tells a custom model from a foreign
     # file.
     if network is None and custom_model is None:
-        if "input" not in metadata:
+        if metadata.keys().isdisjoint({"input", "inputs"}):
             raise KeyError("model")
         raise PackedError("the run was given a custom model: give it here too")
     if network is not None:
@@ -295,6 +318,8 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
     for method in wrapping:
         model = method.wrap(model, frozen=True)
     stored, mean, std = _inputs_of(metadata)
+    # Of one number each example, the outputs' shape is empty.
+    outputs = metadata["outputs"] if "outputs" in metadata else [metadata["classes"]]
     rebuilt = PackedModel(
         name=str(metadata["name"]),
         network=network,
@@ -309,7 +334,7 @@ def _rebuild(file: codec.File, custom_model: models.Model | None, trusted: bool)
         mean=mean,
         std=std,
         stored=stored,
-        output_shape=tuple(int(n) for n in metadata.get("outputs") or [metadata["classes"]]),
+        output_shape=tuple(int(n) for n in outputs),
         ledger=file.ledger,
         metadata=metadata,
     )

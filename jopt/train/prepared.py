@@ -16,7 +16,7 @@ from jopt import data, hyper, intercept, keys, models, optim, transfer
 from jopt import start as starting
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
-from jopt.task import Task
+from jopt.task import Task, check_functions
 from jopt.train import describe, plan, schedule
 from jopt.train.checkpoint import MismatchError
 from jopt.train.config import STAGE, Experiment
@@ -286,15 +286,16 @@ def _check_model(
         raise ConfigError(field.replace(".name", ".num_classes"), classes, f"{width}, which {dataset.name!r} needs")
     # Two examples, so that a model which drops or mixes up the batch axis does not pass by chance.
     try:
-        shape = models.check(model, data.batch_of(dataset.example, 2)).shape
+        outputs = models.check(model, data.batch_of(dataset.example, 2))
     except (ValueError, TypeError, IndexError, FlaxError) as error:
         if network is None:
             raise
         raise ConfigError(field, value, f"{accepted}: {error}") from error
     if shapes is not None:
         fits = " or ".join(str((2, *s)) for s in shapes)
-        accepted = f"{accepted} with outputs {fits} for two of them ({task.name}), which are {shape}"
-        require(shape[1:] in shapes, field, value, accepted)
+        accepted = f"{accepted} with outputs {fits} for two of them ({task.name}), which are {outputs.shape}"
+        require(outputs.shape[1:] in shapes, field, value, accepted)
+    check_functions(task, outputs, dataset)
 
 
 def _check_streamed(config: Experiment, plans: list[StagePlan], dataset: data.Dataset) -> None:

@@ -231,6 +231,12 @@ PARTS = {
     "an empty part": (own("empty"), data.DataError, "'test'"),
     "another dtype": (own("other_dtypes"), data.DataError, "targets of 'test'"),
     "another shape": (own("other_shapes"), data.DataError, "inputs of 'test'"),
+    "weights of texts": (lambda f: npz(f, x=X, y=Y, w=np.array(["a"] * 8)), data.DataError, "weights of 'all'"),
+    "weights by name": (
+        lambda f: npz(f, **{"x": X, "y": Y, "w.a": np.ones(8)}),
+        data.DataError,
+        "weights of 'all'",
+    ),
     "weights below 0": (own("below_zero"), data.DataError, "weights of 'train'"),
     "integers of 64 bits": (own("huge"), data.DataError, "data"),
     "tokens out of range": (own("out_of_range"), data.DataError, "labels of 'train'"),

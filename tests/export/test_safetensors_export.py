@@ -87,6 +87,13 @@ def test_a_range_of_a_nested_layer_keeps_its_name(tmp_path):
     same(safetensors.load(tmp_path / "a").model_state, jax.tree.map(np.asarray, state))
 
 
+def test_a_range_of_a_network_that_is_one_layer_is_written(tmp_path):
+    # The layer's path is empty: `models.Custom("flax.linen:Dense")`.
+    state = {"activation_ranges": {"": {"low": np.float32(0), "high": np.float32(2)}}}
+    safetensors.save(tmp_path / "a", {"kernel": np.ones(1)}, model_state=state)
+    same(safetensors.load(tmp_path / "a").model_state, jax.tree.map(np.asarray, state))
+
+
 @pytest.mark.parametrize(
     ("params", "state", "metadata", "said"),
     [

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from jopt import data, task
 from jopt.config import ConfigError
 from jopt.data import DataError, Dataset
-from jopt.task import Custom, Task, check_metrics
+from jopt.task import Custom, Task, check_functions, check_metrics
 
 X = np.zeros((12, 3), np.float32)
 CLASSES = np.arange(12, dtype=np.int32) % 3
@@ -45,6 +46,9 @@ def test_the_targets_of_each_task_are_accepted(chosen, targets):
         (task.Classification(), NUMBERS),
         (task.Classification(), LABELS),
         (task.Classification(), TOKENS),
+        (task.Classification(), {"a": CLASSES}),
+        (task.SequenceLabelling(), {"a": TOKENS}),
+        (task.NextToken(), {"a": TOKENS}),
         (task.Regression(), CLASSES),
         (task.Regression(), {"a": NUMBERS}),
         (task.MultiLabel(), CLASSES),
@@ -123,3 +127,62 @@ def test_classes_of_bytes_are_counted():
     assert (
         data.Dataset.from_arrays((X, TOKENS.astype(np.uint8)), test=(X, TOKENS.astype(np.uint8))).num_classes == 7
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance(Task):
+    """A task whose functions may be replaced by wrong ones."""
+
+    name: ClassVar[str] = "distance"
+
+    def losses(self, outputs, targets):
+        return jnp.abs(outputs[:, 0] - targets)
+
+
+def with_metric(statistics, finish=lambda s: s["sum"], **fields):
+    metric = task.Metric("far", "far", statistics, finish, **fields)
+    return {"metrics": property(lambda _: (metric,))}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"losses": lambda _, y, t: jnp.abs(y[:, 0] - t).mean()}, "task.losses"),
+        ({"losses": lambda _, y, t: y[:, 0] > t}, "task.losses"),
+        ({"losses": lambda _, y, t: y.reshape(3, 5)}, "task.losses"),
+        ({"losses": Task.losses}, "task.losses"),
+        ({"training_losses": lambda _, y, t: (y, t)}, "task.training_losses"),
+        ({"mask": lambda _, t: t}, "task.mask"),
+        ({"mask": lambda _, t: t[:1] > 0}, "task.mask"),
+        ({"predict": lambda _, y: y}, "task.predict"),
+        ({"predict": lambda _, y: y.argmax()}, "task.predict"),
+        (with_metric(lambda y, t, w: y @ t), "task.metrics.far"),
+        (with_metric(lambda y, t, w: {"other": w.sum()}), "task.metrics.far"),
+        (with_metric(lambda y, t, w: {"sum": w.sum()}, per_example=True), "task.metrics.far"),
+    ],
+)
+def test_functions_that_give_the_wrong_thing_are_refused_by_name(wrong, field):
+    outputs = jax.ShapeDtypeStruct((2, 1), jnp.float32)
+    check_functions(Distance(), outputs, dataset(NUMBERS))
+    with pytest.raises(ConfigError) as caught:
+        check_functions(type("Wrong", (Distance,), wrong)(), outputs, dataset(NUMBERS))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("chosen", [task.Regression(), task.NextToken(), Distance()])
+def test_weights_are_of_examples_or_of_their_losses(chosen):
+    inputs, targets = (TOKENS, TOKENS) if chosen.name == "next_token" else (X, NUMBERS)
+    outputs = jax.ShapeDtypeStruct((2, 4, 7) if chosen.name == "next_token" else (2, 1), jnp.float32)
+
+    def weighted(*shape):
+        part = (inputs, targets, np.ones((12, *shape)))
+        return Dataset.from_arrays(part, validation=part, test=part)
+
+    check_functions(chosen, outputs, weighted())
+    if chosen.name == "next_token":
+        check_functions(chosen, outputs, weighted(4))
+    # With an axis too many they would meet the losses of other examples, without an error where lengths agree.
+    for shape in ((1,), (12,)):
+        with pytest.raises(DataError) as caught:
+            check_functions(chosen, outputs, weighted(*shape))
+        assert (caught.value.field, caught.value.value) == ("weights", [12, *shape])

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from quick import start
 
-from jopt import codec, data, models, prune, quantize
+from jopt import codec, data, models, prune, quantize, task
 from jopt.codec import CodecError
 from jopt.rules import named_leaves
-from jopt.train import Stage, packed, run
+from jopt.train import Experiment, Stage, packed, run
 from jopt.train.finished import load
 from jopt.train.packed import PackedError, Packing, storage
 from jopt.train.plan import final_network
@@ -159,3 +160,24 @@ def test_a_model_of_ones_own_is_given_again(tmp_path, tiny):
         packed.load(tmp_path / "m")
     custom_model = models.model(contents.config.model)
     assert packed.load(tmp_path / "m", model=custom_model).model is custom_model
+
+
+def summed(params, x):
+    numbers, (tokens,) = x
+    return jnp.tanh(numbers["a"] @ params["w"]) + params["t"][tokens]
+
+
+def test_inputs_of_tuples_and_lists_and_outputs_of_one_number_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    x = ({"a": rng.normal(size=(48, 3)).astype(np.float32)}, [rng.integers(0, 4, 48).astype(np.uint8)])
+    y = x[0]["a"].sum(1)
+    dataset = data.Dataset.from_arrays((x, y), test=(x, y), tokens=True)
+    model = models.from_functions(lambda key: {"w": jnp.ones(3), "t": jnp.zeros(4)}, summed)
+    config = Experiment("sums", task=task.Regression(), epochs=1, batch_size=16, pack=True)
+    run(config, tmp_path / "a", data=dataset, model=model)
+    rebuilt = packed.load(tmp_path / "a" / "model.jopt", model=model)
+    assert rebuilt.output_shape == ()
+    for tree in (rebuilt.stored, rebuilt.mean, rebuilt.std):
+        assert jax.tree.structure(tree, is_leaf=lambda x: x is None) == jax.tree.structure(x)
+    with pytest.raises(PackedError, match="custom model"):
+        packed.load(tmp_path / "a" / "model.jopt")

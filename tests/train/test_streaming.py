@@ -119,6 +119,24 @@ def test_bad_lazy_columns_are_refused(dataset):
         x[np.arange(2)]
 
 
+def test_no_rows_of_a_lazy_column_are_no_call():
+    # A choice of masks has none; to stack nothing is an error of NumPy.
+    column = Lazy.of([np.zeros(3, np.float32)] * 5, fingerprint="five")
+    assert column[np.zeros(0, np.int64)].shape == (0, 3)
+
+
+LAZY = Lazy(lambda rows: np.ones(len(rows), np.float32), 5, (), np.float32, fingerprint="ones")
+
+
+@pytest.mark.parametrize("weights", [np.array(["a"] * 5), {"a": np.ones(5)}, np.ones(5), LAZY])
+def test_weights_of_a_part_are_one_array_of_numbers_in_all_parts(weights):
+    part = (np.zeros((5, 2), np.float32), np.zeros(5, np.float32))
+    with pytest.raises(DataError) as caught:
+        Dataset.from_arrays((*part, weights), part, part)
+    assert "weights" in caught.value.field and caught.value.accepted
+    assert Dataset.from_arrays((*part, None), part, part).train.weights == ()
+
+
 def test_a_segment_larger_than_memory_is_refused_with_the_steps_that_fit(dataset):
     row = 2**28
     x = Lazy(lambda rows: np.zeros((len(rows), row), np.uint8), 64, (row,), np.uint8, fingerprint="large")
