@@ -95,12 +95,16 @@ class Stream:
         return [self._gather(each) for each in rows]
 
     def _gather(self, rows: np.ndarray) -> data.Split:
-        # In the order of the file, which a disk reads faster, and back into that of the steps.
         order = np.argsort(rows, kind="stable")
-        back = np.argsort(order, kind="stable")
 
-        def column(array: np.ndarray) -> np.ndarray:
-            return np.ascontiguousarray(np.asarray(array[rows[order]])[back])
+        def column(array: np.ndarray | data.Lazy) -> np.ndarray:
+            if type(array) is np.ndarray:
+                return array.take(rows, axis=0)
+            # In the order of the file, which a disk reads faster, and back into that of the steps.
+            in_order = array[rows[order]]
+            gathered = np.empty(in_order.shape, in_order.dtype)
+            gathered[order] = in_order
+            return gathered
 
         return jax.tree.map(column, self.split)
 
