@@ -288,6 +288,21 @@ def test_the_objective_is_made_of_its_parts(method, soft_loss):
     assert float(parts["kl"]) == pytest.approx(reference(student, teacher, 1.0), rel=1e-5)
 
 
+@pytest.mark.parametrize("method", [SoftTargets("t", temperature=2.0), LogitMSE("t"), Absolute("t")], ids=str)
+@pytest.mark.parametrize("positions", [(), (2,)])
+def test_what_has_weight_0_counts_in_no_part(method, positions):
+    student, teacher = (x.reshape(-1, *positions, x.shape[-1]) for x in logits(19))
+    shape = student.shape[:-1]
+    hard = jnp.arange(float(np.prod(shape))).reshape(shape)
+    weights = (hard % 3 > 0).astype(jnp.float32)
+    total, parts = method.objective(student, hard, jnp.where(weights[..., None] > 0, teacher, 1e6), weights=weights)
+    chosen = [x[np.asarray(weights) > 0] for x in (student, hard, teacher)]
+    expected, expected_parts = method.objective(*chosen)
+    assert float(total) == pytest.approx(float(expected), rel=1e-5)
+    for name, part in expected_parts.items():
+        assert float(parts[name]) == pytest.approx(float(part), rel=1e-5), name
+
+
 @pytest.mark.parametrize("kind", ["mse", "similarity", "attention"])
 def test_feature_losses_of_all_pairs_are_added(kind):
     student, teacher = logits(15)

@@ -255,7 +255,8 @@ class ChunkRun:
         names = [metric.key for metric in (task.loss_metric, *task.metrics)]
         rows = [
             {"trial": trial.id, "stage": stage, "step": segment.stop, "split": split}
-            | {name: float(values[name][i]) for name in names if name in values}
+            # JSON has no NaN: a metric that is not defined is absent, as in the rows of a run.
+            | {name: float(values[name][i]) for name in names if name in values and np.isfinite(values[name][i])}
             for split, values in parts.items()
             if values is not None
             for i, trial in enumerate(self.chunk.trials)
@@ -342,7 +343,7 @@ class ChunkRun:
         for i, trial in enumerate(self.chunk.trials):
             row: dict[str, Any] = {"trial": trial.id, "status": "diverged", "diverged_step": int(self.bad[i])}
             if self.bad[i] < 0:
-                test_metrics = {name: float(values[i]) for name, values in test.items()}
+                test_metrics = {n: float(v[i]) if np.isfinite(v[i]) else None for n, v in test.items()}
                 row |= {"status": "finished", "diverged_step": None, **test_metrics}
                 row |= _last(curves[trial.id])
                 row |= self._columns(trial, self._plan(trial, last), _row(ends, i), _row(seen, i), by_layer)

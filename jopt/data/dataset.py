@@ -169,6 +169,9 @@ def assemble(name: str, raw: Raw, source: Source) -> Dataset:
     before = splits["train"].inputs
     splits, num_classes = source.arrange(splits, num_classes)
     check_splits(name, splits)
+    if source.preprocess is not None and raw.num_classes is None:
+        # Of the targets that the function gives: it may make classes of numbers, or numbers of classes.
+        num_classes = _classes(name, raw._replace(splits=splits))
     train, validation, test = (splits[part] for part in PARTS)
     leaves = zip(*map(jax.tree.leaves, (before, train.inputs)), strict=True)
     pairs = [_moments(raw, source, old, new) for old, new in leaves]

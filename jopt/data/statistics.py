@@ -11,6 +11,7 @@ Moments: TypeAlias = PyTree
 """Of the structure of the inputs: float32 [channels] for inputs that are numbers, None for those that stay as they
 are."""
 _ROWS = 4096  # rows of a pass over floats: so many are in float64 at a time
+_BYTES = 2**20  # rows of a pass over bytes
 
 
 def statistics(inputs: np.ndarray, channels: int) -> tuple[Float32[np.ndarray, " channels"], ...]:
@@ -38,7 +39,9 @@ def _of_bytes(columns: UInt8[np.ndarray, "rows channels"]) -> tuple[Float64[np.n
     for channel in range(columns.shape[1]):
         # From a histogram of the 256 values: the sums are integers,
         # so the order of the examples cannot change a bit.
-        counts = np.bincount(columns[:, channel], minlength=256)
+        # Some rows at a time, as `bincount` makes 64-bit numbers of them: a set may be mapped from a file.
+        parts = (columns[i : i + _BYTES, channel] for i in range(0, len(columns), _BYTES))
+        counts = sum((np.bincount(part, minlength=256) for part in parts), np.zeros(256, np.int64))
         n, total, squares = (int((counts * values**power).sum()) for power in (0, 1, 2))
         mean[channel] = total / n
         variance[channel] = (n * squares - total * total) / (n * n)

@@ -108,6 +108,7 @@ class Distillation(Method):
         hard_losses: jax.Array,
         teacher_logits: jax.Array,
         *,
+        weights: jax.Array | None = None,
         student_features: Mapping[str, jax.Array] | None = None,
         teacher_features: Mapping[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -115,8 +116,10 @@ class Distillation(Method):
 
         Args:
           student_logits: floating [batch, ...].
-          hard_losses: floating [batch], or [batch, ...]: each loss on a target; [1]: their weighted mean.
+          hard_losses: floating [batch], or [batch, ...]: each loss on a target.
           teacher_logits: floating [batch, classes], of the same examples as the student sees them.
+          weights: of the losses, float32 of their shape; what has weight 0 counts nowhere but in `features`, whose
+            losses are means over whole layers. None: all are 1.
           student_features: from the names of layers to floating [batch, ...]; read where there are `features`.
           teacher_features: the teacher's.
 
@@ -135,23 +138,46 @@ class Distillation(Method):
           >>> float(total), float(parts["hard"]), float(parts["soft"]), round(float(parts["kl"]), 4)
           (1.25, 1.0, 2.0, 0.3278)
         """
-        # One loss an example, or a position; or their mean alone, where examples have weights.
+        # One loss an example, or a position.
         shapes = [student_logits.shape[:axes] for axes in range(1, student_logits.ndim + 1)]
-        if hard_losses.shape not in (*shapes, (1,)):
+        if hard_losses.shape not in shapes:
             raise ValueError(
                 f"hard_losses must be of shape {student_logits.shape[:-1]}, one for each of the logits' examples, "
                 f"got {hard_losses.shape}"
             )
-        soft = self.soft_loss(student_logits, teacher_logits)
-        total, parts = combine(float32("hard_losses", hard_losses).mean(), soft, self.weight)
+        hard, soft = float32("hard_losses", hard_losses).mean(), _mean_of(self.soft_loss)
+        if weights is not None:
+            hard = _weighted(hard_losses, weights)
+        total, parts = combine(hard, soft(student_logits, teacher_logits, weights), self.weight)
         if self.features is not None:
             # Checked here too, where a number that was swept arrives: `validate` saw the config's own.
             check_number("features.weight", self.features.weight, lambda x: x >= 0, "a finite number, at least 0")
             parts["features"] = self.features(student_features or {}, teacher_features or {})
             total += jnp.asarray(self.features.weight).astype(jnp.float32) * parts["features"]
         # Reported and not minimized: soft losses at different temperatures are numbers of different sizes.
-        parts["kl"] = loss(jax.lax.stop_gradient(student_logits), teacher_logits, 1.0)
+        divergence = _mean_of(lambda student, teacher: loss(student, teacher, 1.0))
+        parts["kl"] = divergence(jax.lax.stop_gradient(student_logits), teacher_logits, weights)
         return total, parts
+
+
+def _mean_of(
+    soft_loss: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]:
+    """A loss that is a mean over examples, as the weighted mean where there are weights."""
+
+    def mean(student: jax.Array, teacher: jax.Array, weights: jax.Array | None) -> jax.Array:
+        if weights is None:
+            return soft_loss(student, teacher)
+        rows = [x.reshape(-1, 1, *x.shape[weights.ndim :]) for x in (student, teacher)]
+        return _weighted(jax.vmap(soft_loss)(*rows).reshape(weights.shape), weights)
+
+    return mean
+
+
+def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
+    # Chosen, not only multiplied: what does not count may be any number.
+    total = jnp.where(weights > 0, weights * losses, 0).sum()
+    return total / jnp.where(weights.sum() > 0, weights.sum(), 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A finished run, read back from its directory: its network, to teach or to start another run with."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -230,7 +231,8 @@ def load_source(
         raise WorkdirError(f"{field}: {error}") from error
     x = data.batch_of(example)
     try:
-        shape = jax.eval_shape(lambda x: run.model.apply(run.params, run.model_state, x, train=False)[0], x).shape
+        apply = functools.partial(run.model.apply, train=False)
+        shape = jax.eval_shape(lambda *a: apply(*a)[0], run.params, run.model_state, x).shape
     except Exception as error:
         accepted = f"a run whose network takes inputs of {data.leaf_shapes(example)}: {error}"
         require(False, field, directory, accepted)

@@ -213,8 +213,9 @@ def _sequences(tree: PyTree, path: str = "") -> Iterator[tuple[str, str]]:
 
 def _output_shape(model: models.Model, params: Params, model_state: ModelState, example: PyTree) -> tuple[int, ...]:
     """Of the outputs for one example, by shapes alone."""
-    apply = functools.partial(model.apply, params, model_state, train=False)
-    return jax.eval_shape(lambda x: apply(x)[0], data.batch_of(example)).shape[1:]
+    # All as arguments: a model may look up rows of its parameters, which arrays of NumPy do not let a trace do.
+    apply = functools.partial(model.apply, train=False)
+    return jax.eval_shape(lambda *a: apply(*a)[0], params, model_state, data.batch_of(example)).shape[1:]
 
 
 def _nested(values: np.ndarray) -> Any:

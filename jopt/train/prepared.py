@@ -180,6 +180,7 @@ def prepare(
         _check_model(name, network, network.model(), dataset, task)
     if model is not None:
         _check_model("model", None, model, dataset, task)
+    _check_augmentation(config.data, dataset, plans[0].batch_size)
     plans = trace_layers(plans, example)
     sources = {
         directory: load_source(
@@ -296,6 +297,19 @@ def _check_model(
         accepted = f"{accepted} with outputs {fits} for two of them ({task.name}), which are {outputs.shape}"
         require(outputs.shape[1:] in shapes, field, value, accepted)
     check_functions(task, outputs, dataset)
+
+
+def _check_augmentation(source: data.Source, dataset: data.Dataset, batch: int) -> None:
+    """Raises ConfigError unless the augmentation takes a key and a batch, and keeps its shapes and dtypes."""
+    if source.augmentation is None:
+        return
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype), dataset.train.inputs)
+    try:
+        jax.eval_shape(lambda seed, x: data.varied(source, keys.root(seed), x), np.uint32(0), shapes)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        accepted = f"a function (key, inputs) that gives inputs of the same shapes and dtypes ({reason})"
+        raise ConfigError("data.augmentation", source.augmentation, accepted) from error
 
 
 def _check_streamed(config: Experiment, plans: list[StagePlan], dataset: data.Dataset) -> None:

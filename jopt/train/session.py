@@ -348,7 +348,7 @@ class _Session:
             return state
         deciding = plan.task.deciding
         history = self.evaluations[plan.index]
-        values = [float(numbers[deciding.key]) for step, numbers in history if step > plan.settled]
+        values = [float(numbers.get(deciding.key, math.nan)) for step, numbers in history if step > plan.settled]
         if not plan.early_stopping.is_over(deciding, values):
             return state
         self.observer.note(f"stage {plan.name!r} stopped early at step {boundary.segment.stop:,}: {deciding.label}")
@@ -409,6 +409,8 @@ class _Session:
             seen = jax.device_get(self.staging.seen(last, state))
             ledger = packed.save(self.files.packed, packing(p, last, state, seen))
         result = result_fields(outcomes[-1], state, self._times(), None if ledger is None else ledger.total)
+        # As in the rows, but under its name: who reads a result asks for the task's metrics.
+        result |= {key: None for key, value in outcomes[-1].metrics.items() if not np.isfinite(value)}
         if changes := mixture(self.manifest):
             result["changes"] = changes
         self.manifest["digest"] = result["digest"]
@@ -421,5 +423,6 @@ class _Session:
 
 
 def _row(step: int, stage: str, split: str, values: Mapping[str, Any]) -> metrics.MetricsRow:
-    numbers = {name: float(values[name]) for name in ("loss", *values)}
+    # JSON has no NaN: a metric that is not defined (0 / 0 hits, say) is absent from the row.
+    numbers = {name: float(values[name]) for name in ("loss", *values) if np.isfinite(values[name])}
     return {"step": step, "stage": stage, "split": split, **numbers}

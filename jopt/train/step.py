@@ -153,10 +153,13 @@ def loss(
     if distillation is not None:
         assert batch.teacher is not None
         layers = {name: of_layer[-1].features for name, of_layer in calls.items()}
-        # The mean of one number is the number: the labels' part of the objective is weighted already.
-        hard = losses if weights is None else value[None]
         value, parts = distillation.objective(
-            outputs, hard, batch.teacher, student_features=layers, teacher_features=batch.features
+            outputs,
+            losses,
+            batch.teacher,
+            weights=weights,
+            student_features=layers,
+            teacher_features=batch.features,
         )
     if (sown := models.sown_total(model_state)) is not None:
         value = value + sown

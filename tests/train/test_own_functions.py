@@ -1,0 +1,85 @@
+"""Functions of somebody's own in a run: metrics that are not defined, preprocessing to classes, augmentations."""
+
+import dataclasses
+import json
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jopt import ablate, data, models
+from jopt.ablate import Ablation, axis
+from jopt.config import ConfigError
+from jopt.task import Metric, Task
+from jopt.train import EarlyStopping, Experiment, Stage, run
+from jopt.train.prepared import prepare
+
+X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+NUMBERS = X.sum(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Undefined(Task):
+    """A task whose deciding metric is 0 / 0."""
+
+    name: ClassVar[str] = "undefined"
+
+    def losses(self, outputs, targets):
+        return jnp.abs(outputs[:, 0] - targets)
+
+    @property
+    def metrics(self):
+        return (Metric("hits", "hits", lambda y, t, w: {"sum": w.sum()}, lambda s: np.nan * s["sum"]),)
+
+
+def experiment(**changes):
+    fields = {
+        "model": models.Custom("flax.linen:Dense", options={"features": 2}),
+        "stages": [Stage("dense", epochs=1, early_stopping=EarlyStopping(patience=1))],
+        "batch_size": 16,
+        "evaluate_every": 1,
+    }
+    return Experiment("own", **{**fields, **changes})
+
+
+def test_a_metric_that_is_not_defined_is_absent_and_ends_no_run(tmp_path):
+    dataset = data.Dataset.from_arrays((X, NUMBERS), test=(X, NUMBERS))
+    result = run(experiment(task=Undefined()), tmp_path / "a", data=dataset)
+    assert result["hits"] is None and result["loss"] > 0
+    rows = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert not any("hits" in row for row in rows) and all("loss" in row for row in rows)
+    assert (tmp_path / "a" / "report.html").exists()
+    grid = Ablation("own", experiment(task=Undefined()), axis("optimizer.learning_rate", (0.1, 0.01)), seeds=(0,))
+    results = ablate.run(grid, tmp_path / "grid", data=dataset)
+    assert [(row["status"], row["hits"]) for row in results.trials] == [("finished", None)] * 2
+
+
+def numbers():
+    return {"train": (X, NUMBERS), "test": (X, NUMBERS)}
+
+
+def signs(inputs, targets):
+    return inputs, (targets > 0).astype(np.int64)
+
+
+def test_preprocessing_may_make_classes_of_numbers():
+    source = data.Custom(numbers, preprocess=signs)
+    assert data.load(source).num_classes == 2
+    prepare(experiment(data=source))
+
+
+def narrower(key, inputs):
+    return inputs[:, :1]
+
+
+def without_key(inputs):
+    return inputs
+
+
+@pytest.mark.parametrize("augmentation", [narrower, without_key])
+def test_an_augmentation_of_another_kind_is_refused_before_anything_compiles(augmentation):
+    with pytest.raises(ConfigError) as caught:
+        prepare(experiment(data=data.Custom(numbers, preprocess=signs, augmentation=augmentation)))
+    assert caught.value.field == "data.augmentation"
