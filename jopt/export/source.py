@@ -249,7 +249,7 @@ class Source:
     def unpacked(self, path: str | os.PathLike[str]) -> Forward:
         """The function of a packed file of this run."""
         file = packed.load(path, model=self.given_model, trusted=self.trusted, max_bytes=self.max_bytes)
-        return jax.jit(lambda x: file.model.apply(file.params, file.model_state, x, train=False)[0])
+        return jax.jit(_forward(file.model, file.params, file.model_state))
 
 
 def load(
@@ -355,8 +355,9 @@ def agreement(run: Finished, expected: Outputs, other: Outputs) -> Agreement:
 def _forward(model: models.Model, params: PyTree, model_state: PyTree) -> Forward:
     # NumPy arrays on the host: constants of whatever program the function becomes a part of. As arguments, their
     # values would be unknown to the exporters, and as arrays on a device, tied to that device.
-    params, model_state = jax.device_get((params, model_state))
-    return lambda x: model.apply(params, model_state, x, train=False)[0]
+    host = jax.device_get((params, model_state))
+    # Arrays of JAX in each trace only: a model may look up rows of them, which NumPy's do not let a trace do.
+    return lambda x: model.apply(*jax.tree.map(jax.numpy.asarray, host), x, train=False)[0]
 
 
 def _has_given_model(run: Finished) -> bool:
