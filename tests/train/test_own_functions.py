@@ -14,6 +14,7 @@ from jopt.config import ConfigError
 from jopt.task import Metric, Task
 from jopt.train import EarlyStopping, Experiment, Stage, run
 from jopt.train.prepared import prepare
+from jopt.train.workdir import WorkdirError
 
 X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
 NUMBERS = X.sum(1)
@@ -102,3 +103,13 @@ def test_a_model_may_look_up_rows_of_its_parameters_in_packed_files_and_exports(
     run(config, tmp_path / "a")
     export.export(tmp_path / "a", tmp_path / "out", ["packed", "stablehlo"], trusted=True, speed_batches=(1,))
     assert {".jopt", ".stablehlo"} <= {file.suffix for file in (tmp_path / "out").iterdir()}
+
+
+def test_a_run_on_a_data_set_that_was_given_is_exported_with_the_same(tmp_path):
+    x, y = tokens()["train"]
+    dataset = data.Dataset.from_arrays((x, y), test=(x, y))
+    run(experiment(model=models.Custom(looked_up), batch_size=8, pack=True), tmp_path / "a", data=dataset)
+    with pytest.raises(WorkdirError, match="data="):
+        export.export(tmp_path / "a", tmp_path / "out", ["packed"], trusted=True)
+    export.export(tmp_path / "a", tmp_path / "out", ["packed"], trusted=True, data=dataset)
+    assert (tmp_path / "out" / "model.jopt").exists()
