@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 from jopt import codec, models, reference
 from jopt.codec import MAX_BYTES
 from jopt.config import ConfigError
+from jopt.data import Dataset
 from jopt.export import safetensors, source, speed, stablehlo
 from jopt.export.source import Agreement, ExportError, Source, Unavailable
 from jopt.files import make_directory, sweep, write_bytes, write_text
@@ -111,6 +112,7 @@ def export(
     *,
     raw_inputs: bool = False,
     model: models.Model | None = None,
+    data: Dataset | None = None,
     trusted: bool = False,
     data_dir: str | None = None,
     max_bytes: int = MAX_BYTES,
@@ -139,6 +141,7 @@ def export(
       raw_inputs: whether the StableHLO artefacts take inputs as the data set has them (images: uint8), and
         normalize them themselves; otherwise they take normalized ones, float32, as all other formats do.
       model: the model that the run was given instead of `config.model`, if it was given one.
+      data: the data set that the run was given as an object, if it was given one.
       trusted: lifts the rules for foreign configs (`docs/security.md`).
       data_dir: where the run's data are, instead of where its config says.
       max_bytes: memory that the tensors of the run's packed file may take.
@@ -161,8 +164,8 @@ def export(
     chosen = [resolve(entry) for entry in dict.fromkeys(FORMATS if formats is None else formats)]
     # All that can be refused is refused before the run is read and a file is written.
     _check(chosen)
-    exported, directory = source.load(run, model=model, trusted=trusted, data_dir=data_dir), Path(directory)
-    exported = dataclasses.replace(exported, max_bytes=max_bytes)
+    exported = source.load(run, model=model, data=data, trusted=trusted, data_dir=data_dir)
+    exported, directory = dataclasses.replace(exported, max_bytes=max_bytes), Path(directory)
     make_directory(directory)
     # The directory may hold files of others, whatever they are called.
     sweep(directory, [CARD, *(name for kind in chosen for name in kind.files)])

@@ -16,6 +16,7 @@ from jopt import data, measure, models, prune
 from jopt import task as tasks
 from jopt.codec import MAX_BYTES
 from jopt.config import changed_leaves, choice
+from jopt.data import Dataset
 from jopt.quantize import integer
 from jopt.quantize.activations import KEY, ActivationMethod, split
 from jopt.quantize.tensors import QTensor
@@ -249,13 +250,14 @@ class Source:
     def unpacked(self, path: str | os.PathLike[str]) -> Forward:
         """The function of a packed file of this run."""
         file = packed.load(path, model=self.given_model, trusted=self.trusted, max_bytes=self.max_bytes)
-        return jax.jit(lambda x: file.model.apply(file.params, file.model_state, x, train=False)[0])
+        return jax.jit(_forward(file.model, file.params, file.model_state))
 
 
 def load(
     directory: str | os.PathLike[str],
     *,
     model: models.Model | None = None,
+    data: Dataset | None = None,
     trusted: bool = False,
     data_dir: str | None = None,
 ) -> Source:
@@ -264,6 +266,7 @@ def load(
     Args:
       directory: the run's directory.
       model: the model that the run was given instead of `config.model`, if it was given one.
+      data: the data set that the run was given as an object, if it was given one.
       trusted: lifts the rules for foreign configs (`docs/security.md`).
       data_dir: where its data are, instead of where its config says.
 
@@ -271,7 +274,8 @@ def load(
       WorkdirError: if there is no finished run.
     """
     # The reference is computed once: every format is compared with these outputs.
-    run, workdir = finished.load(directory, model=model, trusted=trusted, data_dir=data_dir), Workdir(directory)
+    run = finished.load(directory, model=model, dataset=data, trusted=trusted, data_dir=data_dir)
+    workdir = Workdir(directory)
     inputs = normalized_test(run)
     expected = outputs_of(jax.jit(function(run, "masked")), inputs)
     return Source(run, workdir, workdir.load_json(workdir.manifest), inputs, expected, model, trusted)
@@ -355,8 +359,9 @@ def agreement(run: Finished, expected: Outputs, other: Outputs) -> Agreement:
 def _forward(model: models.Model, params: PyTree, model_state: PyTree) -> Forward:
     # NumPy arrays on the host: constants of whatever program the function becomes a part of. As arguments, their
     # values would be unknown to the exporters, and as arrays on a device, tied to that device.
-    params, model_state = jax.device_get((params, model_state))
-    return lambda x: model.apply(params, model_state, x, train=False)[0]
+    host = jax.device_get((params, model_state))
+    # Arrays of JAX in each trace only: a model may look up rows of them, which NumPy's do not let a trace do.
+    return lambda x: model.apply(*jax.tree.map(jax.numpy.asarray, host), x, train=False)[0]
 
 
 def _has_given_model(run: Finished) -> bool:

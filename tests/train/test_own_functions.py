@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jopt import ablate, data, models
+from jopt import ablate, data, export, models
 from jopt.ablate import Ablation, axis
 from jopt.config import ConfigError
 from jopt.task import Metric, Task
 from jopt.train import EarlyStopping, Experiment, Stage, run
 from jopt.train.prepared import prepare
+from jopt.train.workdir import WorkdirError
 
 X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
 NUMBERS = X.sum(1)
@@ -83,3 +84,32 @@ def test_an_augmentation_of_another_kind_is_refused_before_anything_compiles(aug
     with pytest.raises(ConfigError) as caught:
         prepare(experiment(data=data.Custom(numbers, preprocess=signs, augmentation=augmentation)))
     assert caught.value.field == "data.augmentation"
+
+
+def tokens():
+    part = (np.arange(96, dtype=np.int32).reshape(24, 4) % 5, np.arange(24) % 2)
+    return {"train": part, "test": part}
+
+
+def looked_up():
+    def init(key):
+        return {"rows": jnp.ones((5, 3)), "out": jnp.ones((3, 2))}
+
+    return init, lambda params, x: params["rows"][x].mean(1) @ params["out"]
+
+
+def test_a_model_may_look_up_rows_of_its_parameters_in_packed_files_and_exports(tmp_path):
+    config = experiment(data=data.Custom(tokens), model=models.Custom(looked_up), batch_size=8, pack=True)
+    run(config, tmp_path / "a")
+    export.export(tmp_path / "a", tmp_path / "out", ["packed", "stablehlo"], trusted=True, speed_batches=(1,))
+    assert {".jopt", ".stablehlo"} <= {file.suffix for file in (tmp_path / "out").iterdir()}
+
+
+def test_a_run_on_a_data_set_that_was_given_is_exported_with_the_same(tmp_path):
+    x, y = tokens()["train"]
+    dataset = data.Dataset.from_arrays((x, y), test=(x, y))
+    run(experiment(model=models.Custom(looked_up), batch_size=8, pack=True), tmp_path / "a", data=dataset)
+    with pytest.raises(WorkdirError, match="data="):
+        export.export(tmp_path / "a", tmp_path / "out", ["packed"], trusted=True)
+    export.export(tmp_path / "a", tmp_path / "out", ["packed"], trusted=True, data=dataset)
+    assert (tmp_path / "out" / "model.jopt").exists()
