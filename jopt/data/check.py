@@ -51,6 +51,8 @@ def check_splits(name: str, splits: Mapping[str, Split]) -> None:
                 accepted = "given in all parts or in none (ones, where all examples count equally)"
                 _refuse(name, what, accepted, "an array" if leaves else "none")
             _check_alike(name, what, leaves, reference)
+            if field == "weights" and leaves and not any(array.any() for array in leaves.values()):
+                _refuse(name, what, "above 0 for at least one example", "zeros alone")
         if not length:
             _refuse(name, f"{part!r}", "at least one example", "none")
 
@@ -73,7 +75,7 @@ def _check_array(name: str, where: str, array: object, length: int | None) -> in
         _refuse(name, where, "an array with an axis of examples", "a single number")
     if length is not None and len(array) != length:
         _refuse(name, where, f"{length} examples, as the inputs are", str(len(array)))
-    if array.dtype.kind == "f":
+    if array.dtype.kind in "fV":
         for start in range(0, len(array), _FINITE_ROWS):
             rows = array[start : start + _FINITE_ROWS]
             bad = ~np.isfinite(rows)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, PyTree, Shaped
 
@@ -183,7 +184,7 @@ def assemble(name: str, raw: Raw, source: Source) -> Dataset:
 
 
 def _moments(raw: Raw, source: Source, before: np.ndarray, inputs: np.ndarray) -> tuple[Any, Any]:
-    number = (inputs.dtype == np.uint8 and not raw.tokens) or np.issubdtype(inputs.dtype, np.floating)
+    number = (inputs.dtype == np.uint8 and not raw.tokens) or jnp.issubdtype(inputs.dtype, jnp.floating)
     # The statistics of what is not in memory would be a pass over all of it: its maker scales it.
     if not number or isinstance(inputs, Lazy) or (not source.normalize and inputs.dtype != np.uint8):
         return None, None

@@ -1,5 +1,6 @@
 """Functions that give data sets, right and wrong ones, for data.Custom."""
 
+import ml_dtypes
 import numpy as np
 
 from jopt import data
@@ -142,3 +143,16 @@ def lazy():
     x, y = part(6)
     column = data.Lazy(lambda rows: x[rows], len(x), x.shape[1:], x.dtype, fingerprint="six")
     return {"train": (column, y)}
+
+
+def weightless():
+    """Examples that all have the weight 0."""
+    x, y = np.zeros((8, 2), np.float32), np.zeros(8, np.float32)
+    return {"train": (x, y, np.zeros(8, np.float32)), "test": (x, y, np.ones(8, np.float32))}
+
+
+def small_nan():
+    """A number that is none, in bfloat16."""
+    x, y = np.zeros((8, 2), ml_dtypes.bfloat16), np.zeros(8, np.float32)
+    x[3, 1] = np.nan
+    return {"train": (x, y), "test": (x[:2], y[:2])}

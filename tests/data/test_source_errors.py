@@ -237,6 +237,8 @@ PARTS = {
         data.DataError,
         "weights of 'all'",
     ),
+    "weights of 0 alone": (own("weightless"), data.DataError, "weights of 'train'"),
+    "NaN in bfloat16": (own("small_nan"), data.DataError, "inputs of 'train'"),
     "weights below 0": (own("below_zero"), data.DataError, "weights of 'train'"),
     "integers of 64 bits": (own("huge"), data.DataError, "data"),
     "tokens out of range": (own("out_of_range"), data.DataError, "labels of 'train'"),
