@@ -435,6 +435,19 @@ def canonical_json(config: object) -> str:
     return json.dumps(changed(config), sort_keys=True, separators=(",", ":"))
 
 
+def tagged_json(config: object) -> str:
+    """`canonical_json` with the class, which distinguishes configs of classes that derive from one base.
+
+    Example:
+      >>> from jopt import data
+      >>> tagged_json(data.Xor())
+      '{"class":"jopt.data.built_in:Xor"}'
+    """
+    cls = type(config)
+    tagged = {CLASS: f"{cls.__module__}:{cls.__qualname__}", **changed(config)}
+    return json.dumps(tagged, sort_keys=True, separators=(",", ":"))
+
+
 def changed(config: object, path: str = "") -> dict[str, Any]:
     """The fields that differ from their defaults, JSON-ready."""
     values = {}

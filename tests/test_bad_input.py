@@ -184,7 +184,7 @@ FIELDS = [
     *bad(taught, "stages[1].distill.", distill.LogitMSE, teacher=["", "stage:student"], weight=[-0.5]),
     *bad(taught, "stages[1].distill.", temperature=[0.0, -1.0, 1e-50, INF]),
     *bad(matched, "stages[1].distill.features.", pairs=[()], loss=["kl"], weight=[0.0, NAN]),
-    *bad(of_stage, "stages[0].", start=["train"], methods=[prune.Gradual(), [prune.Gradual()], (prune.Gradual,)]),
+    *bad(of_stage, "stages[0].", start=["train"], methods=[prune.Gradual(), (prune.Gradual,)]),
 ]
 
 # (config, field, value) where the field is an entry of a tuple, or the value is another part's.

@@ -15,7 +15,7 @@ from jopt.ablate.config import Ablation
 from jopt.ablate.lift import Layout
 from jopt.ablate.strategy import Sizes, chunks, lanes
 from jopt.ablate.trials import Trial, TrialGroup
-from jopt.config import ConfigError, canonical_json, require
+from jopt.config import ConfigError, require, tagged_json
 from jopt.models import Model
 from jopt.report import Table, formats
 from jopt.rules import RuleError
@@ -121,7 +121,7 @@ class Loader:
 
     def prepare(self, config: Experiment) -> Prepared:
         """`jopt.train.prepare`, without reading or copying a data set a second time."""
-        key, (model, dataset) = canonical_json(config.data), self._objects(config)
+        key, (model, dataset) = tagged_json(config.data), self._objects(config)
         if key in self._loaded:
             dataset, arrays = self._loaded[key]
             # The arrays too: each copy on the device would take memory that trials could use.
@@ -142,7 +142,7 @@ class Loader:
         for field, given in (("model", self.objects.model), ("data", self.objects.dataset)):
             value, shared = getattr(config, field), getattr(self.objects.config, field)
             accepted = f"without axes over it: the grid was given its {field} as an object"
-            require(given is None or canonical_json(value) == canonical_json(shared), field, value, accepted)
+            require(given is None or tagged_json(value) == tagged_json(shared), field, value, accepted)
         return self.objects.model, self.objects.dataset
 
 

@@ -21,7 +21,7 @@ from jopt.ablate.plan import GroupPlan, Loader, identity, plan
 from jopt.ablate.results import Axis, Results, TrialRow, write_csv
 from jopt.ablate.strategy import chunks, fastest
 from jopt.ablate.trials import Trial, axes, groups
-from jopt.config import canonical_json
+from jopt.config import tagged_json
 from jopt.data import Dataset, Given, Source
 from jopt.files import write_text
 from jopt.measure import describe_failure
@@ -346,7 +346,7 @@ class _Session:
 
     def _datasets(self) -> dict[str, str]:
         """The fingerprint of each group's data set, by the config of the data."""
-        return {canonical_json(p.prepared.config.data): p.prepared.dataset.fingerprint for p in self.plans}
+        return {tagged_json(p.prepared.config.data): p.prepared.dataset.fingerprint for p in self.plans}
 
     def _closing(self) -> dict[str, Any]:
         self.manifest["groups"] = {

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from jopt.ablate.results import COLUMNS, OUTCOMES
 from jopt.config import ConfigError, canonical_json, changed, choice, require
+from jopt.data import Source
 from jopt.method import Method
+from jopt.models import Network
+from jopt.task import Task
 
 Value = bool | int | float | str | None
 
@@ -242,8 +245,8 @@ def label(value: object) -> Value:
         return value
     if isinstance(value, tuple):
         return " ".join(map(str, value))
-    # Only what differs from the defaults: a method has a dozen fields, and a cell of a table has no room for them.
-    if isinstance(value, Method):
+    # Only what differs from the defaults, and the class, which is the difference between two sets: a method has a dozen fields, and a cell of a table has no room for them.
+    if isinstance(value, Method | Source | Network | Task):
         fields = ", ".join(f"{name}={part}" for name, part in changed(value).items())
         return f"{type(value).__name__}({fields})" if fields else type(value).__name__
     if dataclasses.is_dataclass(value):

@@ -309,7 +309,7 @@ def activations_from_metadata(
 
     Example:
       >>> activations_from_metadata({"method": "lsq", "bits": 4, "rules": [["Dense_0", None]]})
-      LSQActivations(bits=4, symmetric=False, examples=512, rules=(('Dense_0', None),), state=False)
+      LSQActivations(bits=4, symmetric=False, examples=512, rules=(('Dense_0', None),), state=False, products=False)
       >>> activations_from_metadata({"percentile": 99.0}).calibration
       Percentile(percentile=99.0)
       >>> activations_from_metadata({"class": "jopt.quantize:PACTActivations", "bits": 2}).bits

@@ -39,7 +39,8 @@ def flattened_inputs(model: Model, x: Batch, params: Params, model_state: ModelS
       >>> from jopt import models
       >>> from jopt.train.plan import shapes
       >>> cnn = models.model(models.ModelConfig("cnn", features=(4,), hidden=5))
-      >>> flattened_inputs(cnn, jax.numpy.zeros((2, 6, 6, 1)), *shapes(cnn, (6, 6, 1)))
+      >>> example = jax.ShapeDtypeStruct((6, 6, 1), jax.numpy.float32)
+      >>> flattened_inputs(cnn, jax.numpy.zeros((2, 6, 6, 1)), *shapes(cnn, example))
       {'Dense_0/kernel': (3, 3, 4)}
     """
     names = [name for name, _ in named_leaves(params)]

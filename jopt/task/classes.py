@@ -198,7 +198,9 @@ class MultiLabel(Task):
 
 
 def _accuracy(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
-    return weighted_sums((jnp.argmax(outputs, -1) == targets.astype(jnp.int32)).astype(jnp.float32), weights)
+    return weighted_sums(
+        (jnp.argmax(outputs, -1).astype(jnp.int32) == targets.astype(jnp.int32)).astype(jnp.float32), weights
+    )
 
 
 ACCURACY = Metric("accuracy", "accuracy", _accuracy, mean, format="percent")

@@ -187,7 +187,9 @@ def _data_name(config: str) -> str:
       'data mnist (dbae57)'
     """
     # The hash distinguishes configs of one data set, such as those of other validation parts.
-    name = json.loads(config).get("name", "set")
+    fields = json.loads(config)
+    # What a set is called, or else its class: 'jopt.data:Synthetic'.
+    name = fields.get("name") or str(fields.get("class", "digits")).rpartition(":")[2].lower()
     return f"data {name} ({hashlib.sha256(config.encode()).hexdigest()[:6]})"
 
 

@@ -13,7 +13,7 @@ from jopt.ablate import session as grids
 from jopt.ablate.budget import Knob, Search, search, session
 from jopt.ablate.budget.files import SearchDir
 from jopt.ablate.space import GridPoint
-from jopt.data.examples import synthetic
+from jopt.data import Synthetic
 from jopt.train import Stage
 from jopt.train.workdir import ChangedError
 
@@ -58,7 +58,8 @@ def end_before(round_name):
 
 
 def change_data(monkeypatch):
-    monkeypatch.setattr("jopt.data.dataset.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
+    read = Synthetic.read
+    monkeypatch.setattr(Synthetic, "read", lambda self, **kw: read(dataclasses.replace(self, seed=9), **kw))
 
 
 def contents(directory):

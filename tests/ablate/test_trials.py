@@ -14,7 +14,7 @@ from jopt import clip, cluster, data, distill, hyper, keys, models, optim, prune
 from jopt.ablate import Ablation, axis, choices, points, product
 from jopt.ablate.checks import control
 from jopt.ablate.trials import axes, groups, plain, restore, trials, value_at, with_fields
-from jopt.config import check_types, fingerprint, to_dict
+from jopt.config import check_types, fingerprint, tagged_json, to_dict
 from jopt.train import Experiment, Stage, prepare
 
 pytestmark = pytest.mark.unoptimized
@@ -296,3 +296,10 @@ def test_a_batch_of_half_the_size_takes_the_same_examples_in_the_same_order(grid
     large_batches, halves = (np.asarray(data.indices(key, 0, 32 // size, size, 32)) for size in (8, 4))
     assert np.array_equal(large_batches.ravel(), halves.ravel())
     assert sorted(large_batches.ravel()) == list(range(32))
+
+
+def test_data_sets_of_two_classes_are_two_values_and_two_sets(grid):
+    listed = trials(grid(axis("data", (data.Digits(), data.Xor()))))
+    (data_axis,) = axes(grid(axis("data", (data.Digits(), data.Xor()))), listed)
+    assert list(data_axis.values) == ["Digits", "Xor"]
+    assert tagged_json(data.Digits()) != tagged_json(data.Xor())

@@ -39,7 +39,14 @@ def fitting(**changes):
 
 def load(source=None, **fields):
     config = start.Pretrained(**{"path": "object", **fields})
-    return start.load(config, MODEL, LAYERS, shapes(MODEL, SHAPE), np.zeros((2, *SHAPE), np.float32), source=source)
+    return start.load(
+        config,
+        MODEL,
+        LAYERS,
+        shapes(MODEL, jax.ShapeDtypeStruct(SHAPE, np.float32)),
+        np.zeros((2, *SHAPE), np.float32),
+        source=source,
+    )
 
 
 def test_the_arrays_that_are_changed_below_fit():

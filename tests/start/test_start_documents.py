@@ -22,7 +22,7 @@ def test_the_config_loads_what_pytorch_saves(tmp_path):
     config = space["get_config"]()
     params, _ = jax.tree.map(
         lambda leaf: np.random.default_rng(leaf.size).normal(size=leaf.shape).astype(np.float32),
-        shapes(models.model(config.model), (8, 8, 1)),
+        shapes(models.model(config.model), jax.ShapeDtypeStruct((8, 8, 1), np.float32)),
     )
     names = {"conv1": "Conv_0", "conv2": "Conv_1", "fc1": "Dense_0", "fc2": "Dense_1"}
     arrays = {f"{torch}.bias": params[ours]["bias"] for torch, ours in names.items()}

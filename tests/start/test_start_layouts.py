@@ -1,5 +1,6 @@
 """Networks that start from arrays in PyTorch's layout compute what PyTorch's layers compute."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def load(module, x, source, rules=(), **fields):
     model = module if isinstance(module, models.Model) else models.from_linen(module)
     traced = layers.trace(model, x)
     config = start.Pretrained("object", rules, **fields)
-    params, state = shapes(model, x.shape[1:])
+    params, state = shapes(model, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
     begins = start.load(config, model, traced, (params, state), x, source=source)
     return model.apply(merge(params, begins.params), merge(state, begins.model_state), x, train=False)[0], begins
 
@@ -226,7 +227,14 @@ def test_what_may_be_missing_or_unused_is_named():
     fields = {"allow_missing": (".*/bias",), "allow_unused": ("head",)}
     model = models.from_linen(Dense())
     config = start.Pretrained("object", **fields)
-    begins = start.load(config, model, layers.trace(model, X), shapes(model, X.shape[1:]), X, source=source)
+    begins = start.load(
+        config,
+        model,
+        layers.trace(model, X),
+        shapes(model, jax.ShapeDtypeStruct(X.shape[1:], X.dtype)),
+        X,
+        source=source,
+    )
     assert set(begins.params) == {"Dense_0/kernel"} and begins.unused == ["head.weight"]
     assert [row.status for row in begins.rows] == ["fresh", "copied"]
 
@@ -239,7 +247,9 @@ def test_only_maps_are_flattened_channels_first():
             return nn.Dense(2)(x.reshape(x.shape[0], -1))
 
     model = models.from_linen(Tokens())
-    sizes = flattened_inputs(model, np.zeros((2, 3, 5), np.float32), *shapes(model, (3, 5)))
+    sizes = flattened_inputs(
+        model, np.zeros((2, 3, 5), np.float32), *shapes(model, jax.ShapeDtypeStruct((3, 5), np.float32))
+    )
     assert sizes == {"Dense_1/kernel": (3, 4)}
     traced = layers.trace(model, np.zeros((1, 3, 5), np.float32))["Dense_1/kernel"]
     weight = np.arange(24.0).reshape(2, 12)

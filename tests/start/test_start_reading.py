@@ -93,7 +93,9 @@ def test_every_source_gives_the_same_parameters(kind, trained, tmp_path):
     )
     model = models.model(torch_files.CNN)
     x = np.zeros((2, 6, 6, 1), np.float32)
-    begins = start.load(config, model, layers.trace(model, x), shapes(model, x.shape[1:]), x)
+    begins = start.load(
+        config, model, layers.trace(model, x), shapes(model, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)), x
+    )
     assert begins.layout == ("torch" if of_torch else "flax")
     assert set(begins.params) == set(named(params))
     for name, array in named(params).items():

@@ -187,7 +187,7 @@ def test_the_average_is_loaded_packed_and_exported_with_its_own_statistics(ended
 def test_another_run_learns_from_the_average_with_its_own_statistics(ended, monkeypatch):
     path, _, run = ended
     monkeypatch.setattr(finished, "load", functools.partial(finished.load, model=NET))
-    source = finished.load_source(str(path), "stages[0].distill.teacher", (6, 6, 1), 4)
+    source = finished.load_source(str(path), "stages[0].distill.teacher", run.dataset.example, ((4,),))
     arrays = data.device_arrays(run.dataset, "train")
     close(finished.compute_logits(source, arrays), expected(run.params, run.dataset, "train"))
 

@@ -13,7 +13,9 @@ from tiny import smallest_experiment
 from jopt import models, optim
 from jopt.report.observer import Silent
 from jopt.train import NonFiniteError, prepare, run
+from jopt.train.compiler import Compiler
 from jopt.train.debug_nans import Replay
+from jopt.train.staging import Staging
 
 # Adam, whose state has leaves of the parameters' shapes, so that one leaf for another would show.
 CONFIG = smallest_experiment(
@@ -136,7 +138,8 @@ def healthy():
 
 
 def replay(prepared, state, arrays, part="training"):
-    found = Replay(prepared, lambda stage: arrays)
+    prepared = prepared._replace(arrays=arrays)
+    found = Replay(Staging(prepared, Compiler(), lambda stage: state))
     found.keep(prepared.segments[0], state)
     with quick.compilation():
         return found.find(part, 0, 2, state)

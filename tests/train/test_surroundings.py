@@ -9,7 +9,7 @@ import pytest
 from tiny import smallest_experiment
 
 from jopt import distill
-from jopt.data.examples import synthetic
+from jopt.data import Synthetic
 from jopt.train import Stage, run, session
 from jopt.train.manifest import code
 from jopt.train.surroundings import JAX_OPTIONS, PACKAGES, accepted, compare, surroundings, unknown
@@ -91,7 +91,8 @@ def edit_manifest(path, **changes):
 
 
 def change_data(path, monkeypatch):
-    monkeypatch.setattr("jopt.data.examples.synthetic", lambda c: synthetic(dataclasses.replace(c, seed=9)))
+    read = Synthetic.read
+    monkeypatch.setattr(Synthetic, "read", lambda self, **kw: read(dataclasses.replace(self, seed=9), **kw))
 
 
 def change_teacher(path, monkeypatch):

@@ -22,7 +22,7 @@ from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.space import GridPoint, Space
 from jopt.ablate.summary import by_seed
 from jopt.ablate.trials import axes, trials, with_fields
-from jopt.config import canonical_json, require
+from jopt.config import require, tagged_json
 from jopt.data import Dataset, Source, load
 from jopt.measure import Column
 from jopt.report import SILENT, Careful, Observer, attempt
@@ -150,7 +150,7 @@ def _facts(
 ) -> dict[str, Any]:
     """The facts of this process, with the data sets and sources of these points."""
     configs = [with_fields(experiment, point.fields) for point in points]
-    datasets = {canonical_json(config.data): config.data for config in configs}
+    datasets = {tagged_json(config.data): config.data for config in configs}
     fingerprints = {
         name: (load(config, trusted=trusted) if dataset is None else dataset).fingerprint
         for name, config in datasets.items()
@@ -160,7 +160,7 @@ def _facts(
         name: run.load_json(run.result).get("digest") for name, run in sources.items() if run.result.exists()
     }
     digests |= starting.digests((config.start for config in configs), trusted=trusted)
-    facts = manifests.collect(experiment, fingerprints[canonical_json(configs[0].data)], files.path)
+    facts = manifests.collect(experiment, fingerprints[tagged_json(configs[0].data)], files.path)
     return facts | {"datasets": fingerprints, "sources": digests}
 
 
