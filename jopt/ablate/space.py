@@ -245,8 +245,8 @@ def label(value: object) -> Value:
         return value
     if isinstance(value, tuple):
         return " ".join(map(str, value))
-    # The class, which may be all the difference between two sets, and what differs from the defaults: a method has a
-    # dozen fields, and a cell of a table has no room for them.
+    # The class, which may be all the difference between two sets, and what differs from the defaults: a method has
+    # a dozen fields, and a cell of a table has no room for them.
     if isinstance(value, Method | Source | Network | Task):
         fields = ", ".join(f"{name}={part}" for name, part in changed(value).items())
         return f"{type(value).__name__}({fields})" if fields else type(value).__name__
