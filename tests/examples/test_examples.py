@@ -54,6 +54,9 @@ def project(request, tmp_path, made, monkeypatch):
     monkeypatch.chdir(path)
     # Several examples have a module of one name.
     monkeypatch.setattr(sys, "path", [str(path), *sys.path])
+    # Other tests may have imported a `config` of theirs.
+    for file in path.glob("*.py"):
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
     before = dict(sys.modules)
     importlib.invalidate_caches()
     try:
