@@ -36,7 +36,7 @@ QUICK: dict[str, dict[str, str]] = {
 }
 STEPS = 4
 # More than ten seconds of a processor: attention compiles long, and a checkpoint must be trained first.
-HEAVY = {"byte_decoder", "nnx_vit", "torch_checkpoint"}
+HEAVY = {"byte_decoder", "equinox", "image_folder", "nnx_vit", "torch_checkpoint"}
 
 
 @pytest.fixture(scope="module")

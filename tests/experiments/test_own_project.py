@@ -77,6 +77,7 @@ def test_the_reports_command_is_the_typed_one_and_works_again(forked, elsewhere)
     assert done.returncode == 0 and "nothing was run" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_export_finds_them_from_the_project_s_directory_if_trusted(console, refused, project, elsewhere):
     command = ("export", str(elsewhere), "--format=packed")
     assert "not trusted" in refused(console(*command, cwd=project), 1)

@@ -43,7 +43,10 @@ def experiment(name) -> Experiment:
     )
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+# The decoder has every kind of layer that the other has, but for patches.
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.slow) if n == "vit" else n for n in NETWORKS]
+)
 def finished_run(request, tmp_path_factory):
     """What `run` gave, the run read back, its packed file, and the file's logits of the test part."""
     directory = tmp_path_factory.mktemp(request.param)
