@@ -40,7 +40,6 @@ def umask():
     return mask
 
 
-@pytest.mark.slow
 def test_the_printed_commands_train_it_from_its_directory(forked, project):
     path, printed = project
     name, *args = printed.splitlines()[-1].split()[1:]
