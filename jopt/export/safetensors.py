@@ -8,12 +8,12 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
-import ml_dtypes
 import numpy as np
 from jaxtyping import PyTree
 
 from jopt.files import write_bytes
 from jopt.rules import path_name
+from jopt.start.safetensors import DTYPES
 
 Tree = dict[str, Any]
 """Nested dictionaries of NumPy arrays."""
@@ -23,25 +23,6 @@ STATE = "model_state"
 
 METADATA = "__metadata__"
 """The name under which a file holds its metadata, in place of a tensor's."""
-
-_DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(dtype)
-    for name, dtype in {
-        "BOOL": np.bool_,
-        "U8": np.uint8,
-        "I8": np.int8,
-        "U16": np.uint16,
-        "I16": np.int16,
-        "U32": np.uint32,
-        "I32": np.int32,
-        "U64": np.uint64,
-        "I64": np.int64,
-        "F16": np.float16,
-        "BF16": ml_dtypes.bfloat16,
-        "F32": np.float32,
-        "F64": np.float64,
-    }.items()
-}
 
 
 class SafetensorsError(ValueError):
@@ -139,10 +120,10 @@ def load(path: str | os.PathLike[str]) -> Tensors:
         raise SafetensorsError(f"{os.fspath(path)} is not a safetensors file: {error}") from error
     params: Tree = {}
     for name, tensor in tensors.items():
-        if tensor["dtype"] not in _DTYPES:
+        if tensor["dtype"] not in DTYPES:
             raise SafetensorsError(f"{os.fspath(path)}: {name!r} is of dtype {tensor['dtype']}, which NumPy lacks")
         # A copy: what the library gives is read-only.
-        array = np.frombuffer(bytes(tensor["data"]), _DTYPES[tensor["dtype"]]).reshape(tensor["shape"]).copy()
+        array = np.frombuffer(bytes(tensor["data"]), DTYPES[tensor["dtype"]]).reshape(tensor["shape"]).copy()
         *above, last = name.split(".")
         branch = params
         for key in above:
@@ -172,8 +153,8 @@ def _named(tree: PyTree, above: tuple[str, ...]) -> Iterator[tuple[str, np.ndarr
         keys = [path_name((key,)) for key in path]
         name = ".".join((*above, *keys))
         array = np.array(leaf, order="C")
-        if array.dtype not in _DTYPES.values():
-            accepted = ", ".join(str(dtype) for dtype in _DTYPES.values())
+        if array.dtype not in DTYPES.values():
+            accepted = ", ".join(str(dtype) for dtype in DTYPES.values())
             raise ValueError(f"{name!r} must be of a dtype of safetensors ({accepted}), got {array.dtype}")
         # What could not be read back is refused now: a dot would be split, and an equal name replace another.
         # An empty key in between is one: the name of a network that is a single layer.

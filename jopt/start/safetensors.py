@@ -21,7 +21,7 @@ INDEX = ".safetensors.index.json"
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the reference implementation.
 
-_DTYPES: dict[str, np.dtype] = {
+DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
     for name, dtype in {
         "BOOL": np.bool_,
@@ -39,6 +39,7 @@ _DTYPES: dict[str, np.dtype] = {
         "F64": np.float64,
     }.items()
 }
+"""The dtypes of the format, by the names that its headers have."""
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -88,9 +89,9 @@ def _entry(entry: Any, data_bytes: int) -> tuple[str, np.dtype, tuple[int, ...],
     nothing = np.dtype(np.uint8), (), 0, 0
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         return "has no dtype, shape and data_offsets", *nothing
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
-        return f"is of dtype {entry['dtype']!r}, not one of {', '.join(_DTYPES)}", *nothing
-    dtype, shape, offsets = _DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
+        return f"is of dtype {entry['dtype']!r}, not one of {', '.join(DTYPES)}", *nothing
+    dtype, shape, offsets = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         return "has a shape or offsets that are no lists of sizes", *nothing
     begin, end = offsets

@@ -1,7 +1,7 @@
 """Task: how a network's outputs meet targets, as one frozen config class."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -154,7 +154,6 @@ def statistics(
     outputs: Float[Array, "batch ..."],
     targets: PyTree,
     weights: Float[Array, " batch ..."],
-    metrics: Sequence[Metric] | None = None,
 ) -> dict[str, Statistics]:
     """The statistics of a batch for the loss and for metrics, by key.
 
@@ -163,13 +162,11 @@ def statistics(
       outputs: float32 [batch, ...].
       targets: [batch, ...].
       weights: of the examples [batch], or of the losses' shape; 0: does not count.
-      metrics: those to compute; None: all.
     """
     losses = task.losses(outputs, targets)
     product = total_weights(task, losses, targets, weights)
     assert product is not None
-    chosen = task.metrics if metrics is None else metrics
-    of_metrics = {metric.key: metric.statistics(outputs, targets, product) for metric in chosen}
+    of_metrics = {metric.key: metric.statistics(outputs, targets, product) for metric in task.metrics}
     return {LOSS: weighted_sums(losses, product), **of_metrics}
 
 
@@ -223,7 +220,7 @@ def check_metrics(task: Task, path: str = "task") -> None:
 RESERVED = frozenset(
     {LOSS, "step", "stage", "split", "steps_per_second", "first_bad_step", "hard", "soft", "features", "parameters"}
     | {"nonzero_parameters", "sparsity", "bytes", "flops", "wall_seconds", "compile_seconds", "digest", "stages"}
-    | {"changes"}
+    | {"changes", "kl", "trial"}
 )
 """Keys of metrics.jsonl and result.json that are not metrics."""
 

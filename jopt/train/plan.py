@@ -164,9 +164,10 @@ class StagePlan:
 
     @property
     def teacher_computes_along(self) -> bool:
-        """Whether the teacher must see what the student sees: its inputs vary, or its layers are matched."""
+        """Whether the teacher must see what the student sees: inputs vary or are streamed, or layers matched."""
         # Without augmentation an example always gives the same logits, so they are computed once, before the stage.
-        # Features are as large as the activations of the whole data set, so they are never stored.
+        # Features are as large as the activations of the whole data set, so they are never stored; nor are outputs
+        # for a training part that may be larger than the device.
         return self.distillation is not None and bool(
             self.distillation.features or self.data.varies or self.data.residency == "host"
         )
