@@ -115,7 +115,8 @@ def lifted(chunk: Chunk, lift: Lift) -> Prepared:
         program_of=program_of,
         segment_of=segment_of,
         to_device=lift.place,
-        sharding=lift.split,
+        place=lambda stage, tree: lift.place(tree),
+        shardings=lambda stage, tree: jax.tree.map(lambda _: lift.split, tree),
         like=like,
     )
 

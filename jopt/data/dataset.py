@@ -15,6 +15,7 @@ from jopt.data.examples import LabelError, Raw, Split, carve, check_labels, exam
 from jopt.data.lazy import Lazy, sample
 from jopt.data.source import Source
 from jopt.data.statistics import Moments, normalized_dtype, statistics
+from jopt.mesh.arrays import put
 
 PARTS = ("train", "validation", "test")
 _HIDDEN = "; TFDS writes -1 where a set's makers keep the labels of its test part: such a set cannot be evaluated"
@@ -276,8 +277,8 @@ def device_arrays(
 
     part = jax.tree.map(padded, part)
     moments = jax.tree.map(np.array, (dataset.mean, dataset.std))
-    (inputs, targets, weights), (mean, std) = jax.device_put((tuple(part), moments), device)
-    count = () if rows is None else jax.device_put(np.int32(examples), device)
+    (inputs, targets, weights), (mean, std) = put((tuple(part), moments), device)
+    count = () if rows is None else put(np.int32(examples), device)
     return DeviceArrays(inputs, targets, mean, std, count=count, weights=weights)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from jopt import data as data_sets
+from jopt import mesh as meshes
 from jopt import models, optim
 from jopt import start as starting
 from jopt import task as tasks
@@ -12,6 +13,8 @@ from jopt.hyper import as_traced, swept
 from jopt.measure import Column, load_columns
 from jopt.method import Method
 from jopt.train.early_stopping import EarlyStopping
+
+REMAT = ("none", "products", "full")
 
 STAGE = "stage:"
 """What begins the name of an earlier stage where a run's directory could stand."""
@@ -94,7 +97,17 @@ class Experiment:
         parameters until t is well over 1 / (1 - ema_decay). Each stage starts the average, and t, again from the
         parameters that the optimizer moved. It moves once a step, so k times an update where k gradients are
         accumulated.
-      data_parallel: split each batch over all local devices.
+      mesh: axes of devices, `(("data", 4), ("model", 2))`: each batch is split over `data`, parameters as `partition`
+        says; -1 is as many devices as are left. (): one device.
+      partition: how parameters, with their moments and masks, are split: 'fsdp' (over `data`), 'tensor' (over
+        `model`), and pairs of a pattern and a mesh axis for each axis, `(".*/embedding", ("", "model"))`; the first
+        pair that matches decides, then the presets. (): every device has all of them.
+      shards: parts into which the sums over a batch are cut, added in a fixed order: the bits of a run are then the
+        same on every number of devices, and of processes, that divides it. A shard has batch statistics of its own.
+        None: the order is the machine's, and a run goes on only on the mesh that it began on.
+      data_parallel: short for a mesh with all devices along `data`.
+      remat: recompute activations in the backward pass instead of keeping them: 'none', 'products' (all but the
+        results of products are recomputed), 'full'.
       segment_steps: optimizer steps in one XLA program; None is one epoch (the stage's length, if shorter).
       evaluate_every: evaluate on the validation part every so many segments; a stage's end always counts.
       checkpoint_every: save every so many segments; a stage's end always counts.
@@ -116,7 +129,11 @@ class Experiment:
     epochs: int = 10
     batch_size: int = 64
     ema_decay: float | None = None
+    mesh: tuple[tuple[str, int], ...] = ()
+    partition: meshes.Rules = ()
+    shards: int | None = None
     data_parallel: bool = False
+    remat: str = "none"
     segment_steps: int | None = None
     evaluate_every: int = 1
     checkpoint_every: int = 10
@@ -145,6 +162,10 @@ def validate(config: Experiment, path: str = "") -> None:
     )
     decay = config.ema_decay
     require(decay is None or 0 < as_traced(decay) < 1, join_path(path, "ema_decay"), decay, "in (0, 1) or None")
+    require(not (config.mesh and config.data_parallel), join_path(path, "data_parallel"), True, "False with a mesh")
+    axes = (*config.mesh, *[(meshes.DATA, -1)] * config.data_parallel)
+    meshes.validate(axes, config.shards, config.partition, path)
+    choice(join_path(path, "remat"), config.remat, REMAT)
     config.model.validate(join_path(path, "model"))
     if config.start is not None:
         starting.validate(config.start, join_path(path, "start"))

@@ -119,7 +119,7 @@ class Replay:
     def _in_steps(self, part: str) -> Finding:
         assert self.segment is not None and self.start is not None
         segment, compiler = self.segment, Compiler()
-        state, before = self.prepared.to_device(self.start), _not_finite(self.start)
+        state, before = self.prepared.place(segment.stage, self.start), _not_finite(self.start)
         if broken := [name for name in before if before[name] and name.startswith("params")]:
             problem = (
                 f"{', '.join(broken)} held NaN before the first step of the segment: the initial values, what the "
@@ -191,7 +191,7 @@ class Replay:
 
         def gradients(state: TrainState, values: Mapping[str, jax.Array], arrays: data.DeviceArrays) -> Any:
             p, key = Parts.of(plan), keys.root(values["seed"])
-            row = segment_rows(arrays, key, state.step, 1, plan.batch_size)[0]
+            row = jax.tree.map(lambda x: x[0], segment_rows(arrays, key, state.step, 1, plan.batch_size))
             batch = gather(p, key, arrays, state.step, row)
             return jax.grad(loss, argnums=1, has_aux=True)(p, state.params, state, batch, key)[0]
 

@@ -23,7 +23,7 @@ def stage_outcome(prepared: Prepared, staging: Staging, stage: int, state: Train
       state: its last, of NumPy arrays or on the device.
     """
     p, plan = prepared, prepared.plans[stage]
-    placed = p.to_device(state)
+    placed = p.place(stage, state)
     judgement, examples = jax.device_get(staging.judge(stage, placed, "test")), p.dataset.sizes[2]
     # The part is padded to the size of the larger one.
     predictions = None if isinstance(judgement.predictions, tuple) else judgement.predictions[:examples]

@@ -1,6 +1,5 @@
 """From a config to everything that a run needs, checked before anything compiles or is written."""
 
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.errors import FlaxError
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
-from jopt import data, hyper, intercept, keys, models, optim, transfer
+from jopt import data, hyper, intercept, keys, mesh, models, optim, transfer
 from jopt import start as starting
 from jopt.config import ConfigError, require
 from jopt.rules import RuleError
@@ -45,8 +43,11 @@ class Prepared(NamedTuple):
       program_of: `(stage index, steps) -> Program`.
       segment_of: `(stage index, steps) ->` the segment's function as the loop calls it: in a form that several
         stages share, see `jopt.train.sharing`. It takes the state that `widening` gives.
-      to_device: puts a pytree of host arrays where the run's programs expect it.
-      sharding: how these arrays are split over devices; None: they are on one.
+      to_device: puts a pytree of host arrays where the run's programs expect it, whole on each device.
+      place: `(stage index, state or variables) ->` the same where the stage's programs expect it.
+      shardings: `(stage index, tree of shapes) ->` the sharding of each leaf there; None is JAX's default device.
+      spread: the devices.
+      spread_of: `stage index ->` how the stage is spread over them.
       like: `stage index -> TrainState` of shapes and dtypes.
       level: `(stage index, program's name) ->` how well it is compiled, see `jopt.levels`.
       widening: `stage index ->` how the state of a stage becomes that of its segment, see `jopt.train.sharing`;
@@ -65,7 +66,10 @@ class Prepared(NamedTuple):
     program_of: Callable[[int, int], Program]
     segment_of: Callable[[int, int], Callable[..., Any]]
     to_device: Callable[[PyTree], PyTree]
-    sharding: Sharding | None
+    place: Callable[[int, PyTree], PyTree]
+    shardings: Callable[[int, PyTree], PyTree]
+    spread: mesh.Spread
+    spread_of: Callable[[int], mesh.Spread]
     like: Callable[[int], TrainState]
     level: Callable[[int, str], int | None]
     widening: Callable[[int], Widening | None]
@@ -172,10 +176,10 @@ def prepare(
     plans = resolve(config, examples, model)
     plan.validate_lengths(plans)
     if dataset.residency == "host":
-        _check_streamed(config, plans, dataset)
-    mesh = _mesh(config, plans[0].batch_size)
-    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    to_device = functools.partial(jax.device_put, device=everywhere)
+        _check_streamed(plans, dataset)
+    axes = (*config.mesh, *[(mesh.DATA, -1)] * config.data_parallel)
+    spread = mesh.resolve(axes, config.shards, config.partition, plans[0].batch_size)
+    to_device = spread.share
     for name, network in _networks(config, model):
         _check_model(name, network, network.model(), dataset, task)
     if model is not None:
@@ -202,7 +206,7 @@ def prepare(
         network = plans[0].model, plans[0].layers, variables, x
         weights = starting.load(pretrained, *network, trusted=trusted, source=start)
     segments = list(schedule.segments(config, examples))
-    programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, mesh=mesh)
+    programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, spread=spread)
     rows = evaluated_rows(dataset)
     prepared = Prepared(
         config=config,
@@ -212,12 +216,14 @@ def prepare(
         values=to_device(hyper.split(config)[1]),
         arrays={
             # A part that stays on the host is gathered segment by segment (`jopt.train.streaming`).
-            **({} if dataset.residency == "host" else {"train": data.device_arrays(dataset, "train", everywhere)}),
+            **({} if dataset.residency == "host" else {"train": data.device_arrays(dataset, "train", spread.replicated)}),
             # Of one size, so that one program evaluates both.
-            **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
+            **{part: data.device_arrays(dataset, part, spread.replicated, rows=rows) for part in ("validation", "test")},
         },
         to_device=to_device,
-        sharding=everywhere,
+        place=lambda stage, tree: programs.spread_of(stage).put(tree),
+        shardings=lambda stage, tree: programs.spread_of(stage).shardings(tree),
+        spread=spread,
         sources=sources,
         start=None if weights is None else weights.placed(to_device),
         own_model=model,
@@ -312,9 +318,8 @@ def _check_augmentation(source: data.Source, dataset: data.Dataset, batch: int) 
         raise ConfigError("data.augmentation", source.augmentation, accepted) from error
 
 
-def _check_streamed(config: Experiment, plans: list[StagePlan], dataset: data.Dataset) -> None:
-    """Raises ConfigError unless the rows of a segment fit into memory, and one device trains."""
-    require(not config.data_parallel, "data_parallel", True, "False where residency is 'host'")
+def _check_streamed(plans: list[StagePlan], dataset: data.Dataset) -> None:
+    """Raises ConfigError unless the rows of a segment fit into memory."""
     row = _row_bytes(dataset)
     for stage in plans:
         steps, most = stage.length.segment_steps, MAX_SEGMENT_BYTES // (row * stage.batch_size)
@@ -331,17 +336,3 @@ def streamed_bytes(dataset: data.Dataset, plans: list[StagePlan]) -> int:
 
 def _row_bytes(dataset: data.Dataset) -> int:
     return sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in jax.tree.leaves(tuple(dataset.train)))
-
-
-def _mesh(config: Experiment, batch: int) -> Mesh | None:
-    if not config.data_parallel:
-        return None
-    devices = jax.local_devices()
-    # Uneven parts would give examples unequal weight in the mean of the devices' gradients.
-    require(
-        batch % len(devices) == 0,
-        "batch_size",
-        batch,
-        f"a multiple of the {len(devices)} local devices that data_parallel splits it over",
-    )
-    return Mesh(np.array(devices), ("data",))

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from jopt import data, hyper, intercept, keys, models, quantize
+from jopt import data, hyper, intercept, keys, mesh, models, quantize
 from jopt import task as tasks
 from jopt.train.plan import StagePlan, trainables_key
 from jopt.train.state import TrainState, Variables, average_examples, evaluated, merge, start_average
@@ -89,7 +88,7 @@ def build(
     steps: int | None = None,
     aligned: bool = False,
     teacher: Callable[[hyper.Hyper], models.Model] | None = None,
-    mesh: Mesh | None = None,
+    spread: mesh.Spread = mesh.Spread(),
 ) -> Program:
     """Builds the program of one stage.
 
@@ -100,15 +99,13 @@ def build(
       steps: optimizer steps in a segment; None: as the plan says.
       aligned: promises that every segment begins with an epoch (see `jopt.data.indices`).
       teacher: the teacher's functions, where its outputs are not in the data.
-      mesh: a mesh with an axis `data`, over which each batch is split, everything else being the same on every
-        device; None is one device.
+      spread: how the stage is spread over devices.
 
     Returns:
       A `Program`.
     """
     # The last segment of a stage may be shorter. Its length is structure, as that of a scan must be.
     count = plan.length.segment_steps if steps is None else steps
-    replicate, split_batch = _placements(mesh)
 
     # Called inside each function, so inside its trace: there the numbers are tracers, and a sweep over learning
     # rates or sparsities runs one program. Parts that are built once out here would hold their numbers as
@@ -122,7 +119,7 @@ def build(
         previous: TrainState | None = None,
         weights: Variables | None = None,
     ) -> TrainState:
-        return replicate(init_state(parts(values), key, example, previous, weights))
+        return init_state(parts(values), key, example, previous, weights)
 
     def rewind(
         state: TrainState,
@@ -139,18 +136,26 @@ def build(
             p.trainables.keep(params, state.params),
             p.trainables.keep(model_state, state.model_state),
         )
-        return replicate(settle(p, state, params, model_state))
+        return settle(p, state, params, model_state)
 
     def segment(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> tuple[TrainState, Metrics]:
         p, key = parts(values), keys.root(values["seed"])
-        batch = p.plan.batch_size
-        rows = segment_rows(arrays, key, state.step, count, batch, aligned)
+        rows = segment_rows(arrays, key, state.step, count, p.plan.batch_size, aligned)
         begin = state.step
-        state, (losses, statistics, terms) = jax.lax.scan(
-            lambda state, row: step(p, key, arrays, state, split_batch(row)), state, rows
-        )
+
+        def one_step(row: PyTree, state: TrainState, arrays: data.DeviceArrays) -> tuple[TrainState, PyTree]:
+            return step(p, key, arrays, state, row, spread.shards)
+
+        # A step's examples are its row already; those of the others need not be at hand.
+        beside = arrays._replace(inputs=(), targets=(), weights=()) if isinstance(rows, data.Split) else arrays
+
+        def one_kept(state: TrainState, row: PyTree) -> tuple[TrainState, PyTree]:
+            state, metrics = spread.on_shards(one_step)(row, state, beside)
+            return spread.keep(state), metrics
+
+        state, (losses, statistics, terms) = jax.lax.scan(one_kept, state, rows)
         if p.plan.ema_decay is not None:
-            state = refresh_average(p, state, key, arrays)
+            state = spread.alike(lambda s, a: refresh_average(p, s, key, a))(state, arrays)
         # Found in the program and reported at the boundary: a check in each step would wait for the device.
         bad = ~jnp.isfinite(losses)
         metrics = {
@@ -159,14 +164,14 @@ def build(
             "first_bad_step": jnp.where(bad.any(), begin + jnp.argmax(bad).astype(jnp.int32), -1),
             **{name: value.mean() for name, value in terms.items()},
         }
-        return replicate((state, metrics))
+        return spread.keep((state, metrics))
 
     def update(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> TrainState:
         p, key = parts(values), keys.at(keys.root(values["seed"]), "update", state.step)
         state = choose(p, state, key, arrays)
         # A condition in the program, not a flag of it: the first update and all later ones are one compilation.
         first = state.step == p.plan.length.start
-        return replicate(jax.lax.cond(first, lambda s: calibrate(p, s, key, arrays), lambda s: s, state))
+        return jax.lax.cond(first, lambda s: calibrate(p, s, key, arrays), lambda s: s, state)
 
     def seen(state: TrainState, values: hyper.Hyper) -> Variables:
         p = parts(values)
@@ -183,14 +188,14 @@ def build(
         params, model_state = variables
 
         def one_batch(inputs: PyTree) -> jax.Array:
-            inputs = data.normalize(jax.tree.map(split_batch, inputs), arrays.mean, arrays.std)
+            inputs = data.normalize(spread.split(inputs), arrays.mean, arrays.std)
             return model.apply(params, model_state, inputs, train=False)[0]
 
         return one_batch
 
     def predict(variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays) -> jax.Array:
         one_batch, count = outputs_of(variables, values, arrays), _count(arrays)
-        return replicate(in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, count=count))
+        return in_batches(one_batch, EVALUATION_BATCH, arrays.inputs, count=count)
 
     def judge(variables: Variables, values: hyper.Hyper, arrays: data.DeviceArrays) -> Judgement:
         one_batch, task, count = outputs_of(variables, values, arrays), plan.task, _count(arrays)
@@ -214,18 +219,29 @@ def build(
             )
 
         parts = (arrays.inputs, arrays.targets, arrays.weights, row)
-        return replicate(in_batches(judge_batch, EVALUATION_BATCH, *parts, count=count))
+        return in_batches(judge_batch, EVALUATION_BATCH, *parts, count=count)
 
-    return Program(init, segment, update, judge, rewind, predict, seen)
+    def kept(fn: Callable[..., PyTree]) -> Callable[..., Any]:
+        return lambda *args: spread.keep(spread.alike(fn)(*args))
+
+    return Program(
+        init=kept(init),
+        segment=segment,
+        update=kept(update),
+        judge=kept(judge),
+        rewind=kept(rewind),
+        predict=kept(predict),
+        seen=kept(seen),
+    )
 
 
 def segment_rows(
     arrays: data.DeviceArrays, key: jax.Array, first_step: jax.Array, count: int, batch: int, aligned: bool = False
-) -> jax.Array:
-    """The rows of `arrays` that each of so many steps trains on, int32 [steps, batch]."""
-    # What a host gathered for a segment lies in the order of its steps: the same program body reads both.
+) -> PyTree:
+    """What each of so many steps trains on: rows of `arrays`, int32 [steps, batch], or the examples themselves."""
+    # What a host gathered for a segment lies in the order of its steps.
     if isinstance(arrays.drawn, dict):
-        return jnp.arange(count * batch, dtype=jnp.int32).reshape(count, batch)
+        return data.Split(arrays.inputs, arrays.targets, arrays.weights)
     # The order is a function of (seed, step): a run that resumes here needs no state of an iterator.
     return data.indices(key, first_step, count, batch, arrays.rows, aligned=aligned)
 
@@ -406,20 +422,3 @@ def draws_of_segment(plan: StagePlan, root: jax.Array, stop: int) -> dict[str, t
         return {}
     key = keys.at(root, "average", jnp.int32(stop))
     return {"recalibrate": (key, average_examples(plan.batch_size))}
-
-
-def _placements(mesh: Mesh | None) -> tuple[Callable[[PyTree], PyTree], Callable[[jax.Array], jax.Array]]:
-    """How values that are the same on every device, and the rows of a batch, are placed on a mesh."""
-    if mesh is None:
-        return (lambda tree: tree), (lambda row: row)
-
-    def replicate(tree: PyTree) -> PyTree:
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
-
-    def split_batch(row: jax.Array) -> jax.Array:
-        # The last batch of an evaluation need not divide; it is small, so every device computes it.
-        if row.shape[0] % mesh.size:
-            return row
-        return jax.lax.with_sharding_constraint(row, NamedSharding(mesh, PartitionSpec("data")))
-
-    return replicate, split_batch

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
 
-from jopt import data, hyper, keys, levels, models
+from jopt import data, hyper, keys, levels, mesh, models
 from jopt.train import plan, program
 from jopt.train.config import STAGE, Experiment
 from jopt.train.effort import Effort, forward_elements
@@ -29,6 +28,7 @@ class StagePrograms(NamedTuple):
     like: Callable[[int], TrainState]
     level: Callable[[int, str], int | None]
     widening: Callable[[int], Widening | None]
+    spread_of: Callable[[int], mesh.Spread]
 
 
 def stage_programs(
@@ -39,7 +39,7 @@ def stage_programs(
     segments: Sequence[Segment],
     sources: Mapping[str, Source],
     model: models.Model | None,
-    mesh: Mesh | None,
+    spread: mesh.Spread,
 ) -> StagePrograms:
     """The programs of the stages.
 
@@ -50,7 +50,7 @@ def stage_programs(
       segments: what runs when.
       sources: the finished runs that stages learn from, by directory.
       model: a custom model, instead of `config.model`.
-      mesh: the devices that a batch is split over, if any.
+      spread: the devices.
     """
     examples, example = dataset.sizes[0], dataset.example
     structure, numbers = hyper.split(config)
@@ -72,8 +72,12 @@ def stage_programs(
             steps=steps,
             aligned=stage.length.start % per_epoch == stage.length.segment_steps % per_epoch == 0,
             teacher=teacher_of(stage),
-            mesh=mesh,
+            spread=spread_of(stage.index),
         )
+
+    @functools.cache
+    def spread_of(index: int) -> mesh.Spread:
+        return spread.over(plan.shapes(plans[index].model, example)[0], plans[index].layers)
 
     # Cached, as the loop, reports and `like` below ask for the same programs again and again.
     @functools.cache
@@ -141,7 +145,7 @@ def stage_programs(
     def level(index: int, name: str) -> int | None:
         return levels.FULL if name == "segment" else effort(index).level(name)
 
-    return StagePrograms(program_of, segment_of, like, level, widening)
+    return StagePrograms(program_of, segment_of, like, level, widening, spread_of)
 
 
 def evaluated_rows(dataset: data.Dataset) -> int:

@@ -255,7 +255,7 @@ class _Session:
             if row["split"] == "validation":
                 stage = p.stage_named(row["stage"]).index
                 self.evaluations.setdefault(stage, []).append((row["step"], row))
-        return p.to_device(restored.state), last, rows
+        return p.place(last.stage, restored.state), last, rows
 
     def _rows_up_to(self, last: Segment | None, notes: Mapping[str, Any] | None) -> list[metrics.MetricsRow]:
         # Rows of segments that were trained after the checkpoint are written again.

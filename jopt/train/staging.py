@@ -74,11 +74,11 @@ class Staging:
         # Without transforms it is the state itself: no program is compiled for it.
         if not self.prepared.plans[stage].transforms:
             return evaluated(state)
-        return self.compiler.run(self.calls.seen(stage, self.prepared.to_device(state)))
+        return self.compiler.run(self.calls.seen(stage, self.prepared.place(stage, state)))
 
     def judge(self, stage: int, state: TrainState, part: str) -> Judgement:
         """What the network of this state does with the validation or test part."""
-        variables = self.prepared.to_device(self.seen(stage, state))
+        variables = self.prepared.place(stage, self.seen(stage, state))
         return self.compiler.run(self.calls.judge(stage, variables, self.prepared.arrays[part]))
 
     def measured(self, stage: int, judgement: Judgement, part: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class Staging:
             return ()
         # From its checkpoint, as all but the last few states are gone from memory, and after a resume all are.
         state = self.end_of(self.prepared.stage_named(start).index)
-        return (self.prepared.to_device(Variables(state.params, state.model_state)),)
+        return (self.prepared.place(stage, Variables(state.params, state.model_state)),)
 
     def arrays(self, stage: int) -> dict[str, data.DeviceArrays]:
         """The data of a stage, with the teacher's logits of every training example, or its parameters."""
@@ -203,7 +203,7 @@ class Staging:
             # Through the teacher's own program, which has the numbers (bit-widths, say) that it was trained with.
             earlier = p.stage_named(distillation.teacher.removeprefix(STAGE))
             program = p.program(earlier)
-            variables = p.to_device(self.seen(earlier.index, self.end_of(earlier.index)))
+            variables = p.place(earlier.index, self.seen(earlier.index, self.end_of(earlier.index)))
             teacher_outputs = self.compiler.call(
                 "teacher", stage, program.predict, variables, self.values, train, level=level
             )

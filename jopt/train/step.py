@@ -1,14 +1,14 @@
 """The optimizer step, top to bottom, and what it is made of."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from jopt import data, intercept, keys, models, optim
+from jopt import data, intercept, keys, mesh, models, optim
 from jopt import task as tasks
 from jopt.train.plan import StagePlan
 from jopt.train.state import TrainState, move_average
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
 
 
 def step(
-    p: Parts, key: jax.Array, arrays: data.DeviceArrays, state: TrainState, row: jax.Array
+    p: Parts, key: jax.Array, arrays: data.DeviceArrays, state: TrainState, row: PyTree, shards: int | None = None
 ) -> tuple[TrainState, tuple[jax.Array, PyTree, Metrics]]:
     """One optimizer step.
 
@@ -84,14 +84,17 @@ def step(
       key: the run's root key.
       arrays: the training part.
       state: before the step.
-      row: int32 [batch], the examples.
+      row: the examples: int32 [batch], or a `data.Split` of them; with shards [shards of the device, batch / shards].
+      shards: parts of the batch, on all devices, whose sums are added in a fixed order; None: there is one.
 
     Returns:
       The state after it, and `(loss, statistics of the task's metrics, parts of the loss)`.
     """
-    batch = gather(p, key, arrays, state.step, row)
-    gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)
-    (value, (statistics, model_state, parts)), grads = gradient(p, state.params, state, batch, key)
+    if shards is None:
+        results, grads = gradient(p, key, arrays, state, row)
+    else:
+        results, grads = gradient_of_shards(p, key, arrays, state, row, shards)
+    value, statistics, model_state, parts = results
     # Masks, codebooks and ranges are fixed within a segment: to choose them costs more than a step, and between
     # segments what was chosen can be checked and saved.
     masks = state.transform_state
@@ -116,9 +119,80 @@ def step(
     return TrainState(state.step + 1, params, model_state, opt_state, masks, ema), (value, statistics, parts)
 
 
-def gather(p: Parts, key: jax.Array, arrays: data.DeviceArrays, number: jax.Array, row: jax.Array) -> Batch:
+class Results(NamedTuple):
+    """What the forward pass of a batch gives beside its gradient.
+
+    Attributes:
+      loss: the mean.
+      statistics: of the task's metrics, by key.
+      model_state: after it.
+      parts: of the loss, by name.
+    """
+
+    loss: jax.Array
+    statistics: PyTree
+    model_state: ModelState
+    parts: Metrics
+
+
+def gradient(
+    p: Parts, key: jax.Array, arrays: data.DeviceArrays, state: TrainState, row: PyTree
+) -> tuple[Results, Updates]:
+    """The gradient of the mean loss of the examples of `row`."""
+    batch = gather(p, key, arrays, state.step, row)
+    (value, (aux, _)), grads = jax.value_and_grad(loss, argnums=1, has_aux=True)(p, state.params, state, batch, key)
+    return Results(value, *aux), grads
+
+
+def gradient_of_shards(
+    p: Parts, key: jax.Array, arrays: data.DeviceArrays, state: TrainState, rows: PyTree, shards: int
+) -> tuple[Results, Updates]:
+    """The gradient of the mean loss of a batch, from those of its shards, added in the order of the shards.
+
+    Each shard is a batch of its own: its augmentation and dropout have its own key, and batch statistics are of its
+    examples alone; what they leave in the model state is averaged. Losses count by their weights.
+
+    Args:
+      p: the stage's parts.
+      key: the run's root key.
+      arrays: the training part.
+      state: before the step.
+      rows: of the device's shards, [shards of the device, batch / shards].
+      shards: of all devices.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+
+    def weighted(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        value, (aux, weight) = loss(p, params, state, batch, key)
+        return value * weight, (aux, weight)
+
+    def one_shard(args: tuple[jax.Array, PyTree]) -> PyTree:
+        number, row = args
+        # A stream of its own, so that no two shards draw the same numbers.
+        shard_key = keys.at(key, "shard", number)
+        batch = gather(p, shard_key, arrays, state.step, row)
+        (value, (aux, weight)), grads = jax.value_and_grad(weighted, has_aux=True)(state.params, batch, shard_key)
+        statistics, model_state, parts = aux
+        parts = jax.tree.map(lambda x: x * weight, parts)
+        return (value, weight, statistics, parts, grads), model_state
+
+    numbers = jax.lax.axis_index(mesh.DATA) * count + jnp.arange(count, dtype=jnp.int32)
+    # One after the other, so that a shard's program is the same however many of them a device has: a batch of
+    # shards (`vmap`) would add within products in another order.
+    sums, model_states = jax.lax.map(one_shard, (numbers, rows))
+    value, weight, statistics, parts, grads = jax.lax.optimization_barrier(mesh.total(sums, shards))
+    # Where nothing counts all sums are 0.
+    share = 1 / jnp.where(weight > 0, weight, 1)
+    value, parts, grads = jax.tree.map(lambda x: x * share.astype(x.dtype), (value, parts, grads))
+    return Results(value, statistics, mesh.mean(model_states, shards), parts), grads
+
+
+def gather(p: Parts, key: jax.Array, arrays: data.DeviceArrays, number: jax.Array, row: PyTree) -> Batch:
     """The examples of `row`, augmented with the key of this step, and the teacher's outputs for them."""
-    inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
+    if isinstance(row, data.Split):
+        inputs, targets, weights = row
+    else:
+        inputs, targets, weights = jax.tree.map(lambda a: a[row], (arrays.inputs, arrays.targets, arrays.weights))
     # Augmented by (seed, step) and not by an iterator's state: a resumed run sees the same images.
     inputs = data.varied(p.plan.data, keys.at(key, "augment", number), inputs)
     inputs = data.normalize(inputs, arrays.mean, arrays.std)
@@ -136,8 +210,11 @@ def gather(p: Parts, key: jax.Array, arrays: data.DeviceArrays, number: jax.Arra
 
 def loss(
     p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, tuple[PyTree, ModelState, Metrics]]:
-    """The loss of a batch at `params`, and `(statistics of metrics, new model state, parts of the loss)`."""
+) -> tuple[jax.Array, tuple[tuple[PyTree, ModelState, Metrics], jax.Array]]:
+    """The loss of a batch at `params`, `(statistics of metrics, new model state, parts of the loss)`, and its weight.
+
+    The weight is the sum of the losses' weights, or 1 where they all are 1: that of the batch among others.
+    """
     distillation = p.plan.distillation
     features = distillation is not None and bool(distillation.features)
     run = intercept.capture(p.model.apply) if features else p.model.apply
@@ -165,7 +242,8 @@ def loss(
         value = value + sown
     ones = jnp.ones(losses.shape, jnp.float32) if weights is None else weights
     statistics = {m.key: m.statistics(outputs, batch.targets, ones) for m in task.trained_metrics}
-    return value, (statistics, model_state, parts)
+    weight = jnp.float32(1) if weights is None else weights.sum()
+    return value, ((statistics, model_state, parts), weight)
 
 
 def in_batches(fn: Callable[..., PyTree], size: int, *arrays: PyTree, count: jax.Array | None = None) -> PyTree:
