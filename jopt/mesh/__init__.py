@@ -11,5 +11,6 @@ from jopt.mesh.spread import resolve as resolve
 from jopt.mesh.spread import validate as validate
 from jopt.mesh.sums import DATA as DATA
 from jopt.mesh.sums import mean as mean
+from jopt.mesh.sums import sealed as sealed
 from jopt.mesh.sums import total as total
 from jopt.mesh.sums import tree_sum as tree_sum

@@ -16,7 +16,7 @@ from jopt.layers import Parameter
 from jopt.mesh import partition
 from jopt.mesh.arrays import put
 from jopt.mesh.partition import Rules
-from jopt.mesh.sums import DATA
+from jopt.mesh.sums import DATA, sealed
 from jopt.typing import Shape
 
 T = TypeVar("T")
@@ -92,20 +92,29 @@ class Spread:
         """Inside a program: a stage's state, split as its specifications say."""
         return state if self.mesh is None else jax.lax.with_sharding_constraint(state, self.shardings(state))
 
-    def alike(self, fn: Callable[..., T]) -> Callable[..., T]:
-        """`fn`; where sums have a fixed order, every device computes it of whole arrays, without the others."""
-        return fn if self.shards is None else self._on_each(fn, PartitionSpec())
+    def alike(self, fn: Callable[..., T], number: jax.Array) -> Callable[..., T]:
+        """`fn`; where sums have a fixed order, every device computes it of whole arrays, without the others.
 
-    def on_shards(self, fn: Callable[..., T]) -> Callable[..., T]:
+        Args:
+          fn: a pure function.
+          number: as `jopt.mesh.sealed` needs it.
+        """
+        return fn if self.shards is None else self._on_each(fn, number, PartitionSpec())
+
+    def on_shards(self, fn: Callable[..., T], number: jax.Array) -> Callable[..., T]:
         """`fn(row, *args)`, whose sums over `row`, [batch, ...], go over devices.
 
         With shards, `fn` gets [shards of the device, batch / shards, ...], and adds by `jopt.mesh.total`.
+
+        Args:
+          fn: a pure function.
+          number: as `jopt.mesh.sealed` needs it.
         """
         if self.mesh is None:
             return fn
         if self.shards is None:
             return lambda row, *args: fn(self.split(row), *args)
-        on_each = self._on_each(fn, PartitionSpec(DATA))
+        on_each = self._on_each(fn, number, PartitionSpec(DATA))
         return lambda row, *args: on_each(self._by_shard(row), *args)
 
     def split(self, rows: T) -> T:
@@ -123,12 +132,10 @@ class Spread:
     def _by_shard(self, row: T) -> T:
         return jax.tree.map(lambda x: x.reshape(self.shards, -1, *x.shape[1:]), row)
 
-    def _on_each(self, fn: Callable[..., T], first: PartitionSpec) -> Callable[..., T]:
-        # Without the barriers XLA fuses what is inside with what is around it, and not alike for every mesh: where
-        # a product meets a sum, that changes bits.
+    def _on_each(self, fn: Callable[..., T], number: jax.Array, first: PartitionSpec) -> Callable[..., T]:
         def on_each(*args: PyTree) -> T:
             inside = jax.shard_map(
-                lambda *args: jax.lax.optimization_barrier(fn(*jax.lax.optimization_barrier(args))),
+                sealed(fn, number),
                 mesh=self.mesh,
                 in_specs=(first, *[PartitionSpec()] * (len(args) - 1)),
                 out_specs=PartitionSpec(),

@@ -150,12 +150,12 @@ def build(
         beside = arrays._replace(inputs=(), targets=(), weights=()) if isinstance(rows, data.Split) else arrays
 
         def one_kept(state: TrainState, row: PyTree) -> tuple[TrainState, PyTree]:
-            state, metrics = spread.on_shards(one_step)(row, state, beside)
+            state, metrics = spread.on_shards(one_step, state.step)(row, state, beside)
             return spread.keep(state), metrics
 
         state, (losses, statistics, terms) = jax.lax.scan(one_kept, state, rows)
         if p.plan.ema_decay is not None:
-            state = spread.alike(lambda s, a: refresh_average(p, s, key, a))(state, arrays)
+            state = spread.alike(lambda s, a: refresh_average(p, s, key, a), state.step)(state, arrays)
         # Found in the program and reported at the boundary: a check in each step would wait for the device.
         bad = ~jnp.isfinite(losses)
         metrics = {
@@ -222,7 +222,8 @@ def build(
         return in_batches(judge_batch, EVALUATION_BATCH, *parts, count=count)
 
     def kept(fn: Callable[..., PyTree]) -> Callable[..., Any]:
-        return lambda *args: spread.keep(spread.alike(fn)(*args))
+        # Its second argument, or the one after a state, are the swept numbers.
+        return lambda *args: spread.keep(spread.alike(fn, args[1]["seed"])(*args))
 
     return Program(
         init=kept(init),

@@ -166,21 +166,20 @@ def gradient_of_shards(
         value, (aux, weight) = loss(p, params, state, batch, key)
         return value * weight, (aux, weight)
 
-    def one_shard(args: tuple[jax.Array, PyTree]) -> PyTree:
-        number, row = args
+    def one_shard(i: jax.Array) -> PyTree:
+        row = jax.tree.map(lambda x: x[i], rows)
         # A stream of its own, so that no two shards draw the same numbers.
-        shard_key = keys.at(key, "shard", number)
+        shard_key = keys.at(key, "shard", jax.lax.axis_index(mesh.DATA) * count + i)
         batch = gather(p, shard_key, arrays, state.step, row)
         (value, (aux, weight)), grads = jax.value_and_grad(weighted, has_aux=True)(state.params, batch, shard_key)
         statistics, model_state, parts = aux
         parts = jax.tree.map(lambda x: x * weight, parts)
         return (value, weight, statistics, parts, grads), model_state
 
-    numbers = jax.lax.axis_index(mesh.DATA) * count + jnp.arange(count, dtype=jnp.int32)
     # One after the other, so that a shard's program is the same however many of them a device has: a batch of
     # shards (`vmap`) would add within products in another order.
-    sums, model_states = jax.lax.map(one_shard, (numbers, rows))
-    value, weight, statistics, parts, grads = jax.lax.optimization_barrier(mesh.total(sums, shards))
+    sums, model_states = jax.lax.map(mesh.sealed(one_shard, state.step), jnp.arange(count, dtype=jnp.int32))
+    value, weight, statistics, parts, grads = mesh.total(sums, shards)
     # Where nothing counts all sums are 0.
     share = 1 / jnp.where(weight > 0, weight, 1)
     value, parts, grads = jax.tree.map(lambda x: x * share.astype(x.dtype), (value, parts, grads))
