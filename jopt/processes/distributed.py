@@ -1,8 +1,7 @@
 """`jax.distributed` over the connections of a team."""
 
-import contextlib
-import os
-from collections.abc import Iterator
+import tempfile
+from pathlib import Path
 
 from jopt.processes.errors import ProcessError
 from jopt.processes.team import Team
@@ -27,13 +26,15 @@ def connect(team: Team, timeout: float) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It replaces the handler of SIGTERM, with which apps save and stop.
     jax.config.update("jax_enable_preemption_service", False)
-    # Its service is reached on this machine, whatever proxy is for others.
+    # A proxy is not asked for a socket of this machine.
     jax.config.update("jax_check_proxy_envs", False)
-    address = f"127.0.0.1:{team.relay_port()}"
-    try:
-        with _without_proxy():
+    with tempfile.TemporaryDirectory(prefix="jopt-") as directory:
+        # No port, which another program could take first, and no directory that others may enter.
+        path = Path(directory) / "jax"
+        team.call(team.relay(path))
+        try:
             jax.distributed.initialize(
-                address,
+                f"unix:{path}",
                 team.layout.count,
                 team.layout.index,
                 local_device_ids=team.layout.devices,
@@ -41,10 +42,12 @@ def connect(team: Team, timeout: float) -> None:
                 initialization_timeout=max(1, int(timeout)),
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-                coordinator_bind_address=address if team.layout.index == 0 else None,
+                coordinator_bind_address=f"unix:{path}",
             )
-    except RuntimeError as error:
-        raise ProcessError("jax.distributed", f"cannot start: {' '.join(str(error).split())}") from error
+        except RuntimeError as error:
+            raise ProcessError("jax.distributed", f"cannot start: {' '.join(str(error).split())}") from error
+        # The sockets are removed, once all have connected.
+        team.gather("the start of JAX", None)
 
 
 def disconnect() -> None:
@@ -52,18 +55,3 @@ def disconnect() -> None:
     import jax
 
     jax.distributed.shutdown()
-
-
-@contextlib.contextmanager
-def _without_proxy() -> Iterator[None]:
-    """Within the context gRPC connects to this machine directly."""
-    before = {name: os.environ.get(name) for name in ("no_proxy", "no_grpc_proxy")}
-    os.environ.update({name: ",".join(filter(None, (value, "127.0.0.1"))) for name, value in before.items()})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

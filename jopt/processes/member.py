@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 from typing import Any
 
 from jopt.processes.errors import ProcessError
@@ -17,16 +18,15 @@ class Member(Team):
     def __init__(self, layout: Layout, limit: float):
         super().__init__(layout, limit)
         self._results: dict[int, asyncio.Future[Message]] = {}
-        self._relay_port = 0
 
-    def relay_port(self) -> int:
-        """The port of the relay in this process.
+    async def relay(self, path: Path) -> None:
+        """Listens for JAX in this process.
 
         When a connection to JAX's service breaks, JAX aborts the process with a page of text. The relay keeps its
         end of it, so that this process ends by one line and a status of its own; and the service listens to no
         other machine.
         """
-        return self._relay_port
+        await asyncio.start_unix_server(lambda *streams: self._spawn(self._relay(*streams)), path)
 
     async def _open(self, timeout: float) -> None:
         channel = await self._connect(timeout)
@@ -46,8 +46,6 @@ class Member(Team):
         self.processes = [Process(*process) for process in message["processes"]]
         self._channels[0] = channel
         self._spawn(self._listen(channel))
-        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        self._relay_port = server.sockets[0].getsockname()[1]
 
     async def _connect(self, timeout: float) -> Channel:
         deadline = time.monotonic() + timeout
@@ -112,7 +110,7 @@ class Member(Team):
             there.post({"kind": "relay", "protocol": PROTOCOL})
             out = asyncio.ensure_future(pump(reader, there.writer))
             await pump(there.reader, writer)
-            # The primary's end is gone, but JAX's stays open: see `relay_port`.
+            # The primary's end is gone, but JAX's stays open: see `relay`.
             await out
             there.close()
         writer.close()

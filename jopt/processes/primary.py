@@ -1,9 +1,8 @@
 """The primary process, to which all others connect."""
 
 import asyncio
-import contextlib
 import ipaddress
-import socket
+from pathlib import Path
 from typing import Any
 
 from jopt.config import ConfigError
@@ -34,16 +33,16 @@ class Primary(Team):
         self._rounds: dict[int, _Round] = {}
         self._by_index = {layout.index: self.this}
         self._complete: asyncio.Future[None] | None = None
-        self._service_port = _free_port()
+        self._service: asyncio.Future[Path] = self._loop.create_future()
 
-    def relay_port(self) -> int:
-        """The port of JAX's own service, which only this machine reaches."""
-        return self._service_port
+    async def relay(self, path: Path) -> None:
+        """Connects members with JAX's service, which listens at this socket soon."""
+        self._service.set_result(path)
 
     async def _open(self, timeout: float) -> None:
         self._complete = self._loop.create_future()
         try:
-            server = await asyncio.start_server(self._accept, _interface(self.layout.host), self.layout.port)
+            server = await asyncio.start_server(self._connected, _interface(self.layout.host), self.layout.port)
         except OSError as error:
             accepted = f"an address where process 0 can listen ({error.strerror}); is another process 0 running?"
             raise ConfigError("coordinator", self.layout.address, accepted) from error
@@ -70,6 +69,9 @@ class Primary(Team):
             _refuse(channel, error)
         await all_closed(self._channels.values())
         return error
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._spawn(self._accept(reader, writer))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
@@ -192,14 +194,15 @@ class Primary(Team):
         await all_closed(self._channels.values())
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connects a member to JAX's service on this machine, which may not have begun yet."""
-        for _ in range(600):
-            with contextlib.suppress(OSError):
-                to_service = await asyncio.open_connection("127.0.0.1", self._service_port)
-                await _both_ways(reader, writer, *to_service)
-                return
-            await asyncio.sleep(0.1)
-        writer.close()
+        path = await self._service
+        while True:
+            try:
+                service = await asyncio.open_unix_connection(path)
+                break
+            except OSError:
+                # JAX has not begun to listen there.
+                await asyncio.sleep(0.02)
+        await _both_ways(reader, writer, *service)
 
 
 def _result(past: _Round) -> Message:
@@ -237,12 +240,6 @@ def _interface(host: str) -> str | None:
         return host if ipaddress.ip_address(host).is_loopback else None
     except ValueError:
         return None
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def _list(numbers: list[int]) -> str:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from jopt.processes.errors import ProcessError
@@ -57,8 +58,8 @@ class Team:
           ConfigError: if the primary cannot listen at its address.
         """
         try:
-            self._call(self._open(timeout))
-            self._call(self._watch())
+            self.call(self._open(timeout))
+            self.call(self._watch())
         except BaseException:
             self.close()
             raise
@@ -74,23 +75,25 @@ class Team:
         Raises:
           ProcessError: if the names differ, or a process does not come in time.
         """
-        result = self._call(self._gather(next(self._numbers), name, value, timeout))
+        result = self.call(self._gather(next(self._numbers), name, value, timeout))
         if "error" in result:
             raise ProcessError(name, result["error"])
         return result["values"]
 
-    def relay_port(self) -> int:
-        """A port of this machine at which this process reaches the coordination service of JAX."""
+    async def relay(self, path: Path) -> None:
+        """Lets JAX in this process reach its coordination service at a socket of this machine."""
         raise NotImplementedError
 
     def fail(self, line: str, status: int) -> None:
-        """Ends the other processes, with a line that names this one and its error, and lets this one go on."""
-        self._call(self._fail(line, status))
-        self.close()
+        """Ends the other processes, with a line that names this one and its error, and lets this one go on.
+
+        The thread stays, with the connections of JAX.
+        """
+        self.call(self._fail(line, status))
 
     def finish(self) -> None:
         """Leaves, after all others have called it too."""
-        self._call(self._finish())
+        self.call(self._finish())
         self.close()
 
     def wait_for_verdict(self) -> None:
@@ -110,11 +113,11 @@ class Team:
             self._loop.call_soon(self._loop.stop)
 
         if self._thread.is_alive():
-            self._call(stop())
+            self.call(stop())
             self._thread.join()
             self._loop.close()
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine in the thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
