@@ -110,8 +110,8 @@ class DeviceArrays(NamedTuple):
     teacher: PyTree = ()  # of a stage that learns from one: its outputs [examples, ...], or its parameters
     count: Int32[Array, ""] | tuple[()] = ()  # so many rows are examples, those after them padding; (): all are
     weights: PyTree = ()  # of the losses, float32 [examples, ...]; (): all are 1
-    # Where the training part stays on the host, the rows are those of a segment, in the order of its steps, and
-    # these are the examples that choices draw, by name; (): the rows are the whole part.
+    # Where the training part stays on the host, arrays are [steps, batch, ...], those of a segment, and these are
+    # the examples that choices draw, by name; (): the rows are the whole part.
     drawn: dict[str, Split] | tuple[()] = ()
 
     @property

@@ -1,6 +1,8 @@
 """How a run is spread over devices: which axes they have, which arrays are split, and in which order sums are added."""
 
+from jopt.mesh.arrays import columns as columns
 from jopt.mesh.arrays import put as put
+from jopt.mesh.arrays import put_columns as put_columns
 from jopt.mesh.partition import FSDP as FSDP
 from jopt.mesh.partition import TENSOR as TENSOR
 from jopt.mesh.partition import Rules as Rules

@@ -32,3 +32,41 @@ def _put(x: Any, sharding: Sharding | jax.Device | None) -> Any:
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
     host = np.asarray(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def columns(sharding: Sharding | None, batch: int) -> np.ndarray:
+    """Which examples of each batch are for the devices of this process, int64, ascending.
+
+    Args:
+      sharding: of arrays [steps, batch, ...]; None: they are on one device.
+      batch: examples of a batch.
+    """
+    if sharding is None:
+        return np.arange(batch)
+    slices = {index[1].indices(batch) for index in sharding.addressable_devices_indices_map((1, batch)).values()}
+    return np.unique(np.concatenate([np.arange(*bounds) for bounds in slices]))
+
+
+def put_columns(tree: PyTree, columns: np.ndarray, batch: int, sharding: Sharding | None) -> PyTree:
+    """Places what each process has gathered for its own devices.
+
+    Args:
+      tree: arrays [steps, columns, ...].
+      columns: which examples of each batch those are.
+      batch: examples of a batch.
+      sharding: of the whole arrays, [steps, batch, ...].
+    """
+
+    def place(array: np.ndarray) -> jax.Array:
+        if sharding is None or len(columns) == batch:
+            return _put(array, sharding)
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            first, last, _ = index[1].indices(batch)
+            # A device's columns are neighbours, here as in the batch.
+            begin = int(np.searchsorted(columns, first))
+            return array[index[0], begin : begin + last - first]
+
+        return jax.make_array_from_callback((len(array), batch, *array.shape[2:]), sharding, part)
+
+    return jax.tree.map(place, tree)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jopt import data, keys
+from jopt import data, keys, mesh
 from jopt.train.compiler import Compiler, Request
 from jopt.train.prepared import Prepared
 from jopt.train.program import draws_of_segment, draws_of_update
@@ -40,6 +40,9 @@ class Stream:
         # Trials of one seed have one order: their rows are read once.
         seeds, self._seed_of_trial = np.unique(np.asarray(prepared.values["seed"]), return_inverse=True)
         self._roots = [keys.root(seed) for seed in seeds]
+        # Of one run, each process gathers the rows of its own devices; of several trials each device has whole ones.
+        self._by_step = prepared.spread.by_step if share is None else None
+        self._columns = mesh.columns(self._by_step, prepared.batch_size)
         self._epochs: dict[int, list[np.ndarray]] = {}
         self._pool = ThreadPoolExecutor(1, "jopt-gather")
         self._next: tuple[_Window, Future[list[data.Split]]] | None = None
@@ -62,7 +65,8 @@ class Stream:
 
     def update(self, stage: int, start: int) -> data.DeviceArrays:
         """The examples that masks and ranges are chosen with at a step."""
-        nothing = [self._gather(np.zeros(0, np.int64)) for _ in self._roots]
+        batch = self.prepared.batch_size
+        nothing = self._gather_each([np.zeros((0, batch), np.int64)] * len(self._roots))
         plan = self.prepared.plans[stage]
         return self._arrays(nothing, [draws_of_update(plan, root, start) for root in self._roots])
 
@@ -83,7 +87,8 @@ class Stream:
         ]
         rows = list(zip(map(tuple, splits), drawn, strict=True))
         if self._share is None:
-            (split, chosen), (mean, std) = p.to_device((rows[0], moments))
+            split = mesh.put_columns(rows[0][0], self._columns, p.batch_size, self._by_step)
+            chosen, (mean, std) = p.to_device((drawn[0], moments))
         else:
             each_trial = [rows[i] for i in self._seed_of_trial]
             split, chosen = p.to_device(jax.tree.map(lambda *columns: np.stack(columns), *each_trial))
@@ -92,7 +97,13 @@ class Stream:
         return data.DeviceArrays(inputs, targets, mean, std, weights=weights, drawn=chosen)
 
     def _gather_each(self, rows: list[np.ndarray]) -> list[data.Split]:
-        return [self._gather(each) for each in rows]
+        """The examples of rows [steps, batch] that this process trains on, [steps, columns, ...]."""
+        splits = [self._gather(each[:, self._columns].reshape(-1)) for each in rows]
+        shapes = [(len(each), len(self._columns)) for each in rows]
+        return [
+            jax.tree.map(lambda x, shape=shape: x.reshape(*shape, *x.shape[1:]), split)
+            for split, shape in zip(splits, shapes, strict=True)
+        ]
 
     def _gather(self, rows: np.ndarray) -> data.Split:
         order = np.argsort(rows, kind="stable")
@@ -109,7 +120,7 @@ class Stream:
         return jax.tree.map(column, self.split)
 
     def _rows(self, window: _Window) -> list[np.ndarray]:
-        """The examples of a window, of each seed int64 [steps * batch]."""
+        """The examples of a window, of each seed int64 [steps, batch]."""
         batch = self.prepared.batch_size
         per_epoch = data.steps_per_epoch(self.examples, batch)
         epochs = range(window.start // per_epoch, (window.start + window.steps - 1) // per_epoch + 1)
@@ -117,7 +128,7 @@ class Stream:
         self._epochs = {e: self._epochs[e] if e in self._epochs else self._epoch(e) for e in epochs}
         offset = window.start - epochs[0] * per_epoch
         orders = [np.concatenate(orders) for orders in zip(*self._epochs.values(), strict=True)]
-        return [order[offset : offset + window.steps].reshape(-1).astype(np.int64) for order in orders]
+        return [order[offset : offset + window.steps].astype(np.int64) for order in orders]
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         """The order of an epoch, of each seed int32 [steps, batch]."""

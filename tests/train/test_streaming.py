@@ -73,8 +73,8 @@ def test_the_rows_of_a_segment_are_those_of_the_order(dataset):
         for segment in p.segments:
             rows = data.indices(p.key, segment.start, segment.steps, p.batch_size, p.dataset.sizes[0])
             arrays = stream.segment(segment.stage, segment.start, segment.steps)
-            np.testing.assert_array_equal(arrays.targets, p.dataset.train.targets[np.ravel(rows)])
-            np.testing.assert_array_equal(arrays.inputs, p.dataset.train.inputs[np.ravel(rows)])
+            np.testing.assert_array_equal(arrays.targets, p.dataset.train.targets[rows])
+            np.testing.assert_array_equal(arrays.inputs, p.dataset.train.inputs[rows])
     finally:
         stream.close()
 
