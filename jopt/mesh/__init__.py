@@ -3,6 +3,7 @@
 from jopt.mesh.arrays import columns as columns
 from jopt.mesh.arrays import put as put
 from jopt.mesh.arrays import put_columns as put_columns
+from jopt.mesh.arrays import whole as whole
 from jopt.mesh.partition import FSDP as FSDP
 from jopt.mesh.partition import TENSOR as TENSOR
 from jopt.mesh.partition import Rules as Rules

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
 
 
@@ -24,7 +24,7 @@ def _put(x: Any, sharding: Sharding | jax.Device | None) -> Any:
     if not isinstance(sharding, Sharding) or sharding.is_fully_addressable:
         return jax.device_put(x, sharding)
     if isinstance(x, jax.Array):
-        if x.sharding == sharding:
+        if x.sharding.is_equivalent_to(sharding, x.ndim):
             return x
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
             # Keys are arrays of words; what they are for is not known to NumPy.
@@ -32,6 +32,22 @@ def _put(x: Any, sharding: Sharding | jax.Device | None) -> Any:
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
     host = np.asarray(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Arrays of which each process can read all, leaf by leaf; to be called by all processes.
+
+    Arrays of which other processes hold parts are gathered into the memory of the host.
+    """
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+            return x
+        assert isinstance(x.sharding, NamedSharding)
+        everywhere = NamedSharding(x.sharding.mesh, PartitionSpec())
+        return np.asarray(jax.block_until_ready(jax.jit(lambda x: x, out_shardings=everywhere)(x)))
+
+    return jax.tree.map(one, tree)
 
 
 def columns(sharding: Sharding | None, batch: int) -> np.ndarray:

@@ -186,6 +186,16 @@ def shared(directory: Path) -> None:
         check_shared(_team, directory)
 
 
+@contextlib.contextmanager
+def primary_first(name: str) -> Iterator[None]:
+    """The primary runs the body of the context, and then all others do."""
+    if not is_primary():
+        barrier(name)
+    yield
+    if is_primary():
+        barrier(name)
+
+
 def _finish(team: Team) -> None:
     """Leaves JAX's service and the team together with all others."""
     from jopt.processes import distributed

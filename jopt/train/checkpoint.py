@@ -82,16 +82,23 @@ class Checkpoints:
     context manager, which waits for the last save. One process at a time may have a directory open.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], keep: int = 2, always: Sequence[int] = ()):
+    def __init__(
+        self, directory: str | os.PathLike[str], keep: int = 2, always: Sequence[int] = (), *, writes: bool = True
+    ):
         """Opens `directory`, which is created if need be; what a crash left half-written is removed.
 
         Args:
           directory: of the checkpoints.
           keep: how many of the latest to keep.
           always: steps whose checkpoints are always kept: ends of stages, which later stages read.
+          writes: False where another process of the run writes them: nothing is created or saved then.
         """
-        self.directory = Path(directory).absolute()
+        self.directory, self.writes = Path(directory).absolute(), writes
         self.keep, self.always = keep, frozenset(always)
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        if not writes:
+            return
         make_directory(self.directory)
         for path in self.directory.iterdir():
             if _LEFTOVER.fullmatch(path.name):
@@ -99,8 +106,6 @@ class Checkpoints:
         # A kill may have come between a rename and its sync.
         sync_directory(self.directory)
         self._ranks = {step: snapshot.rank(self.directory / str(step)) for step in self.steps}
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -127,6 +132,8 @@ class Checkpoints:
         Raises:
           ResourceError: if there is no thread or no memory left.
         """
+        if not self.writes:
+            return
         # One save at a time, so that no more than one copy of the state waits in memory.
         self.wait()
         try:

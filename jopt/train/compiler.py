@@ -85,10 +85,13 @@ class Compiler:
       seconds: in which something was traced, lowered or compiled (or read from the persistent cache), which a run
         may train beside.
       counts: compilations by name.
+      waits: whether `run` waits for the results: programs of several devices that add over them must not be under
+        way at once, as each could wait for the other.
     """
 
     seconds: float = 0.0
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    waits: bool = False
     _futures: dict[Hashable, Future[Any]] = dataclasses.field(default_factory=dict)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     _compiling: int = 0
@@ -108,7 +111,8 @@ class Compiler:
 
     def run(self, request: Request) -> Any:
         """Runs what is requested, compiled once for its name and key."""
-        return self.compiled(request)(*request.args)
+        results = self.compiled(request)(*request.args)
+        return jax.block_until_ready(results) if self.waits else results
 
     def compiled(self, request: Request) -> Any:
         """The executable of what is requested."""

@@ -16,6 +16,9 @@ from jopt.train.early_stopping import EarlyStopping
 
 REMAT = ("none", "products", "full")
 
+LAYOUT = ("mesh", "partition", "data_parallel")
+"""Fields that say on which devices a run computes; with `shards` they change no bit, and a run may go on on others."""
+
 STAGE = "stage:"
 """What begins the name of an earlier stage where a run's directory could stand."""
 

@@ -36,9 +36,14 @@ class Log:
     A checkpoint keeps `position`, so that a resume can tell that the rows before it are the ones that were written.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        """Reads and creates nothing; call `resume` first."""
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, writes: bool = True):
+        """Reads and creates nothing; call `resume` first.
+
+        Args:
+          path: the file.
+          writes: False where another process writes the file: nothing is read or written then.
+        """
+        self.path, self.writes = Path(path), writes
         self._hash, self._bytes = hashlib.sha256(), 0
 
     @property
@@ -48,7 +53,8 @@ class Log:
 
     def append(self, rows: list[MetricsRow]) -> None:
         """Appends rows as the function `append` does."""
-        self._extend(append(self.path, rows))
+        if self.writes:
+            self._extend(append(self.path, rows))
 
     def resume(self, position: Mapping[str, Any] | None, keep: Callable[[MetricsRow], bool]) -> list[MetricsRow]:
         """Cuts the file back to where a checkpoint was saved, so that a resume neither doubles nor loses a row.
@@ -64,6 +70,8 @@ class Log:
           MetricsError: if the rows up to the checkpoint are not those that it was saved after.
           ValueError: if a line is not a JSON object.
         """
+        if not self.writes:
+            return []
         if position is None:
             # Not read: whatever it holds, nothing of it stays, so that damage in it cannot stop a new beginning.
             content, rows = b"", []

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jopt import measure
+from jopt import measure, mesh
 from jopt.train import packed
 from jopt.train.display import flops_of
 from jopt.train.prepared import Prepared
@@ -22,13 +22,13 @@ def stage_outcome(prepared: Prepared, staging: Staging, stage: int, state: Train
       stage: index of the stage.
       state: its last, of NumPy arrays or on the device.
     """
-    p, plan = prepared, prepared.plans[stage]
+    p, plan, state = prepared, prepared.plans[stage], mesh.whole(state)
     placed = p.place(stage, state)
     judgement, examples = jax.device_get(staging.judge(stage, placed, "test")), p.dataset.sizes[2]
     # The part is padded to the size of the larger one.
     predictions = None if isinstance(judgement.predictions, tuple) else judgement.predictions[:examples]
     formats = packed.storage(plan, state)
-    seen = jax.device_get(staging.seen(stage, placed))
+    seen = jax.device_get(mesh.whole(staging.seen(stage, placed)))
     return measure.StageOutcome(
         plan.name,
         seen.params,

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jopt import data as data_sets
-from jopt.config import require
+from jopt import mesh, processes
+from jopt.config import require, to_dict
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.task import Task
@@ -41,7 +42,7 @@ from jopt.train.result import Result
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState
-from jopt.train.surroundings import mixture
+from jopt.train.surroundings import mixture, surroundings
 from jopt.train.watch import Watch
 from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError
 
@@ -114,23 +115,36 @@ def run(
     files, observer = Workdir(workdir), Careful(observer)
     config, functions, dataset = given(config, data=data, task=task, model=model)
     preparing = functools.partial(prepare, config, model=functions, dataset=dataset, start=start, trusted=trusted)
-    if files.check(config) and files.result.exists():
+    processes.same("the config", to_dict(config))
+    if processes.agree(files.check(config) and files.result.exists(), "whether the run is finished"):
+        if not processes.is_primary():
+            return Result(files.load_result(), files.path, config.task)
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
         return Result(answer(config, files, observer, preparing), files.path, config.task)
-    prepared = preparing()
+    # What prepares data, and writes them to a directory of the machine, does so once.
+    with processes.primary_first("the data"):
+        prepared = preparing()
+    processes.same("the data and what numbers depend on", _alike(prepared, files))
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
     hooks = Hooks(on_rows, should_stop)
-    if hooks.stop():
+    if processes.any_of(hooks.stop()):
         raise StopRequested("stopped as asked, before the first step")
+    if not processes.is_primary():
+        if processes.agree(None, "the run's directory"):
+            return Result(files.load_result(), files.path, config.task)
+        processes.shared(files.path)
+        return Result(_Session(prepared, files, SILENT, begun, hooks.stop).run(), files.path, config.task)
     files.make()
     with files.locked():
         # Checked a second time, under the lock: another process may have started or finished the run meanwhile.
-        if not files.check(config):
+        is_begun = files.check(config)
+        if not is_begun:
             files.create(config)
-        elif files.result.exists():
+        if processes.agree(is_begun and files.result.exists(), "the run's directory"):
             return Result(answer(config, files, observer, lambda: prepared, locked=True), files.path, config.task)
+        processes.shared(files.path)
         # Not before: a directory within that of the run would make it look like one of something else.
         if trace is not None:
             profile.make(trace)
@@ -147,6 +161,13 @@ def run(
             on_rows=hooks.tell,
         )
         return Result(session.run(), files.path, config.task)
+
+
+def _alike(prepared: Prepared, files: Workdir) -> dict[str, Any]:
+    """What the processes of a run must have alike."""
+    if processes.count() == 1:
+        return {}
+    return surroundings(manifests.collect(prepared.config, prepared.dataset.fingerprint, files.path))
 
 
 class InvariantError(RuntimeError):
@@ -192,14 +213,19 @@ class _Session:
     def run(self) -> dict[str, Any]:
         p = self.prepared
         self.ends = [segment.mark for segment in p.segments if segment.last]
-        self.log = metrics.Log(self.files.metrics)
+        # What several processes compute, the primary writes and all read.
+        self.writes = processes.is_primary()
+        self.log = metrics.Log(self.files.metrics, writes=self.writes)
+        self.compiler.waits = p.spread.mesh is not None and p.spread.mesh.size > 1
         # Read and compared before anything changes: to open the checkpoints removes what a crash left of them.
         launch = Launch(self.files, self._facts())
-        self._check_model(launch.first)
-        if self.files.has_checkpoints():
-            launch.admit(accept=self.accept_changes)
+        if self.writes:
+            self._check_model(launch.first)
+            if self.files.has_checkpoints():
+                launch.admit(accept=self.accept_changes)
+        keep = p.config.keep_checkpoints
         with (
-            Checkpoints(self.files.checkpoints, p.config.keep_checkpoints, self.ends) as self.checkpoints,
+            Checkpoints(self.files.checkpoints, keep, self.ends, writes=self.writes) as self.checkpoints,
             contextlib.ExitStack() as resources,
         ):
             self.staging = resources.enter_context(Staging(p, self.compiler, self._end_of))
@@ -208,10 +234,7 @@ class _Session:
             if launch.changes and last is not None:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
             with (
-                launch.recorded(
-                    self._compilations, continues=last is not None, step=lambda: self.step
-                ) as self.manifest,
-                observe_training(self.observer, p, self.files, rows) as self.shown,
+                self._recorded(launch, rows, continues=last is not None),
                 self.compiler.ahead(self.staging.calls.ahead(last)),
             ):
                 segments = p.segments if last is None else [s for s in p.segments if s.mark > last.mark]
@@ -227,30 +250,48 @@ class _Session:
         self.observer.finished(lambda: finished_parts(self.files, result, p.config.columns, task=p.task))
         return result
 
+    @contextlib.contextmanager
+    def _recorded(self, launch: Launch, rows: list[metrics.MetricsRow], *, continues: bool) -> Iterator[None]:
+        """Records the launch in the manifest, and shows the rows of metrics."""
+        if not self.writes:
+            self.manifest, self.shown = launch.facts, ignore
+            yield
+            return
+        with (
+            launch.recorded(self._compilations, continues=continues, step=lambda: self.step) as self.manifest,
+            observe_training(self.observer, self.prepared, self.files, rows) as self.shown,
+        ):
+            yield
+
     def _end_of(self, stage: int) -> TrainState:
         """The state that a stage ended in, from its checkpoint."""
         # The state in memory would be the same, but only if this process trained the stage. Reading it in both
         # cases means that a killed run and an uninterrupted one go through the same code, and so end in the same
         # bits.
         self.checkpoints.wait()
+        processes.barrier("the end of a stage")
         return self.checkpoints.restore(self.prepared.end_of(stage).mark, self.prepared.like(stage)).state
 
     def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.MetricsRow]]:
         """The state to resume from, the segment that ended there, and the metric rows up to it."""
-        p = self.prepared
+        p, restored = self.prepared, None
         # The result tells of the end of every stage, and later stages start from them.
-        restored, sentences = self.checkpoints.restore_latest(
-            lambda mark: p.like_of(self.files.checkpoints / str(mark)), self.ends
-        )
-        for sentence in sentences:
-            self.observer.warn(sentence)
-        if restored is None:
+        if self.writes:
+            restored, sentences = self.checkpoints.restore_latest(
+                lambda mark: p.like_of(self.files.checkpoints / str(mark)), self.ends
+            )
+            for sentence in sentences:
+                self.observer.warn(sentence)
+        mark = processes.agree(None if restored is None else restored.step, "the checkpoint")
+        if mark is None:
             return None, None, self._rows_up_to(None, None)
-        last = p.boundary(restored.step)
+        last = p.boundary(mark)
+        if restored is None:
+            restored = self.checkpoints.restore(mark, p.like(last.stage))
         self.step = last.stop
         self.spent = {name: restored.notes[name] for name in self.spent}
         self.observer.note(f"resuming from the checkpoint of step {last.stop:,}")
-        rows = self._rows_up_to(last, restored.notes)
+        rows = processes.agree(self._rows_up_to(last, restored.notes), "the rows")
         for row in rows:
             if row["split"] == "validation":
                 stage = p.stage_named(row["stage"]).index
@@ -290,6 +331,8 @@ class _Session:
         return manifests.collect(p.config, p.dataset.fingerprint, self.files.path) | {
             "given": self._given,
             "sources": p.source_digests,
+            # Where the number of shards fixes the bits, the mesh is no part of what they depend on.
+            **({} if p.spread.mesh is None or p.config.shards else {"mesh": p.spread.describe()}),
         }
 
     def _compilations(self) -> dict[str, Any]:
@@ -328,11 +371,11 @@ class _Session:
         self.step = segment.stop
         self.shown(rows)
         self.on_rows(rows)
-        stop = self.stop_requested()
+        stop = processes.any_of(self.stop_requested(), "whether to stop")
         if segment.checkpoint or stop or self._overdue():
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
             notes = {"score": self._score(boundary.validation), **self._times(), **self.log.position}
-            self.checkpoints.save(segment.mark, boundary.state, notes)
+            self.checkpoints.save(segment.mark, mesh.whole(boundary.state), notes)
             self.saved = time.monotonic()
         if stop:
             self.checkpoints.wait()
@@ -364,15 +407,16 @@ class _Session:
 
     def _overdue(self) -> bool:
         """Whether the time since the last checkpoint, or since the start, calls for one."""
-        return time.monotonic() - self.saved >= 60 * self.checkpoint_minutes
+        overdue = time.monotonic() - self.saved >= 60 * self.checkpoint_minutes
+        return processes.agree(overdue, "whether a checkpoint is due")
 
     def _check(self, stage: int, state: TrainState) -> None:
         """Raises InvariantError unless the invariants of the stage's methods hold in what the model sees."""
         plan = self.prepared.plans[stage]
         if not plan.transforms:
             return
-        seen = self.staging.seen(stage, state).params
-        problems = describe.find_violations(plan, state.transform_state, seen)
+        seen = mesh.whole(self.staging.seen(stage, state).params)
+        problems = describe.find_violations(plan, mesh.whole(state.transform_state), seen)
         if problems:
             raise InvariantError(f"at the end of stage {plan.name!r}: {'; '.join(problems[:5])}")
 
@@ -391,13 +435,16 @@ class _Session:
         p = self.prepared
         # `result.json` says that the run is finished, so everything that it describes must be on disk before it.
         self.checkpoints.wait()
-        last = len(p.plans) - 1
+        last, state = len(p.plans) - 1, mesh.whole(state)
         outcomes = [
             stage_outcome(p, self.staging, stage, state if stage == last else self._end_of(stage))
             for stage in range(last + 1)
         ]
         if not np.isfinite(outcomes[-1].metrics["loss"]):
             raise self._not_finite("test", self.step - 1, Boundary(p.end_of(last), state, None, None, 0.0))
+        seen = mesh.whole(self.staging.seen(last, state)) if p.config.pack else None
+        if not self.writes:
+            return processes.agree(None, "the result")
         # A run that was killed after this row was written would write it a second time.
         if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
             rows = [_row(self.step, p.plans[last].name, "test", outcomes[-1].metrics)]
@@ -405,9 +452,8 @@ class _Session:
             self.shown(rows)
             self.on_rows(rows)
         ledger = None
-        if p.config.pack:
-            seen = jax.device_get(self.staging.seen(last, state))
-            ledger = packed.save(self.files.packed, packing(p, last, state, seen))
+        if seen is not None:
+            ledger = packed.save(self.files.packed, packing(p, last, state, jax.device_get(seen)))
         result = result_fields(outcomes[-1], state, self._times(), None if ledger is None else ledger.total)
         # As in the rows, but under its name: who reads a result asks for the task's metrics.
         result |= {key: None for key, value in outcomes[-1].metrics.items() if not np.isfinite(value)}
@@ -419,6 +465,7 @@ class _Session:
         self.files.write_result(result, str(self.log.position["metrics_sha256"]))
         with attempt(self.observer, f"{describe_finished(self.files)}, but its report cannot be written"):
             write_report(p, self.files, self.manifest, result, outcomes, stages, ledger, p.config.columns)
+        processes.agree(result, "the result")
         return result
 
 

@@ -88,9 +88,12 @@ def surroundings(facts: Mapping[str, Any]) -> Surroundings:
     if "jopt_code" in facts:
         named["jopt code"] = facts["jopt_code"]
     # How many devices there are changes bits only where the examples of a batch are summed over them.
-    parallel = _mapping(facts, "config").get("data_parallel")
+    config = _mapping(facts, "config")
+    parallel = config.get("data_parallel") and config.get("shards") is None
     names = ("platform", "kind", "count") if parallel else ("platform", "kind")
     named |= {f"device {name}": devices[name] for name in names if name in devices}
+    if "mesh" in facts:
+        named["mesh"] = facts["mesh"]
     for name, value in named.items():
         if not isinstance(value, str | int | float | None):
             raise ValueError(f"{name} must be a string, a number, true, false or null, got {type(value).__name__}")
@@ -160,7 +163,7 @@ def fill(manifest: dict[str, Any], facts: Mapping[str, Any]) -> None:
     for name in _MAPPINGS:
         if name in facts:
             manifest[name] = {**facts[name], **_mapping(manifest, name)}
-    for name in ("dataset_fingerprint", "xla_flags", "compiler_options", "jopt_code"):
+    for name in ("dataset_fingerprint", "xla_flags", "compiler_options", "jopt_code", "mesh"):
         if name in facts:
             manifest.setdefault(name, facts[name])
 

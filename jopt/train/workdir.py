@@ -1,6 +1,7 @@
 """The directory of a run: its files, and the record of its launches."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from jopt.files import CHECKSUMS, seal, write_json
 from jopt.method import Method
 from jopt.train import manifest as manifests
 from jopt.train import metrics
-from jopt.train.config import Experiment
+from jopt.train.config import LAYOUT, Experiment
 from jopt.train.directory import Directory as Directory
 from jopt.train.directory import FieldError as FieldError
 from jopt.train.directory import LinkError as LinkError
@@ -288,6 +289,9 @@ class Workdir(Directory):
             differ = [f"{k} ({a!r} there, {b!r} now)" for k, a, b in plain_differences(plain, current)]
             same = False
         else:
+            # Their number of shards alone decides the bits of both.
+            if config.shards is not None:
+                saved = dataclasses.replace(saved, **{name: getattr(config, name) for name in LAYOUT})
             a, b = dict(_settings(saved)), dict(_settings(config))
             differ = [f"{k} ({a.get(k)!r} there, {b.get(k)!r} now)" for k in a | b if a.get(k) != b.get(k)]
             # Compared as JSON: a tuple that was read back is a list, and a function is its reference.
