@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from jopt import processes
 from jopt.files import make_directory, move, sync_directory, sync_tree
 from jopt.train import snapshot
 from jopt.train.snapshot import CheckpointError as CheckpointError
@@ -132,7 +133,8 @@ class Checkpoints:
         Raises:
           ResourceError: if there is no thread or no memory left.
         """
-        if not self.writes:
+        if processes.count() > 1:
+            self._save_together(step, state, dict(notes))
             return
         # One save at a time, so that no more than one copy of the state waits in memory.
         self.wait()
@@ -226,21 +228,34 @@ class Checkpoints:
         self._ranks.pop(step, None)
         return [f"{why}; checkpoint {step} was moved to {aside}"]
 
+    def _save_together(self, step: int, state: PyTree, notes: dict[str, Any]) -> None:
+        """Saves a state of which every process holds a part; none goes on before it is on the disk."""
+        # The notes are part of the digest, and the times of processes differ.
+        notes, saving = processes.agree(notes, "the notes"), self.directory / f"{step}{_SAVING}"
+        snapshot.write(saving, state, notes)
+        if self.writes:
+            self._commit(step, notes)
+        processes.barrier("the checkpoint")
+
     def _save(self, step: int, state: PyTree, notes: dict[str, Any]) -> None:
         try:
-            saving, final = (self.directory / f"{step}{suffix}" for suffix in (_SAVING, ""))
+            saving = (self.directory / f"{step}{suffix}" for suffix in (_SAVING, ""))
             # Orbax would make the run's directory again, if it was deleted meanwhile.
             if not self.directory.is_dir():
                 raise FileNotFoundError(f"{self.directory} was removed while the run was using it")
             snapshot.write(saving, state, notes)
-            # Orbax syncs the arrays and nothing else. The number appears when all of it is on the disk.
-            sync_tree(saving)
-            move(saving, final)
-            self._ranks[step] = float(notes["score"])
-            self._prune()
+            self._commit(step, notes)
         # Raised by the next call: an exception of a thread is only printed.
         except BaseException as error:
             self._error = error
+
+    def _commit(self, step: int, notes: Mapping[str, Any]) -> None:
+        # Orbax syncs the arrays and nothing else. The number appears when all of it is on the disk.
+        saving = self.directory / f"{step}{_SAVING}"
+        sync_tree(saving)
+        move(saving, self.directory / str(step))
+        self._ranks[step] = float(notes["score"])
+        self._prune()
 
     def _prune(self) -> None:
         """Removes what is neither of the latest, nor the best, nor always kept."""

@@ -37,6 +37,7 @@ from jopt.train.given import given
 from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.loop import Boundary, NonFiniteError, run_segments
 from jopt.train.outcome import packing, result_fields, stage_outcome
+from jopt.train.plan import validate
 from jopt.train.prepared import Prepared, prepare
 from jopt.train.result import Result
 from jopt.train.schedule import Segment
@@ -122,9 +123,12 @@ def run(
         if trace is not None:
             observer.warn(f"{files.path} holds a finished run, so {trace} gets no trace")
         return Result(answer(config, files, observer, preparing), files.path, config.task)
-    # What prepares data, and writes them to a directory of the machine, does so once.
-    with processes.primary_first("the data"):
-        prepared = preparing()
+    # Data are prepared once, and then read by all.
+    if dataset is None and processes.count() > 1:
+        validate(config)
+        with processes.primary_first("the data"):
+            preparing = functools.partial(preparing, dataset=data_sets.load(config.data, trusted=trusted))
+    prepared = preparing()
     processes.same("the data and what numbers depend on", _alike(prepared, files))
     observer.plan(lambda: plan_parts(prepared))
     # Loading data and tracing may take minutes, in which a signal may have come.
@@ -375,7 +379,7 @@ class _Session:
         if segment.checkpoint or stop or self._overdue():
             # A stop may come where nothing is evaluated; such a checkpoint is no candidate for the best.
             notes = {"score": self._score(boundary.validation), **self._times(), **self.log.position}
-            self.checkpoints.save(segment.mark, mesh.whole(boundary.state), notes)
+            self.checkpoints.save(segment.mark, boundary.state, notes)
             self.saved = time.monotonic()
         if stop:
             self.checkpoints.wait()

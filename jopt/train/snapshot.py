@@ -79,7 +79,8 @@ def write(path: Path, state: PyTree, notes: dict[str, Any]) -> None:
     ocp: Any = v1
     _quiet_logs()
     # Orbax cannot write arrays without entries; `read` makes them from the expected shapes.
-    leaves = {name: leaf for name, leaf in named_leaves(state) if leaf.size}
+    # What every process has whole, the primary writes; of the rest each process writes its own parts.
+    leaves = {name: _readable(leaf) for name, leaf in named_leaves(state) if leaf.size}
     leaves[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
     leaves[_DIGEST] = np.frombuffer(bytes.fromhex(digest([state, leaves[_NOTES]])), np.uint8)
     context = ocp.Context()
@@ -113,7 +114,7 @@ def read(path: Path, like: PyTree) -> Restored:
     # Orbax finds no arrays at a relative path, and says nothing of it.
     path = path.absolute()
     try:
-        with _TURN:
+        with _TURN, _alone():
             # The shapes first: a few bytes can claim gigabytes, which would be allocated before they are compared.
             claimed = ocp.checkpointables_metadata(path).metadata["state"]
             if not isinstance(claimed, dict):
@@ -121,7 +122,9 @@ def read(path: Path, like: PyTree) -> Restored:
             expected = dict(named_leaves(like))
             _check_extras(claimed)
             _compare(path, claimed, expected)
-            leaves = dict(ocp.load_checkpointables(path, {"state": None})["state"])
+            # In memory, on whatever devices they were.
+            wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in claimed.items()}
+            leaves = dict(ocp.load_checkpointables(path, {"state": wanted})["state"])
     except CheckpointError:
         raise
     # Orbax and TensorStore raise many types for a damaged file, of which none is documented.
@@ -178,6 +181,26 @@ def is_exhausted(error: BaseException) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def _readable(leaf: Any) -> Any:
+    """A NumPy array; or the array on the devices, where this process cannot read all of it."""
+    is_split = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+    return leaf if is_split else np.asarray(leaf)
+
+
+def _alone() -> Any:
+    """Orbax's context for a checkpoint that this process reads, without the others of the run."""
+    from orbax.checkpoint import v1
+
+    ocp: Any = v1
+    context = ocp.Context()
+    if jax.process_count() > 1:
+        index = jax.process_index()
+        context.multiprocessing.primary_host = index
+        context.multiprocessing.active_processes = {index}
+        context.multiprocessing.barrier_sync_key_prefix = f"jopt{index}"
+    return context
 
 
 def _raise_system_error(error: Exception, path: Path, codes: Container[int]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import PyTree
 
+from jopt.mesh.arrays import whole
 from jopt.rules import named_leaves
 from jopt.transform import State
 from jopt.typing import ModelState, Number, OptState, Params
@@ -111,7 +112,7 @@ def digest(tree: PyTree) -> str:
     """
     hashed = hashlib.sha256()
     for name, leaf in named_leaves(tree):
-        array = np.asarray(leaf)
+        array = np.asarray(whole(leaf))
         # Path, dtype and shape are part of it: the same bytes under another name or in another shape differ.
         hashed.update(f"{name}|{array.dtype}|{array.shape}|".encode())
         hashed.update(np.ascontiguousarray(array).tobytes())
