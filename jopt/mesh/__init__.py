@@ -1,4 +1,4 @@
-"""How a run is spread over devices: which axes they have, which arrays are split, and in which order sums are added."""
+"""How a run is spread over devices: their axes, which arrays are split, and in which order sums are added."""
 
 from jopt.mesh.arrays import columns as columns
 from jopt.mesh.arrays import put as put
@@ -9,6 +9,7 @@ from jopt.mesh.partition import TENSOR as TENSOR
 from jopt.mesh.partition import Rules as Rules
 from jopt.mesh.partition import parameter_specs as parameter_specs
 from jopt.mesh.partition import specs_of as specs_of
+from jopt.mesh.spread import ONE as ONE
 from jopt.mesh.spread import Spread as Spread
 from jopt.mesh.spread import resolve as resolve
 from jopt.mesh.spread import validate as validate

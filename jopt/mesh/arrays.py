@@ -1,8 +1,9 @@
 """Host arrays on the devices of one or several processes, and back."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import PyTree
@@ -20,13 +21,13 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(_put, tree, shardings)
 
 
-def _put(x: Any, sharding: Sharding | jax.Device | None) -> Any:
+def _put(x: Any, sharding: object) -> Any:
     if not isinstance(sharding, Sharding) or sharding.is_fully_addressable:
-        return jax.device_put(x, sharding)
+        return jax.device_put(x, cast(Any, sharding))
     if isinstance(x, jax.Array):
         if x.sharding.is_equivalent_to(sharding, x.ndim):
             return x
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
             # Keys are arrays of words; what they are for is not known to NumPy.
             words = _put(jax.random.key_data(x), sharding)
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
@@ -59,7 +60,8 @@ def columns(sharding: Sharding | None, batch: int) -> np.ndarray:
     """
     if sharding is None:
         return np.arange(batch)
-    slices = {index[1].indices(batch) for index in sharding.addressable_devices_indices_map((1, batch)).values()}
+    indices = sharding.addressable_devices_indices_map((1, batch)).values()
+    slices = {index[1].indices(batch) for index in indices if index is not None}
     return np.unique(np.concatenate([np.arange(*bounds) for bounds in slices]))
 
 
@@ -77,7 +79,8 @@ def put_columns(tree: PyTree, columns: np.ndarray, batch: int, sharding: Shardin
         if sharding is None or len(columns) == batch:
             return _put(array, sharding)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             first, last, _ = index[1].indices(batch)
             # A device's columns are neighbours, here as in the batch.
             begin = int(np.searchsorted(columns, first))

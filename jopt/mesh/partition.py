@@ -17,7 +17,7 @@ MODEL = "model"
 """The mesh axis over which the preset `TENSOR` splits weights."""
 
 FSDP, TENSOR = "fsdp", "tensor"
-"""Presets: fully sharded data parallelism (Rajbhandari et al. 2020), and tensor parallelism (Shoeybi et al. 2019)."""
+"""Presets: fully sharded data parallelism (Rajbhandari et al. 2020), tensor parallelism (Shoeybi et al. 2019)."""
 
 SMALLEST = 512
 """Entries below which a preset splits no parameter: a message costs more than what it saves."""
@@ -68,34 +68,37 @@ def parameter_specs(
     Example:
       >>> params = {"up": {"kernel": jax.ShapeDtypeStruct((64, 256), "float32")}}
       >>> layers = {"up/kernel": Parameter("up/kernel", "Dense", "kernel", contract=(0,), outputs=(1,))}
-      >>> parameter_specs(("tensor", "fsdp"), {"data": 4, "model": 2}, params, layers)
-      {'up/kernel': ((64, 256), PartitionSpec('data', 'model'))}
+      >>> specs = parameter_specs(("tensor", "fsdp"), {"data": 4, "model": 2}, params, layers)
+      >>> {path: tuple(spec) for path, (_, spec) in specs.items()}
+      {'up/kernel': ('data', 'model')}
     """
     specs = {}
     for name, leaf in named_leaves(params):
-        split = _by_pattern(rules, axes, name, leaf.shape)
-        if split is None:
-            split = [None] * len(leaf.shape)
-            if leaf.size >= SMALLEST:
-                if TENSOR in rules and (axis := _tensor_axis(layers.get(name), leaf.shape, axes[MODEL])) is not None:
-                    split[axis] = MODEL
-                if FSDP in rules and (axis := _largest(leaf.shape, split, axes[DATA])) is not None:
-                    split[axis] = DATA
+        by_pattern = _by_pattern(rules, axes, name, leaf.shape)
+        split: list[str | None] = by_pattern or [None] * len(leaf.shape)
+        if by_pattern is None and leaf.size >= SMALLEST:
+            by_layer = _tensor_axis(layers.get(name), leaf.shape, axes[MODEL]) if TENSOR in rules else None
+            if by_layer is not None:
+                split[by_layer] = MODEL
+            largest = _largest(leaf.shape, split, axes[DATA]) if FSDP in rules else None
+            if largest is not None:
+                split[largest] = DATA
         if any(split):
             specs[name] = (tuple(leaf.shape), PartitionSpec(*split))
     return specs
 
 
 def specs_of(tree: PyTree, specs: Mapping[str, tuple[Shape, PartitionSpec]]) -> PyTree:
-    """A specification for each leaf of a state: that of the parameter whose path its own ends with, if shapes agree.
+    """A specification for each leaf of a state: that of the parameter whose path its path ends with, of one shape.
 
     So moments, masks and averages are split as their parameters are, and what has another shape is not split.
 
     Example:
       >>> kernel = jax.ShapeDtypeStruct((4, 2), "float32")
       >>> specs = {"up/kernel": ((4, 2), PartitionSpec("data"))}
-      >>> specs_of({"mu": {"up": {"kernel": kernel}}, "count": jax.ShapeDtypeStruct((), "int32")}, specs)
-      {'count': PartitionSpec(), 'mu': {'up': {'kernel': PartitionSpec('data',)}}}
+      >>> split = specs_of({"mu": {"up": {"kernel": kernel}}, "count": jax.ShapeDtypeStruct((), "int32")}, specs)
+      >>> tuple(split["mu"]["up"]["kernel"]), tuple(split["count"])
+      (('data',), ())
     """
 
     def spec(name: str, shape: Shape) -> PartitionSpec:
@@ -118,7 +121,9 @@ def _by_pattern(rules: Rules, axes: Mapping[str, int], name: str, shape: Shape) 
         for axis, mesh_axis in enumerate(names):
             size = axes.get(mesh_axis, 1)
             if shape[axis] % size:
-                raise ConfigError(field, mesh_axis, f"an axis of the mesh that divides {name} {tuple(shape)}[{axis}]")
+                raise ConfigError(
+                    field, mesh_axis, f"an axis of the mesh that divides {name} {tuple(shape)}[{axis}]"
+                )
         return [mesh_axis or None for mesh_axis in names] + [None] * (len(shape) - len(names))
     return None
 

@@ -153,6 +153,10 @@ class Spread:
         return f"{self.mesh.size} device{'s' if self.mesh.size > 1 else ''} ({axes})"
 
 
+ONE = Spread()
+"""One device."""
+
+
 def validate(axes: Axes, shards: int | None, rules: Rules, path: str = "") -> None:
     """Checks what can be checked before it is known which devices there are.
 
@@ -192,8 +196,10 @@ def resolve(
     devices = jax.devices() if devices is None else list(devices)
     processes = len({device.process_index for device in devices})
     if not axes and shards is None:
-        require(processes == 1, "mesh", tuple(axes), f"such as (('data', -1),) where there are {processes} processes")
-        return Spread()
+        require(
+            processes == 1, "mesh", tuple(axes), f"such as (('data', -1),) where there are {processes} processes"
+        )
+        return ONE
     fixed = math.prod(size for _, size in axes if size != -1)
     accepted = f"a mesh that fits the {len(devices)} device{'s' if len(devices) > 1 else ''} there are"
     require(fixed <= len(devices), "mesh", tuple(axes), accepted)

@@ -41,8 +41,8 @@ def sealed(fn: Callable[..., T], number: jax.Array) -> Callable[..., T]:
 
     Where a product meets a sum in one loop of the machine, they are rounded once instead of twice, and which ones
     meet is decided by what XLA fuses: another number of devices is another surrounding. (On a CPU
-    `jax.lax.optimization_barrier` is gone before XLA fuses.) So `fn` stands in a loop that runs once, which only the
-    running program knows: XLA neither opens it nor fuses across it.
+    `jax.lax.optimization_barrier` is gone before XLA fuses.) So `fn` stands in a loop that runs once, which only
+    the running program knows: XLA neither opens it nor fuses across it.
 
     Args:
       fn: a pure function.
@@ -79,7 +79,7 @@ def total(parts: PyTree, shards: int) -> PyTree:
       shards: how many all devices have together.
     """
     mine = len(jax.tree.leaves(parts)[0])
-    # A block of 2, 4, 8, ... neighbours is a subtree of the whole sum: added here, it is one message instead of many.
+    # A block of 2, 4, 8, ... neighbours is a subtree of the whole sum: added here, it is one message, not many.
     if mine & (mine - 1) == 0:
         parts = jax.tree.map(lambda x: x[None], tree_sum(parts))
     if mine < shards:

@@ -239,7 +239,7 @@ class Checkpoints:
 
     def _save(self, step: int, state: PyTree, notes: dict[str, Any]) -> None:
         try:
-            saving = (self.directory / f"{step}{suffix}" for suffix in (_SAVING, ""))
+            saving = self.directory / f"{step}{_SAVING}"
             # Orbax would make the run's directory again, if it was deleted meanwhile.
             if not self.directory.is_dir():
                 raise FileNotFoundError(f"{self.directory} was removed while the run was using it")

@@ -14,10 +14,10 @@ from jopt.measure import Column, load_columns
 from jopt.method import Method
 from jopt.train.early_stopping import EarlyStopping
 
-REMAT = ("none", "products", "full")
+REMAT = ("none", "products")
 
 LAYOUT = ("mesh", "partition", "data_parallel")
-"""Fields that say on which devices a run computes; with `shards` they change no bit, and a run may go on on others."""
+"""Fields that say on which devices a run computes; with `shards` they change no bit."""
 
 STAGE = "stage:"
 """What begins the name of an earlier stage where a run's directory could stand."""
@@ -100,8 +100,8 @@ class Experiment:
         parameters until t is well over 1 / (1 - ema_decay). Each stage starts the average, and t, again from the
         parameters that the optimizer moved. It moves once a step, so k times an update where k gradients are
         accumulated.
-      mesh: axes of devices, `(("data", 4), ("model", 2))`: each batch is split over `data`, parameters as `partition`
-        says; -1 is as many devices as are left. (): one device.
+      mesh: axes of devices, `(("data", 4), ("model", 2))`: each batch is split over `data`, parameters as
+        `partition` says; -1 is as many devices as are left. (): one device.
       partition: how parameters, with their moments and masks, are split: 'fsdp' (over `data`), 'tensor' (over
         `model`), and pairs of a pattern and a mesh axis for each axis, `(".*/embedding", ("", "model"))`; the first
         pair that matches decides, then the presets. (): every device has all of them.
@@ -109,8 +109,8 @@ class Experiment:
         same on every number of devices, and of processes, that divides it. A shard has batch statistics of its own.
         None: the order is the machine's, and a run goes on only on the mesh that it began on.
       data_parallel: short for a mesh with all devices along `data`.
-      remat: recompute activations in the backward pass instead of keeping them: 'none', 'products' (all but the
-        results of products are recomputed), 'full'.
+      remat: what the backward pass computes again instead of keeping it: 'none', or 'products', all but the results
+        of products with weights (rematerialization, Chen et al. 2016): more arithmetic for less memory.
       segment_steps: optimizer steps in one XLA program; None is one epoch (the stage's length, if shorter).
       evaluate_every: evaluate on the validation part every so many segments; a stage's end always counts.
       checkpoint_every: save every so many segments; a stage's end always counts.

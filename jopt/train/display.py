@@ -12,6 +12,7 @@ from jopt import codec, data, measure, models, optim, report
 from jopt.codec import Ledger
 from jopt.config import to_dict
 from jopt.measure import Column
+from jopt.report import Table, formats
 from jopt.report.observer import Shown
 from jopt.report.page import PAGE, Findings, Heading, Part
 from jopt.report.run_report import packed_parts
@@ -143,10 +144,10 @@ def plan_parts(prepared: Prepared) -> list[Part]:
     """What will be run: data, stages, resolved rules, parameters and FLOPs."""
     p = prepared
     sizes = " / ".join(f"{size:,}" for size in p.dataset.sizes)
-    devices = "all local devices" if p.config.data_parallel else "one device"
     parts: list[Part] = [
         f"{p.config.name}: {p.dataset.name}, {sizes} examples (train / validation / test), seed {p.config.seed}, "
-        f"on {devices} ({jax.default_backend()})",
+        f"on {p.spread.describe()} ({jax.default_backend()})",
+        *spread_parts(p),
         stage_table(p),
     ]
     for stage in p.plans:
@@ -156,6 +157,30 @@ def plan_parts(prepared: Prepared) -> list[Part]:
         if stage.starts_network:
             parts.append(model_table(p, stage.index))
     return parts if p.start is None else [*parts, *p.start.describe()]
+
+
+def spread_parts(prepared: Prepared) -> list[Part]:
+    """How a run is spread over several devices: its shards, and per stage what each device holds."""
+    p = prepared
+    if p.spread.mesh is None:
+        return []
+    processes = len({device.process_index for device in p.spread.mesh.devices.flat})
+    order = "in the machine's order: other devices give other bits"
+    if p.spread.shards is not None:
+        order = f"over {p.spread.shards} shards in a fixed order: the same bits on any number of devices"
+    of = f" of {processes} processes" if processes > 1 else ""
+    parts: list[Part] = [f"{p.spread.describe()}{of}; sums over a batch {order}"]
+    rows = []
+    for stage in p.plans:
+        spread, state = p.spread_of(stage.index), p.like(stage.index)
+        split = ", ".join(f"{path} {tuple(spec)}" for path, (_, spec) in list(spread.specs.items())[:3])
+        more = f" and {len(spread.specs) - 3} more" if len(spread.specs) > 3 else ""
+        sizes = (formats.binary(size) for size in (p.spread.bytes_of(state), spread.bytes_of(state)))
+        rows.append((stage.name, *sizes, f"{split}{more}" or "none"))
+    parts.append(
+        Table("Bytes of the state", ("stage", "whole", "a device", "parameters that are split"), "lrrl", rows)
+    )
+    return parts
 
 
 @contextlib.contextmanager

@@ -51,6 +51,7 @@ class StagePlan:
       task: how outputs meet targets.
       early_stopping: as `Stage.early_stopping`.
       ema_decay: of the moving average; None: there is none.
+      remat: as `Experiment.remat`.
       previous: the stage before, where it trained the same network.
       layers: what the model says about its parameters; empty until `with_layers`.
     """
@@ -75,6 +76,7 @@ class StagePlan:
     task: Task
     early_stopping: EarlyStopping | None
     ema_decay: float | None
+    remat: str
     previous: "StagePlan | None" = None
     layers: Layers = dataclasses.field(default_factory=dict)
 
@@ -260,6 +262,7 @@ def stage_plans(
                 task=config.task.resolved(),
                 early_stopping=stage.early_stopping,
                 ema_decay=config.ema_decay,
+                remat=config.remat,
                 previous=plans[-1] if plans and stage.model is None else None,
             )
         )

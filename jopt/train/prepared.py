@@ -179,7 +179,7 @@ def prepare(
         _check_streamed(plans, dataset)
     axes = (*config.mesh, *[(mesh.DATA, -1)] * config.data_parallel)
     spread = mesh.resolve(axes, config.shards, config.partition, plans[0].batch_size)
-    to_device = spread.share
+    to_device: Callable[[Any], Any] = spread.share
     for name, network in _networks(config, model):
         _check_model(name, network, network.model(), dataset, task)
     if model is not None:
@@ -206,8 +206,10 @@ def prepare(
         network = plans[0].model, plans[0].layers, variables, x
         weights = starting.load(pretrained, *network, trusted=trusted, source=start)
     segments = list(schedule.segments(config, examples))
-    programs = stage_programs(config, plans, dataset, segments=segments, sources=sources, model=model, spread=spread)
-    rows = evaluated_rows(dataset)
+    programs = stage_programs(
+        config, plans, dataset, segments=segments, sources=sources, model=model, spread=spread
+    )
+    rows, everywhere = evaluated_rows(dataset), spread.replicated
     prepared = Prepared(
         config=config,
         dataset=dataset,
@@ -216,9 +218,9 @@ def prepare(
         values=to_device(hyper.split(config)[1]),
         arrays={
             # A part that stays on the host is gathered segment by segment (`jopt.train.streaming`).
-            **({} if dataset.residency == "host" else {"train": data.device_arrays(dataset, "train", spread.replicated)}),
+            **({} if dataset.residency == "host" else {"train": data.device_arrays(dataset, "train", everywhere)}),
             # Of one size, so that one program evaluates both.
-            **{part: data.device_arrays(dataset, part, spread.replicated, rows=rows) for part in ("validation", "test")},
+            **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
         },
         to_device=to_device,
         place=lambda stage, tree: programs.spread_of(stage).put(tree),

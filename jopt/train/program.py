@@ -88,7 +88,7 @@ def build(
     steps: int | None = None,
     aligned: bool = False,
     teacher: Callable[[hyper.Hyper], models.Model] | None = None,
-    spread: mesh.Spread = mesh.Spread(),
+    spread: mesh.Spread = mesh.ONE,
 ) -> Program:
     """Builds the program of one stage.
 

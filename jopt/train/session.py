@@ -258,7 +258,7 @@ class _Session:
     def _recorded(self, launch: Launch, rows: list[metrics.MetricsRow], *, continues: bool) -> Iterator[None]:
         """Records the launch in the manifest, and shows the rows of metrics."""
         if not self.writes:
-            self.manifest, self.shown = launch.facts, ignore
+            self.manifest, self.shown = dict(launch.facts), ignore
             yield
             return
         with (
@@ -448,7 +448,7 @@ class _Session:
             raise self._not_finite("test", self.step - 1, Boundary(p.end_of(last), state, None, None, 0.0))
         seen = mesh.whole(self.staging.seen(last, state)) if p.config.pack else None
         if not self.writes:
-            return processes.agree(None, "the result")
+            return processes.agree(dict[str, Any](), "the result")
         # A run that was killed after this row was written would write it a second time.
         if not any(row["split"] == "test" for row in metrics.read(self.files.metrics)):
             rows = [_row(self.step, p.plans[last].name, "test", outcomes[-1].metrics)]

@@ -84,7 +84,8 @@ def step(
       key: the run's root key.
       arrays: the training part.
       state: before the step.
-      row: the examples: int32 [batch], or a `data.Split` of them; with shards [shards of the device, batch / shards].
+      row: the examples: int32 [batch], or a `data.Split` of them; with shards, those of the device, [shards,
+        batch / shards].
       shards: parts of the batch, on all devices, whose sums are added in a fixed order; None: there is one.
 
     Returns:
@@ -210,7 +211,7 @@ def gather(p: Parts, key: jax.Array, arrays: data.DeviceArrays, number: jax.Arra
 def loss(
     p: Parts, params: Params, state: TrainState, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, tuple[tuple[PyTree, ModelState, Metrics], jax.Array]]:
-    """The loss of a batch at `params`, `(statistics of metrics, new model state, parts of the loss)`, and its weight.
+    """The loss of a batch at `params`; `(statistics of metrics, new model state, parts of the loss)`; its weight.
 
     The weight is the sum of the losses' weights, or 1 where they all are 1: that of the batch among others.
     """
@@ -219,7 +220,13 @@ def loss(
     run = intercept.capture(p.model.apply) if features else p.model.apply
     # `params` are in the subspace already, so the cheaper `forward` gives what `apply` would.
     seen = (p.transform.forward or p.transform.apply)(state.transform_state, params)
-    result = run(seen, state.model_state, batch.inputs, train=True, key=keys.at(key, "dropout", state.step))
+
+    def forward(seen: Params, model_state: ModelState, inputs: PyTree, key: jax.Array) -> Any:
+        return run(seen, model_state, inputs, train=True, key=key)
+
+    if p.plan.remat == "products":
+        forward = jax.checkpoint(forward, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    result = forward(seen, state.model_state, batch.inputs, keys.at(key, "dropout", state.step))
     # Layers are intercepted only where they are matched: keeping every activation costs memory.
     (outputs, model_state), calls = result if features else (result, {})
     task = p.plan.task

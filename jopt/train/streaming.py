@@ -40,7 +40,7 @@ class Stream:
         # Trials of one seed have one order: their rows are read once.
         seeds, self._seed_of_trial = np.unique(np.asarray(prepared.values["seed"]), return_inverse=True)
         self._roots = [keys.root(seed) for seed in seeds]
-        # Of one run, each process gathers the rows of its own devices; of several trials each device has whole ones.
+        # Of one run, a process gathers the rows of its own devices; of several trials a device has whole ones.
         self._by_step = prepared.spread.by_step if share is None else None
         self._columns = mesh.columns(self._by_step, prepared.batch_size)
         self._epochs: dict[int, list[np.ndarray]] = {}
