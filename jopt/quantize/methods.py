@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jopt.config import ConfigError, choice, join_path, require
 from jopt.hyper import as_traced, known, swept
 from jopt.layers import Layers, Parameter, PlanRow
-from jopt.method import Method
+from jopt.method import Context, Method
 from jopt.quantize.binary import binary, ternary
 from jopt.quantize.grid import Rounding, rounding_function
 from jopt.quantize.ranges import Calibration, Choose, calibration_function
@@ -207,11 +207,11 @@ class LearnedWeights(Method):
         choice(join_path(path, "granularity"), self.granularity, GRANULARITIES)
         check_rules(join_path(path, "rules"), self.rules)
 
-    def validate_with(self, others: Sequence[Method], path: str = "") -> None:
+    def validate_with(self, context: Context) -> None:
         """Refuses tied layers, whose steps would get different gradients."""
         accepted = "a class without learned steps where layers are tied, such as Weights"
-        tied = any(other.name == "tie" for other in others)
-        require(not tied, join_path(path or self.name, "class"), type(self).__name__, accepted)
+        tied = any(applied.method.name == "tie" for applied in context.applied)
+        require(not tied, join_path(context.mine.path, "class"), type(self).__name__, accepted)
 
     def build(
         self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None

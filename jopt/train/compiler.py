@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jopt import levels
+from jopt import levels, processes
 from jopt.paths import cache, expanded
 from jopt.train.surroundings import JAX_OPTIONS
 
@@ -111,8 +111,12 @@ class Compiler:
 
     def run(self, request: Request) -> Any:
         """Runs what is requested, compiled once for its name and key."""
-        results = self.compiled(request)(*request.args)
-        return jax.block_until_ready(results) if self.waits else results
+        program = self.compiled(request)
+        if not self.waits:
+            return program(*request.args)
+        # Libraries that add over processes wait for the others some seconds only, and compiling takes longer.
+        processes.barrier(request.name)
+        return jax.block_until_ready(program(*request.args))
 
     def compiled(self, request: Request) -> Any:
         """The executable of what is requested."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jopt import processes
 from jopt.train.schedule import Segment
 from jopt.train.staging import Staging
 from jopt.train.state import TrainState
@@ -89,6 +90,7 @@ def run_segments(
             train = staging.train(segment.stage, segment.start, segment.steps)
             request = calls.segment(segment.stage, segment.steps, state, train)
             run = compiler.compiled(request)
+            processes.barrier("segment")
             # Compiled above, so that the clock sees steps alone. Nothing may move between host and device here: a
             # transfer would be a number that should have been placed before the loop.
             with around(segment, state), jax.transfer_guard("disallow"):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ from jaxtyping import PyTree
 from jopt import data, hyper, intercept, keys, mesh, models, optim, transfer
 from jopt import start as starting
 from jopt.config import ConfigError, require
-from jopt.rules import RuleError
+from jopt.rules import RuleError, named_leaves
+from jopt.rules import plan as find_rules
 from jopt.task import Task, check_functions
 from jopt.train import describe, plan, schedule
 from jopt.train.checkpoint import MismatchError
@@ -179,7 +180,6 @@ def prepare(
         _check_streamed(plans, dataset)
     axes = (*config.mesh, *[(mesh.DATA, -1)] * config.data_parallel)
     spread = mesh.resolve(axes, config.shards, config.partition, plans[0].batch_size)
-    to_device: Callable[[Any], Any] = spread.share
     for name, network in _networks(config, model):
         _check_model(name, network, network.model(), dataset, task)
     if model is not None:
@@ -215,22 +215,23 @@ def prepare(
         dataset=dataset,
         segments=segments,
         plans=plans,
-        values=to_device(hyper.split(config)[1]),
+        values=cast("dict[str, jax.Array]", spread.share(hyper.split(config)[1])),
         arrays={
             # A part that stays on the host is gathered segment by segment (`jopt.train.streaming`).
             **({} if dataset.residency == "host" else {"train": data.device_arrays(dataset, "train", everywhere)}),
             # Of one size, so that one program evaluates both.
             **{part: data.device_arrays(dataset, part, everywhere, rows=rows) for part in ("validation", "test")},
         },
-        to_device=to_device,
+        to_device=spread.share,
         place=lambda stage, tree: programs.spread_of(stage).put(tree),
         shardings=lambda stage, tree: programs.spread_of(stage).shardings(tree),
         spread=spread,
         sources=sources,
-        start=None if weights is None else weights.placed(to_device),
+        start=None if weights is None else weights.placed(spread.share),
         own_model=model,
         **programs._asdict(),
     )
+    _check_partition(config, plans, example)
     for stage in plans:
         check_parameters(stage, example)
         _check_features(prepared, stage, example)
@@ -271,6 +272,17 @@ def _check_features(prepared: Prepared, stage: StagePlan, example: PyTree) -> No
         for i, pair in enumerate(distillation.features.pairs):
             field = f"{stage.path}.distill.features.pairs[{i}]"
             require(pair[side] in names, field, pair[side], f"a layer of the {network} ({', '.join(names)})")
+
+
+def _check_partition(config: Experiment, plans: list[StagePlan], example: PyTree) -> None:
+    """Raises RuleError for a rule of `partition` that decides for no parameter of any stage."""
+    pairs = [rule for rule in config.partition if not isinstance(rule, str)]
+    # Of all stages together: a student may lack what a rule is for.
+    every = {name: 0 for stage in plans for name, _ in named_leaves(plan.shapes(stage.model, example)[0])}
+    try:
+        find_rules(pairs, every, None)
+    except RuleError as error:
+        raise RuleError(f"partition: {error}") from error
 
 
 def _networks(config: Experiment, custom_model: models.Model | None) -> list[tuple[str, models.Network]]:
