@@ -13,6 +13,8 @@ from jopt.processes.wire import PROTOCOL, Channel, Message, Process, pump
 
 # For the first message of whoever connects.
 _HELLO_SECONDS = 10.0
+# For an error that comes to all processes, at about the same time.
+_GRACE_SECONDS = 2.0
 
 
 class _Round:
@@ -33,6 +35,7 @@ class Primary(Team):
         self._rounds: dict[int, _Round] = {}
         self._by_index = {layout.index: self.this}
         self._complete: asyncio.Future[None] | None = None
+        self._failing = asyncio.Event()
         self._service: asyncio.Future[Path] = self._loop.create_future()
 
     async def relay(self, path: Path) -> None:
@@ -117,7 +120,13 @@ class Primary(Team):
                 case "failed" if self._leaving:
                     channel.close()
                 case "failed":
-                    self._leaving = self._ending = True
+                    self._leaving = True
+                    # The same error may be on its way here, and what the primary writes about it.
+                    await asyncio.wait([asyncio.ensure_future(self._failing.wait())], timeout=_GRACE_SECONDS)
+                    if self._failing.is_set():
+                        channel.close()
+                        continue
+                    self._ending = True
                     informed = [other for other in self._channels.values() if other is not channel]
                     await self._end_for(f"{process} ended: {message['line']}", message["status"], informed)
         if not channel.finished:
@@ -182,6 +191,7 @@ class Primary(Team):
     async def _fail(self, line: str, status: int) -> None:
         await self._stay_if_ending()
         self._leaving = True
+        self._failing.set()
         for channel in self._channels.values():
             channel.post({"kind": "ended", "line": f"{self.this} ended: {line}", "status": status})
         await all_closed(self._channels.values())
