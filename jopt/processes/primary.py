@@ -45,11 +45,12 @@ class Primary(Team):
     async def _open(self, timeout: float) -> None:
         self._complete = self._loop.create_future()
         try:
-            server = await asyncio.start_server(self._connected, _interface(self.layout.host), self.layout.port)
+            # It listens until the end, as JAX connects later.
+            where = _interface(self.layout.host), self.layout.port
+            self._servers.append(await asyncio.start_server(self._serve(self._accept), *where))
         except OSError as error:
             accepted = f"an address where process 0 can listen ({error.strerror}); is another process 0 running?"
             raise ConfigError("coordinator", self.layout.address, accepted) from error
-        del server  # It listens as long as the loop runs, as JAX may connect again.
         try:
             await asyncio.wait_for(asyncio.shield(self._complete), timeout)
         except TimeoutError:
@@ -72,9 +73,6 @@ class Primary(Team):
             _refuse(channel, error)
         await all_closed(self._channels.values())
         return error
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._spawn(self._accept(reader, writer))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
@@ -208,6 +206,7 @@ class Primary(Team):
         while True:
             try:
                 service = await asyncio.open_unix_connection(path)
+                self._writers.add(service[1])
                 break
             except OSError:
                 # JAX has not begun to listen there.
