@@ -114,9 +114,9 @@ class Team:
             await asyncio.gather(*tasks, return_exceptions=True)
             for closing in (*self._servers, *self._writers):
                 closing.close()
-            waits = [asyncio.ensure_future(writer.wait_closed()) for writer in self._writers]
-            if waits:
-                await asyncio.wait(waits, timeout=1)
+            closed = asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closed, 1)
             self._loop.call_soon(self._loop.stop)
 
         if self._thread.is_alive():
