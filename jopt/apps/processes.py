@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from absl import flags
 
 from jopt import processes
 from jopt.apps.signals import SavedAndStopped
-from jopt.report.terminal import AnyText
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +75,7 @@ def together(values: ProcessFlags) -> Iterator[None]:
         if processes.count() == 1:
             yield
             return
-        sys.stderr = _Prefixed(sys.stderr, f"[process {processes.index()}] ")
+        sys.stderr = _Prefixed(sys.stderr, f"[process {processes.index()}] ")  # pyright: ignore[reportAttributeAccessIssue]
         with _own_output(processes.is_primary()):
             yield
 
@@ -119,24 +118,26 @@ def _own_output(shown: bool) -> Iterator[None]:
         os.dup2(original, 1)
 
 
-class _Prefixed(AnyText):
+class _Prefixed:
     """A text stream whose lines begin with a prefix, and are written whole."""
 
-    def __init__(self, stream: TextIO | None, prefix: str):
-        super().__init__(stream)
-        self._prefix, self._line = prefix, ""
+    def __init__(self, stream: TextIO, prefix: str):
+        self._stream, self._prefix, self._line = stream, prefix, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Writes the lines that are complete."""
         lines = (self._line + text).splitlines(keepends=True)
         self._line = lines.pop() if lines and not lines[-1].endswith(("\n", "\r")) else ""
         if lines:
-            super().write("".join(self._prefix + line for line in lines))
+            self._stream.write("".join(self._prefix + line for line in lines))
         return len(text)
 
     def flush(self) -> None:
         """Writes what is left of a line, and flushes the stream."""
         if self._line:
-            super().write(self._prefix + self._line)
+            self._stream.write(self._prefix + self._line)
             self._line = ""
-        super().flush()
+        self._stream.flush()
