@@ -5,6 +5,8 @@ import signal
 import sys
 import time
 
+from jopt import processes
+from jopt.apps.signals import Stop
 from jopt.processes.layout import Layout
 from jopt.processes.member import Member
 from jopt.processes.primary import Primary
@@ -35,6 +37,17 @@ def main():
     if deed == "fail all":
         team.fail(f"ConfigError: of {index}", 2)
         sys.exit(2)
+    if deed == "signal":
+        # What `jopt.processes.start` does, without JAX.
+        processes._team = team
+        stop = Stop()
+        signal.signal(signal.SIGTERM, stop.handle)
+        boundaries = 0
+        while not stop():
+            boundaries += 1
+            if index == victim and boundaries == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+        print(boundaries, stop.number)
     if deed == "busy":
         print("busy", flush=True)
         time.sleep(6)

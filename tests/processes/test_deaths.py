@@ -89,6 +89,12 @@ def test_whoever_is_done_waits_for_the_others():
     assert all("finished" in one.stdout for one in processes)
 
 
+def test_a_signal_to_one_process_stops_all_at_the_same_boundary():
+    processes, _ = deeds("signal", 1)
+    assert [one.status for one in processes] == [0, 0, 0]
+    assert {one.stdout.splitlines()[1] for one in processes} == {f"3 {int(signal.SIGTERM)}"}
+
+
 def test_kills_of_several_at_once_leave_none():
     with started(PEERS, 4, "kill", "9", LIMIT="30") as running:
         for one in running:
