@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from absl import flags
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _INTERRUPTED = 128 + 2
+_LAST_SECONDS = 45.0
 
 
 class ProcessFlags(NamedTuple):
@@ -76,8 +78,19 @@ def together(values: ProcessFlags) -> Iterator[None]:
             yield
             return
         sys.stderr = _Prefixed(sys.stderr, f"[process {processes.index()}] ")  # pyright: ignore[reportAttributeAccessIssue]
-        with _own_output(processes.is_primary()):
-            yield
+        try:
+            with _own_output(processes.is_primary()):
+                yield
+        except BaseException as error:
+            _end_within(_LAST_SECONDS, _describe(error)[1])
+            raise
+
+
+def _end_within(seconds: float, status: int) -> None:
+    """Ends this process, unless it does so itself: a thread of a library may wait in a collective."""
+    last = threading.Timer(seconds, processes.exit_now, (status,))
+    last.daemon = True
+    last.start()
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
@@ -86,6 +99,8 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", _INTERRUPTED
+    if isinstance(error, SavedAndStopped):
+        return str(error), error.status
     if isinstance(error, Exception) and failures.is_expected(error):
         return failures.line(error), failures.status(error)
     return processes.describe(error)

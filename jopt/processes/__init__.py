@@ -104,7 +104,7 @@ def start(
         line, status = describe(error)
         team.fail(line, status)
         # At its end Python would wait for JAX's client, and that for processes that end as well.
-        atexit.register(_exit, status)
+        atexit.register(exit_now, status)
         raise
     finally:
         _team = None
@@ -203,7 +203,8 @@ def _is_broken(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ValueError) and any(word in text for word in words)
 
 
-def _exit(status: int) -> None:
+def exit_now(status: int) -> None:
+    """Ends this process without the ends of libraries, which may wait for processes that are gone."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -80,12 +80,15 @@ class Primary(Team):
             hello = await asyncio.wait_for(channel.receive(), _HELLO_SECONDS)
         except TimeoutError:
             hello = None
-        if hello is None or hello.get("protocol") != PROTOCOL:
-            channel.close()
-        elif hello["kind"] == "relay":
-            await self._relay(reader, writer)
-        else:
-            await self._welcome(channel, Process(*hello["process"]))
+        match hello:
+            case {"protocol": str(protocol), "kind": "relay"} if protocol == PROTOCOL:
+                await self._relay(reader, writer)
+            case {"protocol": str(protocol), "process": [int(index), int(count), str(host), int(pid)]} if (
+                protocol == PROTOCOL
+            ):
+                await self._welcome(channel, Process(index, count, host, pid))
+            case _:
+                channel.close()
 
     async def _welcome(self, channel: Channel, process: Process) -> None:
         """Takes a process in, or says why not, which ends all: a launch that does not fit will not get better."""

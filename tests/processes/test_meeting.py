@@ -1,6 +1,7 @@
 """Processes meet, agree and part: here each is an object with a thread and a connection of its own."""
 
 import contextlib
+import json
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,13 @@ from jopt.processes.errors import ProcessError
 from jopt.processes.layout import Layout
 from jopt.processes.member import Member
 from jopt.processes.primary import Primary
+from jopt.processes.wire import PROTOCOL
 from tests.processes.harness import free_port
+
+
+def message(value):
+    text = json.dumps(value).encode()
+    return len(text).to_bytes(4, "big") + text
 
 
 def team(port, count, index):
@@ -182,10 +189,20 @@ def test_another_program_at_the_address_is_an_error():
     assert isinstance(error, ProcessError)
 
 
-def test_strangers_and_latecomers_do_not_disturb_a_run(three):
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        message(3),
+        message({}),
+        message({"protocol": PROTOCOL, "process": [1, "x"]}),
+        b"\0\0\0\1{",
+    ],
+)
+def test_strangers_and_latecomers_do_not_disturb_a_run(three, sent):
     port = three[0].layout.port
     with socket.create_connection(("127.0.0.1", port)) as stranger:
-        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        stranger.sendall(sent)
         stranger.settimeout(10)
         with contextlib.suppress(ConnectionResetError):
             assert stranger.recv(10) == b""
