@@ -89,14 +89,14 @@ def start(
 
     team = (Member if layout.index else Primary)(layout, limit)
     team.open(timeout)
+    agreed = None
     try:
         _team = team
         try:
             distributed.connect(team, timeout)
             yield
-        except together:
-            _finish(team)
-            raise
+        except together as error:
+            agreed = error
         _finish(team)
     except BaseException as error:
         if _is_broken(error):
@@ -108,6 +108,8 @@ def start(
         raise
     finally:
         _team = None
+    if agreed is not None:
+        raise agreed
 
 
 def count() -> int:

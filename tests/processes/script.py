@@ -1,5 +1,6 @@
 """A process of a run with JAX, which prints what it finds as JSON: INDEX COUNT PORT DEED VICTIM DIRECTORY."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,10 @@ import sys
 from pathlib import Path
 
 from jopt import processes
+
+
+class Agreed(Exception):
+    """Raised by all processes."""
 
 
 def error_of(call):
@@ -22,7 +27,10 @@ def main():
     deed, victim, directory = sys.argv[4], int(sys.argv[5]), Path(sys.argv[6])
     noted = []
     signal.signal(signal.SIGTERM, lambda number, frame: noted.append(number))
-    with processes.start(f"127.0.0.1:{port}", count, index, timeout=30):
+    with (
+        contextlib.suppress(Agreed),
+        processes.start(f"127.0.0.1:{port}", count, index, timeout=30, together=(Agreed,)),
+    ):
         import jax
         import jax.numpy as jnp
         import numpy as np
@@ -61,6 +69,8 @@ def main():
             raise ValueError("a defect")
         if deed == "raise":
             total(numbers).block_until_ready()
+        if deed == "agree":
+            raise Agreed
     print(json.dumps(found))
 
 
