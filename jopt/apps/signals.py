@@ -54,7 +54,8 @@ class Stop:
             raise KeyboardInterrupt
         if self.number is None:
             self.number = number
-            text = f"{signal.Signals(number).name}: saving at the end of this segment, then ending"
+            process = f"[process {processes.index()}] " if processes.count() > 1 else ""
+            text = f"{process}{signal.Signals(number).name}: saving at the end of this segment, then ending"
             again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
             # Not `print`: the signal may have come in the middle of one, which may not be entered again.
             with contextlib.suppress(OSError):
