@@ -52,7 +52,7 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
     *,
-    timeout: float = 120.0,
+    timeout: float = 45.0,
     limit: float = 30.0,
     describe: Callable[[BaseException], tuple[str, int]] = describe,
     together: tuple[type[BaseException], ...] = (),
