@@ -48,7 +48,7 @@ def define_processes(values: flags.FlagValues) -> ProcessFlags:
         flags.DEFINE_float(
             "processes_timeout",
             45.0,
-            "Seconds within which all processes must have started; more where machines of a cluster start one by one.",
+            "Seconds within which all processes must have started; more where machines start one by one.",
             lower_bound=0.0,
             flag_values=values,
         ),
