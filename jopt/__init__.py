@@ -33,7 +33,7 @@ _HOMES = {
 }
 _MODULES = (
     "ablate", "cluster", "codec", "config", "data", "distill", "export", "layers", "measure", "models", "optim",
-    "prune", "quantize", "report", "rules", "start", "train", "transform",
+    "processes", "prune", "quantize", "report", "rules", "start", "train", "transform",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from jopt.codec import CodecError
 from jopt.config import ConfigError
 from jopt.data import DataError
 from jopt.export import ExportError
+from jopt.processes import ProcessError
 from jopt.report import formats
 from jopt.rules import RuleError
 from jopt.train.checkpoint import CheckpointError
@@ -19,7 +20,7 @@ from jopt.transfer import TransferError
 _OF_THE_CONFIG = (ConfigError, ConfigFileError, RuleError, TransferError)
 _OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
 # An OSError is a full or failing disk, a directory that is gone or may not be written; its text has the path.
-_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, OSError, NonFiniteError)
+_EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, OSError, NonFiniteError, ProcessError)
 
 
 def is_expected(error: Exception) -> bool:

@@ -8,6 +8,8 @@ from types import FrameType
 
 from absl import flags
 
+from jopt import processes
+
 NAMES = ("TERM", "HUP", "INT", "USR1", "USR2", "XCPU")
 """Signals whose usual effect is to end a process, and which it can handle on Linux and on macOS."""
 
@@ -38,7 +40,11 @@ class Stop:
     def __call__(self, rows: object = ()) -> bool:
         """Whether to stop, whatever the metric rows are."""
         del rows
-        return self.number is not None
+        # A signal to one process stops all of them, at the same boundary.
+        agreed = next((number for number in processes.gather("signal", self.number) if number is not None), None)
+        if agreed is not None:
+            self.number = agreed
+        return agreed is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Notes a signal; a second SIGINT ends the process at once."""
@@ -48,7 +54,8 @@ class Stop:
             raise KeyboardInterrupt
         if self.number is None:
             self.number = number
-            text = f"{signal.Signals(number).name}: saving at the end of this segment, then ending"
+            process = f"[process {processes.index()}] " if processes.count() > 1 else ""
+            text = f"{process}{signal.Signals(number).name}: saving at the end of this segment, then ending"
             again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
             # Not `print`: the signal may have come in the middle of one, which may not be entered again.
             with contextlib.suppress(OSError):

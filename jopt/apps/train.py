@@ -1,12 +1,16 @@
 """Trains the experiment of a config file, or continues an interrupted run.
 
 jopt train --config=configs/digits_mlp.py --workdir=runs/a --config.optimizer.learning_rate=3e-3
+
+Over several processes, with --process_id=0 to 3 (docs/processes.md):
+jopt train --config=configs/digits_mlp.py --workdir=runs/a --coordinator=node0:4321 --num_processes=4 --process_id=0
 """
 
 from absl import flags
 
 from jopt.apps.definitions import define_accept_changes, define_path, define_trust
 from jopt.apps.inputs import CONFIG, experiment
+from jopt.apps.processes import define_processes, together
 from jopt.apps.signals import define_save_on, saving
 
 FLAGS = flags.FlagValues()
@@ -45,22 +49,23 @@ _DEBUG_NANS = flags.DEFINE_bool(
     flag_values=FLAGS,
 )
 _TRUST = define_trust(FLAGS)
+_PROCESSES = define_processes(FLAGS)
 _QUIET = flags.DEFINE_bool("quiet", False, "Print nothing.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> None:
     """Runs `--config` in `--workdir`."""
     del argv
-    from jopt import report, train
+    from jopt import processes, report, train
 
     # Before the config is read, as a config file may build arrays and so compile.
     train.enable_cache(_CACHE.value)
-    with saving(_SAVE_ON.value) as stop:
+    with together(_PROCESSES), saving(_SAVE_ON.value) as stop:
         train.run(
             experiment(_TRIAL.value, trusted=_TRUST.value),
             _WORKDIR.value,
             accept_changes=_ACCEPT_CHANGES.value,
-            observer=report.Console(_QUIET.value),
+            observer=report.Console(_QUIET.value) if processes.is_primary() else report.SILENT,
             should_stop=stop,
             trusted=_TRUST.value,
             checkpoint_minutes=_MINUTES.value,

@@ -52,7 +52,7 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
     *,
-    timeout: float = 120.0,
+    timeout: float = 45.0,
     limit: float = 30.0,
     describe: Callable[[BaseException], tuple[str, int]] = describe,
     together: tuple[type[BaseException], ...] = (),
@@ -89,14 +89,14 @@ def start(
 
     team = (Member if layout.index else Primary)(layout, limit)
     team.open(timeout)
+    agreed = None
     try:
         _team = team
         try:
             distributed.connect(team, timeout)
             yield
-        except together:
-            _finish(team)
-            raise
+        except together as error:
+            agreed = error
         _finish(team)
     except BaseException as error:
         if _is_broken(error):
@@ -104,10 +104,12 @@ def start(
         line, status = describe(error)
         team.fail(line, status)
         # At its end Python would wait for JAX's client, and that for processes that end as well.
-        atexit.register(_exit, status)
+        atexit.register(exit_now, status)
         raise
     finally:
         _team = None
+    if agreed is not None:
+        raise agreed
 
 
 def count() -> int:
@@ -213,7 +215,8 @@ def _is_broken(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | ValueError) and any(word in text for word in words)
 
 
-def _exit(status: int) -> None:
+def exit_now(status: int) -> None:
+    """Ends this process without the ends of libraries, which may wait for processes that are gone."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()

@@ -28,23 +28,23 @@ def check_same(team: Team, name: str, value: Any) -> None:
         )
 
 
-def check_shared(team: Team, directory: Path) -> None:
+def check_shared(team: Team, directory: Path, seconds: float = _VISIBLE_SECONDS) -> None:
     """Raises `ProcessError` in all processes unless they see the same directory.
 
-    The primary writes a file that the others look for.
+    The primary writes a file that the others look for, for some seconds.
     """
     name, error = "", ""
-    if team.this.index == 0:
-        name = f".processes-{secrets.token_hex(8)}"
-        try:
-            (directory / name).touch()
-        except OSError as failure:
-            name, error = "", f"cannot be written by {team.this}: {failure.strerror}"
-    name, error = team.gather(f"file in {directory.name}", (name, error))[0]
     try:
-        seen = team.gather(f"sight of {directory.name}", not error and _appears(directory, name))
+        if team.this.index == 0:
+            name = f".processes-{secrets.token_hex(8)}"
+            try:
+                (directory / name).touch()
+            except OSError as failure:
+                error = f"cannot be written by {team.this}: {failure.strerror}"
+        sought, error = team.gather("a shared directory", (name, error))[0]
+        seen = team.gather("sight of a shared directory", not error and _appears(directory, sought, seconds))
     finally:
-        if team.this.index == 0 and name:
+        if name:
             with contextlib.suppress(OSError):
                 (directory / name).unlink()
     if not error and not all(seen):
@@ -54,13 +54,13 @@ def check_shared(team: Team, directory: Path) -> None:
         raise ProcessError(str(directory), error)
 
 
-def _appears(directory: Path, name: str) -> bool:
+def _appears(directory: Path, name: str, seconds: float) -> bool:
     """Whether a file comes into sight."""
-    deadline = time.monotonic() + _VISIBLE_SECONDS
+    deadline = time.monotonic() + seconds
     while name not in _names(directory):
-        if time.monotonic() > deadline or not directory.is_dir():
+        if time.monotonic() > deadline:
             return False
-        time.sleep(0.2)
+        time.sleep(0.05)
     return True
 
 

@@ -28,7 +28,9 @@ def connect(team: Team, timeout: float) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     # A proxy is not asked for a socket of this machine.
     jax.config.update("jax_check_proxy_envs", False)
-    with tempfile.TemporaryDirectory(prefix="jopt-") as directory:
+    # The path of a socket has at most 103 bytes on macOS.
+    parent = None if len(tempfile.gettempdir()) < 70 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="jopt-", dir=parent) as directory:
         # No port, which another program could take first, and no directory that others may enter.
         path = Path(directory) / "jax"
         team.call(team.relay(path))

@@ -26,7 +26,8 @@ class Member(Team):
         end of it, so that this process ends by one line and a status of its own; and the service listens to no
         other machine.
         """
-        await asyncio.start_unix_server(lambda *streams: self._spawn(self._relay(*streams)), path)
+        server = await asyncio.start_unix_server(self._serve(self._relay), path)
+        self._servers.append(server)
 
     async def _open(self, timeout: float) -> None:
         channel = await self._connect(timeout)
@@ -51,8 +52,8 @@ class Member(Team):
         deadline = time.monotonic() + timeout
         while True:
             try:
-                connection = asyncio.open_connection(self.layout.host, self.layout.port)
-                return Channel(*await asyncio.wait_for(connection, max(0.1, deadline - time.monotonic())))
+                connection = self._dial(self.layout.host, self.layout.port)
+                return await asyncio.wait_for(connection, max(0.1, deadline - time.monotonic()))
             except OSError as error:
                 if time.monotonic() > deadline:
                     reason = f"does not answer within {timeout:g} seconds ({error.strerror or 'timed out'})"
@@ -106,7 +107,7 @@ class Member(Team):
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Connects JAX in this process with its service in the primary."""
         with contextlib.suppress(OSError):
-            there = Channel(*await asyncio.open_connection(self.layout.host, self.layout.port))
+            there = await self._dial(self.layout.host, self.layout.port)
             there.post({"kind": "relay", "protocol": PROTOCOL})
             out = asyncio.ensure_future(pump(reader, there.writer))
             await pump(there.reader, writer)

@@ -13,6 +13,8 @@ from jopt.processes.wire import PROTOCOL, Channel, Message, Process, pump
 
 # For the first message of whoever connects.
 _HELLO_SECONDS = 10.0
+# For an error that comes to all processes, at about the same time.
+_GRACE_SECONDS = 2.0
 
 
 class _Round:
@@ -33,6 +35,7 @@ class Primary(Team):
         self._rounds: dict[int, _Round] = {}
         self._by_index = {layout.index: self.this}
         self._complete: asyncio.Future[None] | None = None
+        self._failing = asyncio.Event()
         self._service: asyncio.Future[Path] = self._loop.create_future()
 
     async def relay(self, path: Path) -> None:
@@ -42,11 +45,12 @@ class Primary(Team):
     async def _open(self, timeout: float) -> None:
         self._complete = self._loop.create_future()
         try:
-            server = await asyncio.start_server(self._connected, _interface(self.layout.host), self.layout.port)
+            # It listens until the end, as JAX connects later.
+            where = _interface(self.layout.host), self.layout.port
+            self._servers.append(await asyncio.start_server(self._serve(self._accept), *where))
         except OSError as error:
             accepted = f"an address where process 0 can listen ({error.strerror}); is another process 0 running?"
             raise ConfigError("coordinator", self.layout.address, accepted) from error
-        del server  # It listens as long as the loop runs, as JAX may connect again.
         try:
             await asyncio.wait_for(asyncio.shield(self._complete), timeout)
         except TimeoutError:
@@ -70,21 +74,21 @@ class Primary(Team):
         await all_closed(self._channels.values())
         return error
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._spawn(self._accept(reader, writer))
-
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
         try:
             hello = await asyncio.wait_for(channel.receive(), _HELLO_SECONDS)
         except TimeoutError:
             hello = None
-        if hello is None or hello.get("protocol") != PROTOCOL:
-            channel.close()
-        elif hello["kind"] == "relay":
-            await self._relay(reader, writer)
-        else:
-            await self._welcome(channel, Process(*hello["process"]))
+        match hello:
+            case {"protocol": str(protocol), "kind": "relay"} if protocol == PROTOCOL:
+                await self._relay(reader, writer)
+            case {"protocol": str(protocol), "process": [int(index), int(count), str(host), int(pid)]} if (
+                protocol == PROTOCOL
+            ):
+                await self._welcome(channel, Process(index, count, host, pid))
+            case _:
+                channel.close()
 
     async def _welcome(self, channel: Channel, process: Process) -> None:
         """Takes a process in, or says why not, which ends all: a launch that does not fit will not get better."""
@@ -117,7 +121,13 @@ class Primary(Team):
                 case "failed" if self._leaving:
                     channel.close()
                 case "failed":
-                    self._leaving = self._ending = True
+                    self._leaving = True
+                    # The same error may be on its way here, and what the primary writes about it.
+                    await asyncio.wait([asyncio.ensure_future(self._failing.wait())], timeout=_GRACE_SECONDS)
+                    if self._failing.is_set():
+                        channel.close()
+                        continue
+                    self._ending = True
                     informed = [other for other in self._channels.values() if other is not channel]
                     await self._end_for(f"{process} ended: {message['line']}", message["status"], informed)
         if not channel.finished:
@@ -182,6 +192,7 @@ class Primary(Team):
     async def _fail(self, line: str, status: int) -> None:
         await self._stay_if_ending()
         self._leaving = True
+        self._failing.set()
         for channel in self._channels.values():
             channel.post({"kind": "ended", "line": f"{self.this} ended: {line}", "status": status})
         await all_closed(self._channels.values())
@@ -198,6 +209,7 @@ class Primary(Team):
         while True:
             try:
                 service = await asyncio.open_unix_connection(path)
+                self._writers.add(service[1])
                 break
             except OSError:
                 # JAX has not begun to listen there.

@@ -7,15 +7,17 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterable
+import weakref
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from jopt.processes.errors import ProcessError
 from jopt.processes.layout import Layout
 from jopt.processes.wire import Channel, Message, Process, this_process
 
 T = TypeVar("T")
+Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 LOST = os.EX_TEMPFAIL
 """Exit status (75) of a process whose peer died: the same command goes on."""
@@ -45,6 +47,8 @@ class Team:
         # No longer ended by the others: it has finished, or ends with an error.
         self._leaving = False
         self._ending = False
+        self._servers: list[asyncio.Server] = []
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="jopt-processes", daemon=True)
@@ -108,8 +112,11 @@ class Team:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for channel in self._channels.values():
-                channel.close()
+            for closing in (*self._servers, *self._writers):
+                closing.close()
+            closed = asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closed, 1)
             self._loop.call_soon(self._loop.stop)
 
         if self._thread.is_alive():
@@ -120,6 +127,21 @@ class Team:
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine in the thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _dial(self, host: str, port: int) -> Channel:
+        """Connects to an address."""
+        reader, writer = await asyncio.open_connection(host, port)
+        self._writers.add(writer)
+        return Channel(reader, writer)
+
+    def _serve(self, handle: Handler) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        """What a server does with a connection."""
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._writers.add(writer)
+            self._spawn(handle(reader, writer))
+
+        return connected
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Runs a coroutine beside the others; its error is a defect, and must not leave a process unwatched."""
