@@ -30,7 +30,7 @@ STAGES = [
 ]
 CASES = {
     "methods": {"stages": STAGES, "ema_decay": 0.9, "pack": True},
-    "clipped": {"optimizer": optim.Config("momentum", learning_rate=0.05, clip_by_global_norm=0.5, weight_decay=1e-3)},
+    "clipped": {"optimizer": optim.Config("momentum", learning_rate=0.05, clip_by_global_norm=0.5)},
     "muon": {"optimizer": optim.Config("muon", learning_rate=1e-2)},
     "batch norm": {"model": models.ModelConfig("resnet18", features=(4,), num_classes=4), "epochs": 1},
     "augmented": {"data": dataclasses.replace(IMAGES, shift=1, residency="host")},
@@ -46,14 +46,14 @@ def digest(config, directory):
     return run(config, directory)["digest"]
 
 
-SLOW = ("batch norm", "muon")
+DEFAULT = ("clipped", "augmented")
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES])
+@pytest.mark.parametrize(
+    "case", [case if case in DEFAULT else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_the_number_of_devices_changes_no_bit(case, tmp_path):
-    digests = {
-        name: digest(config(case, **layout), tmp_path / name) for name, layout in LAYOUTS.items()
-    }
+    digests = {name: digest(config(case, **layout), tmp_path / name) for name, layout in LAYOUTS.items()}
     assert len(set(digests.values())) == 1, digests
 
 
@@ -64,7 +64,7 @@ def test_another_number_of_shards_is_another_order(tmp_path):
 
 def test_a_run_goes_on_on_other_devices(tmp_path):
     expected = digest(config("methods"), tmp_path / "whole")
-    for layout in itertools.islice(itertools.cycle(LAYOUTS.values()), 5):
+    for layout in LAYOUTS.values():
         asked = itertools.count()
         with pytest.raises(StopRequested):
             run(config("methods", **layout), tmp_path / "moved", should_stop=lambda _, a=asked: next(a) == 1)
@@ -154,8 +154,8 @@ def test_a_mesh_of_all_devices_is_recorded(tmp_path, monkeypatch):
         ({"mesh": (("data", 2),), "partition": ("zero",)}, "partition[0]"),
         ({"mesh": (("data", 2),), "partition": ((".*", ("model",)),)}, "partition[0]"),
         ({"mesh": (("data", 2),), "partition": ((".*", ("data", "data")),)}, "partition[0]"),
-        ({"mesh": (("data", 8),), "partition": (("Dense_0/kernel", ("data",)),)}, "partition rule 'Dense_0/kernel'"),
-        ({"mesh": (("data", 2),), "partition": (("Dense_0/bias", ("", "data")),)}, "partition rule 'Dense_0/bias'"),
+        ({"mesh": (("data", 8),), "partition": ((".*_0/kernel", ("data",)),)}, "partition rule '.*_0/kernel'"),
+        ({"mesh": (("data", 2),), "partition": ((".*_0/bias", ("", "data")),)}, "partition rule '.*_0/bias'"),
         ({"remat": "all"}, "remat"),
         ({"batch_size": 12, "data_parallel": True}, "batch_size"),
     ],

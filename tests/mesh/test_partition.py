@@ -31,7 +31,11 @@ def trained(p, steps=3):
 
 @pytest.mark.parametrize(
     ("axes", "rules"),
-    [((("data", 8),), ("fsdp",)), ((("data", 4), ("model", 2)), ("tensor", "fsdp")), ((("data", 2), ("model", 4)), ("tensor",))],
+    [
+        ((("data", 8),), ("fsdp",)),
+        ((("data", 4), ("model", 2)), ("tensor", "fsdp")),
+        ((("data", 2), ("model", 4)), ("tensor",)),
+    ],
 )
 def test_split_is_whole_to_rounding(axes, rules):
     one = trained(prepare(tiny_experiment(stages=PRUNED)))
