@@ -61,7 +61,9 @@ class Attention(nn.Module):
         q = q.reshape(batch, time, self.kv_heads, self.heads // self.kv_heads, size)
         scores = jnp.einsum("btkgd,bskd->bkgts", q, k).astype(jnp.float32) / np.float32(np.sqrt(size))
         if self.causal:
-            past = np.tril(np.ones((time, time), bool))[None, None, None]
+            # Computed where it is used: as a constant of the program it would stand in it once a layer.
+            position = jax.lax.iota(jnp.int32, time)
+            past = (position[:, None] >= position[None, :])[None, None, None]
             scores = jnp.where(past, scores, jnp.finfo(jnp.float32).min)
         weights = nn.softmax(scores).astype(v.dtype)
         mixed = jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(batch, time, self.heads, size)

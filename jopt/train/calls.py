@@ -58,7 +58,7 @@ class Calls:
 
         if widening is not None:
             if isinstance(state.step, jax.ShapeDtypeStruct):
-                state = self._placed(stage, jax.eval_shape(widening.widen, state))
+                state = self.placed(stage, jax.eval_shape(widening.widen, state))
             else:
                 state = widening.widen(state, lambda added: self.prepared.place(stage, added))
         # Under names that the segments of all stages have in common, so that equal programs have equal texts.
@@ -90,9 +90,9 @@ class Calls:
 
     def _of_stage(self, stage: int, *, begun: bool) -> Iterator[Request]:
         p, plan = self.prepared, self.prepared.plans[stage]
-        state, train = self._placed(stage, p.like(stage)), p.arrays.get("train")
+        state, train = self.placed(stage, p.like(stage)), p.arrays.get("train")
         if not begun:
-            yield self.init(stage, *([self._placed(stage - 1, p.like(stage - 1))] if stage else []))
+            yield self.init(stage, *([self.placed(stage - 1, p.like(stage - 1))] if stage else []))
         # What the teacher says of the training part is data of the stage, and not known yet; nor are rows that the
         # host gathers.
         if plan.distillation is None and train is not None:
@@ -105,10 +105,10 @@ class Calls:
         variables = evaluated(state)
         if plan.transforms:
             yield self.seen(stage, state)
-            variables = self._placed(stage, jax.eval_shape(self._program(stage).seen, state, self.values))
+            variables = self.placed(stage, jax.eval_shape(self._program(stage).seen, state, self.values))
         yield self.judge(stage, variables, p.arrays["test"])
 
-    def _placed(self, stage: int, shapes: Any) -> Any:
+    def placed(self, stage: int, shapes: Any) -> Any:
         """Shapes of arrays where the stage's programs expect them."""
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type),

@@ -1,5 +1,9 @@
 """How parameters, moments and masks are split over a mesh."""
 
+import dataclasses
+import math
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from jopt import data, mesh, models, prune
 from jopt import task as tasks
 from jopt.rules import RuleError, named_leaves
 from jopt.train import Stage
+from jopt.train.calls import Calls
 from jopt.train.display import plan_parts
 from jopt.train.prepared import prepare
 
@@ -101,3 +106,19 @@ def test_columns_are_those_of_the_devices_of_this_process():
     placed = mesh.put_columns({"x": rows}, columns, 16, sharding)["x"]
     np.testing.assert_array_equal(placed, rows)
     assert placed.addressable_shards[0].data.shape == (3, 2, 2)
+
+
+def test_a_global_threshold_gathers_counts_and_no_weights():
+    config = tiny_experiment(
+        model=models.ModelConfig("mlp", features=(256, 64), num_classes=4),
+        stages=[Stage("pruned", methods=(prune.OneShot(sparsity=0.5, budget="global"),))],
+    )
+    p = prepare(dataclasses.replace(config, mesh=(("data", 8),), partition=("fsdp",)))
+    state = Calls(p, p.values).placed(0, p.like(0))
+    update = jax.jit(p.program_of(0, 1).update).lower(state, p.values, p.arrays["train"])
+    text = update.compile().as_text()
+    gathered = re.findall(r"= \(?\w+\[([\d,]*)\].* (?:all-gather|all-to-all)\(", text)
+    # One number of each device, by which those that tie are told apart.
+    assert gathered and all(math.prod(map(int, shape.split(","))) <= 8 for shape in gathered)
+    # In the loop over the bits of the threshold: the counts of both kernels in one message.
+    assert len(re.findall(r" all-reduce\(", text)) == 1
