@@ -1,4 +1,4 @@
-"""A decoder of a billion parameters on a mesh of 4 x 8 devices: simulated, that is planned and lowered, and not run.
+"""A decoder of a billion parameters on a mesh of 4 x 8 devices: simulated, planned and lowered but not run.
 
 python -m benchmarks.billion            # the plan, and the time of each program's lowering
 python -m benchmarks.billion --compile  # also XLA's own account of the training step's memory, for CPUs
