@@ -5,15 +5,13 @@ jopt train --config=configs/digits_mlp.py --workdir=runs/a --config.optimizer.le
 
 from absl import flags
 
-from jopt.apps.definitions import define_accept_changes, define_path, define_trust
+from jopt.apps.definitions import define_accept_changes, define_path, define_trust, define_workdir
 from jopt.apps.inputs import CONFIG, experiment
 from jopt.apps.signals import define_save_on, saving
 
 FLAGS = flags.FlagValues()
 CONFIG.define(FLAGS, required=False)
-_WORKDIR = define_path(
-    FLAGS, "workdir", None, "Directory of the run: new, empty, or of the same config.", required=True
-)
+_WORKDIR = define_workdir(FLAGS, "Directory of the run: new, empty, or of the same config.")
 _TRIAL = flags.DEFINE_string(
     "trial",
     None,

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from jopt.committed import announce
 from jopt.files import make_directory, move, sync_directory, sync_tree
 from jopt.train import snapshot
 from jopt.train.snapshot import CheckpointError as CheckpointError
@@ -231,6 +232,7 @@ class Checkpoints:
             move(saving, final)
             self._ranks[step] = float(notes["score"])
             self._prune()
+            announce(self.directory)
         # Raised by the next call: an exception of a thread is only printed.
         except BaseException as error:
             self._error = error
