@@ -104,10 +104,12 @@ def publish(store: Store, commit: Commit) -> bool:
     # Where the store cannot refuse, a look before and one after find most of what happens at the same time.
     if not store.is_exclusive and store.read(commit.name()) is not None:
         return False
-    if store.create(commit.name(), content) and store.is_exclusive:
-        return True
-    # An answer may have been lost: the first attempt has written it, and the second found it.
-    return store.read(commit.name()) == content
+    # An answer may have been lost: then the first attempt has written it, and the second found it.
+    is_written = store.create(commit.name(), content) or store.read(commit.name()) == content
+    if not store.is_exclusive:
+        is_written = store.read(commit.name()) == content
+    # Old commits are removed, so an owner that was stalled for long may find its number free again.
+    return is_written and _numbers(store)[-1] == commit.number
 
 
 def probe(store: Store, commit: Commit) -> bool:
