@@ -28,7 +28,9 @@ def expanded(path: str | os.PathLike[str], field: str = "path") -> Path:
     """
     text = os.fspath(path)
     if isinstance(text, str) and _LIKE_URL.match(text):
-        accepted = f"a local path (./{text} names one; the URL of a directory, where one is taken, begins PROTOCOL://)"
+        accepted = (
+            f"a local path (./{text} names one; the URL of a directory, where one is taken, begins PROTOCOL://)"
+        )
         raise ConfigError(field, text, accepted)
     plain = Path(path)
     # `./~` is a file of that name, and a path drops the `./`.

@@ -1,7 +1,7 @@
 """Arguments of commands that are URLs: the command works on a local copy of what they name."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from jopt.remote import is_url
 
@@ -33,5 +33,6 @@ def _local(copies: contextlib.ExitStack, command: str, argument: str, writes: bo
 
     if writes:
         return str(copies.enter_context(opened(argument)))
-    wanted: Callable[[str], bool] = lambda name: command not in _WITHOUT_CHECKPOINTS or "checkpoints/" not in name  # noqa: E731
-    return str(copies.enter_context(local_copy(argument, wanted, "RUN")))
+    everything = command not in _WITHOUT_CHECKPOINTS
+    is_selected = lambda name: everything or not name.startswith("checkpoints/")  # noqa: E731
+    return str(copies.enter_context(local_copy(argument, is_selected, "RUN")))

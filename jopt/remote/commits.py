@@ -1,8 +1,8 @@
 """The commits of a remote directory: numbered lists of its files, each written once, of which the last one counts.
 
-Object stores have no rename and no lock, but a new object appears completely or not at all, and one that is asked
-to be new is refused where it exists. So the list of all files is one object with the next number: whoever creates it
-first has committed, and every other process finds out that it has not.
+Object stores have no rename and no lock, but a new object appears completely or not at all, and one that must be
+new is refused where it exists. So the list of all files is one object with the next number: whoever creates it first
+has committed, and every other process finds out that it has not.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ COMMITS = f"{INTERNAL}/commits"
 STORED = f"{INTERNAL}/files"
 _FORMAT = 1
 _DIGITS = 8
-_KEPT = 2  # A reader may have just listed the one before the last.
+_RETAINED = 2  # A reader may have just listed the one before the last.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,13 @@ class Commit:
     def encode(self) -> bytes:
         """Its object's content."""
         files = {name: list(dataclasses.astuple(file)) for name, file in sorted(self.files.items())}
-        fields = {"format": _FORMAT, "content": self.content, "owner": self.owner, "host": self.host, "files": files}
+        fields = {
+            "format": _FORMAT,
+            "content": self.content,
+            "owner": self.owner,
+            "host": self.host,
+            "files": files,
+        }
         return json.dumps(seal(fields)).encode()
 
 
@@ -126,7 +132,7 @@ def exist(store: Store) -> bool:
 
 def forget_before(store: Store, number: int) -> None:
     """Removes the commits long before the given one."""
-    store.remove(f"{COMMITS}/{old:0{_DIGITS}d}.json" for old in _numbers(store) if old <= number - _KEPT)
+    store.remove(f"{COMMITS}/{old:0{_DIGITS}d}.json" for old in _numbers(store) if old <= number - _RETAINED)
 
 
 def _numbers(store: Store) -> list[int]:

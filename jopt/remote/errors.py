@@ -26,8 +26,8 @@ class RemoteError(WorkdirError):
 
     def __init__(self, url: str, problem: str, staging: Path | None = None):
         self.url, self.problem, self.staging = url, problem, staging
-        kept = "" if staging is None else f"; all files are in {staging}, and the same command here uploads them"
-        super().__init__(f"{url}: {problem}{kept}")
+        remedy = "" if staging is None else f"; all files are in {staging}, and the same command here uploads them"
+        super().__init__(f"{url}: {problem}{remedy}")
 
 
 class InUseError(RemoteError):

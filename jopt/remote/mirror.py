@@ -24,18 +24,20 @@ R = TypeVar("R")
 _IN_MEMORY = 64 * 2**20  # A larger file is sent from the disk.
 _AT_ONCE = 4
 _ATTEMPTS = 5
-# Whoever copies the objects without the commits sees these last; a resume needs no order, as a commit is one object.
+# For those who copy the objects without the commits. A resume needs no order, as a commit is one object.
 _LAST = ("commit_success.txt", "result.json")
 
 
-def download(store: Store, commit: Commit, directory: Path, wanted: Callable[[str], bool] = lambda name: True) -> int:
+def download(
+    store: Store, commit: Commit, directory: Path, is_selected: Callable[[str], bool] = lambda name: True
+) -> int:
     """Makes a local directory equal to a commit; only what differs is downloaded, and what it lacks is removed.
 
     Args:
       store: the remote directory.
       commit: of it.
       directory: which nobody else uses.
-      wanted: which files to have; the others are removed too.
+      is_selected: which files to have; the others are removed too.
 
     Returns:
       The number of bytes that were downloaded.
@@ -43,7 +45,7 @@ def download(store: Store, commit: Commit, directory: Path, wanted: Callable[[st
     Raises:
       RemoteError: if an object is not what the commit says, or the disk is too small.
     """
-    files = {name: file for name, file in commit.files.items() if wanted(name)}
+    files = {name: file for name, file in commit.files.items() if is_selected(name)}
     for name in listed(directory).keys() - files.keys():
         (directory / name).unlink()
     _remove_empty(directory)

@@ -21,8 +21,8 @@ from jopt.remote.store import Store
 from jopt.report import SILENT, Careful, Observer
 
 _NOT_EXCLUSIVE = (
-    "its store does not refuse to replace an object that must be new, so two machines that start at the same moment "
-    "may both work there: start one at a time"
+    "its store does not refuse to replace an object that must be new, so two machines that start at the same "
+    "moment may both work there: start one at a time"
 )
 
 

@@ -17,7 +17,7 @@ _HIGHEST = 6  # How many folders above a URL may be the directory of its job.
 
 @contextlib.contextmanager
 def local_copy(
-    url: str, wanted: Callable[[str], bool] = lambda name: True, field: str = "workdir"
+    url: str, is_selected: Callable[[str], bool] = lambda name: True, field: str = "workdir"
 ) -> Iterator[Path]:
     """A temporary copy of what a URL names, with the same last name.
 
@@ -25,7 +25,7 @@ def local_copy(
 
     Args:
       url: of a directory of a job, of a folder or of a file in one, or of objects without commits.
-      wanted: whether to download a file of the directory, by name.
+      is_selected: whether to download a file of the directory, by name.
       field: the flag or argument that the URL came from, for errors.
 
     Yields:
@@ -36,13 +36,14 @@ def local_copy(
       RemoteError: if nothing is there, or it cannot be read.
     """
     store = Store(url, field)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
+        directory, inside = Path(temporary), ""
         for attempt in range(_ATTEMPTS):
             above, commit, inside = _located(store)
-            names = {name for name in commit.files if _is_wanted(name, inside, wanted)}
+            names = {name for name in commit.files if _includes(name, inside, is_selected)}
             if not any(name == inside or name.startswith(f"{inside}/".lstrip("/")) for name in commit.files):
                 raise RemoteError(store.url, "there is nothing; give the URL of a directory that a job has written")
-            directory = Path(place, str(attempt), above.url.rpartition("/")[2])
+            directory = Path(temporary, str(attempt), above.url.rpartition("/")[2])
             directory.mkdir(parents=True)
             try:
                 download(above, commit, directory, names.__contains__)
@@ -54,10 +55,10 @@ def local_copy(
         yield directory / inside
 
 
-def _is_wanted(name: str, inside: str, wanted: Callable[[str], bool]) -> bool:
-    """Whether a file is what `inside` names, or is wanted of the folder that it names."""
+def _includes(name: str, inside: str, is_selected: Callable[[str], bool]) -> bool:
+    """Whether a file is what `inside` names, or is selected of the folder that it names."""
     folder = f"{inside}/".lstrip("/")
-    return name == inside or (name.startswith(folder) and wanted(name.removeprefix(folder)))
+    return name == inside or (name.startswith(folder) and is_selected(name.removeprefix(folder)))
 
 
 def _located(store: Store) -> tuple[Store, Commit, str]:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from jopt.config import ConfigError
 from jopt.files import make_directory, open_lock, write_json
@@ -32,13 +31,13 @@ class Staging:
           ConfigError: if there is no home directory, and the environment names no other place.
         """
         chosen = os.environ.get(VARIABLE)
-        place = expanded(chosen, f"${VARIABLE}") if chosen else cache("remote")
-        if place is None:
+        root = expanded(chosen, f"${VARIABLE}") if chosen else cache("remote")
+        if root is None:
             raise ConfigError("workdir", url, f"a local path: there is no home directory; or set {VARIABLE}")
         # Readable for people, and one for each URL.
         words = re.sub(r"[^A-Za-z0-9._]+", "-", url)[-60:].strip("-.")
         self.url = url
-        self.path = place.absolute() / f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+        self.path = root.absolute() / f"{words}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         self.directory = self.path / "directory"
         self._state = self.path / "state.json"
 
@@ -61,7 +60,7 @@ class Staging:
             yield
 
     def state(self) -> tuple[list[str], list[str]]:
-        """The owners that this directory had, and the contents of commits that it goes on from; empty if unknown."""
+        """The owners that it had, and the contents of commits that its files go on from; empty if unknown."""
         try:
             fields = json.loads(self._state.read_bytes())
             return [str(owner) for owner in fields["owners"]], [str(content) for content in fields["contents"]]

@@ -15,7 +15,7 @@ from jopt.remote.urls import check_url
 T = TypeVar("T")
 
 PAUSES = (0.5, 2.0, 8.0)
-"""Seconds before each further attempt of what a store did not answer. s3fs and gcsfs try several times by themselves."""
+"""Seconds before each further attempt of what a store did not answer; s3fs and gcsfs make several by themselves."""
 
 
 class Store:

@@ -1,9 +1,9 @@
 """Remote directories of each test, and machines: each has its own place for local copies."""
 
 import pytest
+from faulty import Careless, Faulty
 
 from jopt.remote import lease, staging
-from faulty import Careless, Faulty
 
 
 @pytest.fixture

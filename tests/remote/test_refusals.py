@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from faulty import Faulty
+from tiny import smallest_experiment
 
 from jopt.config import ConfigError
 from jopt.files import seal
@@ -20,7 +21,6 @@ from jopt.remote.store import Store
 from jopt.train import run
 from jopt.train.checkpoint import _LEFTOVER, _REMOVED, _SAVING
 from jopt.train.directory import Directory, LinkError
-from tiny import smallest_experiment
 
 URL = "faulty://bucket/runs/a"
 
@@ -69,7 +69,20 @@ def test_an_absent_extra_is_named(machine, monkeypatch, protocol, extra):
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "a/../../x", "/etc/x", "a//b", "a/./b", "a\\..\\b", "a\nb", "", "x" * 2000, "a/" * 99 + "b", 3, ".jopt/x"],
+    [
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "a//b",
+        "a/./b",
+        "a\\..\\b",
+        "a\nb",
+        "",
+        "x" * 2000,
+        "a/" * 99 + "b",
+        3,
+        ".jopt/x",
+    ],
 )
 def test_names_that_lead_out_of_a_directory(name):
     with pytest.raises(RemoteError):

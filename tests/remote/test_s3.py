@@ -84,7 +84,10 @@ def test_killed_processes_go_on_on_other_machines(server, machine, tmp_path, req
     chance, reached = random.Random(1), []
     environment = {**os.environ, **server, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     # So that nobody waits 45 seconds for a process that was killed here.
-    program = "from jopt.remote import lease; lease.PERIOD, lease.PATIENCE = 0.1, 0.5; from jopt.apps.commands import main; main()"
+    program = (
+        "from jopt.remote import lease; lease.PERIOD, lease.PATIENCE = 0.1, 0.5; "
+        "from jopt.apps.commands import main; main()"
+    )
     for launch in range(KILLS + 1):
         environment["JOPT_STAGING_DIR"] = str(tmp_path / "machines" / str(launch))
         command = [sys.executable, "-c", program, "train", f"--config={config}", f"--workdir={URL}", "--quiet"]
