@@ -1,8 +1,8 @@
 """The commits of a remote directory: numbered lists of its files, each written once, of which the last one counts.
 
 Object stores have no rename and no lock, but a new object appears completely or not at all, and one that must be
-new is refused where it exists. So the list of all files is one object with the next number. Whoever creates it first
-has committed, and every other process finds out that it has not.
+new is refused where it exists. So the list of all files is one object with the next number. Whoever creates it
+first has committed, and every other process finds out that it has not.
 """
 
 import dataclasses
