@@ -47,6 +47,8 @@ def launch(name: str, args: Sequence[str], program: str) -> None:
         # absl and JAX log to stderr, where an error must stay the only line.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.WARNING)
+        # It warns at each access where nobody is logged in, which the error then says.
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)
         # Imports make more than 100,000 objects that stay: to search them for garbage takes a sixth of the time of
         # the imports, and again as long in each full collection of the run.
         gc.disable()

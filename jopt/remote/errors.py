@@ -36,11 +36,10 @@ class InUseError(RemoteError):
 
 def explain(error: BaseException) -> str:
     """What an error of a store means to the user, with the store's own words."""
-    names = {cls.__name__ for cls in type(error).__mro__}
     text = " ".join(str(error).split()) or type(error).__name__
-    if names & _CREDENTIALS:
+    if _lacks_credentials(error):
         return f"no credentials that its store accepts were found; log in with the tool of the store ({text})"
-    if isinstance(error, PermissionError):
+    if _is_denied(error):
         return f"its store denies the access; ask for the right to list, read, write and delete there ({text})"
     if isinstance(error, FileNotFoundError):
         return f"the bucket, or the directory above it, does not exist ({text})"
@@ -49,10 +48,19 @@ def explain(error: BaseException) -> str:
 
 def is_final(error: BaseException) -> bool:
     """Whether to ask again is of no use: it is no failure of a network, but an answer, or a defect."""
-    answers = (FileExistsError, FileNotFoundError, PermissionError, NotImplementedError, IsADirectoryError)
+    answers = (FileExistsError, FileNotFoundError, NotImplementedError, IsADirectoryError)
     defects = (TypeError, AttributeError, NameError, AssertionError, LookupError)
-    credentials = {cls.__name__ for cls in type(error).__mro__} & _CREDENTIALS
-    return isinstance(error, (*answers, *defects)) or bool(credentials)
+    return isinstance(error, (*answers, *defects)) or _lacks_credentials(error) or _is_denied(error)
+
+
+def _lacks_credentials(error: BaseException) -> bool:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & _CREDENTIALS) or getattr(error, "code", None) == 401
+
+
+def _is_denied(error: BaseException) -> bool:
+    # gcsfs has an OSError without a number for it.
+    return isinstance(error, PermissionError) or (isinstance(error, OSError) and str(error).startswith("Forbidden"))
 
 
 def lacking(protocol: str, error: ImportError) -> str:

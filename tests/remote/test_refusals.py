@@ -177,9 +177,22 @@ class NoCredentialsError(Exception):
     """As botocore calls it."""
 
 
+class HttpError(Exception):
+    """As gcsfs has it where nobody is logged in."""
+
+    code = 401
+
+
 @pytest.mark.parametrize(
     ("error", "attempts"),
-    [(TimeoutError(), 3), (ConnectionError("reset"), 3), (PermissionError("denied"), 1), (NoCredentialsError(), 1)],
+    [
+        (TimeoutError(), 3),
+        (ConnectionError("reset"), 3),
+        (PermissionError("denied"), 1),
+        (OSError("Forbidden: b/bucket"), 1),
+        (NoCredentialsError(), 1),
+        (HttpError("Anonymous caller"), 1),
+    ],
 )
 def test_a_store_that_fails_is_asked_again_and_the_files_are_kept(machine, monkeypatch, error, attempts):
     monkeypatch.setattr(stores, "PAUSES", (0.0, 0.0))
