@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,14 @@ from jopt.files import make_directory
 from jopt.remote import commits
 from jopt.remote.commits import STORED, Commit, File
 from jopt.remote.errors import InUseError, RemoteError
-from jopt.remote.names import is_of_checkpoint, listed
+from jopt.remote.names import check_name, is_of_checkpoint, listed
 from jopt.remote.store import Store
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+PAUSE = 4.0
+"""Times the duration of an upload in which commits of the job are not followed; the next one takes them along."""
 
 _IN_MEMORY = 64 * 2**20  # A larger file is sent from the disk.
 _AT_ONCE = 4
@@ -94,6 +98,7 @@ class Mirror:
         # What was hashed: a file of the same size, time and inode has the same digest.
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
         self._garbage: set[str] = set()
+        self._next = 0.0
 
     def learn_digests(self) -> None:
         """Takes the digests of files that were copied to the store without commits from what was downloaded."""
@@ -111,6 +116,20 @@ class Mirror:
             if is_left or (stored != name and stored not in {file.stored for file in self.commit.files.values()}):
                 self._garbage.add(name)
         self._clean()
+
+    def follow(self) -> None:
+        """Uploads what the job has just committed, unless uploads would take much of the job's time.
+
+        Raises:
+          InUseError, RemoteError: as `upload`.
+        """
+        with self._lock:
+            # A grid of short chunks commits more often than a distant store answers.
+            if time.monotonic() < self._next:
+                return
+            begun = time.monotonic()
+            self.upload()
+            self._next = time.monotonic() + PAUSE * (time.monotonic() - begun)
 
     def upload(self, *, release: bool = False) -> None:
         """Commits the files as they are now, if they differ from the last commit.
@@ -162,6 +181,8 @@ class Mirror:
         # Names that were written while the folders were read could be later than names that were missed.
         if listed(self.directory).keys() != statuses.keys():
             return None
+        for name in statuses:
+            check_name(self.store.url, name)
         try:
             early = [name for name in statuses if Path(name).name not in _LAST]
             files = dict(_at_once(lambda name: (name, self._sent(name, statuses[name])), early))
@@ -187,15 +208,15 @@ class Mirror:
             sha256, size = _digest(path), status.st_size
         self._digests[name] = (mark, sha256) if size == status.st_size else ((), sha256)
         if committed is not None and (committed.size, committed.sha256) == (size, sha256):
-            return dataclasses.replace(committed, mtime_ns=status.st_mtime_ns)
+            return dataclasses.replace(committed, mtime_ns=max(status.st_mtime_ns, 0))
         # An object that a commit needs is never written again: a kill leaves the last commit as it was.
         self._garbage.add(name)
         if committed is None and self.store.create(name, content):
-            return File(size, sha256, status.st_mtime_ns)
+            return File(size, sha256, max(status.st_mtime_ns, 0))
         stored = commits.new_name()
         self._garbage.add(f"{STORED}/{stored}")
         self.store.create(f"{STORED}/{stored}", content)
-        return File(size, sha256, status.st_mtime_ns, stored)
+        return File(size, sha256, max(status.st_mtime_ns, 0), stored)
 
     def _publish_names(self, previous: Commit) -> None:
         """Writes new versions under their own names too, for whoever reads the objects without the commits."""
@@ -210,7 +231,7 @@ class Mirror:
         needed = {file.key(name) for name, file in self.commit.files.items()} | self.commit.files.keys()
         # What cannot be removed now is found by the next owner.
         with contextlib.suppress(RemoteError):
-            self.store.remove(sorted(self._garbage - needed))
+            _at_once(lambda name: self.store.remove([name]), sorted(self._garbage - needed))
             self._garbage.clear()
             commits.forget_before(self.store, self.commit.number)
 

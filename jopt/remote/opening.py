@@ -101,14 +101,13 @@ def _before(staging: Staging, mirror: Mirror, content: str) -> None:
 def _ending(mirror: Mirror, heartbeat: lease.Heartbeat, staging: Staging) -> Iterator[None]:
     """Uploads at each commit of the job and at its end; an error of the job is not hidden by one of the upload."""
     try:
-        with listening(mirror.directory, mirror.upload):
+        with listening(mirror.directory, mirror.follow):
             yield
-    except RemoteError:
-        # The store failed, or is another's by now.
-        raise
-    except BaseException:
-        with contextlib.suppress(RemoteError):
-            _release(mirror, heartbeat, staging)
+    except BaseException as error:
+        # Else the store has failed, or is another's by now.
+        if not (isinstance(error, RemoteError) and error.url == mirror.store.url):
+            with contextlib.suppress(RemoteError):
+                _release(mirror, heartbeat, staging)
         raise
     _release(mirror, heartbeat, staging)
 

@@ -3,12 +3,13 @@
 import pytest
 from faulty import Careless, Faulty
 
-from jopt.remote import lease, staging
+from jopt.remote import lease, mirror, staging
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Makes this process one on another machine, by name, whose owners are taken for dead soon."""
+    monkeypatch.setattr(mirror, "PAUSE", 0.0)
     monkeypatch.setattr(lease, "PERIOD", 0.02)
     monkeypatch.setattr(lease, "PATIENCE", 0.06)
 

@@ -6,7 +6,7 @@ import pytest
 from faulty import Careless, Faulty, Killed
 
 from jopt.committed import announce
-from jopt.remote import commits, lease
+from jopt.remote import commits, lease, mirror
 from jopt.remote.errors import InUseError, RemoteError
 from jopt.remote.opening import opened
 from jopt.remote.reading import local_copy
@@ -110,6 +110,22 @@ def test_only_what_changed_is_uploaded_and_downloaded(machine, tmp_path):
     with opened(url) as directory:
         assert (directory / "large").stat().st_size == 100_000
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "remote").glob("*") if path.is_file()} == objects
+
+
+def test_commits_that_follow_at_once_are_uploaded_by_a_later_one(machine, monkeypatch):
+    monkeypatch.setattr(mirror, "PAUSE", 1e9)
+    with opened(URL) as directory:
+        for number in (0, 1, 2):
+            write(directory, STATES[number])
+            announce(directory)
+        assert committed() == 0
+    assert committed() == 2
+
+
+def test_names_that_could_not_be_downloaded_are_not_uploaded(machine):
+    with pytest.raises(RemoteError), opened(URL) as directory:
+        (directory / "a\\b").touch()
+    assert committed() == -1
 
 
 def test_files_keep_their_times(machine):
