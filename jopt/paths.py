@@ -1,9 +1,12 @@
 """Paths as users write them, and the directory of what jopt can make again."""
 
 import os
+import re
 from pathlib import Path
 
 from jopt.config import ConfigError
+
+_LIKE_URL = re.compile(r"[A-Za-z][\w+.:-]+:/")
 
 
 def expanded(path: str | os.PathLike[str], field: str = "path") -> Path:
@@ -16,12 +19,19 @@ def expanded(path: str | os.PathLike[str], field: str = "path") -> Path:
       field: its name, for the error.
 
     Raises:
-      ConfigError: if the system does not know that home directory.
+      ConfigError: if the system does not know that home directory, or the path looks like a URL: a local directory
+        of such a name would be a mistake.
 
     Example:
       >>> expanded("~/runs/a") == Path.home() / "runs/a", expanded("runs/~a").as_posix()
       (True, 'runs/~a')
     """
+    text = os.fspath(path)
+    if isinstance(text, str) and _LIKE_URL.match(text):
+        accepted = (
+            f"a local path (./{text} names one; the URL of a directory, where one is taken, begins PROTOCOL://)"
+        )
+        raise ConfigError(field, text, accepted)
     plain = Path(path)
     # `./~` is a file of that name, and a path drops the `./`.
     if not os.fspath(path).startswith("~"):

@@ -13,6 +13,7 @@ import numpy as np
 from jopt import hyper, measure
 from jopt.ablate.lift import Layout, Lift
 from jopt.ablate.trials import Trial
+from jopt.committed import announce
 from jopt.files import make_directory, seal, sweep, write_json
 from jopt.train import describe, metrics, packed
 from jopt.train.checkpoint import Checkpoints
@@ -191,6 +192,7 @@ class ChunkRun:
         write_json(self.path / "result.json", seal(about | {"trials": trial_results}))
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         self.metrics.unlink(missing_ok=True)
+        announce(self.path)
 
     def _restore(self) -> tuple[TrainState | None, Segment | None, list[metrics.MetricsRow]]:
         p = self.prepared

@@ -25,6 +25,7 @@ from jopt.config import tagged_json
 from jopt.data import Dataset, Given, Source
 from jopt.files import write_text
 from jopt.measure import describe_failure
+from jopt.remote.urls import accepts_url
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.task import Task
@@ -39,6 +40,7 @@ from jopt.train.workdir import Launch, StopRequested, WorkdirError
 _VARY = ("datasets", "digest", "events", "exit_status", "groups", "sources")
 
 
+@accepts_url
 def run(
     ablation: Ablation,
     workdir: str | Path,
@@ -59,7 +61,7 @@ def run(
 
     Args:
       ablation: the grid.
-      workdir: a new or empty directory, or the directory of this grid or of a part of it.
+      workdir: a new or empty directory, or the directory of this grid or of a part of it; a path or a URL.
       data: the data set of all trials, as an object, instead of the experiment's (`jopt.train.run`).
       task: the task, instead of the experiment's.
       model: the model of all trials, instead of the experiment's.

@@ -8,19 +8,13 @@ import sys
 
 from absl import flags
 
-from jopt.apps.definitions import define_accept_changes, define_path, define_trust
+from jopt.apps.definitions import define_accept_changes, define_path, define_trust, define_workdir
 from jopt.apps.inputs import CONFIG, config_of, use_cores
 from jopt.apps.signals import define_save_on, saving
 
 FLAGS = flags.FlagValues()
 CONFIG.define(FLAGS)
-_WORKDIR = define_path(
-    FLAGS,
-    "workdir",
-    None,
-    "Directory of the ablation: new, empty, or of the same grid or a part of it.",
-    required=True,
-)
+_WORKDIR = define_workdir(FLAGS, "Directory of the ablation: new, empty, or of the same grid or a part of it.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     None,

@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from jopt.paths import expanded
+from jopt.remote.urls import check_url, is_url
 
 
 def define_path(
@@ -17,9 +18,19 @@ def define_path(
     return flags.DEFINE(_PathParser(), name, default, text, values, required=required)
 
 
+def define_workdir(values: flags.FlagValues, text: str) -> flags.FlagHolder[Any]:
+    """The required flag `--workdir`: a path, or the URL of a remote directory."""
+    return flags.DEFINE(_WorkdirParser(), "workdir", None, f"{text} A path or a URL.", values, required=True)
+
+
 class _PathParser(flags.ArgumentParser):
     def parse(self, argument: str) -> str:
         return str(expanded(argument))
+
+
+class _WorkdirParser(_PathParser):
+    def parse(self, argument: str) -> str:
+        return check_url(argument) if is_url(argument) else super().parse(argument)
 
 
 class Optional(flags.ArgumentParser):

@@ -12,6 +12,7 @@ from absl import flags
 from jopt.apps.config_flag import ConfigFileError, ConfigFlag
 from jopt.config import ConfigError, require
 from jopt.paths import expanded
+from jopt.remote import is_url
 
 if TYPE_CHECKING:
     from jopt.train import Experiment
@@ -37,6 +38,11 @@ def experiment(trial: str | None = None, *, trusted: bool = False) -> Experiment
     if not CONFIG.is_set() and slash:
         from jopt.ablate import load_trial
 
+        if is_url(directory):
+            from jopt.remote.reading import local_copy
+
+            with local_copy(directory, lambda file: file == "ablation.json", "--trial") as copy:
+                return load_trial(copy, name, trusted=trusted)
         return load_trial(directory, name, trusted=trusted)
     value = _config()
     if isinstance(value, Experiment):

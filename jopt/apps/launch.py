@@ -17,6 +17,7 @@ from absl import logging as absl_logging
 from jopt.apps.commands import COMMANDS, end
 from jopt.apps.definitions import Optional
 from jopt.apps.inputs import CONFIG
+from jopt.apps.remote import local_arguments
 from jopt.apps.signals import SavedAndStopped
 from jopt.config import ConfigError
 
@@ -46,6 +47,8 @@ def launch(name: str, args: Sequence[str], program: str) -> None:
         # absl and JAX log to stderr, where an error must stay the only line.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("absl").setLevel(logging.WARNING)
+        # It warns at each access where nobody is logged in, which the error then says.
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)
         # Imports make more than 100,000 objects that stay: to search them for garbage takes a sixth of the time of
         # the imports, and again as long in each full collection of the run.
         gc.disable()
@@ -58,7 +61,10 @@ def launch(name: str, args: Sequence[str], program: str) -> None:
         try:
             if argv[1:] and not arguments:
                 raise ConfigError("the command line", " ".join(argv[1:]), "flags only, such as --name=value")
-            status = command.main(argv) or 0
+            # An export without --out goes into the directory of its run.
+            writes = name == "export" and command.FLAGS["out"].value is None
+            with local_arguments(name, argv, writes=writes) as local:
+                status = command.main(local) or 0
             # Written here, where a failure has a status, and not as Python exits.
             sys.stdout.flush()
             return status

@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from jopt.apps.definitions import define_accept_changes, define_path, define_trust
+from jopt.apps.definitions import define_accept_changes, define_path, define_trust, define_workdir
 from jopt.apps.inputs import CONFIG, config_of, use_cores
 from jopt.apps.signals import define_save_on, saving
 
@@ -21,9 +21,7 @@ _BUDGET = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-_WORKDIR = define_path(
-    FLAGS, "workdir", None, "Directory of the search: new, empty, or of the same search.", required=True
-)
+_WORKDIR = define_workdir(FLAGS, "Directory of the search: new, empty, or of the same search.")
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices",
     None,

@@ -8,16 +8,14 @@ jopt train --config=configs/digits_mlp.py --workdir=runs/a --coordinator=node0:4
 
 from absl import flags
 
-from jopt.apps.definitions import define_accept_changes, define_path, define_trust
+from jopt.apps.definitions import define_accept_changes, define_path, define_trust, define_workdir
 from jopt.apps.inputs import CONFIG, experiment
 from jopt.apps.processes import define_processes, together
 from jopt.apps.signals import define_save_on, saving
 
 FLAGS = flags.FlagValues()
 CONFIG.define(FLAGS, required=False)
-_WORKDIR = define_path(
-    FLAGS, "workdir", None, "Directory of the run: new, empty, or of the same config.", required=True
-)
+_WORKDIR = define_workdir(FLAGS, "Directory of the run: new, empty, or of the same config.")
 _TRIAL = flags.DEFINE_string(
     "trial",
     None,

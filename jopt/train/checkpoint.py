@@ -12,6 +12,7 @@ from typing import Any
 from jaxtyping import PyTree
 
 from jopt import processes
+from jopt.committed import announce
 from jopt.files import make_directory, move, sync_directory, sync_tree
 from jopt.train import snapshot
 from jopt.train.snapshot import CheckpointError as CheckpointError
@@ -256,6 +257,7 @@ class Checkpoints:
         move(saving, self.directory / str(step))
         self._ranks[step] = float(notes["score"])
         self._prune()
+        announce(self.directory)
 
     def _prune(self) -> None:
         """Removes what is neither of the latest, nor the best, nor always kept."""

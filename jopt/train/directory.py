@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+from jopt.committed import announce
 from jopt.config import is_text, join_path, require
 from jopt.files import make_directory, open_lock, sweep, unseal
 from jopt.paths import expanded
@@ -219,6 +220,7 @@ class Directory:
                 raise WorkdirError(f"workdir {self.path} was removed or replaced while it was being opened")
             sweep(self.path)
             yield
+            announce(self.path)
 
     def refuse_links(self) -> None:
         """Raises LinkError where a name of the job is a link, through which files outside would be changed.

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from jopt import data as data_sets
 from jopt import mesh, processes
 from jopt.config import require, to_dict
+from jopt.remote.urls import accepts_url
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.task import Task
@@ -48,6 +49,7 @@ from jopt.train.watch import Watch
 from jopt.train.workdir import Launch, StopRequested, Workdir, WorkdirError
 
 
+@accepts_url
 def run(
     config: Experiment,
     workdir: str | Path,
@@ -70,7 +72,8 @@ def run(
 
     Args:
       config: the experiment.
-      workdir: a new or empty directory, or one that holds a run of the same config.
+      workdir: a new or empty directory, or one that holds a run of the same config; a path, or a URL such as
+        `gs://bucket/runs/a` (docs/remote.md).
       data: the data set, as an object, instead of `config.data`: arrays (`data.Dataset.from_arrays`) or a config.
       task: the task instead of `config.task`.
       model: the model instead of `config.model`: a config, a `models.Model`, or a module.

@@ -29,10 +29,11 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def environment():
+def environment(tmp_path_factory):
     """Without what the tests themselves run under; programs are compiled quickly, by all apps in the same way."""
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "COLUMNS")}
-    return {**env, "PYTHONPATH": str(ROOT), "XLA_FLAGS": quick.FLAGS}
+    staging = str(tmp_path_factory.mktemp("staging"))
+    return {**env, "PYTHONPATH": str(ROOT), "XLA_FLAGS": quick.FLAGS, "JOPT_STAGING_DIR": staging}
 
 
 def arguments(name, args, cache):

@@ -25,6 +25,7 @@ from jopt.ablate.trials import axes, trials, with_fields
 from jopt.config import require, tagged_json
 from jopt.data import Dataset, Source, load
 from jopt.measure import Column
+from jopt.remote.urls import accepts_url
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.task import Task
@@ -40,6 +41,7 @@ from jopt.train.workdir import Launch, Workdir
 CONFIRMATION = "confirm"
 
 
+@accepts_url
 def search(
     config: Search,
     workdir: str | os.PathLike[str],
@@ -68,7 +70,7 @@ def search(
 
     Args:
       config: what is searched over.
-      workdir: a new or empty directory, or one that holds this search.
+      workdir: a new or empty directory, or one that holds this search; a path or a URL.
       budget: such as 'accuracy_drop<0.5' (percentage points below the dense control; 'r2_drop<0.01' and
         'bits_per_byte_rise<0.02' are in units of the metric), 'bytes<20kB' (of the packed file), 'latency_ms<0.05'
         (measured on this device), or several of them, joined by commas.
