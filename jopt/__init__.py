@@ -32,8 +32,8 @@ _HOMES = {
     "project_moments": "jopt.transform",
 }
 _MODULES = (
-    "ablate", "cluster", "codec", "config", "data", "distill", "export", "layers", "measure", "models", "optim",
-    "processes", "prune", "quantize", "report", "rules", "start", "train", "transform",
+    "ablate", "cluster", "codec", "config", "data", "distill", "export", "layers", "measure", "mesh", "models",
+    "optim", "processes", "prune", "quantize", "report", "rules", "start", "train", "transform",
 )  # fmt: skip
 
 
