@@ -233,6 +233,7 @@ class Checkpoints:
         """Saves a state of which every process holds a part; none goes on before it is on the disk."""
         # The notes are part of the digest, and the times of processes differ.
         notes, saving = processes.agree(notes, "the notes"), self.directory / f"{step}{_SAVING}"
+        snapshot.align_operations()
         snapshot.write(saving, state, notes)
         if self.writes:
             self._commit(step, notes)

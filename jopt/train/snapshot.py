@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jopt import processes
 from jopt.rules import named_leaves
 from jopt.train.state import digest
 
@@ -187,6 +188,21 @@ def _readable(leaf: Any) -> Any:
     """A NumPy array; or the array on the devices, where this process cannot read all of it."""
     is_split = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
     return leaf if is_split else np.asarray(leaf)
+
+
+def align_operations() -> None:
+    """Makes Orbax count its operations alike in all processes, which call this before they write together.
+
+    Orbax numbers the operations of each process and puts the number into the names of its barriers. A process that
+    has read more checkpoints alone (the primary verifies the ends of stages) would wait at another barrier than
+    the others, for ever.
+    """
+    # Private, as there is no public way; a version without it fails here, and does not hang.
+    from orbax.checkpoint._src.futures.synchronization import OperationIdGenerator as Operations
+
+    last = max(processes.gather("the operations of Orbax", int(Operations.get_current_operation_id())))
+    while int(Operations.get_current_operation_id()) < last:
+        Operations.next_operation_id()
 
 
 def _alone() -> Any:
