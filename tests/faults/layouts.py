@@ -80,10 +80,20 @@ class Outcome(NamedTuple):
 
 
 @contextlib.contextmanager
-def launched(case: str, directory: Path, layout: Layout) -> Iterator[list[Running]]:
-    """The processes of a run, new or to be continued; those that are left at the end are killed."""
-    config = f"{CONFIG}:{case}{',fsdp' if layout.fsdp else ''}"
-    command = [sys.executable, "-m", "jopt", "train", f"--config={config}", f"--workdir={directory}", "--quiet"]
+def launched(
+    case: str, directory: Path, layout: Layout, config: Path = CONFIG, **variables: str
+) -> Iterator[list[Running]]:
+    """The processes of a run, new or to be continued; those that are left at the end are killed.
+
+    Args:
+      case: the argument of the config.
+      directory: of the run.
+      layout: its processes and devices.
+      config: the config file.
+      **variables: of the environment.
+    """
+    argument = f"{config}:{case}{',fsdp' if layout.fsdp else ''}"
+    command = [sys.executable, "-m", "jopt", "train", f"--config={argument}", f"--workdir={directory}", "--quiet"]
     if layout.processes > 1:
         command += [f"--coordinator=localhost:{free_port()}", f"--num_processes={layout.processes}"]
         command += [f"--processes_timeout={MEETING_SECONDS}"]
@@ -92,6 +102,7 @@ def launched(case: str, directory: Path, layout: Layout) -> Iterator[list[Runnin
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(layout.devices),
         "PYTHONPATH": str(ROOT),
+        **variables,
     }
     numbers = [[f"--process_id={i}"] for i in range(layout.processes)] if layout.processes > 1 else [[]]
     running = [Running(command + number, environment) for number in numbers]
