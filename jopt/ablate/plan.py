@@ -1,5 +1,6 @@
 """The plan of an ablation: groups, chunks, compilations, memory and time, estimated before anything compiles."""
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jopt import data, hyper, measure
+from jopt import data, measure
 from jopt.ablate.checks import at_point
 from jopt.ablate.config import Ablation
 from jopt.ablate.lift import Layout
 from jopt.ablate.strategy import Sizes, chunks, lanes
-from jopt.ablate.trials import Trial, TrialGroup
+from jopt.ablate.trials import Trial, TrialGroup, with_new_parts
 from jopt.config import ConfigError, require, tagged_json
 from jopt.models import Model
 from jopt.report import Table, formats
@@ -22,7 +23,7 @@ from jopt.rules import RuleError
 from jopt.train.config import Experiment
 from jopt.train.display import flops_of
 from jopt.train.given import Given
-from jopt.train.plan import validate_lengths, with_layers
+from jopt.train.plan import shapes, validate_lengths, with_layers
 from jopt.train.prepared import Prepared, check_parameters, prepare, resolve, streamed_bytes
 from jopt.transfer import TransferError
 
@@ -199,7 +200,7 @@ def plan(
 
 def identity(group: TrialGroup) -> str:
     """The hash of a group's structure, by which a later launch finds it."""
-    return hyper.split(group.trials[0].config)[0].identity[:16]
+    return group.trials[0].resolved.template.structure.identity[:16]
 
 
 def sizes_of(prepared: Prepared) -> Sizes:
@@ -286,12 +287,17 @@ def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
     """Raises the errors of `prepare` where a trial's numbers do not fit the data or the parameters' shapes."""
     # Not the first trial, which `prepare` itself has checked; the others share its layers and need no tracing.
     examples = prepared.dataset.sizes[0]
-    for trial in trials[1:]:
+    parameters: list[PyTree] = []
+    for trial in itertools.islice(with_new_parts(trials), 1, None):
+        parameters = parameters or [shapes(plan.wrapped, prepared.example)[0] for plan in prepared.plans]
         try:
-            plans = resolve(trial.config, examples, prepared.own_model)
+            plans = resolve(trial.resolved.with_seed(trial.seed), examples, prepared.own_model)
             validate_lengths(plans)
-            for plan in with_layers(plans, [plan.layers for plan in prepared.plans]):
-                check_parameters(plan, prepared.example)
+            plans = with_layers(plans, [plan.layers for plan in prepared.plans])
+            for plan, first, params in zip(plans, prepared.plans, parameters, strict=True):
+                # A network without other numbers, that no method wraps, has the parameters of the first trial's.
+                same = plan.network == first.network and not plan.wrapping
+                check_parameters(plan, prepared.example, params if same else None)
         except (ConfigError, RuleError) as error:
             raise at_point(error, trial) from error
 
