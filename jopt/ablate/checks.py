@@ -10,6 +10,7 @@ import numpy as np
 from jopt import hyper
 from jopt.ablate.config import PROTOCOLS, STRATEGIES, Ablation
 from jopt.ablate.intervals import check_confidence
+from jopt.ablate.parts import pass_alone
 from jopt.ablate.results import COLUMNS
 from jopt.ablate.space import GridPoint, Space, label
 from jopt.ablate.summary import columns
@@ -57,8 +58,10 @@ def validate(ablation: Ablation) -> list[Trial]:
     # After the trials, so that a wrong axis is reported as such and not as a control that is no point.
     _check_control(a)
     metrics, other_metrics = _metrics(a.experiment), []
-    for trial in with_new_parts(listed):
+    for trial, parts in with_new_parts(listed):
         config = trial.resolved.with_seed(trial.seed)
+        if pass_alone(config, parts):
+            continue
         together = config.data_parallel
         try:
             require(not together, "data_parallel", together, "False: an ablation splits its trials over devices")

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jopt import data, measure
 from jopt.ablate.checks import at_point
 from jopt.ablate.config import Ablation
 from jopt.ablate.lift import Layout
+from jopt.ablate.parts import fit_lengths
 from jopt.ablate.strategy import Sizes, chunks, lanes
 from jopt.ablate.trials import Trial, TrialGroup, with_new_parts
 from jopt.config import ConfigError, require, tagged_json
@@ -26,6 +27,9 @@ from jopt.train.given import Given
 from jopt.train.plan import shapes, validate_lengths, with_layers
 from jopt.train.prepared import Prepared, check_parameters, prepare, resolve, streamed_bytes
 from jopt.transfer import TransferError
+
+if TYPE_CHECKING:
+    from jopt.ablate.dry_run import Fleet
 
 # Only to estimate the time: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
 _FLOPS_PER_SECOND = {"cpu": 3e10}
@@ -148,7 +152,12 @@ class Loader:
 
 
 def plan(
-    ablation: Ablation, groups: Sequence[TrialGroup], devices: int, recorded: Mapping[str, int], loader: Loader
+    ablation: Ablation,
+    groups: Sequence[TrialGroup],
+    devices: int,
+    recorded: Mapping[str, int],
+    loader: Loader,
+    fleet: "Fleet | None" = None,
 ) -> list[GroupPlan]:
     """Prepares each group, checks its trials against the data and chooses the size of its chunks. Compiles nothing.
 
@@ -158,13 +167,14 @@ def plan(
       devices: local devices to use at most.
       recorded: identity of a group's structure to the lanes that an earlier launch chose.
       loader: reads the data.
+      fleet: devices of another kind that the plan is for; None: those that are here.
 
     Raises:
       ConfigError, RuleError: for errors that only the data or the parameters' shapes show, and if a trial needs
         more memory than there is.
     """
     plans = []
-    budget = memory_budget(ablation.memory_gib)
+    budget = memory_budget(ablation.memory_gib) if fleet is None else fleet.budget(ablation.memory_gib)
     for group in groups:
         first = group.trials[0]
         try:
@@ -173,6 +183,7 @@ def plan(
             raise at_point(error, first) from error
         _check(prepared, group.trials)
         sizes = sizes_of(prepared)
+        sizes = sizes if fleet is None else sizes._replace(platform=fleet.platform)
         # An earlier launch's choice wins over the rule: its finished trials have the bits of those lanes.
         lane_count = recorded.get(identity(group)) or lanes(ablation.strategy, sizes)
         chunk_trials = min(len(group.trials), ablation.chunk or len(group.trials))
@@ -237,11 +248,11 @@ def memory_budget(gib: float | None) -> int:
     stats = device.memory_stats() or {}
     if device.platform != "cpu" and "bytes_limit" in stats:
         return stats["bytes_limit"] // 2
-    return _free_memory() // 2 // max(1, jax.local_device_count() if device.platform == "cpu" else 1)
+    return host_memory() // 2 // max(1, jax.local_device_count() if device.platform == "cpu" else 1)
 
 
-def _free_memory() -> int:
-    """Bytes of memory that are free for this process."""
+def host_memory() -> int:
+    """Bytes of this host's memory that are free for this process."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -288,10 +299,13 @@ def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
     # Not the first trial, which `prepare` itself has checked; the others share its layers and need no tracing.
     examples = prepared.dataset.sizes[0]
     parameters: list[PyTree] = []
-    for trial in itertools.islice(with_new_parts(trials), 1, None):
+    for trial, parts in itertools.islice(with_new_parts(trials), 1, None):
+        config = trial.resolved.with_seed(trial.seed)
+        if fit_lengths(config, parts, prepared.plans):
+            continue
         parameters = parameters or [shapes(plan.wrapped, prepared.example)[0] for plan in prepared.plans]
         try:
-            plans = resolve(trial.resolved.with_seed(trial.seed), examples, prepared.own_model)
+            plans = resolve(config, examples, prepared.own_model)
             validate_lengths(plans)
             plans = with_layers(plans, [plan.layers for plan in prepared.plans])
             for plan, first, params in zip(plans, prepared.plans, parameters, strict=True):

@@ -136,14 +136,14 @@ class Template:
         return structure.identity, b"".join(value.tobytes() for value in numbers.values()), spans
 
     @functools.cached_property
-    def parts(self) -> list[list[int]]:
-        """The places by the part of the experiment that is checked for itself: an optimizer, a method, the data."""
+    def parts(self) -> dict[str, list[int]]:
+        """The places of each part of the experiment that is checked by itself, such as an optimizer."""
         if self._checked_together:
-            return [list(range(len(self.places)))]
+            return {"": list(range(len(self.places)))}
         by_part: dict[str, list[int]] = {}
         for i, place in enumerate(self.places):
             by_part.setdefault(_part_of(place), []).append(i)
-        return list(by_part.values())
+        return by_part
 
     @property
     def _checked_together(self) -> bool:
@@ -175,11 +175,11 @@ class ResolvedPoint(NamedTuple):
         return self.template.with_numbers(self.numbers, seed)
 
     @property
-    def parts(self) -> list[tuple]:
-        """What distinguishes each part of the experiment that has numbers from those of other points."""
+    def parts(self) -> list[tuple[str, ...]]:
+        """Each part of the experiment that has numbers: its path, and the numbers."""
         # As text, in which 0.0 and -0.0 differ.
         texts = [json.dumps(number) for number in self.numbers]
-        return [(k, *(texts[i] for i in places)) for k, places in enumerate(self.template.parts)]
+        return [(path, *(texts[i] for i in places)) for path, places in self.template.parts.items()]
 
 
 class Templates:

@@ -90,23 +90,28 @@ def groups(listed: Sequence[Trial]) -> list[TrialGroup]:
     return [TrialGroup(index, members) for index, members in enumerate(by_structure.values())]
 
 
-def with_new_parts(listed: Iterable[Trial]) -> Iterator[Trial]:
-    """The first of the trials, and each that has a part which no trial of its template before it has.
+def with_new_parts(listed: Iterable[Trial]) -> Iterator[tuple[Trial, list[str] | None]]:
+    """The first trial of each template, and each with a part that no trial of its template before it has.
 
     An optimizer, a method and the like are checked by themselves, so where these trials pass, all do.
+
+    Yields:
+      The trial, and the paths of its new parts; None: all of it is new.
     """
-    parts_of: dict[Template, set[tuple]] = {}
+    parts_of: dict[Template, set[tuple[str, ...]]] = {}
     point = None
     for trial in listed:
         # Trials of one point differ in their seeds, which only `seeds` and no check of a part looks at.
         if trial.resolved is point:
             continue
         point = trial.resolved
-        parts, first = point.parts, point.template not in parts_of
-        known_parts = parts_of.setdefault(point.template, set())
-        if first or not known_parts.issuperset(parts):
-            known_parts.update(parts)
-            yield trial
+        parts = point.parts
+        if point.template not in parts_of:
+            parts_of[point.template] = set(parts)
+            yield trial, None
+        elif new := [part for part in parts if part not in parts_of[point.template]]:
+            parts_of[point.template].update(new)
+            yield trial, [path for path, *_ in new]
 
 
 def axes(ablation: Ablation, listed: Sequence[Trial]) -> tuple[Axis, ...]:

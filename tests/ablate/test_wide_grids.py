@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from ablate_cases import results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from jopt.ablate import checks as ablation_checks
 from jopt.ablate import plan as plans
 from jopt.ablate import template as templates
 from jopt.ablate.checks import validate
+from jopt.ablate.study import study
+from jopt.ablate.summary import summarize
 from jopt.ablate.trials import axes, groups, trials
 from jopt.address import with_values
 from jopt.config import ConfigError, fingerprint, require
@@ -57,6 +60,7 @@ def calls(monkeypatch):
         (templates, "identity_text"),
         (templates.hyper, "split"),
         (ablation_checks, "validate_experiment"),
+        (ablation_checks, "pass_alone"),
         (plans, "check_parameters"),
         (plans, "shapes"),
         (plans, "prepare"),
@@ -84,11 +88,10 @@ def test_neither_points_nor_seeds_make_a_plan_resolve_or_check_again(grid, small
 
     small_plan, wide_plan, deep_plan = of_size(4, 2), of_size(12, 2), of_size(4, 20)
     assert deep_plan == small_plan
-    # The first row of points has every sparsity, and each of the other rows starts with a new rate.
-    assert small_plan.pop("validate_experiment") == 7 and wide_plan.pop("validate_experiment") == 23
-    # The first of a group is checked as it is prepared.
-    assert small_plan.pop("check_parameters") == 6 and wide_plan.pop("check_parameters") == 22
-    assert small_plan == wide_plan and max(wide_plan.values()) <= 6
+    # Of the whole experiment only the first point; then each optimizer and each method is checked by itself.
+    assert small_plan.pop("pass_alone") == 7 and wide_plan.pop("pass_alone") == 23
+    assert small_plan.pop("check_parameters") == 3 and wide_plan.pop("check_parameters") == 11
+    assert small_plan == wide_plan and max(wide_plan.values()) <= 4
 
 
 def test_points_of_a_few_programs_are_resolved_once_a_program(grid, small, calls):
@@ -164,6 +167,28 @@ def test_ids_are_fingerprints_whatever_the_numbers(grid, numbers, seed):
         return
     for trial, point in zip(listed, space.points, strict=True):
         assert trial.id == fingerprint(with_values(ablation.experiment, {**point.fields, "seed": seed}))[:12]
+
+
+class CountedRow(dict):
+    """A row of a table that counts how often a cell is read."""
+
+    reads = 0
+
+    def __getitem__(self, key):
+        CountedRow.reads += 1
+        return super().__getitem__(key)
+
+
+def test_a_report_reads_each_trial_so_many_times_whatever_their_number():
+    def reads_of(points):
+        made = results({"rate": [0.01 * (i + 1) for i in range(points)]}, lambda rate, seed: rate + seed / 100)
+        made = made._replace(trials=[CountedRow(row) for row in made.trials])
+        summary = summarize(made)
+        CountedRow.reads = 0
+        study(made, summary)
+        return CountedRow.reads
+
+    assert reads_of(80) == 4 * reads_of(20)
 
 
 @dataclasses.dataclass(frozen=True)
