@@ -1,5 +1,6 @@
 """The plan of a grid for devices that need not be here: nothing is compiled, nothing is written."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,8 +12,13 @@ from jopt.ablate.judge import check, check_budget
 from jopt.ablate.plan import GroupPlan, Loader, host_memory, memory_budget, plan, plan_table
 from jopt.ablate.trials import axes, groups
 from jopt.config import choice, require
-from jopt.report import formats
+from jopt.measure import program_cost
+from jopt.report import Table, formats
 from jopt.report.page import Part
+from jopt.train.calls import Calls
+
+MOST_PROGRAMS = 8
+"""Groups whose programs are lowered for the plan: the first ones, as a wide grid may have hundreds."""
 
 # JAX takes three quarters of a GPU's memory, and a TPU's whole, unless it is told otherwise.
 _GPU_SHARE = 0.75
@@ -88,4 +94,25 @@ def simulate(ablation: Ablation, fleet: Fleet, *, trusted: bool = False) -> tupl
     )
     table = plan_table(plans, lambda trial: False)
     table = table._replace(title=f"Simulated plan for {devices} (programs, memory and time are estimates)")
-    return [sentence, axes_table(axes(ablation, trials)), table], plans
+    return [sentence, axes_table(axes(ablation, trials)), table, programs_table(plans[:MOST_PROGRAMS])], plans
+
+
+def programs_table(plans: Sequence[GroupPlan]) -> Table:
+    """What the programs of a trial of each group cost, as XLA counts it before compilation.
+
+    Args:
+      plans: of the groups; each program is traced and lowered, none is compiled.
+    """
+    rows = []
+    for p in plans:
+        for request in Calls(p.prepared, p.prepared.values).ahead(None):
+            if request.name in ("segment", "update", "evaluate"):
+                cost = program_cost(jax.jit(request.fn, keep_unused=True).lower(*request.args))
+                stage = request.key[0] if isinstance(request.key, tuple) else request.key
+                numbers = (cost.arguments, cost.outputs, cost.bytes_accessed)
+                sizes = ("-" if n is None else formats.binary(int(n)) for n in numbers)
+                flops = "-" if cost.flops is None else f"{cost.flops:.3g}"
+                rows.append((str(p.group.index), str(stage), request.name, *sizes, flops))
+    title = "Programs of a trial (not compiled; FLOPs and accessed bytes of a loop's body are counted once)"
+    header = ("group", "stage", "program", "arguments", "results", "accessed", "FLOPs")
+    return Table(title, header, "rrlrrrr", rows)

@@ -1,5 +1,6 @@
 """The plan of an ablation: groups, chunks, compilations, memory and time, estimated before anything compiles."""
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +25,9 @@ from jopt.rules import RuleError
 from jopt.train.config import Experiment
 from jopt.train.display import flops_of
 from jopt.train.given import Given
-from jopt.train.plan import shapes, validate_lengths, with_layers
+from jopt.train.plan import StagePlan, shapes, validate_lengths, with_layers
 from jopt.train.prepared import Prepared, check_parameters, prepare, resolve, streamed_bytes
+from jopt.train.program import EVALUATION_BATCH
 from jopt.transfer import TransferError
 
 if TYPE_CHECKING:
@@ -189,7 +191,7 @@ def plan(
         chunk_trials = min(len(group.trials), ablation.chunk or len(group.trials))
         # More devices than blocks would compute padding only.
         device_count = max(1, min(devices, -(-chunk_trials // lane_count)))
-        memory = memory_of(prepared, budget)
+        memory = memory_of(prepared, budget, sizes.platform)
         layout = Layout(lane_count, device_count)
         size = formats.binary(memory.state)
         accepted = (
@@ -221,22 +223,49 @@ def sizes_of(prepared: Prepared) -> Sizes:
     return Sizes(jax.default_backend(), max(counts), convolutions)
 
 
-def memory_of(prepared: Prepared, budget: int) -> Memory:
-    """The memory of a trial and of the data, computed from their shapes."""
+def memory_of(prepared: Prepared, budget: int, platform: str = "") -> Memory:
+    """The memory of a trial and of the data, computed from their shapes.
+
+    The working memory is 0.5 to 2.1 times the temporary buffers that XLA gave the programs of nine configs
+    (docs/ablations.md); `jopt.measure.program_cost` tells those of a compiled program.
+    """
     state = max(_bytes(prepared.like(plan.index)) for plan in prepared.plans)
-    x = data.batch_of(prepared.example, prepared.batch_size)
-    working = 0
-    for plan in prepared.plans:
-        like, model = prepared.like(plan.index), plan.wrapped
-        intermediate = measure.intermediate_bytes(
-            lambda p, s, x, model=model: model.apply(p, s, x, train=False)[0], like.params, like.model_state, x
-        )
-        # Values stay for the backward pass, and their gradients take the same again.
-        working = max(working, 2 * intermediate + 2 * _bytes(like.params))
+    working = max(_working(prepared, plan, platform or jax.default_backend()) for plan in prepared.plans)
     # Rows that the host gathers for a trial count as often as its state: on the host, on the device, and the next
     # segment's.
     rows = streamed_bytes(prepared.dataset, prepared.plans) if prepared.dataset.residency == "host" else 0
     return Memory(budget, state + rows, working, sum(_bytes(arrays) for arrays in prepared.arrays.values()))
+
+
+def _working(prepared: Prepared, plan: StagePlan, platform: str) -> int:
+    """The intermediate values of a stage's largest program: its step, its evaluation or its update."""
+    like, model = prepared.like(plan.index), plan.wrapped
+
+    @functools.cache
+    def forward(examples: int) -> measure.ForwardBytes:
+        x = data.batch_of(prepared.example, examples)
+        return measure.forward_bytes(
+            lambda p, s, x: model.apply(p, s, x, train=False)[0],
+            like.params,
+            like.model_state,
+            x,
+            platform=platform,
+        )
+
+    parameters = _bytes(like.params)
+    # Values stay for the backward pass, and their gradients take the same again; so do those of the parameters.
+    step = 2 * forward(prepared.batch_size).total + 2 * parameters
+    evaluated = forward(min(EVALUATION_BATCH, max(prepared.dataset.sizes[1:])))
+    # Without a backward pass few of the values live at once.
+    evaluation = min(evaluated.total, 3 * evaluated.largest)
+    update = 0
+    for applied in plan.applied if plan.updates else ():
+        method = applied.method
+        if plan.names(applied):
+            examples = min(method.calibration_examples(), prepared.dataset.sizes[0])
+            calibration = forward(examples).total if examples else 0
+            update = max(update, method.update_bytes(parameters) + calibration)
+    return max(step, evaluation, update)
 
 
 def memory_budget(gib: float | None) -> int:

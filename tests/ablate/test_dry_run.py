@@ -30,9 +30,10 @@ def wide(grid, small):
 
 
 def test_ten_thousand_trials_on_64_devices(wide):
-    (sentence, axes, table), (plan,) = simulate(wide, Fleet(64, "h100"))
+    (sentence, axes, table, programs), (plan,) = simulate(wide, Fleet(64, "h100"))
     assert sentence.startswith("Simulated, not run: grid on 64 x h100: 10,000 trials, 1 program")
     assert table.title.startswith("Simulated plan for 64 x h100") and len(axes.rows) == 2
+    assert [row[2] for row in programs.rows] == ["update", "segment", "evaluate"]
     assert plan.layout.devices == 64 and plan.layout.lanes == 32
     assert plan.chunks * plan.width >= 10_000 > (plan.chunks - 1) * plan.width
     assert plan.memory.used(plan.layout, plan.width) <= plan.memory.budget == int(80e9 * 0.75) // 2

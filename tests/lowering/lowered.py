@@ -18,7 +18,7 @@ from jopt.train.prepared import Prepared
 
 ACCELERATORS = ("cuda", "tpu")
 
-# What an absent data set looks like: its images, its classes. Few examples make few steps of the same programs.
+# What an absent data set looks like: its images, its classes. Enough examples for the warm-up of a schedule.
 SHAPES = {"mnist": ((28, 28, 1), 10), "cifar10": ((32, 32, 3), 10)}
 
 # Targets of LAPACK, of XLA's CPU libraries and of functions of Python on the host.
@@ -32,7 +32,7 @@ def experiment_of(config: Experiment | Ablation) -> Experiment:
     if name not in SHAPES:
         return experiment
     shape, classes = SHAPES[name]
-    images = data.Synthetic(shape=shape, num_classes=classes, train=512, validation=128, test=128)
+    images = data.Synthetic(shape=shape, num_classes=classes, train=2560, validation=128, test=128)
     return dataclasses.replace(experiment, data=images)
 
 
