@@ -156,13 +156,14 @@ class AblationDir(Directory):
 
     def forget(self, keep: Sequence[str]) -> None:
         """Removes chunks that are neither finished nor in `keep`, and what finished chunks no longer need."""
+        resumable = frozenset(keep)
         for path in sorted(self.chunks.glob("*/")):
             if (path / "result.json").exists():
                 # A launch may have ended between writing the result and removing these.
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
                 (path / "metrics.jsonl").unlink(missing_ok=True)
                 sweep(path)
-            elif path.name not in keep:
+            elif path.name not in resumable:
                 shutil.rmtree(path, ignore_errors=True)
 
 

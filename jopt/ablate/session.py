@@ -301,7 +301,7 @@ class _Session:
             return f"jopt train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
         # Objects are in no file: who gave them gives them again.
         objects = [
-            *["data=data"] * isinstance(trial.config.data, Given),
+            *["data=data"] * isinstance(trial.resolved.template.config.data, Given),
             *[f"{name}={name}" for name in self._given],
         ]
         arguments = ", ".join(("jopt.ablate.load_trial('.', '{0}')", "'runs/{0}'", *objects)).format(trial.id)
