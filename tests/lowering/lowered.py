@@ -41,7 +41,7 @@ def requests(prepared: Prepared) -> Iterator[Request]:
     calls = Calls(prepared, prepared.values)
     yield from calls.ahead(None)
     for stage, plan in enumerate(prepared.plans):
-        state = calls._placed(prepared.like(stage))
+        state = calls.placed(stage, prepared.like(stage))
         # What a run knows only once its teacher has run.
         if plan.distillation is not None:
             train = with_teacher(prepared, stage)
@@ -50,14 +50,14 @@ def requests(prepared: Prepared) -> Iterator[Request]:
             yield calls.segment(stage, steps, state, train)
         if plan.start not in ("previous", "init", "random"):
             origin = prepared.stage_named(plan.start).index
-            yield calls.rewind(stage, state, calls._placed(variables(prepared, origin)))
+            yield calls.rewind(stage, state, calls.placed(origin, variables(prepared, origin)))
 
 
 def variables(prepared: Prepared, stage: int) -> Any:
     """What the network of a stage computes with at its end, as shapes."""
     calls = Calls(prepared, prepared.values)
     return jax.eval_shape(
-        prepared.program(prepared.plans[stage]).seen, calls._placed(prepared.like(stage)), calls.values
+        prepared.program(prepared.plans[stage]).seen, calls.placed(stage, prepared.like(stage)), calls.values
     )
 
 
