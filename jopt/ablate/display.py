@@ -59,20 +59,18 @@ def training(
     Yields:
       `(plan, chunk) ->` the function that receives the progress of the chunk.
     """
-    trial_steps = started = 0
-    # In trial-steps, as chunks have different numbers of trials.
+    # In trial-steps, as chunks have different numbers of trials; by chunk, as several may run at once.
+    trial_steps: list[int] = []
     with observer.training(total) as update:
 
         def start(plan: GroupPlan, chunk: Chunk) -> Callable[[SegmentProgress], None]:
-            nonlocal trial_steps, started
-            # Chunks run one after the other, so each starts where the one before it ends.
-            before = trial_steps
-            trial_steps += plan.steps * len(chunk.trials)
-            started += 1
-            name = f"group {plan.group.index}, chunk {started}/{chunks}"
+            number = len(trial_steps)
+            trial_steps.append(0)
+            name = f"group {plan.group.index}, chunk {number + 1}/{chunks}"
 
             def report_progress(progress: SegmentProgress) -> None:
-                done = before + progress.segment.stop * len(chunk.trials)
+                trial_steps[number] = progress.segment.stop * len(chunk.trials)
+                done = sum(trial_steps)
                 # Rows that came from a checkpoint took no time.
                 speed = progress.segment.steps * len(chunk.trials) / progress.seconds if progress.seconds else None
                 for split in ("train", "validation"):

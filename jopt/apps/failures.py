@@ -2,6 +2,7 @@
 
 import jax
 
+from jopt.ablate.executors.errors import ExecutorError
 from jopt.apps.config_flag import ConfigFileError
 from jopt.codec import CodecError
 from jopt.config import ConfigError
@@ -17,7 +18,7 @@ from jopt.train.workdir import WorkdirError
 from jopt.transfer import TransferError
 
 _OF_THE_CONFIG = (ConfigError, ConfigFileError, RuleError, TransferError)
-_OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
+_OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError, ExecutorError)
 # An OSError is a full or failing disk, a directory that is gone or may not be written; its text has the path.
 _EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, OSError, NonFiniteError)
 

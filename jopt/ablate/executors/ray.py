@@ -1,0 +1,166 @@
+"""Executor 'ray': chunks run in actors of a Ray cluster, a process for each worker."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from jopt.ablate.executors import notice
+from jopt.ablate.executors.crew import Crew
+from jopt.ablate.executors.errors import ExecutorError
+from jopt.ablate.executors.kind import Context
+from jopt.ablate.executors.ray_workers import Needs, RayWorkers
+from jopt.ablate.lift import Layout
+from jopt.config import require
+
+PROCESS_BYTES = 600 * 2**20
+"""Memory of a worker without a trial: Python, JAX, a small data set and compiled programs (docs/ablations.md)."""
+
+_SECONDS_TO_CONNECT = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Ray:
+    """Runs chunks on a Ray cluster, with Ray's scheduler.
+
+    Attributes:
+      address: 'auto' (the cluster that this machine belongs to), or HOST:PORT of its head; None starts Ray on this
+        machine for this launch alone.
+      workers: the most chunks that run at once; None is as many as the cluster has room for.
+      cpus: processors that each worker asks for, and the threads that it uses.
+      gpus: GPUs of each worker; below 1 several share one.
+      memory_gib: main memory that each worker asks for, in GiB; None is the plan's estimate.
+    """
+
+    name: ClassVar[str] = "ray"
+    address: str | None = None
+    workers: int | None = None
+    cpus: float = 1
+    gpus: float = 0
+    memory_gib: float | None = None
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers > 0
+        require(self.workers is None or whole, "workers", self.workers, "a positive integer, or None")
+        require(math.isfinite(self.cpus) and self.cpus > 0, "cpus_per_chunk", self.cpus, "a positive number")
+        accepted = "in (0, 1), such as 0.25 for four workers on a GPU, or a whole number of GPUs"
+        fine = 0 <= self.gpus < 1 or (math.isfinite(self.gpus) and self.gpus > 0 and self.gpus == int(self.gpus))
+        require(fine, "gpus_per_chunk", self.gpus, accepted)
+        memory = self.memory_gib
+        fine = memory is None or (math.isfinite(memory) and memory > 0)
+        require(fine, "memory_per_chunk", memory, "a positive number of GiB, or None")
+        if self.address not in (None, "auto"):
+            _host_and_port(self.address)
+
+    @property
+    def devices(self) -> int:
+        """Devices of one worker."""
+        return max(1, int(self.gpus))
+
+    @contextlib.contextmanager
+    def running(self, context: Context) -> Iterator[Crew]:
+        """Connects to the cluster; at the end the workers are gone, and so is a cluster that was started for this.
+
+        Raises:
+          ExecutorError: if Ray is not installed, the cluster does not answer, or no node has room for a worker.
+        """
+        if importlib.util.find_spec("ray") is None:
+            problem = "Ray is not installed: pip install 'jopt[ray]', here and on each node"
+            raise ExecutorError(self.name, problem)
+        with _connected(self.address):
+            workers = RayWorkers(self._needs(context), self.workers, context.warn)
+            try:
+                modules = list(context.modules)
+                yield Crew(
+                    self.name, workers, lambda: notice.notice(context.trusted, modules, self.cpus, self.gpus)
+                )
+            finally:
+                workers.close()
+
+    def _needs(self, context: Context) -> Needs:
+        """What each worker asks Ray for."""
+        if self.memory_gib is not None:
+            return Needs(self.cpus, self.gpus, int(self.memory_gib * 2**30))
+        # The smallest chunk of each group: a cluster with room for it has room for some worker.
+        least = [p.memory.used(Layout(p.layout.lanes, 1), p.layout.multiple) for p in context.plans]
+        return Needs(self.cpus, self.gpus, PROCESS_BYTES + max(least))
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    fine = bool(host) and "/" not in address and port.isdigit() and 0 < int(port) < 2**16
+    require(fine, "address", address, "'auto', or HOST:PORT of the head of a Ray cluster, such as 10.0.0.1:6379")
+    return host, int(port)
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """A connection to a cluster, or a cluster on this machine."""
+    import ray
+
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    # Ray takes SIGTERM, with which a launch is asked to save.
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if main else None
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            options |= _private_cluster(stack)
+        else:
+            _check_reachable(address)
+            options |= {"address": address}
+        try:
+            ray.init(**options)
+        except Exception as error:
+            # Whatever Ray raises, from a timeout to another version of Python on the cluster, is the user's to fix.
+            raise ExecutorError(
+                "ray", f"no connection to the cluster {address or 'on this machine'}: {error}"
+            ) from error
+        stack.callback(ray.shutdown)
+        if main and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        yield
+
+
+def _private_cluster(stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Options for a cluster that listens on this machine only, and leaves no file."""
+    # Short, as the paths of Ray's sockets, which lie in it, may have 107 bytes.
+    temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True))
+    # The token of the cluster: Ray would write one below the home directory.
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    stack.enter_context(_environment(settings))
+    return {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": temporary}
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _check_reachable(address: str) -> None:
+    """Raises ExecutorError where nothing listens at the address: Ray itself would end this process."""
+    if address == "auto":
+        return
+    try:
+        with socket.create_connection(_host_and_port(address), timeout=_SECONDS_TO_CONNECT):
+            pass
+    except OSError as error:
+        raise ExecutorError("ray", f"no Ray cluster answers at --address={address}: {error}") from error
