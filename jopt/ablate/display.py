@@ -26,7 +26,11 @@ from jopt.typing import Record
 
 
 def plan_parts(
-    ablation: Ablation, axes: Sequence[Axis], plans: Sequence[GroupPlan], done: Callable[[Trial], bool]
+    ablation: Ablation,
+    axes: Sequence[Axis],
+    plans: Sequence[GroupPlan],
+    done: Callable[[Trial], bool],
+    workers: str = "",
 ) -> list[Part]:
     """The plan: the axes, and the groups of trials that share a program.
 
@@ -35,6 +39,7 @@ def plan_parts(
       axes: of the grid.
       plans: one for each group.
       done: whether a trial has a result already.
+      workers: where the chunks run, such as '4 workers (ray)'; '' is this process.
     """
     trials = [trial for p in plans for trial in p.group.trials]
     finished = sum(map(done, trials))
@@ -42,6 +47,7 @@ def plan_parts(
         f"{ablation.name}: {len(trials):,} trials, {len(ablation.space):,} points with {len(ablation.seeds)} seeds "
         f"each, {plans[0].prepared.dataset.name}, {jax.default_backend()} x {jax.local_device_count()}"
     )
+    sentence += f"; {workers}" if workers else ""
     return [sentence + (f"; {finished:,} are done" if finished else ""), axes_table(axes), plan_table(plans, done)]
 
 

@@ -188,10 +188,12 @@ class _Session:
         modules = [] if executor.devices is None else modules_of(self.ablation, self.trials)
         context = Context(self.files, self.plans, self.trusted, modules, self.observer.warn)
         with executor.running(context) as runner:
+            workers = ""
             if runner.workers is not None:
                 self.plans = spread(self.plans, runner.workers)
+                workers = f"{runner.workers} workers ({executor.name})"
             self.observer.plan(
-                lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done)
+                lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done, workers)
             )
             self._choose(recorded_lanes)
             # Written before all other files: a directory without it cannot be resumed.

@@ -12,6 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from jopt.ablate.executors import notice
 from jopt.ablate.executors.crew import Crew
 from jopt.ablate.executors.errors import ExecutorError
 from jopt.ablate.executors.kind import Context
-from jopt.ablate.executors.ray_workers import Needs, RayWorkers
+from jopt.ablate.executors.ray_workers import Needs, RayWorkers, first_line
 from jopt.ablate.lift import Layout
 from jopt.config import require
 
@@ -27,6 +28,7 @@ PROCESS_BYTES = 600 * 2**20
 """Memory of a worker without a trial: Python, JAX, a small data set and compiled programs (docs/ablations.md)."""
 
 _SECONDS_TO_CONNECT = 5.0
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +108,11 @@ def _host_and_port(address: str) -> tuple[str, int]:
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a cluster on this machine."""
-    import ray
-
+    # Before the import, in which Ray reads them.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None or address.startswith(_LOOPBACK):
+        # Otherwise Ray replaces 127.0.0.1 with this machine's address in its network, and listens there too.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     # Ray takes SIGTERM, with which a launch is asked to save.
     main = threading.current_thread() is threading.main_thread()
@@ -118,13 +123,17 @@ def _connected(address: str | None) -> Iterator[None]:
         else:
             _check_reachable(address)
             options |= {"address": address}
+        import ray
+
         try:
-            ray.init(**options)
+            with warnings.catch_warnings():
+                # Ray starts programs by a fork that becomes another program at once, which JAX's threads allow.
+                warnings.filterwarnings("ignore", "os.fork")
+                ray.init(**options)
+        # Whatever Ray raises, from a timeout to another version of Python on the cluster, is the user's to fix.
         except Exception as error:
-            # Whatever Ray raises, from a timeout to another version of Python on the cluster, is the user's to fix.
-            raise ExecutorError(
-                "ray", f"no connection to the cluster {address or 'on this machine'}: {error}"
-            ) from error
+            where = "Ray cannot be started on this machine" if address is None else f"no Ray cluster at {address}"
+            raise ExecutorError("ray", f"{where}: {first_line(error)}") from error
         stack.callback(ray.shutdown)
         if main and handler is not None:
             signal.signal(signal.SIGTERM, handler)
@@ -135,24 +144,11 @@ def _private_cluster(stack: contextlib.ExitStack) -> dict[str, Any]:
     """Options for a cluster that listens on this machine only, and leaves no file."""
     # Short, as the paths of Ray's sockets, which lie in it, may have 107 bytes.
     temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True))
-    # The token of the cluster: Ray would write one below the home directory.
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    stack.enter_context(_environment(settings))
-    return {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": temporary}
-
-
-@contextlib.contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    # The token of the cluster: Ray would write one below the home directory. It stays the same in this process, for
+    # Ray reads it once.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    return {"include_dashboard": False, "_node_ip_address": _LOOPBACK[0], "_temp_dir": temporary}
 
 
 def _check_reachable(address: str) -> None:

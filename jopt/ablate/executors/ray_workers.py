@@ -147,7 +147,7 @@ class RayWorkers:
             # Of many types: the actor, its node, or what it was started from is gone.
             except Exception as error:
                 self.crew.remove(worker)
-                reply = {"status": "lost", "host": worker.host, "problem": _first_line(error)}
+                reply = {"status": "lost", "host": worker.host, "problem": first_line(error)}
                 if chunk is None:
                     self._not_started(worker, reply["problem"])
             if chunk is not None:
@@ -237,7 +237,7 @@ def _resources(resources: dict[str, float]) -> str:
     return f"{resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {memory}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The text of one of Ray's errors without its traceback: the last line says what was raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
