@@ -178,6 +178,13 @@ def launch(config: Sequence[str], workdir: Path, *flags: str) -> subprocess.Pope
     )
 
 
+class Signs(NamedTuple):
+    """Signs of life: chunks that are committed, and checkpoints of chunks that run."""
+
+    commits: int
+    saved: int
+
+
 class Outcome(NamedTuple):
     """What a grid with kills led to.
 
@@ -205,18 +212,20 @@ def with_kills(
     watch.start()
     driver = launch(config, workdir, *flags)
     pending = list(kinds)
-    committed = -1
+    after = Signs(0, 0)
     while driver.poll() is None and time.monotonic() - begun < _PATIENCE:
         workers = nodes.workers()
-        # Only while work goes on, and not before it went on after the last kill.
-        states = [len(watch.commits), len(list(workdir.glob("chunks/*/checkpoints/[0-9]*")))]
-        if not pending or not workers or not any(states[1:]) or sum(states) == committed:
+        # Only while work goes on: after a chunk was committed since the last kill, or another one was saved.
+        signs = Signs(len(watch.commits), len(list(workdir.glob("chunks/*/checkpoints/[0-9]*"))))
+        alive = signs.commits >= after.commits and signs.saved >= after.saved
+        if not pending or not workers or not alive:
             time.sleep(0.02)
             continue
-        time.sleep(rng.uniform(0, 1.5))
+        time.sleep(rng.uniform(0, 0.5))
         if driver.poll() is not None:
             break
-        committed, kind = sum(states), pending.pop(0)
+        kind = pending.pop(0)
+        after = Signs(len(watch.commits) + rng.choice((0, 1, 1)), 1)
         if kind == "worker":
             workers = nodes.workers()
             if not workers:

@@ -20,7 +20,7 @@ from jopt.train import manifest
 from jopt.train.compiler import current_options
 from jopt.train.surroundings import Surroundings
 
-_PATIENCE, _PAUSE = 60.0, 0.2
+PATIENCE, _PAUSE = 60.0, 0.2
 """Seconds in which a file that the session has written must be seen: network file systems cache directories."""
 
 
@@ -100,13 +100,13 @@ def withdraw(files: AblationDir) -> bool:
     return True
 
 
-def posted(directory: str | os.PathLike[str], nonce: str, patience: float = _PATIENCE) -> Notice:
+def posted(directory: str | os.PathLike[str], nonce: str, patience: float | None = None) -> Notice:
     """The notice with this nonce.
 
     Raises:
-      NotSharedError: if it is not seen within `patience` seconds.
+      NotSharedError: if it is not seen within `patience` seconds, by default `PATIENCE`.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while not is_current(directory, nonce):
         if time.monotonic() >= deadline:
             raise NotSharedError(
