@@ -85,7 +85,7 @@ class Watch(threading.Thread):
 class Nodes:
     """A Ray cluster on this machine: a head without processors, and nodes of one processor each."""
 
-    def __init__(self, count: int, temporary: Path, environments: Sequence[dict[str, str]] = ()):
+    def __init__(self, temporary: Path, environments: Sequence[dict[str, str]]):
         from ray.cluster_utils import Cluster
 
         head = {
@@ -96,7 +96,7 @@ class Nodes:
             "object_store_memory": 80 * 2**20,
         }
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
-        self.nodes = [self._add(environment) for environment in environments or [{}] * count]
+        self.nodes = [self._add(environment) for environment in environments]
 
     @property
     def address(self) -> str:
@@ -147,8 +147,8 @@ def _name(pid: int) -> str:
 
 
 @contextlib.contextmanager
-def cluster(count: int = 3, environments: Sequence[dict[str, str]] = ()) -> Iterator[Nodes]:
-    """A cluster whose files, and whose token, are gone at the end."""
+def cluster(environments: Sequence[dict[str, str]] = ({}, {}, {})) -> Iterator[Nodes]:
+    """A cluster with a node for each environment, whose files, and whose token, are gone at the end."""
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
@@ -162,7 +162,7 @@ def cluster(count: int = 3, environments: Sequence[dict[str, str]] = ()) -> Iter
         # Ray also writes the address of its latest cluster, below this directory.
         os.environ["RAY_TMPDIR"] = temporary
         Path(temporary, "ray").mkdir()
-        nodes = Nodes(count, Path(temporary, "ray"), environments)
+        nodes = Nodes(Path(temporary, "ray"), environments)
         try:
             yield nodes
         finally:
@@ -192,6 +192,7 @@ class Outcome(NamedTuple):
       kills: what was killed, in order.
       commits: results of chunks.
       launches: of the driver.
+      refused: sentences on workers that might not join.
       problems: all that was not as without kills; empty where all was.
       seconds: from the first launch to the last exit.
     """
@@ -199,6 +200,7 @@ class Outcome(NamedTuple):
     kills: list[str]
     commits: int
     launches: int
+    refused: list[str]
     problems: list[str]
     seconds: float
 
@@ -260,14 +262,19 @@ def with_kills(
     for name in TABLES:
         if not (workdir / name).is_file() or (workdir / name).read_bytes() != (reference / name).read_bytes():
             problems.append(f"{name} differs")
-    return Outcome(kills, len(watch.commits), launches, problems + watch.problems, time.monotonic() - begun)
+    refused = [line for line in output.splitlines() if "refused" in line]
+    return Outcome(
+        kills, len(watch.commits), launches, refused, problems + watch.problems, time.monotonic() - begun
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Prints what was killed and what differed."""
     rng = random.Random(arguments.seed)
     # One of each at least; workers are what dies most often.
-    kinds = [*KINDS, *rng.choices(KINDS, (4, 1, 2), k=max(0, arguments.count - len(KINDS)))][: arguments.count]
+    every = arguments.kinds.split(",")
+    weights = [{"worker": 4, "node": 1, "driver": 2}[kind] for kind in every]
+    kinds = [*every, *rng.choices(every, weights, k=max(0, arguments.count - len(every)))][: arguments.count]
     rng.shuffle(kinds)
     config = [f"--config={arguments.config}", *arguments.flags]
     with tempfile.TemporaryDirectory() as temporary:
@@ -277,9 +284,11 @@ def main(arguments: argparse.Namespace) -> int:
             driver = launch(config, scratch / "local", "--quiet")
             output, _ = driver.communicate()
             assert driver.returncode == 0, output
-        with cluster() as nodes:
+        environments = [{}, {}, {"XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"} if arguments.other_bits else {}]
+        with cluster(environments) as nodes:
             outcome = with_kills(nodes, config, scratch / "ray", scratch / "local", kinds, rng)
     print(f"{len(outcome.kills)} kills, {outcome.launches} launches, {outcome.commits} chunks committed once each")
+    print(*outcome.refused, sep="\n")
     print(f"{outcome.seconds:.0f} s, seed {arguments.seed}")
     print(
         *(outcome.problems or [f"{', '.join(TABLES)}: equal to the byte; nothing committed was run again"]),
@@ -296,5 +305,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--flags", nargs="*", default=[], help="overrides of the config, such as --flags=--config.seeds=(0,1)"
     )
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--other_bits", action="store_true", help="one node computes other bits")
     parser.add_argument("--keep", default="")
     sys.exit(main(parser.parse_args()))
