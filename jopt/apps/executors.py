@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -60,6 +61,7 @@ def define_executor(values: flags.FlagValues) -> Callable[[], Executor]:
     return lambda: _executor(values)
 
 
+# Which executors a flag is for, and the field that it sets.
 _OF = {
     "address": ("ray",),
     "workers": ("ray", "slurm"),
@@ -70,29 +72,40 @@ _OF = {
     "slurm": ("slurm",),
     "slurm_local": ("slurm",),
 }
+_FIELDS = {
+    "address": "address",
+    "workers": "workers",
+    "cpus_per_chunk": "cpus",
+    "gpus_per_chunk": "gpus",
+    "memory_per_chunk": "memory_gib",
+    "slurm_minutes": "minutes",
+    "slurm": "options",
+    "slurm_local": "local",
+}
 
 
 def _executor(values: flags.FlagValues) -> Executor:
     from jopt.ablate import executors
 
-    name = values["executor"].value
+    name: str = values["executor"].value or "local"
+    chosen: dict[str, Any] = {flag: values[flag].value for flag in _OF}
     for flag, owners in _OF.items():
-        if name not in owners and values[flag].value not in (None, [], False):
-            raise ConfigError(f"--{flag}", values[flag].value, f"absent with --executor={name}")
-    fields = {"workers": "workers", "cpus_per_chunk": "cpus", "gpus_per_chunk": "gpus"}
-    fields |= {"memory_per_chunk": "memory_gib"}
-    fields |= {"address": "address"} if name == "ray" else {"slurm_minutes": "minutes", "slurm_local": "local"}
-    # Only what was given: the defaults are the executor's.
-    given = {field: values[flag].value for flag, field in fields.items() if values[flag].value not in (None, False)}
+        if name not in owners and chosen[flag] not in (None, [], False):
+            raise ConfigError(f"--{flag}", chosen[flag], f"absent with --executor={name}")
     if name == "local":
         return executors.Local()
+    # The session only plans: its device is a worker's.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # Only what was given: the defaults are the executor's.
+    fields = {_FIELDS[flag]: value for flag, value in chosen.items() if value is not None and name in _OF[flag]}
     if name == "ray":
-        return executors.Ray(**given)
+        return executors.Ray(**fields)
     for field in ("cpus", "gpus"):
-        # Flags are shared with Ray, where a worker may ask for a part of a processor.
-        if field in given and given[field] == int(given[field]):
-            given[field] = int(given[field])
-    return executors.Slurm(**given, options=dict(map(_option, values["slurm"].value)))
+        # These flags are shared with Ray, where a worker may ask for a part of a processor.
+        if field in fields and fields[field] == int(fields[field]):
+            fields[field] = int(fields[field])
+    fields["options"] = dict(map(_option, chosen["slurm"] or []))
+    return executors.Slurm(**fields)
 
 
 def _option(text: str) -> tuple[str, str]:

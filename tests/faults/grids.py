@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -86,8 +87,7 @@ class Nodes:
     """A Ray cluster on this machine: a head without processors, and nodes of one processor each."""
 
     def __init__(self, temporary: Path, environments: Sequence[dict[str, str]]):
-        from ray.cluster_utils import Cluster
-
+        cluster_utils: Any = importlib.import_module("ray.cluster_utils")
         head = {
             "num_cpus": 0,
             "include_dashboard": False,
@@ -95,7 +95,7 @@ class Nodes:
             "temp_dir": str(temporary),
             "object_store_memory": 80 * 2**20,
         }
-        self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        self.cluster = cluster_utils.Cluster(initialize_head=True, connect=False, head_node_args=head)
         self.nodes = [self._add(environment) for environment in environments]
 
     @property
@@ -156,6 +156,8 @@ def cluster(environments: Sequence[dict[str, str]] = ({}, {}, {})) -> Iterator[N
     }
     # Ray would replace 127.0.0.1 with this machine's address in its network.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # By default workers of Ray give way to all other processes of the machine.
+    os.environ |= {"RAY_worker_niceness": "0"}
     # Nodes find jopt as this process does, and look for no accelerator.
     os.environ |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryDirectory(prefix="rayt_", ignore_cleanup_errors=True) as temporary:

@@ -31,7 +31,7 @@ def killed(*arguments):
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="its instruction sets are those of x86")
 def test_a_killed_worker_and_a_node_with_other_bits_change_no_table():
-    grid = ["--config=tests/faults/config.py:ablation", "--flags=--config.experiment.epochs=60"]
+    grid = ["--config=tests/faults/config.py:ablate", "--flags=--config.experiment.epochs=60"]
     output = killed("1", "--kinds=worker", "--other_bits", *grid)
     assert "killed worker" in output
     (refused,) = [line for line in output.splitlines() if "refused" in line]

@@ -43,6 +43,7 @@ class Notice(NamedTuple):
       trusted: as in `jopt.ablate.run`.
       modules: those that the grid's config names, which may be imported.
       paths: directories in which the session finds modules.
+      current: the session's current directory, from which relative paths in the config start.
       cpus: processors of a worker.
       gpus: GPUs of a worker, or the fraction of one.
     """
@@ -58,6 +59,7 @@ class Notice(NamedTuple):
     trusted: bool
     modules: list[str]
     paths: list[str]
+    current: str
     cpus: float
     gpus: float
 
@@ -76,6 +78,7 @@ def notice(trusted: bool, modules: list[str], cpus: float, gpus: float) -> Notic
         trusted=trusted,
         modules=modules,
         paths=[str(Path(path).absolute()) for path in sys.path],
+        current=str(Path.cwd()),
         cpus=cpus,
         gpus=gpus,
     )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import math
 import os
 import secrets
+import shutil
 import signal
 import socket
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 from jopt.ablate.executors import notice
@@ -28,7 +32,9 @@ PROCESS_BYTES = 600 * 2**20
 """Memory of a worker without a trial: Python, JAX, a small data set and compiled programs (docs/ablations.md)."""
 
 _SECONDS_TO_CONNECT = 5.0
+_SECONDS_TO_END = 10.0
 _LOOPBACK = ("127.0.0.1", "localhost")
+_ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +114,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[None]:
     """A connection to a cluster, or a cluster on this machine."""
-    # Before the import, in which Ray reads them.
+    # Before the import, in which Ray reads it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None or address.startswith(_LOOPBACK):
-        # Otherwise Ray replaces 127.0.0.1 with this machine's address in its network, and listens there too.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     # Ray takes SIGTERM, with which a launch is asked to save.
     main = threading.current_thread() is threading.main_thread()
@@ -121,10 +124,10 @@ def _connected(address: str | None) -> Iterator[None]:
         if address is None:
             options |= _private_cluster(stack)
         else:
-            _check_reachable(address)
             options |= {"address": address}
-        import ray
-
+        ray: Any = importlib.import_module("ray")
+        if address is not None:
+            _check_reachable(address, ray.util.get_node_ip_address())
         try:
             with warnings.catch_warnings():
                 # Ray starts programs by a fork that becomes another program at once, which JAX's threads allow.
@@ -143,20 +146,35 @@ def _connected(address: str | None) -> Iterator[None]:
 def _private_cluster(stack: contextlib.ExitStack) -> dict[str, Any]:
     """Options for a cluster that listens on this machine only, and leaves no file."""
     # Short, as the paths of Ray's sockets, which lie in it, may have 107 bytes.
-    temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray_", ignore_cleanup_errors=True))
+    temporary = tempfile.mkdtemp(prefix="ray_")
+    stack.callback(_remove, Path(temporary))
     # The token of the cluster: Ray would write one below the home directory. It stays the same in this process, for
     # Ray reads it once.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Otherwise Ray replaces 127.0.0.1 with this machine's address in its network, and listens there too.
+    os.environ.setdefault(_ONE_MACHINE, "0")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     return {"include_dashboard": False, "_node_ip_address": _LOOPBACK[0], "_temp_dir": temporary}
 
 
-def _check_reachable(address: str) -> None:
-    """Raises ExecutorError where nothing listens at the address: Ray itself would end this process."""
+def _remove(directory: Path) -> None:
+    """Removes the files of a cluster that has just ended: its processes may write for a moment longer."""
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while directory.exists() and time.monotonic() < deadline:
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.1)
+
+
+def _check_reachable(address: str, this_machine: str) -> None:
+    """Raises ExecutorError where nothing listens at the address: Ray itself would wait for minutes."""
     if address == "auto":
         return
+    host, port = _host_and_port(address)
+    if host in _LOOPBACK and os.environ.get(_ONE_MACHINE) != "0":
+        # As Ray does, which replaces it.
+        host = this_machine
     try:
-        with socket.create_connection(_host_and_port(address), timeout=_SECONDS_TO_CONNECT):
+        with socket.create_connection((host, port), timeout=_SECONDS_TO_CONNECT):
             pass
     except OSError as error:
         raise ExecutorError("ray", f"no Ray cluster answers at --address={address}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import time
 from collections.abc import Callable
@@ -130,20 +131,18 @@ class RayWorkers:
         Raises:
           ExecutorError: if no node is left that could run a worker.
         """
-        import ray
-
         self._staff()
         busy = {worker.future: worker for worker in self.crew if worker.future is not None}
         if not busy:
             time.sleep(seconds)
             return []
-        ready, _ = ray.wait(list(busy), num_returns=len(busy), timeout=seconds)
+        ready, _ = _ray().wait(list(busy), num_returns=len(busy), timeout=seconds)
         ended = []
         for future in ready:
             worker = busy[future]
             chunk, worker.future, worker.chunk = worker.chunk, None, None
             try:
-                reply = json.loads(ray.get(future))
+                reply = json.loads(_ray().get(future))
             # Of many types: the actor, its node, or what it was started from is gone.
             except Exception as error:
                 self.crew.remove(worker)
@@ -161,10 +160,8 @@ class RayWorkers:
 
     def close(self) -> None:
         """Ends all workers at once; what they have committed and saved stays."""
-        import ray
-
         for worker in self.crew:
-            ray.kill(worker.actor)
+            _ray().kill(worker.actor)
         self.crew.clear()
 
     def _staff(self) -> None:
@@ -189,14 +186,21 @@ class RayWorkers:
             raise ExecutorError("ray", f"{problem} ({_asked(self.needs)})")
 
     def _started(self, node: dict[str, Any]) -> _Worker:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
 
         # On this node and no other, so that one whose bits differ can be left out.
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        here = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         needs = self.needs
-        actor = ray.remote(Bench).options(
-            num_cpus=needs.cpus, num_gpus=needs.gpus, memory=needs.memory, max_restarts=0, scheduling_strategy=here
+        actor = (
+            _ray()
+            .remote(Bench)
+            .options(
+                num_cpus=needs.cpus,
+                num_gpus=needs.gpus,
+                memory=needs.memory,
+                max_restarts=0,
+                scheduling_strategy=here,
+            )
         )
         worker = actor.remote()
         return _Worker(worker, node["NodeID"], node["NodeManagerHostname"], worker.join.remote(self.grid))
@@ -209,23 +213,24 @@ class RayWorkers:
             self._refuse(worker, f"its workers do not start: {problem}")
 
     def _refuse(self, worker: _Worker, problem: str) -> None:
-        import ray
-
         sentence = f"the worker on {worker.host} was refused: {problem}"
         if worker.node not in self.refused:
             self.warn(sentence)
         self.refused[worker.node] = sentence
         # Others of the node have the same processor and the same versions.
         for other in [other for other in self.crew if other.node == worker.node and not other.joined]:
-            ray.kill(other.actor)
+            _ray().kill(other.actor)
             self.crew.remove(other)
         self.looked = 0.0
 
 
-def _nodes() -> list[dict[str, Any]]:
-    import ray
+def _ray() -> Any:
+    """The package, which the other executors do without."""
+    return importlib.import_module("ray")
 
-    return [node for node in ray.nodes() if node["Alive"]]
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in _ray().nodes() if node["Alive"]]
 
 
 def _asked(needs: Needs) -> str:

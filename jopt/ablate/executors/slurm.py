@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import json
 import shutil
@@ -92,8 +93,7 @@ class _Jobs:
 
     def begin(self, directory: str, nonce: str) -> None:
         """Makes the folder of submitit, for its scripts and logs."""
-        import submitit
-
+        submitit: Any = importlib.import_module("submitit")
         self.executor = submitit.AutoExecutor(self.folder, cluster="local" if self.config.local else "slurm")
 
     def offer(self, chunk: str, group: int, order: str) -> bool:

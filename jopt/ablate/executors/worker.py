@@ -112,6 +112,8 @@ class Bench:
         for name, value in notice.jax_options.items():
             if name in jax.config.values and jax.config.values[name] != value:
                 jax.config.update(name, value)
+        if Path(notice.current).is_dir():
+            os.chdir(notice.current)
         if notice.cache is not None:
             enable_cache(notice.cache)
         # Last, so that no directory of the session hides a module of this machine.
