@@ -122,6 +122,32 @@ def test_groups_are_cut_for_the_workers_in_whole_lanes(grid, lanes):
     assert cut.chunks == (12 if lanes == 1 else 5) and cut.chunks * cut.width >= 80
 
 
+class Editing(Warnings):
+    """Changes a file once the grid is planned."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = file
+
+    def plan(self, parts):
+        self.file.write_text(self.file.read_text().replace("0.5", "0.25"))
+
+
+def test_data_that_differ_on_a_worker_end_the_grid_with_its_line(grid, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i % 7 / 2},{i % 3},{'abc'[i % 3]}" for i in range(60)]
+    (tmp_path / "table.csv").write_text("\n".join(["x,y,label", *rows]))
+    experiment = small(data=data.Csv(path="table.csv", target="label"))
+    with pytest.raises(ConfigError) as raised:
+        run(
+            grid(experiment=experiment),
+            tmp_path / "grid",
+            executor=Processes({}),
+            observer=Editing(tmp_path / "table.csv"),
+        )
+    assert raised.value.field.startswith("data (on ") and not notice.path_of(tmp_path / "grid").exists()
+
+
 # Who may join.
 
 

@@ -16,16 +16,16 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jopt.ablate.executors import notice
-from jopt.ablate.executors.crew import Crew
+from jopt.ablate.executors.crew import Crew, spread
 from jopt.ablate.executors.errors import ExecutorError
 from jopt.ablate.executors.kind import Context
 from jopt.ablate.executors.ray_workers import Needs, RayWorkers, first_line
-from jopt.ablate.lift import Layout
+from jopt.ablate.plan import GroupPlan
 from jopt.config import require
 
 PROCESS_BYTES = 600 * 2**20
@@ -86,7 +86,7 @@ class Ray:
             problem = "Ray is not installed: pip install 'jopt[ray]', here and on each node"
             raise ExecutorError(self.name, problem)
         with _connected(self.address):
-            workers = RayWorkers(self._needs(context), self.workers, context.warn)
+            workers = self._staffed(context)
             try:
                 modules = list(context.modules)
                 yield Crew(
@@ -95,13 +95,22 @@ class Ray:
             finally:
                 workers.close()
 
-    def _needs(self, context: Context) -> Needs:
-        """What each worker asks Ray for."""
+    def _staffed(self, context: Context) -> RayWorkers:
+        """Workers with the memory of the widest chunk: fewer workers have wider chunks, which need more of it."""
+        # From the narrowest chunks, for which a cluster has room if it has any.
+        plans = [p._replace(width=p.layout.multiple) for p in context.plans]
+        while True:
+            needs = Needs(self.cpus, self.gpus, self._memory(plans))
+            workers = RayWorkers(needs, self.workers, context.warn)
+            plans = spread(context.plans, workers.workers)
+            if self._memory(plans) <= needs.memory:
+                return workers
+
+    def _memory(self, plans: Sequence[GroupPlan]) -> int:
+        """Main memory of a worker, in bytes."""
         if self.memory_gib is not None:
-            return Needs(self.cpus, self.gpus, int(self.memory_gib * 2**30))
-        # The smallest chunk of each group: a cluster with room for it has room for some worker.
-        least = [p.memory.used(Layout(p.layout.lanes, 1), p.layout.multiple) for p in context.plans]
-        return Needs(self.cpus, self.gpus, PROCESS_BYTES + max(least))
+            return int(self.memory_gib * 2**30)
+        return PROCESS_BYTES + max(p.memory.used(p.layout, p.width) for p in plans)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
