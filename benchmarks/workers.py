@@ -1,4 +1,4 @@
-"""What workers cost beside one process: `python -m benchmarks.workers [CHUNKS]`, a Markdown table.
+"""What workers cost beside one process: `python -m benchmarks.workers`, a Markdown table.
 
 A grid of the smallest network, a chunk a trial, so that nearly all of the time is that of the executor. The
 compilation cache is warm: each executor runs once before it is measured.
@@ -37,10 +37,9 @@ def get_config():
 
 
 class Cost(NamedTuple):
-    """Seconds until the first chunk begins, seconds a chunk then, CPU seconds in all, MiB by kind of process."""
+    """Seconds until the first chunk begins, CPU seconds in all, and the most MiB by kind of process."""
 
     start: float
-    chunk: float
     cpu: float
     driver: float
     workers: float
@@ -74,9 +73,8 @@ def measure(config: Path, workdir: Path, flags: Sequence[str]) -> Cost:
         memory = {kind: max(memory[kind], now[kind]) for kind in memory}
         time.sleep(0.1)
     assert process.returncode == 0
-    starts = [path.stat().st_mtime for path in workdir.glob("chunks/*/chunk.json")]
-    ends = [path.stat().st_mtime for path in workdir.glob("chunks/*/result.json")]
-    return Cost(min(starts) - begun, (max(ends) - min(starts)) / len(ends), sum(cpu.values()), *memory.values())
+    first = min(path.stat().st_mtime for path in workdir.glob("chunks/*/chunk.json"))
+    return Cost(first - begun, sum(cpu.values()), *memory.values())
 
 
 def descendants(parent: int) -> list[int]:
@@ -115,24 +113,34 @@ def seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def main(chunks: int) -> None:
+def main() -> None:
     """Prints the table."""
+    header = (
+        "executor",
+        "start, s",
+        "start, CPU s",
+        "a chunk, CPU ms",
+        "session, MiB",
+        "workers, MiB",
+        "others, MiB",
+    )
+    print(f"| {' | '.join(header)} |\n|---{'|---:' * (len(header) - 1)}|")
     with tempfile.TemporaryDirectory() as temporary:
-        config = Path(temporary, "grid.py")
-        config.write_text(GRID.replace("{seeds}", str(chunks)))
-        print(
-            "| executor | start, s | a chunk, ms | CPU, s in all | session, MiB | workers, MiB | Ray itself, MiB |"
-        )
-        print("|---|---:|---:|---:|---:|---:|---:|")
         for name, flags in EXECUTORS.items():
-            for attempt in ("warm", "measured"):
-                workdir = Path(temporary, f"{name} {attempt}")
-                cost = measure(config, workdir, flags)
-            figures = f"{cost.start:.1f} | {1e3 * cost.chunk:.0f} | {cost.cpu:.0f}"
-            print(
-                f"| {name} | {figures} | {cost.driver:.0f} | {cost.workers:.0f} | {cost.others:.0f} |", flush=True
-            )
+            few, many = (3, 6) if name.startswith("slurm") else (10, 60)
+            costs = []
+            # The first fills the compilation cache.
+            for number, chunks in enumerate((few, few, many)):
+                config = Path(temporary, f"grid_{chunks}.py")
+                config.write_text(GRID.replace("{seeds}", str(chunks)))
+                costs.append(measure(config, Path(temporary, f"{name} {number}"), flags))
+            _, short, long = costs
+            # CPU seconds, which other processes of the machine hardly change.
+            each = (long.cpu - short.cpu) / (many - few)
+            cells = [f"{short.start:.1f}", f"{short.cpu - few * each:.1f}", f"{1e3 * each:.0f}"]
+            cells += [f"{mebibytes:.0f}" for mebibytes in (long.driver, long.workers, long.others)]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)
+    main()
