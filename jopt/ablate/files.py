@@ -23,7 +23,7 @@ class AblationDir(Directory):
 
     identity = "ablation.json"
     tables = ("trials.csv", "summary.csv", "protocol.csv", "curves.jsonl")
-    names = (*Directory.names, *tables, "workers.json", "slurm", "chunks")
+    names = (*Directory.names, *tables, "workers.json", "chunks")
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets the paths; reads and creates nothing."""

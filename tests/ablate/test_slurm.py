@@ -9,8 +9,21 @@ from directories import tables
 
 from jopt.ablate import axis, executors, run
 from jopt.ablate.executors import ExecutorError
+from jopt.report.observer import Silent
+from jopt.train.directory import LinkError
 
 RATES = axis("optimizer.learning_rate", (0.1, 0.01))
+
+
+class Linking(Silent):
+    """Puts a link in place of the folder of jobs once the grid is planned."""
+
+    def __init__(self, link, target):
+        self.link, self.target = link, target
+
+    def plan(self, parts):
+        self.link.symlink_to(self.target)
+
 
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="submitit is not installed: pip install 'jopt[slurm]'"
@@ -24,9 +37,21 @@ def test_jobs_leave_the_tables_of_one_process(grid, tmp_path):
     jobs = executors.Slurm(local=True, workers=1)
     run(grid(strategy="map"), tmp_path / "jobs", executor=jobs)
     assert tables(tmp_path / "jobs") == tables(tmp_path / "alone")
-    # A lost directory of jobs loses no result.
-    shutil.rmtree(tmp_path / "jobs" / "slurm")
+    # On a cluster submitit leaves links to its scripts, which must keep no one from the results.
+    (tmp_path / "jobs" / "slurm" / "submission_file_1.sh").symlink_to(
+        tmp_path / "jobs" / "slurm" / "1_submission.sh"
+    )
     run(grid(strategy="map"), tmp_path / "jobs", executor=replace(jobs, local=False))
+
+
+@needs_submitit
+def test_a_folder_of_jobs_that_is_a_link_is_refused(grid, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "grid").mkdir()
+    observer = Linking(tmp_path / "grid" / "slurm", tmp_path / "outside")
+    with pytest.raises(LinkError):
+        run(grid(), tmp_path / "grid", executor=executors.Slurm(local=True), observer=observer)
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 @needs_submitit

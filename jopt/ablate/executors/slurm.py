@@ -18,6 +18,7 @@ from jopt.ablate.executors.crew import Crew
 from jopt.ablate.executors.errors import ExecutorError
 from jopt.ablate.executors.kind import Context
 from jopt.config import require
+from jopt.train.directory import LinkError
 
 _REFUSALS = 3
 
@@ -92,7 +93,14 @@ class _Jobs:
         self.refusals = 0
 
     def begin(self, directory: str, nonce: str) -> None:
-        """Makes the folder of submitit, for its scripts and logs."""
+        """Makes the folder of submitit, for its scripts and logs.
+
+        Raises:
+          LinkError: if it is a link, which may lead out of the job's directory.
+        """
+        # Only the folder: submitit leaves links to its scripts in it.
+        if self.folder.is_symlink():
+            raise LinkError(self.folder)
         submitit: Any = importlib.import_module("submitit")
         self.executor = submitit.AutoExecutor(self.folder, cluster="local" if self.config.local else "slurm")
 
@@ -132,15 +140,17 @@ class _Jobs:
         if not self.unsent:
             return
         config = self.config
-        options: dict[str, Any] = {f"slurm_{name}": value for name, value in config.options.items()}
-        if self.refused:
-            options["slurm_exclude"] = ",".join(self.refused)
+        options: dict[str, Any] = {}
+        # As they are: submitit knows the names of some of sbatch's options only.
+        extra = dict(config.options) | ({"exclude": ",".join(self.refused)} if self.refused else {})
         if not config.local:
-            options["slurm_array_parallelism"] = config.workers
+            options |= {"slurm_array_parallelism": config.workers, "slurm_additional_parameters": extra}
         if config.memory_gib is not None:
             options["mem_gb"] = config.memory_gib
+        if config.gpus:
+            options["gpus_per_node"] = config.gpus
         self.executor.update_parameters(
-            name="jopt", timeout_min=config.minutes, cpus_per_task=config.cpus, gpus_per_node=config.gpus, **options
+            name="jopt", timeout_min=config.minutes, cpus_per_task=config.cpus, **options
         )
         chunks, self.unsent = self.unsent, []
         try:
