@@ -38,7 +38,7 @@ class Notice(NamedTuple):
       jax_options: JAX's options that change numbers.
       compiler_options: XLA's options that a context of `jopt.train.compiler.compiler_options` set.
       platforms: the option `jax_platforms`.
-      xla_flags: the session's XLA_FLAGS, for workers whose environment has none.
+      xla_flags: the session's flags of XLA that change bits, for workers whose environment has none.
       cache: the directory of the compilation cache; None is no cache.
       trusted: as in `jopt.ablate.run`.
       modules: those that the grid's config names, which may be imported.
@@ -66,14 +66,16 @@ class Notice(NamedTuple):
 
 def notice(trusted: bool, modules: list[str], cpus: float, gpus: float) -> Notice:
     """The notice of this process, with a new nonce."""
+    facts = canary.facts()
     return Notice(
         nonce=secrets.token_hex(8),
         host=socket.gethostname(),
-        facts=canary.facts(),
+        facts=facts,
         jax_options=manifest.jax_options(),
         compiler_options=current_options(),
         platforms=jax.config.values["jax_platforms"],
-        xla_flags=os.environ.get("XLA_FLAGS", ""),
+        # Without those that make several devices of a processor.
+        xla_flags=str(facts["XLA_FLAGS"]),
         cache=jax.config.values["jax_compilation_cache_dir"],
         trusted=trusted,
         modules=modules,
