@@ -75,7 +75,8 @@ def _locked(descriptor: int) -> bool:
     try:
         # Of an open file: the kernel, or the file server, releases it however the process ends.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    # NFS, where such a lock is one of a range of bytes, may deny it in other words.
+    except (BlockingIOError, PermissionError):
         return False
     return True
 

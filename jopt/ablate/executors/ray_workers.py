@@ -60,7 +60,7 @@ class Bench:
         return worker.work(text)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Worker:
     """An actor.
 
@@ -140,6 +140,9 @@ class RayWorkers:
         ended = []
         for future in ready:
             worker = busy[future]
+            # Its node was refused a moment ago, by the reply of another worker.
+            if worker not in self.crew:
+                continue
             chunk, worker.future, worker.chunk = worker.chunk, None, None
             try:
                 reply = json.loads(_ray().get(future))
@@ -169,7 +172,9 @@ class RayWorkers:
         if time.monotonic() - self.looked < _SECONDS_BETWEEN_NODES:
             return
         self.looked = time.monotonic()
-        usable = [node for node in _nodes() if node["NodeID"] not in self.refused]
+        nodes = [node for node in _nodes() if node["NodeID"] not in self.refused]
+        # Without the head of a cluster that only manages it, and the like.
+        usable = [node for node in nodes if self.needs.fit(node["Resources"]) > 0]
         for node in usable:
             there = sum(worker.node == node["NodeID"] for worker in self.crew)
             free = self.needs.fit(node["Resources"]) - there
