@@ -104,10 +104,10 @@ def run(
         files.check_same(recorded, ablation, trials)
     grid_axes = axes(ablation, trials)
     check(ablation, trials)
-    place = executor or Local()
-    if place.devices is not None:
+    chosen_executor = executor or Local()
+    if chosen_executor.devices is not None:
         check_text(ablation, trials, objects)
-    usable = place.devices or min(jax.local_device_count(), devices or jax.local_device_count())
+    usable = chosen_executor.devices or min(jax.local_device_count(), devices or jax.local_device_count())
     recorded_lanes, loader = _lanes(files, recorded, ablation), Loader(trusted, objects)
     plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
@@ -121,7 +121,7 @@ def run(
             plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
         hooks = Hooks(on_rows, should_stop)
         session = _Session(
-            ablation, trials, grid_axes, plans, files, observer, hooks, arguments, begun, place, trusted
+            ablation, trials, grid_axes, plans, files, observer, hooks, arguments, begun, chosen_executor, trusted
         )
         return session.run(recorded_lanes, accept_changes)
 

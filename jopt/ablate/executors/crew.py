@@ -38,7 +38,7 @@ class Work(NamedTuple):
       files: of the ablation.
       remaining: chunks that are still to run, by group.
       hooks: told of the rows of each boundary, and asked whether to save and stop.
-      shown: `(plan, chunk, number) ->` the function that receives the progress of the chunk.
+      shown: `(plan, chunk) ->` the function that receives the progress of the chunk.
       warn: receives sentences on damaged checkpoints and refused workers.
       column_failed: receives the key of a column that cannot be computed, and a sentence on it.
       compiled: receives a group and the number of compilations by name.
@@ -178,7 +178,7 @@ class Crew:
             self._fail(task, reply)
         if reply["status"] == "finished":
             self._await_result(work, task, reply)
-            self._follow(work, task, task.tail.rest())
+            self._follow(work, task, task.tail.remaining())
             return True
         # A worker that was refused, or that saved because it saw no notice, has not lost the chunk.
         if reply["status"] == "lost":

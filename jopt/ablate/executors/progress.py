@@ -34,7 +34,7 @@ class Tail:
         """The boundaries that have been written since the last call."""
         return self._boundaries(self._rows())
 
-    def rest(self) -> list[SegmentProgress]:
+    def remaining(self) -> list[SegmentProgress]:
         """The boundaries of a finished chunk that no call has given yet: its metric rows are now in its result."""
         try:
             results = json.loads((self.directory / "result.json").read_text())["trials"]
@@ -50,12 +50,12 @@ class Tail:
                 # A worker that resumes cuts the file at its checkpoint, then writes the same bytes again.
                 file.seek(self.offset)
                 content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            rows = [json.loads(line) for line in whole.splitlines()]
+            lines = content[: content.rfind(b"\n") + 1]
+            rows = [json.loads(line) for line in lines.splitlines()]
         # Read at the moment of a removal or of a cut: nothing is new, and the result has all rows.
         except (OSError, ValueError):
             return []
-        self.offset += len(whole)
+        self.offset += len(lines)
         return rows
 
     def _boundaries(self, rows: Iterable[MetricsRow]) -> list[SegmentProgress]:

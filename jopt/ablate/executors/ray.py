@@ -58,8 +58,8 @@ class Ray:
     memory_gib: float | None = None
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers > 0
-        require(self.workers is None or whole, "workers", self.workers, "a positive integer, or None")
+        fine = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers > 0
+        require(self.workers is None or fine, "workers", self.workers, "a positive integer, or None")
         require(math.isfinite(self.cpus) and self.cpus > 0, "cpus_per_chunk", self.cpus, "a positive number")
         accepted = "in (0, 1), such as 0.25 for four workers on a GPU, or a whole number of GPUs"
         fine = 0 <= self.gpus < 1 or (math.isfinite(self.gpus) and self.gpus > 0 and self.gpus == int(self.gpus))

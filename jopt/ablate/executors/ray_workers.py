@@ -101,7 +101,7 @@ class RayWorkers:
         self.crew: list[_Worker] = []
         self.refused: dict[str, str] = {}
         self.failed_starts: dict[str, int] = {}
-        self.looked, self.wanted, self.alone_since = 0.0, 0, time.monotonic()
+        self.looked, self.alone_since = 0.0, time.monotonic()
         room = sum(needs.fit(node["Resources"]) for node in _nodes())
         if room == 0:
             nodes = "; ".join(

@@ -65,17 +65,17 @@ def work(text: str) -> str:
 
 def _joined(order: Mapping[str, Any]) -> tuple[Bench | None, dict[str, Any]]:
     global _bench
-    place = {"host": socket.gethostname(), "pid": os.getpid()}
+    identity = {"host": socket.gethostname(), "pid": os.getpid()}
     if _bench is None or (_bench.directory, _bench.nonce) != (order["directory"], order["nonce"]):
         _bench = None
         try:
             bench = Bench(order["directory"], order["nonce"])
         except (NotSharedError, OSError) as error:
-            return None, place | {"status": "refused", "problem": str(error)}
+            return None, identity | {"status": "refused", "problem": str(error)}
         if problem := bench.problem():
-            return None, place | {"status": "refused", "problem": problem}
+            return None, identity | {"status": "refused", "problem": problem}
         _bench = bench
-    return _bench, place | {"status": "joined"}
+    return _bench, identity | {"status": "joined"}
 
 
 class Bench:
