@@ -2,12 +2,12 @@
 
 import jax
 
-from jopt.ablate.executors.errors import ExecutorError
 from jopt.apps.config_flag import ConfigFileError
 from jopt.codec import CodecError
 from jopt.config import ConfigError
 from jopt.data import DataError
 from jopt.export import ExportError
+from jopt.machines import ExecutorError
 from jopt.report import formats
 from jopt.rules import RuleError
 from jopt.train.checkpoint import CheckpointError

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol
 
 from jopt.ablate.execute import Chunk, SegmentProgress
 from jopt.ablate.executors import notice
-from jopt.ablate.executors.errors import ChunkError, ExecutorError, WorkerDefect
 from jopt.ablate.executors.progress import Tail
 from jopt.ablate.files import AblationDir
 from jopt.ablate.plan import GroupPlan
 from jopt.ablate.strategy import chunks
 from jopt.config import ConfigError
+from jopt.machines import ChunkError, ExecutorError, WorkerDefect
 from jopt.rules import RuleError
 from jopt.train.hooks import Hooks
 from jopt.train.workdir import StopRequested

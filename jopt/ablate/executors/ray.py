@@ -22,11 +22,11 @@ from typing import Any, ClassVar
 
 from jopt.ablate.executors import notice
 from jopt.ablate.executors.crew import Crew, spread
-from jopt.ablate.executors.errors import ExecutorError
 from jopt.ablate.executors.kind import Context
 from jopt.ablate.executors.ray_workers import Needs, RayWorkers, first_line
 from jopt.ablate.plan import GroupPlan
 from jopt.config import require
+from jopt.machines import ExecutorError
 
 PROCESS_BYTES = 600 * 2**20
 """Memory of a worker without a trial: Python, JAX, a small data set and compiled programs (docs/ablations.md)."""

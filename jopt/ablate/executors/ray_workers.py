@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jopt.ablate.executors.errors import ExecutorError
+from jopt.machines import ExecutorError
 from jopt.report import formats
 
 _SECONDS_BETWEEN_NODES = 2.0

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from jopt.ablate.executors import notice
 from jopt.ablate.executors.crew import Crew
-from jopt.ablate.executors.errors import ExecutorError
 from jopt.ablate.executors.kind import Context
 from jopt.config import require
+from jopt.machines import ExecutorError
 from jopt.train.directory import LinkError
 
 _REFUSALS = 3

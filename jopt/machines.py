@@ -1,4 +1,4 @@
-"""Errors of workers and of what starts them, which a user can fix."""
+"""Errors of other machines: of workers, and of what starts them. Here, as the apps know them without grids."""
 
 
 class ExecutorError(RuntimeError):
