@@ -1,6 +1,6 @@
 """Trials: the experiments of a grid, each with its id, and grouped by the program that they share."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jopt import hyper
@@ -140,7 +140,7 @@ def plain(overrides: Mapping[str, object]) -> dict[str, Any]:
 
 
 def restore(
-    experiment: Mapping[str, object], overrides: Mapping[str, object], *, trusted: bool = False
+    experiment: Mapping[str, object], overrides: Mapping[str, object], *, trusted: bool | Collection[str] = False
 ) -> Experiment:
     """The experiment of a trial, from its record in `ablation.json`.
 

@@ -9,6 +9,7 @@ import sys
 from absl import flags
 
 from jopt.apps.definitions import define_accept_changes, define_path, define_trust, define_workdir
+from jopt.apps.executors import define_executor
 from jopt.apps.inputs import CONFIG, config_of, use_cores
 from jopt.apps.signals import define_save_on, saving
 
@@ -49,6 +50,7 @@ _DEVICE_KIND = flags.DEFINE_string(
     "With --dry_run: their kind, such as h100 or tpu_v5e; by default that of this machine.",
     flag_values=FLAGS,
 )
+_EXECUTOR = define_executor(FLAGS)
 _ACCEPT_CHANGES = define_accept_changes(FLAGS)
 _CACHE = define_path(FLAGS, "compilation_cache", None, "Directory of the compilation cache.")
 _SAVE_ON = define_save_on(FLAGS)
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> None:
 
     from jopt import ablate, report, train
 
+    executor = _EXECUTOR()
     # Before anything touches JAX: the number of devices cannot change once a backend is up.
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
@@ -94,6 +97,7 @@ def main(argv: list[str]) -> None:
             grid,
             _WORKDIR.value,
             arguments=config_arguments(sys.argv),
+            executor=executor,
             accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
             should_stop=stop,

@@ -78,6 +78,10 @@ def test_the_same_grid_launched_elsewhere_is_the_same_to_the_byte(forked, finish
 
 
 MISTAKES = {
+    "an address without a cluster": (["--address=auto"], 2, "--executor=local"),
+    "a negative GPU": (["--executor=ray", "--gpus_per_chunk=-1"], 2, "gpus_per_chunk"),
+    "an option without a value": (["--executor=slurm", "--slurm=partition"], 2, "NAME=VALUE"),
+    "no such executor": (["--executor=dask"], 2, "local|ray|slurm"),
     "an unknown metric": (["--config.metric=f1"], 2, "ConfigError: metric must be one of 'accuracy', "),
     "an unknown field": (["--config.sede=1"], 2, "sede must be absent: "),
     "devices of a plan without a plan": (["--devices=64"], 2, "--devices and --device_kind are of a plan"),
