@@ -22,6 +22,7 @@ from benchmarks import (
     grids,
     low_bits,
     output,
+    plans,
     processes,
     ptq,
     steps,
@@ -62,10 +63,12 @@ SUITES: dict[str, tuple[Callable[[Options], list[Row]], str]] = {
         convolutions.convolutions,
         f"Forms of a convolution, and their time over the chosen one: {_ROUNDS}",
     ),
+    # A plan takes seconds, and CPU seconds vary little.
+    "plans": (lambda options: plans.plans(options.fewer(4)), f"Plans of wide grids: CPU seconds, {_ROUNDS}"),
     "low_bits": (low_bits.low_bits, "Accuracy at few bits, by calibration: mean of three seeds"),
     "ptq": (ptq.ptq, "8 bits of weights and activations without training: loss on the test part"),
 }
-TIMED = tuple(name for name in SUITES if name not in ("low_bits", "convolutions", "ptq"))
+TIMED = tuple(name for name in SUITES if name not in ("low_bits", "convolutions", "plans", "ptq"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -168,7 +168,7 @@ def get(config: object, address: str) -> Any:
 def _get(config: object, path: str) -> Any:
     value: Any = config
     for step in steps(path):
-        value = _enter(value, step)
+        value = enter(value, step)
     return value
 
 
@@ -183,7 +183,8 @@ def steps(path: str) -> list[str | int]:
     return [int(part[1:-1]) if part.startswith("[") else part for part in parts]
 
 
-def _enter(value: Any, step: str | int) -> Any:
+def enter(value: Any, step: str | int) -> Any:
+    """The part of a value that one step of a canonical path leads to; None for a method that a stage lacks."""
     if isinstance(step, int):
         return value[step]
     if isinstance(value, Mapping):
@@ -227,6 +228,17 @@ def _depth(config: object, address: str) -> int:
     # Not there yet: it is tried again after a part that may contain it has been set.
     except ConfigError:
         return 1000
+
+
+def with_value_at(config: C, path: str, value: object) -> C:
+    """A copy of a config with a value at a canonical path; nodes off the path are shared.
+
+    Example:
+      >>> from jopt.train import Experiment
+      >>> with_value_at(Experiment(), "optimizer.learning_rate", 0.5).optimizer.learning_rate
+      0.5
+    """
+    return _set(config, steps(path), value, path)
 
 
 def _set(owner: Any, path: list[str | int], value: Any, address: str) -> Any:

@@ -91,9 +91,14 @@ def choice(field: str, value: str, names: typing.Iterable[str]) -> None:
 
 def fields(config: Any) -> Iterator[tuple[dataclasses.Field, Any, Any]]:
     """Yields `(field, resolved type, value)` of one dataclass instance."""
-    hints = _hints(type(config))
-    for field in dataclasses.fields(config):
-        yield field, hints[field.name], getattr(config, field.name)
+    for field, hint in _fields(type(config)):
+        yield field, hint, getattr(config, field.name)
+
+
+@functools.cache
+def _fields(cls: type) -> tuple[tuple[dataclasses.Field, Any], ...]:
+    hints = _hints(cls)
+    return tuple((field, hints[field.name]) for field in dataclasses.fields(cls))
 
 
 @functools.cache
@@ -452,12 +457,7 @@ def changed(config: object, path: str = "") -> dict[str, Any]:
     """The fields that differ from their defaults, JSON-ready."""
     values = {}
     for field, hint, value in fields(config):
-        if field.default is not dataclasses.MISSING:
-            default = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        else:
-            default = dataclasses.MISSING
+        default = default_of(field)
         # Compared as JSON, by type first: 0 and 0.0 and False are equal in Python, but not as configs.
         if type(value) is type(default) and encode(value, hint, path=field.name) == encode(
             default, hint, path=field.name
@@ -465,6 +465,11 @@ def changed(config: object, path: str = "") -> dict[str, Any]:
             continue
         values[field.name] = encode(value, hint, changed, join_path(path, field.name))
     return values
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """A field's default, newly made; `dataclasses.MISSING` without one."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def changed_leaves(config: object, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -489,4 +494,9 @@ def changed_leaves(config: object, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def fingerprint(config: object) -> str:
     """The SHA-256 (hexadecimal) of the config's class and its non-default fields."""
-    return hashlib.sha256(f"{type(config).__name__}:{canonical_json(config)}".encode()).hexdigest()
+    return hashlib.sha256(identity_text(config).encode()).hexdigest()
+
+
+def identity_text(config: object) -> str:
+    """What `fingerprint` hashes."""
+    return f"{type(config).__name__}:{canonical_json(config)}"

@@ -179,16 +179,47 @@ def split(config: object) -> tuple[Structure, dict[str, np.ndarray]]:
 
     # 0 in place of the number: the template, and so the identity, is the same for every value of a sweep.
     def take(path: str, value: object, hint: object) -> Any:
-        try:
-            hyper[path] = np.asarray(value, _dtype(path, hint))
-        except OverflowError as error:
-            raise ConfigError(path, value, "a number of 32 bits") from error
+        hyper[path] = narrowed(path, value, _dtype(path, hint))
         return 0
 
     template = _replace(config, "", take)
     # The paths count too: a field that became swept makes another program with an equal template.
     identity = f"{type(config).__qualname__}:{canonical_json(template)}:{sorted(hyper)}"
     return Structure(template, hashlib.sha256(identity.encode()).hexdigest()), hyper
+
+
+def narrowed(path: str, value: object, dtype: type) -> np.ndarray:
+    """A number as its program sees it.
+
+    Raises:
+      ConfigError: for an integer that needs more than 32 bits.
+    """
+    try:
+        return np.asarray(value, dtype)
+    except OverflowError as error:
+        raise ConfigError(path, value, "a number of 32 bits") from error
+
+
+def swept_paths(config: object) -> set[str]:
+    """The paths of the numbers that `split` takes out of a config.
+
+    Example:
+      >>> @dataclasses.dataclass
+      ... class Config:
+      ...     name: str = "adam"
+      ...     learning_rate: float = 1e-3
+      >>> swept_paths(Config())
+      {'learning_rate'}
+    """
+    paths: set[str] = set()
+
+    def collect(path: str, value: object, hint: object) -> object:
+        del hint
+        paths.add(path)
+        return value
+
+    _replace(config, "", collect)
+    return paths
 
 
 def join(structure: Structure, hyper: Hyper) -> Any:

@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import PyTree
 
 Options = dict[str, bool | int | float | str]
 
 QUICK, GOOD, FULL = 0, 1, None
 """The levels: without LLVM's optimizations, with the first of them, and as XLA compiles by default."""
+
+CPU_ONLY = "cpu_only"
+"""The scope of operations that only programs of CPUs have; a program of another platform that names it is wrong."""
 
 
 class Work(NamedTuple):
@@ -45,20 +49,39 @@ class Work(NamedTuple):
         return GOOD if self.elements <= 1e9 else FULL
 
 
-def options(level: int | None) -> Options:
-    """XLA's options for a level; empty for `FULL`, and on devices other than CPUs.
+def options(level: int | None, platform: str = "cpu") -> Options:
+    """XLA's options for a level on the devices of a platform; empty for `FULL`, and on others than CPUs.
 
     Example:
-      >>> options(FULL)
-      {}
+      >>> options(FULL), options(QUICK, "gpu")
+      ({}, {})
     """
     # On other devices level 0 also drops passes that programs cannot do without.
-    if level is None or jax.default_backend() != "cpu":
+    if level is None or platform != "cpu":
         return {}
     # The older emitters need no MLIR, and so a third of the time. jaxlib 0.11 has no older ones, and refuses what
     # it does not know.
     older: Options = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
     return {"xla_backend_optimization_level": level} | older
+
+
+def platform_of(tree: PyTree) -> str:
+    """The platform that a program of these arguments runs on: 'cpu', 'gpu', 'tpu'.
+
+    Args:
+      tree: arrays, numbers and shapes. Where none of them is on a device, it is the default one.
+
+    Example:
+      >>> platform_of(jax.device_put(1.0, jax.devices("cpu")[0]))
+      'cpu'
+    """
+    # Of the arguments and not of the host: a host with a GPU may run a program on its CPU.
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        if sharding is not None and sharding.device_set:
+            return next(iter(sharding.device_set)).platform
+    default = getattr(jax.config, "jax_default_device", None)
+    return default if isinstance(default, str) else getattr(default, "platform", None) or jax.default_backend()
 
 
 def quick_jit(fn: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -78,8 +101,8 @@ def quick_jit(fn: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callab
 
     # Made at the first call, since asking for the backend starts it.
     @functools.cache
-    def outermost() -> Callable[..., Any]:
-        return jax.jit(fn, static_argnames=static, compiler_options=options(QUICK))
+    def outermost(platform: str) -> Callable[..., Any]:
+        return jax.jit(fn, static_argnames=static, compiler_options=options(QUICK, platform))
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -95,7 +118,7 @@ def quick_jit(fn: Callable[..., Any], *, static: tuple[str, ...] = ()) -> Callab
         if isinstance(jax.device_put(np.zeros(())), Tracer):
             with jax.ensure_compile_time_eval():
                 return inner(*args, **kwargs)
-        return outermost()(*args, **kwargs)
+        return outermost(platform_of((args, kwargs)))(*args, **kwargs)
 
     return call
 

@@ -165,6 +165,13 @@ class Method:
         """
         return None
 
+    def update_bytes(self, parameters: int) -> int:
+        """The memory that choosing masks, codebooks or ranges takes, of parameters of so many bytes; an estimate.
+
+        By default two copies of them: scores, and what is made of these.
+        """
+        return 2 * parameters
+
     def build(
         self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None
     ) -> ParamTransform | None:

@@ -1,17 +1,20 @@
 """Checks of an ablation's config, made before data are read or anything compiles."""
 
-import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from jopt import hyper
 from jopt.ablate.config import PROTOCOLS, STRATEGIES, Ablation
 from jopt.ablate.intervals import check_confidence
+from jopt.ablate.parts import pass_alone
 from jopt.ablate.results import COLUMNS
 from jopt.ablate.space import GridPoint, Space, label
 from jopt.ablate.summary import columns
-from jopt.ablate.trials import Trial, named, trials, with_fields
+from jopt.ablate.trials import Trial, named, trials, with_fields, with_new_parts
 from jopt.address import canonical
 from jopt.config import ConfigError, choice, require
 from jopt.train.config import Experiment
@@ -36,7 +39,8 @@ def validate(ablation: Ablation) -> list[Trial]:
     for seed in a.seeds:
         fine = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32
         require(fine, "seeds", seed, "integers in [0, 2**32)")
-        require(a.seeds.count(seed) == 1, "seeds", seed, "given once")
+    for seed, count in Counter(a.seeds).items():
+        require(count == 1, "seeds", seed, "given once")
     choice("metric", a.decisive, [column.key for column in a.columns])
     choice("protocol", a.protocol, PROTOCOLS)
     choice("strategy", a.strategy, STRATEGIES)
@@ -53,34 +57,42 @@ def validate(ablation: Ablation) -> list[Trial]:
     listed = trials(a)
     # After the trials, so that a wrong axis is reported as such and not as a control that is no point.
     _check_control(a)
-    for trial in listed:
-        together = trial.config.data_parallel
+    metrics, other_metrics = _metrics(a.experiment), []
+    for trial, parts in with_new_parts(listed):
+        config = trial.resolved.with_seed(trial.seed)
+        if pass_alone(config, parts):
+            continue
         try:
-            require(not together, "data_parallel", together, "False: an ablation splits its trials over devices")
-            validate_experiment(trial.config)
+            for field, none in (("data_parallel", False), ("mesh", ()), ("partition", ()), ("shards", None)):
+                value = getattr(config, field)
+                require(value == none, field, value, f"{none}: an ablation splits its trials over devices")
+            validate_experiment(config)
         except ConfigError as error:
             raise at_point(error, trial) from error
+        other_metrics += [] if _metrics(config) == metrics else [trial]
     _check_distinct(listed)
-    _check_metrics(a, listed)
+    for trial in other_metrics:
+        # No table could hold both.
+        field = f"task (at the point {named(trial.point)})"
+        raise ConfigError(field, trial.config.task, f"a task with the metrics {metrics}")
     return listed
 
 
-def _check_metrics(a: Ablation, listed: Sequence[Trial]) -> None:
-    """Raises ConfigError where a trial's task has other metrics than the experiment's: no table could hold both."""
-    keys = [metric.key for metric in a.experiment.task.resolved().metrics]
-    for trial in listed:
-        task = trial.config.task
-        fine = [metric.key for metric in task.resolved().metrics] == keys
-        require(fine, f"task (at the point {named(trial.point)})", task, f"a task with the metrics {keys}")
+def _metrics(config: Experiment) -> list[str]:
+    return [metric.key for metric in config.task.resolved().metrics]
 
 
 def _check_distinct(listed: Sequence[Trial]) -> None:
     """Raises ConfigError where two trials are equal to their program, which sees float32 numbers and no name."""
     # 0.1 and 0.1 + 1e-12 are two ids and one computation: the grid would compare a run with itself.
-    first_with: dict[tuple, Trial] = {}
+    first_with: dict[tuple[str, bytes], Trial] = {}
+    identity, numbers, seed_bytes, point = "", bytearray(), slice(0), None
     for trial in listed:
-        structure, numbers = hyper.split(dataclasses.replace(trial.config, name=""))
-        other = first_with.setdefault((structure, *(value.tobytes() for value in numbers.values())), trial)
+        if trial.resolved is not point:
+            point = trial.resolved
+            identity, numbers, seed_bytes = point.template.program_numbers(point.numbers)
+        numbers[seed_bytes] = hyper.narrowed("seed", trial.seed, np.uint32).tobytes()
+        other = first_with.setdefault((identity, bytes(numbers)), trial)
         if other is not trial:
             accepted = f"unlike {named(other.point)} for the program, which sees float32 numbers and no name"
             raise ConfigError(f"the point {named(trial.point)}", trial.overrides, accepted)

@@ -26,7 +26,11 @@ from jopt.typing import Record
 
 
 def plan_parts(
-    ablation: Ablation, axes: Sequence[Axis], plans: Sequence[GroupPlan], done: Callable[[Trial], bool]
+    ablation: Ablation,
+    axes: Sequence[Axis],
+    plans: Sequence[GroupPlan],
+    done: Callable[[Trial], bool],
+    workers: str = "",
 ) -> list[Part]:
     """The plan: the axes, and the groups of trials that share a program.
 
@@ -35,6 +39,7 @@ def plan_parts(
       axes: of the grid.
       plans: one for each group.
       done: whether a trial has a result already.
+      workers: where the chunks run, such as '4 workers (ray)'; '' is this process.
     """
     trials = [trial for p in plans for trial in p.group.trials]
     finished = sum(map(done, trials))
@@ -42,6 +47,7 @@ def plan_parts(
         f"{ablation.name}: {len(trials):,} trials, {len(ablation.space):,} points with {len(ablation.seeds)} seeds "
         f"each, {plans[0].prepared.dataset.name}, {jax.default_backend()} x {jax.local_device_count()}"
     )
+    sentence += f"; {workers}" if workers else ""
     return [sentence + (f"; {finished:,} are done" if finished else ""), axes_table(axes), plan_table(plans, done)]
 
 
@@ -59,20 +65,18 @@ def training(
     Yields:
       `(plan, chunk) ->` the function that receives the progress of the chunk.
     """
-    trial_steps = started = 0
-    # In trial-steps, as chunks have different numbers of trials.
+    # In trial-steps, as chunks have different numbers of trials; by chunk, as several may run at once.
+    trial_steps: list[int] = []
     with observer.training(total) as update:
 
         def start(plan: GroupPlan, chunk: Chunk) -> Callable[[SegmentProgress], None]:
-            nonlocal trial_steps, started
-            # Chunks run one after the other, so each starts where the one before it ends.
-            before = trial_steps
-            trial_steps += plan.steps * len(chunk.trials)
-            started += 1
-            name = f"group {plan.group.index}, chunk {started}/{chunks}"
+            number = len(trial_steps)
+            trial_steps.append(0)
+            name = f"group {plan.group.index}, chunk {number + 1}/{chunks}"
 
             def report_progress(progress: SegmentProgress) -> None:
-                done = before + progress.segment.stop * len(chunk.trials)
+                trial_steps[number] = progress.segment.stop * len(chunk.trials)
+                done = sum(trial_steps)
                 # Rows that came from a checkpoint took no time.
                 speed = progress.segment.steps * len(chunk.trials) / progress.seconds if progress.seconds else None
                 for split in ("train", "validation"):

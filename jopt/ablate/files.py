@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jopt.ablate.config import Ablation
+from jopt.ablate.locks import is_free
 from jopt.ablate.results import Axis
 from jopt.ablate.trials import Trial, plain, restore
 from jopt.config import ConfigError, from_dict, leaves, to_dict
@@ -21,7 +22,8 @@ class AblationDir(Directory):
     """The files of an ablation, by name, and how they are read and written."""
 
     identity = "ablation.json"
-    names = (*Directory.names, "trials.csv", "summary.csv", "protocol.csv", "curves.jsonl", "chunks")
+    tables = ("trials.csv", "summary.csv", "protocol.csv", "curves.jsonl")
+    names = (*Directory.names, *tables, "workers.json", "chunks")
 
     def __init__(self, path: str | os.PathLike[str]):
         """Sets the paths; reads and creates nothing."""
@@ -156,13 +158,16 @@ class AblationDir(Directory):
 
     def forget(self, keep: Sequence[str]) -> None:
         """Removes chunks that are neither finished nor in `keep`, and what finished chunks no longer need."""
+        resumable = frozenset(keep)
         for path in sorted(self.chunks.glob("*/")):
             if (path / "result.json").exists():
                 # A launch may have ended between writing the result and removing these.
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
-                (path / "metrics.jsonl").unlink(missing_ok=True)
+                for name in ("metrics.jsonl", ".lock"):
+                    (path / name).unlink(missing_ok=True)
                 sweep(path)
-            elif path.name not in keep:
+            # A worker of a launch that was killed may still be in it: the next launch removes it.
+            elif path.name not in resumable and is_free(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 

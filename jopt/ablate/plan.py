@@ -1,20 +1,23 @@
 """The plan of an ablation: groups, chunks, compilations, memory and time, estimated before anything compiles."""
 
+import functools
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from jopt import data, hyper, measure
+from jopt import data, measure
 from jopt.ablate.checks import at_point
 from jopt.ablate.config import Ablation
 from jopt.ablate.lift import Layout
+from jopt.ablate.parts import fit_lengths
 from jopt.ablate.strategy import Sizes, chunks, lanes
-from jopt.ablate.trials import Trial, TrialGroup
+from jopt.ablate.trials import Trial, TrialGroup, with_new_parts
 from jopt.config import ConfigError, require, tagged_json
 from jopt.models import Model
 from jopt.report import Table, formats
@@ -22,9 +25,13 @@ from jopt.rules import RuleError
 from jopt.train.config import Experiment
 from jopt.train.display import flops_of
 from jopt.train.given import Given
-from jopt.train.plan import validate_lengths, with_layers
+from jopt.train.plan import StagePlan, shapes, validate_lengths, with_layers
 from jopt.train.prepared import Prepared, check_parameters, prepare, resolve, streamed_bytes
+from jopt.train.program import EVALUATION_BATCH
 from jopt.transfer import TransferError
+
+if TYPE_CHECKING:
+    from jopt.ablate.dry_run import Fleet
 
 # Only to estimate the time: training reached 6 to 22 % of the rate of a large product (docs/benchmarks.md).
 _FLOPS_PER_SECOND = {"cpu": 3e10}
@@ -147,7 +154,12 @@ class Loader:
 
 
 def plan(
-    ablation: Ablation, groups: Sequence[TrialGroup], devices: int, recorded: Mapping[str, int], loader: Loader
+    ablation: Ablation,
+    groups: Sequence[TrialGroup],
+    devices: int,
+    recorded: Mapping[str, int],
+    loader: Loader,
+    fleet: "Fleet | None" = None,
 ) -> list[GroupPlan]:
     """Prepares each group, checks its trials against the data and chooses the size of its chunks. Compiles nothing.
 
@@ -157,13 +169,14 @@ def plan(
       devices: local devices to use at most.
       recorded: identity of a group's structure to the lanes that an earlier launch chose.
       loader: reads the data.
+      fleet: devices of another kind that the plan is for; None: those that are here.
 
     Raises:
       ConfigError, RuleError: for errors that only the data or the parameters' shapes show, and if a trial needs
         more memory than there is.
     """
     plans = []
-    budget = memory_budget(ablation.memory_gib)
+    budget = memory_budget(ablation.memory_gib) if fleet is None else fleet.budget(ablation.memory_gib)
     for group in groups:
         first = group.trials[0]
         try:
@@ -172,12 +185,13 @@ def plan(
             raise at_point(error, first) from error
         _check(prepared, group.trials)
         sizes = sizes_of(prepared)
+        sizes = sizes if fleet is None else sizes._replace(platform=fleet.platform)
         # An earlier launch's choice wins over the rule: its finished trials have the bits of those lanes.
         lane_count = recorded.get(identity(group)) or lanes(ablation.strategy, sizes)
         chunk_trials = min(len(group.trials), ablation.chunk or len(group.trials))
         # More devices than blocks would compute padding only.
         device_count = max(1, min(devices, -(-chunk_trials // lane_count)))
-        memory = memory_of(prepared, budget)
+        memory = memory_of(prepared, budget, sizes.platform)
         layout = Layout(lane_count, device_count)
         size = formats.binary(memory.state)
         accepted = (
@@ -199,7 +213,7 @@ def plan(
 
 def identity(group: TrialGroup) -> str:
     """The hash of a group's structure, by which a later launch finds it."""
-    return hyper.split(group.trials[0].config)[0].identity[:16]
+    return group.trials[0].resolved.template.structure.identity[:16]
 
 
 def sizes_of(prepared: Prepared) -> Sizes:
@@ -209,22 +223,49 @@ def sizes_of(prepared: Prepared) -> Sizes:
     return Sizes(jax.default_backend(), max(counts), convolutions)
 
 
-def memory_of(prepared: Prepared, budget: int) -> Memory:
-    """The memory of a trial and of the data, computed from their shapes."""
+def memory_of(prepared: Prepared, budget: int, platform: str = "") -> Memory:
+    """The memory of a trial and of the data, computed from their shapes.
+
+    The working memory is 0.5 to 2.1 times the temporary buffers that XLA gave the programs of nine configs
+    (docs/ablations.md); `jopt.measure.program_cost` tells those of a compiled program.
+    """
     state = max(_bytes(prepared.like(plan.index)) for plan in prepared.plans)
-    x = data.batch_of(prepared.example, prepared.batch_size)
-    working = 0
-    for plan in prepared.plans:
-        like, model = prepared.like(plan.index), plan.wrapped
-        intermediate = measure.intermediate_bytes(
-            lambda p, s, x, model=model: model.apply(p, s, x, train=False)[0], like.params, like.model_state, x
-        )
-        # Values stay for the backward pass, and their gradients take the same again.
-        working = max(working, 2 * intermediate + 2 * _bytes(like.params))
+    working = max(_working(prepared, plan, platform or jax.default_backend()) for plan in prepared.plans)
     # Rows that the host gathers for a trial count as often as its state: on the host, on the device, and the next
     # segment's.
     rows = streamed_bytes(prepared.dataset, prepared.plans) if prepared.dataset.residency == "host" else 0
     return Memory(budget, state + rows, working, sum(_bytes(arrays) for arrays in prepared.arrays.values()))
+
+
+def _working(prepared: Prepared, plan: StagePlan, platform: str) -> int:
+    """The intermediate values of a stage's largest program: its step, its evaluation or its update."""
+    like, model = prepared.like(plan.index), plan.wrapped
+
+    @functools.cache
+    def forward(examples: int) -> measure.ForwardBytes:
+        x = data.batch_of(prepared.example, examples)
+        return measure.forward_bytes(
+            lambda p, s, x: model.apply(p, s, x, train=False)[0],
+            like.params,
+            like.model_state,
+            x,
+            platform=platform,
+        )
+
+    parameters = _bytes(like.params)
+    # Values stay for the backward pass, and their gradients take the same again; so do those of the parameters.
+    step = 2 * forward(prepared.batch_size).total + 2 * parameters
+    evaluated = forward(min(EVALUATION_BATCH, max(prepared.dataset.sizes[1:])))
+    # Without a backward pass few of the values live at once.
+    evaluation = min(evaluated.total, 3 * evaluated.largest)
+    update = 0
+    for applied in plan.applied if plan.updates else ():
+        method = applied.method
+        if plan.names(applied):
+            examples = min(method.calibration_examples(), prepared.dataset.sizes[0])
+            calibration = forward(examples).total if examples else 0
+            update = max(update, method.update_bytes(parameters) + calibration)
+    return max(step, evaluation, update)
 
 
 def memory_budget(gib: float | None) -> int:
@@ -236,11 +277,11 @@ def memory_budget(gib: float | None) -> int:
     stats = device.memory_stats() or {}
     if device.platform != "cpu" and "bytes_limit" in stats:
         return stats["bytes_limit"] // 2
-    return _free_memory() // 2 // max(1, jax.local_device_count() if device.platform == "cpu" else 1)
+    return host_memory() // 2 // max(1, jax.local_device_count() if device.platform == "cpu" else 1)
 
 
-def _free_memory() -> int:
-    """Bytes of memory that are free for this process."""
+def host_memory() -> int:
+    """Bytes of this host's memory that are free for this process."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -286,12 +327,20 @@ def _check(prepared: Prepared, trials: Sequence[Trial]) -> None:
     """Raises the errors of `prepare` where a trial's numbers do not fit the data or the parameters' shapes."""
     # Not the first trial, which `prepare` itself has checked; the others share its layers and need no tracing.
     examples = prepared.dataset.sizes[0]
-    for trial in trials[1:]:
+    parameters: list[PyTree] = []
+    for trial, parts in itertools.islice(with_new_parts(trials), 1, None):
+        config = trial.resolved.with_seed(trial.seed)
+        if fit_lengths(config, parts, prepared.plans):
+            continue
+        parameters = parameters or [shapes(plan.wrapped, prepared.example)[0] for plan in prepared.plans]
         try:
-            plans = resolve(trial.config, examples, prepared.own_model)
+            plans = resolve(config, examples, prepared.own_model)
             validate_lengths(plans)
-            for plan in with_layers(plans, [plan.layers for plan in prepared.plans]):
-                check_parameters(plan, prepared.example)
+            plans = with_layers(plans, [plan.layers for plan in prepared.plans])
+            for plan, first, params in zip(plans, prepared.plans, parameters, strict=True):
+                # A network without other numbers, that no method wraps, has the parameters of the first trial's.
+                same = plan.network == first.network and not plan.wrapping
+                check_parameters(plan, prepared.example, params if same else None)
         except (ConfigError, RuleError) as error:
             raise at_point(error, trial) from error
 

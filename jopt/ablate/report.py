@@ -104,7 +104,7 @@ def summary_table(results: Results, drawn: Study, summary: Sequence[TrialRow]) -
     )
     rows = []
     for point, row in zip(drawn.points, summary, strict=True):
-        cells = [axis.texts[i] for axis, i in zip(drawn.axes, point.at, strict=True)]
+        cells = [axis.text(i) for axis, i in zip(drawn.axes, point.at, strict=True)]
         cells += [str(len(point.trials) - point.diverged)]
         cells += ["diverged" if point.outcome is None else drawn.estimate(point.outcome)]
         if compared:

@@ -13,7 +13,12 @@ from jopt.ablate import summary as summaries
 from jopt.ablate.checks import control, validate
 from jopt.ablate.config import Ablation
 from jopt.ablate.display import findings, finished_parts, plan_parts, training, write_report
-from jopt.ablate.execute import Chunk, ChunkRun
+from jopt.ablate.execute import Chunk
+from jopt.ablate.executors import notice
+from jopt.ablate.executors.crew import Work, spread
+from jopt.ablate.executors.kind import Context, Executor, Runner
+from jopt.ablate.executors.local import Local
+from jopt.ablate.executors.text import check_text, modules_of
 from jopt.ablate.files import AblationDir
 from jopt.ablate.judge import check, check_budget, judge
 from jopt.ablate.lift import Layout
@@ -24,17 +29,16 @@ from jopt.ablate.trials import Trial, axes, groups
 from jopt.config import tagged_json
 from jopt.data import Dataset, Given, Source
 from jopt.files import write_text
-from jopt.measure import describe_failure
 from jopt.remote.urls import accepts_url
 from jopt.report import SILENT, Careful, Observer, attempt
 from jopt.report.differences import describe_mixture
 from jopt.task import Task
 from jopt.train import manifest as manifests
-from jopt.train.compiler import Compiler, enable_cache_in_notebook
+from jopt.train.compiler import enable_cache_in_notebook
 from jopt.train.given import given
 from jopt.train.hooks import Hooks, OnRows, ShouldStop, ignore, never
 from jopt.train.surroundings import mixture
-from jopt.train.workdir import Launch, StopRequested, WorkdirError
+from jopt.train.workdir import Launch, WorkdirError
 
 # Facts of the manifest that differ from one launch to the next: a later one may add groups with other data.
 _VARY = ("datasets", "digest", "events", "exit_status", "groups", "sources")
@@ -50,6 +54,7 @@ def run(
     model: object = None,
     arguments: str = "",
     devices: int | None = None,
+    executor: Executor | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
     on_rows: OnRows = ignore,
@@ -67,6 +72,8 @@ def run(
       model: the model of all trials, instead of the experiment's.
       arguments: flags with which the apps find the grid, such as `--config=grid.py`; '' if the grid has no file.
       devices: local devices to use at most; None is all.
+      executor: where the chunks run: `executors.Local()`, which None is, `executors.Ray(...)`,
+        `executors.Slurm(...)` or another `executors.Executor`. The tables are the same.
       accept_changes: run the missing trials even if the data, a source, a version, an option of JAX or the kind of
         device is not what it was for the others; the report then says so.
       observer: receives the plan, the progress and the findings; `jopt.report.Console()` prints them.
@@ -85,6 +92,7 @@ def run(
       WorkdirError: if the directory contains something else; nothing in it is changed.
       ChangedError: if trials were run on other data, with other versions or numerics; nothing is changed.
       StopRequested: after `should_stop` said True, when the running trials have been saved.
+      ExecutorError: if workers cannot be started, may not join the grid, or were lost too often.
     """
     begun = time.perf_counter()
     enable_cache_in_notebook()
@@ -98,7 +106,10 @@ def run(
         files.check_same(recorded, ablation, trials)
     grid_axes = axes(ablation, trials)
     check(ablation, trials)
-    usable = min(jax.local_device_count(), devices or jax.local_device_count())
+    chosen_executor = executor or Local()
+    if chosen_executor.devices is not None:
+        check_text(ablation, trials, objects)
+    usable = chosen_executor.devices or min(jax.local_device_count(), devices or jax.local_device_count())
     recorded_lanes, loader = _lanes(files, recorded, ablation), Loader(trusted, objects)
     plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
     check_budget(ablation, trials, plans)
@@ -111,7 +122,9 @@ def run(
             recorded_lanes = _lanes(files, recorded_now, ablation)
             plans = plan(ablation, groups(trials), usable, recorded_lanes, loader)
         hooks = Hooks(on_rows, should_stop)
-        session = _Session(ablation, trials, grid_axes, plans, files, observer, hooks, arguments, begun)
+        session = _Session(
+            ablation, trials, grid_axes, plans, files, observer, hooks, arguments, begun, chosen_executor, trusted
+        )
         return session.run(recorded_lanes, accept_changes)
 
 
@@ -150,32 +163,49 @@ class _Session:
         hooks: Hooks,
         arguments: str,
         begun: float,
+        executor: Executor,
+        trusted: bool,
     ):
         self.ablation, self.trials, self.axes, self.plans = ablation, trials, grid_axes, plans
         self.files, self.observer, self.hooks = files, observer, hooks
         self.arguments, self.begun = arguments, begun
+        self.executor, self.trusted = executor, trusted
         self.compilations: dict[str, dict[str, int]] = {}
         self.failed_columns: set[str] = set()
 
     def run(self, recorded_lanes: dict[str, int], accept_changes: bool) -> Results:
+        # First of all: workers that a killed launch left save at their next boundary, and begin no other chunk.
+        self.had_workers = notice.withdraw(self.files)
         done = self.files.done()
         launch, continues = Launch(self.files, self._facts()), self.files.holds_work()
         self._check_given(launch.first)
+        unfinished = any(trial.id not in done for trial in self.trials)
         # A finished grid is answered in any surroundings: nothing is computed that could be mixed.
-        if continues and any(trial.id not in done for trial in self.trials):
+        if continues and unfinished:
             launch.admit(accept=accept_changes)
             if launch.changes:
                 self.observer.warn(describe_mixture([change._asdict() for change in launch.changes]))
-        self.observer.plan(lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done))
-        self._choose(recorded_lanes)
-        # Written before all other files: a directory without it cannot be resumed.
-        self._record()
-        with launch.recorded(
-            self._closing, continues=continues, varies=_VARY, trials=len(self.trials), done=len(done)
-        ) as self.manifest:
-            self._execute(done)
-            results = self._results(self.files.done())
-            self._write(results)
+        # Nor does it need a cluster.
+        executor = self.executor if unfinished else Local()
+        modules = [] if executor.devices is None else modules_of(self.ablation, self.trials)
+        context = Context(self.files, self.plans, self.trusted, modules, self.observer.warn)
+        with executor.running(context) as runner:
+            workers = ""
+            if runner.workers is not None:
+                self.plans = spread(self.plans, runner.workers)
+                workers = f"{runner.workers} workers ({executor.name})"
+            self.observer.plan(
+                lambda: plan_parts(self.ablation, self.axes, self.plans, lambda trial: trial.id in done, workers)
+            )
+            self._choose(recorded_lanes)
+            # Written before all other files: a directory without it cannot be resumed.
+            self._record()
+            with launch.recorded(
+                self._closing, continues=continues, varies=_VARY, trials=len(self.trials), done=len(done)
+            ) as self.manifest:
+                self._execute(done, runner)
+                results = self._results(self.files.done())
+                self._write(results)
         seconds = time.perf_counter() - self.begun
         self.observer.finished(lambda: finished_parts(self.files, results, self.summary, self.findings, seconds))
         return results
@@ -207,41 +237,26 @@ class _Session:
         ]
         self.files.record(self.ablation, self.trials, self.axes, of_groups)
 
-    def _execute(self, done: dict[str, Any]) -> None:
+    def _execute(self, done: dict[str, Any], runner: Runner) -> None:
         """Runs every chunk that is not done, interrupted ones first."""
+        if self.had_workers:
+            # One of them may have committed its chunk while this launch was preparing.
+            done = self.files.done()
         by_id = {trial.id: trial for trial in self.trials}
         begun = self.files.under_way(set(by_id) - set(done))
         self.files.forget([chunk["id"] for chunk in begun])
         remaining = [(p, self._chunks(p, done, begun)) for p in self.plans]
         total = sum(p.steps * len(chunk.trials) for p, group_chunks in remaining for chunk in group_chunks)
         with training(self.observer, total, sum(len(group_chunks) for _, group_chunks in remaining)) as shown:
-            for p, group_chunks in remaining:
-                # A resumed chunk may have another width than the planned ones, and a program has fixed shapes.
-                compilers: dict[tuple[int, Layout], Compiler] = {}
-                for chunk in group_chunks:
-                    if self.hooks.stop():
-                        raise StopRequested("stopped as asked, between two chunks; the same command continues")
-                    compiler = compilers.setdefault((chunk.width, chunk.layout), Compiler())
-                    run = ChunkRun(
-                        chunk,
-                        self.files.chunks,
-                        compiler,
-                        shown(p, chunk),
-                        self.hooks,
-                        self.observer.warn,
-                        self._column_failed,
-                    )
-                    try:
-                        run.run()
-                    # Counted after an interruption too: the manifest reports the compilations of every launch.
-                    finally:
-                        self._count(p, compilers)
+            warn = self.observer.warn
+            work = Work(self.files, remaining, self.hooks, shown, warn, self._column_failed, self._count)
+            runner.run(work)
 
-    def _column_failed(self, column: str, stage: str, error: Exception) -> None:
+    def _column_failed(self, column: str, sentence: str) -> None:
         # Once: what fails of one trial mostly fails of all of them.
         if column not in self.failed_columns:
             self.failed_columns.add(column)
-            self.observer.warn(f"{describe_failure(column, stage, error)}; this is said once for all trials")
+            self.observer.warn(f"{sentence}; this is said once for all trials")
 
     def _chunks(self, p: GroupPlan, done: dict[str, Any], begun: Sequence[dict[str, Any]]) -> list[Chunk]:
         """The chunks of a group that are still to be run."""
@@ -267,12 +282,10 @@ class _Session:
             planned += [Chunk(part, width, layout, p.prepared) for part in parts]
         return planned
 
-    def _count(self, p: GroupPlan, compilers: dict[tuple[int, Layout], Compiler]) -> None:
-        counts: dict[str, int] = {}
-        for compiler in compilers.values():
-            for name, count in compiler.counts.items():
-                counts[name] = counts.get(name, 0) + count
-        self.compilations[str(p.group.index)] = dict(sorted(counts.items()))
+    def _count(self, p: GroupPlan, counts: Mapping[str, int]) -> None:
+        total = self.compilations.get(str(p.group.index), {})
+        names = sorted({*total, *counts})
+        self.compilations[str(p.group.index)] = {name: total.get(name, 0) + counts.get(name, 0) for name in names}
 
     def _results(self, done: dict[str, Any]) -> Results:
         """The results of all trials, in the grid's order."""
@@ -301,7 +314,7 @@ class _Session:
             return f"jopt train {self.arguments} --trial={trial.id} --workdir=runs/{trial.id}"
         # Objects are in no file: who gave them gives them again.
         objects = [
-            *["data=data"] * isinstance(trial.config.data, Given),
+            *["data=data"] * isinstance(trial.resolved.template.config.data, Given),
             *[f"{name}={name}" for name in self._given],
         ]
         arguments = ", ".join(("jopt.ablate.load_trial('.', '{0}')", "'runs/{0}'", *objects)).format(trial.id)

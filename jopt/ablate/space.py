@@ -255,6 +255,16 @@ def label(value: object) -> Value:
     return str(value)
 
 
+def named(labels: Mapping[str, object]) -> str:
+    """A point in words.
+
+    Example:
+      >>> named({"sparsity": 0.9, "bits": 4})
+      'sparsity = 0.9, bits = 4'
+    """
+    return ", ".join(f"{name} = {value}" for name, value in labels.items())
+
+
 def _last(path: str) -> str:
     """The last part of an address; the last two, or `set.` and the last, if a column of trials.csv has its name."""
     last = path.rpartition(".")[2]

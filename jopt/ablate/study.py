@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jopt.ablate.results import Results, TrialRow
+from jopt.ablate.summary import grouped
 from jopt.config import ConfigError, choice, require
 from jopt.measure import Column
 from jopt.report import formats
@@ -32,14 +33,17 @@ def study(results: Results, summary: Sequence[TrialRow], confidence: float = 0.9
     require(len(summary) == len(points), "summary", len(summary), f"one row for each of the {len(points)} points")
     curves = _by_trial(results.curves)
     metrics = tuple(formats.of_run(column) for column in results.metrics)
+    # In Python True == 1, and an axis may have both.
+    places = [{(isinstance(v, bool), v): i for i, v in reversed([*enumerate(axis.values)])} for axis in axes]
     study_points = []
-    for point, row in zip(points, summary, strict=True):
+    for point, row, trials in zip(points, summary, grouped(results), strict=True):
         labels = {name: row.get(name) for name in point}
         # A summary in another order would put the numbers of one point under the name of another.
         if labels != point:
             raise ConfigError("summary", labels, f"in the order of the grid's points, here {point}")
-        at = tuple(axis.index(point[axis.name]) for axis in axes)
-        study_points.append(_point(results, at, results.at(point), row, curves, confidence))
+        values = [point[axis.name] for axis in axes]
+        at = tuple(indices[isinstance(value, bool), value] for indices, value in zip(places, values, strict=True))
+        study_points.append(_point(results, at, trials, row, curves, confidence))
     # A size that decides is the outcome, and not drawn against itself.
     costs = tuple(column for column in results.columns if column.cost and column != results.decisive)
     return Study(results.name, results.decisive, axes, tuple(study_points), confidence, costs, metrics)

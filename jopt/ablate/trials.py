@@ -1,16 +1,16 @@
 """Trials: the experiments of a grid, each with its id, and grouped by the program that they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jopt import hyper
 from jopt.ablate.config import Ablation
 from jopt.ablate.results import Axis
-from jopt.ablate.space import GridPoint
-from jopt.address import canonical, resolve, steps
-from jopt.address import get as value_at
+from jopt.ablate.space import GridPoint, named
+from jopt.ablate.template import SEED, ResolvedPoint, Template, Templates
+from jopt.address import as_declared, resolve, steps
 from jopt.address import with_values as with_fields
-from jopt.config import ConfigError, check_types, decode, encode, fingerprint, from_dict, is_node, replaced
+from jopt.config import ConfigError, check_types, decode, encode, from_dict, is_node
 from jopt.method import Method
 from jopt.train.config import Experiment
 
@@ -20,17 +20,29 @@ class Trial(NamedTuple):
 
     Attributes:
       id: the first 12 hexadecimal digits of the fingerprint of its experiment; the same in every grid.
-      point: axis name to the value that tables show.
       seed: its seed.
-      overrides: dotted path to the value that the grid sets in the ablation's experiment, the seed included.
-      config: the whole experiment.
+      resolved: its point in the experiment, which the trials of other seeds share.
     """
 
     id: str
-    point: dict[str, Any]
     seed: int
-    overrides: dict[str, Any]
-    config: Experiment
+    resolved: ResolvedPoint
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """Axis name to the value that tables show."""
+        return self.resolved.labels
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Dotted path to the value that the grid sets in the ablation's experiment, the seed included."""
+        return {**self.resolved.overrides, SEED: self.seed}
+
+    @property
+    def config(self) -> Experiment:
+        """The whole experiment, built from its template: a wide grid holds no config for each trial."""
+        # New nodes: who changes the config of a trial must not change that of another.
+        return as_declared(self.resolved.with_seed(self.seed), Experiment)
 
 
 class TrialGroup(NamedTuple):
@@ -53,42 +65,20 @@ def trials(ablation: Ablation) -> list[Trial]:
     """
     listed: list[Trial] = []
     first_with_id: dict[str, Trial] = {}
+    templates = Templates(ablation.experiment)
     for point in ablation.space.points:
-        base, overrides = _of_point(ablation.experiment, point)
+        resolved = templates.resolve(point)
         for seed in ablation.seeds:
-            # The experiment's seed is not used, so that a grid is the same whatever its template had.
-            config = replaced(base, {"seed": seed})
             # A hash of the non-default fields: a new field with a default gives old trials no new ids.
-            trial = Trial(fingerprint(config)[:12], dict(point.labels), seed, {**overrides, "seed": seed}, config)
+            # The experiment's seed is not used, so that a grid is the same whatever its template had.
+            trial = Trial(resolved.template.digest(resolved.numbers, seed)[:12], seed, resolved)
             # Equal ids would be one result for two points, which the statistics would count as independent runs.
             if (other := first_with_id.get(trial.id)) is not None:
                 accepted = f"unlike every other; {named(other.point)} with seed {other.seed} is the same experiment"
-                raise ConfigError(f"the point {named(trial.point)} with seed {seed}", overrides, accepted)
+                raise ConfigError(f"the point {named(point.labels)} with seed {seed}", resolved.overrides, accepted)
             first_with_id[trial.id] = trial
             listed.append(trial)
     return listed
-
-
-def _of_point(base: Experiment, point: GridPoint) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment of a point, and the values of its fields in that experiment, by canonical path."""
-    config = with_fields(base, point.fields)
-    try:
-        check_types(config)
-    except ConfigError as error:
-        field = f"{error.field} (at the point {named(point.labels)})"
-        raise ConfigError(field, error.value, error.accepted) from error
-    # Canonical, because `restore` sets one override after the other: a short address may be ambiguous in between.
-    return config, {canonical(config, address): value_at(config, address) for address in point.fields}
-
-
-def named(labels: Mapping[str, object]) -> str:
-    """A point in words.
-
-    Example:
-      >>> named({"sparsity": 0.9, "bits": 4})
-      'sparsity = 0.9, bits = 4'
-    """
-    return ", ".join(f"{name} = {value}" for name, value in labels.items())
 
 
 def groups(listed: Sequence[Trial]) -> list[TrialGroup]:
@@ -96,20 +86,48 @@ def groups(listed: Sequence[Trial]) -> list[TrialGroup]:
     by_structure: dict[hyper.Structure, list[Trial]] = {}
     for trial in listed:
         # The structure leaves out swept numbers and the seed, which are arguments of the program.
-        by_structure.setdefault(hyper.split(trial.config)[0], []).append(trial)
+        by_structure.setdefault(trial.resolved.template.structure, []).append(trial)
     return [TrialGroup(index, members) for index, members in enumerate(by_structure.values())]
+
+
+def with_new_parts(listed: Iterable[Trial]) -> Iterator[tuple[Trial, list[str] | None]]:
+    """The first trial of each template, and each with a part that no trial of its template before it has.
+
+    An optimizer, a method and the like are checked by themselves, so where these trials pass, all do.
+
+    Yields:
+      The trial, and the paths of its new parts; None: all of it is new.
+    """
+    parts_of: dict[Template, set[tuple[str, ...]]] = {}
+    point = None
+    for trial in listed:
+        # Trials of one point differ in their seeds, which only `seeds` and no check of a part looks at.
+        if trial.resolved is point:
+            continue
+        point = trial.resolved
+        parts = point.parts
+        if point.template not in parts_of:
+            parts_of[point.template] = set(parts)
+            yield trial, None
+        elif new := [part for part in parts if part not in parts_of[point.template]]:
+            parts_of[point.template].update(new)
+            yield trial, [path for path, *_ in new]
 
 
 def axes(ablation: Ablation, listed: Sequence[Trial]) -> tuple[Axis, ...]:
     """The grid's axes in order: the fields of each, and whether its values are traced numbers or other programs."""
-    numbers = [hyper.split(trial.config)[1] for trial in listed]
+    # Points of one template set the same fields, by the same axes.
+    firsts: dict[Template, GridPoint] = {}
+    for trial, point in zip(listed[:: len(ablation.seeds)], ablation.space.points, strict=True):
+        firsts.setdefault(trial.resolved.template, point)
+    swept = [hyper.swept_paths(template.config) for template in firsts]
     grid_axes = []
     for name in ablation.space.points[0].labels:
-        paths: dict[str, None] = {}
-        for trial, point in zip(listed[:: len(ablation.seeds)], ablation.space.points, strict=True):
-            paths |= dict.fromkeys(canonical(trial.config, address) for address in point.sets[name])
+        paths = dict.fromkeys(
+            template.paths[address] for template, point in firsts.items() for address in point.sets[name]
+        )
         # In every trial: a number may be swept in one stage's method and fixed by another's.
-        traced = all(path in traced_paths for path in paths for traced_paths in numbers)
+        traced = all(path in traced_paths for path in paths for traced_paths in swept)
         values = tuple(dict.fromkeys(point.labels[name] for point in ablation.space.points))
         grid_axes.append(Axis(name, tuple(paths), "traced" if traced else "structural", values))
     return tuple(grid_axes)
@@ -122,7 +140,7 @@ def plain(overrides: Mapping[str, object]) -> dict[str, Any]:
 
 
 def restore(
-    experiment: Mapping[str, object], overrides: Mapping[str, object], *, trusted: bool = False
+    experiment: Mapping[str, object], overrides: Mapping[str, object], *, trusted: bool | Collection[str] = False
 ) -> Experiment:
     """The experiment of a trial, from its record in `ablation.json`.
 

@@ -18,9 +18,9 @@ def define_path(
     return flags.DEFINE(_PathParser(), name, default, text, values, required=required)
 
 
-def define_workdir(values: flags.FlagValues, text: str) -> flags.FlagHolder[Any]:
-    """The required flag `--workdir`: a path, or the URL of a remote directory."""
-    return flags.DEFINE(_WorkdirParser(), "workdir", None, f"{text} A path or a URL.", values, required=True)
+def define_workdir(values: flags.FlagValues, text: str, required: bool = True) -> flags.FlagHolder[Any]:
+    """The flag `--workdir`: a path, or the URL of a remote directory."""
+    return flags.DEFINE(_WorkdirParser(), "workdir", None, f"{text} A path or a URL.", values, required=required)
 
 
 class _PathParser(flags.ArgumentParser):

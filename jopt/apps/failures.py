@@ -7,6 +7,7 @@ from jopt.codec import CodecError
 from jopt.config import ConfigError
 from jopt.data import DataError
 from jopt.export import ExportError
+from jopt.machines import ExecutorError
 from jopt.processes import ProcessError
 from jopt.report import formats
 from jopt.rules import RuleError
@@ -18,7 +19,7 @@ from jopt.train.workdir import WorkdirError
 from jopt.transfer import TransferError
 
 _OF_THE_CONFIG = (ConfigError, ConfigFileError, RuleError, TransferError)
-_OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError)
+_OF_FILES = (DataError, WorkdirError, CheckpointError, CodecError, PackedError, ExportError, ExecutorError)
 # An OSError is a full or failing disk, a directory that is gone or may not be written; its text has the path.
 _EXPECTED = (*_OF_THE_CONFIG, *_OF_FILES, OSError, NonFiniteError, ProcessError)
 

@@ -9,6 +9,7 @@ import sys
 from absl import flags
 
 from jopt.apps.definitions import define_accept_changes, define_path, define_trust, define_workdir
+from jopt.apps.executors import define_executor
 from jopt.apps.inputs import CONFIG, config_of, use_cores
 from jopt.apps.signals import define_save_on, saving
 
@@ -29,6 +30,7 @@ _CPU_DEVICES = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
+_EXECUTOR = define_executor(FLAGS)
 _ACCEPT_CHANGES = define_accept_changes(FLAGS)
 _CACHE = define_path(FLAGS, "compilation_cache", None, "Directory of the compilation cache.")
 _SAVE_ON = define_save_on(FLAGS)
@@ -45,6 +47,7 @@ def main(argv: list[str]) -> None:
 
     # Parsed first, so that a typing error in the budget fails before a config file runs.
     budget.parse(_BUDGET.value, task=None)
+    executor = _EXECUTOR()
     use_cores(_CPU_DEVICES.value)
     train.enable_cache(_CACHE.value)
     with saving(_SAVE_ON.value) as stop:
@@ -54,6 +57,7 @@ def main(argv: list[str]) -> None:
             _BUDGET.value,
             command="jopt train --trial=",
             launch=shlex.join(display.command(sys.argv)),
+            executor=executor,
             accept_changes=_ACCEPT_CHANGES.value,
             observer=report.Console(_QUIET.value),
             should_stop=stop,

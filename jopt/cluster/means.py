@@ -6,6 +6,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Integer
 
+from jopt.levels import CPU_ONLY
+
 # Sums kept for each cluster: with one alone, each addition to a large cluster (pruned weights) waits for the last.
 BANKS = 8
 # Additions to one sum, at most: float32 sums of millions of terms would lose their last digits.
@@ -50,9 +52,12 @@ def cluster_sums(values: Float[Array, " n"], codes: Integer[Array, " n"], k: int
       >>> cluster_sums(jnp.array([1.0, 2.0, 4.0]), jnp.array([0, 2, 0], jnp.uint8), 3).tolist()
       [5.0, 0.0, 2.0]
     """
-    return lax.platform_dependent(
-        values, codes, cpu=lambda v, c: _scattered_sums(v, c, k), default=lambda v, c: _masked_sums(v, c, k)
-    )
+
+    @jax.named_scope(CPU_ONLY)
+    def scattered(values: jax.Array, codes: jax.Array) -> jax.Array:
+        return _scattered_sums(values, codes, k)
+
+    return lax.platform_dependent(values, codes, cpu=scattered, default=lambda v, c: _masked_sums(v, c, k))
 
 
 def _scattered_sums(values: jax.Array, codes: jax.Array, k: int) -> jax.Array:

@@ -114,6 +114,10 @@ class Share(Method):
         # late.
         return int(begin + jnp.round(jnp.float32(self.begin) * jnp.float32(steps)))
 
+    def update_bytes(self, parameters: int) -> int:
+        """The distances of each weight from each value."""
+        return self.clusters * parameters
+
     def build(
         self, *, begin: int = 0, steps: int = 0, last_update: int | None = None, layers: Layers | None = None
     ) -> ParamTransform:

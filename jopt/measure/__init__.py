@@ -1,5 +1,7 @@
 """What a model costs (parameters, bits, bytes, FLOPs, time, memory) and what compression did to it."""
 
+from jopt.measure.buffers import ForwardBytes as ForwardBytes
+from jopt.measure.buffers import forward_bytes as forward_bytes
 from jopt.measure.columns import BUILT_IN as BUILT_IN
 from jopt.measure.columns import CLASSIFIER as CLASSIFIER
 from jopt.measure.columns import Column as Column
@@ -29,12 +31,13 @@ from jopt.measure.flops import flops_by_layer as flops_by_layer
 from jopt.measure.flops import flops_by_scope as flops_by_scope
 from jopt.measure.flops import operations as operations
 from jopt.measure.flops import operations_by_scope as operations_by_scope
-from jopt.measure.jaxprs import intermediate_bytes as intermediate_bytes
 from jopt.measure.latency import Latency as Latency
 from jopt.measure.latency import latency as latency
 from jopt.measure.latency import peak_memory as peak_memory
 from jopt.measure.latency import throughput as throughput
 from jopt.measure.latency import throughput_spread as throughput_spread
+from jopt.measure.programs import ProgramCost as ProgramCost
+from jopt.measure.programs import program_cost as program_cost
 from jopt.measure.size import IntegerCode as IntegerCode
 from jopt.measure.size import Layer as Layer
 from jopt.measure.size import LayerStorage as LayerStorage

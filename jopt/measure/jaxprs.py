@@ -1,10 +1,8 @@
-"""What one equation of a jaxpr costs, by formula: floating-point operations, the jaxprs that it runs, bytes."""
+"""What one equation of a jaxpr costs, by formula: floating-point operations, and the jaxprs that it runs."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -124,36 +122,3 @@ def open_jaxprs(values: Iterable[object]) -> Iterator[Jaxpr]:
         jaxpr = getattr(value, "jaxpr", value)
         if hasattr(jaxpr, "eqns"):
             yield jaxpr
-
-
-def intermediate_bytes(fn: Callable[..., Any], *args: object) -> int:
-    """Bytes of every value that `fn` computes on the way, each counted once: an estimate, from above, of what a
-    backward pass must keep. XLA fuses many of them away.
-
-    Args:
-      fn: a function.
-      *args: its arguments, arrays or `jax.ShapeDtypeStruct`s.
-
-    Returns:
-      A number of bytes; a loop's body counts as one round, whose buffers the next one uses again.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> intermediate_bytes(lambda x: jnp.sin(x) * 2.0, jnp.zeros((8, 4), jnp.float32))
-      256
-    """
-    return _result_bytes(jax.make_jaxpr(fn)(*args).jaxpr)
-
-
-def _result_bytes(jaxpr: Jaxpr) -> int:
-    total = 0
-    for eqn in jaxpr.eqns:
-        inner = [_result_bytes(one) for one in inner_jaxprs(eqn)]
-        # A call's results are those of its body, so to count both would count them twice.
-        total += sum(inner) if inner else sum(_bytes(v.aval) for v in eqn.outvars)
-    return total
-
-
-def _bytes(aval: object) -> int:
-    dtype = getattr(aval, "dtype", None)
-    return math.prod(getattr(aval, "shape", ())) * getattr(dtype, "itemsize", 0)

@@ -18,6 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 
+from jopt.levels import CPU_ONLY
 from jopt.models.convolution_forms import FORMS, OPERANDS, Form, Geometry, Operand
 
 
@@ -88,6 +89,7 @@ def conv_general_dilated(
         precision,
     )
 
+    @jax.named_scope(CPU_ONLY)
     def contraction(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _contraction.bind(*_equally_varying(x, kernel), result="output", geometry=geometry)
 
@@ -174,7 +176,18 @@ def _channels(result: Operand, a: jax.Array, b: jax.Array) -> tuple[int, int]:
 
 _contraction = Primitive("convolution")
 _contraction.def_impl(jax.jit(contract, static_argnames=("result", "geometry", "form")))
-mlir.register_lowering(_contraction, mlir.lower_fun(contract, multiple_results=False))
+_lower = mlir.lower_fun(contract, multiple_results=False)
+
+
+def _lower_for_cpus(ctx: Any, *args: Any, **params: Any) -> Any:
+    # A form for CPUs that got into a program of a GPU would be a slow program without an error.
+    platforms = tuple(ctx.module_context.platforms)
+    if "cpu" not in platforms:
+        raise NotImplementedError(f"the convolution for CPUs stands in a program for {', '.join(platforms)}")
+    return _lower(ctx, *args, **params)
+
+
+mlir.register_lowering(_contraction, _lower_for_cpus)
 
 
 @_contraction.def_abstract_eval

@@ -232,7 +232,7 @@ def _sensitivity_view(study: Study, x: int, by: int | None, fixed: Mapping[int, 
         name = (
             ""
             if by is None
-            else figures.literal(formats.shorten(f"{study.axes[by].name}={study.axes[by].texts[k]}", 24))
+            else figures.literal(formats.shorten(f"{study.axes[by].name}={study.axes[by].text(k)}", 24))
         )
         # Where more than x changes from mark to mark, as in a search, no line leads from one to the next.
         joined = study.joined(line, used)
@@ -280,7 +280,7 @@ def _number_axis(axis: StudyAxis) -> Json:
     if len(axis.values) <= 9:
         ticks = figures.apart(axis.values, axis.log)
         axis_layout |= {"tickmode": "array", "tickvals": [axis.values[i] for i in ticks],
-                 "ticktext": [figures.literal(axis.texts[i]) for i in ticks]}  # fmt: skip
+                 "ticktext": [figures.literal(axis.text(i)) for i in ticks]}  # fmt: skip
     return axis_layout
 
 

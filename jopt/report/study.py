@@ -49,6 +49,10 @@ class StudyAxis(NamedTuple):
         """The values as they are shown."""
         return tuple(text(value) for value in self.values)
 
+    def text(self, index: int) -> str:
+        """One of the values as it is shown."""
+        return text(self.values[index])
+
     def index(self, value: object) -> int:
         """The place of a value; True is not 1 here."""
         for i, candidate in enumerate(self.values):
@@ -196,7 +200,7 @@ class Study(NamedTuple):
         pairs = [(a, i) for k, (a, i) in enumerate(zip(self.axes, point.at, strict=True)) if k not in without]
         # An axis with one value distinguishes no points; a grid of one point still needs a name.
         varied = [(a, i) for a, i in pairs if len(a.values) > 1]
-        return ", ".join(f"{a.name}={a.texts[i]}" for a, i in varied or pairs)
+        return ", ".join(f"{a.name}={a.text(i)}" for a, i in varied or pairs)
 
     def fixed(self, used: Sequence[int]) -> dict[int, int]:
         """The values of the other axes, axis to index, that leave at most one point for each value of `used`.
@@ -214,7 +218,7 @@ class Study(NamedTuple):
 
     def where(self, fixed: Mapping[int, int]) -> str:
         """The fixed axes and their values, in words: `bits=8, width=16`."""
-        return ", ".join(f"{self.axes[i].name}={self.axes[i].texts[index]}" for i, index in fixed.items())
+        return ", ".join(f"{self.axes[i].name}={self.axes[i].text(index)}" for i, index in fixed.items())
 
     def inside(self, value: float) -> float:
         """Where a value is drawn: no interval of a fraction reaches below 0 or past 1 in a picture.
@@ -320,4 +324,4 @@ def labels(study: Study, longest: int) -> tuple[list[str], str]:
     # All in values: a cut might hide what differs.
     varied = [k for k, axis in enumerate(study.axes) if len(axis.values) > 1]
     title = ", ".join(study.axes[k].name for k in varied)
-    return [", ".join(study.axes[k].texts[point.at[k]] for k in varied) for point in study.points], title
+    return [", ".join(study.axes[k].text(point.at[k]) for k in varied) for point in study.points], title

@@ -209,7 +209,7 @@ class Compiler:
         # With arguments that are not read: of two programs of one text the same arguments are read then.
         jitted = jax.jit(request.fn, donate_argnums=request.donate, keep_unused=True)
         lowered = jitted.lower(*request.args)
-        options: Any = levels.options(request.level) | current_options()
+        options: Any = levels.options(request.level, levels.platform_of(request.args)) | current_options()
         text = lowered.as_text()
 
         def compile_text() -> Any:

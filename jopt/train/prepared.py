@@ -243,10 +243,10 @@ def prepare(
     return prepared
 
 
-def check_parameters(stage: StagePlan, example: PyTree) -> None:
-    """Raises where a stage's rules, methods and optimizer do not go with its network's parameters."""
+def check_parameters(stage: StagePlan, example: PyTree, params: PyTree | None = None) -> None:
+    """Raises where a stage's rules, methods and optimizer do not go with its network's parameters (`params`)."""
     # Not the parameters of the stage's first state: building that uses the rules too, and its error would say less.
-    params = plan.shapes(stage.wrapped, example)[0]
+    params = plan.shapes(stage.wrapped, example)[0] if params is None else params
     try:
         optim.plan(stage.optimizer, params)
     except RuleError as error:

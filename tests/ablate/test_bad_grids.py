@@ -199,6 +199,10 @@ GRIDS = {
         lambda: {"space": axis("data_parallel", (False, True))},
         "data_parallel (at the point data_parallel = True)",
     ),
+    "sums over shards at one point": (
+        lambda: {"space": axis("shards", (None, 2))},
+        "shards (at the point shards = 2)",
+    ),
     # One point of several, out of its field's range.
     "everything pruned": (
         lambda: {"space": axis(SPARSITY, (0.0, 0.5, 0.8, 0.9, 1.0))},

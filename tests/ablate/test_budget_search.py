@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from typing import ClassVar
 
 import pytest
 from tiny import tiny_experiment
@@ -10,6 +11,7 @@ from tiny import tiny_experiment
 from jopt import models, optim, prune, quantize, train
 from jopt.ablate import axis, load_trial
 from jopt.ablate.budget import Knob, Search, latency, search
+from jopt.ablate.executors import Local
 from jopt.ablate.results import read_csv
 from jopt.config import ConfigError
 from jopt.train import Stage, finished
@@ -43,10 +45,24 @@ def config(**changes):
     } | changes)  # fmt: skip
 
 
+class Noting(Local):
+    """Runs chunks in this process, and notes for which directories it was asked."""
+
+    asked: ClassVar[list[str]] = []
+
+    def running(self, context):
+        self.asked.append(context.files.path.name)
+        return super().running(context)
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     directory = tmp_path_factory.mktemp("search") / "run"
-    return directory, search(config(), directory, BUDGET, quiet=True)
+    return directory, search(config(), directory, BUDGET, executor=Noting(), quiet=True)
+
+
+def test_every_round_runs_where_the_executor_says(searched):
+    assert Noting.asked == [one.name for one in searched[1].rounds]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from jopt import clip, cluster, data, distill, hyper, keys, models, optim, prune, quantize, transfer
 from jopt.ablate import Ablation, axis, choices, points, product
 from jopt.ablate.checks import control
-from jopt.ablate.trials import axes, groups, plain, restore, trials, value_at, with_fields
+from jopt.ablate.trials import axes, groups, plain, restore, trials, with_fields
+from jopt.address import get as value_at
 from jopt.config import check_types, fingerprint, tagged_json, to_dict
 from jopt.train import Experiment, Stage, prepare
 

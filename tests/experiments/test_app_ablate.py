@@ -78,8 +78,14 @@ def test_the_same_grid_launched_elsewhere_is_the_same_to_the_byte(forked, finish
 
 
 MISTAKES = {
+    "an address without a cluster": (["--address=auto"], 2, "--executor=local"),
+    "a negative GPU": (["--executor=ray", "--gpus_per_chunk=-1"], 2, "gpus_per_chunk"),
+    "an option without a value": (["--executor=slurm", "--slurm=partition"], 2, "NAME=VALUE"),
+    "no such executor": (["--executor=dask"], 2, "local|ray|slurm"),
     "an unknown metric": (["--config.metric=f1"], 2, "ConfigError: metric must be one of 'accuracy', "),
     "an unknown field": (["--config.sede=1"], 2, "sede must be absent: "),
+    "devices of a plan without a plan": (["--devices=64"], 2, "--devices and --device_kind are of a plan"),
+    "a plan in a directory": (["--dry_run"], 2, "--workdir=DIRECTORY is required, and absent with --dry_run"),
 }  # fmt: skip
 
 
@@ -89,6 +95,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(forked, refused, grid, tmp_pat
     done = forked("ablate", f"--config={grid}", f"--workdir={tmp_path / 'grid'}", *args, "--quiet")
     assert message in refused(done, status)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_for_other_devices_is_printed_and_nothing_is_written(forked, grid, tmp_path):
+    args = (f"--config={grid}", "--dry_run", "--devices=64", "--device_kind=tpu_v5e")
+    done = forked("ablate", *args, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Simulated, not run: rates on 64 x tpu_v5e: 4 trials, 1 program")
+    assert "Simulated plan for 64 x tpu_v5e" in done.stdout and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from jopt.ablate.budget.report import finished_parts, plan_parts, round_note, su
 from jopt.ablate.budget.result import Round, SearchResult
 from jopt.ablate.checks import validate
 from jopt.ablate.config import Ablation
+from jopt.ablate.executors import Executor
 from jopt.ablate.paired import resolution
 from jopt.ablate.results import Results, TrialRow
 from jopt.ablate.space import GridPoint, Space
@@ -53,6 +54,7 @@ def search(
     command: str = "",
     launch: str = "",
     devices: int | None = None,
+    executor: Executor | None = None,
     accept_changes: bool = False,
     observer: Observer = SILENT,
     on_rows: OnRows = ignore,
@@ -80,6 +82,7 @@ def search(
       command: what runs one trial alone, without its path; '' gives a line of Python.
       launch: the command that runs the search, for its report.
       devices: local devices to use at most; None is all.
+      executor: where the trials of each round run, as for `jopt.ablate.run`.
       accept_changes: continue even if the data, a source, a version, an option of JAX or the kind of device is not
         what it was in the rounds before; the result then says so.
       observer: hears what goes on; `jopt.report.Console()` prints it.
@@ -113,7 +116,7 @@ def search(
     files, observer = SearchDir(workdir), Careful(observer)
     hooks = Hooks(on_rows, should_stop)
     session = _Search(
-        config, space, limits, files, observer, command, devices, accept_changes, hooks, trusted, objects
+        config, space, limits, files, observer, command, devices, accept_changes, hooks, trusted, objects, executor
     )
     start = proposals.coarse(space)
     # A config that cannot run is refused here, before the directory exists.
@@ -173,6 +176,7 @@ class _Search:
     Attributes:
       accept_changes: whether to read rounds that were run in other surroundings.
       objects: what was given as objects.
+      executor: where the trials of a round run.
       launch: the record of this process.
       finished: whether an earlier process had finished the search.
       rounds: proposed so far.
@@ -192,6 +196,7 @@ class _Search:
     hooks: Hooks
     trusted: bool
     objects: Given
+    executor: Executor | None
     launch: Launch = dataclasses.field(init=False)
     finished: bool = False
     rounds: list[Round] = dataclasses.field(default_factory=list)
@@ -348,6 +353,7 @@ class _Search:
             ablation,
             self.files.path / name,
             devices=self.devices,
+            executor=self.executor,
             accept_changes=self.accept_changes,
             on_rows=of_round(self.hooks.on_rows),
             should_stop=of_round(self.hooks.should_stop),
