@@ -48,7 +48,7 @@ def rows_read(log, running):
 def test_each_process_reads_its_own_rows_from_where_a_kill_came(source, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUMPY_DTYPE_PROMOTION", "strict")
     monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
-    run(dataclasses.replace(streamed.get_config("plain"), mesh=()), tmp_path / "whole", quiet=True)
+    run(dataclasses.replace(streamed.get_config(source), mesh=()), tmp_path / "whole", quiet=True)
     directory, log = tmp_path / "run", tmp_path / "log"
     log.mkdir()
     settings = {"config": streamed.__file__, streamed.LOG: str(log)}
