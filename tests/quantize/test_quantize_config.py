@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tiny_experiment
 
 from jopt import hyper
 from jopt.config import ConfigError, canonical_json, from_dict, to_dict
@@ -26,6 +27,8 @@ from jopt.quantize import (
     xnor,
 )
 from jopt.rules import RuleError
+from jopt.train import Stage
+from jopt.train.plan import validate
 
 pytestmark = pytest.mark.unoptimized
 
@@ -309,11 +312,14 @@ class Tie(Method):
 
 
 def test_learned_steps_and_tied_layers_are_refused():
+    def experiment(*methods):
+        return tiny_experiment(stages=[Stage("low", methods=methods)])
+
+    # As a run asks: by the stage, not by a call of the method.
     with pytest.raises(ConfigError) as caught:
-        LearnedWeights().validate_with([Tie(), LearnedWeights()], "stages[0].quantize")
+        validate(experiment(Tie(), LearnedWeights()))
     assert caught.value.field == "stages[0].quantize.class" and caught.value.value == "LearnedWeights"
-    for others in ([LearnedWeights()], [Binary(), LearnedWeights()]):
-        LearnedWeights().validate_with(others)
+    validate(experiment(LearnedWeights()))
 
 
 @pytest.mark.parametrize(
