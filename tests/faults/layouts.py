@@ -202,7 +202,7 @@ def main(count: int, seed: int) -> int:
     cases = [(CASES[i % len(CASES)], f"{seed}/{i}") for i in range(count)]
     good = 0
     with ThreadPoolExecutor(2) as pool:
-        for is_equal, line in pool.map(lambda one: trial(*one, whole[one[0]], scratch), cases):
+        for is_equal, line in pool.map(lambda one: trial(one[0], one[1], whole[one[0]], scratch), cases):
             print(line, flush=True)
             good += is_equal
     print(f"{good} of {count} equal")

@@ -35,18 +35,18 @@ def parts(source: str) -> dict[str, tuple[data.Lazy | np.ndarray, np.ndarray]]:
     """The parts of the set, of which the inputs of the training part come from `source`, a name of SOURCES."""
     inputs = data.Lazy.of(SOURCES[source](Images()), fingerprint="images 1")
     few = np.arange(24)
-    small = np.stack([_image(row) for row in few]), few % CLASSES
+    small = np.stack([_image(int(row)) for row in few]), few % CLASSES
     return {"train": (inputs, np.arange(EXAMPLES) % CLASSES), "validation": small, "test": small}
 
 
 def _map_dataset(images: Images) -> object:
-    import grain
+    import grain  # pyright: ignore[reportMissingImports]
 
     return grain.MapDataset.source(images).map(lambda image: image * 1)
 
 
 def _range_source(images: Images) -> object:
-    import grain
+    import grain  # pyright: ignore[reportMissingImports]
 
     return grain.MapDataset.source(grain.sources.RangeDataSource(0, EXAMPLES, 1)).map(lambda row: images[int(row)])
 
