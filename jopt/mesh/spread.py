@@ -59,6 +59,13 @@ class Spread:
         """Of what a host gathered for a segment, [steps, batch, ...]: each device has its part of each batch."""
         return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(None, DATA))
 
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """XLA's options for the run's programs."""
+        # A pass of programs for several devices alone, which joins operations: see `jopt.train.compiler.Compiler`.
+        several = self.shards is not None and self.mesh is not None and self.mesh.size > 1
+        return {"xla_disable_hlo_passes": "spmd-cleanup"} if several else {}
+
     def over(self, params: PyTree, layers: Mapping[str, Parameter]) -> "Spread":
         """The spread of a stage, whose network has these parameters (or shapes)."""
         if self.mesh is None:

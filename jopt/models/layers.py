@@ -71,10 +71,7 @@ class Dropout(nn.Module):
         # In float32 for bfloat16 activations too, where 1 - 0.001 would round to 1.
         keep = 1.0 - jnp.asarray(self.rate, jnp.float32)
         mask = jax.random.uniform(self.make_rng("dropout"), x.shape) < keep
-        # XLA would multiply by the inverse of a broadcast scalar, or not, as what is around it has been simplified:
-        # runs on different numbers of devices would differ. It does not look behind the barrier.
-        divisor = jax.lax.optimization_barrier(jnp.broadcast_to(keep.astype(x.dtype), x.shape))
-        return jnp.where(mask, x / divisor, jnp.zeros((), x.dtype))
+        return jnp.where(mask, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -85,12 +85,18 @@ class Compiler:
       seconds: in which something was traced, lowered or compiled (or read from the persistent cache), which a run
         may train beside.
       counts: compilations by name.
+      options: XLA's, for each program, before those of its level.
+      joins: whether equal operations are joined before XLA sees a program. It joins them itself, but not in programs
+        for a single device, and some of its simplifications ask how often a number is used (a division by a scalar
+        becomes a product with its inverse): bits would differ between one device and two.
       waits: whether `run` waits for the results: programs of several devices that add over them must not be under
         way at once, as each could wait for the other.
     """
 
     seconds: float = 0.0
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    joins: bool = False
     waits: bool = False
     _futures: dict[Hashable, Future[Any]] = dataclasses.field(default_factory=dict)
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
@@ -209,7 +215,9 @@ class Compiler:
         # With arguments that are not read: of two programs of one text the same arguments are read then.
         jitted = jax.jit(request.fn, donate_argnums=request.donate, keep_unused=True)
         lowered = jitted.lower(*request.args)
-        options: Any = levels.options(request.level, levels.platform_of(request.args)) | current_options()
+        if self.joins:
+            _join_equal(lowered)
+        options: Any = self.options | levels.options(request.level, levels.platform_of(request.args)) | current_options()
         text = lowered.as_text()
 
         def compile_text() -> Any:
@@ -224,6 +232,15 @@ class Compiler:
         digest = hashlib.sha256(text.encode()).digest()
         name = (digest, lowered.in_tree, lowered.out_tree, tuple(sorted(options.items())))
         return compile_text() if calls_back else self._once(name, compile_text)
+
+
+def _join_equal(lowered: Any) -> None:
+    """Joins equal operations of a program that is not compiled yet (common subexpressions)."""
+    from jaxlib.mlir import passmanager
+
+    module = lowered.compiler_ir("stablehlo")
+    with module.context:
+        passmanager.PassManager.parse("builtin.module(cse)").run(module.operation)
 
 
 def _jax_options() -> list[object]:

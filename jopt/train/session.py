@@ -224,6 +224,7 @@ class _Session:
         self.writes = processes.is_primary()
         self.log = metrics.Log(self.files.metrics, writes=self.writes)
         self.compiler.waits = p.spread.mesh is not None and p.spread.mesh.size > 1
+        self.compiler.options, self.compiler.joins = p.spread.compiler_options, p.spread.shards is not None
         # Read and compared before anything changes: to open the checkpoints removes what a crash left of them.
         launch = Launch(self.files, self._facts())
         if self.writes:
