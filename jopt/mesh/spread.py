@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -142,7 +144,7 @@ class Spread:
     def _on_each(self, fn: Callable[..., T], number: jax.Array, first: PartitionSpec) -> Callable[..., T]:
         def on_each(*args: PyTree) -> T:
             inside = jax.shard_map(
-                sealed(fn, number),
+                lambda *args: sealed(fn, number)(*jax.tree.map(_in_order, args)),
                 mesh=self.mesh,
                 in_specs=(first, *[PartitionSpec()] * (len(args) - 1)),
                 out_specs=PartitionSpec(),
@@ -158,6 +160,14 @@ class Spread:
             return "one device"
         axes = ", ".join(f"{name} {size}" for name, size in self.axes.items())
         return f"{self.mesh.size} device{'s' if self.mesh.size > 1 else ''} ({axes})"
+
+
+def _in_order(x: jax.Array) -> jax.Array:
+    """The array with its last axis the densest in memory, as one that was not split has it."""
+    # An array that is gathered along its last axis comes in another order, and with it what is computed of it.
+    if x.ndim < 2 or jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return x
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
 
 
 ONE = Spread()

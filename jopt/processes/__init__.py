@@ -212,6 +212,7 @@ def _is_broken(error: BaseException) -> bool:
     """Whether an error may come of another process's death, of which the watching thread will hear as well."""
     words = ("gloo", "nccl", "connection", "socket", "coordination", "unavailable", "deadline", "aborted")
     text = str(error).lower()
+    # JAX raises the runtime's own errors, and those of gloo, with several types.
     return isinstance(error, RuntimeError | ValueError) and any(word in text for word in words)
 
 

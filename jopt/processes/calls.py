@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ def check_same(team: Team, name: str, value: Any) -> None:
     differing = [
         (process, other) for process, other in zip(team.processes, values, strict=True) if other != values[0]
     ]
+    if differing and all(isinstance(other, dict) for other in values):
+        # Of an object only what differs, by its path.
+        leaves = [dict(_leaves(other)) for other in values]
+        names = {
+            path for part in leaves for path in part if any(o.get(path) != leaves[0].get(path) for o in leaves)
+        }
+        values = [{path: part.get(path) for path in sorted(names)} for part in leaves]
+        differing = [(process, values[team.processes.index(process)]) for process, _ in differing]
     if differing:
         texts = [f"{process} has {other!r}" for process, other in differing[:3]]
         more = f", and {len(differing) - 3} others differ" if len(differing) > 3 else ""
@@ -26,6 +35,18 @@ def check_same(team: Team, name: str, value: Any) -> None:
             name,
             f"is not the same in all processes: {team.processes[0]} has {values[0]!r}, {', '.join(texts)}{more}",
         )
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a value of JSON, by path, such as ('stages[0].name', 'train')."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for i, part in enumerate(value):
+            yield from _leaves(part, f"{path}[{i}]")
+    else:
+        yield path, value
 
 
 def check_shared(team: Team, directory: Path, seconds: float = _VISIBLE_SECONDS) -> None:

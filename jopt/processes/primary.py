@@ -99,6 +99,10 @@ class Primary(Team):
         elif process.count != self.layout.count:
             reason = f"differs: {self.this} was started with {self.layout.count}, {process} with {process.count}"
             error = ProcessError("num_processes", reason)
+        elif not 0 < process.index < process.count:
+            # No process of jopt's says so: a stranger's message ends nothing.
+            _refuse(channel, ProcessError("process_id", f"{process.index} is none of 1 to {process.count - 1}"))
+            return
         elif other := self._by_index.get(process.index):
             error = ProcessError("process_id", f"{process.index} is given twice: to {other} and to {process}")
         if error is not None:

@@ -69,7 +69,7 @@ class Channel:
     async def receive(self) -> Message | None:
         """The next message; None if the other end is gone or sends anything else than messages."""
         message = None
-        with contextlib.suppress(OSError, EOFError, ValueError):
+        with contextlib.suppress(OSError, EOFError, ValueError, RecursionError):
             (size,) = _LENGTH.unpack(await self.reader.readexactly(_LENGTH.size))
             if size <= _MAX_BYTES:
                 message = json.loads(await self.reader.readexactly(size))

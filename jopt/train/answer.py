@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jopt import codec
+from jopt import codec, processes
 from jopt.report import Observer, attempt
 from jopt.train import snapshot
 from jopt.train.checkpoint import find_damage, steps_in
@@ -47,7 +47,10 @@ def answer(
     if config.pack and not files.packed.is_file():
         again = shlex.join(["jopt", "export", str(files.path), "--format=packed"])
         observer.warn(f"{files.packed} is gone; {again} writes it again")
-    if not files.has_report():
+    # What it shows is computed again on the devices of all processes, of which only one answers.
+    if not files.has_report() and processes.count() > 1:
+        observer.warn(f"the report of {files.path} is missing; the same command in one process writes it again")
+    elif not files.has_report():
         # A report that failed, or was deleted: what it shows is still there.
         problem = f"{describe_finished(files)}, but its missing report cannot be written"
         with attempt(observer, problem), held(files, locked) as is_held:

@@ -233,6 +233,7 @@ class Checkpoints:
         """Saves a state of which every process holds a part; none goes on before it is on the disk."""
         # The notes are part of the digest, and the times of processes differ.
         notes, saving = processes.agree(notes, "the notes"), self.directory / f"{step}{_SAVING}"
+        self._check_directory()
         snapshot.align_operations()
         snapshot.write(saving, state, notes)
         if self.writes:
@@ -242,14 +243,17 @@ class Checkpoints:
     def _save(self, step: int, state: PyTree, notes: dict[str, Any]) -> None:
         try:
             saving = self.directory / f"{step}{_SAVING}"
-            # Orbax would make the run's directory again, if it was deleted meanwhile.
-            if not self.directory.is_dir():
-                raise FileNotFoundError(f"{self.directory} was removed while the run was using it")
+            self._check_directory()
             snapshot.write(saving, state, notes)
             self._commit(step, notes)
         # Raised by the next call: an exception of a thread is only printed.
         except BaseException as error:
             self._error = error
+
+    def _check_directory(self) -> None:
+        # Orbax would make the run's directory again, if it was deleted meanwhile.
+        if not self.directory.is_dir():
+            raise FileNotFoundError(f"{self.directory} was removed while the run was using it")
 
     def _commit(self, step: int, notes: Mapping[str, Any]) -> None:
         # Orbax syncs the arrays and nothing else. The number appears when all of it is on the disk.

@@ -86,8 +86,8 @@ class Compiler:
         may train beside.
       counts: compilations by name.
       options: XLA's, for each program, before those of its level.
-      joins: whether equal operations are joined before XLA sees a program. It joins them itself, but not in programs
-        for a single device, and some of its simplifications ask how often a number is used (a division by a scalar
+      joins: whether equal operations are joined before XLA sees a program. It joins them itself, but not in
+        programs for a single device, and some of its simplifications ask how often a number is used (a division by a scalar
         becomes a product with its inverse): bits would differ between one device and two.
       waits: whether `run` waits for the results: programs of several devices that add over them must not be under
         way at once, as each could wait for the other.
@@ -217,7 +217,9 @@ class Compiler:
         lowered = jitted.lower(*request.args)
         if self.joins:
             _join_equal(lowered)
-        options: Any = self.options | levels.options(request.level, levels.platform_of(request.args)) | current_options()
+        options: Any = (
+            self.options | levels.options(request.level, levels.platform_of(request.args)) | current_options()
+        )
         text = lowered.as_text()
 
         def compile_text() -> Any:

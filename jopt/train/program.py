@@ -143,26 +143,37 @@ def build(
         rows = segment_rows(arrays, key, state.step, count, p.plan.batch_size, aligned)
         begin = state.step
 
-        def one_step(row: PyTree, state: TrainState, arrays: data.DeviceArrays) -> tuple[TrainState, PyTree]:
+        # Made again inside of what runs on each device: numbers from outside are arrays of all devices there.
+        def inside(values: hyper.Hyper) -> tuple[Parts, jax.Array]:
+            return (p, key) if spread.shards is None else (parts(values), keys.root(values["seed"]))
+
+        def one_step(
+            row: PyTree, state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays
+        ) -> tuple[TrainState, PyTree]:
+            p, key = inside(values)
             return step(p, key, arrays, state, row, spread.shards)
+
+        def refreshed(state: TrainState, values: hyper.Hyper, arrays: data.DeviceArrays) -> TrainState:
+            p, key = inside(values)
+            return refresh_average(p, state, key, arrays)
 
         # A step's examples are its row already; those of the others need not be at hand.
         beside = arrays._replace(inputs=(), targets=(), weights=()) if isinstance(rows, data.Split) else arrays
 
         def one_kept(state: TrainState, row: PyTree) -> tuple[TrainState, PyTree]:
-            state, metrics = spread.on_shards(one_step, state.step)(row, state, beside)
+            state, metrics = spread.on_shards(one_step, state.step)(row, state, values, beside)
             return spread.keep(state), metrics
 
         state, (losses, statistics, terms) = jax.lax.scan(one_kept, state, rows)
         if p.plan.ema_decay is not None:
-            state = spread.alike(lambda s, a: refresh_average(p, s, key, a), state.step)(state, arrays)
+            state = spread.alike(refreshed, state.step)(state, values, arrays)
         # Found in the program and reported at the boundary: a check in each step would wait for the device.
         bad = ~jnp.isfinite(losses)
         metrics = {
-            "loss": losses.mean(),
+            "loss": spread.alike(jnp.mean, state.step)(losses),
             "statistics": statistics,
             "first_bad_step": jnp.where(bad.any(), begin + jnp.argmax(bad).astype(jnp.int32), -1),
-            **{name: value.mean() for name, value in terms.items()},
+            **{name: spread.alike(jnp.mean, state.step)(value) for name, value in terms.items()},
         }
         return spread.keep((state, metrics))
 

@@ -400,7 +400,7 @@ class _Session:
         deciding = plan.task.deciding
         history = self.evaluations[plan.index]
         values = [float(numbers.get(deciding.key, math.nan)) for step, numbers in history if step > plan.settled]
-        if not plan.early_stopping.is_over(deciding, values):
+        if not processes.agree(plan.early_stopping.is_over(deciding, values), "whether the stage is over"):
             return state
         self.observer.note(f"stage {plan.name!r} stopped early at step {boundary.segment.stop:,}: {deciding.label}")
         return state._replace(step=self.prepared.to_device(np.int32(plan.stop)))

@@ -30,9 +30,15 @@ STAGES = [
 ]
 CASES = {
     "methods": {"stages": STAGES, "ema_decay": 0.9, "pack": True},
-    "clipped": {"optimizer": optim.Config("momentum", learning_rate=0.05, clip_by_global_norm=0.5)},
+    # Its kernel is split along its last axis.
+    "clipped": {
+        "model": models.ModelConfig("mlp", features=(64,), num_classes=4),
+        "optimizer": optim.Config("momentum", learning_rate=0.05, clip_by_global_norm=0.5, accumulate_steps=2),
+        "ema_decay": 0.9,
+    },
     "muon": {"optimizer": optim.Config("muon", learning_rate=1e-2)},
     "batch norm": {"model": models.ModelConfig("resnet18", features=(4,), num_classes=4), "epochs": 1},
+    "recomputed": {"remat": "products"},
     "augmented": {"data": dataclasses.replace(IMAGES, shift=1, residency="host")},
     "weights": {"model": models.ModelConfig("mlp", features=(16,), num_classes=4, dropout=0.2)},
 }
