@@ -87,8 +87,8 @@ class Compiler:
       counts: compilations by name.
       options: XLA's, for each program, before those of its level.
       joins: whether equal operations are joined before XLA sees a program. It joins them itself, but not in
-        programs for a single device, and some of its simplifications ask how often a number is used (a division by a scalar
-        becomes a product with its inverse): bits would differ between one device and two.
+        programs for a single device, and some of its simplifications ask how often a number is used (a division by
+        a scalar becomes a product with its inverse): bits would differ between one device and two.
       waits: whether `run` waits for the results: programs of several devices that add over them must not be under
         way at once, as each could wait for the other.
     """
