@@ -201,7 +201,7 @@ def test_a_text_of_a_config_is_a_name_or_a_path_that_is_checked():
     """A new field of text must be looked at: a path belongs in `finished.check_paths`, code has a Callable type."""
     paths = {"path", "teacher", "source"}
     names = {"name", "activation", "dtype", "padding", "layout", "variant", "start", "granularity", "gradient"}
-    names |= {"residency"}
+    names |= {"residency", "remat"}
     kinds = _classes(Experiment, *_methods(Method))
     assert {name for cls in kinds for name in _texts(cls)} == paths | names
 

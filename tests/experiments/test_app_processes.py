@@ -72,7 +72,7 @@ def test_an_error_in_one_process_ends_the_other_with_its_line_and_status(config,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for index, flags in enumerate(([], ["--config.epochs=-1"]))
+        for index, flags in enumerate(([], ["--trial=absent"]))
     ]
     try:
         outputs = [process.communicate(timeout=100) for process in running]
@@ -84,4 +84,4 @@ def test_an_error_in_one_process_ends_the_other_with_its_line_and_status(config,
         assert stdout == ""
         assert stderr.count("\n") == 1
         assert stderr.startswith(f"[process {index}] ")
-        assert "epochs" in stderr
+        assert "--trial" in stderr
