@@ -233,7 +233,7 @@ def build(
         return in_batches(judge_batch, EVALUATION_BATCH, *parts, count=count)
 
     def kept(fn: Callable[..., PyTree]) -> Callable[..., Any]:
-        # Its second argument, or the one after a state, are the swept numbers.
+        # The second argument of each is the swept numbers.
         return lambda *args: spread.keep(spread.alike(fn, args[1]["seed"])(*args))
 
     return Program(

@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.processes.harness import ROOT, Ended, Running, ends, free_port
+from tests.processes.harness import ROOT, Ended, Running, ends, free_port, side_by_side
 
 CONFIG = Path(__file__).with_name("layouts_config.py")
 CASES = ("mlp", "batch_norm")
@@ -105,13 +104,8 @@ def launched(
         **variables,
     }
     numbers = [[f"--process_id={i}"] for i in range(layout.processes)] if layout.processes > 1 else [[]]
-    running = [Running(command + number, environment) for number in numbers]
-    try:
+    with side_by_side([command + number for number in numbers], environment) as running:
         yield running
-    finally:
-        for one in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                one.end(0)
 
 
 def rows_of(directory: Path) -> int:

@@ -88,10 +88,17 @@ def started(script: Path, count: int, *arguments: str, **environment: str) -> It
         "PYTHONUNBUFFERED": "1",
         **environment,
     }
-    running = [
-        Running([sys.executable, str(script), str(index), str(count), str(port), *arguments], variables)
-        for index in range(count)
+    commands = [
+        [sys.executable, str(script), str(index), str(count), str(port), *arguments] for index in range(count)
     ]
+    with side_by_side(commands, variables) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def side_by_side(commands: list[list[str]], environment: dict[str, str]) -> Iterator[list[Running]]:
+    """A process of each command; those that are left at the end are killed."""
+    running = [Running(command, environment) for command in commands]
     try:
         yield running
     finally:
